@@ -1,0 +1,35 @@
+//! What the feature state keeps, and for how long.
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes and rates of the feature state. Part of the schema: another value means other features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeatureConfig {
+    /// Actions of a user that a request carries, newest kept, count.
+    pub history_len: usize,
+    /// Actions of a user that are kept, count; at least `history_len`.
+    pub history_kept: usize,
+    /// Time constant of the decayed impression and action counts of an item, ms of event time.
+    pub decay_ms: i64,
+    /// Rate of the fast moving average, per impression, in `(0, 1)`.
+    pub fast_rate: f32,
+    /// Rate of the slow moving average, per impression, in `(0, 1)`.
+    pub slow_rate: f32,
+    /// Strength of the prior in a smoothed rate, in actions: a counter without impressions has the global
+    /// rate, and moves half-way to its own after `prior_actions / global rate` impressions.
+    pub prior_actions: f32,
+}
+
+impl Default for FeatureConfig {
+    fn default() -> Self {
+        Self {
+            history_len: 50,
+            history_kept: 200,
+            decay_ms: 3_600_000,
+            fast_rate: 0.2,
+            slow_rate: 0.03,
+            prior_actions: 1.0,
+        }
+    }
+}

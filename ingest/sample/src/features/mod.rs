@@ -1,0 +1,17 @@
+//! The feature state: user histories, live counters and the item catalog, one structure for both sides.
+//!
+//! The join stage is its only writer and updates it in log order. Training reads it as of the impression,
+//! before that impression is counted; the scorer reads it as of now, whatever the version of the weights.
+//! Both go through [`FeatureState::read`], so there is one definition of every feature.
+
+mod config;
+mod counter;
+mod dense;
+mod dump;
+mod state;
+mod user;
+
+pub use config::FeatureConfig;
+pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
+pub use dump::FeatureStateError;
+pub use state::{Ask, FeatureState};

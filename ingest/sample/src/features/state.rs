@@ -1,0 +1,385 @@
+//! The state itself: who writes what, and the one read that training and serving share.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::features::FeatureConfig;
+use crate::features::counter::{Counter, CounterKey, Of};
+use crate::features::dense::{Dense, N_DENSE, logit};
+use crate::features::user::UserState;
+use crate::{
+    Action, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request, ShownItem,
+    Slot,
+};
+
+/// What a reader asks for: features of these items for this user, as of `ts`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The slate.
+    pub request: Id,
+    /// The user.
+    pub user: Id,
+    /// As of when, in event time.
+    pub ts: EventTime,
+    /// Categorical values of the request.
+    pub context: &'a [Id],
+    /// The candidates.
+    pub items: &'a [ShownItem],
+    /// How many of them will be shown, when fewer than are scored.
+    pub slate_size: Option<u16>,
+}
+
+/// Catalog, histories and counters.
+#[derive(Debug)]
+pub struct FeatureState {
+    pub(crate) config: FeatureConfig,
+    pub(crate) items: IdMap<Id, Arc<Item>>,
+    pub(crate) users: IdMap<Id, UserState>,
+    pub(crate) counters: IdMap<CounterKey, Counter>,
+    pub(crate) global: RwLock<Counter>,
+}
+
+impl FeatureState {
+    /// An empty state.
+    #[must_use]
+    pub fn new(config: FeatureConfig) -> Self {
+        Self {
+            config,
+            items: IdMap::default(),
+            users: IdMap::default(),
+            counters: IdMap::default(),
+            global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
+        }
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &FeatureConfig {
+        &self.config
+    }
+
+    /// Takes a new version of an item; an older version than the known one changes nothing.
+    pub fn put_item(&self, item: Item) {
+        if self.items.get(&item.id).is_none_or(|known| known.ts <= item.ts) {
+            self.items.insert(item.id, Arc::new(item));
+        }
+    }
+
+    /// An item of the catalog.
+    #[must_use]
+    pub fn item(&self, id: Id) -> Option<Arc<Item>> {
+        self.items.get(&id).map(|item| Arc::clone(&item))
+    }
+
+    /// Items in the catalog.
+    #[must_use]
+    pub fn n_items(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Users with a history, and live counters.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.users.len(), self.counters.len())
+    }
+
+    /// Impressions and primary actions counted so far.
+    #[must_use]
+    pub fn totals(&self) -> (u32, u32) {
+        let global = self.global();
+        (global.impressions, global.actions)
+    }
+
+    /// Seeds a user's history with actions from before the log, oldest first, all at `ts`.
+    pub fn seed_history(&self, user: Id, items: &[Id], ts: EventTime) {
+        let mut state = self.users.entry(user).or_default();
+        for item in items {
+            state.act(
+                HistoryEntry {
+                    item: *item,
+                    ts,
+                    task: 0,
+                },
+                self.config.history_kept,
+            );
+        }
+    }
+
+    /// Counts a slate. Read its features first: they must not contain it.
+    pub fn show(&self, impression: &Impression) {
+        let rate = self.rate();
+        for shown in &impression.items {
+            self.touch(
+                impression.user,
+                shown.item,
+                &impression.context,
+                impression.ts,
+                rate,
+                Counter::show,
+            );
+        }
+    }
+
+    /// Counts an action and appends it to the user's history.
+    pub fn act(&self, action: &Action, context: &[Id]) {
+        let entry = HistoryEntry {
+            item: action.item,
+            ts: action.ts,
+            task: action.task,
+        };
+        self.users
+            .entry(action.user)
+            .or_default()
+            .act(entry, self.config.history_kept);
+        if action.task == 0 {
+            self.touch(
+                action.user,
+                action.item,
+                context,
+                action.ts,
+                self.rate(),
+                Counter::act,
+            );
+        }
+    }
+
+    /// The features of `ask.items` as of `ask.ts`. Counters are as of the latest event written.
+    #[must_use]
+    pub fn read(&self, ask: &Ask<'_>) -> (Request, Vec<Candidate>) {
+        let history = self
+            .users
+            .get(&ask.user)
+            .map(|user| user.before(ask.ts, self.config.history_len))
+            .unwrap_or_default();
+        let n_items = u16::try_from(ask.items.len()).unwrap_or(u16::MAX);
+        let shared = self.shared(ask, history.len(), ask.slate_size.unwrap_or(n_items));
+        let mut dense = Vec::with_capacity(ask.items.len());
+        let mut candidates = Vec::with_capacity(ask.items.len());
+        for shown in ask.items {
+            let item = self.item(shown.item);
+            dense.push(self.dense(ask, &shared, shown.item, item.as_deref()));
+            candidates.push((shown, item));
+        }
+        centre(&mut dense);
+        let candidates = candidates
+            .into_iter()
+            .zip(dense)
+            .map(|((shown, item), dense)| Candidate {
+                item: shown.item,
+                attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
+                position: shown.position,
+                dense: Dense::new(dense),
+                predicted: Predicted::default(),
+            })
+            .collect();
+        let request = Request {
+            id: ask.request,
+            user: ask.user,
+            ts: ask.ts,
+            context: ask.context.to_vec(),
+            history,
+            n_items,
+        };
+        (request, candidates)
+    }
+
+    fn global(&self) -> Counter {
+        *self.global.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The global rate of the primary action, with half a pseudo-action so that it is never 0 or 1.
+    fn rate(&self) -> f32 {
+        let global = self.global();
+        (f32_of(global.actions) + 0.5) / (f32_of(global.impressions) + 1.0)
+    }
+
+    fn touch(
+        &self,
+        user: Id,
+        item: Id,
+        context: &[Id],
+        now: EventTime,
+        rate: f32,
+        event: fn(&mut Counter, EventTime, &FeatureConfig),
+    ) {
+        let bump = |of: Of, id: Id| {
+            let mut counter = self
+                .counters
+                .entry(CounterKey::new(of, id))
+                .or_insert_with(|| Counter::new(rate, now));
+            event(&mut counter, now, &self.config);
+        };
+        event(
+            &mut self.global.write().unwrap_or_else(PoisonError::into_inner),
+            now,
+            &self.config,
+        );
+        bump(Of::Item, item);
+        bump(Of::User, user);
+        bump(Of::UserItem, user.pair(item));
+        for value in context {
+            bump(Of::Context, *value);
+        }
+        if let Some(item) = self.item(item) {
+            for attribute in &item.attributes {
+                bump(Of::Attribute, attribute.value);
+                bump(Of::UserAttribute, user.pair(attribute.value));
+            }
+        }
+    }
+
+    fn counter(&self, of: Of, id: Id) -> Option<Counter> {
+        self.counters
+            .get(&CounterKey::new(of, id))
+            .map(|counter| *counter)
+    }
+
+    /// What all candidates of a request share.
+    fn shared(&self, ask: &Ask<'_>, history_len: usize, slate_size: u16) -> Shared {
+        let rate = self.rate();
+        let smooth = Smooth {
+            rate,
+            global: logit(rate),
+            prior: self.config.prior_actions,
+        };
+        let user = self.counter(Of::User, ask.user);
+        let hour = angle_of_day(ask.ts);
+        let context = mean(
+            ask.context
+                .iter()
+                .map(|value| smooth.ctr(self.counter(Of::Context, *value).as_ref())),
+        );
+        let mut values = [0.0; N_DENSE];
+        values[12] = context;
+        values[13] = smooth.ctr(user.as_ref());
+        values[14] = user.map_or(0.0, |c| ln1p(f32_of(c.impressions)));
+        values[15] = user.map_or(0.0, |c| smooth.average(c.fast));
+        values[16] = user.map_or(0.0, |c| smooth.average(c.slow));
+        values[17] = user.map_or(0.0, |c| ln1p(seconds(ask.ts.since_ms(c.last))));
+        values[26] = ln1p(f32::from(slate_size));
+        values[29] = hour.sin();
+        values[30] = hour.cos();
+        values[31] = ln1p(f32::from(u16::try_from(history_len).unwrap_or(u16::MAX)));
+        Shared { smooth, values }
+    }
+
+    fn dense(&self, ask: &Ask<'_>, shared: &Shared, id: Id, item: Option<&Item>) -> [f32; N_DENSE] {
+        let smooth = &shared.smooth;
+        let mut values = shared.values;
+        if let Some(counter) = self.counter(Of::Item, id) {
+            let (impressions, actions) = counter.recent(ask.ts, &self.config);
+            values[0] = smooth.ctr(Some(&counter));
+            values[1] = ln1p(f32_of(counter.impressions));
+            values[2] = smooth.average(counter.fast);
+            values[3] = smooth.average(counter.slow);
+            values[4] = ln1p(impressions);
+            values[5] = ln1p(actions);
+            values[6] = ln1p(seconds(ask.ts.since_ms(counter.first)) / 3600.0);
+        }
+        if let Some(item) = item {
+            [values[7], values[8]] = self.attribute_ctr(smooth, item, Slot::Category, None);
+            [values[9], values[10]] = self.attribute_ctr(smooth, item, Slot::Author, None);
+            [values[11], _] = self.attribute_ctr(smooth, item, Slot::Tag, None);
+            [values[18], values[19]] = self.attribute_ctr(smooth, item, Slot::Category, Some(ask.user));
+            [values[20], values[21]] = self.attribute_ctr(smooth, item, Slot::Author, Some(ask.user));
+            [values[22], _] = self.attribute_ctr(smooth, item, Slot::Tag, Some(ask.user));
+        }
+        if let Some(counter) = self.counter(Of::UserItem, ask.user.pair(id)) {
+            values[23] = smooth.ctr(Some(&counter));
+            values[24] = ln1p(f32_of(counter.impressions));
+            values[25] = ln1p(f32_of(counter.actions));
+        }
+        values
+    }
+
+    /// Mean smoothed logit and mean log-count over the item's values in `slot`, for everyone or one user.
+    fn attribute_ctr(&self, smooth: &Smooth, item: &Item, slot: Slot, user: Option<Id>) -> [f32; 2] {
+        let (mut n, mut ctr, mut count) = (0.0, 0.0, 0.0);
+        for value in item.slot(slot) {
+            let counter = match user {
+                Some(user) => self.counter(Of::UserAttribute, user.pair(value)),
+                None => self.counter(Of::Attribute, value),
+            };
+            n += 1.0;
+            ctr += smooth.ctr(counter.as_ref());
+            count += counter.map_or(0.0, |c| ln1p(f32_of(c.impressions)));
+        }
+        if n > 0.0 { [ctr / n, count / n] } else { [0.0; 2] }
+    }
+}
+
+/// The user and context features of a request, and the smoothing all its candidates share.
+struct Shared {
+    smooth: Smooth,
+    values: [f32; N_DENSE],
+}
+
+/// Smoothing towards the global rate.
+struct Smooth {
+    rate: f32,
+    global: f32,
+    prior: f32,
+}
+
+impl Smooth {
+    /// Smoothed logit of a counter minus the global logit; 0 for a counter without events.
+    fn ctr(&self, counter: Option<&Counter>) -> f32 {
+        let Some(counter) = counter else { return 0.0 };
+        let prior_impressions = self.prior / self.rate;
+        let rate = (f32_of(counter.actions) + self.prior) / (f32_of(counter.impressions) + prior_impressions);
+        logit(rate) - self.global
+    }
+
+    /// Logit of a moving average, mixed with a tenth of the global rate, minus the global logit.
+    fn average(&self, average: f32) -> f32 {
+        logit(0.9 * average + 0.1 * self.rate) - self.global
+    }
+}
+
+/// Fills the slate-centred features: the item's value minus the slate's mean.
+fn centre(slate: &mut [[f32; N_DENSE]]) {
+    for (from, to) in [(0, 27), (1, 28)] {
+        let mean = mean(slate.iter().map(|values| values[from]));
+        for values in slate.iter_mut() {
+            values[to] = values[from] - mean;
+        }
+    }
+}
+
+fn mean(values: impl Iterator<Item = f32>) -> f32 {
+    let (mut n, mut sum) = (0.0, 0.0);
+    for value in values {
+        n += 1.0;
+        sum += value;
+    }
+    if n > 0.0 { sum / n } else { 0.0 }
+}
+
+fn ln1p(x: f32) -> f32 {
+    x.max(0.0).ln_1p()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts and gaps enter through a logarithm"
+)]
+fn f32_of(count: u32) -> f32 {
+    count as f32
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts and gaps enter through a logarithm"
+)]
+fn seconds(ms: i64) -> f32 {
+    ms as f32 / 1000.0
+}
+
+/// The UTC time of day as an angle, radians.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of a day fit an f32's use here"
+)]
+fn angle_of_day(ts: EventTime) -> f32 {
+    const DAY_MS: i64 = 86_400_000;
+    ts.0.rem_euclid(DAY_MS) as f32 / DAY_MS as f32 * std::f32::consts::TAU
+}

@@ -1,0 +1,70 @@
+//! What is kept of one user: a bounded, time-ordered list of actions.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EventTime, HistoryEntry};
+
+/// One user's recent past.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UserState {
+    /// Oldest first by event time, ties in log order.
+    history: VecDeque<HistoryEntry>,
+}
+
+impl UserState {
+    /// Adds an action in event-time order, dropping the oldest beyond `kept`.
+    pub(crate) fn act(&mut self, entry: HistoryEntry, kept: usize) {
+        let after = self
+            .history
+            .iter()
+            .rposition(|old| old.ts <= entry.ts)
+            .map_or(0, |index| index + 1);
+        self.history.insert(after, entry);
+        while self.history.len() > kept {
+            self.history.pop_front();
+        }
+    }
+
+    /// The newest `len` actions strictly before `now`, oldest first.
+    pub(crate) fn before(&self, now: EventTime, len: usize) -> Vec<HistoryEntry> {
+        let end = self.history.partition_point(|entry| entry.ts < now);
+        self.history
+            .range(end.saturating_sub(len)..end)
+            .copied()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Id;
+
+    fn entry(item: u64, ts: i64) -> HistoryEntry {
+        HistoryEntry {
+            item: Id(item),
+            ts: EventTime(ts),
+            task: 0,
+        }
+    }
+
+    #[test]
+    fn history_is_cut_strictly_before_the_impression() {
+        let mut user = UserState::default();
+        for (item, ts) in [(1, 10), (3, 30), (2, 20), (4, 40)] {
+            user.act(entry(item, ts), 3);
+        }
+        let items = |now, len| -> Vec<u64> {
+            user.before(EventTime(now), len)
+                .iter()
+                .map(|entry| entry.item.0)
+                .collect()
+        };
+        assert_eq!(items(40, 9), [2, 3]);
+        assert_eq!(items(41, 9), [2, 3, 4]);
+        assert_eq!(items(41, 2), [3, 4]);
+        assert_eq!(items(5, 9), [0u64; 0]);
+    }
+}

@@ -1,0 +1,29 @@
+//! The words everyone speaks: ids, event time, positions, events, samples, batches and the feature state.
+//!
+//! This crate is the floor of the house. It owns the data types that cross a crate boundary and the one
+//! structure both training and serving read, the [`FeatureState`]. It does no IO, reads no clock, starts no
+//! thread, and knows nothing of Kafka, tensors, files or HTTP.
+
+mod batch;
+mod event;
+mod features;
+mod id;
+mod item;
+mod labels;
+mod ledger;
+mod position;
+mod sample;
+mod time;
+
+pub use batch::{Batch, Batcher};
+pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
+pub use features::{
+    Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, N_DENSE, dense_index,
+};
+pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
+pub use item::{Attribute, Item, Slot};
+pub use labels::{Labels, MAX_TASKS, TaskId};
+pub use ledger::Ledger;
+pub use position::{PartitionId, Position, Positions, Stream};
+pub use sample::{Candidate, HistoryEntry, Kind, Predicted, Request, Sample, Shown};
+pub use time::EventTime;

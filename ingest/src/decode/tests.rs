@@ -1,0 +1,271 @@
+//! What a payload decodes to; [`rejects`] says what it is refused for, [`properties`] what always holds.
+
+mod properties;
+mod rejects;
+
+use serde_json::{Value, json};
+
+use ouzel_sample::{PartitionId, Position};
+
+use super::*;
+
+const TS: i64 = 1_573_257_673_000;
+
+fn decoder() -> Decoder {
+    Decoder::new(
+        IdSpace::new(7),
+        vec!["click".to_owned(), "order".to_owned()],
+        Limits::default(),
+    )
+}
+
+fn record(stream: Stream, payload: impl Into<Vec<u8>>) -> Record {
+    let partition = PartitionId { stream, partition: 3 };
+    Record {
+        position: Position {
+            partition,
+            offset: 42,
+        },
+        timestamp_ms: Some(TS),
+        payload: Some(payload.into()),
+    }
+}
+
+fn decode(stream: Stream, payload: &Value) -> Result<Event, Reject> {
+    decoder().decode(&record(stream, payload.to_string())).event
+}
+
+fn impression() -> Value {
+    json!({
+        "request_id": "r1", "user_id": "u1", "ts_ms": TS,
+        "items": [{"item_id": "a", "position": 0}, {"item_id": "b"}],
+        "context": {"device": "phone"},
+    })
+}
+
+fn action() -> Value {
+    json!({"request_id": "r1", "item_id": "a", "user_id": "u1", "ts_ms": TS, "action": "order", "value": 2.5})
+}
+
+fn item() -> Value {
+    json!({
+        "item_id": "a", "ts_ms": TS, "category": ["news", "sport"], "author": "ann",
+        "title": "The \"title\"", "text": ["first", "second"], "image": "a.jpg",
+        "vectors": {"text": [0.5, -1.0], "image": [2]},
+        "features": {"tags": ["x", "y"], "kind": "long", "length": 12, "score": 0.5, "is_new": true, "none": null},
+    })
+}
+
+fn with(mut event: Value, field: &str, value: Value) -> Value {
+    event[field] = value;
+    event
+}
+
+fn without(mut event: Value, field: &str) -> Value {
+    event.as_object_mut().unwrap().remove(field);
+    event
+}
+
+/// The reason a payload is refused for, which must say `names`.
+#[track_caller]
+fn check(stream: Stream, payload: &[u8], reason: RejectReason, names: &str) {
+    let reject = decoder()
+        .decode(&record(stream, payload))
+        .event
+        .expect_err("refused");
+    assert_eq!(reject.reason, reason, "{}", reject.detail);
+    assert!(
+        reject.detail.contains(names),
+        "{:?} does not say {names:?}",
+        reject.detail
+    );
+}
+
+#[test]
+fn an_impression_keeps_order_and_positions_and_sorts_its_context() {
+    let ids = IdSpace::new(7);
+    let payload = with(
+        impression(),
+        "context",
+        json!({"n": 7, "f": 7.0, "b": true, "list": ["x", "x", "y"], "none": null, "empty": ""}),
+    );
+    let Ok(Event::Impression(impression)) = decode(Stream::Impressions, &payload) else {
+        panic!()
+    };
+    assert_eq!(impression.request, ids.id(IdKind::Request, "r1"));
+    assert_eq!(impression.user, ids.id(IdKind::User, "u1"));
+    assert_eq!(impression.ts.0, TS);
+    let shown: Vec<_> = impression
+        .items
+        .iter()
+        .map(|shown| (shown.item, shown.position))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (ids.id(IdKind::Item, "a"), Some(0)),
+            (ids.id(IdKind::Item, "b"), None)
+        ]
+    );
+    let mut context: Vec<_> = [
+        ("n", "7"),
+        ("f", "7"),
+        ("b", "true"),
+        ("list", "x"),
+        ("list", "y"),
+    ]
+    .map(|(name, value)| ids.attribute(name, value))
+    .into();
+    context.sort_unstable();
+    assert_eq!(impression.context, context);
+    assert_eq!(impression.revealed, None);
+}
+
+#[test]
+fn an_action_names_its_task_by_place_in_the_configuration() {
+    let Ok(Event::Action(decoded)) = decode(Stream::Actions, &action()) else {
+        panic!()
+    };
+    assert_eq!((decoded.task, decoded.value), (1, Some(2.5)));
+    let Ok(Event::Action(decoded)) = decode(Stream::Actions, &without(action(), "value")) else {
+        panic!()
+    };
+    assert_eq!(decoded.value, None);
+}
+
+#[test]
+fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
+    let ids = IdSpace::new(7);
+    let Ok(Event::Item(decoded)) = decode(Stream::Items, &item()) else {
+        panic!()
+    };
+    assert_eq!(decoded.name, "a");
+    assert_eq!(decoded.texts, ["The \"title\"", "first", "second"]);
+    assert_eq!(decoded.image.as_deref(), Some("a.jpg"));
+    assert_eq!(
+        decoded.vectors,
+        [
+            ("image".to_owned(), vec![2.0]),
+            ("text".to_owned(), vec![0.5, -1.0])
+        ]
+    );
+    assert!(decoded.attributes.is_sorted());
+    let of = |slot| {
+        let mut values: Vec<_> = decoded.slot(slot).collect();
+        values.sort_unstable();
+        values
+    };
+    let expected = |pairs: &[(&str, &str)]| {
+        let mut values: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| ids.attribute(name, value))
+            .collect();
+        values.sort_unstable();
+        values
+    };
+    assert_eq!(
+        of(Slot::Category),
+        expected(&[("category", "news"), ("category", "sport")])
+    );
+    assert_eq!(of(Slot::Author), expected(&[("author", "ann")]));
+    assert_eq!(
+        of(Slot::Tag),
+        expected(&[("tags", "x"), ("tags", "y"), ("kind", "long"), ("is_new", "true")])
+    );
+}
+
+#[test]
+fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
+    let bare = json!({"item_id": "a", "ts_ms": TS, "category": "news|sport", "title": "", "text": "only"});
+    let Ok(Event::Item(decoded)) = decode(Stream::Items, &bare) else {
+        panic!()
+    };
+    let category: Vec<_> = decoded.slot(Slot::Category).collect();
+    assert_eq!(category, [IdSpace::new(7).attribute("category", "news|sport")]);
+    assert_eq!(decoded.texts, ["only"]);
+    assert_eq!(decoded.image, None);
+}
+
+#[test]
+fn the_record_travels_with_the_event_or_its_rejection() {
+    for payload in [impression().to_string(), "{".to_owned()] {
+        let recorded = decoder().decode(&record(Stream::Impressions, payload));
+        assert_eq!(recorded.position.offset, 42);
+        assert_eq!(recorded.timestamp_ms, Some(TS));
+    }
+}
+
+#[test]
+fn unknown_fields_are_skipped_and_counted() {
+    let mut payload = with(impression(), "brand_new", json!({"deep": [1, {"x": null}]}));
+    payload["items"][0]["also_new"] = json!(1);
+    payload["items"][0]["features"] = json!({"bid": 1});
+    payload["served_by"] = json!({"snapshot": "7", "scores": [0.5]});
+    let (event, skipped) = decoder()
+        .event(&record(Stream::Impressions, payload.to_string()))
+        .expect("still an event");
+    assert!(matches!(event, Event::Impression(_)));
+    assert_eq!((skipped.unknown, skipped.ignored), (2, 2));
+    let (_, skipped) = decoder()
+        .event(&record(Stream::Items, item().to_string()))
+        .unwrap();
+    assert_eq!((skipped.unknown, skipped.ignored), (0, 2));
+}
+
+#[test]
+fn a_null_value_and_a_large_record_are_refused_before_parsing() {
+    let mut null = record(Stream::Items, "");
+    null.payload = None;
+    assert_eq!(
+        decoder().decode(&null).event.unwrap_err().reason,
+        RejectReason::NullValue
+    );
+    check(
+        Stream::Items,
+        &vec![b'{'; 10 << 20],
+        RejectReason::TooLarge,
+        "10485760 bytes",
+    );
+}
+
+#[test]
+fn revealing_fills_impressions_and_drops_actions() {
+    let decoder = decoder();
+    let ids = IdSpace::new(7);
+    let actions = [
+        action(),
+        action(),
+        with(action(), "action", json!("click")),
+        with(action(), "item_id", json!("never shown")),
+        with(action(), "request_id", json!("another")),
+        with(action(), "action", json!("unknown")),
+    ];
+    let records = || {
+        actions
+            .iter()
+            .map(|action| record(Stream::Actions, action.to_string()))
+    };
+    let reveal = Reveal::collect(&decoder, records());
+
+    let shown = decoder.decode(&record(Stream::Impressions, impression().to_string()));
+    let Some(Ok(Event::Impression(shown))) = reveal.apply(shown).map(|recorded| recorded.event) else {
+        panic!()
+    };
+    let a = ids.id(IdKind::Item, "a");
+    assert_eq!(shown.revealed, Some(vec![(a, 1), (a, 0)]));
+
+    let quiet = with(impression(), "request_id", json!("quiet")).to_string();
+    let Some(Ok(Event::Impression(quiet))) = reveal
+        .apply(decoder.decode(&record(Stream::Impressions, quiet)))
+        .map(|recorded| recorded.event)
+    else {
+        panic!()
+    };
+    assert_eq!(quiet.revealed, Some(Vec::new()));
+
+    let passed: Vec<_> = records()
+        .filter_map(|record| reveal.apply(decoder.decode(&record)))
+        .collect();
+    assert_eq!(passed.len(), 1, "only the refused action is left, to be counted");
+    assert!(passed[0].event.is_err());
+}

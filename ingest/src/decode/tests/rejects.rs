@@ -1,0 +1,376 @@
+use super::*;
+
+#[test]
+fn what_is_not_a_json_object_is_malformed() {
+    for payload in [
+        "",
+        "{",
+        "[1",
+        "nul",
+        "[]",
+        "7",
+        "\"text\"",
+        "{\"a\":1} tail",
+        "{'a':1}",
+    ] {
+        for stream in Stream::ALL {
+            check(stream, payload.as_bytes(), RejectReason::MalformedJson, "");
+        }
+    }
+    check(Stream::Actions, b"\xff\xfe{}", RejectReason::MalformedJson, "");
+    check(
+        Stream::Actions,
+        br#"{"request_id":"\ud800"}"#,
+        RejectReason::MalformedJson,
+        "",
+    );
+    check(
+        Stream::Actions,
+        b"[]",
+        RejectReason::MalformedJson,
+        "found a list",
+    );
+}
+
+#[test]
+fn every_required_field_is_named_when_it_is_missing_or_null() {
+    let table = [
+        (
+            Stream::Impressions,
+            impression(),
+            vec!["request_id", "user_id", "ts_ms", "items"],
+        ),
+        (
+            Stream::Actions,
+            action(),
+            vec!["request_id", "item_id", "user_id", "ts_ms", "action"],
+        ),
+        (Stream::Items, item(), vec!["item_id", "ts_ms"]),
+    ];
+    for (stream, event, required) in table {
+        for field in event.as_object().unwrap().keys() {
+            for payload in [
+                without(event.clone(), field),
+                with(event.clone(), field, Value::Null),
+            ] {
+                if required.contains(&field.as_str()) {
+                    let payload = payload.to_string();
+                    check(
+                        stream,
+                        payload.as_bytes(),
+                        RejectReason::MissingField,
+                        &format!("`{field}`"),
+                    );
+                } else {
+                    decode(stream, &payload).expect("an optional field");
+                }
+            }
+        }
+    }
+    let empty = with(impression(), "items", json!([])).to_string();
+    check(
+        Stream::Impressions,
+        empty.as_bytes(),
+        RejectReason::MissingField,
+        "`items`",
+    );
+    let nameless = with(impression(), "items", json!([{"item_id": "a"}, {}])).to_string();
+    check(
+        Stream::Impressions,
+        nameless.as_bytes(),
+        RejectReason::MissingField,
+        "items[1]: `item_id`",
+    );
+}
+
+#[test]
+fn a_field_of_another_type_is_named_with_what_was_found() {
+    let table = [
+        (
+            Stream::Impressions,
+            impression(),
+            "user_id",
+            json!(7),
+            "`user_id`: expected a string, found an integer",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "ts_ms",
+            json!("7"),
+            "`ts_ms`: expected an integer, found a string",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "ts_ms",
+            json!(1.5e12),
+            "found a fraction",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "items",
+            json!({}),
+            "`items`: expected a list of objects",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "items",
+            json!(["a"]),
+            "`items[0]`: expected an object",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "items",
+            json!([{"item_id": 1}]),
+            "`items[0].item_id`",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "items",
+            json!([{"item_id": "a", "position": -1}]),
+            "`items[0].position`: expected an integer from 0 to 65535",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "context",
+            json!([]),
+            "`context`",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "context",
+            json!({"a": {"b": 1}}),
+            "`context.a`",
+        ),
+        (
+            Stream::Impressions,
+            impression(),
+            "context",
+            json!({"a": [[1]]}),
+            "`context.a`",
+        ),
+        (
+            Stream::Actions,
+            action(),
+            "value",
+            json!("2"),
+            "`value`: expected a number",
+        ),
+        (
+            Stream::Actions,
+            action(),
+            "action",
+            json!(true),
+            "`action`: expected a string, found a boolean",
+        ),
+        (
+            Stream::Items,
+            item(),
+            "category",
+            json!(["a", 1]),
+            "`category[1]`: expected a string",
+        ),
+        (
+            Stream::Items,
+            item(),
+            "category",
+            json!(1),
+            "`category`: expected a string or a list",
+        ),
+        (
+            Stream::Items,
+            item(),
+            "title",
+            json!(["a"]),
+            "`title`: expected a string, found a list",
+        ),
+        (Stream::Items, item(), "vectors", json!([1]), "`vectors`"),
+        (
+            Stream::Items,
+            item(),
+            "vectors",
+            json!({"v": [1, "2"]}),
+            "`vectors.v[1]`: expected a number",
+        ),
+        (
+            Stream::Items,
+            item(),
+            "features",
+            json!({"f": {}}),
+            "`features.f`",
+        ),
+    ];
+    for (stream, event, field, value, names) in table {
+        let payload = with(event, field, value).to_string();
+        check(stream, payload.as_bytes(), RejectReason::WrongType, names);
+    }
+}
+
+#[test]
+fn values_never_reach_the_rejection() {
+    let secret = "s3cret";
+    for payload in [
+        with(impression(), "items", json!(secret)),
+        with(impression(), "user_id", json!([secret])),
+        with(impression(), "user_id", json!(secret.repeat(100))),
+    ] {
+        let reject = decode(Stream::Impressions, &payload).unwrap_err();
+        assert!(!reject.detail.contains(secret), "{}", reject.detail);
+    }
+}
+
+#[test]
+fn ids_are_neither_empty_nor_long() {
+    for (id, is_taken) in [("", false), (&*"x".repeat(128), true), (&*"x".repeat(129), false)] {
+        for field in ["request_id", "user_id", "item_id"] {
+            match decode(Stream::Actions, &with(action(), field, json!(id))) {
+                Ok(_) => assert!(is_taken),
+                Err(reject) => {
+                    assert!(!is_taken, "{}", reject.detail);
+                    assert_eq!(reject.reason, RejectReason::BadId);
+                    assert!(reject.detail.contains(field));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn times_are_checked_against_the_calendar_and_the_record() {
+    let table = [
+        (0, Err(RejectReason::TooOld)),
+        (-5, Err(RejectReason::TooOld)),
+        (EARLIEST_MS - 1, Err(RejectReason::TooOld)),
+        (EARLIEST_MS, Ok(())),
+        (TS + 5000, Ok(())),
+        (TS + 5001, Err(RejectReason::Future)),
+        (32_503_680_000_000, Err(RejectReason::Future)),
+    ];
+    for (ts, expected) in table {
+        for (stream, event) in [
+            (Stream::Impressions, impression()),
+            (Stream::Actions, action()),
+            (Stream::Items, item()),
+        ] {
+            let outcome = decode(stream, &with(event, "ts_ms", json!(ts)));
+            assert_eq!(
+                outcome.map(|_| ()).map_err(|reject| reject.reason),
+                expected,
+                "{stream} at {ts}"
+            );
+        }
+    }
+    let huge = with(action(), "ts_ms", json!(u64::MAX)).to_string();
+    check(Stream::Actions, huge.as_bytes(), RejectReason::Future, "`ts_ms`");
+    // Without a record timestamp there is nothing to be ahead of.
+    let mut untimed = record(
+        Stream::Actions,
+        with(action(), "ts_ms", json!(TS + 60_000)).to_string(),
+    );
+    untimed.timestamp_ms = None;
+    assert!(decoder().decode(&untimed).event.is_ok());
+    untimed.payload = Some(with(action(), "ts_ms", json!(LATEST_MS)).to_string().into_bytes());
+    assert_eq!(
+        decoder().decode(&untimed).event.unwrap_err().reason,
+        RejectReason::Future
+    );
+}
+
+#[test]
+fn numbers_are_finite() {
+    let action = action().to_string();
+    for number in ["1e999", "-1e999", "1e39", "NaN", "-Infinity", "Infinity"] {
+        let payload = action.replace("2.5", number);
+        assert_ne!(payload, action);
+        check(Stream::Actions, payload.as_bytes(), RejectReason::NonFinite, "");
+    }
+    let item = item().to_string();
+    check(
+        Stream::Items,
+        item.replace("-1.0", "1e40").as_bytes(),
+        RejectReason::NonFinite,
+        "`vectors.text`",
+    );
+    check(
+        Stream::Items,
+        item.replace(":12", ":1e400").as_bytes(),
+        RejectReason::NonFinite,
+        "",
+    );
+}
+
+#[test]
+fn counts_are_bounded() {
+    let slate: Vec<_> = (0..1001).map(|i| json!({"item_id": i.to_string()})).collect();
+    let many = with(impression(), "items", json!(slate));
+    check(
+        Stream::Impressions,
+        many.to_string().as_bytes(),
+        RejectReason::TooMany,
+        "1001 items",
+    );
+    let most = with(impression(), "items", json!(slate[..1000]));
+    decode(Stream::Impressions, &most).expect("as many as are taken");
+    let values: Vec<_> = (0..600).map(|i| i.to_string()).collect();
+    for (stream, event, field) in [
+        (Stream::Items, item(), "features"),
+        (Stream::Impressions, impression(), "context"),
+    ] {
+        let list = with(event.clone(), field, json!({ "list": values })).to_string();
+        check(stream, list.as_bytes(), RejectReason::TooMany, "512");
+        let names: serde_json::Map<_, _> = values.iter().map(|v| (v.clone(), json!(null))).collect();
+        let names = with(event, field, Value::Object(names)).to_string();
+        check(stream, names.as_bytes(), RejectReason::TooMany, "600");
+    }
+    let texts = with(item(), "text", json!(vec!["t"; 64])).to_string();
+    check(Stream::Items, texts.as_bytes(), RejectReason::TooMany, "65 texts");
+    let vector = with(item(), "vectors", json!({"v": vec![0; 8193]})).to_string();
+    check(
+        Stream::Items,
+        vector.as_bytes(),
+        RejectReason::TooMany,
+        "8193 values",
+    );
+}
+
+#[test]
+fn an_item_is_in_a_slate_once() {
+    let twice = json!([{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}]);
+    let payload = with(impression(), "items", twice).to_string();
+    check(
+        Stream::Impressions,
+        payload.as_bytes(),
+        RejectReason::DuplicateItem,
+        "items[2]",
+    );
+}
+
+#[test]
+fn an_action_without_a_task_is_refused_by_name() {
+    let payload = with(action(), "action", json!("dislike")).to_string();
+    check(
+        Stream::Actions,
+        payload.as_bytes(),
+        RejectReason::UnknownAction,
+        "\"dislike\"",
+    );
+}
+
+#[test]
+fn a_field_given_twice_counts_as_its_last_value_or_is_refused() {
+    let last = br#"{"item_id":"a","item_id":"b","ts_ms":1573257673000}"#;
+    let event = decoder()
+        .decode(&record(Stream::Items, last.as_slice()))
+        .event
+        .unwrap();
+    assert!(matches!(event, Event::Item(item) if item.name == "b"));
+    let mixed = br#"{"item_id":1,"item_id":"b","ts_ms":1573257673000}"#;
+    check(Stream::Items, mixed, RejectReason::WrongType, "items");
+}

@@ -1,0 +1,216 @@
+//! Outcome counters, and the two identities that say nothing was lost and nothing counted twice.
+
+use ouzel_sample::{Kind, TaskId};
+use serde::{Deserialize, Serialize};
+
+/// What became of everything that came in. `pending`, `pending_items` and `waiting` are states, the rest only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Impression records, rejected ones included.
+    pub impressions: u64,
+    /// Those that were joined.
+    pub accepted: u64,
+    /// Those whose request id was known.
+    pub duplicate_impressions: u64,
+    /// Those whose every window was over on arrival.
+    pub late_impressions: u64,
+    /// Those that could not be decoded.
+    pub rejected_impressions: u64,
+    /// Shown items of all impressions that were not rejected.
+    pub items: u64,
+    /// Those of duplicate impressions.
+    pub duplicate_items: u64,
+    /// The outcomes of shown items, by task.
+    pub tasks: Vec<TaskCounters>,
+    /// Action records, rejected ones included.
+    pub actions: u64,
+    /// Those that made a positive.
+    pub matched: u64,
+    /// Those whose (request, item, task) was positive already, or that wait already.
+    pub duplicate_actions: u64,
+    /// Those after their window.
+    pub late_actions: u64,
+    /// Those whose impression never came, or never showed their item.
+    pub orphans: u64,
+    /// Those dated before their impression by more than the allowed skew.
+    pub before_shown: u64,
+    /// Those that could not be decoded.
+    pub rejected_actions: u64,
+    /// Those still waiting for their impression.
+    pub waiting: u64,
+    /// Impressions closed before their time by the cap on pending items.
+    pub closed_early: u64,
+    /// Shown items of impressions with an open window: what the cap on pending items counts.
+    pub pending_items: u64,
+    /// Actions given up before their time by the cap on waiting actions; they count as orphans too.
+    pub orphaned_early: u64,
+    /// Closed requests forgotten before their time by the cap on them.
+    pub forgotten_early: u64,
+    /// Samples emitted, by [`Kind`] in its declared order.
+    pub samples: [u64; 5],
+}
+
+/// What became of the shown items for one task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounters {
+    /// The window was over when the impression came.
+    pub late: u64,
+    /// An action joined, or was revealed.
+    pub positive: u64,
+    /// The window closed without one.
+    pub negative: u64,
+    /// Undecided.
+    pub pending: u64,
+}
+
+/// More or less came out than went in: the join is broken, and must stop rather than go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the join lost count: {left} = {left_value}, but {right} = {right_value}{}", of_task(*.task))]
+pub struct IdentityViolation {
+    left: &'static str,
+    left_value: u64,
+    right: &'static str,
+    right_value: u64,
+    task: Option<TaskId>,
+}
+
+impl IdentityViolation {
+    pub(crate) fn expect_equal(
+        task: Option<TaskId>,
+        (left, left_value): (&'static str, u64),
+        (right, right_value): (&'static str, u64),
+    ) -> Result<(), Self> {
+        if left_value == right_value {
+            return Ok(());
+        }
+        Err(Self {
+            left,
+            left_value,
+            right,
+            right_value,
+            task,
+        })
+    }
+}
+
+fn of_task(task: Option<TaskId>) -> String {
+    task.map(|task| format!(" (task {task})")).unwrap_or_default()
+}
+
+impl Counters {
+    /// Zero, for `n_tasks` tasks.
+    #[must_use]
+    pub fn new(n_tasks: usize) -> Self {
+        Self {
+            tasks: vec![TaskCounters::default(); n_tasks],
+            ..Self::default()
+        }
+    }
+
+    /// Checks the conservation identities; cheap enough for every batch.
+    pub fn check(&self) -> Result<(), IdentityViolation> {
+        let equal = IdentityViolation::expect_equal;
+        let outcomes =
+            self.accepted + self.duplicate_impressions + self.late_impressions + self.rejected_impressions;
+        equal(
+            None,
+            ("impressions", self.impressions),
+            ("accepted + duplicate + late + rejected", outcomes),
+        )?;
+        for (task, of) in (0..).zip(&self.tasks) {
+            let outcomes = self.duplicate_items + of.late + of.positive + of.negative + of.pending;
+            equal(
+                Some(task),
+                ("items", self.items),
+                ("duplicate + late + positive + negative + pending", outcomes),
+            )?;
+        }
+        let outcomes = self.matched
+            + self.duplicate_actions
+            + self.late_actions
+            + self.orphans
+            + self.before_shown
+            + self.rejected_actions
+            + self.waiting;
+        equal(
+            None,
+            ("actions", self.actions),
+            (
+                "matched + duplicate + late + orphan + before shown + rejected + waiting",
+                outcomes,
+            ),
+        )
+    }
+
+    /// A shown item's outcome for one task.
+    pub(crate) fn decide(&mut self, task: TaskId, is_positive: bool) {
+        let of = &mut self.tasks[usize::from(task)];
+        // A broken join may decide twice; that is for `check` to say, not for an overflow.
+        of.pending = of.pending.wrapping_sub(1);
+        if is_positive {
+            of.positive += 1;
+        } else {
+            of.negative += 1;
+        }
+    }
+
+    /// Samples emitted with this kind.
+    #[must_use]
+    pub fn samples_of(&self, kind: Kind) -> u64 {
+        self.samples[kind as usize]
+    }
+
+    /// Share of the actions on joined impressions that came in time, in `[0, 1]`; `None` before the first.
+    #[must_use]
+    pub fn action_coverage(&self) -> Option<f64> {
+        let (matched, late) = (ratio(self.matched), ratio(self.late_actions));
+        (matched + late > 0.0).then(|| matched / (matched + late))
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a share needs no more than 53 bits of its counts"
+)]
+fn ratio(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_item_or_action_is_named() {
+        let mut counters = Counters::new(2);
+        counters.check().unwrap();
+        counters.items = 3;
+        for task in &mut counters.tasks {
+            task.pending = 3;
+        }
+        counters.check().unwrap();
+        counters.tasks[1].pending = 2;
+        assert_eq!(
+            counters.check().unwrap_err().to_string(),
+            "the join lost count: items = 3, but duplicate + late + positive + negative + pending = 2 (task 1)"
+        );
+        counters.tasks[1].negative = 1;
+        counters.actions = 1;
+        assert!(
+            counters
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("the join lost count: actions = 1")
+        );
+    }
+
+    #[test]
+    fn coverage_is_the_share_of_actions_in_time() {
+        let mut counters = Counters::new(1);
+        assert_eq!(counters.action_coverage(), None);
+        counters.matched = 3;
+        counters.late_actions = 1;
+        assert!((counters.action_coverage().unwrap() - 0.75).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,55 @@
+//! What can go wrong in the join. Bad events cannot: they have outcomes.
+
+use ouzel_sample::Id;
+
+use crate::join::{IdentityViolation, StoreError};
+
+/// The join cannot go on, or cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A setting that cannot hold.
+    #[error("cannot join with {field}: {detail}")]
+    Config {
+        /// The setting, as written in the configuration.
+        field: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The captured features do not belong to the slate.
+    #[error("cannot join request {request}: captured {captured} candidates for {shown} shown items")]
+    Captured {
+        /// The slate.
+        request: Id,
+        /// Items shown.
+        shown: usize,
+        /// Candidates captured.
+        captured: usize,
+    },
+    /// The store failed. The join state is undefined from here: restore it from a snapshot.
+    #[error("cannot keep the join state, restore it from a snapshot")]
+    Store(#[from] StoreError),
+    /// An exported state cannot be read.
+    #[error("cannot read the join state: {0}")]
+    Decode(String),
+    /// An exported state belongs to another configuration.
+    #[error(
+        "cannot restore the join state: it was made with {found}, now {expected}; replay from an earlier cut"
+    )]
+    Changed {
+        /// What the state was made with.
+        found: String,
+        /// What is configured.
+        expected: String,
+    },
+    /// The state disagrees with the counters.
+    #[error(transparent)]
+    Identity(#[from] IdentityViolation),
+}
+
+impl JoinError {
+    /// True when trying again may succeed. A join is deterministic: it never does.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,309 @@
+//! The joiner: events in merged order in, samples and outcomes out.
+//!
+//! For each event, in this order: it is applied to its request's slot, event time advances, everything that is
+//! now due closes by (due time, request), and the caps are enforced on the oldest first. So the samples depend
+//! on the order of events alone; how far time jumps at once changes nothing.
+
+use std::sync::Arc;
+
+use ouzel_sample::{
+    Action, Candidate, Event, EventTime, Id, Impression, PartitionId, Position, Recorded, Request, Sample,
+    Stream,
+};
+
+use crate::join::clock::{Clock, Mark};
+use crate::join::config::JoinConfig;
+use crate::join::counters::Counters;
+use crate::join::error::JoinError;
+use crate::join::fault::Fault;
+use crate::join::slot::{Class, Slot, Waiting};
+use crate::join::step::{Step, passed};
+use crate::join::store::JoinStore;
+
+/// The features of an impression as of its event time, in slate order.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// The user side.
+    pub request: Arc<Request>,
+    /// The item sides, one per shown item.
+    pub candidates: Vec<Arc<Candidate>>,
+}
+
+impl From<(Request, Vec<Candidate>)> for Captured {
+    fn from((request, candidates): (Request, Vec<Candidate>)) -> Self {
+        Self {
+            request: Arc::new(request),
+            candidates: candidates.into_iter().map(Arc::new).collect(),
+        }
+    }
+}
+
+/// What became of one record on arrival.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// An impression was joined; some of its windows may have been over already.
+    Accepted,
+    /// An impression whose request is known.
+    Duplicate,
+    /// An impression whose every window is over; no sample will be made of it.
+    Late,
+    /// An action made a positive, of this request where its windows are still open.
+    Matched(Option<Arc<Request>>),
+    /// An action on what is positive already, or that waits already.
+    DuplicateAction,
+    /// An action after its window.
+    LateAction,
+    /// An action dated before its impression by more than the allowed skew.
+    BeforeShown,
+    /// An action waits for its impression.
+    Early,
+    /// An action that no impression can be expected for any more, or on an item its slate did not show.
+    Orphan,
+    /// A record that could not be decoded.
+    Rejected,
+    /// An item: not the join's business.
+    Passed,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Joiner<S> {
+    pub(crate) config: JoinConfig,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    /// What would be forgotten by then is taken as late: see [`JoinConfig::max_remembered`].
+    pub(crate) floor: EventTime,
+    pub(crate) store: S,
+    pub(crate) fault: Option<Fault>,
+}
+
+impl<S: JoinStore> Joiner<S> {
+    /// A joiner that has seen nothing, over an empty `store`. `partitions` are all that hold the watermark.
+    pub fn new(
+        config: JoinConfig,
+        partitions: impl IntoIterator<Item = PartitionId>,
+        mut store: S,
+    ) -> Result<Self, JoinError> {
+        config.validate()?;
+        store.clear()?;
+        Ok(Self {
+            clock: Clock::new(config.lateness_ms, partitions),
+            counters: Counters::new(config.n_tasks()),
+            floor: EventTime::MIN,
+            store,
+            fault: None,
+            config,
+        })
+    }
+
+    /// Takes the next record of the merged log. `capture` is asked for the features of an impression only if it
+    /// is joined; groups of samples are appended to `out`.
+    ///
+    /// After an error the state is undefined: drop the joiner and restore it.
+    pub fn step(
+        &mut self,
+        recorded: &Recorded,
+        capture: impl FnOnce(&Impression) -> Captured,
+        out: &mut Vec<Vec<Sample>>,
+    ) -> Result<Outcome, JoinError> {
+        match &recorded.event {
+            Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
+            Ok(Event::Action(action)) => {
+                self.action(recorded.position.partition, recorded.timestamp_ms, action, out)
+            }
+            Ok(Event::Item(_)) => Ok(Outcome::Passed),
+            Err(_) => {
+                match recorded.position.partition.stream {
+                    Stream::Items => {}
+                    Stream::Impressions => {
+                        self.counters.impressions += 1;
+                        self.counters.rejected_impressions += 1;
+                    }
+                    Stream::Actions => {
+                        self.counters.actions += 1;
+                        self.counters.rejected_actions += 1;
+                    }
+                }
+                Ok(Outcome::Rejected)
+            }
+        }
+    }
+
+    /// An impression recorded at `position`.
+    pub fn impression(
+        &mut self,
+        position: Position,
+        impression: &Impression,
+        capture: impl FnOnce(&Impression) -> Captured,
+        out: &mut Vec<Vec<Sample>>,
+    ) -> Result<Outcome, JoinError> {
+        let outcome = self.change(impression.request, out, |step, slot| {
+            step.impression(slot, position, impression, capture)
+        })??;
+        self.advance(position.partition, impression.ts, out)?;
+        Ok(outcome)
+    }
+
+    /// An action of `partition`, whose record says `record_ms`.
+    pub fn action(
+        &mut self,
+        partition: PartitionId,
+        record_ms: Option<i64>,
+        action: &Action,
+        out: &mut Vec<Vec<Sample>>,
+    ) -> Result<Outcome, JoinError> {
+        let patience = self.config.lateness_ms + self.config.skew_ms;
+        let waiting = Waiting {
+            item: action.item,
+            ts: action.ts,
+            expires: passed(action.ts, patience),
+            record_ms: record_ms.unwrap_or(action.ts.0),
+            task: action.task,
+        };
+        let outcome = self.change(action.request, out, |step, slot| step.action(slot, waiting))?;
+        self.advance(partition, action.ts, out)?;
+        Ok(outcome)
+    }
+
+    /// Event time of `partition` is at least `ts`, though no event says so: a heartbeat, or in a merge by
+    /// event time, that its next event is later.
+    pub fn advance(
+        &mut self,
+        partition: PartitionId,
+        ts: EventTime,
+        out: &mut Vec<Vec<Sample>>,
+    ) -> Result<(), JoinError> {
+        self.clock.observe(partition, ts, self.fault);
+        self.settle(out)
+    }
+
+    /// Applies a journaled mark. Returns false, and changes nothing, where it would leave its stream without a
+    /// partition that holds time.
+    pub fn mark(
+        &mut self,
+        partition: PartitionId,
+        mark: Mark,
+        out: &mut Vec<Vec<Sample>>,
+    ) -> Result<bool, JoinError> {
+        let is_applied = self.clock.mark(partition, mark);
+        self.settle(out)?;
+        Ok(is_applied)
+    }
+
+    /// The log is over: closes everything, in order. For a bounded replay; a daemon that stops must not.
+    pub fn finish(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
+        self.clock.finish();
+        self.settle(out)
+    }
+
+    /// A joiner that starts in the middle: at the `clock` of an earlier cut, knowing no request.
+    ///
+    /// Fed with the log from there on, its slots become those of a joiner that saw everything, once the
+    /// watermark has passed the newest event time of the cut by [`JoinConfig::warm_up_ms`]. Samples made
+    /// meanwhile are to be dropped, and the counters replaced by those of the cut it arrives at.
+    pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
+        let mut joiner = Self::new(config, [], store)?;
+        joiner.clock = clock.with_lateness(joiner.config.lateness_ms);
+        Ok(joiner)
+    }
+
+    /// Ends a warm-up at a cut with these counters; refused where they and the slots disagree.
+    pub fn arrive(&mut self, counters: Counters) -> Result<(), JoinError> {
+        self.counters = counters;
+        self.audit()
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &JoinConfig {
+        &self.config
+    }
+
+    /// Its event time.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The outcomes so far. Call [`Counters::check`] on them after each batch, and stop when it fails.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Where its state is.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Closes and forgets what is due, then what is too much.
+    fn settle(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
+        let too_soon = i64::from(self.fault == Some(Fault::CloseTooSoon));
+        let now = self.clock.watermark().plus_ms(too_soon);
+        while let Some((at, id)) = self.store.first(Class::Open)?
+            && at <= now
+        {
+            self.change(id, out, |step, slot| step.due(slot))?;
+        }
+        while let Some((at, id)) = self.store.first(Class::Early)?
+            && at <= now
+        {
+            self.change(id, out, |step, slot| step.give_up(slot, at))?;
+        }
+        while let Some((at, id)) = self.store.first(Class::Closed)?
+            && at <= now
+        {
+            self.store.update(id, |slot| *slot = None)?;
+        }
+        self.enforce_caps(out)
+    }
+
+    fn enforce_caps(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
+        while self.counters.pending_items > self.config.max_pending as u64
+            && let Some((_, id)) = self.store.first(Class::Open)?
+        {
+            self.change(id, out, |step, slot| step.overload(slot))?;
+        }
+        while self.counters.waiting > self.config.max_waiting as u64
+            && let Some((at, id)) = self.store.first(Class::Early)?
+        {
+            let given_up = self.change(id, out, |step, slot| step.give_up(slot, at))?;
+            self.counters.orphaned_early += given_up;
+        }
+        while self.store.len(Class::Closed) > self.config.max_remembered
+            && let Some((at, id)) = self.store.first(Class::Closed)?
+        {
+            self.store.update(id, |slot| *slot = None)?;
+            self.floor = self.floor.max(at);
+            self.counters.forgotten_early += 1;
+        }
+        Ok(())
+    }
+
+    /// Applies `change` to one slot and hands over the group of samples it made.
+    fn change<R>(
+        &mut self,
+        id: Id,
+        out: &mut Vec<Vec<Sample>>,
+        change: impl FnOnce(&mut Step<'_>, &mut Option<Slot>) -> R,
+    ) -> Result<R, JoinError> {
+        let mut step = Step {
+            config: &self.config,
+            counters: &mut self.counters,
+            now: self.clock.watermark(),
+            floor: self.floor,
+            fault: self.fault,
+            group: Vec::new(),
+        };
+        let result = self.store.update(id, |slot| change(&mut step, slot))?;
+        let group = step.group;
+        if !group.is_empty() {
+            for sample in &group {
+                self.counters.samples[sample.kind as usize] += 1;
+            }
+            out.push(group);
+        }
+        Ok(result)
+    }
+}

@@ -1,0 +1,477 @@
+//! A second joiner that is too simple to be wrong: plain lists, linear scans, every question asked anew of the
+//! whole past. It shares no code with the first one but the configuration.
+
+use std::collections::BTreeMap;
+
+use ouzel_sample::{Kind, PartitionId};
+
+use crate::join::config::{JoinConfig, LabelPolicy};
+use crate::join::world::{Happening, Made, Told, record_ms};
+
+/// Labels by task.
+type LabelList = Vec<(u8, bool)>;
+
+/// One distinct impression.
+struct Shown {
+    request: u64,
+    offset: usize,
+    ts: i64,
+    items: Vec<u64>,
+    late: Vec<bool>,
+    revealed: Option<Vec<(u64, u8)>>,
+    is_forced: bool,
+    is_forgotten: bool,
+    /// (item, task), and whether its action came.
+    positives: Vec<(u64, u8, bool)>,
+    /// (item, task) whose true label was told by a real copy already.
+    copied: Vec<(u64, u8)>,
+}
+
+struct Waiting {
+    request: u64,
+    item: u64,
+    task: u8,
+    ts: i64,
+}
+
+pub(super) struct Oracle<'a> {
+    config: &'a JoinConfig,
+    /// The watermark before happening k is `watermarks[k]`, after it `watermarks[k + 1]`.
+    watermarks: Vec<i64>,
+    shown: Vec<Shown>,
+    waiting: Vec<Waiting>,
+    floor: i64,
+    told: Told,
+}
+
+impl<'a> Oracle<'a> {
+    /// What a joiner must say of these happenings, the log being over after them.
+    pub(super) fn tell(config: &'a JoinConfig, partitions: &[PartitionId], all: &[Happening]) -> Told {
+        let mut oracle = Self {
+            config,
+            watermarks: watermarks(config.lateness_ms, partitions, all),
+            shown: Vec::new(),
+            waiting: Vec::new(),
+            floor: i64::MIN,
+            told: Told::default(),
+        };
+        for (k, happening) in all.iter().enumerate() {
+            let mut group = Vec::new();
+            let outcome = oracle.apply(k, happening, &mut group);
+            oracle.told.outcomes.push(outcome);
+            oracle.tell_group(group);
+            oracle.close(k);
+            oracle.enforce_caps(oracle.watermarks[k + 1]);
+        }
+        oracle.watermarks.push(i64::MAX);
+        oracle.close(all.len());
+        oracle.told.labels = (0..config.n_tasks()).map(|task| oracle.labels(task)).collect();
+        oracle.told
+    }
+
+    fn apply(&mut self, k: usize, happening: &Happening, group: &mut Vec<Made>) -> &'static str {
+        let now = self.watermarks[k];
+        match happening {
+            Happening::Shown {
+                request,
+                ts,
+                items,
+                revealed,
+                ..
+            } => {
+                if self.known(*request, now).is_some() {
+                    return "duplicate";
+                }
+                let is_forgotten = ts + self.config.dedup_ms() < now.max(self.floor);
+                let late = self
+                    .config
+                    .tasks
+                    .iter()
+                    .map(|task| is_forgotten || (revealed.is_none() && ts + task.window_ms < now));
+                let shown = Shown {
+                    request: *request,
+                    offset: k,
+                    ts: *ts,
+                    items: items.clone(),
+                    late: late.collect(),
+                    revealed: revealed.clone(),
+                    is_forced: false,
+                    is_forgotten,
+                    positives: Vec::new(),
+                    copied: Vec::new(),
+                };
+                let is_late = shown.late.iter().all(|late| *late);
+                self.shown.push(shown);
+                let index = self.shown.len() - 1;
+                if !is_late {
+                    self.first_samples(index, group);
+                }
+                let (mine, others) = self.waiting.drain(..).partition(|w| w.request == *request);
+                self.waiting = others;
+                let mine: Vec<Waiting> = mine;
+                for w in mine {
+                    self.resolve(k, index, &w, group);
+                }
+                if is_late { "late" } else { "accepted" }
+            }
+            Happening::Acted {
+                request,
+                item,
+                task,
+                ts,
+                ..
+            } => {
+                let action = Waiting {
+                    request: *request,
+                    item: *item,
+                    task: *task,
+                    ts: *ts,
+                };
+                if let Some(index) = self.known(*request, now) {
+                    return self.resolve(k, index, &action, group);
+                }
+                let same = |w: &Waiting| (w.request, w.item, w.task, w.ts) == (*request, *item, *task, *ts);
+                if self.waiting.iter().any(same) {
+                    return "duplicate action";
+                }
+                if self.gives_up_after(&action) < now {
+                    self.told.fates[0] += 1;
+                    return "orphan";
+                }
+                self.waiting.push(action);
+                "early"
+            }
+            Happening::Advanced(..) | Happening::Idle(_) | Happening::Active(_) => "",
+            Happening::Broken(_) => "rejected",
+        }
+    }
+
+    /// The impression that `request` stands for at watermark `now`.
+    fn known(&self, request: u64, now: i64) -> Option<usize> {
+        self.shown
+            .iter()
+            .position(|s| s.request == request && self.is_known(s, now))
+    }
+
+    fn is_known(&self, s: &Shown, now: i64) -> bool {
+        !s.is_forgotten && now <= s.ts + self.config.dedup_ms()
+    }
+
+    fn is_task_open(&self, s: &Shown, task: usize, now: i64) -> bool {
+        let is_over = s.is_forced || s.revealed.is_some() || s.late[task];
+        !is_over && now <= s.ts + self.config.tasks[task].window_ms
+    }
+
+    fn is_open(&self, s: &Shown, now: i64) -> bool {
+        (0..self.config.n_tasks()).any(|task| self.is_task_open(s, task, now))
+    }
+
+    /// When the sample with the labels seen so far is made.
+    fn wait_end(&self, s: &Shown, task: usize) -> Option<i64> {
+        let wait = self.config.policy.wait_ms()?;
+        Some(s.ts + wait.min(self.config.tasks[task].window_ms))
+    }
+
+    fn gives_up_after(&self, w: &Waiting) -> i64 {
+        w.ts + self.config.lateness_ms + self.config.skew_ms
+    }
+
+    /// An action meets its impression.
+    fn resolve(&mut self, k: usize, index: usize, a: &Waiting, group: &mut Vec<Made>) -> &'static str {
+        let now = self.watermarks[k];
+        let s = &self.shown[index];
+        let is_open = self.is_open(s, now);
+        let task = usize::from(a.task);
+        let positive = s.positives.iter().position(|p| (p.0, p.1) == (a.item, a.task));
+        let since = a.ts - s.ts;
+        if is_open && !s.items.contains(&a.item) {
+            self.told.fates[0] += 1;
+            return "orphan";
+        }
+        if let Some(place) = positive {
+            if s.positives[place].2 {
+                return "duplicate action";
+            }
+            self.shown[index].positives[place].2 = true;
+            self.told.fates[1] += 1;
+            return "matched";
+        }
+        if is_open && since < -self.config.skew_ms {
+            return "before shown";
+        }
+        if !self.is_task_open(s, task, now) || since > self.config.tasks[task].window_ms {
+            self.told.fates[2] += 1;
+            return "late action";
+        }
+        let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
+        let made = |kind| self.made(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
+        match (self.config.policy, was_sampled) {
+            (LabelPolicy::Eager, _) => group.push(made(Kind::Final)),
+            (LabelPolicy::Fnw | LabelPolicy::Fnc, _) => group.push(made(Kind::LatePositive)),
+            (LabelPolicy::EsDfm { .. }, true) => group.push(made(Kind::LatePositive)),
+            (LabelPolicy::Defer { .. }, true) => {
+                group.push(made(Kind::RealCopy));
+                self.shown[index].copied.push((a.item, a.task));
+            }
+            _ => {}
+        }
+        self.shown[index].positives.push((a.item, a.task, true));
+        self.told.fates[1] += 1;
+        "matched"
+    }
+
+    fn first_samples(&mut self, index: usize, group: &mut Vec<Made>) {
+        let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
+        if let Some(revealed) = self.shown[index].revealed.clone() {
+            for item in self.shown[index].items.clone() {
+                let labels: Vec<_> = (0..n_tasks)
+                    .map(|task| (task, revealed.contains(&(item, task))))
+                    .collect();
+                for (task, _) in labels.iter().filter(|(_, is_positive)| *is_positive) {
+                    self.shown[index].positives.push((item, *task, false));
+                }
+                group.push(self.made(&self.shown[index], item, Kind::Final, labels, None));
+            }
+        } else if matches!(self.config.policy, LabelPolicy::Fnw | LabelPolicy::Fnc) {
+            let s = &self.shown[index];
+            for item in &s.items {
+                let labels = (0..n_tasks)
+                    .filter(|task| !s.late[usize::from(*task)])
+                    .map(|task| (task, false));
+                group.push(self.made(s, *item, Kind::EarlyNegative, labels.collect(), None));
+            }
+        }
+    }
+
+    /// Everything whose time comes with happening `k`, in order of that time.
+    fn close(&mut self, k: usize) {
+        let (before, now) = (self.watermarks[k], self.watermarks[k + 1]);
+        let mut moments = Vec::new();
+        for (index, s) in self.shown.iter().enumerate() {
+            for task in 0..self.config.n_tasks() {
+                // A window that was open before, or would have been had the impression come before.
+                if s.is_forced || s.revealed.is_some() || s.late[task] {
+                    continue;
+                }
+                let window_end = s.ts + self.config.tasks[task].window_ms;
+                for end in self.wait_end(s, task).into_iter().chain([window_end]) {
+                    if end < now && (end >= before || s.offset == k) {
+                        moments.push((end, s.request, index));
+                    }
+                }
+            }
+        }
+        moments.sort_unstable();
+        moments.dedup();
+        for (end, _, index) in moments {
+            let s = &self.shown[index];
+            let of = |at: &dyn Fn(usize) -> Option<i64>| -> Vec<u8> {
+                let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
+                (0..n_tasks)
+                    .filter(|t| !s.late[usize::from(*t)] && at(usize::from(*t)) == Some(end))
+                    .collect()
+            };
+            let waits = of(&|task| self.wait_end(s, task));
+            let closes = of(&|task| Some(s.ts + self.config.tasks[task].window_ms));
+            let group = self.closing_samples(s, &waits, &closes, false);
+            self.tell_group(group);
+        }
+        let (given_up, waiting) = self
+            .waiting
+            .drain(..)
+            .partition(|w| w.ts + self.config.lateness_ms + self.config.skew_ms < now);
+        self.waiting = waiting;
+        let given_up: Vec<Waiting> = given_up;
+        self.told.fates[0] += given_up.len() as u64;
+    }
+
+    fn closing_samples(&self, s: &Shown, waits: &[u8], closes: &[u8], is_forced: bool) -> Vec<Made> {
+        let mut group = Vec::new();
+        let is_positive = |item, task| s.positives.iter().any(|p| (p.0, p.1) == (item, task));
+        let label = |item: u64, tasks: &[u8], keep: &dyn Fn(u8) -> bool| -> Vec<(u8, bool)> {
+            tasks
+                .iter()
+                .filter(|t| keep(**t))
+                .map(|t| (*t, is_positive(item, *t)))
+                .collect()
+        };
+        let split = |item: u64, tasks: &[u8]| {
+            let positives = label(item, tasks, &|t| is_positive(item, t));
+            let negatives = label(item, tasks, &|t| !is_positive(item, t));
+            [(Kind::Final, positives), (Kind::EarlyNegative, negatives)]
+        };
+        let mut told: Vec<(u64, Kind, LabelList)> = Vec::new();
+        for item in &s.items {
+            told.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
+        }
+        for item in &s.items {
+            match self.config.policy {
+                LabelPolicy::Eager => {
+                    let kind = if is_forced {
+                        Kind::EarlyNegative
+                    } else {
+                        Kind::Final
+                    };
+                    told.push((*item, kind, label(*item, closes, &|t| !is_positive(*item, t))));
+                }
+                LabelPolicy::Wait if is_forced => {
+                    told.extend(split(*item, closes).map(|(kind, labels)| (*item, kind, labels)));
+                }
+                LabelPolicy::Wait => told.push((*item, Kind::Final, label(*item, closes, &|_| true))),
+                LabelPolicy::Defer { .. } => {
+                    let rest = label(*item, closes, &|t| !s.copied.contains(&(*item, t)));
+                    told.push((*item, Kind::RealCopy, rest));
+                }
+                LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm { .. } => {}
+            }
+        }
+        for (item, kind, labels) in told {
+            if !labels.is_empty() {
+                group.push(self.made(s, item, kind, labels, None));
+            }
+        }
+        group
+    }
+
+    fn enforce_caps(&mut self, now: i64) {
+        loop {
+            let open: Vec<&Shown> = self.shown.iter().filter(|s| self.is_open(s, now)).collect();
+            if open.iter().map(|s| s.items.len()).sum::<usize>() <= self.config.max_pending {
+                break;
+            }
+            let next = |s: &Shown| {
+                (0..self.config.n_tasks())
+                    .filter(|task| self.is_task_open(s, *task, now))
+                    .flat_map(|task| {
+                        let window_end = s.ts + self.config.tasks[task].window_ms;
+                        self.wait_end(s, task).into_iter().chain([window_end])
+                    })
+                    .filter(|end| *end >= now)
+                    .min()
+            };
+            let victim = open.iter().min_by_key(|s| (next(s), s.request)).unwrap();
+            let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
+            let closes: Vec<u8> = (0..n_tasks)
+                .filter(|task| self.is_task_open(victim, usize::from(*task), now))
+                .collect();
+            let is_unsampled = |task: &u8| {
+                self.wait_end(victim, usize::from(*task))
+                    .is_some_and(|end| end >= now)
+            };
+            let waits: Vec<u8> = closes.iter().copied().filter(is_unsampled).collect();
+            let group = self.closing_samples(victim, &waits, &closes, true);
+            let offset = victim.offset;
+            self.tell_group(group);
+            self.told.early[0] += 1;
+            self.shown
+                .iter_mut()
+                .find(|s| s.offset == offset)
+                .unwrap()
+                .is_forced = true;
+        }
+        while self.waiting.len() > self.config.max_waiting {
+            let first = self
+                .waiting
+                .iter()
+                .map(|w| (self.gives_up_after(w), w.request))
+                .min();
+            let (lateness_ms, skew_ms) = (self.config.lateness_ms, self.config.skew_ms);
+            let before = self.waiting.len();
+            self.waiting
+                .retain(|w| Some((w.ts + lateness_ms + skew_ms, w.request)) != first);
+            self.told.fates[0] += (before - self.waiting.len()) as u64;
+            self.told.early[1] += (before - self.waiting.len()) as u64;
+        }
+        loop {
+            let is_remembered = |s: &&Shown| self.is_known(s, now) && !self.is_open(s, now);
+            if self.shown.iter().filter(is_remembered).count() <= self.config.max_remembered {
+                break;
+            }
+            let oldest = self
+                .shown
+                .iter()
+                .filter(is_remembered)
+                .map(|s| (s.ts, s.request, s.offset))
+                .min();
+            let (ts, _, offset) = oldest.unwrap();
+            self.told.early[2] += 1;
+            self.floor = self.floor.max(ts + self.config.dedup_ms() + 1);
+            self.shown
+                .iter_mut()
+                .find(|s| s.offset == offset)
+                .unwrap()
+                .is_forgotten = true;
+        }
+    }
+
+    /// Late, positive and negative items of a task over all impressions.
+    fn labels(&self, task: usize) -> [u64; 3] {
+        let mut counts = [0; 3];
+        for s in &self.shown {
+            let positives = s.positives.iter().filter(|p| usize::from(p.1) == task).count() as u64;
+            let items = s.items.len() as u64;
+            if s.late[task] {
+                counts[0] += items;
+            } else {
+                counts[1] += positives;
+                counts[2] += items - positives;
+            }
+        }
+        counts
+    }
+
+    fn made(&self, s: &Shown, item: u64, kind: Kind, labels: Vec<(u8, bool)>, ms: Option<i64>) -> Made {
+        Made {
+            request: s.request,
+            shown_at: i64::try_from(s.offset).unwrap(),
+            item,
+            kind: kind as u8,
+            labels,
+            action_ms: ms,
+        }
+    }
+
+    fn tell_group(&mut self, group: Vec<Made>) {
+        if !group.is_empty() {
+            self.told.groups.push(group);
+        }
+    }
+}
+
+/// The watermark before each happening, and after the last.
+pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[Happening]) -> Vec<i64> {
+    let mut newest: BTreeMap<PartitionId, (i64, bool)> = partitions
+        .iter()
+        .map(|partition| (*partition, (i64::MIN, false)))
+        .collect();
+    let mut watermarks = vec![i64::MIN];
+    for happening in all {
+        match happening {
+            Happening::Shown { partition, ts, .. }
+            | Happening::Acted { partition, ts, .. }
+            | Happening::Advanced(partition, ts) => {
+                let (old, _) = newest[partition];
+                newest.insert(*partition, (old.max(*ts), false));
+            }
+            Happening::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
+            Happening::Idle(partition) => {
+                let others = |(id, (_, is_idle)): (&PartitionId, &(i64, bool))| {
+                    id != partition && id.stream == partition.stream && !is_idle
+                };
+                if newest.iter().any(others) {
+                    newest.get_mut(partition).unwrap().1 = true;
+                }
+            }
+            Happening::Broken(_) => {}
+        }
+        let least = newest
+            .values()
+            .filter(|(_, is_idle)| !is_idle)
+            .map(|(ts, _)| *ts)
+            .min()
+            .unwrap();
+        let last = *watermarks.last().unwrap();
+        watermarks.push(last.max(least.saturating_sub(lateness_ms)));
+    }
+    watermarks
+}

@@ -1,0 +1,135 @@
+//! The emission side of the label policies: which samples each moment of a request makes.
+//!
+//! The joiner decides outcomes and calls these at four moments: shown, acted, waited, closed. They only make
+//! samples; what is counted as positive or negative is none of their business. See [`LabelPolicy`] for the
+//! stream each policy emits.
+
+use std::sync::Arc;
+
+use ouzel_sample::{Kind, Labels, Sample, TaskId};
+
+use crate::join::config::LabelPolicy;
+use crate::join::slot::{Open, OpenItem};
+
+/// Why windows close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Their time has come.
+    Due,
+    /// The cap on pending items was passed: negatives are only presumed.
+    Overload,
+}
+
+/// The impression joined; `tasks` are those whose windows are open.
+pub(crate) fn shown(policy: LabelPolicy, open: &Open, tasks: u8, group: &mut Vec<Sample>) {
+    if matches!(policy, LabelPolicy::Fnw | LabelPolicy::Fnc) {
+        for item in &open.items {
+            push(group, open, item, Kind::EarlyNegative, labels(tasks, 0), None);
+        }
+    }
+}
+
+/// An action joined as the positive of `task` for item `index`, whose `positive` bit is already set.
+pub(crate) fn acted(
+    policy: LabelPolicy,
+    open: &mut Open,
+    index: usize,
+    task: TaskId,
+    record_ms: Option<i64>,
+    group: &mut Vec<Sample>,
+) {
+    let bit = 1 << task;
+    let was_sampled = open.sampled & bit != 0;
+    let kind = match policy {
+        LabelPolicy::Eager => Kind::Final,
+        LabelPolicy::Fnw | LabelPolicy::Fnc => Kind::LatePositive,
+        LabelPolicy::EsDfm { .. } if was_sampled => Kind::LatePositive,
+        LabelPolicy::Defer { .. } if was_sampled => Kind::RealCopy,
+        LabelPolicy::Wait | LabelPolicy::EsDfm { .. } | LabelPolicy::Defer { .. } => return,
+    };
+    if kind == Kind::RealCopy {
+        open.items[index].copied |= bit;
+    }
+    push(group, open, &open.items[index], kind, labels(bit, bit), record_ms);
+}
+
+/// The wait of `tasks` is over: what was seen so far is emitted, by the policies that wait.
+pub(crate) fn waited(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+    for item in &open.items {
+        split(group, open, item, tasks);
+    }
+    open.sampled |= tasks;
+}
+
+/// The windows of `tasks` close.
+pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, group: &mut Vec<Sample>) {
+    for item in &open.items {
+        let positive = item.positive & tasks;
+        let negative = tasks & !positive;
+        match (policy, close) {
+            (LabelPolicy::Eager, Close::Due) => {
+                push(group, open, item, Kind::Final, labels(negative, 0), None);
+            }
+            (LabelPolicy::Eager, Close::Overload) => {
+                push(group, open, item, Kind::EarlyNegative, labels(negative, 0), None);
+            }
+            (LabelPolicy::Wait, Close::Due) => {
+                push(group, open, item, Kind::Final, labels(tasks, positive), None);
+            }
+            (LabelPolicy::Wait, Close::Overload) => split(group, open, item, tasks),
+            (LabelPolicy::Defer { .. }, _) => {
+                let rest = tasks & !item.copied;
+                let known = labels(rest, positive & rest);
+                push(group, open, item, Kind::RealCopy, known, None);
+            }
+            (LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm { .. }, _) => {}
+        }
+    }
+}
+
+/// Every label of a request that came with them: one certain sample per item, whatever the policy.
+pub(crate) fn revealed(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
+    for item in &open.items {
+        push(group, open, item, Kind::Final, labels(tasks, item.positive), None);
+    }
+}
+
+/// The labels of `tasks` as seen now: certain positives and presumed negatives, in a sample each.
+fn split(group: &mut Vec<Sample>, open: &Open, item: &OpenItem, tasks: u8) {
+    let positive = item.positive & tasks;
+    push(group, open, item, Kind::Final, labels(positive, positive), None);
+    let negative = labels(tasks & !positive, 0);
+    push(group, open, item, Kind::EarlyNegative, negative, None);
+}
+
+fn push(
+    group: &mut Vec<Sample>,
+    open: &Open,
+    item: &OpenItem,
+    kind: Kind,
+    labels: Labels,
+    action_record_ms: Option<i64>,
+) {
+    if labels.is_unknown() {
+        return;
+    }
+    group.push(Sample {
+        seq: 0,
+        request: Arc::clone(&open.request),
+        candidate: Arc::clone(&item.candidate),
+        labels,
+        kind,
+        weight: 1.0,
+        shown_at: open.shown_at,
+        action_record_ms,
+    });
+}
+
+/// Labels of the tasks in `known`, those in `positive` as 1.
+fn labels(known: u8, positive: u8) -> Labels {
+    (0..8)
+        .filter(|task| known & (1 << task) != 0)
+        .fold(Labels::UNKNOWN, |labels, task| {
+            labels.with(task, positive & (1 << task) != 0)
+        })
+}

@@ -1,0 +1,319 @@
+//! The proof: random worlds through the joiner and through the oracle.
+//!
+//! `OUZEL_JOIN_CASES` sets how many worlds (default 10,000), `OUZEL_JOIN_SEED` which.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::env;
+
+use ouzel_sample::{Labels, Sample};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
+
+use crate::join::fault::Fault;
+use crate::join::oracle::{Oracle, watermarks};
+use crate::join::world::*;
+use crate::join::*;
+
+fn agrees(world: &World, fault: Option<Fault>) -> TestCaseResult {
+    let (told, _) =
+        joined(world, fault, MemStore::default).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let expected = Oracle::tell(&world.config, &world.partitions, &world.happenings);
+    prop_assert_eq!(told, expected);
+    Ok(())
+}
+
+fn cases() -> u32 {
+    env::var("OUZEL_JOIN_CASES").map_or(10_000, |cases| {
+        cases.parse().expect("OUZEL_JOIN_CASES is a number")
+    })
+}
+
+/// A runner whose worlds depend on the seed alone.
+fn runner(cases: u32) -> TestRunner {
+    let seed: u64 =
+        env::var("OUZEL_JOIN_SEED").map_or(1, |seed| seed.parse().expect("OUZEL_JOIN_SEED is a number"));
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Default::default()
+    };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+fn run<T: std::fmt::Debug>(
+    cases: u32,
+    strategy: &impl Strategy<Value = T>,
+    test: impl Fn(&T) -> TestCaseResult,
+) -> Result<(), TestError<T>> {
+    runner(cases).run(strategy, |value| test(&value))
+}
+
+#[test]
+fn the_joiner_says_what_the_oracle_says() {
+    if let Err(error) = run(cases(), &world(60), |world| agrees(world, None)) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn the_worlds_reach_every_outcome_every_kind_and_every_cap() {
+    let seen = Cell::new(BTreeMap::<String, u32>::new());
+    let outcome = run(1_000, &world(60), |world| {
+        let (told, _) = joined(world, None, MemStore::default).unwrap();
+        let mut names = seen.take();
+        for outcome in &told.outcomes {
+            *names.entry((*outcome).to_owned()).or_default() += 1;
+        }
+        for sample in told.groups.iter().flatten() {
+            *names.entry(format!("kind {}", sample.kind)).or_default() += 1;
+        }
+        for (cap, count) in ["closed", "orphaned", "forgotten"].into_iter().zip(told.early) {
+            *names.entry(format!("{cap} early")).or_default() += u32::from(count > 0);
+        }
+        seen.set(names);
+        Ok(())
+    });
+    outcome.unwrap();
+    let expected = [
+        "accepted",
+        "duplicate",
+        "late",
+        "matched",
+        "duplicate action",
+        "late action",
+        "before shown",
+        "early",
+        "orphan",
+        "rejected",
+        "kind 0",
+        "kind 1",
+        "kind 2",
+        "kind 3",
+        "closed early",
+        "orphaned early",
+        "forgotten early",
+    ];
+    let seen = seen.take();
+    for name in expected {
+        assert!(
+            seen.get(name).copied().unwrap_or(0) >= 20,
+            "{name} is rare: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    for fault in Fault::ALL {
+        let caught = run(3_000, &world(60), |world| {
+            std::panic::catch_unwind(|| agrees(world, Some(fault)))
+                .unwrap_or_else(|_| Err(TestCaseError::fail("panicked")))
+        });
+        match caught {
+            Err(TestError::Fail(..)) => {}
+            other => panic!("{fault:?} was not caught: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_restart_leaves_no_trace() {
+    let outcome = run(cases() / 10, &world(60), |world| {
+        let never = World {
+            restarts: vec![false; world.restarts.len()],
+            ..world.clone()
+        };
+        let always = World {
+            restarts: vec![true; world.restarts.len()],
+            ..world.clone()
+        };
+        let fail = |error: JoinError| TestCaseError::fail(error.to_string());
+        let (told, _) = joined(&never, None, MemStore::default).map_err(fail)?;
+        let (again, exports) = joined(&always, None, MemStore::default).map_err(fail)?;
+        prop_assert_eq!(told, again);
+        // A joiner that was never restarted exports the same bytes.
+        let mut joiner = Joiner::new(
+            never.config.clone(),
+            never.partitions.clone(),
+            MemStore::default(),
+        )
+        .map_err(fail)?;
+        for (offset, happening) in never.happenings.iter().enumerate() {
+            apply(&mut joiner, offset, happening, &mut Vec::new()).map_err(fail)?;
+            prop_assert_eq!(&joiner.export().map_err(fail)?, &exports[offset]);
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// A label of a task of an item of a request.
+type Labelled = BTreeMap<(u64, u64, u8), bool>;
+
+fn labels_of(groups: &[Vec<Sample>]) -> Labelled {
+    let mut labelled = Labelled::new();
+    for sample in groups.iter().flatten() {
+        for task in 0..8 {
+            if let Some(label) = Labels::get(sample.labels, task) {
+                let before = labelled.insert((sample.request.id.0, sample.candidate.item.0, task), label);
+                assert_eq!(before, None, "each outcome is told once");
+            }
+        }
+    }
+    labelled
+}
+
+#[test]
+fn the_order_of_on_time_events_changes_no_label() {
+    // Requests are shown once (and repeated only as copies): with one id standing for two impressions, which
+    // comes first decides.
+    let strategy = (
+        config(),
+        vec((draft(), 0..8i64), 0..60),
+        vec((0..1_000u32, 0..1_000u32), 60),
+    );
+    let outcome = run(cases() / 10, &strategy, |(config, drafts, noise)| {
+        let config = JoinConfig {
+            max_pending: 1_000,
+            max_waiting: 1_000,
+            max_remembered: 1_000,
+            policy: LabelPolicy::Eager,
+            ..config.clone()
+        };
+        let mut shown = BTreeMap::new();
+        let events: Vec<Happening> = happenings(&config, true, drafts.clone())
+            .into_iter()
+            .enumerate()
+            .filter(|(offset, happening)| match happening {
+                Happening::Shown {
+                    request,
+                    ts,
+                    items,
+                    revealed,
+                    ..
+                } => {
+                    let first = shown.entry(*request).or_insert((*ts, items.clone(), *offset));
+                    revealed.is_none() && (first.0, &first.1) == (*ts, items)
+                }
+                Happening::Acted { .. } => true,
+                _ => false,
+            })
+            .map(|(_, happening)| happening)
+            .collect();
+        // Delaying each event by at most the lateness keeps it on time.
+        let arrive = |pick: fn(&(u32, u32)) -> u32| {
+            let delay = |at: usize| i64::from(pick(&noise[at])) * config.lateness_ms / 999;
+            let mut order: Vec<usize> = (0..events.len()).collect();
+            order.sort_by_key(|at| match &events[*at] {
+                Happening::Shown { ts, .. } | Happening::Acted { ts, .. } => (ts + delay(*at), *at),
+                _ => (0, *at),
+            });
+            order
+        };
+        let partitions = || {
+            [false, true]
+                .into_iter()
+                .flat_map(|which| [lane(false, which), lane(true, which)])
+        };
+        let label = |order: Vec<usize>| {
+            let mut joiner = Joiner::new(config.clone(), partitions(), MemStore::default()).unwrap();
+            let mut out = Vec::new();
+            for at in order {
+                apply(&mut joiner, at, &events[at], &mut out).unwrap();
+            }
+            joiner.finish(&mut out).unwrap();
+            let counters = joiner.counters();
+            let late = counters.tasks.iter().map(|task| task.late).sum::<u64>();
+            (labels_of(&out), late)
+        };
+        let one = label(arrive(|noise| noise.0));
+        let other = label(arrive(|noise| noise.1));
+        prop_assert_eq!(one.1, 0, "an on-time impression is never late");
+        prop_assert_eq!(one, other);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// Feeds a joiner from the start and one from a cut, and compares them wherever the second should have arrived.
+fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCaseResult {
+    let config = JoinConfig {
+        max_pending: 1_000,
+        max_waiting: 1_000,
+        max_remembered: 1_000,
+        ..world.config.clone()
+    };
+    let fail = |error: JoinError| TestCaseError::fail(error.to_string());
+    // One id, one impression: only copies may repeat it.
+    let mut shown = BTreeMap::new();
+    let happenings: Vec<Happening> = world
+        .happenings
+        .iter()
+        .filter(|happening| match happening {
+            Happening::Shown { request, ts, .. } => {
+                shown.entry(*request).or_insert_with(|| (*happening).clone()) == *happening && *ts > 0
+            }
+            _ => true,
+        })
+        .cloned()
+        .collect();
+    let times = watermarks(config.lateness_ms, &world.partitions, &happenings);
+    // The cut is taken once time has begun, a quarter into the world.
+    let started = times.iter().position(|watermark| *watermark > i64::MIN);
+    let cut = started.map_or(happenings.len(), |started| started.max(happenings.len() / 4));
+    let mut full =
+        Joiner::new(config.clone(), world.partitions.clone(), MemStore::default()).map_err(fail)?;
+    let mut warm = None;
+    let (mut newest, mut newest_at_cut, mut ahead) = (i64::MIN, i64::MIN, 0);
+    for (offset, happening) in happenings.iter().enumerate() {
+        if offset == cut {
+            let clock = full.clock().clone();
+            warm = Some(Joiner::warm_up(config.clone(), clock, MemStore::default()).map_err(fail)?);
+            newest_at_cut = newest;
+        }
+        if let Happening::Shown { ts, .. } | Happening::Acted { ts, .. } | Happening::Advanced(_, ts) =
+            happening
+        {
+            newest = newest.max(*ts);
+        }
+        apply(&mut full, offset, happening, &mut Vec::new()).map_err(fail)?;
+        let Some(warm) = &mut warm else { continue };
+        apply(warm, offset, happening, &mut Vec::new()).map_err(fail)?;
+        ahead = ahead.max(newest - (times[offset + 1] + config.lateness_ms));
+        if full.clock().watermark().0 >= newest_at_cut + config.warm_up_ms(ahead) - less_ms {
+            warm.arrive(full.counters().clone()).map_err(fail)?;
+            prop_assert_eq!(warm.export().map_err(fail)?, full.export().map_err(fail)?);
+            n_arrived.set(n_arrived.get() + 1);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_warm_up_from_an_earlier_cut_arrives_at_the_same_state() {
+    let n_arrived = Cell::new(0);
+    if let Err(error) = run(cases() / 20, &world(200), |world| {
+        warm_up_holds(world, 0, &n_arrived)
+    }) {
+        panic!("{error}");
+    }
+    let n_arrived = n_arrived.get();
+    assert!(n_arrived > cases() / 20, "{n_arrived} comparisons show nothing");
+}
+
+#[test]
+fn a_warm_up_too_short_is_caught() {
+    let caught = run(1_000, &world(200), |world| {
+        warm_up_holds(world, 100, &Cell::new(0))
+    });
+    assert!(matches!(caught, Err(TestError::Fail(..))), "{caught:?}");
+}

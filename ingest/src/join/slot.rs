@@ -1,0 +1,164 @@
+//! What the join knows of one request: the value a [`JoinStore`](crate::join::JoinStore) keeps under its id.
+//!
+//! A request lives through `nothing -> Early -> Open -> Closed -> nothing`, any of the middle ones skipped.
+//! Slots of different requests never touch each other, which is what makes the join state a plain map. Each
+//! slot has one moment at which event time next concerns it; the store keeps an index of those.
+
+use std::sync::Arc;
+
+use ouzel_sample::{Candidate, EventTime, Id, Position, Request, TaskId};
+use serde::{Deserialize, Serialize};
+
+/// The state of one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Slot {
+    /// Actions came, their impression did not yet.
+    Early(Box<Early>),
+    /// The impression came, and at least one window is open.
+    Open(Box<Open>),
+    /// Every window is closed; kept to know duplicates and late actions.
+    Closed(Closed),
+}
+
+/// What kind of slot, for the store's indexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Class {
+    /// [`Slot::Early`].
+    Early = 0,
+    /// [`Slot::Open`].
+    Open = 1,
+    /// [`Slot::Closed`].
+    Closed = 2,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Class; 3] = [Class::Early, Class::Open, Class::Closed];
+}
+
+impl Slot {
+    /// Its class, and the watermark at which it must be looked at again.
+    #[must_use]
+    pub fn due(&self) -> (Class, EventTime) {
+        match self {
+            Slot::Early(early) => (Class::Early, early.next),
+            Slot::Open(open) => (Class::Open, open.next),
+            Slot::Closed(closed) => (Class::Closed, closed.expires),
+        }
+    }
+}
+
+/// Actions waiting for their impression, in order of arrival.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Early {
+    /// The least `expires`.
+    pub next: EventTime,
+    /// The actions.
+    pub actions: Vec<Waiting>,
+}
+
+impl Early {
+    /// Recomputes `next`. Returns false when no action is left.
+    pub(crate) fn settle(&mut self) -> bool {
+        match self.actions.iter().map(|action| action.expires).min() {
+            Some(next) => {
+                self.next = next;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// One action waiting for its impression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// On which item.
+    pub item: Id,
+    /// When.
+    pub ts: EventTime,
+    /// The watermark at which it is given up as an orphan.
+    pub expires: EventTime,
+    /// Timestamp of its record, ms; its own where the record has none.
+    pub record_ms: i64,
+    /// Which task's positive it is.
+    pub task: TaskId,
+}
+
+/// An impression with at least one open window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Open {
+    /// The user side, as captured when the impression was joined.
+    pub request: Arc<Request>,
+    /// The impression's record.
+    pub shown_at: Position,
+    /// The shown items, in slate order.
+    pub items: Box<[OpenItem]>,
+    /// The next end of a wait or a window.
+    pub next: EventTime,
+    /// Tasks whose window is closed, one bit each.
+    pub closed: u8,
+    /// Tasks whose sample with the labels seen so far was made, one bit each.
+    pub sampled: u8,
+}
+
+/// One item of an open impression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenItem {
+    /// The item side, as captured.
+    pub candidate: Arc<Candidate>,
+    /// Tasks whose action came, one bit each.
+    pub positive: u8,
+    /// Tasks whose true label was emitted before the window closed, one bit each.
+    pub copied: u8,
+}
+
+/// A request that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// The watermark at which it is forgotten.
+    pub expires: EventTime,
+    /// Its positives, by item: an action on one of them is a duplicate, on any other item it is late.
+    pub positives: Box<[Positive]>,
+}
+
+/// What a closed request still knows of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Positive {
+    /// The item.
+    pub item: Id,
+    /// Tasks with a positive, one bit each.
+    pub tasks: u8,
+    /// Those of them whose action has come; a revealed label precedes its action.
+    pub seen: u8,
+}
+
+impl Open {
+    /// The closed form of this request.
+    pub(crate) fn close(&self, expires: EventTime) -> Closed {
+        let positives = self
+            .items
+            .iter()
+            .filter(|item| item.positive != 0)
+            .map(|item| Positive {
+                item: item.candidate.item,
+                tasks: item.positive,
+                seen: item.positive,
+            })
+            .collect();
+        Closed { expires, positives }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_small() {
+        assert!(size_of::<Slot>() <= 32, "{}", size_of::<Slot>());
+        assert!(size_of::<Open>() <= 64, "{}", size_of::<Open>());
+        assert!(size_of::<OpenItem>() <= 16, "{}", size_of::<OpenItem>());
+    }
+}

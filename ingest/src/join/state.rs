@@ -1,0 +1,138 @@
+//! The join state as bytes, and the audit that counts it again.
+//!
+//! Sorted by id, so equal states are equal bytes, whatever store they came from and whatever way they were
+//! reached. Layout: magic, then in postcard a header, the number of slots, and each id with its slot.
+
+use ouzel_sample::{EventTime, Id};
+use serde::{Deserialize, Serialize};
+
+use crate::join::clock::Clock;
+use crate::join::config::{JoinConfig, LabelPolicy, TaskConfig};
+use crate::join::counters::{Counters, IdentityViolation};
+use crate::join::error::JoinError;
+use crate::join::joiner::Joiner;
+use crate::join::slot::{Class, Slot};
+use crate::join::store::JoinStore;
+
+/// First bytes of an exported state; the digit is the version of the layout.
+const MAGIC: &[u8; 10] = b"ouzeljoin1";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    tasks: Vec<TaskConfig>,
+    policy: LabelPolicy,
+    clock: Clock,
+    counters: Counters,
+    floor: EventTime,
+    n_slots: u64,
+}
+
+impl<S: JoinStore> Joiner<S> {
+    /// The whole state.
+    ///
+    /// # Panics
+    /// Never: the types written have no failing representation.
+    pub fn export(&self) -> Result<Vec<u8>, JoinError> {
+        let n_slots: usize = Class::ALL.iter().map(|class| self.store.len(*class)).sum();
+        let header = Header {
+            tasks: self.config.tasks.clone(),
+            policy: self.config.policy,
+            clock: self.clock.clone(),
+            counters: self.counters.clone(),
+            floor: self.floor,
+            n_slots: n_slots as u64,
+        };
+        let encodes = "the join state has no type that postcard refuses";
+        let mut bytes = postcard::to_extend(&header, MAGIC.to_vec()).expect(encodes);
+        self.store.for_each(&mut |id, slot| {
+            let so_far = std::mem::take(&mut bytes);
+            bytes = postcard::to_extend(&(id, slot), so_far).expect(encodes);
+        })?;
+        Ok(bytes)
+    }
+
+    /// A joiner with an exported state, over an empty `store`.
+    ///
+    /// The tasks and the policy must be those it was exported with: windows under way and samples half told
+    /// cannot change their rules. Bounds and caps may differ, and hold for what comes.
+    pub fn import(config: JoinConfig, store: S, bytes: &[u8]) -> Result<Self, JoinError> {
+        let body = bytes
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| JoinError::Decode("the first bytes are not those of a join state".to_owned()))?;
+        let (header, mut rest): (Header, _) = postcard::take_from_bytes(body).map_err(decode)?;
+        let (found, expected) = ((&header.tasks, header.policy), (&config.tasks, config.policy));
+        if found != expected {
+            return Err(JoinError::Changed {
+                found: format!("{found:?}"),
+                expected: format!("{expected:?}"),
+            });
+        }
+        let mut joiner = Self::new(config, [], store)?;
+        joiner.clock = header.clock.with_lateness(joiner.config.lateness_ms);
+        joiner.counters = header.counters;
+        joiner.floor = header.floor;
+        for _ in 0..header.n_slots {
+            let (entry, after): ((Id, Slot), _) = postcard::take_from_bytes(rest).map_err(decode)?;
+            rest = after;
+            joiner.store.update(entry.0, |slot| *slot = Some(entry.1))?;
+        }
+        if !rest.is_empty() {
+            return Err(JoinError::Decode(format!(
+                "{} bytes follow the last slot",
+                rest.len()
+            )));
+        }
+        joiner.audit()?;
+        Ok(joiner)
+    }
+
+    /// Checks the identities against the slots themselves, counting them all; for snapshots and restores.
+    pub fn audit(&self) -> Result<(), JoinError> {
+        let n_tasks = self.config.n_tasks();
+        if self.counters.tasks.len() != n_tasks {
+            return Err(JoinError::Decode(format!(
+                "counters of {} tasks, {n_tasks} are configured",
+                self.counters.tasks.len()
+            )));
+        }
+        self.counters.check()?;
+        let mut pending = vec![0u64; n_tasks];
+        let (mut items, mut waiting) = (0u64, 0u64);
+        self.store.for_each(&mut |_, slot| match slot {
+            Slot::Open(open) => {
+                items += open.items.len() as u64;
+                for (task, pending) in pending.iter_mut().enumerate() {
+                    let decided = |positive: u8| (open.closed | positive) & (1 << task) != 0;
+                    let undecided = open.items.iter().filter(|item| !decided(item.positive));
+                    *pending += undecided.count() as u64;
+                }
+            }
+            Slot::Early(early) => waiting += early.actions.len() as u64,
+            Slot::Closed(_) => {}
+        })?;
+        let equal = IdentityViolation::expect_equal;
+        for (task, pending) in (0..).zip(pending) {
+            let counted = self.counters.tasks[usize::from(task)].pending;
+            equal(
+                Some(task),
+                ("pending in the slots", pending),
+                ("pending", counted),
+            )?;
+        }
+        equal(
+            None,
+            ("items in open slots", items),
+            ("pending items", self.counters.pending_items),
+        )?;
+        equal(
+            None,
+            ("actions in early slots", waiting),
+            ("waiting", self.counters.waiting),
+        )?;
+        Ok(())
+    }
+}
+
+fn decode(error: postcard::Error) -> JoinError {
+    JoinError::Decode(error.to_string())
+}

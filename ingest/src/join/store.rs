@@ -1,0 +1,118 @@
+//! Where the join state lives: a map from request to [`Slot`] with an index of what is due when.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
+
+use ouzel_sample::{EventTime, Id, IdHasher};
+
+use crate::join::slot::{Class, Slot};
+
+/// A store that could not do its work. Its content is undefined from here; it can always be rebuilt.
+#[derive(Debug, thiserror::Error)]
+#[error("the join store cannot {attempted}: {detail}")]
+pub struct StoreError {
+    /// What was attempted.
+    pub attempted: &'static str,
+    /// What the store said.
+    pub detail: String,
+}
+
+/// The seam between the join and where its state is kept.
+///
+/// A store is a cache: the truth is the newest snapshot and the log behind it. It need not be durable, and it
+/// may be wiped. Whatever it does, iteration follows ids and due times, never the layout of a map.
+pub trait JoinStore {
+    /// Reads the slot of `id`, lets `change` replace, alter or drop it, and keeps what `change` left.
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError>;
+
+    /// The slot of `class` that is due first, by (due time, id).
+    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError>;
+
+    /// The number of slots of `class`.
+    fn len(&self, class: Class) -> usize;
+
+    /// True when there is no slot at all.
+    fn is_empty(&self) -> bool {
+        Class::ALL.iter().all(|class| self.len(*class) == 0)
+    }
+
+    /// Shows every slot, in order of id.
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError>;
+
+    /// Drops every slot.
+    fn clear(&mut self) -> Result<(), StoreError>;
+}
+
+/// The store in memory: about 100 bytes per request, 16 per shown item and 24 for its due time.
+#[derive(Clone, Debug, Default)]
+pub struct MemStore {
+    /// Never holds a `None`; the option lets [`JoinStore::update`] hand out the place itself.
+    slots: HashMap<Id, Option<Slot>, BuildHasherDefault<IdHasher>>,
+    due: [BTreeSet<(EventTime, Id)>; Class::ALL.len()],
+}
+
+impl MemStore {
+    fn index(&mut self, id: Id, before: Option<(Class, EventTime)>, after: Option<(Class, EventTime)>) {
+        if before == after {
+            return;
+        }
+        if let Some((class, at)) = before {
+            self.due[class as usize].remove(&(at, id));
+        }
+        if let Some((class, at)) = after {
+            self.due[class as usize].insert((at, id));
+        }
+    }
+}
+
+impl JoinStore for MemStore {
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError> {
+        let (result, before, after) = match self.slots.entry(id) {
+            Entry::Occupied(mut entry) => {
+                let before = entry.get().as_ref().map(Slot::due);
+                let result = change(entry.get_mut());
+                let after = entry.get().as_ref().map(Slot::due);
+                if after.is_none() {
+                    entry.remove();
+                }
+                (result, before, after)
+            }
+            Entry::Vacant(entry) => {
+                let mut slot = None;
+                let result = change(&mut slot);
+                let after = slot.as_ref().map(Slot::due);
+                if slot.is_some() {
+                    entry.insert(slot);
+                }
+                (result, None, after)
+            }
+        };
+        self.index(id, before, after);
+        Ok(result)
+    }
+
+    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError> {
+        Ok(self.due[class as usize].first().copied())
+    }
+
+    fn len(&self, class: Class) -> usize {
+        self.due[class as usize].len()
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError> {
+        let mut ids: Vec<Id> = self.slots.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            if let Some(slot) = self.slots.get(&id).and_then(Option::as_ref) {
+                visit(id, slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<(), StoreError> {
+        *self = Self::default();
+        Ok(())
+    }
+}

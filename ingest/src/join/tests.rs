@@ -1,0 +1,459 @@
+//! The rules of the join, one by one, as a reader would ask for them.
+
+use ouzel_sample::{
+    Action, EventTime, Id, Impression, Kind, PartitionId, Position, Sample, ShownItem, Stream,
+};
+
+use crate::join::world::capture;
+use crate::join::*;
+
+const SHOWN: PartitionId = PartitionId {
+    stream: Stream::Impressions,
+    partition: 0,
+};
+const ACTED: PartitionId = PartitionId {
+    stream: Stream::Actions,
+    partition: 0,
+};
+const REQUEST: u64 = 9;
+/// Items of every slate here.
+const ITEMS: [u64; 2] = [1, 2];
+const CLICK: u8 = 0;
+const ORDER: u8 = 1;
+
+/// Clicks within 100 ms, orders within 1,000; events up to 10 late, clocks 5 apart.
+fn config(policy: LabelPolicy) -> JoinConfig {
+    JoinConfig {
+        tasks: vec![TaskConfig::new("click", 100), TaskConfig::new("order", 1_000)],
+        lateness_ms: 10,
+        skew_ms: 5,
+        policy,
+        ..JoinConfig::default()
+    }
+}
+
+struct Bench {
+    joiner: Joiner<MemStore>,
+    out: Vec<Vec<Sample>>,
+}
+
+impl Bench {
+    fn new(config: JoinConfig) -> Self {
+        Self {
+            joiner: Joiner::new(config, [SHOWN, ACTED], MemStore::default()).unwrap(),
+            out: Vec::new(),
+        }
+    }
+
+    fn with(policy: LabelPolicy) -> Self {
+        Self::new(config(policy))
+    }
+
+    fn impression(request: u64, ts: i64) -> Impression {
+        Impression {
+            request: Id(request),
+            user: Id(1),
+            ts: EventTime(ts),
+            items: ITEMS
+                .map(|item| ShownItem {
+                    item: Id(item),
+                    position: None,
+                })
+                .to_vec(),
+            context: Vec::new(),
+            revealed: None,
+        }
+    }
+
+    fn show(&mut self, request: u64, ts: i64) -> Outcome {
+        let position = Position {
+            partition: SHOWN,
+            offset: ts,
+        };
+        self.joiner
+            .impression(position, &Self::impression(request, ts), capture, &mut self.out)
+            .unwrap()
+    }
+
+    fn act(&mut self, item: u64, task: u8, ts: i64) -> Outcome {
+        let action = Action {
+            request: Id(REQUEST),
+            item: Id(item),
+            user: Id(1),
+            ts: EventTime(ts),
+            task,
+            value: None,
+        };
+        self.joiner
+            .action(ACTED, Some(ts + 7), &action, &mut self.out)
+            .unwrap()
+    }
+
+    /// Moves both streams on, so that the watermark is `watermark`.
+    fn pass(&mut self, watermark: i64) {
+        for partition in [SHOWN, ACTED] {
+            self.joiner
+                .advance(partition, EventTime(watermark + 10), &mut self.out)
+                .unwrap();
+        }
+        self.joiner.audit().unwrap();
+    }
+
+    /// The samples since the last call, as `item kind labels @record`, groups apart by `|`.
+    fn told(&mut self) -> String {
+        let sample = |sample: &Sample| {
+            let kind = match sample.kind {
+                Kind::Final => "final",
+                Kind::EarlyNegative => "early",
+                Kind::LatePositive => "late",
+                Kind::RealCopy => "copy",
+                Kind::Correction => "correction",
+            };
+            let label = |task: u8, name: &str| match sample.labels.get(task) {
+                Some(label) => format!(" {name}={}", u8::from(label)),
+                None => String::new(),
+            };
+            let at = sample
+                .action_record_ms
+                .map(|ms| format!(" @{ms}"))
+                .unwrap_or_default();
+            format!(
+                "{} {kind}{}{}{at}",
+                sample.candidate.item.0,
+                label(CLICK, "click"),
+                label(ORDER, "order")
+            )
+        };
+        let group = |group: &Vec<Sample>| group.iter().map(sample).collect::<Vec<_>>().join(", ");
+        let told = self.out.iter().map(group).collect::<Vec<_>>().join(" | ");
+        self.out.clear();
+        told
+    }
+}
+
+/// Item 1 is clicked at once and ordered late; item 2 is clicked after 60 ms.
+fn stream_of(policy: LabelPolicy) -> Vec<String> {
+    let mut bench = Bench::with(policy);
+    let mut told = Vec::new();
+    bench.show(REQUEST, 0);
+    told.push(bench.told());
+    assert!(matches!(bench.act(1, CLICK, 20), Outcome::Matched(Some(_))));
+    told.push(bench.told());
+    bench.pass(51);
+    told.push(bench.told());
+    bench.act(2, CLICK, 60);
+    told.push(bench.told());
+    bench.pass(101);
+    told.push(bench.told());
+    bench.act(1, ORDER, 900);
+    told.push(bench.told());
+    bench.pass(1_001);
+    told.push(bench.told());
+    bench.joiner.counters().check().unwrap();
+    told
+}
+
+#[test]
+fn each_policy_emits_its_stream() {
+    let wait_ms = 50;
+    let (both_clicks, order) = ("1 final click=1 @27", "1 final order=1 @907");
+    let cases = [
+        (
+            LabelPolicy::Eager,
+            [
+                "",
+                both_clicks,
+                "",
+                "2 final click=1 @67",
+                "",
+                order,
+                "2 final order=0",
+            ],
+        ),
+        (
+            LabelPolicy::Wait,
+            [
+                "",
+                "",
+                "",
+                "",
+                "1 final click=1, 2 final click=1",
+                "",
+                "1 final order=1, 2 final order=0",
+            ],
+        ),
+        (
+            LabelPolicy::Fnw,
+            [
+                "1 early click=0 order=0, 2 early click=0 order=0",
+                "1 late click=1 @27",
+                "",
+                "2 late click=1 @67",
+                "",
+                "1 late order=1 @907",
+                "",
+            ],
+        ),
+        (
+            LabelPolicy::EsDfm { wait_ms },
+            [
+                "",
+                "",
+                "1 final click=1, 1 early order=0, 2 early click=0 order=0",
+                "2 late click=1 @67",
+                "",
+                "1 late order=1 @907",
+                "",
+            ],
+        ),
+        (
+            LabelPolicy::Defer { wait_ms },
+            [
+                "",
+                "",
+                "1 final click=1, 1 early order=0, 2 early click=0 order=0",
+                "2 copy click=1 @67",
+                "1 copy click=1",
+                "1 copy order=1 @907",
+                "2 copy order=0",
+            ],
+        ),
+    ];
+    for (policy, expected) in cases {
+        assert_eq!(stream_of(policy), expected, "{policy:?}");
+    }
+    assert_eq!(stream_of(LabelPolicy::Fnc), stream_of(LabelPolicy::Fnw));
+}
+
+#[test]
+fn an_action_counts_from_the_skew_before_the_impression_to_the_end_of_its_window() {
+    let cases = [
+        (-6, Outcome::BeforeShown),
+        (-5, Outcome::Matched(None)),
+        (100, Outcome::Matched(None)),
+        (101, Outcome::LateAction),
+    ];
+    for (at, expected) in cases {
+        let mut bench = Bench::with(LabelPolicy::Eager);
+        bench.show(REQUEST, 1_000);
+        let outcome = match bench.act(1, CLICK, 1_000 + at) {
+            Outcome::Matched(_) => Outcome::Matched(None),
+            outcome => outcome,
+        };
+        assert_eq!(outcome, expected, "{at} ms after the impression");
+    }
+}
+
+#[test]
+fn a_window_closes_when_no_on_time_action_can_come_any_more() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.show(REQUEST, 0);
+    bench.pass(100);
+    assert_eq!(bench.told(), "", "an action of 100 ms would be on time");
+    assert!(matches!(bench.act(1, CLICK, 100), Outcome::Matched(_)));
+    bench.told();
+    bench.pass(101);
+    assert_eq!(bench.told(), "2 final click=0");
+    assert_eq!(bench.act(2, CLICK, 100), Outcome::LateAction);
+    assert_eq!(bench.act(1, CLICK, 100), Outcome::DuplicateAction);
+}
+
+#[test]
+fn an_action_waits_for_its_impression() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    assert_eq!(bench.act(1, CLICK, 50), Outcome::Early);
+    assert_eq!(bench.act(1, CLICK, 50), Outcome::DuplicateAction);
+    assert_eq!(bench.show(REQUEST, 40), Outcome::Accepted);
+    assert_eq!(bench.told(), "1 final click=1 @57");
+
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.act(1, CLICK, 50);
+    bench.pass(65);
+    assert_eq!(bench.joiner.counters().waiting, 1);
+    bench.pass(66);
+    assert_eq!(bench.joiner.counters().orphans, 1);
+    assert_eq!(
+        bench.act(1, CLICK, 50),
+        Outcome::Orphan,
+        "no impression can be expected for it"
+    );
+}
+
+#[test]
+fn an_action_on_an_item_that_was_not_shown_is_an_orphan() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.show(REQUEST, 0);
+    assert_eq!(bench.act(3, CLICK, 1), Outcome::Orphan);
+}
+
+#[test]
+fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.pass(500);
+    assert_eq!(bench.show(REQUEST, 399), Outcome::Accepted);
+    assert_eq!(bench.act(1, CLICK, 450), Outcome::LateAction);
+    assert!(matches!(bench.act(1, ORDER, 450), Outcome::Matched(_)));
+    let tasks = &bench.joiner.counters().tasks;
+    assert_eq!(
+        (tasks[0].late, tasks[1].late, tasks[1].positive, tasks[1].pending),
+        (2, 0, 1, 1)
+    );
+
+    bench.pass(2_000);
+    assert_eq!(bench.show(REQUEST + 1, 900), Outcome::Late);
+    bench.joiner.audit().unwrap();
+}
+
+#[test]
+fn revealed_labels_make_final_samples_at_once() {
+    let mut bench = Bench::with(LabelPolicy::Defer { wait_ms: 50 });
+    let impression = Impression {
+        revealed: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
+        ..Bench::impression(REQUEST, 0)
+    };
+    let position = Position {
+        partition: SHOWN,
+        offset: 0,
+    };
+    bench
+        .joiner
+        .impression(position, &impression, capture, &mut bench.out)
+        .unwrap();
+    assert_eq!(bench.told(), "1 final click=0 order=0, 2 final click=1 order=0");
+    assert_eq!(
+        bench.act(2, CLICK, 30),
+        Outcome::Matched(None),
+        "the action itself comes later"
+    );
+    assert_eq!(bench.act(2, CLICK, 31), Outcome::DuplicateAction);
+    assert_eq!(bench.act(1, CLICK, 30), Outcome::LateAction);
+    bench.joiner.audit().unwrap();
+    assert_eq!(bench.told(), "");
+}
+
+#[test]
+fn too_much_pending_closes_the_oldest_first_and_says_so() {
+    let mut bench = Bench::new(JoinConfig {
+        max_pending: 4,
+        ..config(LabelPolicy::Eager)
+    });
+    bench.show(REQUEST, 30);
+    bench.show(2, 10);
+    assert_eq!(bench.told(), "");
+    bench.show(3, 20);
+    assert_eq!(bench.told(), "1 early click=0 order=0, 2 early click=0 order=0");
+    let counters = bench.joiner.counters();
+    assert_eq!((counters.closed_early, counters.pending_items), (1, 4));
+    assert!(
+        matches!(bench.act(1, CLICK, 40), Outcome::Matched(_)),
+        "request 2 was closed, not this one"
+    );
+    assert_eq!(
+        bench.show(2, 10),
+        Outcome::Duplicate,
+        "a closed request is remembered"
+    );
+}
+
+#[test]
+fn what_was_forgotten_is_late_and_never_joined_twice() {
+    let mut bench = Bench::new(JoinConfig {
+        max_pending: 1,
+        max_remembered: 2,
+        ..config(LabelPolicy::Eager)
+    });
+    for request in 0..5 {
+        assert_eq!(
+            bench.show(request, 10 + i64::try_from(request).unwrap()),
+            Outcome::Accepted
+        );
+    }
+    assert_eq!(bench.joiner.counters().forgotten_early, 3);
+    assert_eq!(bench.show(0, 10), Outcome::Late);
+    assert_eq!(bench.show(4, 14), Outcome::Duplicate);
+    bench.joiner.audit().unwrap();
+}
+
+#[test]
+fn a_silent_action_stream_stops_time() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.act(1, CLICK, 0);
+    for request in 0..50 {
+        bench.show(request, i64::try_from(request * 1_000).unwrap());
+    }
+    assert_eq!(
+        bench.told(),
+        "",
+        "no negative is made while actions may be missing"
+    );
+    assert_eq!(bench.joiner.counters().tasks[0].pending, 100);
+}
+
+#[test]
+fn a_capture_that_does_not_fit_its_slate_is_refused_and_changes_nothing() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.act(1, CLICK, 5);
+    let before = bench.joiner.export().unwrap();
+    let position = Position {
+        partition: SHOWN,
+        offset: 0,
+    };
+    let short = |impression: &Impression| {
+        let mut captured = capture(impression);
+        captured.candidates.pop();
+        captured
+    };
+    let error = bench
+        .joiner
+        .impression(position, &Bench::impression(REQUEST, 0), short, &mut bench.out)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot join request 0000000000000009: captured 1 candidates for 2 shown items"
+    );
+    assert_eq!(bench.joiner.export().unwrap(), before);
+}
+
+#[test]
+fn a_state_is_restored_only_where_it_fits() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.show(REQUEST, 0);
+    bench.act(1, CLICK, 1);
+    let bytes = bench.joiner.export().unwrap();
+    let import = |config, bytes: &[u8]| Joiner::import(config, MemStore::default(), bytes);
+    let restored = import(config(LabelPolicy::Eager), &bytes).unwrap();
+    assert_eq!(restored.export().unwrap(), bytes);
+
+    let error = import(config(LabelPolicy::Wait), &bytes).unwrap_err();
+    assert!(matches!(error, JoinError::Changed { .. }), "{error}");
+    let more = [bytes.as_slice(), b"x"].concat();
+    assert!(matches!(
+        import(config(LabelPolicy::Eager), &more),
+        Err(JoinError::Decode(_))
+    ));
+    for end in 0..bytes.len() {
+        assert!(
+            import(config(LabelPolicy::Eager), &bytes[..end]).is_err(),
+            "cut at {end}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_state_is_read_without_a_panic() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.show(REQUEST, 0);
+    bench.act(1, CLICK, 1);
+    bench.act(77, CLICK, 1);
+    let bytes = bench.joiner.export().unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        // Some flips, as of a feature, still make a state: the manifest's hash is what tells them.
+        drop(Joiner::import(
+            config(LabelPolicy::Eager),
+            MemStore::default(),
+            &damaged,
+        ));
+    }
+}

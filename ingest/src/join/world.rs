@@ -1,0 +1,415 @@
+//! Random worlds for the property tests: configurations and events, and how a joiner is driven through them.
+
+use ouzel_sample::{
+    Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Recorded,
+    Reject, RejectReason, Request, Sample, ShownItem, Stream,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::join::fault::Fault;
+use crate::join::*;
+
+/// One thing that happens to a joiner. Times are small numbers, ids too; its index is its offset.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Happening {
+    Shown {
+        partition: PartitionId,
+        request: u64,
+        ts: i64,
+        items: Vec<u64>,
+        revealed: Option<Vec<(u64, u8)>>,
+    },
+    Acted {
+        partition: PartitionId,
+        request: u64,
+        item: u64,
+        task: u8,
+        ts: i64,
+    },
+    Advanced(PartitionId, i64),
+    Idle(PartitionId),
+    Active(PartitionId),
+    Broken(PartitionId),
+}
+
+/// The record timestamp of an action dated `ts`.
+pub(super) fn record_ms(ts: i64) -> i64 {
+    ts + 1_000
+}
+
+/// A sample, without its features.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Made {
+    pub(super) request: u64,
+    /// Offset of the impression.
+    pub(super) shown_at: i64,
+    pub(super) item: u64,
+    pub(super) kind: u8,
+    pub(super) labels: Vec<(u8, bool)>,
+    pub(super) action_ms: Option<i64>,
+}
+
+/// All that a joiner says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Told {
+    /// For each happening, its outcome.
+    pub(super) outcomes: Vec<&'static str>,
+    pub(super) groups: Vec<Vec<Made>>,
+    /// Orphans, matches and late actions in the end, those that waited included.
+    pub(super) fates: [u64; 3],
+    /// Late, positive and negative items of each task in the end.
+    pub(super) labels: Vec<[u64; 3]>,
+    /// Impressions closed, actions given up and requests forgotten by a cap.
+    pub(super) early: [u64; 3],
+}
+
+/// A configuration, the events, and after which of them the joiner is restarted from its export.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) config: JoinConfig,
+    pub(super) partitions: Vec<PartitionId>,
+    pub(super) happenings: Vec<Happening>,
+    pub(super) restarts: Vec<bool>,
+}
+
+pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
+    let policy = prop_oneof![
+        3 => Just(LabelPolicy::Eager),
+        1 => Just(LabelPolicy::Wait),
+        1 => Just(LabelPolicy::Fnw),
+        1 => Just(LabelPolicy::Fnc),
+        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
+        2 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
+    ];
+    let cap = |small: std::ops::Range<usize>| prop_oneof![3 => Just(1_000), 1 => small];
+    let caps = (cap(1..8), cap(1..4), cap(1..4));
+    let bounds = (0..15i64, 0..4i64, prop_oneof![Just(0), 0..40i64]);
+    (vec(0..40i64, 1..=3), bounds, caps, policy).prop_map(|(windows, bounds, caps, policy)| {
+        let longest = windows.iter().copied().max().unwrap_or(0);
+        let (lateness_ms, skew_ms, more) = bounds;
+        let (max_pending, max_waiting, max_remembered) = caps;
+        JoinConfig {
+            tasks: windows
+                .iter()
+                .enumerate()
+                .map(|(task, window)| TaskConfig::new(format!("task {task}"), *window))
+                .collect(),
+            lateness_ms,
+            skew_ms,
+            dedup_ms: Some(longest + lateness_ms + skew_ms + more),
+            max_pending,
+            max_waiting,
+            max_remembered,
+            policy,
+        }
+    })
+}
+
+/// What happens next, relative to the time of the stream so far.
+#[derive(Clone, Debug)]
+pub(super) enum Draft {
+    Shown {
+        request: u64,
+        mask: u8,
+        jitter: i64,
+        lane: bool,
+        revealed: Option<u8>,
+    },
+    Acted {
+        request: u64,
+        item: u64,
+        task: u8,
+        jitter: i64,
+        lane: bool,
+    },
+    Again(prop::sample::Index),
+    Advanced {
+        lane: bool,
+        actions: bool,
+    },
+    Marked {
+        lane: bool,
+        actions: bool,
+        idle: bool,
+    },
+    Broken {
+        actions: bool,
+    },
+}
+
+pub(super) fn draft() -> impl Strategy<Value = Draft> {
+    // Mostly a little out of order, now and then far beyond any lateness or window, in both directions.
+    let jitter = || prop_oneof![8 => -8..=8i64, 2 => -60..=20i64];
+    let revealed = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
+    prop_oneof![
+        6 => (0..6u64, 1..8u8, jitter(), any::<bool>(), revealed).prop_map(
+            |(request, mask, jitter, lane, revealed)| Draft::Shown { request, mask, jitter, lane, revealed }
+        ),
+        8 => (0..6u64, 0..3u64, 0..3u8, jitter(), any::<bool>())
+            .prop_map(|(request, item, task, jitter, lane)| Draft::Acted { request, item, task, jitter, lane }),
+        3 => any::<prop::sample::Index>().prop_map(Draft::Again),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(lane, actions)| Draft::Advanced { lane, actions }),
+        1 => (any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(lane, actions, idle)| Draft::Marked { lane, actions, idle }),
+        1 => any::<bool>().prop_map(|actions| Draft::Broken { actions }),
+    ]
+}
+
+pub(super) fn lane(actions: bool, lane: bool) -> PartitionId {
+    let stream = if actions {
+        Stream::Actions
+    } else {
+        Stream::Impressions
+    };
+    PartitionId {
+        stream,
+        partition: i32::from(lane),
+    }
+}
+
+pub(super) fn happenings(config: &JoinConfig, two_lanes: bool, drafts: Vec<(Draft, i64)>) -> Vec<Happening> {
+    let n_tasks = u8::try_from(config.n_tasks()).unwrap();
+    let mut clock = 1_000;
+    let mut all: Vec<Happening> = Vec::with_capacity(drafts.len());
+    for (draft, step) in drafts {
+        clock += step;
+        all.push(match draft {
+            Draft::Shown {
+                request,
+                mask,
+                jitter,
+                lane: which,
+                revealed,
+            } => Happening::Shown {
+                partition: lane(false, which && two_lanes),
+                request,
+                ts: clock + jitter,
+                items: (0..3).filter(|item| mask & (1 << item) != 0).collect(),
+                revealed: revealed.map(|bits| {
+                    let pairs = (0..3u64).flat_map(|item| (0..n_tasks).map(move |task| (item, task)));
+                    pairs
+                        .filter(|(item, task)| bits >> ((item + u64::from(*task) * 3) % 8) & 1 != 0)
+                        .collect()
+                }),
+            },
+            Draft::Acted {
+                request,
+                item,
+                task,
+                jitter,
+                lane: which,
+            } => Happening::Acted {
+                partition: lane(true, which && two_lanes),
+                request,
+                item,
+                task: task % n_tasks,
+                ts: clock + jitter,
+            },
+            Draft::Again(which) if !all.is_empty() => all[which.index(all.len())].clone(),
+            Draft::Again(_) => Happening::Advanced(lane(true, false), clock),
+            Draft::Advanced { lane: which, actions } => {
+                Happening::Advanced(lane(actions, which && two_lanes), clock)
+            }
+            Draft::Marked {
+                lane: which,
+                actions,
+                idle,
+            } => {
+                let partition = lane(actions, which && two_lanes);
+                if idle {
+                    Happening::Idle(partition)
+                } else {
+                    Happening::Active(partition)
+                }
+            }
+            Draft::Broken { actions } => Happening::Broken(lane(actions, false)),
+        });
+    }
+    all
+}
+
+pub(super) fn world(n_happenings: usize) -> impl Strategy<Value = World> {
+    let drafts = vec(
+        (draft(), prop_oneof![4 => 0..6i64, 1 => 0..40i64]),
+        0..n_happenings,
+    );
+    let restart = prop_oneof![6 => Just(false), 1 => Just(true)];
+    (config(), any::<bool>(), drafts, vec(restart, n_happenings)).prop_map(
+        |(config, two_lanes, drafts, restarts)| {
+            let both = [false, true].into_iter().take(1 + usize::from(two_lanes));
+            World {
+                partitions: both
+                    .flat_map(|which| [lane(false, which), lane(true, which)])
+                    .collect(),
+                happenings: happenings(&config, two_lanes, drafts),
+                config,
+                restarts,
+            }
+        },
+    )
+}
+
+/// Features that depend on the impression alone, so that every derivation of a state has the same.
+pub(super) fn capture(impression: &Impression) -> Captured {
+    let candidate = |shown: &ShownItem| Candidate {
+        item: shown.item,
+        attributes: Vec::new(),
+        position: shown.position,
+        dense: Dense::new([0.5; N_DENSE]),
+    };
+    let request = Request {
+        id: impression.request,
+        user: impression.user,
+        ts: impression.ts,
+        context: impression.context.clone(),
+        history: Vec::new(),
+        n_items: u16::try_from(impression.items.len()).unwrap(),
+    };
+    Captured::from((request, impression.items.iter().map(candidate).collect()))
+}
+
+pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<Recorded> {
+    let (partition, timestamp_ms, event) = match happening {
+        Happening::Shown {
+            partition,
+            request,
+            ts,
+            items,
+            revealed,
+        } => {
+            let items = items.iter().map(|item| ShownItem {
+                item: Id(*item),
+                position: None,
+            });
+            let impression = Impression {
+                request: Id(*request),
+                user: Id(77),
+                ts: EventTime(*ts),
+                items: items.collect(),
+                context: Vec::new(),
+                revealed: revealed
+                    .as_ref()
+                    .map(|list| list.iter().map(|(item, task)| (Id(*item), *task)).collect()),
+            };
+            (*partition, *ts, Ok(Event::Impression(impression)))
+        }
+        Happening::Acted {
+            partition,
+            request,
+            item,
+            task,
+            ts,
+        } => {
+            let action = Action {
+                request: Id(*request),
+                item: Id(*item),
+                user: Id(77),
+                ts: EventTime(*ts),
+                task: *task,
+                value: None,
+            };
+            (*partition, record_ms(*ts), Ok(Event::Action(action)))
+        }
+        Happening::Broken(partition) => (*partition, 0, Err(Reject::new(RejectReason::NullValue, ""))),
+        _ => return None,
+    };
+    Some(Recorded {
+        position: Position {
+            partition,
+            offset: i64::try_from(offset).unwrap(),
+        },
+        timestamp_ms: Some(timestamp_ms),
+        event,
+    })
+}
+
+pub(super) fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted => "accepted",
+        Outcome::Duplicate => "duplicate",
+        Outcome::Late => "late",
+        Outcome::Matched(_) => "matched",
+        Outcome::DuplicateAction => "duplicate action",
+        Outcome::LateAction => "late action",
+        Outcome::BeforeShown => "before shown",
+        Outcome::Early => "early",
+        Outcome::Orphan => "orphan",
+        Outcome::Rejected => "rejected",
+        Outcome::Passed => "",
+    }
+}
+
+/// Applies one happening.
+pub(super) fn apply<S: JoinStore>(
+    joiner: &mut Joiner<S>,
+    offset: usize,
+    happening: &Happening,
+    out: &mut Vec<Vec<Sample>>,
+) -> Result<&'static str, JoinError> {
+    if let Some(recorded) = recorded(offset, happening) {
+        return Ok(name(&joiner.step(&recorded, capture, out)?));
+    }
+    match happening {
+        Happening::Advanced(partition, ts) => joiner.advance(*partition, EventTime(*ts), out)?,
+        Happening::Idle(partition) => drop(joiner.mark(*partition, Mark::Idle, out)?),
+        Happening::Active(partition) => drop(joiner.mark(*partition, Mark::Active, out)?),
+        _ => {}
+    }
+    Ok("")
+}
+
+pub(super) fn made(sample: &Sample) -> Made {
+    Made {
+        request: sample.request.id.0,
+        shown_at: sample.shown_at.offset,
+        item: sample.candidate.item.0,
+        kind: sample.kind as u8,
+        labels: (0..8)
+            .filter_map(|task| sample.labels.get(task).map(|label| (task, label)))
+            .collect(),
+        action_ms: sample.action_record_ms,
+    }
+}
+
+/// What a joiner says of a world, over stores that `store` makes; and every state it exported on the way.
+pub(super) fn joined<S: JoinStore>(
+    world: &World,
+    fault: Option<Fault>,
+    mut store: impl FnMut() -> S,
+) -> Result<(Told, Vec<Vec<u8>>), JoinError> {
+    let mut joiner = Joiner::new(world.config.clone(), world.partitions.iter().copied(), store())?;
+    joiner.fault = fault;
+    let (mut out, mut outcomes, mut exports) = (Vec::new(), Vec::new(), Vec::new());
+    for (offset, happening) in world.happenings.iter().enumerate() {
+        outcomes.push(apply(&mut joiner, offset, happening, &mut out)?);
+        joiner.counters().check()?;
+        if world.restarts[offset] {
+            let bytes = joiner.export()?;
+            joiner = Joiner::import(world.config.clone(), store(), &bytes)?;
+            joiner.fault = fault;
+            exports.push(bytes);
+        }
+    }
+    joiner.audit()?;
+    joiner.finish(&mut out)?;
+    joiner.audit()?;
+    assert!(joiner.store().is_empty(), "a finished joiner keeps nothing");
+    let counters = joiner.counters();
+    let told = Told {
+        outcomes,
+        groups: out.iter().map(|group| group.iter().map(made).collect()).collect(),
+        fates: [counters.orphans, counters.matched, counters.late_actions],
+        labels: counters
+            .tasks
+            .iter()
+            .map(|task| [task.late, task.positive, task.negative])
+            .collect(),
+        early: [
+            counters.closed_early,
+            counters.orphaned_early,
+            counters.forgotten_early,
+        ],
+    };
+    Ok((told, exports))
+}

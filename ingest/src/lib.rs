@@ -1,0 +1,31 @@
+//! Sources, wire decoding, order, the pure joiner.
+//!
+//! Bytes come in by a [`Source`] (Kafka, files, a data folder, memory), become events by a [`Decoder`] or dead
+//! letters by [`DeadLetters`], and are put in one order and joined into samples by [`order`], [`plan`] and
+//! [`join`]. Nothing here knows of models, snapshots or the wall clock.
+
+mod data_dir;
+mod decode;
+mod dlq;
+mod embedded;
+mod error;
+mod feeder;
+pub mod join;
+pub mod metrics;
+pub mod order;
+pub mod plan;
+mod source;
+mod stage;
+pub mod topics;
+
+pub use data_dir::{DataDir, DataEvent, DataSource, DataSummary};
+pub use decode::{Decoder, Limits, Reveal};
+pub use dlq::{DEFAULT_PREFIX_BYTES, DeadLetters};
+pub use embedded::{EMBEDDED_PARTITION_BYTES, Embedded};
+pub use error::Error;
+pub use feeder::Feeder;
+pub use source::{
+    FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, Range, RangeBound, Source,
+};
+pub use stage::{Cut, Stage, StageError, seed_histories};
+pub use topics::Topics;

@@ -1,0 +1,62 @@
+//! Names of what ingest counts, and their descriptions.
+//!
+//! Sources and decoder count once per chunk of records, never per record. Labels are from closed sets:
+//! `stream` is one of three, `reason` one of [`ouzel_sample::RejectReason`].
+
+use metrics::{Unit, describe_counter};
+
+/// Records read, by stream.
+pub const RECORDS: &str = "ouzel_ingest_records_total";
+/// Bytes of payload read, by stream.
+pub const BYTES: &str = "ouzel_ingest_bytes_total";
+/// Events decoded, by stream.
+pub const EVENTS: &str = "ouzel_ingest_events_total";
+/// Records that could not be used, by stream and reason.
+pub const REJECTED: &str = "ouzel_ingest_rejected_total";
+/// Fields no contract names, by stream.
+pub const UNKNOWN_FIELDS: &str = "ouzel_ingest_unknown_fields_total";
+/// Values the contract has a place for and nothing reads yet, by stream.
+pub const IGNORED_FIELDS: &str = "ouzel_ingest_ignored_fields_total";
+/// Records seen before and dropped by offset, by stream.
+pub const OFFSET_DUPLICATES: &str = "ouzel_ingest_offset_duplicates_total";
+/// Offsets that no record was read for, by stream: transaction markers or compaction.
+pub const OFFSET_GAPS: &str = "ouzel_ingest_offset_gaps_total";
+/// Broker errors that polling went on after, by kind.
+pub const BROKER_ERRORS: &str = "ouzel_ingest_broker_errors_total";
+/// Records written to a dead-letter topic or file, by stream.
+pub const DEAD_LETTERS: &str = "ouzel_ingest_dead_letters_total";
+/// Dead letters that could not be written, by stream.
+pub const DEAD_LETTERS_LOST: &str = "ouzel_ingest_dead_letters_lost_total";
+
+/// Describes every metric of this module to the installed recorder.
+pub fn describe() {
+    let table = [
+        (RECORDS, "records read from the log"),
+        (BYTES, "bytes of payload read from the log"),
+        (EVENTS, "events decoded"),
+        (REJECTED, "records that could not be used, by reason"),
+        (UNKNOWN_FIELDS, "fields that no contract names, kept out"),
+        (IGNORED_FIELDS, "values the contract names and nothing reads yet"),
+        (
+            OFFSET_DUPLICATES,
+            "records dropped because their offset was read before",
+        ),
+        (
+            OFFSET_GAPS,
+            "offsets without a record: transaction markers or compaction",
+        ),
+        (BROKER_ERRORS, "broker errors that polling went on after"),
+        (
+            DEAD_LETTERS,
+            "rejected records written out with their coordinates",
+        ),
+        (
+            DEAD_LETTERS_LOST,
+            "rejected records that could not be written out",
+        ),
+    ];
+    for (name, text) in table {
+        let unit = if name == BYTES { Unit::Bytes } else { Unit::Count };
+        describe_counter!(name, unit, text);
+    }
+}

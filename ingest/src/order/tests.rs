@@ -1,0 +1,286 @@
+//! The merge, bounded, live and planned.
+
+use ouzel_sample::{Action, Event, Id, Reject, RejectReason};
+
+use super::*;
+
+fn partition(stream: Stream, partition: i32) -> PartitionId {
+    PartitionId { stream, partition }
+}
+
+fn items() -> PartitionId {
+    partition(Stream::Items, 0)
+}
+
+fn shown() -> PartitionId {
+    partition(Stream::Impressions, 0)
+}
+
+fn acted(number: i32) -> PartitionId {
+    partition(Stream::Actions, number)
+}
+
+/// The payload does not matter to the merge, only its time: every record here is an action.
+fn record(partition: PartitionId, offset: i64, time: Option<i64>, event: i64) -> Recorded {
+    let action = Action {
+        request: Id(1),
+        item: Id(1),
+        user: Id(1),
+        ts: EventTime(event),
+        task: 0,
+        value: None,
+    };
+    let position = Position { partition, offset };
+    Recorded {
+        position,
+        timestamp_ms: time,
+        event: Ok(Event::Action(action)),
+    }
+}
+
+fn broken(partition: PartitionId, offset: i64) -> Recorded {
+    let event = Err(Reject::new(RejectReason::MalformedJson, ""));
+    Recorded {
+        position: Position { partition, offset },
+        timestamp_ms: None,
+        event,
+    }
+}
+
+fn orderer(partitions: &[PartitionId], bootstrap: bool) -> Orderer {
+    let start: Positions = partitions.iter().map(|partition| (*partition, 0)).collect();
+    Orderer::new(&start, bootstrap)
+}
+
+fn drain(orderer: &mut Orderer, release_all: bool) -> Vec<String> {
+    std::iter::from_fn(|| orderer.next(release_all).unwrap())
+        .map(|recorded| recorded.position.to_string())
+        .collect()
+}
+
+#[test]
+fn bounded_ranges_merge_by_record_time_then_event_time_then_stream() {
+    let mut orderer = orderer(&[shown(), acted(0), acted(1)], false);
+    orderer.push(record(acted(1), 0, Some(10), 5)).unwrap();
+    orderer.push(record(acted(0), 0, Some(10), 5)).unwrap();
+    orderer.push(record(acted(0), 1, Some(10), 4)).unwrap();
+    orderer.push(broken(acted(0), 2)).unwrap();
+    orderer.push(record(shown(), 0, None, 10)).unwrap();
+    orderer.push(record(shown(), 1, Some(20), 9)).unwrap();
+    for partition in [acted(0), acted(1)] {
+        orderer.finish(partition);
+    }
+    // The heads decide: actions[0]@1 is dated earlier, but stands behind its predecessor.
+    let before = [
+        "actions[0]@0",
+        "actions[0]@1",
+        "actions[0]@2",
+        "actions[1]@0",
+        "impressions[0]@0",
+    ];
+    assert_eq!(
+        drain(&mut orderer, false),
+        [&before[..], &["impressions[0]@1"]].concat()
+    );
+    assert!(!orderer.is_exhausted(), "the impressions were not finished");
+    orderer.finish(shown());
+    assert!(orderer.is_exhausted());
+}
+
+#[test]
+fn the_order_is_the_same_however_records_arrive() {
+    let records: Vec<Recorded> = (0..60)
+        .map(|n: i64| {
+            let partition = [shown(), acted(0), acted(1)][usize::try_from(n % 3).unwrap()];
+            record(partition, n / 3, Some((n * 7919) % 50), n % 4)
+        })
+        .collect();
+    let order = |arrival: Vec<usize>, chunk: usize| {
+        let mut orderer = orderer(&[shown(), acted(0), acted(1)], false);
+        let mut out = Vec::new();
+        for some in arrival.chunks(chunk) {
+            for at in some {
+                orderer.push(records[*at].clone()).unwrap();
+            }
+            out.extend(drain(&mut orderer, false));
+        }
+        for partition in [shown(), acted(0), acted(1)] {
+            orderer.finish(partition);
+        }
+        out.extend(drain(&mut orderer, false));
+        out
+    };
+    let by_partition: Vec<usize> = (0..3)
+        .flat_map(|lane| (0..20).map(move |n| n * 3 + lane))
+        .collect();
+    let expected = order((0..60).collect(), 60);
+    assert_eq!(expected.len(), 60);
+    for chunk in [1, 2, 7, 60] {
+        assert_eq!(order((0..60).collect(), chunk), expected);
+        assert_eq!(order(by_partition.clone(), chunk), expected);
+    }
+}
+
+#[test]
+fn live_a_partition_at_its_end_holds_until_the_caller_lets_go() {
+    let mut orderer = orderer(&[shown(), acted(0)], false);
+    orderer.push(record(shown(), 0, Some(1), 1)).unwrap();
+    assert_eq!(
+        drain(&mut orderer, true),
+        [""; 0],
+        "the actions are not known to be at their end"
+    );
+    assert!(!orderer.is_holding());
+    orderer.at_end(acted(0));
+    assert!(orderer.is_holding());
+    assert_eq!(drain(&mut orderer, false), [""; 0]);
+    assert_eq!(drain(&mut orderer, true), ["impressions[0]@0"]);
+    orderer.push(record(shown(), 1, Some(2), 2)).unwrap();
+    orderer.push(record(acted(0), 0, Some(2), 1)).unwrap();
+    assert_eq!(
+        drain(&mut orderer, false),
+        ["actions[0]@0"],
+        "a push takes the end back"
+    );
+    assert_eq!(drain(&mut orderer, true), [""; 0]);
+}
+
+#[test]
+fn items_come_first_until_they_were_once_at_their_end() {
+    let mut orderer = orderer(&[items(), shown()], true);
+    orderer.push(record(shown(), 0, Some(1), 1)).unwrap();
+    orderer.finish(shown());
+    orderer.push(record(items(), 0, Some(500), 1)).unwrap();
+    orderer.push(record(items(), 1, Some(600), 1)).unwrap();
+    assert_eq!(drain(&mut orderer, false), ["items[0]@0", "items[0]@1"]);
+    orderer.at_end(items());
+    assert_eq!(drain(&mut orderer, true), ["impressions[0]@0"]);
+    orderer.push(record(items(), 2, Some(700), 1)).unwrap();
+    orderer.push(record(shown(), 1, Some(650), 1)).unwrap();
+    assert_eq!(
+        drain(&mut orderer, false),
+        ["impressions[0]@1", "items[0]@2"],
+        "from then on by time"
+    );
+}
+
+#[test]
+fn a_plan_reproduces_the_order_it_was_taken_from() {
+    let feed = |orderer: &mut Orderer| {
+        for offset in [0, 1, 5, 6] {
+            orderer.push(record(shown(), offset, Some(offset), 1)).unwrap();
+        }
+        for offset in [3, 4, 9] {
+            orderer.push(record(acted(0), offset, Some(offset), 1)).unwrap();
+        }
+    };
+    let mut live = orderer(&[shown(), acted(0)], false);
+    feed(&mut live);
+    live.at_end(shown());
+    live.at_end(acted(0));
+    let order = drain(&mut live, true);
+    assert_eq!(order.len(), 7);
+    let runs = live.take_runs();
+    assert_eq!(
+        runs,
+        [
+            Run {
+                partition: shown(),
+                from: 0,
+                to: 2
+            },
+            Run {
+                partition: acted(0),
+                from: 3,
+                to: 5
+            },
+            Run {
+                partition: shown(),
+                from: 5,
+                to: 7
+            },
+            Run {
+                partition: acted(0),
+                from: 9,
+                to: 10
+            },
+        ]
+    );
+    assert_eq!(live.take_runs(), []);
+
+    let mut again = orderer(&[shown(), acted(0)], true);
+    again.follow(runs);
+    assert!(again.is_following());
+    assert_eq!(
+        drain(&mut again, false),
+        [""; 0],
+        "nothing is there yet, and nothing is merged meanwhile"
+    );
+    feed(&mut again);
+    assert_eq!(drain(&mut again, false), order);
+    assert!(!again.is_following());
+    assert_eq!(again.take_runs(), [], "what is followed is in the plan already");
+    assert_eq!(again.positions(), live.positions());
+}
+
+#[test]
+fn a_plan_that_the_log_does_not_keep_is_refused() {
+    let run = Run {
+        partition: shown(),
+        from: 2,
+        to: 5,
+    };
+    let follow = |offsets: &[i64], at_end: bool| {
+        let mut orderer = orderer(&[shown()], false);
+        orderer.follow([run]);
+        for offset in offsets {
+            orderer.push(record(shown(), *offset, Some(1), 1)).unwrap();
+        }
+        if at_end {
+            orderer.at_end(shown());
+        }
+        loop {
+            match orderer.next(true) {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        }
+    };
+    assert_eq!(follow(&[2, 4], false), Ok(()));
+    assert_eq!(follow(&[2], false), Ok(()), "the rest may still come");
+    assert_eq!(follow(&[2], true), Err(OrderError::Missing { run, found: None }));
+    assert_eq!(
+        follow(&[3, 4], false),
+        Err(OrderError::Missing { run, found: Some(3) })
+    );
+    assert_eq!(
+        follow(&[2, 3, 6], false),
+        Err(OrderError::Missing { run, found: Some(6) })
+    );
+    assert_eq!(
+        follow(&[1, 2], false),
+        Err(OrderError::Misplaced { run, next: 1 })
+    );
+}
+
+#[test]
+fn a_record_out_of_place_is_refused_by_name() {
+    let mut orderer = orderer(&[shown()], false);
+    orderer.push(record(shown(), 4, Some(1), 1)).unwrap();
+    assert_eq!(
+        orderer
+            .push(record(shown(), 4, Some(1), 1))
+            .unwrap_err()
+            .to_string(),
+        "cannot order impressions[0]@4: the next record of impressions[0] must be at 5 or later"
+    );
+    assert_eq!(
+        orderer
+            .push(record(acted(3), 0, Some(1), 1))
+            .unwrap_err()
+            .to_string(),
+        "cannot order actions[3]@0: its partition was not assigned"
+    );
+    assert_eq!(orderer.n_queued(shown()), 1);
+}

@@ -1,0 +1,321 @@
+//! The plan log: in which order the log was read, written down before anything trained on it is published.
+//!
+//! Replaying a durable plan reproduces a run bit for bit; beyond its end a restart is still exactly-once, only
+//! the order across partitions may be another, and nobody has seen the first one. It is a directory of append-only
+//! segments, `plan-<first entry>.log`, a new one with each snapshot. It owns these files and knows nothing of
+//! what the records contain.
+//!
+//! Only the last segment may end in a torn entry; opening drops it. Damage anywhere else, or before an entry
+//! that a snapshot vouches for, is an error and never a silent shortening.
+
+mod entry;
+mod segment;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+pub use entry::{PlanEntry, Run};
+
+use ouzel_sample::PartitionId;
+
+use crate::join::Mark;
+use segment::{Chain, Segment};
+
+/// The plan log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file system refused.
+    #[error("cannot {attempted} {path}")]
+    Io {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A segment is damaged where it was durable.
+    #[error(
+        "the plan log {path} is damaged at byte {at}: {detail}; restart from a snapshot with a later plan position, or from the log alone after moving it away"
+    )]
+    Corrupt {
+        /// The segment.
+        path: PathBuf,
+        /// Where the damage starts.
+        at: u64,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Entries that are needed are not there.
+    #[error("the plan log in {dir} has entries {first} to {next} (exclusive), entry {wanted} is needed")]
+    Gap {
+        /// The directory.
+        dir: PathBuf,
+        /// Its first entry.
+        first: u64,
+        /// One past its last entry.
+        next: u64,
+        /// The entry needed.
+        wanted: u64,
+    },
+    /// An earlier write or sync failed; what the files hold is not known any more.
+    #[error("cannot write the plan log in {dir}: an earlier write failed; restart to reopen it")]
+    Poisoned {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// An entry larger than any real one.
+    #[error("cannot write plan entry {seq}: {bytes} bytes, at most {most} are possible")]
+    TooLarge {
+        /// Its number.
+        seq: u64,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        most: usize,
+    },
+}
+
+impl PlanError {
+    /// True when trying again on the same log may succeed. After a failed write it never may: what reached the
+    /// disk is not known until the files are read again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        false
+    }
+}
+
+/// What opening found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Number of the oldest entry kept.
+    pub first: u64,
+    /// Number of the next entry.
+    pub next: u64,
+    /// Bytes of a torn entry that were dropped at the end.
+    pub dropped_bytes: u64,
+}
+
+/// The log, open for appending.
+#[derive(Debug)]
+pub struct PlanLog {
+    dir: PathBuf,
+    /// First entry of each segment, ascending; the last is being written.
+    segments: Vec<u64>,
+    file: File,
+    chain: Chain,
+    next: u64,
+    is_poisoned: bool,
+    has_unsynced: bool,
+}
+
+impl PlanLog {
+    /// Opens the log in `dir`, creating it if there is none. `needed` is the plan position of the snapshot to
+    /// resume from: all entries before it must be there, or have been pruned.
+    pub fn open(dir: &Path, needed: u64) -> Result<(Self, Recovery), PlanError> {
+        fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
+        let mut segments = list(dir)?;
+        if segments.is_empty() {
+            segment::create(dir, needed)?;
+            segments.push(needed);
+        }
+        let mut next = segments[0];
+        let mut tail = None;
+        for (index, first) in segments.iter().copied().enumerate() {
+            let path = segment::path(dir, first);
+            if first != next {
+                let detail = format!("it starts at entry {first}, the one before ends at {next}");
+                return Err(PlanError::Corrupt { path, at: 0, detail });
+            }
+            let read = Segment::read(&path, first)?;
+            next = first + read.entries.len() as u64;
+            if let Some(detail) = &read.damage
+                && (index + 1 < segments.len() || next < needed)
+            {
+                let detail = detail.clone();
+                return Err(PlanError::Corrupt {
+                    path,
+                    at: read.sound_bytes,
+                    detail,
+                });
+            }
+            tail = Some((path, read));
+        }
+        let first = segments[0];
+        if !(first..=next).contains(&needed) {
+            return Err(PlanError::Gap {
+                dir: dir.to_owned(),
+                first,
+                next,
+                wanted: needed,
+            });
+        }
+        let (path, read) = tail.expect("there is at least one segment here");
+        let dropped_bytes = read.total_bytes - read.sound_bytes;
+        let file = segment::reopen(&path, read.sound_bytes, dropped_bytes > 0)?;
+        let log = Self {
+            dir: dir.to_owned(),
+            segments,
+            file,
+            chain: read.chain,
+            next,
+            is_poisoned: false,
+            has_unsynced: false,
+        };
+        Ok((
+            log,
+            Recovery {
+                first,
+                next,
+                dropped_bytes,
+            },
+        ))
+    }
+
+    /// Number of the next entry: the plan position of a cut taken now.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Appends an entry and returns its number. It is durable only after [`PlanLog::sync`].
+    pub fn append(
+        &mut self,
+        runs: Vec<Run>,
+        marks: Vec<(PartitionId, Mark)>,
+        flush: bool,
+    ) -> Result<u64, PlanError> {
+        self.refuse_poisoned()?;
+        let seq = self.next;
+        let mut chain = self.chain;
+        let frame = chain.frame(&PlanEntry {
+            seq,
+            runs,
+            marks,
+            flush,
+        })?;
+        if let Err(source) = self.file.write_all(&frame) {
+            self.is_poisoned = true;
+            return Err(io_error("append to", &self.active(), source));
+        }
+        self.chain = chain;
+        self.next += 1;
+        self.has_unsynced = true;
+        Ok(seq)
+    }
+
+    /// Makes everything appended durable. Call it before a snapshot that depends on it is published.
+    pub fn sync(&mut self) -> Result<(), PlanError> {
+        self.refuse_poisoned()?;
+        if !self.has_unsynced {
+            return Ok(());
+        }
+        if let Err(source) = self.file.sync_data() {
+            // The kernel may have dropped the dirty pages: a second sync could succeed and mean nothing.
+            self.is_poisoned = true;
+            return Err(io_error("sync", &self.active(), source));
+        }
+        self.has_unsynced = false;
+        Ok(())
+    }
+
+    /// Starts a new segment, so that older ones can be pruned; once per snapshot.
+    pub fn roll(&mut self) -> Result<(), PlanError> {
+        self.sync()?;
+        if self.segments.last() == Some(&self.next) {
+            return Ok(());
+        }
+        let (file, chain) = segment::create(&self.dir, self.next)?;
+        self.file = file;
+        self.chain = chain;
+        self.segments.push(self.next);
+        Ok(())
+    }
+
+    /// Deletes the segments that end at or before entry `keep_from`: the plan position of the oldest snapshot
+    /// one may resume from.
+    pub fn prune(&mut self, keep_from: u64) -> Result<(), PlanError> {
+        while self.segments.len() > 1 && self.segments[1] <= keep_from {
+            let path = segment::path(&self.dir, self.segments[0]);
+            fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
+            self.segments.remove(0);
+        }
+        Ok(())
+    }
+
+    /// The entries from `seq` on, in order, as they are on disk now. Reads one segment at a time.
+    pub fn read_from(
+        &self,
+        seq: u64,
+    ) -> Result<impl Iterator<Item = Result<PlanEntry, PlanError>>, PlanError> {
+        let first = self.segments[0];
+        if !(first..=self.next).contains(&seq) {
+            return Err(PlanError::Gap {
+                dir: self.dir.clone(),
+                first,
+                next: self.next,
+                wanted: seq,
+            });
+        }
+        let start = self.segments.partition_point(|first| *first <= seq) - 1;
+        let dir = self.dir.clone();
+        let segments = self.segments[start..].to_vec();
+        Ok(segments.into_iter().flat_map(move |first| {
+            let path = segment::path(&dir, first);
+            let entries = match Segment::read(&path, first) {
+                Ok(Segment {
+                    damage: Some(detail),
+                    sound_bytes: at,
+                    ..
+                }) => {
+                    vec![Err(PlanError::Corrupt { path, at, detail })]
+                }
+                Ok(read) => read
+                    .entries
+                    .into_iter()
+                    .filter(|entry| entry.seq >= seq)
+                    .map(Ok)
+                    .collect(),
+                Err(error) => vec![Err(error)],
+            };
+            entries.into_iter()
+        }))
+    }
+
+    fn active(&self) -> PathBuf {
+        segment::path(&self.dir, self.segments.last().copied().unwrap_or(0))
+    }
+
+    fn refuse_poisoned(&self) -> Result<(), PlanError> {
+        if self.is_poisoned {
+            return Err(PlanError::Poisoned {
+                dir: self.dir.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// First entries of the segments in `dir`, ascending.
+fn list(dir: &Path) -> Result<Vec<u64>, PlanError> {
+    let error = |source| io_error("list", dir, source);
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(dir).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        segments.extend(name.to_str().and_then(segment::first_of));
+    }
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+fn io_error(attempted: &'static str, path: &Path, source: io::Error) -> PlanError {
+    PlanError::Io {
+        attempted,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! One entry of the plan: what it says, and its compact form.
+
+use ouzel_sample::PartitionId;
+use serde::{Deserialize, Serialize};
+
+use crate::join::Mark;
+
+/// Consecutive records of one partition: the record at `from`, up to and excluding offset `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Offset of its first record.
+    pub from: i64,
+    /// One past the offset of its last record.
+    pub to: i64,
+}
+
+/// What was read and decided between two batches. The runs were read first, in order; then the marks were
+/// applied, in order; then the open batch was closed, if `flush` says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Compact", into = "Compact")]
+pub struct PlanEntry {
+    /// Its number.
+    pub seq: u64,
+    /// What was read.
+    pub runs: Vec<Run>,
+    /// Partitions found idle or active.
+    pub marks: Vec<(PartitionId, Mark)>,
+    /// Whether the open batch was closed before it was full.
+    pub flush: bool,
+}
+
+/// Runs alternate between few partitions, each going on where it stopped: an index, a gap and a length, three
+/// bytes for most runs.
+#[derive(Serialize, Deserialize)]
+struct Compact {
+    seq: u64,
+    /// The partitions in order of first use, with the offset of their first run.
+    starts: Vec<(PartitionId, i64)>,
+    /// Index into `starts`, offsets skipped since the partition's last run, length.
+    runs: Vec<(u32, i64, i64)>,
+    marks: Vec<(PartitionId, Mark)>,
+    flush: bool,
+}
+
+impl From<PlanEntry> for Compact {
+    fn from(entry: PlanEntry) -> Self {
+        let mut starts: Vec<(PartitionId, i64)> = Vec::new();
+        let mut ends: Vec<i64> = Vec::new();
+        let mut runs = Vec::with_capacity(entry.runs.len());
+        for run in entry.runs {
+            let known = starts
+                .iter()
+                .position(|(partition, _)| *partition == run.partition);
+            let index = known.unwrap_or_else(|| {
+                starts.push((run.partition, run.from));
+                ends.push(run.from);
+                starts.len() - 1
+            });
+            let gap = run.from.wrapping_sub(ends[index]);
+            ends[index] = run.to;
+            // An entry has far fewer partitions than 2^32.
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            runs.push((index, gap, run.to.wrapping_sub(run.from)));
+        }
+        Self {
+            seq: entry.seq,
+            starts,
+            runs,
+            marks: entry.marks,
+            flush: entry.flush,
+        }
+    }
+}
+
+impl From<Compact> for PlanEntry {
+    fn from(compact: Compact) -> Self {
+        let mut ends = compact.starts.clone();
+        let mut runs = Vec::with_capacity(compact.runs.len());
+        for (index, gap, len) in compact.runs {
+            // The checksum has vouched for the bytes: an index out of range was written so by no one.
+            let Some((partition, end)) = usize::try_from(index).ok().and_then(|index| ends.get_mut(index))
+            else {
+                continue;
+            };
+            let from = end.wrapping_add(gap);
+            *end = from.wrapping_add(len);
+            runs.push(Run {
+                partition: *partition,
+                from,
+                to: *end,
+            });
+        }
+        Self {
+            seq: compact.seq,
+            runs,
+            marks: compact.marks,
+            flush: compact.flush,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! One file of the plan log: a header, then frames `length u32 | check u64 | postcard`, little-endian.
+//!
+//! A frame's check covers the check before it, so that an entry lost, repeated or moved is damage like a
+//! flipped bit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::plan::{PlanEntry, PlanError, io_error};
+
+/// First bytes of a segment; the digit is the version of the layout.
+const MAGIC: &[u8; 10] = b"ouzelplan1";
+const HEADER_BYTES: usize = MAGIC.len() + 16;
+const FRAME_BYTES: usize = 12;
+/// A batch's runs take kilobytes; a longer length is damage.
+const MOST_BYTES: usize = 16 << 20;
+
+/// The check of the last frame, which the next one continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain(u64);
+
+impl Chain {
+    fn start(first: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(MAGIC);
+        hasher.update(&first.to_le_bytes());
+        Self(short(&hasher))
+    }
+
+    fn next(self, payload: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0.to_le_bytes());
+        hasher.update(payload);
+        Self(short(&hasher))
+    }
+
+    /// The bytes of `entry` as the next frame.
+    pub(super) fn frame(&mut self, entry: &PlanEntry) -> Result<Vec<u8>, PlanError> {
+        let payload = postcard::to_stdvec(entry).expect("a plan entry has no type that postcard refuses");
+        let (seq, bytes) = (entry.seq, payload.len());
+        let too_large = || PlanError::TooLarge {
+            seq,
+            bytes,
+            most: MOST_BYTES,
+        };
+        let len = u32::try_from(bytes).map_err(|_| too_large())?;
+        if bytes > MOST_BYTES {
+            return Err(too_large());
+        }
+        *self = self.next(&payload);
+        let mut frame = Vec::with_capacity(FRAME_BYTES + bytes);
+        frame.extend_from_slice(&len.to_le_bytes());
+        frame.extend_from_slice(&self.0.to_le_bytes());
+        frame.extend_from_slice(&payload);
+        Ok(frame)
+    }
+}
+
+/// What a segment holds.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) entries: Vec<PlanEntry>,
+    /// The chain after the last entry.
+    pub(super) chain: Chain,
+    /// Bytes up to the end of the last sound frame.
+    pub(super) sound_bytes: u64,
+    pub(super) total_bytes: u64,
+    /// Why it was not read to its end.
+    pub(super) damage: Option<String>,
+}
+
+impl Segment {
+    pub(super) fn read(path: &Path, first: u64) -> Result<Self, PlanError> {
+        let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
+        if bytes.get(..HEADER_BYTES) != Some(header(first).as_slice()) {
+            return Err(PlanError::Corrupt {
+                path: path.to_owned(),
+                at: 0,
+                detail: "its header is not that of a plan segment".to_owned(),
+            });
+        }
+        let mut segment = Self {
+            entries: Vec::new(),
+            chain: Chain::start(first),
+            sound_bytes: HEADER_BYTES as u64,
+            total_bytes: bytes.len() as u64,
+            damage: None,
+        };
+        let mut rest = &bytes[HEADER_BYTES..];
+        while !rest.is_empty() {
+            match take(rest, segment.chain, first + segment.entries.len() as u64) {
+                Ok((entry, chain, n_bytes)) => {
+                    segment.entries.push(entry);
+                    segment.chain = chain;
+                    segment.sound_bytes += n_bytes as u64;
+                    rest = &rest[n_bytes..];
+                }
+                Err(damage) => {
+                    segment.damage = Some(damage);
+                    break;
+                }
+            }
+        }
+        Ok(segment)
+    }
+}
+
+/// The first frame of `bytes`, with the chain after it and its length.
+fn take(bytes: &[u8], chain: Chain, seq: u64) -> Result<(PlanEntry, Chain, usize), String> {
+    let head: &[u8; FRAME_BYTES] = bytes
+        .first_chunk()
+        .ok_or_else(|| format!("entry {seq} is cut off in its frame"))?;
+    let [l0, l1, l2, l3, check @ ..] = *head;
+    let len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let end = FRAME_BYTES.saturating_add(len);
+    if len > MOST_BYTES {
+        return Err(format!("entry {seq} claims {len} bytes"));
+    }
+    let payload = bytes
+        .get(FRAME_BYTES..end)
+        .ok_or_else(|| format!("entry {seq} is cut off"))?;
+    let after = chain.next(payload);
+    if after.0 != u64::from_le_bytes(check) {
+        return Err(format!("the checksum of entry {seq} does not match"));
+    }
+    let entry: PlanEntry =
+        postcard::from_bytes(payload).map_err(|error| format!("entry {seq} cannot be decoded: {error}"))?;
+    if entry.seq != seq {
+        return Err(format!("entry {} stands in place of {seq}", entry.seq));
+    }
+    Ok((entry, after, end))
+}
+
+/// The file of the segment that starts with entry `first`.
+pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("plan-{first:020}.log"))
+}
+
+/// The first entry of the segment with this file name; `None` for other files.
+pub(super) fn first_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("plan-")?.strip_suffix(".log")?;
+    if digits.len() == 20 {
+        digits.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// Creates a segment, durably and at once: it is written aside and renamed, so no header is ever torn.
+pub(super) fn create(dir: &Path, first: u64) -> Result<(File, Chain), PlanError> {
+    let path = path(dir, first);
+    let aside = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&aside)?;
+        file.write_all(&header(first))?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)?;
+        sync_dir(dir)
+    };
+    write().map_err(|source| io_error("create", &path, source))?;
+    let file = open(&path)?;
+    Ok((file, Chain::start(first)))
+}
+
+/// Opens a segment for appending after its sound bytes, cutting off what follows them.
+pub(super) fn reopen(path: &Path, sound_bytes: u64, is_torn: bool) -> Result<File, PlanError> {
+    let file = open(path)?;
+    if is_torn {
+        file.set_len(sound_bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|source| io_error("truncate", path, source))?;
+    }
+    Ok(file)
+}
+
+fn open(path: &Path) -> Result<File, PlanError> {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .map_err(|source| io_error("open", path, source))
+}
+
+fn header(first: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(&first.to_le_bytes());
+    header.extend_from_slice(&Chain::start(first).0.to_le_bytes());
+    header
+}
+
+fn short(hasher: &blake3::Hasher) -> u64 {
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// Makes the names in `dir` durable.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,115 @@
+//! Which topic carries which stream, and making the topics on a broker that lacks them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ouzel_sample::Stream;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::Error;
+use crate::source::kafka::{Client, properties};
+
+/// The topic of each stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// Slates shown.
+    pub impressions: String,
+    /// What users did with them.
+    pub actions: String,
+    /// The item catalog.
+    pub items: String,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self {
+            impressions: "impressions".into(),
+            actions: "actions".into(),
+            items: "items".into(),
+        }
+    }
+}
+
+impl Topics {
+    /// The topic that carries `stream`.
+    #[must_use]
+    pub fn name(&self, stream: Stream) -> &str {
+        match stream {
+            Stream::Impressions => &self.impressions,
+            Stream::Actions => &self.actions,
+            Stream::Items => &self.items,
+        }
+    }
+
+    /// Where rejected records of `stream` go.
+    #[must_use]
+    pub fn dead_letters(&self, stream: Stream) -> String {
+        format!("{}.dlq", self.name(stream))
+    }
+
+    /// Every topic ouzel touches: the three streams, then their dead letters.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        let streams = Stream::ALL.iter().map(|stream| self.name(*stream).to_owned());
+        streams
+            .chain(Stream::ALL.iter().map(|stream| self.dead_letters(*stream)))
+            .collect()
+    }
+}
+
+/// How long a broker has to make the topics.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Creates each of `topics` with `n_partitions` partitions and `replication` replicas. Returns the names
+/// created; those that existed are left as they are and left out.
+///
+/// The embedded broker has no such request: [`crate::Embedded::start`] makes its topics itself.
+///
+/// # Errors
+/// When the properties are refused, no broker answers, or the broker refuses a topic.
+pub fn create(
+    bootstrap: &str,
+    user_properties: &BTreeMap<String, String>,
+    topics: &[String],
+    n_partitions: i32,
+    replication: i32,
+) -> Result<Vec<String>, Error> {
+    let admin: AdminClient<Client> = properties::client(bootstrap, user_properties)?
+        .create_with_context(Client::default())
+        .map_err(|error| Error::client(&error))?;
+    let subject = topics.join(", ");
+    let new: Vec<_> = topics
+        .iter()
+        .map(|topic| NewTopic::new(topic, n_partitions, TopicReplication::Fixed(replication)))
+        .collect();
+    let options = AdminOptions::new()
+        .request_timeout(Some(CREATE_TIMEOUT))
+        .operation_timeout(Some(CREATE_TIMEOUT));
+    let outcomes = pollster::block_on(admin.create_topics(&new, &options)).map_err(|error| {
+        let said = admin.inner().context().last_words();
+        match said {
+            Some(detail) => Error::Unreachable {
+                bootstrap: bootstrap.to_owned(),
+                detail,
+            },
+            None => Error::broker("create topics", subject, &error),
+        }
+    })?;
+    let mut created = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(topic) => created.push(topic),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                return Err(Error::Broker {
+                    attempt: "create topic",
+                    subject: topic,
+                    detail: code.to_string(),
+                    transient: crate::source::kafka::is_transient(code),
+                });
+            }
+        }
+    }
+    Ok(created)
+}

@@ -1,0 +1,151 @@
+//! What is read, from where to where, and what pausing does.
+
+use ouzel_ingest::{KafkaSource, Range, RangeBound, Source};
+use ouzel_sample::Stream;
+
+use super::{PATIENCE, Told, id, world};
+
+#[test]
+fn every_record_of_every_stream_is_read_once_and_every_end_is_told() {
+    let world = world(2);
+    world.feed(Stream::Items, 0..10);
+    world.feed(Stream::Impressions, 0..2000);
+    world.feed(Stream::Actions, 0..300);
+    let mut source = world.open();
+    let mut told = Told::default();
+    told.until(&mut source, |told| told.n() == 2310 && told.ends.len() >= 6);
+    assert_eq!(told.payloads(Stream::Items), (0..10).collect::<Vec<_>>());
+    assert_eq!(told.payloads(Stream::Impressions), (0..2000).collect::<Vec<_>>());
+    assert_eq!(told.payloads(Stream::Actions), (0..300).collect::<Vec<_>>());
+    assert_eq!(
+        told.records[&id(Stream::Items, 0)][0].timestamp_ms,
+        Some(1_000_000)
+    );
+    for stream in Stream::ALL {
+        assert!(
+            (0..2).all(|partition| told.ends.contains(&id(stream, partition))),
+            "{:?}",
+            told.ends
+        );
+    }
+    // It goes on: a live end is only an end for now.
+    world.feed(Stream::Actions, 300..301);
+    told.until(&mut source, |told| told.n() == 2311);
+    let states = source.partitions();
+    assert_eq!(states.len(), 6);
+    assert_eq!(states.iter().map(|state| state.next).sum::<i64>(), 2311);
+    assert_eq!(
+        world.feeder.delivered().iter().map(|(_, next)| next).sum::<i64>(),
+        2311
+    );
+}
+
+#[test]
+fn reading_resumes_at_the_positions_given() {
+    let world = world(1);
+    world.feed(Stream::Impressions, 0..100);
+    let from = [(id(Stream::Impressions, 0), 60)].into_iter().collect();
+    let mut source = KafkaSource::open(&world.config, &from, None).unwrap();
+    let mut told = Told::default();
+    told.until(&mut source, |told| told.ends.len() >= 3);
+    assert_eq!(told.payloads(Stream::Impressions), (60..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
+    let world = world(1);
+    world.feed(Stream::Items, 0..5);
+    world.feed(Stream::Impressions, 0..100);
+    let cases = [
+        (Range::default(), 0..100),
+        (
+            Range {
+                from: Some(RangeBound::Offset(20)),
+                to: Some(RangeBound::Offset(50)),
+            },
+            20..50,
+        ),
+        (
+            Range {
+                from: None,
+                to: Some(RangeBound::Offset(1_000_000)),
+            },
+            0..100,
+        ),
+        (
+            Range {
+                from: Some(RangeBound::Offset(100)),
+                to: None,
+            },
+            100..100,
+        ),
+    ];
+    let mut n_later = 100;
+    for (range, expected) in cases {
+        let to = expected.end.min(100);
+        let expected: Vec<i32> = match range.to {
+            // The log has grown by what the cases before fed.
+            Some(RangeBound::Offset(50)) => expected.collect(),
+            _ => (expected.start..n_later).collect(),
+        };
+        let mut source = KafkaSource::open_range(&world.config, &range).unwrap();
+        world.feed(Stream::Impressions, n_later..n_later + 10);
+        n_later += 10;
+        let mut told = Told::default();
+        told.until(&mut source, |told| told.is_finished);
+        assert_eq!(told.payloads(Stream::Impressions), expected, "{range:?} to {to}");
+        assert_eq!(
+            told.payloads(Stream::Items).len(),
+            5,
+            "items are read from their start"
+        );
+        assert_eq!(told.ends.len(), 3, "each end once: {:?}", told.ends);
+    }
+}
+
+#[test]
+fn a_paused_partition_is_silent_and_goes_on_where_it_stopped() {
+    let world = world(1);
+    world.feed(Stream::Impressions, 0..3000);
+    let mut source = world.open();
+    let mut told = Told::default();
+    told.until(&mut source, |told| told.n() > 0);
+    let paused = [id(Stream::Impressions, 0)];
+    for _ in 0..3 {
+        source.pause(&paused).unwrap();
+        let before = told.n();
+        for _ in 0..5 {
+            told.poll(&mut source).unwrap();
+        }
+        assert_eq!(told.n(), before);
+        assert_eq!(source.partitions()[1].next, i64::try_from(before).unwrap());
+        source.resume(&paused).unwrap();
+        told.until(&mut source, |told| told.n() > before || told.n() == 3000);
+    }
+    told.until(&mut source, |told| told.n() == 3000);
+    assert_eq!(told.payloads(Stream::Impressions), (0..3000).collect::<Vec<_>>());
+}
+
+#[test]
+fn null_values_and_large_records_pass_through_to_the_decoder() {
+    let world = world(1);
+    world.feeder.send(Stream::Actions, "k", None, None).unwrap();
+    let large = vec![b'y'; 900_000];
+    world
+        .feeder
+        .send(Stream::Actions, "k", None, Some(&large))
+        .unwrap();
+    world.feeder.flush(PATIENCE).unwrap();
+    let mut told = Told::default();
+    told.until(&mut world.open(), |told| told.n() == 2);
+    let payloads: Vec<_> = told.records[&id(Stream::Actions, 0)]
+        .iter()
+        .map(|record| record.payload.clone())
+        .collect();
+    assert_eq!(payloads, [None, Some(large)]);
+    let refused = world
+        .feeder
+        .send(Stream::Actions, "k", None, Some(&vec![0; 20 << 20]))
+        .unwrap_err();
+    assert!(refused.to_string().contains("actions"), "{refused}");
+}

@@ -1,0 +1,26 @@
+//! Embedding tables and the one `forward` that trains and serves.
+//!
+//! Owns what a model *is*: its configuration, its rows, its dense weights as plain arrays, how a list of
+//! samples becomes input, and the forward pass. Knows nothing of losses, optimizers, threads, channels, files
+//! or clocks: the learner moves the weights, the scorer only reads them.
+//!
+//! Reading order: [`ModelConfig`], [`Table`] (rows), [`Fields`] (which ids feed which field), [`Inputs`]
+//! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable).
+
+mod config;
+mod error;
+mod fields;
+mod inputs;
+mod net;
+mod random;
+mod table;
+mod weights;
+
+pub use config::ModelConfig;
+pub use error::Error;
+pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
+pub use inputs::{Inputs, Pool};
+pub use net::{Leaves, Net};
+pub use random::{normal, uniform};
+pub use table::{PAGE_ROWS, Table};
+pub use weights::{Array, Dense, Weights};

@@ -1,0 +1,275 @@
+//! Collisionless, growing embedding tables: 64-bit id to row.
+//!
+//! Rows live in copy-on-write pages. Publishing a version clones the page pointers; the learner's next write
+//! to a shared page copies that page alone. A row holds its weights and, behind them, whatever state the
+//! learner's optimizer keeps of it, so that both move, snapshot and roll back together.
+
+use std::sync::Arc;
+
+use ouzel_sample::{Id, IdMap};
+
+use crate::error::Error;
+use crate::random::normal;
+
+/// Rows in a page: small enough that one written row copies little, large enough that a version of a million
+/// rows clones only some thousand pointers.
+pub const PAGE_ROWS: usize = 128;
+
+/// An embedding table.
+///
+/// Cloning it makes a published version: the id map is shared (only ever grown by the one owner that
+/// inserts), the pages are shared until written. A version does not see rows inserted after it was made.
+#[derive(Clone, Debug)]
+pub struct Table {
+    name: &'static str,
+    dim: usize,
+    stride: usize,
+    init_std: f32,
+    init_state: f32,
+    seed: u64,
+    index: Arc<IdMap<Id, u32>>,
+    ids: Vec<Arc<Vec<Id>>>,
+    pages: Vec<Arc<Vec<f32>>>,
+    n_rows: usize,
+}
+
+impl Table {
+    /// An empty table. A new row is `N(0, init_std^2)`, a pure function of `(seed, id)`, followed by
+    /// `n_state` values of `init_state`.
+    #[must_use]
+    pub fn new(
+        name: &'static str,
+        dim: usize,
+        n_state: usize,
+        init_std: f32,
+        init_state: f32,
+        seed: u64,
+    ) -> Self {
+        Self {
+            name,
+            dim,
+            stride: dim + n_state,
+            init_std,
+            init_state,
+            seed,
+            index: Arc::new(IdMap::default()),
+            ids: Vec::new(),
+            pages: Vec::new(),
+            n_rows: 0,
+        }
+    }
+
+    /// Floats of weight in a row.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Floats in a row, optimizer state included.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.n_rows
+    }
+
+    /// True when there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.n_rows == 0
+    }
+
+    /// The row of `id`, if this version has it.
+    #[must_use]
+    pub fn find(&self, id: Id) -> Option<u32> {
+        let row = *self.index.get(&id)?;
+        (usize_of(row) < self.n_rows).then_some(row)
+    }
+
+    /// The row of `id`, made if it is not there.
+    pub fn insert(&mut self, id: Id) -> u32 {
+        if let Some(row) = self.find(id) {
+            return row;
+        }
+        let row = u32::try_from(self.n_rows).expect("a table has fewer than 2^32 rows");
+        if self.n_rows.is_multiple_of(PAGE_ROWS) {
+            self.pages
+                .push(Arc::new(Vec::with_capacity(PAGE_ROWS * self.stride)));
+            self.ids.push(Arc::new(Vec::with_capacity(PAGE_ROWS)));
+        }
+        let page = self
+            .pages
+            .last_mut()
+            .expect("a page was pushed when the last one was full");
+        let page = own(page, PAGE_ROWS * self.stride);
+        let start = page.len();
+        page.resize(start + self.stride, self.init_state);
+        fill_new(&mut page[start..start + self.dim], self.seed, id, self.init_std);
+        let ids = self.ids.last_mut().expect("ids are paged like rows");
+        own(ids, PAGE_ROWS).push(id);
+        self.n_rows += 1;
+        self.index.insert(id, row);
+        row
+    }
+
+    /// Weights and state of a row, `[stride]`.
+    #[must_use]
+    pub fn row(&self, row: u32) -> &[f32] {
+        let (page, start) = self.place(row);
+        &self.pages[page][start..start + self.stride]
+    }
+
+    /// The same, to be written. Copies the page if a published version shares it.
+    pub fn row_mut(&mut self, row: u32) -> &mut [f32] {
+        let (page, start) = self.place(row);
+        let page = own(&mut self.pages[page], PAGE_ROWS * self.stride);
+        &mut page[start..start + self.stride]
+    }
+
+    /// Copies the weights of `id` into `out [dim]`; those a new row would have when there is none.
+    ///
+    /// This is why a scorer that never inserts still scores an unseen id as the learner will.
+    pub fn read(&self, id: Id, out: &mut [f32]) {
+        match self.find(id) {
+            Some(row) => out.copy_from_slice(&self.row(row)[..self.dim]),
+            None => fill_new(out, self.seed, id, self.init_std),
+        }
+    }
+
+    /// The pages of ids `[n_rows]` and of values `[n_rows, stride]`, in row order, shared: nothing is copied.
+    #[must_use]
+    pub fn pages(&self) -> (Vec<Arc<Vec<Id>>>, Vec<Arc<Vec<f32>>>) {
+        (self.ids.clone(), self.pages.clone())
+    }
+
+    /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`.
+    pub fn import(&mut self, ids: &[u64], values: &[f32]) -> Result<(), Error> {
+        if values.len() != ids.len() * self.stride || !self.is_empty() {
+            let (n_ids, n_values) = (ids.len(), values.len());
+            return Err(Error::WrongRows {
+                table: self.name,
+                n_ids,
+                n_values,
+                stride: self.stride,
+            });
+        }
+        for (id, values) in ids.iter().zip(values.chunks_exact(self.stride)) {
+            let row = self.insert(Id(*id));
+            self.row_mut(row).copy_from_slice(values);
+        }
+        if self.n_rows == ids.len() {
+            return Ok(());
+        }
+        Err(Error::WrongRows {
+            table: self.name,
+            n_ids: ids.len(),
+            n_values: values.len(),
+            stride: self.stride,
+        })
+    }
+
+    fn place(&self, row: u32) -> (usize, usize) {
+        let row = usize_of(row);
+        assert!(
+            row < self.n_rows,
+            "row {row} of {} in table {:?}",
+            self.n_rows,
+            self.name
+        );
+        (row / PAGE_ROWS, (row % PAGE_ROWS) * self.stride)
+    }
+}
+
+/// The page, owned: copied with its full capacity when a version shares it.
+fn own<T: Clone>(page: &mut Arc<Vec<T>>, capacity: usize) -> &mut Vec<T> {
+    if Arc::get_mut(page).is_none() {
+        let mut copy = Vec::with_capacity(capacity);
+        copy.extend_from_slice(page);
+        *page = Arc::new(copy);
+    }
+    Arc::get_mut(page).expect("a page just copied has one owner")
+}
+
+fn fill_new(out: &mut [f32], seed: u64, id: Id, std: f32) {
+    for (lane, value) in (0u64..).zip(out.iter_mut()) {
+        *value = if std > 0.0 {
+            std * normal(seed, id.0, lane)
+        } else {
+            0.0
+        };
+    }
+}
+
+fn usize_of(row: u32) -> usize {
+    usize::try_from(row).expect("a usize holds 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        Table::new("rows", 4, 1, 0.02, 0.1, 7)
+    }
+
+    fn export(table: &Table) -> (Vec<u64>, Vec<f32>) {
+        let (ids, pages) = table.pages();
+        (
+            ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect(),
+            pages.iter().flat_map(|page| page.to_vec()).collect(),
+        )
+    }
+
+    #[test]
+    fn a_new_row_is_what_a_reader_without_it_sees() {
+        let mut table = table();
+        let (mut before, mut after) = ([0.0; 4], [0.0; 4]);
+        table.read(Id(42), &mut before);
+        let row = table.insert(Id(42));
+        table.read(Id(42), &mut after);
+        assert_eq!(before.map(f32::to_bits), after.map(f32::to_bits));
+        assert_eq!(table.row(row)[4].to_bits(), 0.1f32.to_bits());
+        assert!(before.iter().any(|x| *x != 0.0));
+    }
+
+    #[test]
+    fn a_published_version_never_changes() {
+        let mut table = table();
+        for id in 0..300 {
+            table.insert(Id(id));
+        }
+        let version = table.clone();
+        let before = export(&version);
+        table.row_mut(5)[0] = 9.0;
+        table.insert(Id(1000));
+        assert_eq!(export(&version), before);
+        assert_eq!(version.find(Id(1000)), None);
+        assert_eq!(version.len(), 300);
+        assert_eq!(table.row(5)[0].to_bits(), 9.0f32.to_bits());
+        assert!(
+            Arc::ptr_eq(&version.pages[1], &table.pages[1]),
+            "an unwritten page is shared"
+        );
+        assert!(!Arc::ptr_eq(&version.pages[0], &table.pages[0]));
+    }
+
+    #[test]
+    fn import_restores_an_export_and_refuses_a_wrong_one() {
+        let mut source = table();
+        for id in [5, 3, 900, 7] {
+            let row = source.insert(Id(id));
+            source.row_mut(row)[1] = 0.5;
+        }
+        let (ids, values) = export(&source);
+        let mut copy = table();
+        copy.import(&ids, &values).unwrap();
+        assert_eq!(export(&copy), (ids.clone(), values.clone()));
+        assert!(table().import(&ids[1..], &values).is_err());
+        assert!(table().import(&[1, 1], &values[..10]).is_err(), "an id twice");
+        assert!(copy.import(&ids, &values).is_err(), "a table that is not empty");
+    }
+}

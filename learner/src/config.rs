@@ -1,0 +1,67 @@
+//! How the model learns.
+
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::error::Error;
+
+/// Optimizers, losses and batch size. Changing a rate does not change the schema.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LearnerConfig {
+    /// A batch closes with the group that brings it to this many samples. Smaller batches, which only an idle
+    /// stream makes, are learned from with their gradients divided as if they were full.
+    pub batch_min_samples: usize,
+    /// Learning rate of embedding rows (row-wise Adagrad).
+    pub row_rate: f32,
+    /// Initial accumulator of embedding rows.
+    pub row_accumulator: f32,
+    /// Learning rate of dense weights (Adagrad, accumulator from 0).
+    pub dense_rate: f64,
+    /// FTRL alpha of the wide part.
+    pub wide_alpha: f32,
+    /// FTRL beta of the wide part.
+    pub wide_beta: f32,
+    /// FTRL L2 of the wide part.
+    pub wide_l2: f32,
+    /// Weight of the softmax loss inside a slate, beside the log-loss.
+    pub slate_loss: f32,
+    /// Samples that the running prior remembers, count: its log-odds are those of the last this many.
+    pub prior_samples: f32,
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Threads of one libtorch operation. Recorded: another count may give other bits.
+    pub threads: i32,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> Self {
+        Self {
+            batch_min_samples: 128,
+            row_rate: 0.05,
+            row_accumulator: 0.1,
+            dense_rate: 0.03,
+            wide_alpha: 0.02,
+            wide_beta: 1.0,
+            wide_l2: 1.0,
+            slate_loss: 0.3,
+            prior_samples: 1e6,
+            device: "cpu".into(),
+            threads: 1,
+        }
+    }
+}
+
+impl LearnerConfig {
+    /// The configured device.
+    pub fn device(&self) -> Result<Device, Error> {
+        match self.device.split_once(':') {
+            None if self.device == "cpu" => Ok(Device::Cpu),
+            None if self.device == "cuda" => Ok(Device::Cuda(0)),
+            Some(("cuda", n)) if n.parse::<u8>().is_ok() => {
+                Ok(Device::Cuda(n.parse::<u8>().map_or(0, usize::from)))
+            }
+            _ => Err(Error::UnknownDevice(self.device.clone())),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What can go wrong while learning.
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model refused its weights or its input.
+    #[error(transparent)]
+    Model(#[from] ouzel_model::Error),
+    /// libtorch refused.
+    #[error("libtorch failed at batch {batch}: {source}")]
+    Torch {
+        /// Which batch was learned from.
+        batch: u64,
+        /// What it said.
+        source: tch::TchError,
+    },
+    /// The device of the configuration does not exist here.
+    #[error("unknown device {0:?}: use \"cpu\", \"cuda\" or \"cuda:N\"")]
+    UnknownDevice(String),
+    /// A snapshot without what the trainer needs, or made by another model.
+    #[error("cannot restore the trainer from snapshot {snapshot}: {why}")]
+    Restore {
+        /// Which snapshot.
+        snapshot: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// The snapshot could not be read or built.
+    #[error(transparent)]
+    Snapshot(#[from] ouzel_snapshot::Error),
+}

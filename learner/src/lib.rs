@@ -1,0 +1,21 @@
+//! Losses, optimizers, the pure [`Trainer::step`] and progressive validation.
+//!
+//! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
+//! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
+
+mod config;
+mod error;
+mod fingerprint;
+pub mod loss;
+pub mod metrics;
+mod optim;
+mod persist;
+mod trainer;
+pub mod validation;
+
+pub use config::LearnerConfig;
+pub use error::Error;
+pub use fingerprint::{LIBTORCH, cpu_capability};
+pub use ouzel_model as model;
+pub use persist::weights_hash;
+pub use trainer::{StepReport, Trainer};

@@ -1,0 +1,51 @@
+//! Metric names of this crate.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Samples learned from.
+pub const SAMPLES: &str = "ouzel_learner_samples_total";
+/// Batches learned from.
+pub const BATCHES: &str = "ouzel_learner_batches_total";
+/// Batches skipped, by reason.
+pub const SKIPPED: &str = "ouzel_learner_batches_skipped_total";
+/// Time of one step.
+pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
+/// Rows by table.
+pub const ROWS: &str = "ouzel_learner_rows";
+/// Progressive AUC over the window.
+pub const AUC: &str = "ouzel_learner_window_auc_ratio";
+/// Progressive per-request AUC over the window.
+pub const GAUC: &str = "ouzel_learner_window_gauc_ratio";
+/// Progressive normalised entropy over the window.
+pub const NE: &str = "ouzel_learner_window_normalised_entropy_ratio";
+/// Sum of predictions over sum of labels, over the window.
+pub const CALIBRATION: &str = "ouzel_learner_window_calibration_ratio";
+
+/// Tells the recorder what each name means.
+pub fn describe() {
+    describe_counter!(SAMPLES, Unit::Count, "samples learned from");
+    describe_counter!(BATCHES, Unit::Count, "batches learned from");
+    describe_counter!(
+        SKIPPED,
+        Unit::Count,
+        "batches skipped, by reason; their samples are counted as seen"
+    );
+    describe_histogram!(STEP_SECONDS, Unit::Seconds, "time of one training step");
+    describe_gauge!(ROWS, Unit::Count, "rows in a table");
+    describe_gauge!(
+        AUC,
+        "progressive AUC of the primary task over the last window of samples"
+    );
+    describe_gauge!(
+        GAUC,
+        "mean per-request AUC of the primary task over the last window of requests"
+    );
+    describe_gauge!(
+        NE,
+        "log-loss over the entropy of the mean label, over the window; below 1 is better than a constant"
+    );
+    describe_gauge!(
+        CALIBRATION,
+        "sum of predictions over sum of labels, over the window"
+    );
+}

@@ -1,0 +1,128 @@
+//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad for dense weights.
+
+use tch::Tensor;
+
+use ouzel_model::Table;
+use ouzel_sample::Id;
+
+use crate::config::LearnerConfig;
+
+/// Floats of state behind an embedding row: the accumulated mean squared gradient.
+pub(crate) const ROW_STATE: usize = 1;
+/// Floats of state behind a wide weight: FTRL's `z` and `n`.
+pub(crate) const WIDE_STATE: usize = 2;
+
+const EPSILON: f32 = 1e-8;
+
+/// Row-wise Adagrad: one accumulator a row, of the mean square of its gradient (Mudigere et al. 2022, 4.1).
+///
+/// # Shapes
+/// `keys [n_unique]`, `gradient [n_unique, dim]`
+pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], config: &LearnerConfig) {
+    let dim = table.dim();
+    #[expect(clippy::cast_precision_loss, reason = "a row's width")]
+    let width = dim as f32;
+    for (key, gradient) in keys.iter().zip(gradient.chunks_exact(dim)) {
+        let squares: f32 = gradient.iter().map(|g| g * g).sum();
+        if squares <= 0.0 {
+            continue;
+        }
+        let row = table.insert(*key);
+        let row = table.row_mut(row);
+        row[dim] += squares / width;
+        let step = config.row_rate / (row[dim].sqrt() + EPSILON);
+        for (weight, gradient) in row.iter_mut().zip(gradient) {
+            *weight -= step * gradient;
+        }
+    }
+}
+
+/// FTRL-Proximal without L1 (McMahan et al. 2013, algorithm 1). A row is `[w, z, n]`.
+///
+/// # Shapes
+/// `keys [n_unique]`, `gradient [n_unique]`
+pub(crate) fn ftrl(table: &mut Table, keys: &[Id], gradient: &[f32], config: &LearnerConfig) {
+    let (alpha, beta, l2) = (config.wide_alpha, config.wide_beta, config.wide_l2);
+    for (key, g) in keys.iter().zip(gradient) {
+        let row = table.insert(*key);
+        let [w, z, n] = table.row_mut(row) else {
+            unreachable!("a wide row is [w, z, n]")
+        };
+        let sigma = ((*n + g * g).sqrt() - n.sqrt()) / alpha;
+        *z += g - sigma * *w;
+        *n += g * g;
+        *w = -*z / ((beta + n.sqrt()) / alpha + l2);
+    }
+}
+
+/// Adagrad on a dense weight, in place. The caller holds `no_grad`.
+pub(crate) fn adagrad(
+    weight: &Tensor,
+    accumulator: &mut Tensor,
+    gradient: &Tensor,
+    rate: f64,
+) -> Result<(), tch::TchError> {
+    let mut weight = weight.f_detach()?;
+    let _accumulated = accumulator.f_addcmul_(gradient, gradient)?;
+    let step = gradient.f_div(&accumulator.f_sqrt()?.f_add_scalar(f64::from(EPSILON))?)?;
+    let _moved = weight.f_sub_(&step.f_mul_scalar(rate)?)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_adagrad_takes_the_textbook_steps() {
+        let config = LearnerConfig {
+            row_rate: 0.5,
+            row_accumulator: 0.1,
+            ..LearnerConfig::default()
+        };
+        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, config.row_accumulator, 1);
+        let (mut weight, mut accumulator) = ([0.0f64; 2], 0.1f64);
+        for step in 1..=50 {
+            let gradient = [0.3 / f64::from(step), -0.2];
+            accumulator += (gradient[0].powi(2) + gradient[1].powi(2)) / 2.0;
+            for (w, g) in weight.iter_mut().zip(gradient) {
+                *w -= 0.5 * g / accumulator.sqrt();
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "the table holds f32")]
+            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), &config);
+        }
+        let row = table.row(table.find(Id(7)).unwrap());
+        for (found, expected) in row.iter().zip(weight) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn ftrl_without_l2_starts_as_gradient_descent_with_alpha_over_beta() {
+        let config = LearnerConfig {
+            wide_alpha: 0.1,
+            wide_beta: 1.0,
+            wide_l2: 0.0,
+            ..Default::default()
+        };
+        let mut table = Table::new("wide", 1, WIDE_STATE, 0.0, 0.0, 1);
+        ftrl(&mut table, &[Id(1)], &[0.5], &config);
+        // One step from zero: w = -alpha g / (beta + |g|).
+        let w = table.row(0)[0];
+        assert!((w + 0.1 * 0.5 / 1.5).abs() < 1e-7, "{w}");
+    }
+
+    #[test]
+    fn dense_adagrad_matches_its_formula() {
+        let weight = Tensor::from_slice(&[1.0f32, -1.0]);
+        let mut accumulator = weight.zeros_like();
+        let gradient = Tensor::from_slice(&[0.5f32, -0.25]);
+        for _ in 0..2 {
+            tch::no_grad(|| adagrad(&weight, &mut accumulator, &gradient, 0.1)).unwrap();
+        }
+        let moved = 0.1 * (1.0 + 0.5f64.sqrt());
+        let found = Vec::<f32>::try_from(&weight).unwrap();
+        assert!((f64::from(found[0]) - (1.0 - moved)).abs() < 1e-6, "{found:?}");
+        assert!((f64::from(found[1]) - (-1.0 + moved)).abs() < 1e-6, "{found:?}");
+    }
+}

@@ -1,0 +1,153 @@
+//! The trainer's state in a snapshot: rows, dense weights and all optimizer state, as named arrays.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use ouzel_model::{Array as Plain, ModelConfig, Table, Weights};
+use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
+
+use crate::config::LearnerConfig;
+use crate::error::Error;
+use crate::optim::{ROW_STATE, WIDE_STATE};
+use crate::trainer::Trainer;
+
+const DENSE: &str = "dense.safetensors";
+const DENSE_STATE: &str = "dense_state.safetensors";
+const ROWS: &str = "rows.safetensors";
+const WIDE: &str = "wide.safetensors";
+const TRAINER: &str = "trainer.json";
+
+/// The small part of the state, kept as JSON so that a person can read it.
+#[derive(Serialize, Deserialize)]
+struct Small {
+    model: ModelConfig,
+    next_batch: u64,
+    /// Per task: labels seen, positives among them.
+    seen: Vec<(f32, f32)>,
+    prior: Vec<f32>,
+}
+
+impl Trainer {
+    /// Puts the whole state into a draft. Rows are shared, not copied: the learner goes on at once.
+    pub fn save(&mut self, draft: &mut Draft) -> Result<(), Error> {
+        let weights = self.weights()?;
+        let mut dense = Arrays::new();
+        let mut state = Arrays::new();
+        for ((name, plain), accumulator) in self
+            .net
+            .params()
+            .map(|(name, _)| name)
+            .zip(&self.accumulators)
+            .map(|(name, accumulator)| ((name, &weights.dense[name]), accumulator))
+        {
+            dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
+            let values =
+                Vec::<f32>::try_from(accumulator.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
+            state.insert(name, Array::new(&plain.shape, values)?)?;
+        }
+        let small = Small {
+            model: weights.config.clone(),
+            next_batch: self.next_batch,
+            seen: self.seen.clone(),
+            prior: weights.prior.clone(),
+        };
+        draft.add_arrays(DENSE, dense)?;
+        draft.add_arrays(DENSE_STATE, state)?;
+        draft.add_arrays(ROWS, table_arrays(&weights.rows)?)?;
+        draft.add_arrays(WIDE, table_arrays(&weights.wide)?)?;
+        draft.add_blob(
+            TRAINER,
+            serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
+        )?;
+        Ok(())
+    }
+
+    /// The trainer as it was at a snapshot. `model` is what the configuration asks for and must be what the
+    /// snapshot holds; learning rates may differ.
+    pub fn load(snapshot: &Snapshot, model: &ModelConfig, config: LearnerConfig) -> Result<Self, Error> {
+        let id = snapshot.id().to_string();
+        let refuse = |why: String| Error::Restore {
+            snapshot: id.clone(),
+            why,
+        };
+        let small: Small = serde_json::from_slice(&snapshot.blob(TRAINER)?)
+            .map_err(|e| refuse(format!("{TRAINER}: {e}")))?;
+        if small.model != *model {
+            return Err(refuse(format!(
+                "it holds the model {:?}, the configuration asks for {model:?}; roll back to a snapshot of this \
+                 model, or start in an empty state directory",
+                small.model
+            )));
+        }
+        let mut weights = Weights::new(small.model.clone(), ROW_STATE, config.row_accumulator, WIDE_STATE);
+        let mut dense = snapshot.arrays(DENSE)?;
+        let mut state = snapshot.arrays(DENSE_STATE)?;
+        let names: Vec<String> = weights.dense.keys().cloned().collect();
+        for name in &names {
+            let shape = weights.dense[name].shape.clone();
+            let values: Arc<[f32]> = dense.take::<f32>(name, &shape)?.into();
+            weights.dense.insert(name.clone(), Plain { shape, values });
+        }
+        fill(&mut weights.rows, snapshot.arrays(ROWS)?)?;
+        fill(&mut weights.wide, snapshot.arrays(WIDE)?)?;
+        if small.prior.len() != weights.prior.len() || small.seen.len() != weights.prior.len() {
+            return Err(refuse(format!(
+                "it has {} priors for {} tasks",
+                small.prior.len(),
+                weights.prior.len()
+            )));
+        }
+        weights.prior = small.prior;
+        let mut trainer = Trainer::with(weights, config)?;
+        for ((name, weight), accumulator) in trainer.net.params().zip(&mut trainer.accumulators) {
+            let shape: Vec<usize> = weight
+                .size()
+                .iter()
+                .filter_map(|n| usize::try_from(*n).ok())
+                .collect();
+            let values = state.take::<f32>(name, &shape)?;
+            *accumulator = Tensor::from_slice(&values)
+                .view_as(weight)
+                .to_device(weight.device());
+        }
+        trainer.seen = small.seen;
+        trainer.next_batch = small.next_batch;
+        Ok(trainer)
+    }
+
+    /// Hash of weights and optimizer state: equal hash, equal bits.
+    pub fn hash(&mut self) -> Result<String, Error> {
+        let mut draft = Draft::new(
+            None,
+            0,
+            ouzel_snapshot::Fingerprint::default(),
+            ouzel_snapshot::Cut::default(),
+        );
+        self.save(&mut draft)?;
+        Ok(weights_hash(&draft))
+    }
+}
+
+/// Hash over the trainer's part of a draft, names and shapes included.
+#[must_use]
+pub fn weights_hash(draft: &Draft) -> String {
+    draft.hash_of(&[DENSE, DENSE_STATE, ROWS, WIDE, TRAINER])
+}
+
+fn table_arrays(table: &Table) -> Result<Arrays, Error> {
+    let (ids, values) = table.pages();
+    let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
+    let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
+    let mut arrays = Arrays::new();
+    arrays.insert("ids", Array::new(&[table.len()], ids)?)?;
+    arrays.insert("values", Array::shared(&[table.len(), table.stride()], values)?)?;
+    Ok(arrays)
+}
+
+fn fill(table: &mut Table, mut arrays: Arrays) -> Result<(), Error> {
+    let ids = arrays.take::<u64>("ids", &[ANY])?;
+    let values = arrays.take::<f32>("values", &[ids.len(), table.stride()])?;
+    Ok(table.import(&ids, &values)?)
+}

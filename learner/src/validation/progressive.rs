@@ -1,0 +1,221 @@
+//! The running figures of a live learner, over a window and since the start of the lineage.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use ouzel_sample::Batch;
+
+use crate::loss;
+use crate::validation::{ScoreLog, Scored};
+
+/// How good predictions were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Samples.
+    pub samples: u64,
+    /// Positives among them.
+    pub positives: u64,
+    /// Area under the ROC curve.
+    pub auc: Option<f64>,
+    /// Mean per-request AUC.
+    pub gauc: Option<f64>,
+    /// Mean log-loss, nats.
+    pub log_loss: Option<f64>,
+    /// Log-loss over the entropy of the mean label (He et al. 2014, eq. 3).
+    pub ne: Option<f64>,
+    /// Sum of predictions over sum of labels.
+    pub calibration: Option<f64>,
+}
+
+impl Figures {
+    /// Figures from their sums.
+    pub(crate) fn new(
+        samples: u64,
+        positives: u64,
+        predicted: f64,
+        log_loss: f64,
+        auc: Option<f64>,
+        gauc: Option<f64>,
+    ) -> Self {
+        let (n, y) = (float(samples), float(positives));
+        let mean = y / n;
+        let entropy = -(mean * mean.ln() + (1.0 - mean) * (1.0 - mean).ln());
+        Self {
+            samples,
+            positives,
+            auc,
+            gauc,
+            log_loss: (samples > 0).then(|| log_loss / n),
+            ne: (entropy > 0.0).then(|| log_loss / n / entropy),
+            calibration: (positives > 0).then(|| predicted / y),
+        }
+    }
+}
+
+/// Progressive validation of the primary task.
+///
+/// The window holds the newest scores and gives exact figures; the totals are kept since the start of the
+/// lineage, with the AUC from a histogram of logits whose bins are 1/64 wide. Totals are state: they are part
+/// of a snapshot, so a restart does not forget them.
+#[derive(Clone, Debug)]
+pub struct Progressive {
+    window: VecDeque<Scored>,
+    window_len: usize,
+    totals: Totals,
+}
+
+/// What is kept since the start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Totals {
+    samples: u64,
+    positives: u64,
+    predicted: f64,
+    log_loss: f64,
+    /// (negatives, positives) by bin of the logit.
+    bins: Vec<(u64, u64)>,
+}
+
+const BINS: usize = 2048;
+const BINS_PER_LOGIT: f32 = 64.0;
+
+impl Progressive {
+    /// Nothing seen yet; the window will hold `window_len` samples.
+    #[must_use]
+    pub fn new(window_len: usize) -> Self {
+        let bins = vec![(0, 0); BINS];
+        let totals = Totals {
+            samples: 0,
+            positives: 0,
+            predicted: 0.0,
+            log_loss: 0.0,
+            bins,
+        };
+        Self {
+            window: VecDeque::with_capacity(window_len),
+            window_len,
+            totals,
+        }
+    }
+
+    /// Takes a batch with its logits `[n_samples, n_tasks]`, before it was learned from.
+    pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
+        let mut log = ScoreLog::default();
+        log.add(batch, logits);
+        for scored in log.iter() {
+            let (z, y) = (scored.logit, scored.label);
+            self.totals.samples += 1;
+            self.totals.positives += u64::from(y);
+            self.totals.predicted += f64::from(loss::sigmoid(z));
+            self.totals.log_loss += f64::from(loss::binary(z, y).value);
+            let bin = &mut self.totals.bins[bin(z)];
+            if y {
+                bin.1 += 1
+            } else {
+                bin.0 += 1
+            }
+            if self.window.len() == self.window_len {
+                self.window.pop_front();
+            }
+            self.window.push_back(*scored);
+        }
+    }
+
+    /// Figures of the newest samples.
+    #[must_use]
+    pub fn window(&self) -> Figures {
+        Figures::of(self.window.iter())
+    }
+
+    /// Figures since the start; without a per-request AUC, which would need every slate kept.
+    #[must_use]
+    pub fn total(&self) -> Figures {
+        let totals = &self.totals;
+        let (mut below, mut wins) = (0.0f64, 0.0f64);
+        for (negatives, positives) in &totals.bins {
+            wins += float(*positives) * (below + 0.5 * float(*negatives));
+            below += float(*negatives);
+        }
+        let pairs = below * float(totals.positives);
+        let auc = (pairs > 0.0).then(|| wins / pairs);
+        Figures::new(
+            totals.samples,
+            totals.positives,
+            totals.predicted,
+            totals.log_loss,
+            auc,
+            None,
+        )
+    }
+
+    /// The totals as bytes, for a snapshot.
+    #[must_use]
+    pub fn dump(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.totals).expect("totals are numbers and lists of numbers")
+    }
+
+    /// Takes totals from a snapshot; the window starts empty.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
+        let totals: Totals = serde_json::from_slice(bytes)?;
+        if totals.bins.len() == BINS {
+            self.totals = totals;
+        }
+        Ok(())
+    }
+}
+
+fn bin(z: f32) -> usize {
+    let middle = 1024.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the bins; NaN becomes 0"
+    )]
+    let bin = (z * BINS_PER_LOGIT + middle).clamp(0.0, 2047.0) as usize;
+    bin
+}
+
+fn float(n: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
+    let n = n as f64;
+    n
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validation::auc;
+
+    #[test]
+    fn figures_of_a_known_case() {
+        // Predictions of exactly the base rate: normalised entropy 1, calibration 1.
+        let figures = Figures::new(4, 1, 1.0, 4.0 * 0.562_335_144_618_808_4, Some(0.5), None);
+        assert!((figures.ne.unwrap() - 1.0).abs() < 1e-9);
+        assert!((figures.calibration.unwrap() - 1.0).abs() < 1e-9);
+        assert_eq!(Figures::new(0, 0, 0.0, 0.0, None, None).log_loss, None);
+    }
+
+    #[test]
+    fn totals_survive_a_dump_and_agree_with_exact_figures() {
+        let mut progressive = Progressive::new(10);
+        let mut exact = Vec::new();
+        for i in 0..1000u16 {
+            let (z, y) = (f32::from(i % 97) / 20.0 - 2.0, i % 3 == 0 || i % 97 > 80);
+            let totals = &mut progressive.totals;
+            totals.samples += 1;
+            totals.positives += u64::from(y);
+            let bin = &mut totals.bins[bin(z)];
+            if y {
+                bin.1 += 1
+            } else {
+                bin.0 += 1
+            }
+            exact.push((z, y));
+        }
+        let expected = auc(&mut exact).unwrap();
+        assert!((progressive.total().auc.unwrap() - expected).abs() < 1e-3);
+        let mut copy = Progressive::new(10);
+        copy.restore(&progressive.dump()).unwrap();
+        assert_eq!(copy.totals, progressive.totals);
+    }
+}

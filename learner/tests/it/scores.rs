@@ -1,0 +1,67 @@
+use ouzel_learner::Trainer;
+use ouzel_learner::model::{Inputs, Net};
+use ouzel_sample::{Batch, Candidate, Sample};
+
+use crate::world::{batches, configs};
+
+/// Logits of a trained model for `samples`, computed as the scorer does: request by request.
+fn trained() -> (Trainer, Vec<Batch>) {
+    let (model, learner) = configs();
+    let mut trainer = Trainer::new(model, learner).unwrap();
+    let mut batches = batches(5, 300);
+    let rest = batches.split_off(batches.len() - 3);
+    for batch in &batches {
+        trainer.step(batch).unwrap();
+    }
+    (trainer, rest)
+}
+
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            (found - expected).abs() <= 1e-6 + 1e-6 * expected.abs(),
+            "{found} {expected}"
+        );
+    }
+}
+
+#[test]
+fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
+    let (mut trainer, rest) = trained();
+    let weights = trainer.weights().unwrap();
+    let net = Net::new(&weights, tch::Device::Cpu).unwrap();
+    let expected = trainer.step(&rest[0]).unwrap().logits;
+    let served: Vec<f32> = rest[0]
+        .samples
+        .chunk_by(|a, b| a.request.id == b.request.id)
+        .flat_map(|slate| {
+            let candidates: Vec<Candidate> = slate.iter().map(|s| (*s.candidate).clone()).collect();
+            let inputs = Inputs::of_request(&weights.config, &slate[0].request, &candidates);
+            net.score(&inputs, &weights).unwrap()
+        })
+        .collect();
+    assert_close(&served, &expected);
+}
+
+#[test]
+fn neither_the_batch_nor_the_slate_nor_the_order_changes_a_logit() {
+    let (mut trainer, rest) = trained();
+    let weights = trainer.weights().unwrap();
+    let net = Net::new(&weights, tch::Device::Cpu).unwrap();
+    let score = |samples: &[Sample]| {
+        net.score(&Inputs::of_samples(&weights.config, samples), &weights)
+            .unwrap()
+    };
+    let samples: Vec<Sample> = rest.iter().flat_map(|batch| batch.samples.clone()).collect();
+    let together = score(&samples);
+    let one_by_one: Vec<f32> = samples
+        .iter()
+        .flat_map(|s| score(std::slice::from_ref(s)))
+        .collect();
+    assert_close(&one_by_one, &together);
+    let reversed: Vec<Sample> = samples.iter().rev().cloned().collect();
+    let mut back = score(&reversed);
+    back.reverse();
+    assert_close(&back, &together);
+}

@@ -1,0 +1,113 @@
+//! A small generated world: users like some items, items repeat, slates of four.
+
+use std::sync::Arc;
+
+use ouzel_learner::LearnerConfig;
+use ouzel_learner::model::{ModelConfig, uniform};
+use ouzel_sample::{
+    Action, Ask, Attribute, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
+    Kind, Labels, PartitionId, Position, Sample, ShownItem, Slot, Stream,
+};
+
+const N_USERS: u64 = 20;
+const N_ITEMS: u64 = 30;
+
+pub fn configs() -> (ModelConfig, LearnerConfig) {
+    let learner = LearnerConfig {
+        batch_min_samples: 32,
+        ..LearnerConfig::default()
+    };
+    (ModelConfig::default(), learner)
+}
+
+/// Batches of `n_requests` slates. A user clicks an item when both are of the same parity, with some noise.
+pub fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
+    let features = FeatureState::new(FeatureConfig::default());
+    for id in 0..N_ITEMS {
+        features.put_item(Item {
+            id: Id(id),
+            name: format!("item {id}"),
+            ts: EventTime(0),
+            attributes: vec![Attribute {
+                slot: Slot::Category,
+                value: Id(100 + id % 5),
+            }],
+            texts: vec![],
+            image: None,
+            vectors: vec![],
+        });
+    }
+    let mut batcher = Batcher::new(32);
+    let mut batches = Vec::new();
+    for request in 0..n_requests {
+        let pick = |lane: u64, n: u64| (u64::from((uniform(seed, request, lane) * 1e6) as u32)) % n;
+        let user = pick(0, N_USERS);
+        let first = pick(1, N_ITEMS);
+        let items = (0..4)
+            .map(|i| ShownItem {
+                item: Id((first + 7 * i) % N_ITEMS),
+                position: u16::try_from(i).ok(),
+            })
+            .collect();
+        let impression = Impression {
+            request: Id(request),
+            user: Id(user),
+            ts: EventTime(i64::try_from(request).unwrap() * 1000),
+            items,
+            context: vec![Id(500 + request % 3)],
+            revealed: None,
+        };
+        let group = show(&features, &impression, |lane, item| {
+            (item % 2 == user % 2) == (uniform(seed, request, 10 + lane) < 0.85)
+        });
+        batches.extend(batcher.push(group));
+    }
+    batches
+}
+
+fn show(features: &FeatureState, impression: &Impression, clicked: impl Fn(u64, u64) -> bool) -> Vec<Sample> {
+    let ask = Ask {
+        request: impression.request,
+        user: impression.user,
+        ts: impression.ts,
+        context: &impression.context,
+        items: &impression.items,
+        slate_size: None,
+    };
+    let (request, candidates) = features.read(&ask);
+    features.show(impression);
+    let request = Arc::new(request);
+    let shown_at = Position {
+        partition: PartitionId {
+            stream: Stream::Impressions,
+            partition: 0,
+        },
+        offset: 0,
+    };
+    let mut group = Vec::new();
+    for (lane, candidate) in (0u64..).zip(candidates) {
+        let y = clicked(lane, candidate.item.0);
+        if y {
+            let action = Action {
+                request: request.id,
+                item: candidate.item,
+                user: request.user,
+                ts: request.ts,
+                task: 0,
+                value: None,
+            };
+            features.act(&action, &request.context);
+        }
+        group.push(Sample {
+            seq: 0,
+            request: Arc::clone(&request),
+            candidate: Arc::new(candidate),
+            labels: Labels::UNKNOWN.with(0, y),
+            kind: Kind::Final,
+            weight: 1.0,
+            shown_at,
+            action_record_ms: None,
+        });
+    }
+    group
+}

@@ -1,0 +1,246 @@
+//! The command line: arguments in, one exit code out.
+//!
+//! [`run`] parses, dispatches to [`crate::commands`] and reports. Commands write what was asked for to one
+//! writer, stdout; errors and hints go to the other, stderr. Nothing here touches the process itself.
+
+mod args;
+mod exit;
+mod point;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use anyhow::bail;
+use clap::Parser;
+
+pub use args::{
+    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, FileArgs, Labels, ReplayArgs,
+    ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb,
+};
+pub use exit::{Exit, Tell, report};
+pub use point::RangePoint;
+
+use crate::commands;
+
+/// Runs the program with `args`, the first of which is its name.
+pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            // With stderr gone there is nobody left to tell.
+            let _told = write!(err, "{}", error.render()).is_ok();
+            return Exit::Usage;
+        }
+        // Help and version are answers.
+        Err(answer) => {
+            return if write!(out, "{}", answer.render()).is_ok() {
+                Exit::Ok
+            } else {
+                Exit::Failure
+            };
+        }
+    };
+    let mut out = Pipe {
+        inner: out,
+        is_closed: false,
+    };
+    let exit = dispatch(&cli.verb, &mut out).and_then(|exit| {
+        out.flush()?;
+        Ok(exit)
+    });
+    match exit {
+        Ok(exit) => exit,
+        // `ouzel snapshot list | head -1` got what it wanted.
+        Err(_) if out.is_closed => Exit::Ok,
+        Err(error) => report(&error, err),
+    }
+}
+
+fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Config(args) => commands::config::run(args, out),
+        Verb::Completions(args) => commands::completions::run(args, out),
+        Verb::Snapshot(args) => commands::snapshot::run(args, out),
+        Verb::Topics(args) => commands::topics::run(args, out),
+        Verb::Replay(args) => commands::replay::run(args, out),
+        Verb::Daemon(_) | Verb::Demo(_) | Verb::Score(_) => {
+            bail!("`ouzel {}` is not wired yet", verb.name())
+        }
+    }
+}
+
+/// Remembers that the reader of stdout went away.
+struct Pipe<'a> {
+    inner: &'a mut dyn Write,
+    is_closed: bool,
+}
+
+impl Pipe<'_> {
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.is_closed |= matches!(&result, Err(error) if error.kind() == io::ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.inner.write(bytes);
+        self.note(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.inner.flush();
+        self.note(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a command line; returns the exit code, stdout and stderr.
+    fn ouzel(line: &str) -> (u8, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let args = ["ouzel"]
+            .into_iter()
+            .chain(line.split_whitespace())
+            .map(OsString::from);
+        let exit = run(args, &mut out, &mut err);
+        (
+            exit.code(),
+            String::from_utf8(out).unwrap(),
+            String::from_utf8(err).unwrap(),
+        )
+    }
+
+    #[test]
+    fn help_and_version_are_answers_on_stdout() {
+        for (line, expected) in [
+            ("--help", "snapshot"),
+            ("--version", "ouzel 0."),
+            ("replay --help", "--labels"),
+        ] {
+            let (code, out, err) = ouzel(line);
+            assert_eq!((code, err.as_str()), (0, ""), "{line}");
+            assert!(out.contains(expected), "{out}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_code_2_and_says_so_on_stderr() {
+        for line in [
+            "",
+            "demon",
+            "daemon",
+            "replay",
+            "replay --from 0",
+            "replay --data d --from 0 --config c",
+            "replay --data d --labels soon",
+            "replay --from yesterday --config c",
+            "demo --listen 8600",
+            "snapshot",
+            "snapshot show",
+            "snapshot list --state a --config b",
+            "config check",
+            "config check --json",
+            "topics create",
+            "completions klingon",
+        ] {
+            let (code, out, err) = ouzel(line);
+            assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
+            assert!(!err.is_empty(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_settings_are_shown_checked_and_described_with_their_codes() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let good = write(
+            "good.toml",
+            "serving.workers = 3\nkafka.bootstrap = \"far.example:9092\"",
+        );
+        let bad = write("bad.toml", "[serving]\nworker = 3\n");
+
+        let (code, out, _) = ouzel(&format!("config show {good}"));
+        assert_eq!(code, 0);
+        assert!(out.contains("# Default: 1\nworkers = 3\n"), "{out}");
+        let (code, out, _) = ouzel(&format!("config show --json --config {good}"));
+        assert_eq!(code, 0);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&out).unwrap()["serving"]["workers"],
+            3
+        );
+
+        let (code, out, err) = ouzel(&format!("config check {good}"));
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains("warning: "), "{out}");
+        let (code, out, err) = ouzel(&format!("config check {bad}"));
+        assert_eq!((code, out.as_str()), (3, ""));
+        let expected = format!(
+            "error: {bad}:2:1: serving.worker: unknown key\nhint: the nearest known name is `workers`\n"
+        );
+        assert_eq!(err, expected);
+        let (code, out, _) = ouzel(&format!("config check --json {bad}"));
+        assert_eq!(code, 3);
+        let checked: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(checked["ok"], false);
+        assert_eq!(checked["problems"][0]["line"], 2);
+
+        let (code, _, err) = ouzel(&format!("config show {bad}"));
+        assert_eq!(code, 2, "{err}");
+        let (code, _, err) = ouzel("config check /nowhere/ouzel.toml");
+        assert_eq!(code, 1);
+        assert!(
+            err.starts_with("error: cannot read the configuration /nowhere/ouzel.toml: "),
+            "{err}"
+        );
+        let (code, out, _) = ouzel("config schema");
+        assert_eq!(code, 0);
+        assert!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["properties"]["join"].is_object());
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_is_named_before_any_broker_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ouzel.toml");
+        std::fs::write(
+            &path,
+            "[kafka.properties]\nsasl.password = \"${env:OUZEL_TEST_NOBODY}\"",
+        )
+        .unwrap();
+        let (code, out, err) = ouzel(&format!("topics create --config {}", path.display()));
+        assert_eq!((code, out.as_str()), (2, ""));
+        assert!(err.contains("OUZEL_TEST_NOBODY is not set"), "{err}");
+    }
+
+    #[test]
+    fn completions_are_made_for_each_shell() {
+        for shell in ["bash", "zsh", "fish"] {
+            let (code, out, _) = ouzel(&format!("completions {shell}"));
+            assert_eq!(code, 0);
+            assert!(out.contains("rollback"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut err = Vec::new();
+        let args = ["ouzel", "config", "show"].map(OsString::from);
+        assert_eq!(run(args, &mut Gone, &mut err), Exit::Ok);
+        assert!(err.is_empty());
+    }
+}

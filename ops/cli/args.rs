@@ -1,0 +1,378 @@
+//! The arguments of every command. The doc comments are the help text.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::point::RangePoint;
+
+/// A streaming online-learning ranker: Kafka in, scores out, one process.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ouzel",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Learn from Kafka and serve scores until SIGTERM; a second signal exits at once
+    Daemon(DaemonArgs),
+    /// Watch the whole thing work on a broker of its own: events in, a model, scores out
+    Demo(DemoArgs),
+    /// Learn from files or a range of Kafka without serving, and say how good the predictions were
+    Replay(ReplayArgs),
+    /// Score requests with a snapshot, without a daemon
+    Score(ScoreArgs),
+    /// List, inspect, check, pin, roll back and clean up snapshots
+    Snapshot(SnapshotArgs),
+    /// Show, check and describe the configuration
+    Config(ConfigArgs),
+    /// Make the topics
+    Topics(TopicsArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+impl Verb {
+    /// The command's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Daemon(_) => "daemon",
+            Verb::Demo(_) => "demo",
+            Verb::Replay(_) => "replay",
+            Verb::Score(_) => "score",
+            Verb::Snapshot(_) => "snapshot",
+            Verb::Config(_) => "config",
+            Verb::Topics(_) => "topics",
+            Verb::Completions(_) => "completions",
+        }
+    }
+}
+
+/// `ouzel daemon`.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The configuration; `ouzel config show` prints one to start from
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `ouzel demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// A folder with impressions, actions (or clicks) and items as NDJSON, plain, .gz or .zst
+    /// [default: MovieLens-100K, as `make demo` fetches it]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Stay up and serve after the last event, until a signal
+    #[arg(long)]
+    pub keep_serving: bool,
+    /// Print one JSON document on stdout instead of the summary
+    #[arg(long)]
+    pub json: bool,
+    /// Where snapshots go [default: a new folder below the system's temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Address and port to serve on [default: a free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `ouzel replay`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["data", "from", "to"]).required(true).multiple(true))]
+pub struct ReplayArgs {
+    /// A folder with impressions, actions (or clicks) and items as NDJSON, plain, .gz or .zst
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "to"])]
+    pub data: Option<PathBuf>,
+    /// Where in Kafka to begin: an offset, a time (2026-05-01T12:00:00Z, or @ and ms since 1970), or start
+    #[arg(long, value_name = "POINT", requires = "config")]
+    pub from: Option<RangePoint>,
+    /// Where in Kafka to end, not included: as --from, or end, which is where the topics end now
+    #[arg(long, value_name = "POINT", requires = "config")]
+    pub to: Option<RangePoint>,
+    /// Configurations to replay with, one run each [default: one run with every default]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub config: Vec<PathBuf>,
+    /// When labels become known
+    #[arg(long, value_enum, default_value_t = Labels::Configured)]
+    pub labels: Labels,
+    /// Use this seed instead of the configured one
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Print one JSON document on stdout instead of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// When labels become known in a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Labels {
+    /// As join.policy of the configuration says
+    Configured,
+    /// Right after their request was predicted, as offline references do it
+    Immediate,
+}
+
+/// `ouzel score`.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Where the snapshots are.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Score with this snapshot [default: the one being served, or the newest]
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+    /// Requests as for POST /v1/rank, one JSON object a line; - is stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub requests: PathBuf,
+}
+
+/// Which state directory a command is about.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// The state directory [default: state]
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
+    pub state: Option<PathBuf>,
+    /// Take the state directory and the admin socket from this configuration
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// `ouzel snapshot`.
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// Where the snapshots are.
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: SnapshotVerb,
+}
+
+/// The commands about snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// List every snapshot, the newest last
+    List,
+    /// Show the manifest of a snapshot
+    Show {
+        /// Its id, or latest, serving or pinned
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Read every byte of a snapshot and compare hashes; exit code 3 when something is wrong
+    Verify {
+        /// Its id, or latest, serving or pinned [default: every snapshot]
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+    },
+    /// Show what differs between two snapshots
+    Diff {
+        /// The first: an id, or latest, serving or pinned
+        #[arg(value_name = "A")]
+        a: String,
+        /// The second
+        #[arg(value_name = "B")]
+        b: String,
+    },
+    /// Keep serving a snapshot, whatever is learned
+    Pin {
+        /// Its id, or latest or serving
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// Serve the newest version again
+    Unpin {
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// Go back to a snapshot: serve it and learn on from it
+    Rollback {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// Remove old snapshots; pinned, served and newest ones stay
+    Gc {
+        /// How many to keep [default: snapshot.keep of the configuration]
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+    },
+}
+
+/// `ouzel config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ConfigVerb,
+}
+
+/// The commands about the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Print the configuration in force, every key with its meaning, unit and default, as TOML
+    Show {
+        /// The file [default: none, every default]
+        #[command(flatten)]
+        file: FileArgs,
+        /// Print JSON instead, without the comments
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration; exit code 3 when it cannot be used
+    #[command(arg_required_else_help = true)]
+    Check {
+        /// The file
+        #[command(flatten)]
+        file: FileArgs,
+        /// Print one JSON document on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration file
+    Schema,
+}
+
+/// A configuration file, by place or by name.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The configuration
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The same, as other commands take it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The file, if one was given.
+    #[must_use]
+    pub fn path(&self) -> Option<&PathBuf> {
+        self.file.as_ref().or(self.config.as_ref())
+    }
+}
+
+/// `ouzel topics`.
+#[derive(Debug, Args)]
+pub struct TopicsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: TopicsVerb,
+}
+
+/// The commands about topics.
+#[derive(Debug, Subcommand)]
+pub enum TopicsVerb {
+    /// Make the topics of a configuration that are not there yet, and their dead-letter topics
+    Create {
+        /// The configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Partitions of each topic
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+        partitions: i32,
+        /// Replicas of each partition
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+        replication: i32,
+        /// Print one JSON document on stdout
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `ouzel completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Which shell
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Verb {
+        let args = ["ouzel"].into_iter().chain(line.split_whitespace());
+        Cli::try_parse_from(args)
+            .unwrap_or_else(|error| panic!("{line}: {error}"))
+            .verb
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_line_is_understood() {
+        let Verb::Demo(demo) = parse("demo --data d --keep-serving --json --state s --listen 127.0.0.1:0")
+        else {
+            panic!()
+        };
+        assert!(demo.keep_serving && demo.json);
+        assert_eq!(demo.listen.unwrap().port(), 0);
+
+        let Verb::Replay(replay) = parse("replay --data d --config a b --labels immediate --seed 7 --json")
+        else {
+            panic!()
+        };
+        assert_eq!(replay.config.len(), 2);
+        assert_eq!((replay.labels, replay.seed), (Labels::Immediate, Some(7)));
+        let Verb::Replay(replay) = parse("replay --from start --to 100 --config a --config b") else {
+            panic!()
+        };
+        assert_eq!(
+            (replay.from, replay.to),
+            (Some(RangePoint::Start), Some(RangePoint::Offset(100)))
+        );
+        assert_eq!(replay.config.len(), 2);
+
+        for line in [
+            "daemon --config ouzel.toml",
+            "demo",
+            "score --state s -",
+            "snapshot list --state s --json",
+            "snapshot --state s --json list",
+            "snapshot show latest",
+            "snapshot verify",
+            "snapshot diff 1 2 --config c",
+            "snapshot pin 1 --note why",
+            "snapshot unpin",
+            "snapshot rollback 00000000000000000001",
+            "snapshot gc --keep 3",
+            "config show",
+            "config show f",
+            "config check --config f",
+            "config schema",
+            "topics create --config f --partitions 4",
+            "completions zsh",
+        ] {
+            parse(line);
+        }
+    }
+}

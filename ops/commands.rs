@@ -1,0 +1,10 @@
+//! What each verb of the command line does.
+//!
+//! A command takes its arguments and a writer for its answer, and returns the exit code or an error with a
+//! hint. It prints nothing by itself.
+
+pub mod completions;
+pub mod config;
+pub mod replay;
+pub mod snapshot;
+pub mod topics;

@@ -1,0 +1,283 @@
+//! Snapshots as a person reads them.
+
+use std::io::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
+
+use ouzel_snapshot::{Audit, Diff, Listed, Manifest, Report};
+
+/// A line per snapshot.
+pub(super) fn list(listed: &[Listed], out: &mut dyn Write) -> io::Result<()> {
+    let header = [
+        "SNAPSHOT", "CREATED", "BATCH", "SAMPLES", "AUC", "NE", "SIZE", "NOTES",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut rows = vec![header];
+    for entry in listed {
+        let known = |text: &dyn Fn(&Manifest) -> String| entry.manifest.as_ref().map_or("-".to_owned(), text);
+        let metric = |name: &str| {
+            known(&|m| {
+                m.cut
+                    .metrics
+                    .get(name)
+                    .copied()
+                    .flatten()
+                    .map_or("-".to_owned(), |v| format!("{v:.3}"))
+            })
+        };
+        let mut notes: Vec<String> = entry
+            .aliases
+            .iter()
+            .map(|alias| alias.name().to_owned())
+            .collect();
+        if entry.is_rolled_back {
+            notes.push("rolled back".to_owned());
+        }
+        notes.extend(entry.fault.iter().map(|fault| format!("damaged: {fault}")));
+        rows.push(vec![
+            entry.id.to_string(),
+            known(&|m| time(m.created_ms)),
+            known(&|m| m.cut.batch_seq.to_string()),
+            known(&|m| m.cut.sample_seq.to_string()),
+            metric("auc"),
+            metric("ne"),
+            size(entry.bytes),
+            notes.join(", "),
+        ]);
+    }
+    table(&rows, out)
+}
+
+/// Everything a manifest says but its files' hashes.
+pub(super) fn show(entry: &Listed, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+    let aliases: Vec<&str> = entry.aliases.iter().map(|alias| alias.name()).collect();
+    let (cut, by) = (&manifest.cut, &manifest.created_by);
+    let mut rows = vec![
+        ("snapshot", manifest.id.to_string()),
+        (
+            "called",
+            or_none((!aliases.is_empty()).then(|| aliases.join(", "))),
+        ),
+        ("parent", or_none(manifest.parent.map(|id| id.to_string()))),
+        ("created", time(manifest.created_ms)),
+        (
+            "created by",
+            format!(
+                "ouzel {}, {}, {}, {} threads",
+                by.ouzel, by.device, by.cpu_capability, by.n_threads
+            ),
+        ),
+        ("batches", cut.batch_seq.to_string()),
+        ("samples", cut.sample_seq.to_string()),
+        ("event time", time(cut.event_time_ms)),
+        ("ledger", cut.ledger_hash.clone()),
+        ("weights", cut.weights_hash.clone()),
+        ("configuration", cut.config_hash.clone()),
+        ("schema", cut.schema_fingerprint.clone()),
+    ];
+    if let Some(note) = &manifest.note {
+        rows.push(("note", note.clone()));
+    }
+    if entry.is_rolled_back {
+        rows.push(("state", "rolled back: a start does not resume from it".to_owned()));
+    }
+    if let Some(fault) = &entry.fault {
+        rows.push(("damaged", fault.clone()));
+    }
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect();
+    table(&rows, out)?;
+    section(
+        "metrics",
+        cut.metrics
+            .iter()
+            .map(|(k, v)| (k, v.map_or("-".to_owned(), |v| format!("{v:.6}")))),
+        out,
+    )?;
+    section(
+        "positions",
+        cut.positions.iter().map(|(k, v)| (k, v.to_string())),
+        out,
+    )?;
+    section(
+        "counters",
+        cut.counters.iter().map(|(k, v)| (k, v.to_string())),
+        out,
+    )?;
+    section(
+        "files",
+        manifest.files.iter().map(|file| (&file.name, size(file.bytes))),
+        out,
+    )
+}
+
+/// What is wrong, or that nothing is.
+pub(super) fn verify(reports: &[Report], audit: &Audit, out: &mut dyn Write) -> io::Result<()> {
+    for report in reports {
+        let n_bytes = report.files.iter().map(|file| file.bytes).sum();
+        let verdict = if report.is_valid() { "sound" } else { "DAMAGED" };
+        writeln!(
+            out,
+            "{}  {verdict}, {} files, {}",
+            report.id,
+            report.files.len(),
+            size(n_bytes)
+        )?;
+        if let Some(fault) = &report.fault {
+            writeln!(out, "  {fault}")?;
+        }
+        for file in &report.files {
+            if let Some(fault) = &file.fault {
+                writeln!(out, "  {}: {fault}", file.name)?;
+            }
+        }
+    }
+    match audit.broken_at {
+        None => writeln!(out, "audit log  sound, {} lines", audit.lines.len()),
+        Some(n) => writeln!(
+            out,
+            "audit log  BROKEN at line {n}: it was changed, or lines were removed"
+        ),
+    }
+}
+
+/// What differs.
+pub(super) fn diff(diff: &Diff, out: &mut dyn Write) -> io::Result<()> {
+    let mut rows = vec![vec!["FIELD".to_owned(), diff.a.to_string(), diff.b.to_string()]];
+    rows.extend(
+        diff.fields
+            .iter()
+            .map(|f| vec![f.field.clone(), f.a.to_string(), f.b.to_string()]),
+    );
+    table(&rows, out)?;
+    writeln!(out)?;
+    let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), size);
+    let mut rows = vec![["FILE", "SIZE", "", "EQUAL"].map(str::to_owned).to_vec()];
+    for file in &diff.files {
+        let equal = if file.is_equal { "yes" } else { "no" };
+        rows.push(vec![
+            file.name.clone(),
+            bytes(file.a_bytes),
+            bytes(file.b_bytes),
+            equal.to_owned(),
+        ]);
+    }
+    table(&rows, out)?;
+    let arrays: Vec<_> = diff
+        .files
+        .iter()
+        .flat_map(|f| f.arrays.iter().map(move |a| (f, a)))
+        .collect();
+    if arrays.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4e}"));
+    let mut rows = vec![
+        ["ARRAY", "NORM", "", "DIFFERING", "LARGEST DIFFERENCE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (file, array) in arrays {
+        rows.push(vec![
+            format!("{}/{}", file.name, array.name),
+            number(array.a_norm),
+            number(array.b_norm),
+            format!("{} of {}", array.n_differing, array.n_compared),
+            number(array.max_abs_diff),
+        ]);
+    }
+    table(&rows, out)
+}
+
+fn section<'a>(
+    name: &str,
+    entries: impl Iterator<Item = (&'a String, String)>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let rows: Vec<_> = entries
+        .map(|(key, value)| vec![format!("  {key}"), value])
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{name}")?;
+    table(&rows, out)
+}
+
+/// Columns as wide as their widest cell, two spaces between.
+fn table(rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..n_columns).map(width).collect();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// A time in UTC, or that there is none.
+fn time(ms: i64) -> String {
+    /// 9999-12-31: later ones have no such text.
+    const LAST_MS: u64 = 253_402_300_799_000;
+    match u64::try_from(ms) {
+        Ok(ms) if ms <= LAST_MS => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+        }
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// A size with one digit after the point.
+fn size(bytes: u64) -> String {
+    let mut unit = (1_u64, "B");
+    for larger in [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")] {
+        if bytes >= larger.0 {
+            unit = larger;
+        }
+    }
+    match unit {
+        (1, name) => format!("{bytes} {name}"),
+        (length, name) => {
+            let tenths = u128::from(bytes) * 10 / u128::from(length);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (u64::from(u32::MAX), "3.9 GiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        for (ms, text) in [
+            (1_777_636_800_999, "2026-05-01T12:00:00Z"),
+            (i64::MIN, "unknown"),
+            (i64::MAX, "unknown"),
+        ] {
+            assert_eq!(time(ms), text);
+        }
+    }
+}

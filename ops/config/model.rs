@@ -1,0 +1,132 @@
+//! The ranker's sections: its shape, and how it learns.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use ouzel_learner::LearnerConfig;
+use ouzel_learner::model::ModelConfig;
+
+use super::Config;
+
+/// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// Width of an embedding row, floats.
+    #[schemars(range(min = 1))]
+    pub dim: usize,
+    /// Standard deviation of a new row's values.
+    pub row_init_std: f64,
+    /// Newest actions of the user that feed the history field, count; at most `features.history_len`.
+    pub history_len: usize,
+    /// Widths of the hidden layers of the MLP, floats; at least one layer.
+    pub hidden: Vec<usize>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            dim: 8,
+            row_init_std: 0.02,
+            history_len: 30,
+            hidden: vec![32],
+        }
+    }
+}
+
+/// How the ranker learns. May be changed between two starts: it is not part of the schema.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optimizer {
+    /// Learning rate of embedding rows, row-wise Adagrad.
+    pub row_rate: f64,
+    /// Initial accumulator of embedding rows.
+    pub row_accumulator: f64,
+    /// Learning rate of dense weights, Adagrad with its accumulator from 0.
+    pub dense_rate: f64,
+    /// Alpha of the wide part's FTRL.
+    pub wide_alpha: f64,
+    /// Beta of the wide part's FTRL.
+    pub wide_beta: f64,
+    /// L2 of the wide part's FTRL.
+    pub wide_l2: f64,
+    /// Weight of the softmax loss inside a slate, beside the log-loss.
+    pub slate_loss: f64,
+    /// Samples that the running prior remembers, count.
+    pub prior_samples: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            row_rate: 0.05,
+            row_accumulator: 0.1,
+            dense_rate: 0.03,
+            wide_alpha: 0.02,
+            wide_beta: 1.0,
+            wide_l2: 1.0,
+            slate_loss: 0.3,
+            prior_samples: 1e6,
+        }
+    }
+}
+
+impl Config {
+    /// The shape of the ranker.
+    #[must_use]
+    pub fn model_config(&self) -> ModelConfig {
+        ModelConfig {
+            dim: self.model.dim,
+            row_init_std: single(self.model.row_init_std),
+            history_len: self.model.history_len,
+            hidden: self.model.hidden.clone(),
+            seed: self.learner.seed,
+            tasks: self.task_names(),
+        }
+    }
+
+    /// How it learns.
+    #[must_use]
+    pub fn learner_config(&self) -> LearnerConfig {
+        let optimizer = &self.optimizer;
+        LearnerConfig {
+            batch_min_samples: self.learner.batch_min_samples,
+            row_rate: single(optimizer.row_rate),
+            row_accumulator: single(optimizer.row_accumulator),
+            dense_rate: optimizer.dense_rate,
+            wide_alpha: single(optimizer.wide_alpha),
+            wide_beta: single(optimizer.wide_beta),
+            wide_l2: single(optimizer.wide_l2),
+            slate_loss: single(optimizer.slate_loss),
+            prior_samples: single(optimizer.prior_samples),
+            device: self.learner.device.clone(),
+            threads: i32::try_from(self.learner.threads).unwrap_or(i32::MAX),
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a rate needs no more digits than an f32 has"
+)]
+fn single(rate: f64) -> f32 {
+    rate as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_here_are_those_of_the_rooms() {
+        let config = Config::default();
+        assert_eq!(config.learner_config(), LearnerConfig::default());
+        assert_eq!(
+            config.model_config(),
+            ModelConfig {
+                seed: 0,
+                ..ModelConfig::default()
+            }
+        );
+    }
+}

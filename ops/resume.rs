@@ -1,0 +1,194 @@
+//! Where a start begins: from the newest valid snapshot, or from nothing.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+
+use ouzel_ingest::Stage;
+use ouzel_learner::Trainer;
+use ouzel_learner::validation::Progressive;
+use ouzel_sample::{DENSE_NAMES, FeatureState, PartitionId, Positions, Stream};
+use ouzel_snapshot::{Fingerprint, Snapshot, SnapshotId, Store};
+
+use crate::config::Config;
+use crate::stages::learn::Provenance;
+
+/// Samples of the window that progressive figures are shown for, count.
+const WINDOW_SAMPLES: usize = 20_000;
+
+/// What was found in the store.
+#[derive(Debug)]
+pub struct Found {
+    snapshot: Option<Snapshot>,
+}
+
+/// The state machines, where they go on.
+#[derive(Debug)]
+pub struct Start {
+    /// The join side.
+    pub stage: Stage,
+    /// The model side.
+    pub trainer: Trainer,
+    /// Its running figures.
+    pub progressive: Progressive,
+    /// The snapshot resumed from.
+    pub snapshot: Option<SnapshotId>,
+}
+
+impl Found {
+    /// Looks for the newest valid snapshot. Refuses to begin from nothing where there were snapshots and none
+    /// can be used: a person should see that first.
+    pub fn in_store(store: &Store) -> anyhow::Result<Self> {
+        let recovery = store.newest_valid()?;
+        for skipped in &recovery.skipped {
+            let id = skipped.id.map_or("latest".to_owned(), |id| id.to_string());
+            tracing::warn!(snapshot = id, why = skipped.why, "snapshot skipped");
+        }
+        if recovery.snapshot.is_none() && !recovery.skipped.is_empty() {
+            bail!(
+                "no snapshot in {} can be used; see `ouzel snapshot list`, or start with an empty state directory \
+                 to learn everything again",
+                store.root().display()
+            );
+        }
+        Ok(Self {
+            snapshot: recovery.snapshot,
+        })
+    }
+
+    /// This snapshot, whatever the newest is.
+    #[must_use]
+    pub fn exactly(snapshot: Snapshot) -> Self {
+        Self {
+            snapshot: Some(snapshot),
+        }
+    }
+
+    /// Next offset to read of each partition; empty for a first start.
+    pub fn positions(&self) -> anyhow::Result<Positions> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(Positions::default());
+        };
+        snapshot
+            .manifest()
+            .cut
+            .positions
+            .iter()
+            .map(|(name, next)| Ok((partition(name)?, *next)))
+            .collect()
+    }
+
+    /// Plan entries that are in the snapshot.
+    #[must_use]
+    pub fn plan_position(&self) -> u64 {
+        self.snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.manifest().cut.plan_position)
+    }
+
+    /// The state machines, restored, or new ones over `partitions`.
+    pub fn start(&self, config: &Config, partitions: &[PartitionId]) -> anyhow::Result<Start> {
+        let (model, learner) = (config.model_config(), config.learner_config());
+        let mut progressive = Progressive::new(WINDOW_SAMPLES);
+        let Some(snapshot) = &self.snapshot else {
+            let features = Arc::new(FeatureState::new(config.feature_config()));
+            let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
+            let stage = Stage::new(config.join_config(), timed, features, learner.batch_min_samples)?;
+            return Ok(Start {
+                stage,
+                trainer: Trainer::new(model, learner)?,
+                progressive,
+                snapshot: None,
+            });
+        };
+        let id = snapshot.id();
+        let schema = schema(config);
+        if snapshot.manifest().cut.schema_fingerprint != schema {
+            bail!(
+                "snapshot {id} was made under another schema ([ids], [features], [join] tasks or [model] differ): \
+                 restore that configuration, or start in an empty state directory"
+            );
+        }
+        let stage = Stage::restore(
+            config.join_config(),
+            config.feature_config(),
+            &snapshot.blob("join.bin")?,
+            &snapshot.blob("features.bin")?,
+            &snapshot.blob("batcher.bin")?,
+        )
+        .with_context(|| format!("cannot restore the join state of snapshot {id}"))?;
+        let trainer = Trainer::load(snapshot, &model, learner)?;
+        progressive
+            .restore(&snapshot.blob("validation.json")?)
+            .with_context(|| format!("cannot read the figures of snapshot {id}"))?;
+        Ok(Start {
+            stage,
+            trainer,
+            progressive,
+            snapshot: Some(id),
+        })
+    }
+}
+
+/// What every manifest of this process says of it.
+pub fn provenance(config: &Config) -> Provenance {
+    let fingerprint = Fingerprint {
+        ouzel: env!("CARGO_PKG_VERSION").to_owned(),
+        git: None,
+        libtorch: Some(ouzel_learner::LIBTORCH.to_owned()),
+        device: config.learner.device.clone(),
+        cpu_capability: ouzel_learner::cpu_capability(),
+        n_threads: u32::try_from(config.learner.threads).unwrap_or(u32::MAX),
+    };
+    let config_hash = blake3::hash(config.show().as_bytes()).to_hex().to_string();
+    Provenance {
+        fingerprint,
+        config_hash,
+        schema: schema(config),
+    }
+}
+
+/// Fingerprint of what gives features and weights their meaning.
+fn schema(config: &Config) -> String {
+    let meaning = serde_json::json!({
+        "salt": config.ids.salt,
+        "dense": DENSE_NAMES,
+        "features": config.feature_config(),
+        "tasks": config.task_names(),
+        "model": config.model_config(),
+    });
+    blake3::hash(meaning.to_string().as_bytes()).to_hex().to_string()
+}
+
+/// Reads `stream[partition]`.
+fn partition(name: &str) -> anyhow::Result<PartitionId> {
+    let parts = name.strip_suffix(']').and_then(|name| name.split_once('['));
+    let stream = parts.and_then(|(name, _)| Stream::ALL.into_iter().find(|stream| stream.name() == name));
+    let number = parts.and_then(|(_, number)| i32::from_str(number).ok());
+    match (stream, number) {
+        (Some(stream), Some(partition)) => Ok(PartitionId { stream, partition }),
+        _ => Err(anyhow!(
+            "{name:?} in a snapshot's positions is no partition, as impressions[0] is"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_read_as_it_is_written() {
+        for stream in Stream::ALL {
+            let id = PartitionId {
+                stream,
+                partition: 12,
+            };
+            assert_eq!(partition(&id.to_string()).unwrap(), id);
+        }
+        for wrong in ["", "clicks[0]", "actions", "actions[", "actions[x]", "actions[0"] {
+            assert!(partition(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""A real Apache Kafka broker for tests and trials: one KRaft node on loopback ports of its own, in `.kafka/`.
+
+    kafka.py fetch            the jars, through Maven, once
+    kafka.py start            fetch if needed, start, wait until it answers, print the address
+    kafka.py stop | status    status exits with 0 when the broker answers, 1 otherwise
+    kafka.py wipe             stop, then delete the broker's data (the jars stay)
+    kafka.py run -- COMMAND   COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker that is stopped afterwards if this
+                              started it; without Java 17 or Maven a loud notice, and COMMAND without the variable
+    kafka.py tool NAME ...    one of Kafka's own command-line tools on the broker that runs: TopicCommand --list,
+                              ConsoleProducer --topic T, consumer.ConsoleConsumer --topic T --from-beginning
+
+The address is also in `.kafka/bootstrap` while the broker runs. Data survives a stop and a start.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+VERSION = "4.3.1"
+SCALA = "2.13"
+SLF4J = "1.7.36"  # the release of slf4j-api that this Kafka brings
+DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+OLDEST_JAVA = 17
+
+HOME = pathlib.Path(os.environ.get("OUZEL_KAFKA_DIR") or pathlib.Path(__file__).resolve().parents[2] / ".kafka").resolve()
+JARS = HOME / ("libs-" + VERSION)
+DATA = HOME / "data"
+PROPERTIES = HOME / "server.properties"
+LOG = HOME / "broker.log"
+PID = HOME / "pid"
+BOOTSTRAP = HOME / "bootstrap"
+
+CLUSTER_ID = "b3V6ZWwtbG9vcGJhY2stMQ"  # sixteen bytes in URL-safe base64, as StorageTool wants them
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 30
+
+
+class SetupError(Exception):
+    """Something the user can mend; its text is the whole message."""
+
+
+class NotHere(SetupError):
+    """This machine cannot run a broker: a reason to skip what needs one."""
+
+
+def say(text):
+    print("kafka: " + text, file=sys.stderr, flush=True)
+
+
+def java():
+    home = os.environ.get("JAVA_HOME")
+    tool = shutil.which("java", path=os.path.join(home, "bin")) if home else shutil.which("java")
+    if tool is None:
+        where = "JAVA_HOME" if home else "PATH"
+        raise NotHere("there is no java in {}; install Java {} or newer".format(where, OLDEST_JAVA))
+    text = subprocess.run([tool, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()
+    found = re.search(r'version "(\d+)', text)
+    if found is None or int(found.group(1)) < OLDEST_JAVA:
+        raise NotHere("{} is not Java {} or newer".format(tool, OLDEST_JAVA))
+    return tool
+
+
+def pom():
+    wanted = [("org.apache.kafka", "kafka_" + SCALA, VERSION), ("org.apache.kafka", "kafka-tools", VERSION)]
+    wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
+    entry = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+    return (
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<groupId>ouzel</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>"
+        "<dependencies>{}</dependencies></project>\n".format("".join(entry.format(*one) for one in wanted))
+    )
+
+
+def fetch():
+    if JARS.is_dir():
+        return
+    java()
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NotHere("there is no mvn; install Maven 3")
+    HOME.mkdir(parents=True, exist_ok=True)
+    say("fetching Apache Kafka {} through Maven (about 60 MB)".format(VERSION))
+    with tempfile.TemporaryDirectory(prefix="fetch-", dir=HOME) as temporary:
+        work = pathlib.Path(temporary)
+        (work / "pom.xml").write_text(pom())
+        command = [maven, "--batch-mode", "--quiet", "--file", str(work / "pom.xml"), DEPENDENCY_PLUGIN]
+        try:
+            subprocess.run(command + ["-DoutputDirectory=" + str(work / "libs")], stdout=sys.stderr, check=True)
+        except subprocess.CalledProcessError as failure:
+            raise NotHere("Maven could not fetch Apache Kafka {} (see above)".format(VERSION)) from failure
+        try:
+            (work / "libs").rename(JARS)
+        except OSError:
+            if not JARS.is_dir():  # otherwise another fetch was quicker, with the same jars
+                raise
+
+
+def storage_tool():
+    """StorageTool's class, which moves to another package within 4.x."""
+    for jar in sorted(JARS.glob("kafka*.jar")):
+        with zipfile.ZipFile(jar) as archive:
+            names = set(archive.namelist())
+        for entry in ("org/apache/kafka/tools/StorageTool.class", "kafka/tools/StorageTool.class"):
+            if entry in names:
+                return entry[: -len(".class")].replace("/", ".")
+    raise SetupError("{} holds no StorageTool; delete it and run `make kafka` again".format(JARS))
+
+
+def run_class(name, heap):
+    return [java(), "-Xmx" + heap, "-XX:+UseSerialGC", "-Djava.awt.headless=true", "-cp", str(JARS / "*"), name]
+
+
+def free_ports(count):
+    """Loopback ports that nothing listens on now; all held at once, so they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def write_properties(broker, controller):
+    PROPERTIES.write_text(
+        """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+# One node: every internal topic has one replica and, to start quickly, one partition.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+# A missing topic is an error to report, as on most production clusters.
+auto.create.topics.enable=false
+# Logs of years ago are fed with their own times: retention by time would delete them at once.
+log.retention.ms=-1
+# Room for the oversized records that the tests send.
+message.max.bytes=16777216
+replica.fetch.max.bytes=16777216
+num.network.threads=2
+num.io.threads=4
+""".format(broker=broker, controller=controller, data=DATA)
+    )
+
+
+def format_storage():
+    if (DATA / "meta.properties").is_file():
+        return
+    command = run_class(storage_tool(), "256m")
+    command += ["format", "--ignore-formatted", "--cluster-id", CLUSTER_ID, "--config", str(PROPERTIES)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        raise SetupError("could not format {}:\n{}".format(DATA, done.stdout.decode(errors="replace")))
+
+
+def running_pid():
+    """The broker's process id, or None; a number that now belongs to some other program counts as None."""
+    try:
+        pid = int(PID.read_text())
+        command = pathlib.Path("/proc/{}/cmdline".format(pid)).read_bytes().decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    return pid if str(PROPERTIES) in command else None
+
+
+def answers(port):
+    """Whether a broker on this port answers an ApiVersions request; an open port alone comes earlier than that."""
+    client = b"ouzel-setup"
+    body = struct.pack(">hhih", 18, 0, 1, len(client)) + client
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
+            link.sendall(struct.pack(">i", len(body)) + body)
+            reply = link.makefile("rb").read(10)
+    except OSError:
+        return False
+    # length, correlation id, error code
+    return len(reply) == 10 and struct.unpack(">iih", reply)[1:] == (1, 0)
+
+
+def bootstrap():
+    """The address of the broker that runs and answers, or None."""
+    if running_pid() is None or not BOOTSTRAP.is_file():
+        return None
+    address = BOOTSTRAP.read_text().strip()
+    return address if answers(int(address.rpartition(":")[2])) else None
+
+
+def last_lines(path, count):
+    return "\n".join(path.read_text(errors="replace").splitlines()[-count:]) if path.is_file() else ""
+
+
+def wait_until_ready(process, port):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            told = last_lines(LOG, 15)
+            raise SetupError("the broker ended with code {}; the end of {}:\n{}".format(process.returncode, LOG, told))
+        if answers(port):
+            return
+        time.sleep(0.2)
+    raise SetupError("the broker did not answer within {} s; see {}".format(START_TIMEOUT_S, LOG))
+
+
+def start():
+    """Starts the broker unless it runs. Returns its address and whether this call started it."""
+    address = bootstrap()
+    if address:
+        return address, False
+    fetch()
+    stop()
+    broker, controller = free_ports(2)
+    write_properties(broker, controller)
+    format_storage()
+    command = run_class("kafka.Kafka", "512m") + [str(PROPERTIES)]
+    with LOG.open("wb") as log:
+        # A session of its own: Ctrl-C in the terminal that started it is not meant for the broker.
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        process = subprocess.Popen(command, cwd=HOME, start_new_session=True, **streams)
+    PID.write_text(str(process.pid))
+    try:
+        wait_until_ready(process, broker)
+    except BaseException:
+        stop()
+        raise
+    address = "127.0.0.1:{}".format(broker)
+    BOOTSTRAP.write_text(address + "\n")
+    return address, True
+
+
+def is_alive(pid):
+    try:
+        state = pathlib.Path("/proc/{}/stat".format(pid)).read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def stop():
+    """Stops the broker if it runs: politely first. Returns whether it ran."""
+    BOOTSTRAP.unlink(missing_ok=True)
+    pid = running_pid()
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    PID.unlink(missing_ok=True)
+    return pid is not None
+
+
+def run(command):
+    if not command:
+        raise SetupError("run needs a command, as in: kafka.py run -- cargo test")
+    environment, started = dict(os.environ), False
+    try:
+        if not environment.get("OUZEL_KAFKA_BOOTSTRAP"):
+            try:
+                environment["OUZEL_KAFKA_BOOTSTRAP"], started = start()
+                say("tests use the broker on " + environment["OUZEL_KAFKA_BOOTSTRAP"])
+            except NotHere as reason:
+                bar = "!" * 100
+                say("\n{}\n!! SKIPPED: the tests against a real Kafka broker do not run: {}\n{}".format(bar, reason, bar))
+        return subprocess.run(command, env=environment, check=False).returncode
+    except FileNotFoundError as error:
+        raise SetupError("cannot run {}: {}".format(command[0], error)) from error
+    finally:
+        if started:
+            stop()
+
+
+def tool(command):
+    if not command:
+        raise SetupError("tool needs the name of a class in org.apache.kafka.tools, such as TopicCommand")
+    address = bootstrap()
+    if address is None:
+        raise SetupError("no broker runs; start one with `make kafka`")
+    line = run_class("org.apache.kafka.tools." + command[0], "256m")
+    line.insert(1, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+    return subprocess.run(line + command[1:] + ["--bootstrap-server", address], check=False).returncode
+
+
+def main():
+    parser = argparse.ArgumentParser(description="one Apache Kafka {} node on loopback".format(VERSION))
+    parser.add_argument("action", choices=["fetch", "start", "stop", "status", "wipe", "run", "tool"])
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...")
+    options = parser.parse_args()
+    if options.action == "run":
+        command = options.command[1:] if options.command[:1] == ["--"] else options.command
+        return run(command)
+    if options.action == "tool":
+        return tool(options.command)
+    if options.action == "fetch":
+        fetch()
+        say("jars in " + str(JARS))
+    elif options.action == "start":
+        address, started = start()
+        say("{}; stop it with `make kafka-stop`".format("started" if started else "runs already"))
+        print(address)
+    elif options.action == "status":
+        address = bootstrap()
+        print(address or "not running")
+        return 0 if address else 1
+    else:
+        say("stopped" if stop() else "was not running")
+        if options.action == "wipe":
+            shutil.rmtree(DATA, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    # A polite kill unwinds like Ctrl-C, so that `run` stops the broker that it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except SetupError as error:
+        sys.exit("kafka: " + str(error))
+    except KeyboardInterrupt:
+        sys.exit("kafka: interrupted")

@@ -1,0 +1,45 @@
+//! The pipeline's stages: one loop a thread, joined by channels.
+//!
+//! [`poll`] reads and decodes, [`join`] orders, joins and batches, [`learn`] steps and publishes, [`save`]
+//! writes snapshots. Each ends when its input closes; only poll hears the shutdown. The state machines they
+//! drive live in the rooms below and know nothing of threads.
+
+pub mod backlog;
+pub mod join;
+pub mod learn;
+pub mod poll;
+pub mod save;
+
+use ouzel_ingest::Cut;
+use ouzel_sample::{Batch, PartitionId, Recorded};
+
+/// From poll to join.
+#[derive(Debug)]
+pub enum Read {
+    /// Decoded records of one partition, in offset order.
+    Records(Vec<Recorded>),
+    /// A partition was read to its end.
+    AtEnd(PartitionId),
+    /// A bounded source is exhausted.
+    Finished,
+}
+
+/// From join to the learner.
+#[derive(Debug)]
+pub enum Joined {
+    /// The next batch.
+    Batch(Batch),
+    /// The stage's state after the last batch: to be completed with the weights and written.
+    Cut(Box<JoinCut>),
+}
+
+/// The join side of a snapshot.
+#[derive(Debug)]
+pub struct JoinCut {
+    /// The stage.
+    pub stage: Cut,
+    /// Plan entries that are in it.
+    pub plan_position: u64,
+    /// The last one before the end: it must be written, however busy the disk.
+    pub is_last: bool,
+}

@@ -1,0 +1,347 @@
+//! Join: puts records in order, writes the order down, joins them and hands batches to the learner.
+//!
+//! The rule that makes a crash harmless is in [`Join::commit`]: the order in which records were taken is in the
+//! plan log before a batch made of them can reach the learner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use ouzel_ingest::Stage;
+use ouzel_ingest::join::Mark;
+use ouzel_ingest::order::Orderer;
+use ouzel_ingest::plan::{PlanEntry, PlanLog};
+use ouzel_sample::{Batch, PartitionId, Stream};
+
+use crate::live::Live;
+use crate::stages::backlog::Backlog;
+use crate::stages::{JoinCut, Joined, Read};
+
+/// How often the stage looks at its clocks when nothing comes.
+const TICK: Duration = Duration::from_millis(5);
+/// How often the plan log is made durable between snapshots.
+const SYNC_EVERY: Duration = Duration::from_millis(200);
+/// How long a partition is silent at its end, while its stream moves on, before it stops holding time.
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Times and counts that shape the stage without changing what a given order means.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinSettings {
+    /// How long a record may be held for earlier ones of other partitions.
+    pub hold: Duration,
+    /// How long a batch may stay open; zero is for ever.
+    pub flush_after: Duration,
+    /// Batches from one cut to the next.
+    pub every_batches: u64,
+}
+
+/// The stage.
+pub struct Join {
+    stage: Stage,
+    orderer: Orderer,
+    plan: PlanLog,
+    /// Entries of the plan that were read before a crash and are followed now.
+    replay: VecDeque<PlanEntry>,
+    plan_position: u64,
+    settings: JoinSettings,
+    backlog: Arc<Backlog>,
+    live: Arc<Live>,
+    out: SyncSender<Joined>,
+    /// When records of each partition came: offset after the last one of a piece, and when.
+    arrivals: BTreeMap<PartitionId, VecDeque<(i64, Instant)>>,
+    /// When each partition last gave a record, and whether it was marked idle since.
+    last_seen: BTreeMap<PartitionId, (Instant, bool)>,
+    opened: Option<Instant>,
+    synced: Instant,
+    is_finished: bool,
+}
+
+impl Join {
+    /// A stage that goes on from where `stage` stands, following `replay` first.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the wiring names each part once, in topology.rs"
+    )]
+    pub fn new(
+        stage: Stage,
+        orderer: Orderer,
+        plan: PlanLog,
+        replay: VecDeque<PlanEntry>,
+        settings: JoinSettings,
+        backlog: Arc<Backlog>,
+        live: Arc<Live>,
+        out: SyncSender<Joined>,
+    ) -> Self {
+        let now = Instant::now();
+        let last_seen = orderer
+            .positions()
+            .iter()
+            .map(|(id, _)| (id, (now, false)))
+            .collect();
+        let plan_position = replay.front().map_or(plan.position(), |entry| entry.seq);
+        let mut join = Self {
+            stage,
+            orderer,
+            plan,
+            replay,
+            plan_position,
+            settings,
+            backlog,
+            live,
+            out,
+            arrivals: BTreeMap::new(),
+            last_seen,
+            opened: None,
+            synced: now,
+            is_finished: false,
+        };
+        if let Some(entry) = join.replay.front() {
+            join.orderer.follow(entry.runs.iter().copied());
+        }
+        join
+    }
+
+    /// Joins until poll ends, then takes the last cut.
+    pub fn run(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
+        loop {
+            match input.recv_timeout(TICK) {
+                Ok(read) => {
+                    self.accept(read)?;
+                    while let Ok(read) = input.try_recv() {
+                        self.accept(read)?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if !self.release()? || !self.tend()? {
+                return Ok(());
+            }
+        }
+        let mut batches = Vec::new();
+        if self.is_finished {
+            self.stage.finish(&mut batches)?;
+        }
+        if self.commit(batches, false)? {
+            self.cut(true)?;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, read: Read) -> anyhow::Result<()> {
+        match read {
+            Read::Records(records) => {
+                if let Some(last) = records.last() {
+                    let (partition, now) = (last.position.partition, Instant::now());
+                    self.arrivals
+                        .entry(partition)
+                        .or_default()
+                        .push_back((last.position.offset + 1, now));
+                    self.last_seen.insert(partition, (now, false));
+                }
+                for recorded in records {
+                    self.orderer.push(recorded)?;
+                }
+            }
+            Read::AtEnd(partition) => self.orderer.at_end(partition),
+            Read::Finished => {
+                self.is_finished = true;
+                let partitions: Vec<_> = self.orderer.positions().iter().map(|(id, _)| id).collect();
+                for partition in partitions {
+                    self.orderer.finish(partition);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every record whose turn has come. False when the learner is gone.
+    fn release(&mut self) -> anyhow::Result<bool> {
+        let mut batches = Vec::new();
+        let mut n_taken = 0u64;
+        loop {
+            while self.is_entry_over() {
+                if !self.commit(std::mem::take(&mut batches), false)? {
+                    return Ok(false);
+                }
+            }
+            let is_held_long = self.head_age().is_some_and(|age| age >= self.settings.hold);
+            let Some(recorded) = self.orderer.next(is_held_long)? else {
+                break;
+            };
+            let position = recorded.position;
+            self.backlog.released(position.partition, 1);
+            if let Some(pieces) = self.arrivals.get_mut(&position.partition)
+                && pieces.front().is_some_and(|(end, _)| *end <= position.offset + 1)
+            {
+                pieces.pop_front();
+            }
+            let n_open = self.stage.n_open();
+            self.stage
+                .take(&recorded, &mut batches)
+                .with_context(|| format!("cannot join {position}"))?;
+            n_taken += 1;
+            if recorded.event.is_err() {
+                self.live.rejected.fetch_add(1, Ordering::Relaxed);
+            }
+            if n_open == 0 && self.stage.n_open() > 0 {
+                self.opened = Some(Instant::now());
+            }
+            if !batches.is_empty() && !self.commit(std::mem::take(&mut batches), false)? {
+                return Ok(false);
+            }
+        }
+        if n_taken > 0 {
+            self.live.events.fetch_add(n_taken, Ordering::Relaxed);
+            self.live.joined(
+                self.stage.event_time(),
+                self.stage.positions(),
+                self.stage.joiner().counters(),
+            );
+        }
+        Ok(true)
+    }
+
+    /// What only time decides: early batches, idle partitions, cuts asked for, durability of the plan.
+    fn tend(&mut self) -> anyhow::Result<bool> {
+        if self.replay.is_empty() {
+            let is_due = self
+                .opened
+                .is_some_and(|opened| opened.elapsed() >= self.settings.flush_after);
+            if is_due && !self.settings.flush_after.is_zero() && self.stage.n_open() > 0 {
+                let batches = self.stage.flush().into_iter().collect();
+                if !self.commit(batches, true)? {
+                    return Ok(false);
+                }
+            }
+            self.mark_idle()?;
+            if self.live.take_cut_wanted() && !(self.commit(Vec::new(), false)? && self.cut(false)?) {
+                return Ok(false);
+            }
+        }
+        if self.synced.elapsed() >= SYNC_EVERY {
+            self.plan.sync()?;
+            self.synced = Instant::now();
+        }
+        Ok(true)
+    }
+
+    /// Writes down what was taken since the last entry, then hands over the batches it made.
+    fn commit(&mut self, batches: Vec<Batch>, is_flush: bool) -> anyhow::Result<bool> {
+        let mut batches = batches;
+        if let Some(entry) = self.replay.front() {
+            if !self.is_entry_over() {
+                return self.send(batches);
+            }
+            self.plan_position = entry.seq + 1;
+            for (partition, mark) in entry.marks.clone() {
+                self.stage.mark(partition, mark, &mut batches)?;
+            }
+            if entry.flush {
+                batches.extend(self.stage.flush());
+            }
+            self.replay.pop_front();
+            if let Some(next) = self.replay.front() {
+                self.orderer.follow(next.runs.iter().copied());
+            } else {
+                tracing::info!(plan_position = self.plan_position, "caught up with the plan log");
+            }
+            return self.send(batches);
+        }
+        let runs = self.orderer.take_runs();
+        if !runs.is_empty() || is_flush {
+            self.plan.append(runs, Vec::new(), is_flush)?;
+            self.plan_position = self.plan.position();
+        }
+        self.send(batches)
+    }
+
+    fn send(&mut self, batches: Vec<Batch>) -> anyhow::Result<bool> {
+        if batches.is_empty() {
+            return Ok(true);
+        }
+        self.opened = (self.stage.n_open() > 0).then(Instant::now);
+        // The first batch of a lineage is cut too, so that whatever is served belongs to a snapshot.
+        let every = self.settings.every_batches;
+        let is_cut = batches
+            .iter()
+            .any(|batch| batch.seq == 0 || (batch.seq + 1).is_multiple_of(every));
+        for batch in batches {
+            if self.out.send(Joined::Batch(batch)).is_err() {
+                return Ok(false);
+            }
+        }
+        // In the middle of a followed entry the plan has no name for this point.
+        if is_cut && !self.orderer.is_following() {
+            self.cut(false)
+        } else {
+            Ok(true)
+        }
+    }
+
+    /// Sends the stage's state after everything taken so far. False when the learner is gone.
+    fn cut(&mut self, is_last: bool) -> anyhow::Result<bool> {
+        self.plan.sync()?;
+        let cut = JoinCut {
+            stage: self.stage.cut()?,
+            plan_position: self.plan_position,
+            is_last,
+        };
+        if self.replay.is_empty() {
+            self.plan.roll()?;
+            self.plan
+                .prune(self.live.plan_keep_from.load(Ordering::Acquire))?;
+        }
+        self.live.joined(
+            self.stage.event_time(),
+            self.stage.positions(),
+            self.stage.joiner().counters(),
+        );
+        Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
+    }
+
+    /// Marks partitions that were silent long enough while another of their stream moved.
+    fn mark_idle(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut silent = Vec::new();
+        for (id, (seen, is_idle)) in &self.last_seen {
+            let moves = |other: &PartitionId, at: &Instant| {
+                other.stream == id.stream && other != id && now - *at < IDLE_AFTER
+            };
+            let is_silent = now - *seen >= IDLE_AFTER && self.orderer.n_queued(*id) == 0;
+            if id.stream != Stream::Items
+                && !*is_idle
+                && is_silent
+                && self.last_seen.iter().any(|(other, (at, _))| moves(other, at))
+            {
+                silent.push(*id);
+            }
+        }
+        for id in silent {
+            let mut batches = Vec::new();
+            let runs = self.orderer.take_runs();
+            self.plan.append(runs, vec![(id, Mark::Idle)], false)?;
+            self.plan_position = self.plan.position();
+            self.stage.mark(id, Mark::Idle, &mut batches)?;
+            self.last_seen.insert(id, (now, true));
+            tracing::info!(partition = %id, "idle: it holds event time back no longer");
+            self.send(batches)?;
+        }
+        Ok(())
+    }
+
+    fn is_entry_over(&self) -> bool {
+        !self.replay.is_empty() && !self.orderer.is_following()
+    }
+
+    /// How long ago the record that would come next arrived.
+    fn head_age(&self) -> Option<Duration> {
+        let head = self.orderer.head()?;
+        let (_, came) = self.arrivals.get(&head.partition)?.front()?;
+        Some(came.elapsed())
+    }
+}

@@ -1,0 +1,288 @@
+//! Learn: scores each batch, learns from it, publishes versions and completes snapshots.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use metrics::{counter, gauge, histogram};
+
+use ouzel_learner::validation::{Progressive, ScoreLog};
+use ouzel_learner::{Trainer, metrics as names};
+use ouzel_sample::Batch;
+use ouzel_serving::{Published, Version};
+use ouzel_snapshot::{Cut, Draft, Fingerprint, SnapshotId, Store};
+
+use crate::clock::Clock;
+use crate::live::Live;
+use crate::metrics::{FRESHNESS_SECONDS, SNAPSHOTS_SKIPPED_TOTAL};
+use crate::stages::save::Save;
+use crate::stages::{JoinCut, Joined};
+
+/// Shortest time from one published version to the next, while batches keep coming. A version costs the
+/// learner a copy of each page it then writes, so not every batch makes one.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// What the admin socket asks of the learner; it answers with the new state or why not.
+#[derive(Debug)]
+pub enum Control {
+    /// Go on from the weights of this snapshot.
+    Rollback(SnapshotId),
+    /// Serve this snapshot until further notice.
+    Pin(SnapshotId),
+    /// Serve the newest version again.
+    Unpin,
+}
+
+/// A request with the place for its answer.
+pub type Ask = (Control, SyncSender<anyhow::Result<()>>);
+
+/// What the manifest says besides the state.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// What decides the bits.
+    pub fingerprint: Fingerprint,
+    /// Hash of the effective configuration.
+    pub config_hash: String,
+    /// Fingerprint of the schema.
+    pub schema: String,
+}
+
+/// The stage.
+pub struct Learn {
+    /// The state machine.
+    pub trainer: Trainer,
+    /// Its running figures.
+    pub progressive: Progressive,
+    /// Every score, where someone wants them all.
+    pub scores: Option<Arc<std::sync::Mutex<ScoreLog>>>,
+    /// The swap cell.
+    pub published: Arc<Published<Version>>,
+    /// Snapshots, for rollback and pin.
+    pub store: Arc<Store>,
+    /// To the snapshot writer.
+    pub saver: SyncSender<Save>,
+    /// From the admin socket.
+    pub control: Receiver<Ask>,
+    /// Figures for others.
+    pub live: Arc<Live>,
+    /// The one clock: freshness and manifests only.
+    pub clock: Arc<dyn Clock>,
+    /// For manifests.
+    pub provenance: Provenance,
+    /// Record timestamps of actions learned from but not yet served, ms.
+    pub unserved: Vec<i64>,
+    /// Why the lineage turns here, for the next manifest.
+    pub note: Option<String>,
+    /// The snapshot the weights grew from, when a rollback made it another than the newest.
+    pub parent: Option<SnapshotId>,
+}
+
+impl Learn {
+    /// Learns until join ends.
+    pub fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
+        let mut last = Instant::now();
+        let mut is_behind = false;
+        if self.live.latest().is_some() {
+            self.publish()?;
+        }
+        loop {
+            while let Ok((control, reply)) = self.control.try_recv() {
+                let done = self.control(control);
+                // Who asked may have gone.
+                let _told = reply.send(done).is_ok();
+            }
+            let wait = PUBLISH_EVERY.saturating_sub(last.elapsed());
+            match input.recv_timeout(if is_behind { wait } else { PUBLISH_EVERY }) {
+                Ok(Joined::Batch(batch)) => {
+                    self.learn(&batch)?;
+                    is_behind = true;
+                }
+                Ok(Joined::Cut(cut)) => self.save(*cut)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.published.sweep();
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if is_behind && last.elapsed() >= PUBLISH_EVERY && self.live.latest().is_some() {
+                self.publish()?;
+                (last, is_behind) = (Instant::now(), false);
+            }
+        }
+        if self.live.latest().is_some() {
+            self.publish()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let started = Instant::now();
+        self.trainer.predict(&batch.shown)?;
+        let report = self.trainer.step(batch)
+            .with_context(|| format!("cannot learn from batch {}", batch.seq))?;
+        histogram!(names::STEP_SECONDS).record(started.elapsed());
+        if !report.is_learned {
+            tracing::error!(
+                batch = batch.seq,
+                loss = f64::from(report.loss),
+                "batch skipped: not finite"
+            );
+            counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
+        }
+        self.progressive.add(batch, &report.logits);
+        if let Some(scores) = &self.scores {
+            scores
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .add(batch, &report.logits);
+        }
+        self.unserved
+            .extend(batch.samples.iter().filter_map(|sample| sample.action_record_ms));
+        let n_samples = batch.samples.len() as u64;
+        counter!(names::SAMPLES).increment(n_samples);
+        counter!(names::BATCHES).increment(1);
+        self.live.samples.fetch_add(n_samples, Ordering::Relaxed);
+        self.live.batches.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the current weights what is served, unless a snapshot is pinned.
+    fn publish(&mut self) -> anyhow::Result<()> {
+        let (window, total) = (self.progressive.window(), self.progressive.total());
+        for (name, value) in [
+            (names::AUC, window.auc),
+            (names::GAUC, window.gauc),
+            (names::NE, window.ne),
+            (names::CALIBRATION, window.calibration),
+        ] {
+            if let Some(value) = value {
+                gauge!(name).set(value);
+            }
+        }
+        self.live.learned(window, total);
+        if self.live.pinned().is_some() {
+            return Ok(());
+        }
+        let Some(latest) = self.live.latest() else {
+            return Ok(());
+        };
+        let version = Version::new(&latest.to_string(), self.trainer.weights()?)?;
+        self.published.publish(Arc::new(version));
+        let now = self.clock.now_ms();
+        for recorded in &self.unserved {
+            #[expect(clippy::cast_precision_loss, reason = "a delay in a histogram")]
+            histogram!(FRESHNESS_SECONDS).record((now - recorded) as f64 / 1000.0);
+        }
+        self.live
+            .freshened(self.unserved.drain(..).map(|recorded| now - recorded));
+        Ok(())
+    }
+
+    /// Completes a cut with the weights and hands it to the writer.
+    fn save(&mut self, cut: JoinCut) -> anyhow::Result<()> {
+        let stage = cut.stage;
+        let (window, total) = (self.progressive.window(), self.progressive.total());
+        let metrics = [
+            ("auc", total.auc),
+            ("ne", total.ne),
+            ("calibration", total.calibration),
+            ("window_auc", window.auc),
+            ("window_gauc", window.gauc),
+            ("window_ne", window.ne),
+            ("window_calibration", window.calibration),
+        ];
+        let manifest_cut = Cut {
+            config_hash: self.provenance.config_hash.clone(),
+            schema_fingerprint: self.provenance.schema.clone(),
+            batch_seq: self.trainer.next_batch(),
+            sample_seq: stage.ledger.n_samples(),
+            ledger_hash: stage.ledger.hex(),
+            weights_hash: String::new(),
+            positions: stage
+                .positions
+                .iter()
+                .map(|(id, next)| (id.to_string(), next))
+                .collect(),
+            trained_positions: BTreeMap::new(),
+            plan_position: cut.plan_position,
+            event_time_ms: stage.event_time.0,
+            counters: counters(&stage.counters),
+            metrics: metrics
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        };
+        let parent = self.parent.take().or(self.live.latest());
+        let mut draft = Draft::new(
+            parent,
+            self.clock.now_ms(),
+            self.provenance.fingerprint.clone(),
+            manifest_cut,
+        );
+        draft.note = self.note.take();
+        self.trainer.save(&mut draft)?;
+        draft.add_blob("join.bin", stage.join)?;
+        draft.add_blob("features.bin", stage.features)?;
+        draft.add_blob("batcher.bin", stage.batcher)?;
+        draft.add_blob("validation.json", self.progressive.dump())?;
+        let save = Save { draft };
+        if cut.is_last {
+            // A writer that is gone has said why.
+            let _sent = self.saver.send(save).is_ok();
+            return Ok(());
+        }
+        match self.saver.try_send(save) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                counter!(SNAPSHOTS_SKIPPED_TOTAL).increment(1);
+                self.live.save_failed();
+                tracing::warn!("snapshot skipped: the one before is still being written");
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, control: Control) -> anyhow::Result<()> {
+        match control {
+            Control::Rollback(id) => {
+                let mut trainer = self.restore(id)?;
+                trainer.resume_at(self.trainer.next_batch());
+                self.trainer = trainer;
+                self.live.set_pinned(None);
+                self.parent = Some(id);
+                self.note = Some(format!("rolled back to {id} while running"));
+                let version = Version::new(&id.to_string(), self.trainer.weights()?)?;
+                self.published.publish(Arc::new(version));
+                self.live.want_cut();
+            }
+            Control::Pin(id) => {
+                let version = Version::new(&id.to_string(), self.restore(id)?.weights()?)?;
+                self.published.publish(Arc::new(version));
+                self.live.set_pinned(Some(id));
+            }
+            Control::Unpin => {
+                self.live.set_pinned(None);
+                self.publish()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&self, id: SnapshotId) -> anyhow::Result<Trainer> {
+        let snapshot = self.store.read(id)?;
+        let (model, config) = (self.trainer.model().clone(), self.trainer.config().clone());
+        Ok(Trainer::load(&snapshot, &model, config)?)
+    }
+}
+
+/// The join's counters by name, for the manifest.
+fn counters(counters: &ouzel_ingest::join::Counters) -> BTreeMap<String, u64> {
+    let flat = serde_json::to_value(counters).unwrap_or_default();
+    let fields = flat.as_object().into_iter().flatten();
+    fields
+        .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+        .collect()
+}

@@ -1,0 +1,277 @@
+//! The data flow, in one file: every stage, every channel, every thread.
+//!
+//! ```text
+//! source -> poll -> join -> learner -> snapshot (disk)
+//!                    |         \-> published -> scorers <- HTTP
+//!                    \-> feature state ----------^
+//! ```
+//!
+//! poll decodes; join puts records in order, writes that order to the plan log, joins, and owns the feature
+//! state; the learner scores and learns each batch, publishes versions, and completes the cuts that join takes;
+//! the saver writes them. Shutdown is data flow: poll and the listeners hear the signal, every other stage ends
+//! when its input closes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics::{counter, gauge};
+
+use ouzel_ingest::order::Orderer;
+use ouzel_ingest::plan::PlanLog;
+use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
+use ouzel_learner::validation::ScoreLog;
+use ouzel_sample::{EventTime, FeatureState, PartitionId};
+use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
+use ouzel_snapshot::Store;
+
+use crate::admin;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::control::Desk;
+use crate::live::Live;
+use crate::metrics::{EVENTS_TOTAL, PENDING, WATERMARK_SECONDS};
+use crate::resume::{Found, provenance};
+use crate::stages::backlog::Backlog;
+use crate::stages::join::{Join, JoinSettings};
+use crate::stages::learn::Learn;
+use crate::stages::poll::Poll;
+use crate::stages::save::Saver;
+use crate::supervisor::{Shutdown, Supervisor, Task};
+use crate::telemetry::Metrics;
+
+/// Batches on the way from join to the learner.
+const BATCHES_AHEAD: usize = 16;
+/// How often gauges that nobody else sets are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_millis(500);
+
+/// What differs between a daemon and a demo.
+pub struct Plan<'a> {
+    /// Everything that can be set.
+    pub config: &'a Config,
+    /// Opens the source at the positions given.
+    pub open: Box<dyn FnOnce(&ouzel_sample::Positions) -> anyhow::Result<Box<dyn Source + Send>> + 'a>,
+    /// Where unusable records go.
+    pub letters: DeadLetters,
+    /// Prepares the state of a first start, as by seeding histories.
+    pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
+    /// Keeps every score, for exact figures at the end.
+    pub scores: Option<Arc<Mutex<ScoreLog>>>,
+}
+
+/// A pipeline whose threads run.
+pub struct Running {
+    /// Its threads.
+    pub supervisor: Supervisor,
+    /// Its figures.
+    pub live: Arc<Live>,
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// Its snapshots.
+    pub store: Arc<Store>,
+}
+
+/// Starts every stage. `recorder` renders the metrics page.
+pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::Result<Running> {
+    let config = plan.config;
+    let dir = &config.snapshot.dir;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+    // What can be refused is tried first, before any thread runs.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .thread_name("ouzel-http")
+        .build()
+        .context("cannot start the HTTP runtime")?;
+    let listener = runtime.block_on(http::bind(&config.serving.listen.to_string()))?;
+    let address = listener
+        .local_addr()
+        .context("cannot read the address listened on")?;
+    let store = Arc::new(Store::open(dir)?);
+    let found = Found::in_store(&store)?;
+    let source = (plan.open)(&found.positions()?)?;
+    let partitions = source.partitions();
+    let ids: Vec<PartitionId> = partitions.iter().map(|partition| partition.id).collect();
+    let begin = found.start(config, &ids)?;
+    let (plan_log, replay) = plan_log(dir, found.plan_position())?;
+    let admin = admin::Listener::bind(&config.admin_socket())?;
+    if begin.snapshot.is_none() {
+        (plan.seed)(begin.stage.features());
+    }
+
+    let live = Arc::new(Live::default());
+    if let Some(id) = begin.snapshot {
+        live.saved(id);
+        tracing::info!(snapshot = %id, plan_entries = replay.len(), "resuming");
+    }
+    publish_positions(&live, &begin.stage);
+    let features = Arc::clone(begin.stage.features());
+    let orderer = Orderer::new(
+        &partitions
+            .iter()
+            .map(|partition| (partition.id, partition.next))
+            .collect(),
+        begin.snapshot.is_none(),
+    );
+
+    let backlog = Arc::new(Backlog::default());
+    let published = Arc::new(Published::<Version>::new());
+    let queue = Arc::new(Queue::new(config.serving.queue));
+    let (to_join, from_poll) = channel();
+    let (to_learner, from_join) = sync_channel(BATCHES_AHEAD);
+    let (to_saver, from_learner) = sync_channel(1);
+    let (to_control, from_admin) = channel();
+    let mut supervisor = Supervisor::new(shutdown.clone());
+
+    // Scoring first: after a crash the last snapshot is served while the log is still being caught up with.
+    for number in 0..config.serving.workers {
+        let now_of = Arc::clone(&live);
+        // A reader sees everything up to and including the newest event joined.
+        let now = Arc::new(move || EventTime(now_of.event_time().0.saturating_add(1)));
+        let mut scorer = Scorer::new(
+            Arc::clone(&published),
+            Arc::clone(&features),
+            config.id_space(),
+            now,
+            config.learner_config().device()?,
+        );
+        let queue = Arc::clone(&queue);
+        let number = u16::try_from(number).context("serving.workers is at most 65535")?;
+        supervisor.spawn(Task::Scorer(number), move || {
+            work(&queue, &mut scorer);
+            Ok(())
+        })?;
+    }
+    let app = http::App {
+        queue: Arc::clone(&queue),
+        model: {
+            let published = Arc::clone(&published);
+            Arc::new(move || published.served())
+        },
+        metrics: {
+            let recorder = recorder.clone();
+            Arc::new(move || recorder.render())
+        },
+        limits: config.serving_limits(),
+    };
+    let hears = shutdown.clone();
+    supervisor.spawn(Task::Http, move || {
+        let served = runtime.block_on(http::serve(listener, app, async move { hears.triggered().await }));
+        Ok(served?)
+    })?;
+
+    let saver = Saver {
+        store: Arc::clone(&store),
+        keep: config.snapshot.keep,
+        live: Arc::clone(&live),
+        clock: Arc::clone(&clock),
+    };
+    supervisor.spawn(Task::Snapshot, move || saver.run(&from_learner))?;
+
+    // Tensors are made on the thread that uses them; the trainer moves there whole.
+    let learn = Learn {
+        trainer: begin.trainer,
+        progressive: begin.progressive,
+        scores: plan.scores,
+        published: Arc::clone(&published),
+        store: Arc::clone(&store),
+        saver: to_saver,
+        control: from_admin,
+        live: Arc::clone(&live),
+        clock: Arc::clone(&clock),
+        provenance: provenance(config),
+        unserved: Vec::new(),
+        note: None,
+        parent: None,
+    };
+    supervisor.spawn(Task::Learner, move || learn.run(&from_join))?;
+
+    let settings = JoinSettings {
+        hold: config.order.hold.duration(),
+        flush_after: config.learner.flush_idle.duration(),
+        every_batches: config.snapshot.every_batches,
+    };
+    let join = Join::new(
+        begin.stage,
+        orderer,
+        plan_log,
+        replay,
+        settings,
+        Arc::clone(&backlog),
+        Arc::clone(&live),
+        to_learner,
+    );
+    supervisor.spawn(Task::Join, move || join.run(&from_poll))?;
+
+    let poll = Poll {
+        source,
+        decoder: Decoder::new(config.id_space(), config.task_names(), config.event_limits()),
+        letters: plan.letters,
+        backlog,
+        out: to_join,
+    };
+    let hears = shutdown.clone();
+    supervisor.spawn(Task::Poll, move || poll.run(&hears))?;
+
+    let desk = Desk::new(
+        Arc::clone(&live),
+        Arc::clone(&store),
+        Arc::clone(&published),
+        to_control,
+        clock,
+    );
+    let hears = shutdown.clone();
+    supervisor.spawn(Task::Admin, move || {
+        admin::serve(&admin, &hears, |request| desk.answer(request))
+    })?;
+
+    let (hears, figures) = (shutdown.clone(), Arc::clone(&live));
+    supervisor.spawn(Task::Telemetry, move || {
+        while !hears.wait_timeout(GAUGES_EVERY) {
+            set_gauges(&figures);
+            recorder.upkeep();
+        }
+        Ok(())
+    })?;
+    tracing::info!(%address, state = %dir.display(), partitions = ids.len(), "started");
+    Ok(Running {
+        supervisor,
+        live,
+        address,
+        store,
+    })
+}
+
+/// Opens the plan log and reads what lies beyond the snapshot.
+fn plan_log(
+    dir: &Path,
+    position: u64,
+) -> anyhow::Result<(PlanLog, std::collections::VecDeque<ouzel_ingest::plan::PlanEntry>)> {
+    let (log, recovery) = PlanLog::open(&dir.join("plan"), position)?;
+    if recovery.dropped_bytes > 0 {
+        tracing::warn!(
+            bytes = recovery.dropped_bytes,
+            "the plan log ended in a torn entry, which was dropped"
+        );
+    }
+    let entries = log.read_from(position)?.collect::<Result<_, _>>()?;
+    Ok((log, entries))
+}
+
+fn publish_positions(live: &Live, stage: &Stage) {
+    live.joined(stage.event_time(), stage.positions(), stage.joiner().counters());
+}
+
+/// Gauges of the whole pipeline, from its shared figures.
+fn set_gauges(live: &Live) {
+    counter!(EVENTS_TOTAL).absolute(live.events.load(Ordering::Relaxed));
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+    gauge!(PENDING).set(live.counters().pending_items as f64);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+    gauge!(WATERMARK_SECONDS).set(live.event_time().0 as f64 / 1000.0);
+}

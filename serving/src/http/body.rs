@@ -1,0 +1,79 @@
+//! Reads a request body within its bounds of size and time, and decodes it with the faulty field named.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use super::refusal::{Code, Refusal};
+use crate::Limits;
+
+/// A body over the limit is read on and thrown away up to this many times the limit. Closing at once would reset
+/// the connection under a client that is still sending, and it would never see why.
+const DISCARD_FACTOR: usize = 8;
+
+/// The whole body, or the refusal it deserves.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        return Err(Refusal::new(
+            Code::UnsupportedEncoding,
+            format!("content-encoding {encoding:?} is not supported, send the body as it is"),
+        ));
+    }
+    match tokio::time::timeout(limits.body_timeout, collect(body, limits.max_body_bytes)).await {
+        Ok(read) => read,
+        Err(_) => Err(Refusal::new(
+            Code::BodyTimeout,
+            format!(
+                "the body was not complete after {} ms",
+                limits.body_timeout.as_millis()
+            ),
+        )),
+    }
+}
+
+async fn collect(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    let mut n_read = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Refusal::new(Code::BodyCut, format!("the body broke off: {error}")))?;
+        let Some(chunk) = frame.data_ref() else { continue };
+        n_read = n_read.saturating_add(chunk.len());
+        if n_read <= max_bytes {
+            bytes.extend_from_slice(chunk);
+        } else if n_read > max_bytes.saturating_mul(DISCARD_FACTOR) {
+            break;
+        }
+    }
+    if n_read > max_bytes {
+        return Err(Refusal::new(
+            Code::TooLarge,
+            format!("the body is over {max_bytes} bytes"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Decodes JSON. The message of a refusal names the path of the field, as `items[3]`.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let refuse = |error: &serde_json::Error, path: &str| match error.classify() {
+        serde_json::error::Category::Data => {
+            // The path is "." at the root and says nothing there.
+            let place = if path == "." {
+                String::new()
+            } else {
+                format!("{path}: ")
+            };
+            Refusal::new(Code::InvalidField, format!("{place}{error}"))
+        }
+        _ => Refusal::new(Code::MalformedJson, format!("the body is not JSON: {error}")),
+    };
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| refuse(error.inner(), &error.path().to_string()))?;
+    json.end().map_err(|error| refuse(&error, "."))?;
+    Ok(value)
+}

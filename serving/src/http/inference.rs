@@ -1,0 +1,162 @@
+//! The Open Inference Protocol beside `/v1/rank`, for callers that already speak it: JSON only, one model.
+//!
+//! `user_id` is a `BYTES` tensor of shape `[1]`, `items` one of shape `[n]`; the outputs are `score` and one
+//! tensor per task, `FP32 [n]`, in the order of `items`. The snapshot travels in `parameters`. There is no
+//! context and no binary extension here; `/v1/rank` is the native route.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::rank::{record, score};
+use super::refusal::{Code, Refusal};
+use super::{App, body, status};
+use crate::{RankRequest, Ranked};
+
+/// The one model name this server knows.
+pub(super) const MODEL: &str = "ouzel";
+
+/// An inference request. The protocol lets clients send `outputs` and `parameters`, which change nothing here.
+#[derive(Debug, Deserialize)]
+struct InferRequest {
+    id: Option<String>,
+    inputs: Vec<Tensor>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tensor {
+    name: String,
+    datatype: String,
+    shape: Vec<usize>,
+    data: Vec<String>,
+}
+
+pub(super) async fn server() -> Response {
+    Json(json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": [] })).into_response()
+}
+
+pub(super) async fn live() -> Response {
+    Json(json!({ "live": true })).into_response()
+}
+
+pub(super) async fn ready(State(app): State<App>) -> Response {
+    match status::ready(&app) {
+        Ok(_) => Json(json!({ "ready": true })).into_response(),
+        Err(refusal) => refusal.into_inference_response(),
+    }
+}
+
+pub(super) async fn model(State(app): State<App>) -> Response {
+    let Some(model) = (app.model)() else {
+        return Refusal::new(Code::NotReady, "no model is published yet").into_inference_response();
+    };
+    let tensor =
+        |name: &str, datatype: &str, n: i64| json!({ "name": name, "datatype": datatype, "shape": [n] });
+    let outputs: Vec<Value> = std::iter::once("score")
+        .chain(model.tasks.iter().map(|task| &**task))
+        .map(|name| tensor(name, "FP32", -1))
+        .collect();
+    Json(json!({
+        "name": MODEL,
+        "versions": [model.version.to_string()],
+        "platform": "ouzel",
+        "inputs": [tensor("user_id", "BYTES", 1), tensor("items", "BYTES", -1)],
+        "outputs": outputs,
+        "parameters": { "snapshot": &*model.snapshot },
+    }))
+    .into_response()
+}
+
+pub(super) async fn infer(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    let started = Instant::now();
+    let answered = answer(&app, &headers, body).await;
+    record(started, answered.as_ref().err());
+    match answered {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => refusal.into_inference_response(),
+    }
+}
+
+async fn answer(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
+    let bytes = body::read(headers, body, &app.limits).await?;
+    let InferRequest { id, inputs } = body::decode(&bytes)?;
+    let ask = Arc::new(to_rank(inputs)?.check(app.limits.max_items)?);
+    let ranked = score(app, ask).await?;
+    Ok(to_reply(id, &ranked))
+}
+
+fn to_rank(inputs: Vec<Tensor>) -> Result<RankRequest, Refusal> {
+    let invalid = |message: String| Refusal::new(Code::InvalidRequest, message);
+    let (mut user, mut items) = (None, None);
+    for tensor in inputs {
+        let Tensor {
+            name,
+            datatype,
+            shape,
+            data,
+        } = tensor;
+        if datatype != "BYTES" {
+            return Err(invalid(format!("input {name:?} is {datatype}, expected BYTES")));
+        }
+        if shape != [data.len()] {
+            return Err(invalid(format!(
+                "input {name:?} has shape {shape:?} and {} values",
+                data.len()
+            )));
+        }
+        let place = match name.as_str() {
+            "user_id" => &mut user,
+            "items" => &mut items,
+            _ => {
+                return Err(invalid(format!(
+                    "there is no input {name:?}, expected user_id and items"
+                )));
+            }
+        };
+        if place.replace(data).is_some() {
+            return Err(invalid(format!("input {name:?} comes twice")));
+        }
+    }
+    let user = user.ok_or_else(|| invalid("input \"user_id\" is missing".to_owned()))?;
+    let items = items.ok_or_else(|| invalid("input \"items\" is missing".to_owned()))?;
+    let [user_id] = <[String; 1]>::try_from(user)
+        .map_err(|user| invalid(format!("input \"user_id\" has {} values, expected 1", user.len())))?;
+    Ok(RankRequest {
+        user_id,
+        items,
+        ..RankRequest::default()
+    })
+}
+
+fn to_reply(id: Option<String>, ranked: &Ranked) -> Value {
+    let n_items = ranked.scores.len();
+    let n_tasks = ranked.tasks.len();
+    let tensor = |name: &str, data: Value| json!({ "name": name, "datatype": "FP32", "shape": [n_items], "data": data });
+    let mut outputs = vec![tensor("score", json!(ranked.scores))];
+    for (place, task) in ranked.tasks.iter().enumerate() {
+        let column: Vec<f32> = ranked
+            .probabilities
+            .iter()
+            .skip(place)
+            .step_by(n_tasks)
+            .copied()
+            .collect();
+        outputs.push(tensor(task, json!(column)));
+    }
+    let mut reply = Map::new();
+    reply.insert("model_name".to_owned(), json!(MODEL));
+    reply.insert("model_version".to_owned(), json!(ranked.version.to_string()));
+    if let Some(id) = id {
+        reply.insert("id".to_owned(), json!(id));
+    }
+    reply.insert("parameters".to_owned(), json!({ "snapshot": &*ranked.snapshot }));
+    reply.insert("outputs".to_owned(), Value::Array(outputs));
+    Value::Object(reply)
+}

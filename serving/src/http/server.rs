@@ -1,0 +1,151 @@
+//! The accept loop: bounded connections, timeouts on each, and a shutdown that lets requests finish.
+//!
+//! `axum::serve` sets no timer, so a client that never finishes its request head would hold a connection for
+//! ever; this loop drives hyper itself.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::{App, router};
+use crate::Queue;
+
+/// Pause after a failed accept. The usual cause is that the process is out of file descriptors: trying again at
+/// once would spin until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the port cannot be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// What to do about it, for the line under the message.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        let ServeError::Bind { source, .. } = self;
+        match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process listens there: stop it or choose another port; port 0 takes a free one"
+            }
+            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own",
+            _ => "the address is host:port, as 127.0.0.1:8080",
+        }
+    }
+
+    /// True when trying again later may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let ServeError::Bind { source, .. } = self;
+        source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+/// Listens on `address`, `host:port`.
+///
+/// # Errors
+/// [`ServeError::Bind`], which names the address and has a hint.
+pub async fn bind(address: &str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Bind {
+            address: address.to_owned(),
+            source,
+        })
+}
+
+/// Serves the scoring port until `shutdown` completes.
+///
+/// Then no connection is accepted any more, requests in flight are answered (for at most
+/// `Limits::shutdown_grace`), connections are closed, and the queue is closed, on which the workers end. The
+/// queue is closed also when this future is dropped.
+///
+/// # Errors
+/// None today: a failed accept is logged and tried again. The signature leaves room.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let _closes = CloseOnDrop(Arc::clone(&app.queue));
+    let limits = app.limits.clone();
+    let service = TowerToHyperService::new(router(app));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout);
+
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let has_room = connections.len() < limits.max_connections;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next() => log_end(ended),
+            accepted = listener.accept(), if has_room => match accepted {
+                Ok((stream, _)) => {
+                    // Replies are single small writes: waiting to merge them only adds latency.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+                    connections.spawn(graceful.watch(connection));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.shutdown_grace, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            n_connections = connections.len(),
+            "shutdown cut connections with requests in flight"
+        );
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+fn log_end(ended: Result<Result<(), hyper::Error>, tokio::task::JoinError>) {
+    match ended {
+        Ok(Ok(())) => {}
+        // A client that went away or talks nonsense: its business, not ours.
+        Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
+        Err(error) => tracing::error!(%error, "connection task failed"),
+    }
+}
+
+/// Closes the queue however the server ends, so that the workers always do too.
+struct CloseOnDrop(Arc<Queue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

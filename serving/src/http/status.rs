@@ -1,0 +1,62 @@
+//! The routes that tell about the process: `/healthz`, `/readyz`, `/metrics`, and the answers to wrong ones.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::App;
+use super::refusal::{Code, Refusal};
+use crate::ServedModel;
+
+/// Alive: the process answers. Says nothing of the model, so an orchestrator does not kill a process that is
+/// still loading one.
+pub(super) async fn healthz() -> Response {
+    Json(json!({ "status": "ok" })).into_response()
+}
+
+/// Ready: a rank request sent now would be scored.
+pub(super) async fn readyz(State(app): State<App>) -> Response {
+    match ready(&app) {
+        Ok(model) => {
+            Json(json!({ "status": "ready", "snapshot": &*model.snapshot, "version": model.version }))
+                .into_response()
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The served model, or why a request would be refused.
+pub(super) fn ready(app: &App) -> Result<ServedModel, Refusal> {
+    if app.queue.is_closed() {
+        return Err(Refusal::new(Code::ShuttingDown, "the process is shutting down"));
+    }
+    let Some(model) = (app.model)() else {
+        return Err(Refusal::new(Code::NotReady, "no model is published yet"));
+    };
+    if app.queue.n_workers() == 0 {
+        return Err(Refusal::new(Code::NotReady, "no scoring worker is running"));
+    }
+    Ok(model)
+}
+
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        (app.metrics)(),
+    )
+        .into_response()
+}
+
+pub(super) async fn not_found(uri: Uri) -> Response {
+    Refusal::new(Code::NotFound, format!("there is no {}", uri.path())).into_response()
+}
+
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    Refusal::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {method}", uri.path()),
+    )
+    .into_response()
+}

@@ -1,0 +1,386 @@
+//! The shapes of `POST /v1/rank` and what makes a request acceptable.
+//!
+//! Owns the JSON contract in both directions (the [`client`](crate::client) speaks it too) and turns a request
+//! into a [`RankAsk`], scores into a [`RankResponse`]. Knows neither sockets nor models.
+//!
+//! Two choices a caller should know. Unknown fields are refused, with the field named: a misspelt `context`
+//! would otherwise cost quality for ever without a trace. An item listed twice is refused too: it is an error of
+//! the caller's candidate generation, the event log refuses it as well, and silently dropping one copy would
+//! return fewer items than were sent.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use ouzel_sample::MAX_ID_BYTES;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+use thiserror::Error;
+
+use crate::{RankAsk, Ranked};
+
+/// Most context values of one request; as many as an impression may carry.
+pub const MAX_CONTEXT: usize = 512;
+
+/// Body of `POST /v1/rank`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RankRequest {
+    /// Who asks.
+    pub user_id: String,
+    /// The candidates.
+    pub items: Vec<String>,
+    /// Categorical values of the request by name: a string, number or boolean, or a list of them, as in the
+    /// impressions topic. `null` and the empty string are as if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Map<String, Value>>,
+    /// Given back in the reply; the impression that follows should carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// How many of the best items to return; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+}
+
+/// Reply of `POST /v1/rank`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankResponse {
+    /// The snapshot the scores come from.
+    pub snapshot: String,
+    /// Number of the version that computed all of them.
+    pub version: u64,
+    /// The request's own id, when it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Best first; equal scores in the order of the request.
+    pub items: Vec<ScoredItem>,
+}
+
+/// One candidate with its scores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoredItem {
+    /// Which item.
+    pub item_id: String,
+    /// What the items are ordered by.
+    pub score: f32,
+    /// Probability of each task by name.
+    pub tasks: BTreeMap<Arc<str>, f32>,
+}
+
+/// Why a well-formed request cannot be scored.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Invalid {
+    /// An id with no characters.
+    #[error("{field} is empty")]
+    EmptyId {
+        /// Which field, as `items[3]`.
+        field: String,
+    },
+    /// An id over the bound.
+    #[error("{field} has {n_bytes} bytes, at most {MAX_ID_BYTES} are allowed")]
+    LongId {
+        /// Which field.
+        field: String,
+        /// Its length.
+        n_bytes: usize,
+    },
+    /// No candidate at all.
+    #[error("items is empty, there is nothing to rank")]
+    NoItems,
+    /// More candidates than allowed.
+    #[error("items has {n_items} entries, at most {max} are allowed")]
+    TooManyItems {
+        /// How many there were.
+        n_items: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// The same candidate twice.
+    #[error("items[{place}] repeats {item:?}")]
+    DuplicateItem {
+        /// Index of the second copy.
+        place: usize,
+        /// The item.
+        item: String,
+    },
+    /// Asked for nothing.
+    #[error("top_k is 0, leave it out to get every item")]
+    ZeroTopK,
+    /// More context values than allowed.
+    #[error("context has {0} values, at most {MAX_CONTEXT} are allowed")]
+    TooMuchContext(usize),
+    /// A context value that is an object or a list of lists.
+    #[error("context.{0} must be a string, a number, a boolean or a list of them")]
+    NestedContext(String),
+}
+
+impl RankRequest {
+    /// Checks the request against the contract. `max_items` bounds the candidates.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its field.
+    pub fn check(self, max_items: usize) -> Result<RankAsk, Invalid> {
+        check_id(&self.user_id, || "user_id".to_owned())?;
+        if let Some(request_id) = &self.request_id {
+            check_id(request_id, || "request_id".to_owned())?;
+        }
+        if self.items.is_empty() {
+            return Err(Invalid::NoItems);
+        }
+        if self.items.len() > max_items {
+            return Err(Invalid::TooManyItems {
+                n_items: self.items.len(),
+                max: max_items,
+            });
+        }
+        let mut seen = HashSet::with_capacity(self.items.len());
+        for (place, item) in self.items.iter().enumerate() {
+            check_id(item, || format!("items[{place}]"))?;
+            if !seen.insert(item.as_str()) {
+                return Err(Invalid::DuplicateItem {
+                    place,
+                    item: item.clone(),
+                });
+            }
+        }
+        if self.top_k == Some(0) {
+            return Err(Invalid::ZeroTopK);
+        }
+        let context = check_context(self.context.unwrap_or_default())?;
+        Ok(RankAsk {
+            user_id: self.user_id,
+            items: self.items,
+            context,
+            top_k: self.top_k,
+        })
+    }
+}
+
+impl RankResponse {
+    /// The reply to `ask`: best `top_k` first, ties in the order of the request. `ranked` has been checked
+    /// against `ask`, see [`Ranked::checked`].
+    #[must_use]
+    pub fn new(ask: &RankAsk, ranked: &Ranked, request_id: Option<String>) -> Self {
+        let n_tasks = ranked.tasks.len();
+        let mut order: Vec<usize> = (0..ask.items.len()).collect();
+        order.sort_by(|&a, &b| {
+            ranked.scores[b]
+                .partial_cmp(&ranked.scores[a])
+                .expect("checked scores are finite")
+        });
+        order.truncate(ask.top_k.unwrap_or(usize::MAX));
+        let items = order
+            .into_iter()
+            .map(|place| {
+                let probabilities = &ranked.probabilities[place * n_tasks..(place + 1) * n_tasks];
+                ScoredItem {
+                    item_id: ask.items[place].clone(),
+                    score: ranked.scores[place],
+                    tasks: ranked
+                        .tasks
+                        .iter()
+                        .cloned()
+                        .zip(probabilities.iter().copied())
+                        .collect(),
+                }
+            })
+            .collect();
+        Self {
+            snapshot: ranked.snapshot.to_string(),
+            version: ranked.version,
+            request_id,
+            items,
+        }
+    }
+}
+
+fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), Invalid> {
+    match id.len() {
+        0 => Err(Invalid::EmptyId { field: field() }),
+        n_bytes if n_bytes > MAX_ID_BYTES => Err(Invalid::LongId {
+            field: field(),
+            n_bytes,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Every value as text, written as the decoder of the impressions topic writes it: a value must be the same
+/// category here as in training.
+fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, Invalid> {
+    let mut values = Vec::with_capacity(context.len());
+    for (name, value) in context {
+        let several = match value {
+            Value::Array(several) => several,
+            one => vec![one],
+        };
+        for value in several {
+            let text = match value {
+                Value::Null => continue,
+                Value::Bool(flag) => flag.to_string(),
+                Value::Number(number) => as_category(&number),
+                Value::String(text) => text,
+                Value::Array(_) | Value::Object(_) => return Err(Invalid::NestedContext(name)),
+            };
+            if !text.is_empty() {
+                values.push((name.clone(), text));
+            }
+        }
+    }
+    values.sort_unstable();
+    values.dedup();
+    if values.len() > MAX_CONTEXT {
+        return Err(Invalid::TooMuchContext(values.len()));
+    }
+    Ok(values)
+}
+
+/// Whole numbers by their digits, others as Rust prints an `f64`: `7.0` and `7` are one category.
+fn as_category(number: &Number) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() => float.to_string(),
+        _ => number.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(items: &[&str]) -> RankRequest {
+        RankRequest {
+            user_id: "u".to_owned(),
+            items: items.iter().map(|&item| item.to_owned()).collect(),
+            ..RankRequest::default()
+        }
+    }
+
+    fn context(value: Value) -> Option<Map<String, Value>> {
+        value.as_object().cloned()
+    }
+
+    #[test]
+    fn each_broken_rule_is_named_with_its_field() {
+        let long = "x".repeat(MAX_ID_BYTES + 1);
+        let wide: Map<String, Value> = (0..=MAX_CONTEXT).map(|i| (i.to_string(), json!(i))).collect();
+        let cases = [
+            (
+                RankRequest {
+                    user_id: String::new(),
+                    ..request(&["a"])
+                },
+                "user_id is empty",
+            ),
+            (
+                RankRequest {
+                    user_id: long.clone(),
+                    ..request(&["a"])
+                },
+                "user_id has 129 bytes",
+            ),
+            (
+                RankRequest {
+                    request_id: Some(String::new()),
+                    ..request(&["a"])
+                },
+                "request_id is empty",
+            ),
+            (request(&[]), "nothing to rank"),
+            (request(&["a", "b", "c", "d"]), "items has 4 entries, at most 3"),
+            (request(&["a", ""]), "items[1] is empty"),
+            (request(&["a", &long]), "items[1] has 129 bytes"),
+            (request(&["a", "b", "a"]), "items[2] repeats \"a\""),
+            (
+                RankRequest {
+                    top_k: Some(0),
+                    ..request(&["a"])
+                },
+                "top_k is 0",
+            ),
+            (
+                RankRequest {
+                    context: context(json!({"x": [[1]]})),
+                    ..request(&["a"])
+                },
+                "context.x must be",
+            ),
+            (
+                RankRequest {
+                    context: context(json!({"x": {"y": 1}})),
+                    ..request(&["a"])
+                },
+                "context.x must be",
+            ),
+            (
+                RankRequest {
+                    context: Some(wide),
+                    ..request(&["a"])
+                },
+                "context has 513 values",
+            ),
+        ];
+        for (request, says) in cases {
+            let error = request.check(3).expect_err(says).to_string();
+            assert!(error.contains(says), "{error:?} does not say {says:?}");
+        }
+    }
+
+    #[test]
+    fn context_values_become_sorted_text_and_equal_numbers_one_category() {
+        let request = RankRequest {
+            context: context(json!({
+                "tab": ["home", "new", "home"], "hour": 7.0, "app": true, "a": null, "b": "", "c": [],
+                "small": 0.5, "large": 1e21, "id": u64::MAX, "below": -3,
+            })),
+            ..request(&["a"])
+        };
+        let ask = request.check(3).unwrap();
+        let text: Vec<_> = ask
+            .context
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let expected = [
+            "app=true",
+            "below=-3",
+            "hour=7",
+            "id=18446744073709551615",
+            "large=1000000000000000000000",
+            "small=0.5",
+            "tab=home",
+            "tab=new",
+        ];
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn items_come_best_first_and_ties_in_the_order_of_the_request() {
+        let ask = |top_k| {
+            RankRequest {
+                top_k,
+                ..request(&["a", "b", "c", "d"])
+            }
+            .check(9)
+            .unwrap()
+        };
+        let ranked = Ranked {
+            version: 7,
+            snapshot: "s".into(),
+            tasks: Arc::from([Arc::from("click"), Arc::from("order")]),
+            scores: vec![0.1, 0.9, 0.1, 0.5],
+            probabilities: vec![0.10, 0.01, 0.90, 0.09, 0.11, 0.02, 0.50, 0.05],
+        };
+        let ids = |top_k| -> Vec<String> {
+            let response = RankResponse::new(&ask(top_k), &ranked, None);
+            response.items.into_iter().map(|item| item.item_id).collect()
+        };
+        assert_eq!(ids(None), ["b", "d", "a", "c"]);
+        assert_eq!(ids(Some(2)), ["b", "d"]);
+        assert_eq!(ids(Some(99)), ["b", "d", "a", "c"]);
+        let response = RankResponse::new(&ask(None), &ranked, Some("r".to_owned()));
+        let (last, order) = (&response.items[3], ranked.probabilities[5]);
+        assert_eq!(last.item_id, "c");
+        assert!((last.tasks["order"] - order).abs() < f32::EPSILON);
+    }
+}

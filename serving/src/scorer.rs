@@ -1,0 +1,328 @@
+//! The real [`Ranker`]: live features and published weights through the model's one forward pass.
+//!
+//! Owns nothing but each worker's tensors of the version it last used. Features are as of now, weights as of the
+//! newest version; both come from structures that training shares, so a score here is the score the learner
+//! would have given the same impression. Does not know how either is kept up to date.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ouzel_model::{Inputs, Net, Weights};
+use ouzel_sample::{Ask, EventTime, FeatureState, Id, IdKind, IdSpace, ShownItem};
+use tch::Device;
+
+use crate::{Loaded, Published, RankAsk, RankError, Ranked, Ranker, ServedModel};
+
+/// A publishable model: weights that are known to make a network, and the snapshot they belong to.
+#[derive(Debug)]
+pub struct Version {
+    snapshot: Arc<str>,
+    tasks: Arc<[Arc<str>]>,
+    weights: Weights,
+}
+
+impl Version {
+    /// A version of `weights`, which are of `snapshot` or have been learned on from it.
+    ///
+    /// # Errors
+    /// When the weights do not fit their own configuration. Publishing them would fail every request, so it is
+    /// found out here, on the publisher's thread.
+    pub fn new(snapshot: &str, weights: Weights) -> Result<Self, ouzel_model::Error> {
+        Net::new(&weights, Device::Cpu)?;
+        let tasks = weights
+            .config
+            .tasks
+            .iter()
+            .map(|task| Arc::from(task.as_str()))
+            .collect();
+        Ok(Self {
+            snapshot: Arc::from(snapshot),
+            tasks,
+            weights,
+        })
+    }
+
+    /// The snapshot it is or descends from.
+    #[must_use]
+    pub fn snapshot(&self) -> &str {
+        &self.snapshot
+    }
+
+    /// Its weights.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+}
+
+impl Published<Version> {
+    /// The newest version as the status routes tell about it.
+    #[must_use]
+    pub fn served(&self) -> Option<ServedModel> {
+        let Loaded { version, value } = self.load()?;
+        Some(ServedModel {
+            version,
+            snapshot: Arc::clone(&value.snapshot),
+            tasks: Arc::clone(&value.tasks),
+        })
+    }
+}
+
+/// What "now" is for a request: the time its features are read as of.
+pub type Now = Arc<dyn Fn() -> EventTime + Send + Sync>;
+
+/// One worker's scorer.
+pub struct Scorer {
+    published: Arc<Published<Version>>,
+    features: Arc<FeatureState>,
+    ids: IdSpace,
+    now: Now,
+    device: Device,
+    held: Option<Held>,
+}
+
+/// A version with its dense weights as tensors of this thread: a `Tensor` must not be shared.
+struct Held {
+    loaded: Loaded<Version>,
+    net: Net,
+}
+
+impl fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scorer")
+            .field("device", &self.device)
+            .field("version", &self.held.as_ref().map(|held| held.loaded.version))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scorer {
+    /// A scorer that reads `features` as of `now` and takes its weights from `published`. `ids` must hash as the
+    /// decoder of the events does.
+    #[must_use]
+    pub fn new(
+        published: Arc<Published<Version>>,
+        features: Arc<FeatureState>,
+        ids: IdSpace,
+        now: Now,
+        device: Device,
+    ) -> Self {
+        Self {
+            published,
+            features,
+            ids,
+            now,
+            device,
+            held: None,
+        }
+    }
+
+    /// The newest version, its tensors made if they are not held yet.
+    fn newest(&mut self) -> Result<&Held, RankError> {
+        let version = self.held.as_ref().map_or(0, |held| held.loaded.version);
+        if let Some(loaded) = self.published.load_if_newer(version) {
+            let net = Net::new(&loaded.value.weights, self.device).map_err(|error| {
+                RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
+            })?;
+            self.held = Some(Held { loaded, net });
+        }
+        self.held.as_ref().ok_or(RankError::NotReady)
+    }
+
+    /// Live features of the request, in the shape training has them.
+    fn inputs(&self, ask: &RankAsk, weights: &Weights) -> Inputs {
+        let mut context: Vec<Id> = ask
+            .context
+            .iter()
+            .map(|(name, value)| self.ids.attribute(name, value))
+            .collect();
+        context.sort_unstable();
+        let items: Vec<ShownItem> = ask
+            .items
+            .iter()
+            .map(|item| ShownItem {
+                item: self.ids.id(IdKind::Item, item),
+                position: None,
+            })
+            .collect();
+        let (request, candidates) = self.features.read(&Ask {
+            // Names the request within a batch; here it is alone.
+            request: Id::default(),
+            user: self.ids.id(IdKind::User, &ask.user_id),
+            ts: (self.now)(),
+            context: &context,
+            items: &items,
+            slate_size: ask
+                .top_k
+                .map(|top_k| u16::try_from(top_k.min(items.len())).unwrap_or(u16::MAX)),
+        });
+        Inputs::of_request(&weights.config, &request, &candidates)
+    }
+}
+
+impl Ranker for Scorer {
+    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+        self.newest()?;
+        let Held { loaded, net } = self.held.as_ref().ok_or(RankError::NotReady)?;
+        let Version {
+            snapshot,
+            tasks,
+            weights,
+        } = &*loaded.value;
+        let inputs = self.inputs(ask, weights);
+        let logits = net
+            .score(&inputs, weights)
+            .map_err(|error| RankError::Failed(format!("version {}: {error}", loaded.version)))?;
+        let probabilities: Vec<f32> = logits.into_iter().map(sigmoid).collect();
+        // The first task is the primary one and orders the slate.
+        let scores = probabilities
+            .iter()
+            .step_by(tasks.len().max(1))
+            .copied()
+            .collect();
+        Ok(Ranked {
+            version: loaded.version,
+            snapshot: Arc::clone(snapshot),
+            tasks: Arc::clone(tasks),
+            scores,
+            probabilities,
+        })
+    }
+
+    fn refresh(&mut self) {
+        match self.newest() {
+            Ok(_) | Err(RankError::NotReady) => {}
+            Err(error) => tracing::error!(%error, "an idle worker cannot take the newest version"),
+        }
+    }
+}
+
+/// A probability from a logit; NaN stays NaN and is refused behind this.
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use ouzel_model::ModelConfig;
+    use ouzel_sample::{FeatureConfig, Impression};
+
+    use super::*;
+
+    const NOW: EventTime = EventTime(1_000_000);
+
+    fn weights(prior: f32) -> Weights {
+        let config = ModelConfig {
+            tasks: vec!["click".into(), "order".into()],
+            ..ModelConfig::default()
+        };
+        let mut weights = Weights::new(config, 0, 0.0, 0);
+        weights.prior = vec![prior, prior - 1.0];
+        weights
+    }
+
+    fn publish(published: &Published<Version>, snapshot: &str, weights: Weights) -> u64 {
+        published.publish(Arc::new(Version::new(snapshot, weights).unwrap()))
+    }
+
+    fn scorer(published: &Arc<Published<Version>>) -> Scorer {
+        let features = FeatureState::new(FeatureConfig::default());
+        let ids = IdSpace::new(7);
+        let shown = ShownItem {
+            item: ids.id(IdKind::Item, "b"),
+            position: Some(0),
+        };
+        features.show(&Impression {
+            request: Id(1),
+            user: ids.id(IdKind::User, "u"),
+            ts: EventTime(10),
+            items: vec![shown],
+            context: Vec::new(),
+            revealed: None,
+        });
+        Scorer::new(
+            Arc::clone(published),
+            Arc::new(features),
+            ids,
+            Arc::new(|| NOW),
+            Device::Cpu,
+        )
+    }
+
+    fn ask(items: &[&str]) -> RankAsk {
+        RankAsk {
+            user_id: "u".to_owned(),
+            items: items.iter().map(|&item| item.to_owned()).collect(),
+            context: vec![("tab".to_owned(), "home".to_owned())],
+            top_k: None,
+        }
+    }
+
+    #[test]
+    fn nothing_is_scored_before_the_first_version() {
+        let mut scorer = scorer(&Arc::new(Published::new()));
+        scorer.refresh();
+        assert_eq!(scorer.rank(&ask(&["a"])), Err(RankError::NotReady));
+    }
+
+    #[test]
+    fn a_score_is_the_probability_of_the_models_own_forward_pass() {
+        let published = Arc::new(Published::new());
+        publish(&published, "s1", weights(-2.0));
+        let mut scorer = scorer(&published);
+        let ask = ask(&["a", "b", "c"]);
+        let ranked = scorer.rank(&ask).unwrap().checked(3).unwrap();
+        assert_eq!((ranked.version, &*ranked.snapshot), (1, "s1"));
+
+        let weights = published.load().unwrap().value;
+        let weights = weights.weights();
+        let logits = Net::new(weights, Device::Cpu)
+            .unwrap()
+            .score(&scorer.inputs(&ask, weights), weights)
+            .unwrap();
+        let expected: Vec<u32> = logits.into_iter().map(|logit| sigmoid(logit).to_bits()).collect();
+        let found: Vec<u32> = ranked.probabilities.iter().map(|p| p.to_bits()).collect();
+        assert_eq!(found, expected);
+        let primary: Vec<u32> = ranked.scores.iter().map(|p| p.to_bits()).collect();
+        assert_eq!(primary, [expected[0], expected[2], expected[4]]);
+        assert!(
+            ranked.scores[0] < 0.3 && ranked.scores[0] > 0.05,
+            "near the prior: {ranked:?}"
+        );
+    }
+
+    #[test]
+    fn a_worker_takes_the_newest_version_and_lets_go_of_the_old_one() {
+        let published = Arc::new(Published::new());
+        publish(&published, "s1", weights(-2.0));
+        let mut scorer = scorer(&published);
+        let before = scorer.rank(&ask(&["a"])).unwrap();
+        assert_eq!(publish(&published, "s2", weights(2.0)), 2);
+        assert_eq!(published.sweep(), 2, "the idle worker still holds the first");
+        scorer.refresh();
+        assert_eq!(published.sweep(), 1);
+        let after = scorer.rank(&ask(&["a"])).unwrap();
+        assert_eq!((after.version, &*after.snapshot), (2, "s2"));
+        assert!(after.scores[0] > before.scores[0] + 0.5);
+        let served = published.served().unwrap();
+        assert_eq!(
+            (served.version, &*served.snapshot, served.tasks.len()),
+            (2, "s2", 2)
+        );
+    }
+
+    #[test]
+    fn weights_that_make_no_network_are_refused_before_they_are_published() {
+        let mut broken = weights(0.0);
+        broken.dense.remove("out.bias");
+        assert!(Version::new("s", broken).is_err());
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_never_reach_a_reply() {
+        let published = Arc::new(Published::new());
+        publish(&published, "s1", weights(f32::NAN));
+        let ranked = scorer(&published).rank(&ask(&["a"])).unwrap();
+        assert!(ranked.checked(1).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! The end: requests in flight are answered, new ones are not taken, and the workers stop.
+
+use std::time::Duration;
+
+use ouzel_serving::client::RankClient;
+use ouzel_serving::{Limits, RankError};
+
+use crate::server::{Server, eventually, request, thread};
+
+#[test]
+fn a_request_in_flight_at_shutdown_is_answered() {
+    let limits = Limits {
+        deadline: Duration::from_secs(60),
+        shutdown_grace: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let (mut server, entered, open) = Server::start_gated(limits);
+    let mut idle = server.client();
+    idle.get("/healthz").unwrap();
+    let mut client = server.client();
+    let in_flight = thread(move || assert_eq!(client.rank(&request(&["a"])).unwrap().snapshot, "gated"));
+    entered.recv().unwrap();
+
+    server.begin_stop();
+    eventually("no connection is accepted any more", || {
+        RankClient::connect(server.address).is_err()
+    });
+    assert!(
+        idle.get("/healthz").is_err(),
+        "an idle connection is closed at once"
+    );
+
+    open.send(()).unwrap();
+    in_flight.join().unwrap();
+    let queue = std::sync::Arc::clone(&server.queue);
+    server.join();
+    assert!(queue.is_closed());
+    assert_eq!(queue.n_workers(), 0);
+}
+
+#[test]
+fn shutdown_waits_no_longer_than_its_grace_for_a_stuck_request() {
+    let limits = Limits {
+        deadline: Duration::from_secs(60),
+        shutdown_grace: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let (mut server, entered, open) = Server::start_gated(limits);
+    let mut client = server.client();
+    let cut = thread(move || assert!(client.rank(&request(&["a"])).is_err()));
+    entered.recv().unwrap();
+    server.begin_stop();
+    cut.join().unwrap();
+    drop(open);
+    server.join();
+}
+
+#[test]
+fn only_a_missing_model_is_worth_asking_again() {
+    assert!(RankError::NotReady.is_transient());
+    assert!(!RankError::Failed("x".to_owned()).is_transient());
+}

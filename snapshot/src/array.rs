@@ -1,0 +1,254 @@
+//! One array: a shape and its values in row-major order, owned or shared with the learner.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::element::{Values, sealed::Bytes, with_chunks};
+use crate::{Dtype, Element, Error};
+
+/// In an expected shape, a dimension of any size.
+pub const ANY: usize = usize::MAX;
+
+/// A run of values that somebody else may hold too, as a copy-on-write page of embedding rows.
+pub type Shared<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
+
+/// The values of an array, in order.
+pub enum Chunks<T> {
+    /// One run, owned.
+    Owned(Vec<T>),
+    /// Runs that are shared; their lengths add up.
+    Shared(Vec<Shared<T>>),
+}
+
+/// A shape with as many values as it says, in row-major order.
+#[derive(Clone, Debug)]
+pub struct Array {
+    shape: Vec<usize>,
+    values: Values,
+}
+
+impl Array {
+    /// An array that owns its values.
+    ///
+    /// # Shapes
+    /// `data.len()` is the product of `shape`; an empty shape is one scalar.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is not.
+    pub fn new<T: Element>(shape: &[usize], data: Vec<T>) -> Result<Self, Error> {
+        check_shape(shape, Some(data.len()))?;
+        Ok(Self {
+            shape: shape.to_vec(),
+            values: T::wrap(Chunks::Owned(data)),
+        })
+    }
+
+    /// An array whose values are the runs of `chunks`, one after the other. Nothing is copied until it is
+    /// written, so a cut of a large table costs one reference count a page.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the lengths do not add up to the product of `shape`.
+    pub fn shared<T: Element>(shape: &[usize], chunks: Vec<Shared<T>>) -> Result<Self, Error> {
+        let lengths = chunks.iter().map(|chunk| (**chunk).as_ref().len());
+        let n_values = lengths.into_iter().try_fold(0usize, usize::checked_add);
+        check_shape(shape, n_values)?;
+        Ok(Self {
+            shape: shape.to_vec(),
+            values: T::wrap(Chunks::Shared(chunks)),
+        })
+    }
+
+    /// An array of shape `[]`.
+    #[must_use]
+    pub fn scalar<T: Element>(value: T) -> Self {
+        Self {
+            shape: Vec::new(),
+            values: T::wrap(Chunks::Owned(vec![value])),
+        }
+    }
+
+    /// Its dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its element type.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.values.dtype()
+    }
+
+    /// How many values it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True when a dimension is 0.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size of its values on disk.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.len() * self.dtype().n_bytes()
+    }
+
+    /// Its values, copied only when they are in several runs; `None` when they are of another type.
+    #[must_use]
+    pub fn values<T: Element>(&self) -> Option<Cow<'_, [T]>> {
+        T::peek(&self.values).map(Chunks::to_slice)
+    }
+
+    /// Its values, moved out when it owns them; the array back when they are of another type.
+    ///
+    /// # Errors
+    /// The array itself.
+    pub fn into_values<T: Element>(self) -> Result<Vec<T>, Array> {
+        match T::unwrap(self.values) {
+            Ok(Chunks::Owned(values)) => Ok(values),
+            Ok(shared @ Chunks::Shared(_)) => Ok(shared.to_slice().into_owned()),
+            Err(values) => Err(Array {
+                shape: self.shape,
+                values,
+            }),
+        }
+    }
+
+    pub(crate) fn chunks(&self) -> &Values {
+        &self.values
+    }
+
+    /// Each value as a number and as its bit pattern.
+    pub(crate) fn numbers(&self) -> Box<dyn Iterator<Item = (f64, u64)> + '_> {
+        with_chunks!(&self.values, chunks => {
+            Box::new(chunks.runs().flatten().map(|value| (value.number(), value.pattern())))
+        })
+    }
+}
+
+/// Equal type, shape and bits; a NaN equals itself.
+impl PartialEq for Array {
+    fn eq(&self, other: &Self) -> bool {
+        self.dtype() == other.dtype()
+            && self.shape == other.shape
+            && self
+                .numbers()
+                .map(|(_, bits)| bits)
+                .eq(other.numbers().map(|(_, bits)| bits))
+    }
+}
+
+impl<T> Chunks<T> {
+    /// The runs in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &[T]> {
+        let (owned, shared) = match self {
+            Chunks::Owned(values) => (Some(values.as_slice()), [].as_slice()),
+            Chunks::Shared(chunks) => (None, chunks.as_slice()),
+        };
+        owned
+            .into_iter()
+            .chain(shared.iter().map(|chunk| (**chunk).as_ref()))
+    }
+
+    fn to_slice(&self) -> Cow<'_, [T]>
+    where
+        T: Copy,
+    {
+        match self {
+            Chunks::Owned(values) => Cow::Borrowed(values),
+            Chunks::Shared(chunks) => match chunks.as_slice() {
+                [one] => Cow::Borrowed((**one).as_ref()),
+                _ => Cow::Owned(self.runs().flatten().copied().collect()),
+            },
+        }
+    }
+}
+
+impl<T: Clone> Clone for Chunks<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Chunks::Owned(values) => Chunks::Owned(values.clone()),
+            Chunks::Shared(chunks) => Chunks::Shared(chunks.clone()),
+        }
+    }
+}
+
+/// Only the number of values: a table has millions.
+impl<T> fmt::Debug for Chunks<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} values", self.runs().map(<[T]>::len).sum::<usize>())
+    }
+}
+
+/// A shape as messages show it, `[*, 16]`.
+pub(crate) fn shape_text(shape: &[usize]) -> String {
+    let dims = shape.iter().map(|dim| {
+        if *dim == ANY {
+            "*".to_owned()
+        } else {
+            dim.to_string()
+        }
+    });
+    format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+}
+
+fn check_shape(shape: &[usize], n_values: Option<usize>) -> Result<(), Error> {
+    // A dimension of 0 makes the product 0 whatever the others are, but no reader should have to rely on that.
+    let product = shape
+        .iter()
+        .try_fold(1usize, |product, dim| product.checked_mul(*dim));
+    if product.is_some() && product == n_values {
+        return Ok(());
+    }
+    let n_values = n_values.map_or("too many".to_owned(), |n| n.to_string());
+    Err(Error::invalid(
+        "array",
+        format!("shape {} does not have {n_values} values", shape_text(shape)),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_must_fill_the_shape() {
+        for (shape, n, fits) in [
+            (vec![2, 3], 6, true),
+            (vec![2, 3], 5, false),
+            (vec![], 1, true),
+            (vec![], 0, false),
+            (vec![0, 4], 0, true),
+            (vec![usize::MAX, 2], 0, false),
+        ] {
+            assert_eq!(Array::new(&shape, vec![0f32; n]).is_ok(), fits, "{shape:?} {n}");
+        }
+    }
+
+    #[test]
+    fn shared_runs_read_as_one_array() {
+        let page: Shared<f32> = Arc::new(vec![1.0, 2.0]);
+        let array = Array::shared(&[3, 2], vec![page.clone(), Arc::new([3.0f32, 4.0]), page]).unwrap();
+        assert_eq!(
+            array.values::<f32>().unwrap().as_ref(),
+            [1.0, 2.0, 3.0, 4.0, 1.0, 2.0]
+        );
+        assert!(array.values::<u8>().is_none());
+        assert_eq!(
+            array,
+            Array::new(&[3, 2], vec![1.0f32, 2.0, 3.0, 4.0, 1.0, 2.0]).unwrap()
+        );
+    }
+
+    #[test]
+    fn equality_is_of_bits() {
+        assert_eq!(Array::scalar(f32::NAN), Array::scalar(f32::NAN));
+        assert_ne!(Array::scalar(0.0f32), Array::scalar(-0.0f32));
+        assert_ne!(Array::scalar(0u32), Array::scalar(0i32));
+    }
+}

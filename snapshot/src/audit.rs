@@ -1,0 +1,214 @@
+//! The audit log: one line for each thing a person or a policy did to the store, chained by hash.
+//!
+//! A line is written before its verb takes effect, so a crash can leave a line whose verb did not happen, never
+//! the reverse. A line torn by a crash is skipped and the chain goes on from the one before it; a line that was
+//! changed or removed breaks the chain, and the break is reported.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Attempt;
+use crate::seal::LINE;
+use crate::{Error, Fs, SnapshotId};
+
+/// Name of the log within the store.
+pub(crate) const AUDIT_NAME: &str = "audit.log";
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// `latest` was moved back, or forward again.
+    Rollback,
+    /// `pinned` was set.
+    Pin,
+    /// `pinned` was removed.
+    Unpin,
+    /// Snapshots were removed.
+    Gc,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditLine {
+    /// Number of the line, from 0.
+    pub n: u64,
+    /// When, ms since the epoch, by the caller's clock.
+    pub at_ms: i64,
+    /// What.
+    pub verb: Verb,
+    /// To which snapshot, if to one.
+    pub id: Option<SnapshotId>,
+    /// The highest id ever given out by then.
+    pub newest: Option<SnapshotId>,
+    /// What a collection removed.
+    pub removed: Vec<SnapshotId>,
+    /// Why, in the words of whoever asked.
+    pub note: String,
+    /// Hash of the line before; empty for the first.
+    pub prev: String,
+}
+
+/// The log as read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// Every line whose own hash is right.
+    pub lines: Vec<AuditLine>,
+    /// Text lines that are none: torn by a crash, or damaged.
+    pub n_torn: usize,
+    /// The number of the first line that does not follow from the one before it.
+    pub broken_at: Option<u64>,
+    /// Hash of the last line.
+    #[serde(skip)]
+    last_hash: String,
+    /// False when the last byte is no newline.
+    #[serde(skip)]
+    ends_torn: bool,
+}
+
+impl Audit {
+    /// Reads the log at `path`; no file is an empty log.
+    pub(crate) fn read(fs: &dyn Fs, path: &Path) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        match fs.open_file(path) {
+            Ok((mut input, _)) => input.read_to_end(&mut bytes).attempt("read", path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).attempt("open", path),
+        };
+        Ok(Self::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8]) -> Self {
+        let mut audit = Self {
+            ends_torn: !bytes.is_empty() && !bytes.ends_with(b"\n"),
+            ..Self::default()
+        };
+        for text in bytes.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
+            let sealed = LINE.open(text).ok();
+            let line = sealed.and_then(|(json, hash)| Some((serde_json::from_str(&json).ok()?, hash)));
+            let Some((line, hash)): Option<(AuditLine, String)> = line else {
+                audit.n_torn += 1;
+                continue;
+            };
+            if audit.broken_at.is_none() && (line.prev != audit.last_hash || line.n != audit.next_n()) {
+                audit.broken_at = Some(line.n);
+            }
+            audit.last_hash = hash;
+            audit.lines.push(line);
+        }
+        audit
+    }
+
+    fn next_n(&self) -> u64 {
+        self.lines.last().map_or(0, |line| line.n.saturating_add(1))
+    }
+
+    /// The highest id any line knows.
+    pub(crate) fn newest(&self) -> Option<SnapshotId> {
+        self.lines.iter().filter_map(|line| line.newest).max()
+    }
+
+    /// Adds a line, its number and chain filled in here.
+    pub(crate) fn append(&self, fs: &dyn Fs, root: &Path, mut line: AuditLine) -> Result<(), Error> {
+        let path = root.join(AUDIT_NAME);
+        line.n = self.next_n();
+        line.prev.clone_from(&self.last_hash);
+        let json =
+            serde_json::to_string(&line).map_err(|error| Error::invalid(AUDIT_NAME, error.to_string()))?;
+        let start = if self.ends_torn { "\n" } else { "" };
+        let text = format!("{start}{}\n", LINE.close(&json));
+        let append = || {
+            let mut file = fs.append_file(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync()
+        };
+        append().attempt("add a line to", &path)?;
+        // The file's name has to last too.
+        if self.lines.is_empty() {
+            fs.sync_dir(root).attempt("sync", root)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RealFs;
+
+    fn line(note: &str) -> AuditLine {
+        AuditLine {
+            n: 0,
+            at_ms: 5,
+            verb: Verb::Pin,
+            id: Some(SnapshotId::new(1)),
+            newest: Some(SnapshotId::new(2)),
+            removed: Vec::new(),
+            note: note.to_owned(),
+            prev: String::new(),
+        }
+    }
+
+    fn log_of(n: usize) -> (tempfile::TempDir, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..n {
+            let audit = Audit::read(&RealFs, &dir.path().join(AUDIT_NAME)).unwrap();
+            audit
+                .append(&RealFs, dir.path(), line(&format!("note {i}")))
+                .unwrap();
+        }
+        let bytes = std::fs::read(dir.path().join(AUDIT_NAME)).unwrap();
+        (dir, bytes)
+    }
+
+    #[test]
+    fn lines_are_numbered_and_chained() {
+        let (_dir, bytes) = log_of(3);
+        let audit = Audit::parse(&bytes);
+        assert_eq!(
+            audit.lines.iter().map(|line| line.n).collect::<Vec<_>>(),
+            [0, 1, 2]
+        );
+        assert_eq!((audit.n_torn, audit.broken_at), (0, None));
+    }
+
+    #[test]
+    fn a_changed_removed_or_swapped_line_breaks_the_chain() {
+        let (_dir, bytes) = log_of(4);
+        let text = String::from_utf8(bytes).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for changed in [
+            text.replace("note 1", "note X"),
+            [lines[0], lines[2], lines[3]].join("\n"),
+            [lines[0], lines[2], lines[1], lines[3]].join("\n"),
+            [lines[1], lines[2], lines[3]].join("\n"),
+        ] {
+            assert!(Audit::parse(changed.as_bytes()).broken_at.is_some(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_torn_last_line_is_skipped_and_the_chain_goes_on() {
+        let (dir, bytes) = log_of(2);
+        let path = dir.path().join(AUDIT_NAME);
+        let start_of_last = bytes[..bytes.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap()
+            + 1;
+        for n in start_of_last..bytes.len() {
+            std::fs::write(&path, &bytes[..n]).unwrap();
+            Audit::read(&RealFs, &path)
+                .unwrap()
+                .append(&RealFs, dir.path(), line("after"))
+                .unwrap();
+            let audit = Audit::read(&RealFs, &path).unwrap();
+            assert_eq!(audit.broken_at, None, "cut at {n}");
+            assert_eq!(audit.lines.last().unwrap().note, "after");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Tests of the store as a whole: what it does, what it survives, what it refuses.
+
+mod faults;
+mod tamper;
+mod verbs;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::sim::SimFs;
+use crate::{Array, Arrays, Cut, Draft, Fingerprint, Shared, Snapshot, SnapshotId, Store};
+
+const ROOT: &str = "/state";
+
+fn id(number: u64) -> SnapshotId {
+    SnapshotId::new(number)
+}
+
+/// A draft whose every part follows from `tag`, so that [`check_content`] knows a mix when it sees one.
+fn draft(parent: Option<u64>, tag: u64) -> Draft {
+    let cut = Cut {
+        batch_seq: tag,
+        positions: [("impressions[0]".to_owned(), i64::try_from(tag).unwrap())].into(),
+        metrics: [("auc".to_owned(), Some(0.75)), ("ne".to_owned(), Some(f64::NAN))].into(),
+        ..Cut::default()
+    };
+    let mut draft = Draft::new(parent.map(id), 1_700_000_000_000, Fingerprint::default(), cut);
+    let mut rows = Arrays::new();
+    let page: Shared<f32> = Arc::new(vec![tag as f32; 8]);
+    rows.insert("rows", Array::shared(&[4, 4], vec![page.clone(), page]).unwrap())
+        .unwrap();
+    rows.insert("seq", Array::scalar(tag)).unwrap();
+    draft.add_arrays("rows.safetensors", rows).unwrap();
+    draft.add_blob("join.bin", tag.to_le_bytes().to_vec()).unwrap();
+    draft
+}
+
+fn check_content(snapshot: &Snapshot) {
+    let tag = snapshot.manifest().cut.batch_seq;
+    let mut rows = snapshot.arrays("rows.safetensors").unwrap();
+    assert_eq!(rows.scalar::<u64>("seq").unwrap(), tag);
+    assert_eq!(rows.take::<f32>("rows", &[4, 4]).unwrap(), vec![tag as f32; 16]);
+    assert_eq!(snapshot.blob("join.bin").unwrap(), tag.to_le_bytes());
+}
+
+fn open(fs: &SimFs) -> Store {
+    Store::open_on(Arc::new(fs.clone()), Path::new(ROOT)).unwrap()
+}
+
+fn inspect(fs: &SimFs) -> Store {
+    Store::inspect_on(Arc::new(fs.clone()), Path::new(ROOT))
+}
