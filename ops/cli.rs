@@ -10,7 +10,6 @@ mod point;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use anyhow::bail;
 use clap::Parser;
 
 pub use args::{
@@ -63,9 +62,9 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Verb::Snapshot(args) => commands::snapshot::run(args, out),
         Verb::Topics(args) => commands::topics::run(args, out),
         Verb::Replay(args) => commands::replay::run(args, out),
-        Verb::Daemon(_) | Verb::Demo(_) | Verb::Score(_) => {
-            bail!("`ouzel {}` is not wired yet", verb.name())
-        }
+        Verb::Daemon(args) => commands::daemon::run(args, out),
+        Verb::Demo(args) => commands::demo::run(args, out),
+        Verb::Score(args) => commands::score::run(args, out),
     }
 }
 

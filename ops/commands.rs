@@ -5,6 +5,9 @@
 
 pub mod completions;
 pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod replay;
+pub mod score;
 pub mod snapshot;
 pub mod topics;

@@ -79,8 +79,9 @@ impl Desk {
     /// makes it durable.
     fn rollback(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {
         let id = self.known(id)?;
-        self.ask(Control::Rollback(id))?;
+        // From here on no snapshot of the lineage left behind can become the newest.
         self.store.rollback(id, note, self.clock.now_ms())?;
+        self.ask(Control::Rollback(id))?;
         self.live
             .snapshot_now(PATIENCE)
             .context("rolled back, but the snapshot after it was not written")?;

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod live;
 pub mod metrics;
 pub mod progress;

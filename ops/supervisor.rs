@@ -12,7 +12,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tracing::{error, info, warn};
@@ -42,6 +42,17 @@ pub struct Failure {
     pub task: Task,
     /// Its error, or its panic, or that it ended too early.
     pub error: anyhow::Error,
+}
+
+/// What came of waiting for some tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// They have all ended.
+    Ended,
+    /// Time was up.
+    TimedOut,
+    /// The shutdown was asked for, by a failure or from outside.
+    Stopping,
 }
 
 /// How it all ended.
@@ -129,20 +140,26 @@ impl Supervisor {
         self.running.contains_key(&task)
     }
 
-    /// Waits until none of `tasks` runs, watching over all the others meanwhile. Returns false as soon as
-    /// the shutdown is asked for, by a failure or from outside.
-    pub fn wait_for(&mut self, tasks: &[Task]) -> bool {
+    /// Waits, at most `limit`, until none of `tasks` runs, watching over all the others meanwhile.
+    pub fn wait_for(&mut self, tasks: &[Task], limit: Duration) -> Waited {
         // A signal rings no bell, so the token is looked at now and then.
         const LOOK: Duration = Duration::from_millis(50);
-        while !self.shutdown.is_triggered() {
-            if !tasks.iter().any(|task| self.is_running(*task)) {
-                return true;
+        let deadline = Instant::now() + limit;
+        loop {
+            if self.shutdown.is_triggered() {
+                return Waited::Stopping;
             }
-            if let Ok(task) = self.ends.1.recv_timeout(LOOK) {
+            if !tasks.iter().any(|task| self.is_running(*task)) {
+                return Waited::Ended;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Waited::TimedOut;
+            }
+            if let Ok(task) = self.ends.1.recv_timeout(left.min(LOOK)) {
                 self.settle(task);
             }
         }
-        false
     }
 
     /// Waits until every task has ended and says how it went.

@@ -30,6 +30,7 @@ use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
 use ouzel_snapshot::Store;
 
 use crate::admin;
+use crate::cli::Tell;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::Desk;
@@ -88,7 +89,13 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         .thread_name("ouzel-http")
         .build()
         .context("cannot start the HTTP runtime")?;
-    let listener = runtime.block_on(http::bind(&config.serving.listen.to_string()))?;
+    let listener = match runtime.block_on(http::bind(&config.serving.listen.to_string())) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let hint = error.hint();
+            return Err(error).hint(hint);
+        }
+    };
     let address = listener
         .local_addr()
         .context("cannot read the address listened on")?;

@@ -73,18 +73,20 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Reads the folder at `path`.
+    /// Reads the folder at `path`, with the actions named, or all of them.
     ///
     /// # Errors
     /// When there are no impressions, a file cannot be read, or a line cannot be used: file and line are named.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path, actions: Option<&[String]>) -> Result<Self, Error> {
         let mut summary = DataSummary::default();
         let mut events = slates(path, &mut summary)?;
         for (name, default_action) in ACTION_FILES {
             for_each_row(path, name, |row| {
                 let (action, event) = rows::action(&row, default_action)?;
-                *summary.n_actions.entry(action).or_default() += 1;
-                events.push(event);
+                if actions.is_none_or(|kept| kept.contains(&action)) {
+                    *summary.n_actions.entry(action).or_default() += 1;
+                    events.push(event);
+                }
                 Ok(())
             })?;
         }

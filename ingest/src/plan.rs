@@ -5,8 +5,8 @@
 //! segments, `plan-<first entry>.log`, a new one with each snapshot. It owns these files and knows nothing of
 //! what the records contain.
 //!
-//! Only the last segment may end in a torn entry; opening drops it. Damage anywhere else, or before an entry
-//! that a snapshot vouches for, is an error and never a silent shortening.
+//! A crash can tear the end of the last segment; opening drops what is not sound there and says how much. What a
+//! snapshot vouches for is never dropped: damage before its plan position, or in an earlier segment, is an error.
 
 mod entry;
 mod segment;

@@ -50,16 +50,26 @@ pub struct Run {
 /// What became of the records.
 #[derive(Debug, Serialize)]
 pub struct JoinFigures {
-    impressions: u64,
-    duplicates: u64,
-    positives: u64,
-    negatives: u64,
-    late: u64,
-    actions: u64,
-    orphans: u64,
-    duplicate_actions: u64,
-    late_actions: u64,
-    rejected: u64,
+    /// Shown items.
+    pub impressions: u64,
+    /// Those of slates that came again.
+    pub duplicates: u64,
+    /// Those with the primary action.
+    pub positives: u64,
+    /// Those without, when their window closed.
+    pub negatives: u64,
+    /// Those whose window was over on arrival.
+    pub late: u64,
+    /// Action records.
+    pub actions: u64,
+    /// Those without an impression.
+    pub orphans: u64,
+    /// Those that came again.
+    pub duplicate_actions: u64,
+    /// Those after their window.
+    pub late_actions: u64,
+    /// Records that could not be used.
+    pub rejected: u64,
 }
 
 impl JoinFigures {
@@ -91,14 +101,16 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         let load = |path: &std::path::PathBuf| anyhow::Ok((path.display().to_string(), Config::load(path)?));
         args.config.iter().map(load).collect::<Result<_, _>>()?
     };
-    let data = args.data.as_deref().map(DataDir::open).transpose()?.map(Arc::new);
     for (name, mut config) in configs {
         if let Some(seed) = args.seed {
             config.learner.seed = seed;
         }
         crate::telemetry::init_logs(&config.log)?;
-        let run = match &data {
-            Some(data) => replay_data(&name, &config, data, args)?,
+        let run = match &args.data {
+            Some(path) => {
+                let data = Arc::new(DataDir::open(path, Some(&config.task_names()))?);
+                replay_data(&name, &config, &data, args)?
+            }
             None => replay_kafka(&name, &config, args)?,
         };
         if !args.json {

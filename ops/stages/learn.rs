@@ -13,7 +13,7 @@ use ouzel_learner::validation::{Progressive, ScoreLog};
 use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_serving::{Published, Version};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, SnapshotId, Store};
+use ouzel_snapshot::{Alias, Cut, Draft, Fingerprint, SnapshotId, Store};
 
 use crate::clock::Clock;
 use crate::live::Live;
@@ -85,8 +85,9 @@ impl Learn {
     pub fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
         let mut last = Instant::now();
         let mut is_behind = false;
-        if self.live.latest().is_some() {
-            self.publish()?;
+        match self.store.alias(Alias::Pinned)? {
+            Some(id) => self.control(Control::Pin(id))?,
+            None => self.publish()?,
         }
         loop {
             while let Ok((control, reply)) = self.control.try_recv() {
@@ -121,7 +122,9 @@ impl Learn {
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
         self.trainer.predict(&batch.shown)?;
-        let report = self.trainer.step(batch)
+        let report = self
+            .trainer
+            .step(batch)
             .with_context(|| format!("cannot learn from batch {}", batch.seq))?;
         histogram!(names::STEP_SECONDS).record(started.elapsed());
         if !report.is_learned {

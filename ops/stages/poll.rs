@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use ouzel_ingest::{DeadLetters, Decoder, Polled, Source};
+use ouzel_sample::RejectReason;
 
 use crate::stages::Read;
 use crate::stages::backlog::Backlog;
@@ -54,7 +55,10 @@ impl Poll {
                         .map(|record| self.decoder.decode(record))
                         .collect::<Vec<_>>();
                     for (record, recorded) in records.iter().zip(&decoded) {
-                        if let Err(reject) = &recorded.event {
+                        // An action that no task learns is counted, but nothing is wrong with it.
+                        if let Err(reject) = &recorded.event
+                            && reject.reason != RejectReason::UnknownAction
+                        {
                             self.letters.send(record, reject);
                         }
                     }

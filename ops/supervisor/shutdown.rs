@@ -127,20 +127,17 @@ impl UnixSignals {
         Ok(Self { signals, shutdown })
     }
 
-    /// Ends [`run`](Self::run) from elsewhere.
-    #[must_use]
-    pub fn handle(&self) -> signal_hook::iterator::Handle {
-        self.signals.handle()
-    }
-
-    /// Waits for the first signal and triggers the shutdown; returns then, or when its handle is closed.
+    /// Waits for the first signal and triggers the shutdown; returns then, or when something else triggered it.
     pub fn run(mut self) {
-        if let Some(signal) = self.signals.forever().next() {
-            tracing::info!(
-                signal,
-                "stopping: draining and writing the last snapshot; once more to exit at once"
-            );
-            self.shutdown.trigger_by(signal);
+        const LOOK: Duration = Duration::from_millis(50);
+        while !self.shutdown.wait_timeout(LOOK) {
+            if let Some(signal) = self.signals.pending().next() {
+                tracing::info!(
+                    signal,
+                    "stopping: draining and writing the last snapshot; once more to exit at once"
+                );
+                self.shutdown.trigger_by(signal);
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Task {
     Feeder,
     /// Sends the demo's rank requests.
     Caller,
+    /// Waits for SIGTERM and SIGINT. Hears the shutdown.
+    Signals,
     /// Keeps metrics and the progress bar fresh. Hears the shutdown.
     Telemetry,
 }
@@ -61,6 +63,7 @@ impl Task {
             Task::Admin => "admin",
             Task::Feeder => "feeder",
             Task::Caller => "caller",
+            Task::Signals => "signals",
             Task::Telemetry => "telemetry",
         }
     }
@@ -79,7 +82,7 @@ impl Task {
             Task::Http => (OnEnd::Unexpected, OnError::Stop),
             Task::Admin => (OnEnd::Unexpected, OnError::Continue),
             Task::Feeder => (OnEnd::Drain, OnError::Stop),
-            Task::Caller | Task::Telemetry => (OnEnd::Drain, OnError::Continue),
+            Task::Caller | Task::Signals | Task::Telemetry => (OnEnd::Drain, OnError::Continue),
         }
     }
 }

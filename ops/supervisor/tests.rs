@@ -4,6 +4,8 @@ use std::sync::mpsc::sync_channel;
 
 use super::*;
 
+const LONG: Duration = Duration::from_secs(60);
+
 const LONG: Duration = Duration::from_secs(30);
 
 fn listener(shutdown: &Shutdown) -> impl FnOnce() -> anyhow::Result<()> + Send + 'static {
@@ -77,7 +79,7 @@ fn outcome_of(
     };
     supervisor.spawn(beside, listener(&shutdown)).unwrap();
     supervisor.spawn(task, body).unwrap();
-    let went_on = supervisor.wait_for(&[task]);
+    let went_on = supervisor.wait_for(&[task], LONG) == Waited::Ended;
     if went_on {
         assert!(supervisor.is_running(beside), "{task}: the others stopped");
         shutdown.trigger();
@@ -150,10 +152,13 @@ fn one_scorer_may_fail_and_the_last_may_not() {
             failing()
         })
         .unwrap();
-    assert!(supervisor.wait_for(&[Task::Scorer(0)]));
+    assert_eq!(supervisor.wait_for(&[Task::Scorer(0)], LONG), Waited::Ended);
     assert!(!shutdown.is_triggered());
     close.send(()).unwrap();
-    assert!(!supervisor.wait_for(&[Task::Http, Task::Scorer(1)]));
+    assert_eq!(
+        supervisor.wait_for(&[Task::Http, Task::Scorer(1)], LONG),
+        Waited::Stopping
+    );
     let outcome = supervisor.wait();
     assert_eq!(outcome.fatal.unwrap().task, Task::Scorer(1));
     assert_eq!(outcome.others.len(), 1);
@@ -169,7 +174,7 @@ fn the_first_fatal_failure_is_the_cause_and_those_it_drags_along_are_not() {
             Err(anyhow!("loss is not finite"))
         })
         .unwrap();
-    assert!(!supervisor.wait_for(&[Task::Learner]));
+    assert_eq!(supervisor.wait_for(&[Task::Learner], LONG), Waited::Stopping);
     supervisor
         .spawn(Task::Join, move || {
             samples.send(()).context("the learner is gone")

@@ -83,6 +83,8 @@ impl Draft {
     pub fn hash_of(&self, names: &[&str]) -> String {
         let mut hasher = blake3::Hasher::new();
         for name in names {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
             match self.files.get(*name) {
                 Some(Content::Arrays(arrays)) => {
                     // A hasher never refuses bytes.
@@ -90,6 +92,7 @@ impl Draft {
                     debug_assert!(written.is_ok(), "arrays of a draft have consistent shapes");
                 }
                 Some(Content::Blob(bytes)) => {
+                    hasher.update(&(bytes.len() as u64).to_le_bytes());
                     hasher.update(bytes);
                 }
                 None => {}
@@ -121,6 +124,31 @@ mod tests {
     fn a_draft_can_be_written_by_another_thread() {
         fn is_send<T: Send>() {}
         is_send::<Draft>();
+    }
+
+    #[test]
+    fn the_hash_knows_names_types_shapes_and_bits() {
+        let draft = |name: &str, array: crate::Array| {
+            let mut arrays = Arrays::new();
+            arrays.insert(name, array).unwrap();
+            let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+            draft.add_arrays("a.safetensors", arrays).unwrap();
+            draft.add_blob("b.bin", vec![1, 2]).unwrap();
+            draft
+        };
+        let of = |draft: &Draft| draft.hash_of(&["a.safetensors", "b.bin"]);
+        let array = |values: Vec<f32>, shape: &[usize]| crate::Array::new(shape, values).unwrap();
+        let base = draft("x", array(vec![1.0, 2.0], &[2]));
+        assert_eq!(of(&base), of(&draft("x", array(vec![1.0, 2.0], &[2]))));
+        for other in [
+            draft("y", array(vec![1.0, 2.0], &[2])),
+            draft("x", array(vec![1.0, 2.0], &[1, 2])),
+            draft("x", array(vec![1.0, -2.0], &[2])),
+            draft("x", crate::Array::new(&[2], vec![1u32, 2]).unwrap()),
+        ] {
+            assert_ne!(of(&base), of(&other));
+        }
+        assert_ne!(of(&base), base.hash_of(&["a.safetensors"]));
     }
 
     #[test]

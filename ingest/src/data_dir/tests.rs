@@ -44,7 +44,7 @@ fn lines_of_a_request_become_one_impression_with_what_they_share_as_context() {
     rows[0]["bid"] = json!(7);
     rows[2]["bid"] = json!(8);
     let dir = folder(&[("impressions", &rows)]);
-    let data = DataDir::open(dir.path()).unwrap();
+    let data = DataDir::open(dir.path(), None).unwrap();
     let events: Vec<_> = data.events().iter().map(payload).collect();
     assert_eq!(
         events,
@@ -86,7 +86,7 @@ fn streams_are_merged_items_first_and_impressions_before_actions() {
             &[json!({"item_id": "b", "ts_ms": T0 + 9}), json!({"item_id": "a"})],
         ),
     ]);
-    let data = DataDir::open(dir.path()).unwrap();
+    let data = DataDir::open(dir.path(), None).unwrap();
     let order: Vec<_> = data
         .events()
         .iter()
@@ -129,7 +129,7 @@ fn an_item_row_fills_the_contract_and_the_rest_becomes_features() {
     });
     let bare = json!({"item_id": "8", "title": "", "text": "", "category": "", "director": "d"});
     let dir = folder(&[("impressions", &[shown("r", "7", T0)]), ("items", &[row, bare])]);
-    let data = DataDir::open(dir.path()).unwrap();
+    let data = DataDir::open(dir.path(), None).unwrap();
     assert_eq!(
         payload(&data.events()[0]),
         json!({
@@ -151,7 +151,7 @@ fn an_item_row_fills_the_contract_and_the_rest_becomes_features() {
 fn histories_are_kept_apart_from_the_log() {
     let row = json!({"user_id": "u", "ts_ms": 0, "clicked_before": ["a", "b"]});
     let dir = folder(&[("impressions", &[shown("r", "a", T0)]), ("user_history", &[row])]);
-    let data = DataDir::open(dir.path()).unwrap();
+    let data = DataDir::open(dir.path(), None).unwrap();
     assert_eq!(
         data.histories(),
         [("u".to_owned(), vec!["a".to_owned(), "b".to_owned()])]
@@ -185,7 +185,7 @@ fn a_line_that_cannot_be_used_is_named_by_file_and_number() {
     for (name, rows, expected) in table {
         let fallback: &[Value] = std::slice::from_ref(&good);
         let dir = folder(&[("impressions", fallback), (name, rows)]);
-        let error = DataDir::open(dir.path()).unwrap_err().to_string();
+        let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -193,9 +193,9 @@ fn a_line_that_cannot_be_used_is_named_by_file_and_number() {
 #[test]
 fn a_folder_without_impressions_says_what_it_misses() {
     let dir = folder(&[("clicks", &[shown("r", "a", T0)])]);
-    let error = DataDir::open(dir.path()).unwrap_err().to_string();
+    let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
     assert!(error.contains("impressions"), "{error}");
-    assert!(DataDir::open(Path::new("/nowhere/at/all")).is_err());
+    assert!(DataDir::open(Path::new("/nowhere/at/all"), None).is_err());
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn as_a_source_it_gives_every_event_decodable_and_resumes() {
         ("clicks", &[shown("r1", "a", T0 + 1)]),
         ("items", &[json!({"item_id": "a", "title": "t"})]),
     ]);
-    let data = Arc::new(DataDir::open(dir.path()).unwrap());
+    let data = Arc::new(DataDir::open(dir.path(), None).unwrap());
     let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], Limits::default());
     let impressions = PartitionId {
         stream: Stream::Impressions,

@@ -154,6 +154,44 @@ fn a_restart_leaves_no_trace() {
     }
 }
 
+#[test]
+fn the_store_on_disk_says_what_the_one_in_memory_says() {
+    // A few hundred directories are made and emptied: the worlds are the same, only fewer.
+    let dir = tempfile::tempdir().unwrap();
+    let n_cold = Cell::new(0);
+    let n_stores = Cell::new(0);
+    let outcome = run(cases() / 250, &world(60), |world| {
+        let fail = |error: JoinError| TestCaseError::fail(error.to_string());
+        let expected = joined(world, None, MemStore::default).map_err(fail)?;
+        // Every other world writes its files anew with each spill.
+        let limits = SledLimits {
+            hot_requests: world.happenings.len() % 3,
+            cache_bytes: 1 << 20,
+            slack_bytes: u64::from(world.happenings.len().is_multiple_of(2)) << 40,
+        };
+        let on_disk = joined(world, None, || {
+            n_stores.set(n_stores.get() + 1);
+            SledStore::open(&dir.path().join(n_stores.get().to_string()), limits).unwrap()
+        });
+        prop_assert_eq!(on_disk.map_err(fail)?, expected);
+        let mut joiner = Joiner::new(
+            world.config.clone(),
+            world.partitions.iter().copied(),
+            SledStore::open(&dir.path().join("last"), limits).unwrap(),
+        )
+        .map_err(fail)?;
+        for (offset, happening) in world.happenings.iter().enumerate() {
+            apply(&mut joiner, offset, happening, &mut Vec::new()).map_err(fail)?;
+            n_cold.set(n_cold.get() + joiner.store().n_cold());
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    assert!(n_cold.get() > 100, "nothing was ever on disk");
+}
+
 /// A label of a task of an item of a request.
 type Labelled = BTreeMap<(u64, u64, u8), bool>;
 

@@ -53,6 +53,17 @@ pub struct MemStore {
 }
 
 impl MemStore {
+    /// The slot of `id`.
+    #[must_use]
+    pub fn get(&self, id: Id) -> Option<&Slot> {
+        self.slots.get(&id).and_then(Option::as_ref)
+    }
+
+    /// Every id, in no order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = Id> + '_ {
+        self.slots.keys().copied()
+    }
+
     fn index(&mut self, id: Id, before: Option<(Class, EventTime)>, after: Option<(Class, EventTime)>) {
         if before == after {
             return;
@@ -104,7 +115,7 @@ impl JoinStore for MemStore {
         let mut ids: Vec<Id> = self.slots.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            if let Some(slot) = self.slots.get(&id).and_then(Option::as_ref) {
+            if let Some(slot) = self.get(id) {
                 visit(id, slot);
             }
         }

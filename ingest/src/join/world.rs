@@ -1,8 +1,8 @@
 //! Random worlds for the property tests: configurations and events, and how a joiner is driven through them.
 
 use ouzel_sample::{
-    Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Recorded,
-    Reject, RejectReason, Request, Sample, ShownItem, Stream,
+    Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
+    Recorded, Reject, RejectReason, Request, Sample, ShownItem, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -257,6 +257,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         attributes: Vec::new(),
         position: shown.position,
         dense: Dense::new([0.5; N_DENSE]),
+        predicted: Predicted::default(),
     };
     let request = Request {
         id: impression.request,

@@ -24,12 +24,12 @@ fn entry(n: u64) -> PlanEntry {
             run(Stream::Actions, at, at + 1),
             run(Stream::Impressions, at + 4, at + 9),
         ],
-        marks: if n % 3 == 0 {
+        marks: if n.is_multiple_of(3) {
             vec![(partition(Stream::Actions), Mark::Idle)]
         } else {
             Vec::new()
         },
-        flush: n % 2 == 0,
+        flush: n.is_multiple_of(2),
     }
 }
 

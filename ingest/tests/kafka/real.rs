@@ -1,5 +1,5 @@
 //! What the embedded broker cannot show: transactions, lookup by time, topics made by request, retention by
-//! request. Runs against the broker named by `OUZEL_TEST_KAFKA` (`host:port`) and says loudly when there is
+//! request. Runs against the broker named by `OUZEL_KAFKA_BOOTSTRAP` (`host:port`) and says loudly when there is
 //! none.
 
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use super::{PATIENCE, Told, id};
 /// Topics of this test's own on the broker under test, one partition each.
 #[allow(clippy::print_stderr, reason = "a skipped test says so where the runner shows it")]
 fn real(test: &str) -> Option<KafkaConfig> {
-    let Ok(bootstrap) = std::env::var("OUZEL_TEST_KAFKA") else {
-        eprintln!("SKIPPED {test}: set OUZEL_TEST_KAFKA=host:port to run it against a real broker");
+    let Ok(bootstrap) = std::env::var("OUZEL_KAFKA_BOOTSTRAP") else {
+        eprintln!("SKIPPED {test}: set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker");
         return None;
     };
     let name = |stream| format!("{test}-{stream}-{}", std::process::id());

@@ -262,14 +262,15 @@ impl Reader {
         }
     }
 
-    /// The end of `partition` was reached. It ends a bounded read even when its last offsets hold no record,
-    /// as behind a transaction's marker.
+    /// The end of `partition` was reached. It ends a bounded read whose end was written already when the source
+    /// was opened, even when its last offsets hold no record, as behind a transaction's marker; a bound that
+    /// lies in the future is waited for.
     fn end(&mut self, partition: i32) -> Option<Polled> {
         let cursor = self.cursors.get_mut(&partition)?;
         if cursor.is_done {
             return None;
         }
-        cursor.is_done = cursor.until.is_some();
+        cursor.is_done = cursor.until.is_some_and(|until| until <= cursor.high);
         Some(Polled::AtEnd(PartitionId {
             stream: self.stream,
             partition,

@@ -1,0 +1,127 @@
+//! An allocator that counts, and impressions to fill a joiner with.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "part of a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, Outcome, TaskConfig};
+use ouzel_sample::{
+    Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
+    Request, ShownItem, Stream,
+};
+
+/// Counts the bytes asked for and not given back.
+pub struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+#[allow(
+    unsafe_code,
+    reason = "the allocator is the only place where every allocation is seen"
+)]
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes asked for and not given back.
+pub fn in_use() -> usize {
+    IN_USE.load(Ordering::Relaxed)
+}
+
+pub const SHOWN: PartitionId = PartitionId {
+    stream: Stream::Impressions,
+    partition: 0,
+};
+pub const ACTED: PartitionId = PartitionId {
+    stream: Stream::Actions,
+    partition: 0,
+};
+
+/// Ids as they are in production: hashes.
+pub fn id(n: u64) -> Id {
+    Id(n.wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(29)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9))
+}
+
+pub fn impression(n: u64, n_items: u64) -> Impression {
+    Impression {
+        request: id(n),
+        user: id(n % 1_000),
+        ts: EventTime(i64::try_from(n).unwrap()),
+        items: (0..n_items)
+            .map(|item| ShownItem {
+                item: id(item),
+                position: None,
+            })
+            .collect(),
+        context: Vec::new(),
+        revealed: None,
+    }
+}
+
+pub fn capture(impression: &Impression, history: usize) -> Captured {
+    let entry = HistoryEntry {
+        item: id(7),
+        ts: impression.ts,
+        task: 0,
+    };
+    let request = Request {
+        id: impression.request,
+        user: impression.user,
+        ts: impression.ts,
+        context: Vec::new(),
+        history: vec![entry; history],
+        n_items: u16::try_from(impression.items.len()).unwrap(),
+    };
+    let candidates = impression.items.iter().map(|shown| Candidate {
+        item: shown.item,
+        attributes: Vec::new(),
+        position: shown.position,
+        dense: Dense::new([1.5; N_DENSE]),
+        predicted: Predicted::default(),
+    });
+    Captured::from((request, candidates.collect()))
+}
+
+pub fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
+    let config = JoinConfig {
+        tasks: vec![TaskConfig::new("click", 1_000_000_000)],
+        max_pending: usize::MAX,
+        ..JoinConfig::default()
+    };
+    Joiner::new(config, [SHOWN, ACTED], store).unwrap()
+}
+
+/// Joins `n` impressions of `n_items`, all of them pending in the end.
+pub fn fill<S: JoinStore>(joiner: &mut Joiner<S>, n: u64, n_items: u64, history: usize) {
+    let mut out = Vec::new();
+    for n in 0..n {
+        let position = Position {
+            partition: SHOWN,
+            offset: i64::try_from(n).unwrap(),
+        };
+        let captured = |impression: &Impression| capture(impression, history);
+        let outcome = joiner
+            .impression(position, &impression(n, n_items), captured, &mut out)
+            .unwrap();
+        assert_eq!(outcome, Outcome::Accepted);
+    }
+    assert!(out.is_empty());
+    assert_eq!(joiner.counters().pending_items, n * n_items);
+}

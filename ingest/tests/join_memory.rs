@@ -1,0 +1,32 @@
+//! How much memory a pending impression takes, counted at the allocator.
+
+mod join_alloc;
+
+use join_alloc::{capture, fill, impression, in_use, joiner};
+use ouzel_ingest::join::MemStore;
+
+#[test]
+fn a_pending_impression_takes_at_most_250_bytes_without_its_features() {
+    // 120,000 is just past the point where the table doubles: its worst moment.
+    for (n, n_items) in [(100_000, 1), (120_000, 1), (100_000, 5), (120_000, 4)] {
+        let features = features_bytes(n_items);
+        let before = in_use();
+        let mut joiner = joiner(MemStore::default());
+        fill(&mut joiner, n, n_items, 0);
+        let each = (in_use() - before) / usize::try_from(n).unwrap() - features;
+        assert!(
+            (100..=250).contains(&each),
+            "{each} bytes per impression of {n_items} items, {n} of them"
+        );
+    }
+}
+
+/// What the features of one impression take: they are captured and shared, not the joiner's.
+fn features_bytes(n_items: u64) -> usize {
+    let captured = capture(&impression(0, n_items), 0);
+    let list = captured.candidates.into_boxed_slice();
+    let before = in_use();
+    let pointers = size_of_val(&*list);
+    drop((captured.request, list));
+    before - in_use() - pointers
+}

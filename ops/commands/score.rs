@@ -1,0 +1,92 @@
+//! `ouzel score`: rank requests with a snapshot, without a daemon.
+//!
+//! Features are as of the snapshot's cut and the weights are its own: what the daemon would have answered at
+//! that moment.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use ouzel_learner::Trainer;
+use ouzel_sample::{EventTime, FeatureState};
+use ouzel_serving::{Published, RankRequest, RankResponse, Ranker, Scorer, Version};
+use ouzel_snapshot::{Alias, Snapshot, SnapshotId, Store};
+
+use crate::cli::{Exit, ScoreArgs, Tell};
+use crate::config::Config;
+
+/// Runs the command.
+pub fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let mut config = match &args.state.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    if let Some(state) = &args.state.state {
+        config.snapshot.dir.clone_from(state);
+    }
+    let store = Store::inspect(&config.snapshot.dir);
+    let snapshot = find(&store, args.snapshot.as_deref())?;
+    let mut scorer = scorer(&snapshot, &config)?;
+    let input: Box<dyn BufRead> = if args.requests == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let file =
+            File::open(&args.requests).with_context(|| format!("cannot read {}", args.requests.display()))?;
+        Box::new(BufReader::new(file))
+    };
+    for (number, line) in (1..).zip(input.lines()) {
+        let line = line.with_context(|| format!("cannot read {}", args.requests.display()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let place = || format!("{}:{number}", args.requests.display());
+        let request: RankRequest = serde_json::from_str(&line).with_context(place)?;
+        let request_id = request.request_id.clone();
+        let ask = request.check(config.serving.max_candidates).with_context(place)?;
+        let ranked = scorer.rank(&ask).with_context(place)?;
+        let response = RankResponse::new(&ask, &ranked, request_id);
+        serde_json::to_writer(&mut *out, &response)?;
+        writeln!(out)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The snapshot named, or the one being served, or the newest.
+fn find(store: &Store, name: Option<&str>) -> anyhow::Result<Snapshot> {
+    let id = match name {
+        Some("latest") => store.alias(Alias::Latest)?,
+        Some("pinned") => store.alias(Alias::Pinned)?,
+        Some(id) => Some(SnapshotId::from_str(id)?),
+        None => match store.alias(Alias::Pinned)? {
+            Some(id) => Some(id),
+            None => store.alias(Alias::Latest)?,
+        },
+    };
+    let id = id
+        .ok_or_else(|| anyhow!("there is no snapshot in {}", store.root().display()))
+        .hint("give the state directory with --state, or let a daemon write one")?;
+    Ok(store.read(id)?)
+}
+
+fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
+    let id = snapshot.id();
+    let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())
+        .hint("give the configuration of the daemon with --config")?;
+    let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())
+        .with_context(|| format!("cannot load snapshot {id}"))?;
+    let published = Arc::new(Published::new());
+    published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));
+    let now = EventTime(snapshot.manifest().cut.event_time_ms.saturating_add(1));
+    let device = config.learner_config().device()?;
+    Ok(Scorer::new(
+        published,
+        Arc::new(features),
+        config.id_space(),
+        Arc::new(move || now),
+        device,
+    ))
+}
