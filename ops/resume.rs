@@ -153,7 +153,7 @@ pub fn provenance(config: &Config) -> Provenance {
 fn schema(config: &Config) -> String {
     let meaning = serde_json::json!({
         "salt": config.ids.salt,
-        "dense": DENSE_NAMES,
+        "dense": DENSE_NAMES.as_slice(),
         "features": config.feature_config(),
         "tasks": config.task_names(),
         "model": config.model_config(),

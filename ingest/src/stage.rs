@@ -122,7 +122,11 @@ impl Stage {
         match &recorded.event {
             Ok(event) => self.rest.event_time = self.rest.event_time.max(event.ts()),
             Err(reject) => {
-                *self.rest.rejected.entry(reject.reason.name().to_owned()).or_default() += 1;
+                *self
+                    .rest
+                    .rejected
+                    .entry(reject.reason.name().to_owned())
+                    .or_default() += 1;
             }
         }
         let features = &self.features;
@@ -134,12 +138,27 @@ impl Stage {
                 self.rest.n_items += 1;
                 features.put_item((**item).clone());
             }
-            (Ok(Event::Impression(impression)), Outcome::Accepted) => show(features, impression),
+            (Ok(Event::Impression(impression)), Outcome::Accepted) => {
+                show(features, impression);
+                for (item, task, ts) in self.joiner.take_caught_up() {
+                    let (request, user) = (impression.request, impression.user);
+                    let action = Action {
+                        request,
+                        item,
+                        user,
+                        ts,
+                        task,
+                        value: None,
+                    };
+                    features.act(&action, &impression.context);
+                }
+            }
             (Ok(Event::Action(action)), Outcome::Matched(request)) => {
                 features.act(action, request.as_ref().map_or(&[], |request| &request.context));
             }
-            // The user did it, whatever became of the sample.
-            (Ok(Event::Action(action)), Outcome::Early | Outcome::LateAction) => features.act(action, &[]),
+            // The user did it, though it comes too late for a sample. One that is early waits: the features
+            // of its own impression must not contain it.
+            (Ok(Event::Action(action)), Outcome::LateAction) => features.act(action, &[]),
             _ => {}
         }
         self.batch(out)?;

@@ -28,8 +28,8 @@ impl Default for Model {
         Self {
             dim: 8,
             row_init_std: 0.02,
-            history_len: 30,
-            hidden: vec![32],
+            history_len: 100,
+            hidden: vec![128],
         }
     }
 }

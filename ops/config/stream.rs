@@ -169,10 +169,10 @@ pub struct Features {
 impl Default for Features {
     fn default() -> Self {
         Self {
-            history_len: 50,
+            history_len: 100,
             history_kept: 200,
             decay: Period::from_secs(3600),
-            fast_rate: 0.2,
+            fast_rate: 0.1,
             slow_rate: 0.03,
             prior_actions: 1.0,
         }

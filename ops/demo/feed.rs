@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(1);
 /// Events between two looks at how far the daemon is behind.
 const LOOK_EVERY: usize = 64;
+/// Most events sent ahead of what the daemon has joined: enough to keep it busy, little enough that what it
+/// learns is fresh.
+const AHEAD: u64 = 2048;
 
 /// How far the feeder is, and the snapshot of half time.
 #[derive(Debug, Default)]
@@ -89,7 +92,7 @@ pub fn run(
         }
         // The embedded broker drops what does not fit, so it is never filled beyond half.
         if n.is_multiple_of(LOOK_EVERY) {
-            while feeder.unread_bytes(&live.positions()) > EMBEDDED_PARTITION_BYTES / 2 {
+            while is_far_ahead(n, feeder, live) {
                 feeder.poll(LOOK);
                 if shutdown.is_triggered() {
                     return Ok(());
@@ -111,6 +114,11 @@ pub fn run(
     }
     feeder.flush(PATIENCE)?;
     Ok(())
+}
+
+fn is_far_ahead(n_sent: usize, feeder: &Feeder, live: &Live) -> bool {
+    let n_joined = live.events.load(Ordering::Relaxed);
+    n_sent as u64 > n_joined + AHEAD || feeder.unread_bytes(&live.positions()) > EMBEDDED_PARTITION_BYTES / 2
 }
 
 /// Waits until the daemon has joined everything sent.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ouzel_sample::{
     Action, Candidate, Event, EventTime, Id, Impression, PartitionId, Position, Recorded, Request, Sample,
-    Stream,
+    Stream, TaskId,
 };
 
 use crate::join::clock::{Clock, Mark};
@@ -74,6 +74,8 @@ pub struct Joiner<S> {
     /// What would be forgotten by then is taken as late: see [`JoinConfig::max_remembered`].
     pub(crate) floor: EventTime,
     pub(crate) store: S,
+    /// See [`Joiner::take_caught_up`]; of the last step alone.
+    caught_up: Vec<(Id, TaskId, EventTime)>,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -90,6 +92,7 @@ impl<S: JoinStore> Joiner<S> {
             clock: Clock::new(config.lateness_ms, partitions),
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
+            caught_up: Vec::new(),
             store,
             fault: None,
             config,
@@ -106,6 +109,7 @@ impl<S: JoinStore> Joiner<S> {
         capture: impl FnOnce(&Impression) -> Captured,
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
+        self.caught_up.clear();
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
             Ok(Event::Action(action)) => {
@@ -213,6 +217,13 @@ impl<S: JoinStore> Joiner<S> {
         self.audit()
     }
 
+    /// Actions that had come before their impression and were counted for it by the last step: (item, task,
+    /// when). What an action says of its user may be used only now, for the impression's own features must not
+    /// contain it.
+    pub fn take_caught_up(&mut self) -> Vec<(Id, TaskId, EventTime)> {
+        std::mem::take(&mut self.caught_up)
+    }
+
     /// Its configuration.
     #[must_use]
     pub fn config(&self) -> &JoinConfig {
@@ -295,9 +306,11 @@ impl<S: JoinStore> Joiner<S> {
             floor: self.floor,
             fault: self.fault,
             group: Vec::new(),
+            caught_up: Vec::new(),
         };
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;
+        self.caught_up.extend(step.caught_up);
         if !group.is_empty() {
             for sample in &group {
                 self.counters.samples[sample.kind as usize] += 1;

@@ -25,6 +25,8 @@ pub(crate) struct Step<'a> {
     pub(crate) floor: EventTime,
     pub(crate) fault: Option<Fault>,
     pub(crate) group: Vec<Sample>,
+    /// Actions that had waited for this impression and count for it.
+    pub(crate) caught_up: Vec<(Id, TaskId, EventTime)>,
 }
 
 impl Step<'_> {
@@ -104,7 +106,9 @@ impl Step<'_> {
         } else {
             policy::shown(self.config.policy, &open, all & !late, &mut self.group);
             for action in &waiting {
-                self.act(&mut open, action);
+                if let Outcome::Matched(_) | Outcome::LateAction = self.act(&mut open, action) {
+                    self.caught_up.push((action.item, action.task, action.ts));
+                }
             }
             self.counters.pending_items += n_items;
             open.next = self.next(&open);

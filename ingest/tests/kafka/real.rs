@@ -15,7 +15,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::{PATIENCE, Told, id};
 
 /// Topics of this test's own on the broker under test, one partition each.
-#[allow(clippy::print_stderr, reason = "a skipped test says so where the runner shows it")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so where the runner shows it"
+)]
 fn real(test: &str) -> Option<KafkaConfig> {
     let Ok(bootstrap) = std::env::var("OUZEL_KAFKA_BOOTSTRAP") else {
         eprintln!("SKIPPED {test}: set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker");

@@ -26,8 +26,8 @@ impl Default for ModelConfig {
         Self {
             dim: 8,
             row_init_std: 0.02,
-            history_len: 30,
-            hidden: vec![32],
+            history_len: 100,
+            hidden: vec![128],
             seed: 1,
             tasks: vec!["click".into()],
         }

@@ -24,10 +24,10 @@ pub struct FeatureConfig {
 impl Default for FeatureConfig {
     fn default() -> Self {
         Self {
-            history_len: 50,
+            history_len: 100,
             history_kept: 200,
             decay_ms: 3_600_000,
-            fast_rate: 0.2,
+            fast_rate: 0.1,
             slow_rate: 0.03,
             prior_actions: 1.0,
         }

@@ -46,6 +46,7 @@ pub const N_DENSE: usize = 32;
 
 /// The dense features of one candidate, `[N_DENSE]`, in the order of [`DENSE_NAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Vec<f32>", try_from = "Vec<f32>")]
 pub struct Dense([f32; N_DENSE]);
 
 impl Dense {
@@ -53,6 +54,24 @@ impl Dense {
     #[must_use]
     pub fn new(values: [f32; N_DENSE]) -> Self {
         Self(values)
+    }
+}
+
+impl From<Dense> for Vec<f32> {
+    fn from(dense: Dense) -> Self {
+        dense.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<f32>> for Dense {
+    type Error = String;
+
+    fn try_from(values: Vec<f32>) -> Result<Self, String> {
+        let n = values.len();
+        values
+            .try_into()
+            .map(Self)
+            .map_err(|_| format!("{n} dense features, expected {N_DENSE}"))
     }
 }
 
