@@ -42,8 +42,6 @@ const COUNTS: [f64; 11] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 10_000.0,
 ];
 
-/// How often expired histogram data is let go of.
-
 /// Sends logs to stderr as `log` says. Only the first call in a process has an effect.
 pub fn init_logs(log: &Log) -> anyhow::Result<()> {
     let filter = match std::env::var(LOG_VARIABLE) {

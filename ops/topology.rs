@@ -25,7 +25,7 @@ use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
 use ouzel_learner::validation::ScoreLog;
-use ouzel_sample::{EventTime, FeatureState, PartitionId};
+use ouzel_sample::{EventTime, FeatureState, PartitionId, Positions};
 use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
 use ouzel_snapshot::Store;
 
@@ -50,12 +50,18 @@ const BATCHES_AHEAD: usize = 16;
 /// How often gauges that nobody else sets are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_millis(500);
 
+/// A source that poll's thread can own.
+pub type AnySource = Box<dyn Source + Send>;
+
+/// Opens a source at positions.
+pub type Open<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
+
 /// What differs between a daemon and a demo.
 pub struct Plan<'a> {
     /// Everything that can be set.
     pub config: &'a Config,
     /// Opens the source at the positions given.
-    pub open: Box<dyn FnOnce(&ouzel_sample::Positions) -> anyhow::Result<Box<dyn Source + Send>> + 'a>,
+    pub open: Box<Open<'a>>,
     /// Where unusable records go.
     pub letters: DeadLetters,
     /// Prepares the state of a first start, as by seeding histories.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use ouzel_model::{Array as Plain, ModelConfig, Table, Weights};
+use ouzel_model::{Array as Plain, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 
 use crate::config::LearnerConfig;
@@ -137,7 +137,7 @@ pub fn weights_hash(draft: &Draft) -> String {
 }
 
 fn table_arrays(table: &Table) -> Result<Arrays, Error> {
-    let (ids, values) = table.pages();
+    let Pages { ids, values } = table.pages();
     let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
     let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
     let mut arrays = Arrays::new();

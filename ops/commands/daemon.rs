@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-use ouzel_ingest::{DeadLetters, KafkaSource, Source};
+use ouzel_ingest::{DeadLetters, KafkaSource};
 
 use crate::cli::{DaemonArgs, Exit, Tell};
 use crate::config::Config;
 use crate::supervisor::{Shutdown, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
-use crate::topology::{self, Plan};
+use crate::topology::{self, AnySource, Plan};
 
 /// Runs the command.
 pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -27,7 +27,7 @@ pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     };
     let plan = Plan {
         config: &config,
-        open: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?) as Box<dyn Source + Send>)),
+        open: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?) as AnySource)),
         letters,
         seed: Box::new(|_| {}),
         scores: None,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use ouzel_ingest::{DataDir, DeadLetters, Embedded, Feeder, KafkaConfig, KafkaSource, Source};
+use ouzel_ingest::{DataDir, DeadLetters, Embedded, Feeder, KafkaConfig, KafkaSource};
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::EventTime;
 
@@ -26,7 +26,7 @@ use crate::live::Live;
 use crate::progress::{Figures, Progress, Style};
 use crate::supervisor::{Shutdown, Task, UnixSignals, Waited};
 use crate::telemetry::{self, Metrics};
-use crate::topology::{self, Plan};
+use crate::topology::{self, AnySource, Plan};
 
 /// Where `make data` leaves MovieLens-100K.
 const MOVIELENS: &str = ".data/movielens100k";
@@ -71,7 +71,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
                     config.snapshot.dir.display()
                 );
             }
-            Ok(Box::new(KafkaSource::open(&kafka, from, Some(&ends))?) as Box<dyn Source + Send>)
+            Ok(Box::new(KafkaSource::open(&kafka, from, Some(&ends))?) as AnySource)
         }),
         letters: DeadLetters::kafka(&kafka)?,
         seed: Box::new(|features| seed_histories(features, &config, &data)),

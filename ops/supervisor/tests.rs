@@ -4,8 +4,6 @@ use std::sync::mpsc::sync_channel;
 
 use super::*;
 
-const LONG: Duration = Duration::from_secs(60);
-
 const LONG: Duration = Duration::from_secs(30);
 
 fn listener(shutdown: &Shutdown) -> impl FnOnce() -> anyhow::Result<()> + Send + 'static {

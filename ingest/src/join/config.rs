@@ -34,7 +34,8 @@ impl TaskConfig {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LabelPolicy {
     /// A positive (`Final`) when its action joins; a negative (`Final`) when the window closes. One sample per
-    /// item and task, each certain.
+    /// item and task, each certain. Impressions shown before any window of the log has closed are told as under
+    /// `wait`: until then there are no negatives, and a model of positives alone would predict nothing else.
     #[default]
     Eager,
     /// Both (`Final`) when the window closes. Tasks with equal windows share the sample.

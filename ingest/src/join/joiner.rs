@@ -73,6 +73,8 @@ pub struct Joiner<S> {
     pub(crate) counters: Counters,
     /// What would be forgotten by then is taken as late: see [`JoinConfig::max_remembered`].
     pub(crate) floor: EventTime,
+    /// When the first impression was shown; the distant past once every task has closed a window.
+    pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
     /// See [`Joiner::take_caught_up`]; of the last step alone.
     caught_up: Vec<(Id, TaskId, EventTime)>,
@@ -92,6 +94,7 @@ impl<S: JoinStore> Joiner<S> {
             clock: Clock::new(config.lateness_ms, partitions),
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
+            first_shown: None,
             caught_up: Vec::new(),
             store,
             fault: None,
@@ -144,6 +147,9 @@ impl<S: JoinStore> Joiner<S> {
         let outcome = self.change(impression.request, out, |step, slot| {
             step.impression(slot, position, impression, capture)
         })??;
+        if outcome == Outcome::Accepted {
+            self.first_shown.get_or_insert(impression.ts);
+        }
         self.advance(position.partition, impression.ts, out)?;
         Ok(outcome)
     }
@@ -208,6 +214,8 @@ impl<S: JoinStore> Joiner<S> {
     pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
         joiner.clock = clock.with_lateness(joiner.config.lateness_ms);
+        // What a starting log did differently is over by the cut, as everything else of that time is.
+        joiner.first_shown = Some(EventTime::MIN);
         Ok(joiner)
     }
 
@@ -252,6 +260,19 @@ impl<S: JoinStore> Joiner<S> {
     fn settle(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
         let too_soon = i64::from(self.fault == Some(Fault::CloseTooSoon));
         let now = self.clock.watermark().plus_ms(too_soon);
+        let longest = self
+            .config
+            .tasks
+            .iter()
+            .map(|task| task.window_ms)
+            .max()
+            .unwrap_or(0);
+        if self
+            .first_shown
+            .is_some_and(|first| passed(first, longest) <= self.clock.watermark())
+        {
+            self.first_shown = Some(EventTime::MIN);
+        }
         while let Some((at, id)) = self.store.first(Class::Open)?
             && at <= now
         {
@@ -305,6 +326,7 @@ impl<S: JoinStore> Joiner<S> {
             now: self.clock.watermark(),
             floor: self.floor,
             fault: self.fault,
+            first_shown: self.first_shown,
             group: Vec::new(),
             caught_up: Vec::new(),
         };

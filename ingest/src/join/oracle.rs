@@ -21,6 +21,8 @@ struct Shown {
     revealed: Option<Vec<(u64, u8)>>,
     is_forced: bool,
     is_forgotten: bool,
+    /// Tasks whose positives wait for the window.
+    held: Vec<u8>,
     /// (item, task), and whether its action came.
     positives: Vec<(u64, u8, bool)>,
     /// (item, task) whose true label was told by a real copy already.
@@ -88,12 +90,21 @@ impl<'a> Oracle<'a> {
                     .tasks
                     .iter()
                     .map(|task| is_forgotten || (revealed.is_none() && ts + task.window_ms < now));
+                let late: Vec<bool> = late.collect();
+                let first = self
+                    .shown
+                    .iter()
+                    .find(|s| s.late.contains(&false))
+                    .map_or(*ts, |s| s.ts);
+                let is_starting = |task: &u8| now <= first + self.config.tasks[usize::from(*task)].window_ms;
+                let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
                 let shown = Shown {
+                    held: (0..n_tasks).filter(is_starting).collect(),
                     request: *request,
                     offset: k,
                     ts: *ts,
                     items: items.clone(),
-                    late: late.collect(),
+                    late,
                     revealed: revealed.clone(),
                     is_forced: false,
                     is_forgotten,
@@ -206,6 +217,7 @@ impl<'a> Oracle<'a> {
         let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
         let made = |kind| self.made(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
         match (self.config.policy, was_sampled) {
+            (LabelPolicy::Eager, _) if s.held.contains(&a.task) => {}
             (LabelPolicy::Eager, _) => group.push(made(Kind::Final)),
             (LabelPolicy::Fnw | LabelPolicy::Fnc, _) => group.push(made(Kind::LatePositive)),
             (LabelPolicy::EsDfm { .. }, true) => group.push(made(Kind::LatePositive)),
@@ -307,12 +319,16 @@ impl<'a> Oracle<'a> {
         for item in &s.items {
             match self.config.policy {
                 LabelPolicy::Eager => {
-                    let kind = if is_forced {
-                        Kind::EarlyNegative
+                    let untold: Vec<u8> = closes
+                        .iter()
+                        .copied()
+                        .filter(|t| !is_positive(*item, *t) || s.held.contains(t))
+                        .collect();
+                    if is_forced {
+                        told.extend(split(*item, &untold).map(|(kind, labels)| (*item, kind, labels)));
                     } else {
-                        Kind::Final
-                    };
-                    told.push((*item, kind, label(*item, closes, &|t| !is_positive(*item, t))));
+                        told.push((*item, Kind::Final, label(*item, &untold, &|_| true)));
+                    }
                 }
                 LabelPolicy::Wait if is_forced => {
                     told.extend(split(*item, closes).map(|(kind, labels)| (*item, kind, labels)));

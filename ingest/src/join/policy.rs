@@ -41,6 +41,7 @@ pub(crate) fn acted(
     let bit = 1 << task;
     let was_sampled = open.sampled & bit != 0;
     let kind = match policy {
+        LabelPolicy::Eager if open.held & bit != 0 => return,
         LabelPolicy::Eager => Kind::Final,
         LabelPolicy::Fnw | LabelPolicy::Fnc => Kind::LatePositive,
         LabelPolicy::EsDfm { .. } if was_sampled => Kind::LatePositive,
@@ -66,13 +67,20 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
     for item in &open.items {
         let positive = item.positive & tasks;
         let negative = tasks & !positive;
+        // Under `eager` only the positives that were held back are still to be told.
+        let held = positive & open.held;
         match (policy, close) {
             (LabelPolicy::Eager, Close::Due) => {
-                push(group, open, item, Kind::Final, labels(negative, 0), None);
+                push(
+                    group,
+                    open,
+                    item,
+                    Kind::Final,
+                    labels(negative | held, held),
+                    None,
+                );
             }
-            (LabelPolicy::Eager, Close::Overload) => {
-                push(group, open, item, Kind::EarlyNegative, labels(negative, 0), None);
-            }
+            (LabelPolicy::Eager, Close::Overload) => split(group, open, item, negative | held),
             (LabelPolicy::Wait, Close::Due) => {
                 push(group, open, item, Kind::Final, labels(tasks, positive), None);
             }

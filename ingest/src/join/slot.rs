@@ -101,6 +101,9 @@ pub struct Open {
     pub closed: u8,
     /// Tasks whose sample with the labels seen so far was made, one bit each.
     pub sampled: u8,
+    /// Tasks whose positives wait for the window like its negatives, one bit each: those that were still
+    /// starting up when it was shown.
+    pub held: u8,
 }
 
 /// One item of an open impression.

@@ -15,7 +15,7 @@ use crate::join::slot::{Class, Slot};
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeljoin1";
+const MAGIC: &[u8; 10] = b"ouzeljoin2";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -24,6 +24,7 @@ struct Header {
     clock: Clock,
     counters: Counters,
     floor: EventTime,
+    first_shown: Option<EventTime>,
     n_slots: u64,
 }
 
@@ -40,6 +41,7 @@ impl<S: JoinStore> Joiner<S> {
             clock: self.clock.clone(),
             counters: self.counters.clone(),
             floor: self.floor,
+            first_shown: self.first_shown,
             n_slots: n_slots as u64,
         };
         let encodes = "the join state has no type that postcard refuses";
@@ -71,6 +73,7 @@ impl<S: JoinStore> Joiner<S> {
         joiner.clock = header.clock.with_lateness(joiner.config.lateness_ms);
         joiner.counters = header.counters;
         joiner.floor = header.floor;
+        joiner.first_shown = header.first_shown;
         for _ in 0..header.n_slots {
             let (entry, after): ((Id, Slot), _) = postcard::take_from_bytes(rest).map_err(decode)?;
             rest = after;

@@ -24,6 +24,8 @@ pub(crate) struct Step<'a> {
     /// Requests that would be forgotten by then may have been forgotten already.
     pub(crate) floor: EventTime,
     pub(crate) fault: Option<Fault>,
+    /// When the first impression was shown; the distant past once the start-up is over.
+    pub(crate) first_shown: Option<EventTime>,
     pub(crate) group: Vec<Sample>,
     /// Actions that had waited for this impression and count for it.
     pub(crate) caught_up: Vec<(Id, TaskId, EventTime)>,
@@ -97,6 +99,7 @@ impl Step<'_> {
         };
         self.counters.accepted += 1;
         let mut open = open(position, captured, late);
+        open.held = self.starting_up(impression.ts);
         if let Some(revealed) = &impression.revealed {
             let mut closed = self.reveal(&mut open, revealed, expires);
             for action in &waiting {
@@ -311,6 +314,15 @@ impl Step<'_> {
         closed
     }
 
+    /// Tasks of which no window has closed yet, so that no negative can have been told.
+    fn starting_up(&self, shown: EventTime) -> u8 {
+        let first = self.first_shown.unwrap_or(shown);
+        if first == EventTime::MIN {
+            return 0;
+        }
+        self.config.all_tasks() & !self.tasks_over(first)
+    }
+
     /// Tasks whose window is over for an impression shown at `shown`.
     fn tasks_over(&self, shown: EventTime) -> u8 {
         self.config
@@ -355,6 +367,7 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> Open {
         next: EventTime::MAX,
         closed: late,
         sampled: 0,
+        held: 0,
     }
 }
 

@@ -38,7 +38,15 @@ struct Bench {
 }
 
 impl Bench {
+    /// A join in the middle of its log.
     fn new(config: JoinConfig) -> Self {
+        let mut bench = Self::at_the_start(config);
+        bench.joiner.first_shown = Some(EventTime::MIN);
+        bench
+    }
+
+    /// A join that has seen nothing.
+    fn at_the_start(config: JoinConfig) -> Self {
         Self {
             joiner: Joiner::new(config, [SHOWN, ACTED], MemStore::default()).unwrap(),
             out: Vec::new(),
@@ -76,8 +84,12 @@ impl Bench {
     }
 
     fn act(&mut self, item: u64, task: u8, ts: i64) -> Outcome {
+        self.act_on(REQUEST, item, task, ts)
+    }
+
+    fn act_on(&mut self, request: u64, item: u64, task: u8, ts: i64) -> Outcome {
         let action = Action {
-            request: Id(REQUEST),
+            request: Id(request),
             item: Id(item),
             user: Id(1),
             ts: EventTime(ts),
@@ -256,6 +268,29 @@ fn a_window_closes_when_no_on_time_action_can_come_any_more() {
     assert_eq!(bench.told(), "2 final click=0");
     assert_eq!(bench.act(2, CLICK, 100), Outcome::LateAction);
     assert_eq!(bench.act(1, CLICK, 100), Outcome::DuplicateAction);
+}
+
+#[test]
+fn eager_tells_no_positive_before_a_negative_of_its_task_could_be_told() {
+    let mut bench = Bench::at_the_start(config(LabelPolicy::Eager));
+    bench.show(REQUEST, 0);
+    assert!(matches!(bench.act(1, CLICK, 50), Outcome::Matched(_)));
+    assert!(matches!(bench.act(2, ORDER, 60), Outcome::Matched(_)));
+    bench.pass(100);
+    assert_eq!(bench.told(), "", "no window has closed yet");
+    bench.pass(101);
+    assert_eq!(bench.told(), "1 final click=1, 2 final click=0");
+    // Clicks are under way now, orders are not: their first window is still open.
+    let bytes = bench.joiner.export().unwrap();
+    bench.joiner = Joiner::import(config(LabelPolicy::Eager), MemStore::default(), &bytes).unwrap();
+    bench.show(REQUEST + 1, 110);
+    bench.act_on(REQUEST + 1, 1, CLICK, 120);
+    bench.act_on(REQUEST + 1, 1, ORDER, 130);
+    assert_eq!(bench.told(), "1 final click=1 @127");
+    bench.pass(1_001);
+    assert_eq!(bench.told(), "2 final click=0 | 1 final order=0, 2 final order=1");
+    bench.pass(1_111);
+    assert_eq!(bench.told(), "1 final order=1, 2 final order=0");
 }
 
 #[test]

@@ -22,5 +22,5 @@ pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
 pub use inputs::{Inputs, Pool};
 pub use net::{Leaves, Net};
 pub use random::{normal, uniform};
-pub use table::{PAGE_ROWS, Table};
+pub use table::{PAGE_ROWS, Pages, Table};
 pub use weights::{Array, Dense, Weights};

@@ -15,6 +15,15 @@ use crate::random::normal;
 /// rows clones only some thousand pointers.
 pub const PAGE_ROWS: usize = 128;
 
+/// The rows of a table, page by page, in row order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pages {
+    /// Ids, `[n_rows]` in all.
+    pub ids: Vec<Arc<Vec<Id>>>,
+    /// Weights and state, `[n_rows, stride]` in all.
+    pub values: Vec<Arc<Vec<f32>>>,
+}
+
 /// An embedding table.
 ///
 /// Cloning it makes a published version: the id map is shared (only ever grown by the one owner that
@@ -140,10 +149,13 @@ impl Table {
         }
     }
 
-    /// The pages of ids `[n_rows]` and of values `[n_rows, stride]`, in row order, shared: nothing is copied.
+    /// Every row, shared page by page: nothing is copied.
     #[must_use]
-    pub fn pages(&self) -> (Vec<Arc<Vec<Id>>>, Vec<Arc<Vec<f32>>>) {
-        (self.ids.clone(), self.pages.clone())
+    pub fn pages(&self) -> Pages {
+        Pages {
+            ids: self.ids.clone(),
+            values: self.pages.clone(),
+        }
     }
 
     /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`.
@@ -217,7 +229,7 @@ mod tests {
     }
 
     fn export(table: &Table) -> (Vec<u64>, Vec<f32>) {
-        let (ids, pages) = table.pages();
+        let Pages { ids, values: pages } = table.pages();
         (
             ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect(),
             pages.iter().flat_map(|page| page.to_vec()).collect(),
