@@ -154,7 +154,7 @@ fn schema(config: &Config) -> String {
     let meaning = serde_json::json!({
         "salt": config.ids.salt,
         "dense": DENSE_NAMES.as_slice(),
-        "features": config.feature_config(),
+        "features": config.feature_config().meaning(),
         "tasks": config.task_names(),
         "model": config.model_config(),
     });

@@ -107,6 +107,9 @@ impl Config {
             fast_rate,
             slow_rate,
             prior_actions,
+            max_users,
+            max_counters,
+            expire,
         } = self.features;
         FeatureConfig {
             history_len,
@@ -115,6 +118,9 @@ impl Config {
             fast_rate: single(fast_rate),
             slow_rate: single(slow_rate),
             prior_actions: single(prior_actions),
+            max_users,
+            max_counters,
+            expire_ms: expire.ms(),
         }
     }
 

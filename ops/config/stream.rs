@@ -164,6 +164,14 @@ pub struct Features {
     pub slow_rate: f64,
     /// Strength of the prior in a smoothed action rate, in actions.
     pub prior_actions: f64,
+    /// Users with a history, count. Beyond it those without an action for longest are forgotten.
+    #[schemars(range(min = 1))]
+    pub max_users: usize,
+    /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
+    #[schemars(range(min = 1))]
+    pub max_counters: usize,
+    /// How long a user or counter is kept without an event, event time; `0s` is for ever.
+    pub expire: Period,
 }
 
 impl Default for Features {
@@ -175,6 +183,9 @@ impl Default for Features {
             fast_rate: 0.1,
             slow_rate: 0.03,
             prior_actions: 1.0,
+            max_users: 2_000_000,
+            max_counters: 20_000_000,
+            expire: Period::from_secs(0),
         }
     }
 }

@@ -19,6 +19,12 @@ pub struct FeatureConfig {
     /// Strength of the prior in a smoothed rate, in actions: a counter without impressions has the global
     /// rate, and moves half-way to its own after `prior_actions / global rate` impressions.
     pub prior_actions: f32,
+    /// Users with a history, count. Beyond it those without an action for longest are forgotten.
+    pub max_users: usize,
+    /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
+    pub max_counters: usize,
+    /// How long a user or counter is kept without an event, ms of event time; 0 for ever.
+    pub expire_ms: i64,
 }
 
 impl Default for FeatureConfig {
@@ -30,6 +36,28 @@ impl Default for FeatureConfig {
             fast_rate: 0.1,
             slow_rate: 0.03,
             prior_actions: 1.0,
+            max_users: 2_000_000,
+            max_counters: 20_000_000,
+            expire_ms: 0,
+        }
+    }
+}
+
+impl FeatureConfig {
+    /// What gives the features their meaning: bounds may change between two starts, this may not.
+    #[must_use]
+    pub fn meaning(&self) -> Self {
+        let Self {
+            max_users,
+            max_counters,
+            expire_ms,
+            ..
+        } = Self::default();
+        Self {
+            max_users,
+            max_counters,
+            expire_ms,
+            ..self.clone()
         }
     }
 }

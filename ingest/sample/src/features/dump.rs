@@ -1,14 +1,16 @@
 //! The feature state as bytes: sorted, so that equal states are equal bytes.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::features::FeatureConfig;
+use crate::features::bound::Held;
 use crate::features::counter::{Counter, CounterKey};
 use crate::features::state::FeatureState;
 use crate::features::user::UserState;
-use crate::{Id, IdMap, Item};
+use crate::{EventTime, Id, IdMap, Item};
 
 /// A dump that could not be read back.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,7 @@ struct Dump {
     users: Vec<(Id, UserState)>,
     counters: Vec<(CounterKey, Counter)>,
     global: Counter,
+    next_sweep: EventTime,
 }
 
 impl FeatureState {
@@ -53,6 +56,7 @@ impl FeatureState {
             items,
             users,
             counters,
+            next_sweep: EventTime(self.held.next_sweep.load(Ordering::Relaxed)),
             global: *self.global.read().unwrap_or_else(PoisonError::into_inner),
         };
         postcard::to_stdvec(&dump).expect("the feature state has no type that postcard refuses")
@@ -61,7 +65,7 @@ impl FeatureState {
     /// A state from its dump, which must have been made under `config`.
     pub fn load(bytes: &[u8], config: FeatureConfig) -> Result<Self, FeatureStateError> {
         let dump: Dump = postcard::from_bytes(bytes)?;
-        if dump.config != config {
+        if dump.config.meaning() != config.meaning() {
             let (found, expected) = (Box::new(dump.config), Box::new(config));
             return Err(FeatureStateError::Config { found, expected });
         }
@@ -75,8 +79,10 @@ impl FeatureState {
         for (key, counter) in dump.counters {
             counters.insert(key, counter);
         }
+        let held = Held::new(users.len(), counters.len(), dump.next_sweep);
         Ok(Self {
             config,
+            held,
             items,
             users,
             counters,
@@ -88,7 +94,7 @@ impl FeatureState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Ask, Attribute, EventTime, Impression, ShownItem, Slot};
+    use crate::{Action, Ask, Attribute, Impression, ShownItem, Slot};
 
     fn item(id: u64) -> Item {
         Item {
@@ -188,6 +194,14 @@ mod tests {
         };
         let error = FeatureState::load(&world().dump(), config).unwrap_err();
         assert!(error.to_string().contains("another configuration"), "{error}");
+        let bounds = FeatureConfig {
+            max_counters: 7,
+            ..FeatureConfig::default()
+        };
+        assert!(
+            FeatureState::load(&world().dump(), bounds).is_ok(),
+            "bounds may change"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! before that impression is counted; the scorer reads it as of now, whatever the version of the weights.
 //! Both go through [`FeatureState::read`], so there is one definition of every feature.
 
+mod bound;
 mod config;
 mod counter;
 mod dense;

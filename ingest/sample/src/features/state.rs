@@ -1,8 +1,12 @@
 //! The state itself: who writes what, and the one read that training and serving share.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use dashmap::mapref::one::RefMut;
+
 use crate::features::FeatureConfig;
+use crate::features::bound::Held;
 use crate::features::counter::{Counter, CounterKey, Of};
 use crate::features::dense::{Dense, N_DENSE, logit};
 use crate::features::user::UserState;
@@ -36,6 +40,7 @@ pub struct FeatureState {
     pub(crate) users: IdMap<Id, UserState>,
     pub(crate) counters: IdMap<CounterKey, Counter>,
     pub(crate) global: RwLock<Counter>,
+    pub(crate) held: Held,
 }
 
 impl FeatureState {
@@ -48,6 +53,7 @@ impl FeatureState {
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
+            held: Held::new(0, 0, EventTime::MIN),
         }
     }
 
@@ -91,7 +97,7 @@ impl FeatureState {
 
     /// Seeds a user's history with actions from before the log, oldest first, all at `ts`.
     pub fn seed_history(&self, user: Id, items: &[Id], ts: EventTime) {
-        let mut state = self.users.entry(user).or_default();
+        let mut state = self.user(user);
         for item in items {
             state.act(
                 HistoryEntry {
@@ -117,6 +123,7 @@ impl FeatureState {
                 Counter::show,
             );
         }
+        self.bound();
     }
 
     /// Counts an action and appends it to the user's history.
@@ -126,10 +133,7 @@ impl FeatureState {
             ts: action.ts,
             task: action.task,
         };
-        self.users
-            .entry(action.user)
-            .or_default()
-            .act(entry, self.config.history_kept);
+        self.user(action.user).act(entry, self.config.history_kept);
         if action.task == 0 {
             self.touch(
                 action.user,
@@ -140,6 +144,7 @@ impl FeatureState {
                 Counter::act,
             );
         }
+        self.bound();
     }
 
     /// The features of `ask.items` as of `ask.ts`. Counters are as of the latest event written.
@@ -182,6 +187,14 @@ impl FeatureState {
         (request, candidates)
     }
 
+    /// A user's state, to be written; a new one is counted.
+    fn user(&self, id: Id) -> RefMut<'_, Id, UserState> {
+        self.users.entry(id).or_insert_with(|| {
+            self.held.n_users.fetch_add(1, Ordering::Relaxed);
+            UserState::default()
+        })
+    }
+
     fn global(&self) -> Counter {
         *self.global.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,10 +215,10 @@ impl FeatureState {
         event: fn(&mut Counter, EventTime, &FeatureConfig),
     ) {
         let bump = |of: Of, id: Id| {
-            let mut counter = self
-                .counters
-                .entry(CounterKey::new(of, id))
-                .or_insert_with(|| Counter::new(rate, now));
+            let mut counter = self.counters.entry(CounterKey::new(of, id)).or_insert_with(|| {
+                self.held.n_counters.fetch_add(1, Ordering::Relaxed);
+                Counter::new(rate, now)
+            });
             event(&mut counter, now, &self.config);
         };
         event(

@@ -27,6 +27,11 @@ impl UserState {
         }
     }
 
+    /// When the newest action was.
+    pub(crate) fn last(&self) -> EventTime {
+        self.history.back().map_or(EventTime::MIN, |entry| entry.ts)
+    }
+
     /// The newest `len` actions strictly before `now`, oldest first.
     pub(crate) fn before(&self, now: EventTime, len: usize) -> Vec<HistoryEntry> {
         let end = self.history.partition_point(|entry| entry.ts < now);

@@ -1,0 +1,158 @@
+//! The bounds of the feature state: expiry by event time, and a cap with deterministic eviction.
+//!
+//! What is dropped is a function of the state and the event alone (least recently touched first, ties by key),
+//! so a replay drops the same. The work is done in sweeps over everything, rare enough to cost nothing per
+//! event: one for each tenth of the cap that is inserted beyond it, and ten in an expiry period.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use crate::features::state::FeatureState;
+use crate::{EventTime, IdMap};
+
+/// How much is held, and when it is looked through next.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) n_users: AtomicUsize,
+    pub(crate) n_counters: AtomicUsize,
+    /// Event time of the next sweep for expiry, ms.
+    pub(crate) next_sweep: AtomicI64,
+}
+
+impl Held {
+    pub(crate) fn new(n_users: usize, n_counters: usize, next_sweep: EventTime) -> Self {
+        Self {
+            n_users: AtomicUsize::new(n_users),
+            n_counters: AtomicUsize::new(n_counters),
+            next_sweep: AtomicI64::new(next_sweep.0),
+        }
+    }
+}
+
+impl FeatureState {
+    /// Keeps the state within its bounds. Called by the writer after each event.
+    pub(crate) fn bound(&self) {
+        let config = &self.config;
+        if self.held.n_counters.load(Ordering::Relaxed) > config.max_counters {
+            let n = evict(&self.counters, config.max_counters, |counter| counter.last);
+            self.held.n_counters.store(n, Ordering::Relaxed);
+        }
+        if self.held.n_users.load(Ordering::Relaxed) > config.max_users {
+            let n = evict(&self.users, config.max_users, |user| user.last());
+            self.held.n_users.store(n, Ordering::Relaxed);
+        }
+        if config.expire_ms == 0 {
+            return;
+        }
+        let now = self.global.read().unwrap_or_else(PoisonError::into_inner).last;
+        if now.0 < self.held.next_sweep.load(Ordering::Relaxed) {
+            return;
+        }
+        self.held
+            .next_sweep
+            .store(now.plus_ms(config.expire_ms / 10).0, Ordering::Relaxed);
+        let oldest = now.plus_ms(-config.expire_ms);
+        self.counters.retain(|_, counter| counter.last >= oldest);
+        self.users.retain(|_, user| user.last() >= oldest);
+        self.held.n_counters.store(self.counters.len(), Ordering::Relaxed);
+        self.held.n_users.store(self.users.len(), Ordering::Relaxed);
+    }
+}
+
+/// Drops the entries touched longest ago until a tenth of `max` is free again; how many are left.
+fn evict<K, V>(map: &IdMap<K, V>, max: usize, last: impl Fn(&V) -> EventTime) -> usize
+where
+    K: Copy + Ord + std::hash::Hash,
+{
+    let mut ages: Vec<(EventTime, K)> = map
+        .iter()
+        .map(|entry| (last(entry.value()), *entry.key()))
+        .collect();
+    let n_dropped = ages.len().saturating_sub(max - max / 10);
+    if n_dropped == 0 {
+        return ages.len();
+    }
+    let (oldest, _, _) = ages.select_nth_unstable(n_dropped - 1);
+    for (_, key) in oldest.iter() {
+        map.remove(key);
+    }
+    let (_, key) = ages[n_dropped - 1];
+    map.remove(&key);
+    ages.len() - n_dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{EventTime, FeatureConfig, FeatureState, Id, Impression, ShownItem};
+
+    fn show(state: &FeatureState, user: u64, item: u64, ts: i64) {
+        state.show(&Impression {
+            request: Id(ts.unsigned_abs()),
+            user: Id(user),
+            ts: EventTime(ts),
+            items: vec![ShownItem {
+                item: Id(item),
+                position: None,
+            }],
+            context: vec![],
+            revealed: None,
+        });
+    }
+
+    #[test]
+    fn a_flood_of_new_ids_stays_within_the_cap_and_drops_the_oldest() {
+        let config = FeatureConfig {
+            max_counters: 1000,
+            max_users: 100,
+            ..FeatureConfig::default()
+        };
+        let state = FeatureState::new(config);
+        for n in 0..5000u64 {
+            show(&state, 10_000 + n, 20_000 + n, i64::try_from(n).unwrap());
+            show(&state, 1, 2, i64::try_from(n).unwrap());
+            assert!(state.size().1 <= 1010, "{:?} after {n}", state.size());
+        }
+        let count = |item: u64| {
+            let items = [ShownItem {
+                item: Id(item),
+                position: None,
+            }];
+            let ask = crate::Ask {
+                request: Id(0),
+                user: Id(77),
+                ts: EventTime(5000),
+                context: &[],
+                items: &items,
+                slate_size: None,
+            };
+            state.read(&ask).1[0].dense[crate::dense_index("item_impressions").unwrap()]
+        };
+        assert!(count(2) > 8.0, "what is touched all the time stays: {}", count(2));
+        assert!(
+            count(20_000) < 0.1 && count(24_999) > 0.5,
+            "the oldest go, the newest stay"
+        );
+    }
+
+    #[test]
+    fn a_restored_state_drops_what_the_running_one_drops() {
+        let config = FeatureConfig {
+            max_counters: 300,
+            expire_ms: 2000,
+            ..FeatureConfig::default()
+        };
+        let straight = FeatureState::new(config.clone());
+        let mut restored = FeatureState::new(config.clone());
+        for n in 0..3000u64 {
+            let ts = i64::try_from(n * 7).unwrap();
+            for state in [&straight, &restored] {
+                show(state, n % 90, n % 170, ts);
+            }
+            if n % 500 == 250 {
+                restored = FeatureState::load(&restored.dump(), config.clone()).unwrap();
+            }
+        }
+        assert_eq!(straight.dump(), restored.dump());
+        assert!(straight.size().1 < 600, "{:?}", straight.size());
+    }
+}
