@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ouzel_ingest::Stage;
 use ouzel_ingest::join::Counters;
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
@@ -27,6 +28,8 @@ pub struct Live {
     pub batches: AtomicU64,
     /// Newest event time joined, ms.
     event_time: AtomicI64,
+    /// Watermark of the join, ms.
+    watermark: AtomicI64,
     is_cut_wanted: AtomicBool,
     /// Plan entries before this one are needed by no snapshot kept.
     pub plan_keep_from: AtomicU64,
@@ -41,6 +44,7 @@ struct Inner {
     window: Figures,
     total: Figures,
     snapshots: Vec<SnapshotId>,
+    last_saved_ms: Option<i64>,
     n_failed: u64,
     pinned: Option<SnapshotId>,
     /// From an action's record timestamp to the moment the served model contained it, ms.
@@ -55,11 +59,19 @@ impl Live {
     }
 
     /// The join stage has come this far.
-    pub fn joined(&self, event_time: EventTime, positions: &Positions, counters: &Counters) {
-        self.event_time.store(event_time.0, Ordering::Release);
+    pub fn joined(&self, stage: &Stage) {
+        self.event_time.store(stage.event_time().0, Ordering::Release);
+        self.watermark
+            .store(stage.joiner().clock().watermark().0, Ordering::Release);
         let mut inner = self.lock();
-        inner.positions.clone_from(positions);
-        inner.counters.clone_from(counters);
+        inner.positions.clone_from(stage.positions());
+        inner.counters.clone_from(stage.joiner().counters());
+    }
+
+    /// Event time that no on-time event can be behind.
+    #[must_use]
+    pub fn watermark(&self) -> EventTime {
+        EventTime(self.watermark.load(Ordering::Acquire))
     }
 
     /// The learner's figures after a batch.
@@ -115,6 +127,17 @@ impl Live {
     pub fn saved(&self, id: SnapshotId) {
         self.lock().snapshots.push(id);
         self.changed.notify_all();
+    }
+
+    /// A snapshot was written just now, by the caller's clock.
+    pub fn saved_at(&self, now_ms: i64) {
+        self.lock().last_saved_ms = Some(now_ms);
+    }
+
+    /// When a snapshot was last written by this process, ms since the epoch.
+    #[must_use]
+    pub fn last_saved_ms(&self) -> Option<i64> {
+        self.lock().last_saved_ms
     }
 
     /// A snapshot could not be written.

@@ -10,8 +10,18 @@ pub const SNAPSHOTS_SKIPPED_TOTAL: &str = "ouzel_ops_snapshots_skipped_total";
 pub const EVENTS_TOTAL: &str = "ouzel_ops_events_total";
 /// Shown items waiting for their windows.
 pub const PENDING: &str = "ouzel_ops_pending_items";
-/// Event time up to which every window is closed, seconds since the epoch.
-pub const WATERMARK_SECONDS: &str = "ouzel_ops_watermark_seconds";
+/// Event time that no on-time event can be behind, seconds since the epoch.
+pub const WATERMARK_SECONDS: &str = "ouzel_ops_watermark_timestamp_seconds";
+/// How far the newest event joined is behind the clock.
+pub const EVENT_LAG_SECONDS: &str = "ouzel_ops_event_lag_seconds";
+/// What became of records and shown items.
+pub const OUTCOMES_TOTAL: &str = "ouzel_ops_join_outcomes_total";
+/// Share of matched actions among those that came in time or too late.
+pub const ACTION_COVERAGE: &str = "ouzel_ops_action_coverage_ratio";
+/// Time since the last snapshot was written.
+pub const SNAPSHOT_AGE_SECONDS: &str = "ouzel_ops_snapshot_age_seconds";
+/// Memory of this process.
+pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 
 /// Tells the recorder what each name means.
 pub fn describe() {
@@ -34,6 +44,26 @@ pub fn describe() {
     describe_gauge!(
         WATERMARK_SECONDS,
         Unit::Seconds,
-        "event time up to which every window is closed"
+        "event time that no on-time event can be behind"
     );
+    describe_gauge!(
+        EVENT_LAG_SECONDS,
+        Unit::Seconds,
+        "how far the newest event joined is behind the clock"
+    );
+    describe_counter!(
+        OUTCOMES_TOTAL,
+        Unit::Count,
+        "what became of records and shown items of the primary task"
+    );
+    describe_gauge!(
+        ACTION_COVERAGE,
+        "share of matched actions among those that came in time or too late"
+    );
+    describe_gauge!(
+        SNAPSHOT_AGE_SECONDS,
+        Unit::Seconds,
+        "time since the last snapshot was written"
+    );
+    describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

@@ -13,14 +13,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use metrics::{counter, gauge};
-
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
@@ -34,8 +31,8 @@ use crate::cli::Tell;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::Desk;
+use crate::gauges;
 use crate::live::Live;
-use crate::metrics::{EVENTS_TOTAL, PENDING, WATERMARK_SECONDS};
 use crate::resume::{Found, provenance};
 use crate::stages::backlog::Backlog;
 use crate::stages::join::{Join, JoinSettings};
@@ -246,7 +243,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let (hears, figures) = (shutdown.clone(), Arc::clone(&live));
     supervisor.spawn(Task::Telemetry, move || {
         while !hears.wait_timeout(GAUGES_EVERY) {
-            set_gauges(&figures);
+            gauges::set(&figures, &SystemClock);
             recorder.upkeep();
         }
         Ok(())
@@ -277,14 +274,5 @@ fn plan_log(
 }
 
 fn publish_positions(live: &Live, stage: &Stage) {
-    live.joined(stage.event_time(), stage.positions(), stage.joiner().counters());
-}
-
-/// Gauges of the whole pipeline, from its shared figures.
-fn set_gauges(live: &Live) {
-    counter!(EVENTS_TOTAL).absolute(live.events.load(Ordering::Relaxed));
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-    gauge!(PENDING).set(live.counters().pending_items as f64);
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-    gauge!(WATERMARK_SECONDS).set(live.event_time().0 as f64 / 1000.0);
+    live.joined(stage);
 }

@@ -1,5 +1,6 @@
 //! `ouzel demo`: watch it work, with nothing set up.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -56,7 +57,8 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         bootstrap: embedded.bootstrap()?,
         topics: config.topics(),
         is_whole_log_expected: true,
-        ..KafkaConfig::default()
+        // A real broker answers a waiting fetch when data comes; the embedded one only when the wait is over.
+        properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
     };
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;

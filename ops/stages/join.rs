@@ -197,11 +197,7 @@ impl Join {
         }
         if n_taken > 0 {
             self.live.events.fetch_add(n_taken, Ordering::Relaxed);
-            self.live.joined(
-                self.stage.event_time(),
-                self.stage.positions(),
-                self.stage.joiner().counters(),
-            );
+            self.live.joined(&self.stage);
         }
         Ok(true)
     }
@@ -296,38 +292,38 @@ impl Join {
             self.plan
                 .prune(self.live.plan_keep_from.load(Ordering::Acquire))?;
         }
-        self.live.joined(
-            self.stage.event_time(),
-            self.stage.positions(),
-            self.stage.joiner().counters(),
-        );
+        self.live.joined(&self.stage);
         Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
     }
 
-    /// Marks partitions that were silent long enough while another of their stream moved.
+    /// Marks partitions that were silent for long while another of their stream moved on. When the whole stream
+    /// is silent nothing is marked: time stands still then, and all go on together.
     fn mark_idle(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        let mut silent = Vec::new();
-        for (id, (seen, is_idle)) in &self.last_seen {
-            let moves = |other: &PartitionId, at: &Instant| {
-                other.stream == id.stream && other != id && now - *at < IDLE_AFTER
-            };
-            let is_silent = now - *seen >= IDLE_AFTER && self.orderer.n_queued(*id) == 0;
-            if id.stream != Stream::Items
-                && !*is_idle
-                && is_silent
-                && self.last_seen.iter().any(|(other, (at, _))| moves(other, at))
-            {
-                silent.push(*id);
-            }
-        }
+        let moved_on = |id: &PartitionId, seen: Instant| {
+            self.last_seen.iter().any(|(other, (at, _))| {
+                other.stream == id.stream && at.saturating_duration_since(seen) >= IDLE_AFTER
+            })
+        };
+        let silent: Vec<PartitionId> = self
+            .last_seen
+            .iter()
+            .filter(|(id, (seen, is_idle))| {
+                id.stream != Stream::Items
+                    && !is_idle
+                    && self.orderer.n_queued(**id) == 0
+                    && moved_on(id, *seen)
+            })
+            .map(|(id, _)| *id)
+            .collect();
         for id in silent {
             let mut batches = Vec::new();
             let runs = self.orderer.take_runs();
             self.plan.append(runs, vec![(id, Mark::Idle)], false)?;
             self.plan_position = self.plan.position();
             self.stage.mark(id, Mark::Idle, &mut batches)?;
-            self.last_seen.insert(id, (now, true));
+            if let Some((_, is_idle)) = self.last_seen.get_mut(&id) {
+                *is_idle = true;
+            }
             tracing::info!(partition = %id, "idle: it holds event time back no longer");
             self.send(batches)?;
         }

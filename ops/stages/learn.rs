@@ -165,6 +165,11 @@ impl Learn {
                 gauge!(name).set(value);
             }
         }
+        let (rows, wide) = self.trainer.n_rows();
+        for (table, n) in [("rows", rows), ("wide", wide)] {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+            gauge!(names::ROWS, "table" => table).set(n as f64);
+        }
         self.live.learned(window, total);
         if self.live.pinned().is_some() {
             return Ok(());

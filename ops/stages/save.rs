@@ -40,6 +40,7 @@ impl Saver {
             match self.write(&save.draft) {
                 Ok(id) => {
                     tracing::info!(snapshot = %id, batches = save.draft.cut.batch_seq, "snapshot written");
+                    self.live.saved_at(self.clock.now_ms());
                     self.live.saved(id);
                 }
                 Err(error) => {
