@@ -14,7 +14,7 @@ use clap::Parser;
 
 pub use args::{
     Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, FileArgs, Labels, ReplayArgs,
-    ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb,
+    ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
 };
 pub use exit::{Exit, Tell, report};
 pub use point::RangePoint;
@@ -65,6 +65,7 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Verb::Daemon(args) => commands::daemon::run(args, out),
         Verb::Demo(args) => commands::demo::run(args, out),
         Verb::Score(args) => commands::score::run(args, out),
+        Verb::Verify(args) => commands::verify::run(args, out),
     }
 }
 

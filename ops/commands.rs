@@ -11,3 +11,4 @@ pub mod replay;
 pub mod score;
 pub mod snapshot;
 pub mod topics;
+pub mod verify;

@@ -81,6 +81,8 @@ impl Desk {
         let id = self.known(id)?;
         // From here on no snapshot of the lineage left behind can become the newest.
         self.store.rollback(id, note, self.clock.now_ms())?;
+        // It is to be served, also after a restart.
+        self.store.unpin(note, self.clock.now_ms())?;
         self.ask(Control::Rollback(id))?;
         self.live
             .snapshot_now(PATIENCE)

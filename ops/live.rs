@@ -2,7 +2,7 @@
 //!
 //! Written by the stages, read by everyone else. Nothing that decides a weight is read from here.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,17 @@ pub struct Live {
     pub events: AtomicU64,
     /// Records rejected.
     pub rejected: AtomicU64,
-    /// Samples learned from.
+    /// Samples learned from in this lineage.
     pub samples: AtomicU64,
-    /// Batches learned from.
+    /// Batches learned from in this lineage.
     pub batches: AtomicU64,
     /// Newest event time joined, ms.
     event_time: AtomicI64,
     /// Watermark of the join, ms.
     watermark: AtomicI64,
-    is_cut_wanted: AtomicBool,
+    /// Cuts asked for so far, and those of them that join has taken note of.
+    n_wanted: AtomicU64,
+    n_noted: AtomicU64,
     /// Plan entries before this one are needed by no snapshot kept.
     pub plan_keep_from: AtomicU64,
     inner: Mutex<Inner>,
@@ -45,7 +47,10 @@ struct Inner {
     total: Figures,
     snapshots: Vec<SnapshotId>,
     last_saved_ms: Option<i64>,
-    n_failed: u64,
+    /// How often a rollback has turned the lineage.
+    lineage: u64,
+    /// Requests answered so far, and the snapshot that answered the last of them.
+    answered: (u64, Option<SnapshotId>),
     pinned: Option<SnapshotId>,
     /// From an action's record timestamp to the moment the served model contained it, ms.
     freshness_ms: Vec<i64>,
@@ -112,21 +117,45 @@ impl Live {
         self.lock().freshness_ms.clone()
     }
 
-    /// Asks the join stage for a cut at the next record boundary.
-    pub fn want_cut(&self) {
-        self.is_cut_wanted.store(true, Ordering::Release);
+    /// Asks the join stage for a cut at the next record boundary. Returns the request's number, from 1.
+    pub fn want_cut(&self) -> u64 {
+        self.n_wanted.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Takes a request for a cut.
+    /// For the join stage: the number of the newest request for a cut, if it is a new one.
     #[must_use]
-    pub fn take_cut_wanted(&self) -> bool {
-        self.is_cut_wanted.swap(false, Ordering::AcqRel)
+    pub fn take_cut_wanted(&self) -> Option<u64> {
+        let wanted = self.n_wanted.load(Ordering::Acquire);
+        (self.n_noted.swap(wanted, Ordering::AcqRel) < wanted).then_some(wanted)
     }
 
-    /// A snapshot is on disk.
-    pub fn saved(&self, id: SnapshotId) {
-        self.lock().snapshots.push(id);
-        self.changed.notify_all();
+    /// The requests up to `number`, if there are any, are answered by this snapshot, or have failed.
+    pub fn answer(&self, number: Option<u64>, snapshot: Option<SnapshotId>) {
+        if let Some(number) = number {
+            self.lock().answered = (number, snapshot);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A snapshot of this lineage is on disk. One of a lineage left behind meanwhile changes nothing.
+    pub fn saved(&self, id: SnapshotId, lineage: u64) {
+        let mut inner = self.lock();
+        if inner.lineage == lineage {
+            inner.snapshots.push(id);
+        }
+    }
+
+    /// The lineage begins anew at `id`: from here on that is the latest snapshot.
+    pub fn rolled_back(&self, id: SnapshotId) {
+        let mut inner = self.lock();
+        inner.lineage += 1;
+        inner.snapshots.push(id);
+    }
+
+    /// Number of the lineage being learned.
+    #[must_use]
+    pub fn lineage(&self) -> u64 {
+        self.lock().lineage
     }
 
     /// A snapshot was written just now, by the caller's clock.
@@ -140,13 +169,7 @@ impl Live {
         self.lock().last_saved_ms
     }
 
-    /// A snapshot could not be written.
-    pub fn save_failed(&self) {
-        self.lock().n_failed += 1;
-        self.changed.notify_all();
-    }
-
-    /// The snapshot resumed from or written last.
+    /// The snapshot resumed from, rolled back to or written last.
     #[must_use]
     pub fn latest(&self) -> Option<SnapshotId> {
         self.lock().snapshots.last().copied()
@@ -169,17 +192,16 @@ impl Live {
         self.lock().pinned = id;
     }
 
-    /// Asks for a snapshot and waits until one is written; `None` when writing failed or took longer than
-    /// `limit`.
+    /// Asks for a snapshot and waits until it is written, with everything joined before the call in it; `None`
+    /// when writing failed or took longer than `limit`.
     #[must_use]
     pub fn snapshot_now(&self, limit: Duration) -> Option<SnapshotId> {
         let deadline = Instant::now() + limit;
+        let number = self.want_cut();
         let mut inner = self.lock();
-        let (n_before, failed_before) = (inner.snapshots.len(), inner.n_failed);
-        self.want_cut();
-        while inner.snapshots.len() == n_before {
+        while inner.answered.0 < number {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || inner.n_failed > failed_before {
+            if left.is_zero() {
                 return None;
             }
             inner = self
@@ -188,11 +210,56 @@ impl Live {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        inner.snapshots.last().copied()
+        inner.answered.1
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every update leaves the figures whole, so a panic elsewhere does not spoil them.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_snapshot_asked_for_is_the_one_cut_after_the_question() {
+        let live = Live::default();
+        assert_eq!(live.take_cut_wanted(), None);
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| live.snapshot_now(LONG));
+            let number = loop {
+                if let Some(number) = live.take_cut_wanted() {
+                    break number;
+                }
+                thread::yield_now();
+            };
+            // One that was being written already is not the answer.
+            live.saved(SnapshotId::new(1), live.lineage());
+            live.answer(None, Some(SnapshotId::new(1)));
+            live.answer(Some(number), Some(SnapshotId::new(2)));
+            assert_eq!(asked.join().unwrap(), Some(SnapshotId::new(2)));
+        });
+        assert_eq!(live.take_cut_wanted(), None, "a question is taken once");
+        live.answer(Some(live.want_cut()), None);
+        assert_eq!(live.take_cut_wanted(), Some(2));
+        assert_eq!(live.snapshot_now(Duration::ZERO), None, "nobody answers");
+    }
+
+    #[test]
+    fn a_snapshot_of_a_lineage_left_behind_is_not_the_latest() {
+        let live = Live::default();
+        let before = live.lineage();
+        live.saved(SnapshotId::new(4), before);
+        live.rolled_back(SnapshotId::new(2));
+        live.saved(SnapshotId::new(5), before);
+        assert_eq!(live.latest(), Some(SnapshotId::new(2)));
+        live.saved(SnapshotId::new(6), live.lineage());
+        assert_eq!(live.latest(), Some(SnapshotId::new(6)));
     }
 }

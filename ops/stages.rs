@@ -5,6 +5,7 @@
 //! drive live in the rooms below and know nothing of threads.
 
 pub mod backlog;
+pub mod idle;
 pub mod join;
 pub mod learn;
 pub mod poll;
@@ -40,6 +41,8 @@ pub struct JoinCut {
     pub stage: Cut,
     /// Plan entries that are in it.
     pub plan_position: u64,
-    /// The last one before the end: it must be written, however busy the disk.
+    /// Requests for a cut that this one answers, by [`Live::take_cut_wanted`](crate::live::Live).
+    pub answers: Option<u64>,
+    /// The last one before the end.
     pub is_last: bool,
 }

@@ -13,6 +13,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -116,7 +117,10 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
 
     let live = Arc::new(Live::default());
     if let Some(id) = begin.snapshot {
-        live.saved(id);
+        live.saved(id, live.lineage());
+        let n_learned = begin.stage.ledger().n_samples() - begin.stage.n_open() as u64;
+        live.samples.store(n_learned, Ordering::Relaxed);
+        live.batches.store(begin.trainer.next_batch(), Ordering::Relaxed);
         tracing::info!(snapshot = %id, plan_entries = replay.len(), "resuming");
     }
     publish_positions(&live, &begin.stage);
@@ -197,7 +201,6 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         provenance: provenance(config),
         unserved: Vec::new(),
         note: None,
-        parent: None,
     };
     supervisor.spawn(Task::Learner, move || learn.run(&from_join))?;
 

@@ -161,7 +161,9 @@ impl PlanLog {
             chain: read.chain,
             next,
             is_poisoned: false,
-            has_unsynced: false,
+            // A process that was killed may have left entries that only the page cache holds; what is taken
+            // from here on depends on them.
+            has_unsynced: true,
         };
         Ok((
             log,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use ouzel_sample::Stream;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::Error;
-use crate::source::kafka::{Client, properties};
+use crate::source::kafka::{Client, REQUEST_TIMEOUT, properties, unreachable};
 
 /// The topic of each stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub fn create(
     n_partitions: i32,
     replication: i32,
 ) -> Result<Vec<String>, Error> {
+    reach(bootstrap, user_properties)?;
     let admin: AdminClient<Client> = properties::client(bootstrap, user_properties)?
         .create_with_context(Client::default())
         .map_err(|error| Error::client(&error))?;
@@ -86,16 +88,8 @@ pub fn create(
     let options = AdminOptions::new()
         .request_timeout(Some(CREATE_TIMEOUT))
         .operation_timeout(Some(CREATE_TIMEOUT));
-    let outcomes = pollster::block_on(admin.create_topics(&new, &options)).map_err(|error| {
-        let said = admin.inner().context().last_words();
-        match said {
-            Some(detail) => Error::Unreachable {
-                bootstrap: bootstrap.to_owned(),
-                detail,
-            },
-            None => Error::broker("create topics", subject, &error),
-        }
-    })?;
+    let outcomes = pollster::block_on(admin.create_topics(&new, &options))
+        .map_err(|error| Error::broker("create topics", subject, &error))?;
     let mut created = Vec::new();
     for outcome in outcomes {
         match outcome {
@@ -112,4 +106,15 @@ pub fn create(
         }
     }
     Ok(created)
+}
+
+/// Asks for the brokers' names. An admin request on its own would wait for its whole timeout and not say why.
+fn reach(bootstrap: &str, user_properties: &BTreeMap<String, String>) -> Result<(), Error> {
+    let consumer: BaseConsumer<Client> = properties::consumer(bootstrap, user_properties)?
+        .create_with_context(Client::default())
+        .map_err(|error| Error::client(&error))?;
+    let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT);
+    metadata
+        .map(|_| ())
+        .map_err(|error| unreachable(&consumer, bootstrap, &error))
 }

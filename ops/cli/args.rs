@@ -33,6 +33,8 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Score requests with a snapshot, without a daemon
     Score(ScoreArgs),
+    /// Kill daemons again and again, and check that nothing was lost, learned twice or changed
+    Verify(VerifyArgs),
     /// List, inspect, check, pin, roll back and clean up snapshots
     Snapshot(SnapshotArgs),
     /// Show, check and describe the configuration
@@ -52,6 +54,7 @@ impl Verb {
             Verb::Demo(_) => "demo",
             Verb::Replay(_) => "replay",
             Verb::Score(_) => "score",
+            Verb::Verify(_) => "verify",
             Verb::Snapshot(_) => "snapshot",
             Verb::Config(_) => "config",
             Verb::Topics(_) => "topics",
@@ -137,6 +140,24 @@ pub struct ScoreArgs {
     /// Requests as for POST /v1/rank, one JSON object a line; - is stdin
     #[arg(value_name = "FILE", default_value = "-")]
     pub requests: PathBuf,
+}
+
+/// `ouzel verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// How many times to kill with SIGKILL
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub kills: u64,
+    /// Decides the events, the delays and the damages; the instants are the machine's
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON document on stdout instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Keep every state directory in this empty folder
+    /// [default: a new folder below the system's temporary one; only what failed is kept]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
 }
 
 /// Which state directory a command is about.
@@ -370,6 +391,7 @@ mod tests {
             "config check --config f",
             "config schema",
             "topics create --config f --partitions 4",
+            "verify --kills 200 --seed 7 --json --state s",
             "completions zsh",
         ] {
             parse(line);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::process::{ExitCode, Termination};
 
+use ouzel_ingest::Error as SourceError;
+
 use crate::config::ConfigError;
 
 /// How a command ended.
@@ -116,10 +118,21 @@ pub fn report(error: &anyhow::Error, err: &mut dyn Write) -> Exit {
     }
     // With stderr gone there is nobody left to tell.
     let _told = err.write_all(text.as_bytes()).is_ok();
-    told.and_then(|told| told.exit).unwrap_or(match config {
-        Some(ConfigError::Invalid { .. }) => Exit::Usage,
-        _ => Exit::Failure,
-    })
+    let is_setting = matches!(config, Some(ConfigError::Invalid { .. }))
+        || inner
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<SourceError>())
+            .any(is_setting);
+    let default = if is_setting { Exit::Usage } else { Exit::Failure };
+    told.and_then(|told| told.exit).unwrap_or(default)
+}
+
+/// True for what only another setting can mend.
+fn is_setting(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::OwnedProperty { .. } | SourceError::BadProperty { .. } | SourceError::NotBuiltIn { .. }
+    )
 }
 
 /// The error and its causes, each once: many an error tells its cause and names it as well.
@@ -194,6 +207,17 @@ mod tests {
         assert!(lines[1].starts_with("hint: "));
         assert_eq!(lines[2], "error: c.toml:2:9: serving.port: unknown key");
         assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn a_property_that_is_refused_is_a_matter_of_usage() {
+        let refused = SourceError::OwnedProperty {
+            key: "group.id".to_owned(),
+            reason: "it is ours",
+        };
+        let error = Err::<(), _>(refused).context("cannot start").unwrap_err();
+        let expected = "error: cannot start: kafka property `group.id` cannot be set: it is ours\n";
+        check(&error, expected, Exit::Usage);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -14,9 +13,10 @@ use anyhow::{Context, anyhow};
 use ouzel_learner::Trainer;
 use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::{Published, RankRequest, RankResponse, Ranker, Scorer, Version};
-use ouzel_snapshot::{Alias, Snapshot, SnapshotId, Store};
+use ouzel_snapshot::{Alias, Snapshot, Store};
 
 use crate::cli::{Exit, ScoreArgs, Tell};
+use crate::commands::snapshot::resolve;
 use crate::config::Config;
 
 /// Runs the command.
@@ -58,9 +58,7 @@ pub fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
 /// The snapshot named, or the one being served, or the newest.
 fn find(store: &Store, name: Option<&str>) -> anyhow::Result<Snapshot> {
     let id = match name {
-        Some("latest") => store.alias(Alias::Latest)?,
-        Some("pinned") => store.alias(Alias::Pinned)?,
-        Some(id) => Some(SnapshotId::from_str(id)?),
+        Some(name) => Some(resolve(store, name)?),
         None => match store.alias(Alias::Pinned)? {
             Some(id) => Some(id),
             None => store.alias(Alias::Latest)?,

@@ -63,7 +63,11 @@ pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
                 id: id.to_string(),
                 note: note.clone(),
             };
-            let by = place.change(&request, |store, now_ms| Ok(store.rollback(id, note, now_ms)?))?;
+            let by = place.change(&request, |store, now_ms| {
+                store.rollback(id, note, now_ms)?;
+                // It is to be served, whatever was pinned before.
+                Ok(store.unpin(note, now_ms)?)
+            })?;
             done(&format!("rolled back to {id}"), Some(id), by, args.json, out)
         }
         SnapshotVerb::Gc { keep } => gc(&place, keep.unwrap_or(place.keep), args.json, out),
@@ -116,7 +120,7 @@ impl Place {
 }
 
 /// An id, its number without the zeros, or an alias.
-fn resolve(store: &Store, text: &str) -> anyhow::Result<SnapshotId> {
+pub(super) fn resolve(store: &Store, text: &str) -> anyhow::Result<SnapshotId> {
     let number = text
         .parse::<u64>()
         .ok()

@@ -210,11 +210,6 @@ fn model(config: &Config, faults: &mut Faults) {
     ] {
         faults.unless(value.is_finite() && value >= 0.0, key, "must be 0 or more");
     }
-    faults.unless(
-        config.learner_config().device().is_ok(),
-        "learner.device",
-        "must be cpu, cuda or cuda:N",
-    );
 }
 
 fn events(config: &Config, faults: &mut Faults) {

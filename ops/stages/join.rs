@@ -15,18 +15,17 @@ use ouzel_ingest::Stage;
 use ouzel_ingest::join::Mark;
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
-use ouzel_sample::{Batch, PartitionId, Stream};
+use ouzel_sample::{Batch, PartitionId};
 
 use crate::live::Live;
 use crate::stages::backlog::Backlog;
+use crate::stages::idle::Idleness;
 use crate::stages::{JoinCut, Joined, Read};
 
 /// How often the stage looks at its clocks when nothing comes.
 const TICK: Duration = Duration::from_millis(5);
 /// How often the plan log is made durable between snapshots.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
-/// How long a partition is silent at its end, while its stream moves on, before it stops holding time.
-const IDLE_AFTER: Duration = Duration::from_secs(30);
 
 /// Times and counts that shape the stage without changing what a given order means.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +45,8 @@ pub struct Join {
     plan: PlanLog,
     /// Entries of the plan that were read before a crash and are followed now.
     replay: VecDeque<PlanEntry>,
+    /// Something of the first of them was taken.
+    is_in_entry: bool,
     plan_position: u64,
     settings: JoinSettings,
     backlog: Arc<Backlog>,
@@ -53,8 +54,7 @@ pub struct Join {
     out: SyncSender<Joined>,
     /// When records of each partition came: offset after the last one of a piece, and when.
     arrivals: BTreeMap<PartitionId, VecDeque<(i64, Instant)>>,
-    /// When each partition last gave a record, and whether it was marked idle since.
-    last_seen: BTreeMap<PartitionId, (Instant, bool)>,
+    idleness: Idleness,
     opened: Option<Instant>,
     synced: Instant,
     is_finished: bool,
@@ -77,24 +77,21 @@ impl Join {
         out: SyncSender<Joined>,
     ) -> Self {
         let now = Instant::now();
-        let last_seen = orderer
-            .positions()
-            .iter()
-            .map(|(id, _)| (id, (now, false)))
-            .collect();
+        let idleness = Idleness::new(orderer.positions().iter().map(|(id, _)| id), now);
         let plan_position = replay.front().map_or(plan.position(), |entry| entry.seq);
         let mut join = Self {
             stage,
             orderer,
             plan,
             replay,
+            is_in_entry: false,
             plan_position,
             settings,
             backlog,
             live,
             out,
             arrivals: BTreeMap::new(),
-            last_seen,
+            idleness,
             opened: None,
             synced: now,
             is_finished: false,
@@ -126,8 +123,11 @@ impl Join {
         if self.is_finished {
             self.stage.finish(&mut batches)?;
         }
-        if self.commit(batches, false)? {
-            self.cut(true)?;
+        if self.is_in_entry {
+            // The plan has no name for this point; the next start follows it again from the last snapshot.
+            tracing::info!("stopped while following the plan log: no last snapshot");
+        } else if self.commit(batches, false)? {
+            self.cut(true, None)?;
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Join {
                         .entry(partition)
                         .or_default()
                         .push_back((last.position.offset + 1, now));
-                    self.last_seen.insert(partition, (now, false));
+                    self.idleness.saw(partition, now);
                 }
                 for recorded in records {
                     self.orderer.push(recorded)?;
@@ -184,6 +184,7 @@ impl Join {
             self.stage
                 .take(&recorded, &mut batches)
                 .with_context(|| format!("cannot join {position}"))?;
+            self.is_in_entry = !self.replay.is_empty();
             n_taken += 1;
             if recorded.event.is_err() {
                 self.live.rejected.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +216,8 @@ impl Join {
                 }
             }
             self.mark_idle()?;
-            if self.live.take_cut_wanted() && !(self.commit(Vec::new(), false)? && self.cut(false)?) {
+            let wanted = self.live.take_cut_wanted();
+            if wanted.is_some() && !(self.commit(Vec::new(), false)? && self.cut(false, wanted)?) {
                 return Ok(false);
             }
         }
@@ -241,12 +243,15 @@ impl Join {
                 batches.extend(self.stage.flush());
             }
             self.replay.pop_front();
+            self.is_in_entry = false;
+            // Before the next entry is begun: here a cut has a name.
+            let is_sent = self.send(batches)?;
             if let Some(next) = self.replay.front() {
                 self.orderer.follow(next.runs.iter().copied());
             } else {
                 tracing::info!(plan_position = self.plan_position, "caught up with the plan log");
             }
-            return self.send(batches);
+            return Ok(is_sent);
         }
         let runs = self.orderer.take_runs();
         if !runs.is_empty() || is_flush {
@@ -272,19 +277,20 @@ impl Join {
             }
         }
         // In the middle of a followed entry the plan has no name for this point.
-        if is_cut && !self.orderer.is_following() {
-            self.cut(false)
+        if is_cut && !self.is_in_entry {
+            self.cut(false, None)
         } else {
             Ok(true)
         }
     }
 
     /// Sends the stage's state after everything taken so far. False when the learner is gone.
-    fn cut(&mut self, is_last: bool) -> anyhow::Result<bool> {
+    fn cut(&mut self, is_last: bool, answers: Option<u64>) -> anyhow::Result<bool> {
         self.plan.sync()?;
         let cut = JoinCut {
             stage: self.stage.cut()?,
             plan_position: self.plan_position,
+            answers,
             is_last,
         };
         if self.replay.is_empty() {
@@ -296,34 +302,15 @@ impl Join {
         Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
     }
 
-    /// Marks partitions that were silent for long while another of their stream moved on. When the whole stream
-    /// is silent nothing is marked: time stands still then, and all go on together.
+    /// Marks partitions that have become idle. When that is depends on the wall clock, so the plan log says it.
     fn mark_idle(&mut self) -> anyhow::Result<()> {
-        let moved_on = |id: &PartitionId, seen: Instant| {
-            self.last_seen.iter().any(|(other, (at, _))| {
-                other.stream == id.stream && at.saturating_duration_since(seen) >= IDLE_AFTER
-            })
-        };
-        let silent: Vec<PartitionId> = self
-            .last_seen
-            .iter()
-            .filter(|(id, (seen, is_idle))| {
-                id.stream != Stream::Items
-                    && !is_idle
-                    && self.orderer.n_queued(**id) == 0
-                    && moved_on(id, *seen)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in silent {
+        let orderer = &self.orderer;
+        for id in self.idleness.take_idle(|id| orderer.n_queued(id) == 0) {
             let mut batches = Vec::new();
             let runs = self.orderer.take_runs();
             self.plan.append(runs, vec![(id, Mark::Idle)], false)?;
             self.plan_position = self.plan.position();
             self.stage.mark(id, Mark::Idle, &mut batches)?;
-            if let Some((_, is_idle)) = self.last_seen.get_mut(&id) {
-                *is_idle = true;
-            }
             tracing::info!(partition = %id, "idle: it holds event time back no longer");
             self.send(batches)?;
         }

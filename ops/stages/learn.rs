@@ -76,8 +76,6 @@ pub struct Learn {
     pub unserved: Vec<i64>,
     /// Why the lineage turns here, for the next manifest.
     pub note: Option<String>,
-    /// The snapshot the weights grew from, when a rollback made it another than the newest.
-    pub parent: Option<SnapshotId>,
 }
 
 impl Learn {
@@ -172,6 +170,8 @@ impl Learn {
         }
         self.live.learned(window, total);
         if self.live.pinned().is_some() {
+            // What is not served is not fresh, and nothing is kept of it for a pin that stays for days.
+            self.unserved.clear();
             return Ok(());
         }
         let Some(latest) = self.live.latest() else {
@@ -217,15 +217,14 @@ impl Learn {
             trained_positions: BTreeMap::new(),
             plan_position: cut.plan_position,
             event_time_ms: stage.event_time.0,
-            counters: counters(&stage.counters),
+            counters: counters(&stage.counters, &self.trainer.model().tasks),
             metrics: metrics
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         };
-        let parent = self.parent.take().or(self.live.latest());
         let mut draft = Draft::new(
-            parent,
+            self.live.latest(),
             self.clock.now_ms(),
             self.provenance.fingerprint.clone(),
             manifest_cut,
@@ -236,17 +235,23 @@ impl Learn {
         draft.add_blob("features.bin", stage.features)?;
         draft.add_blob("batcher.bin", stage.batcher)?;
         draft.add_blob("validation.json", self.progressive.dump())?;
-        let save = Save { draft };
-        if cut.is_last {
-            // A writer that is gone has said why.
-            let _sent = self.saver.send(save).is_ok();
+        let save = Save {
+            draft,
+            lineage: self.live.lineage(),
+            answers: cut.answers,
+        };
+        if cut.is_last || cut.answers.is_some() {
+            // Somebody waits for it, however busy the disk. A writer that is gone has said why.
+            if self.saver.send(save).is_err() {
+                self.live.answer(cut.answers, None);
+            }
             return Ok(());
         }
         match self.saver.try_send(save) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(_)) => {
+            Err(TrySendError::Full(save)) => {
+                self.note = save.draft.note;
                 counter!(SNAPSHOTS_SKIPPED_TOTAL).increment(1);
-                self.live.save_failed();
                 tracing::warn!("snapshot skipped: the one before is still being written");
             }
         }
@@ -260,11 +265,10 @@ impl Learn {
                 trainer.resume_at(self.trainer.next_batch());
                 self.trainer = trainer;
                 self.live.set_pinned(None);
-                self.parent = Some(id);
+                self.live.rolled_back(id);
                 self.note = Some(format!("rolled back to {id} while running"));
                 let version = Version::new(&id.to_string(), self.trainer.weights()?)?;
                 self.published.publish(Arc::new(version));
-                self.live.want_cut();
             }
             Control::Pin(id) => {
                 let version = Version::new(&id.to_string(), self.restore(id)?.weights()?)?;
@@ -286,11 +290,22 @@ impl Learn {
     }
 }
 
-/// The join's counters by name, for the manifest.
-fn counters(counters: &ouzel_ingest::join::Counters) -> BTreeMap<String, u64> {
+/// The join's counters by name, for the manifest; those of a task as `click.positive`.
+fn counters(counters: &ouzel_ingest::join::Counters, tasks: &[String]) -> BTreeMap<String, u64> {
     let flat = serde_json::to_value(counters).unwrap_or_default();
     let fields = flat.as_object().into_iter().flatten();
-    fields
+    let mut named: BTreeMap<String, u64> = fields
         .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
-        .collect()
+        .collect();
+    for (task, of) in tasks.iter().zip(&counters.tasks) {
+        for (outcome, n) in [
+            ("late", of.late),
+            ("positive", of.positive),
+            ("negative", of.negative),
+            ("pending", of.pending),
+        ] {
+            named.insert(format!("{task}.{outcome}"), n);
+        }
+    }
+    named
 }

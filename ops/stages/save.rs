@@ -18,6 +18,10 @@ use crate::live::Live;
 pub struct Save {
     /// All of it, but for the hash of the weights.
     pub draft: Draft,
+    /// The lineage it belongs to, by [`Live::lineage`].
+    pub lineage: u64,
+    /// Requests that it answers.
+    pub answers: Option<u64>,
 }
 
 /// The stage.
@@ -41,11 +45,12 @@ impl Saver {
                 Ok(id) => {
                     tracing::info!(snapshot = %id, batches = save.draft.cut.batch_seq, "snapshot written");
                     self.live.saved_at(self.clock.now_ms());
-                    self.live.saved(id);
+                    self.live.saved(id, save.lineage);
+                    self.live.answer(save.answers, Some(id));
                 }
                 Err(error) => {
                     tracing::error!(%error, "snapshot not written; the last good one stays");
-                    self.live.save_failed();
+                    self.live.answer(save.answers, None);
                 }
             }
         }

@@ -26,6 +26,7 @@ use crate::{Error, Topics};
 pub(crate) use client::Client;
 pub use range::{Range, RangeBound};
 use reader::Reader;
+pub(crate) use reader::{REQUEST_TIMEOUT, unreachable};
 
 /// Longest blocking wait on one stream while the others may have something; also the most that a record can
 /// wait unseen.

@@ -12,7 +12,7 @@ use ouzel_sample::{
 const N_USERS: u64 = 20;
 const N_ITEMS: u64 = 30;
 
-pub fn configs() -> (ModelConfig, LearnerConfig) {
+pub(crate) fn configs() -> (ModelConfig, LearnerConfig) {
     let learner = LearnerConfig {
         batch_min_samples: 32,
         ..LearnerConfig::default()
@@ -21,7 +21,7 @@ pub fn configs() -> (ModelConfig, LearnerConfig) {
 }
 
 /// Batches of `n_requests` slates. A user clicks an item when both are of the same parity, with some noise.
-pub fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
+pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
     let features = FeatureState::new(FeatureConfig::default());
     for id in 0..N_ITEMS {
         features.put_item(Item {

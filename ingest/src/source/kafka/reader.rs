@@ -19,7 +19,7 @@ use crate::metrics::{BYTES, OFFSET_DUPLICATES, OFFSET_GAPS, RECORDS};
 use crate::source::{PartitionState, Polled};
 
 /// How long a broker has to answer a question at the start.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most records and bytes read at once, so that one busy stream does not keep the others waiting.
 const CHUNK: usize = 512;
@@ -68,15 +68,7 @@ impl Reader {
             let metadata = self
                 .consumer
                 .fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT)
-                .map_err(|error| {
-                    // The log says what the code does not: refused, unknown host, bad certificate.
-                    self.consumer.poll(Duration::ZERO);
-                    let detail = self.consumer.context().last_words();
-                    Error::Unreachable {
-                        bootstrap: bootstrap.to_owned(),
-                        detail: detail.unwrap_or_else(|| error.to_string()),
-                    }
-                })?;
+                .map_err(|error| unreachable(&self.consumer, bootstrap, &error))?;
             let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
             let code = topic.and_then(|topic| topic.error()).map(Code::from);
             match code {
@@ -333,6 +325,17 @@ impl Reader {
             next: cursor.next,
         };
         self.cursors.iter().map(state).collect()
+    }
+}
+
+/// The error of a broker that does not answer `consumer`.
+pub(crate) fn unreachable(consumer: &BaseConsumer<Client>, bootstrap: &str, error: &KafkaError) -> Error {
+    // The log says what the code does not: refused, unknown host, bad certificate.
+    consumer.poll(Duration::ZERO);
+    let detail = consumer.context().last_words();
+    Error::Unreachable {
+        bootstrap: bootstrap.to_owned(),
+        detail: detail.unwrap_or_else(|| error.to_string()),
     }
 }
 
