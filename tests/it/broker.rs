@@ -1,0 +1,137 @@
+//! The broker of a test: the embedded one in this process, or the real one, with topics of the test's own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ouzel_ingest::{DataEvent, Embedded, Feeder, Topics, topics};
+use ouzel_sample::Stream;
+use serde_json::json;
+
+use super::PATIENCE;
+
+/// A broker with the three topics and their dead letters.
+pub(crate) struct Broker {
+    pub(crate) bootstrap: String,
+    pub(crate) topics: Topics,
+    pub(crate) n_partitions: i32,
+    pub(crate) feeder: Feeder,
+    is_real: bool,
+    // Stops with the test.
+    _embedded: Option<Embedded>,
+}
+
+impl Broker {
+    /// The embedded broker.
+    pub(crate) fn embedded(n_partitions: i32) -> Self {
+        let topics = Topics::default();
+        let embedded = Embedded::start(n_partitions, &topics.all()).unwrap();
+        Self::new(
+            embedded.bootstrap().unwrap(),
+            topics,
+            n_partitions,
+            Some(embedded),
+        )
+    }
+
+    /// The real broker with new topics, if there is one.
+    pub(crate) fn real(test: &str, n_partitions: i32) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let Ok(bootstrap) = std::env::var("OUZEL_KAFKA_BOOTSTRAP") else {
+            skipped(test);
+            return None;
+        };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = |stream| format!("it-{test}-{stream}-{}-{number}", std::process::id());
+        let topics = Topics {
+            impressions: name(Stream::Impressions),
+            actions: name(Stream::Actions),
+            items: name(Stream::Items),
+        };
+        let all = topics.all();
+        let created = topics::create(&bootstrap, &BTreeMap::new(), &all, n_partitions, 1).unwrap();
+        assert_eq!(created, all);
+        Some(Self::new(bootstrap, topics, n_partitions, None))
+    }
+
+    fn new(bootstrap: String, topics: Topics, n_partitions: i32, embedded: Option<Embedded>) -> Self {
+        // Room for the oversized records that some tests send.
+        let properties = [
+            ("message.max.bytes", "16000000"),
+            ("queue.buffering.max.kbytes", "65536"),
+        ];
+        let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let feeder = Feeder::connect(&bootstrap, &properties.into(), topics.clone()).unwrap();
+        Self {
+            bootstrap,
+            topics,
+            n_partitions,
+            feeder,
+            is_real: embedded.is_none(),
+            _embedded: embedded,
+        }
+    }
+
+    /// True for a broker that takes records as large as its configuration says.
+    pub(crate) fn is_real(&self) -> bool {
+        self.is_real
+    }
+
+    /// Writes `events`, each record stamped with its event's time, and waits until all are taken.
+    pub(crate) fn feed(&self, events: &[DataEvent]) {
+        for event in events {
+            self.send(event.stream, &event.key, event.ts_ms, Some(&event.payload));
+        }
+        self.flush();
+    }
+
+    /// Writes one record.
+    pub(crate) fn send(&self, stream: Stream, key: &str, ts_ms: i64, payload: Option<&[u8]>) {
+        self.feeder.send(stream, key, Some(ts_ms), payload).unwrap();
+    }
+
+    /// Waits until everything sent is taken.
+    pub(crate) fn flush(&self) {
+        self.feeder.flush(PATIENCE).unwrap();
+    }
+
+    /// Records written so far.
+    pub(crate) fn n_records(&self) -> u64 {
+        let sum: i64 = self.feeder.delivered().iter().map(|(_, next)| next).sum();
+        u64::try_from(sum).unwrap()
+    }
+
+    /// Lets event time pass `at_ms` in every partition of impressions and actions, and so closes every window
+    /// before. Returns how many impressions of one item it took; their own windows stay open.
+    pub(crate) fn heartbeat(&self, at_ms: i64) -> u64 {
+        let before = self.feeder.delivered();
+        let n_beats = if self.n_partitions == 1 {
+            1
+        } else {
+            8 * u64::try_from(self.n_partitions).unwrap()
+        };
+        for beat in 0..n_beats {
+            let key = format!("beat-{beat}");
+            let impression = json!({ "request_id": key, "user_id": "nobody", "ts_ms": at_ms,
+                                     "items": [{ "item_id": "item-0" }] });
+            let action = json!({ "request_id": format!("{key}-of-none"), "item_id": "item-0", "user_id": "nobody",
+                                 "ts_ms": at_ms, "action": "click" });
+            for (stream, event) in [(Stream::Impressions, impression), (Stream::Actions, action)] {
+                self.send(stream, &key, at_ms, Some(event.to_string().as_bytes()));
+            }
+        }
+        self.flush();
+        let after = self.feeder.delivered();
+        for (id, next) in after.iter().filter(|(id, _)| id.stream != Stream::Items) {
+            assert!(before.next(id).unwrap_or(0) < next, "no heartbeat reached {id}");
+        }
+        n_beats
+    }
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so where the runner shows it"
+)]
+fn skipped(test: &str) {
+    eprintln!("SKIPPED {test}: set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker");
+}

@@ -1,0 +1,125 @@
+//! A value of the context means the same in an impression and in a request: what was learned of it from the
+//! log is what a caller gets for it.
+
+use ouzel_sample::Stream;
+use ouzel_serving::RankRequest;
+use serde_json::{Value, json};
+
+use super::broker::Broker;
+use super::daemon::{Daemon, Home};
+use super::until;
+use super::world::START_MS;
+
+/// Slates of the world; each shows as many items as a batch has samples.
+const N_SLATES: i64 = 240;
+const SLATE: i64 = 8;
+
+/// Contexts that are always clicked, each with one that never is.
+fn pairs() -> Vec<(Value, Value)> {
+    vec![
+        (json!({ "device": "mobile" }), json!({ "device": "desktop" })),
+        (json!({ "hour": 7 }), json!({ "hour": 8 })),
+        (json!({ "vip": true }), json!({ "vip": false })),
+        (
+            json!({ "tags": ["hot", "new"] }),
+            json!({ "tags": ["cold", "new"] }),
+        ),
+    ]
+}
+
+fn feed(broker: &Broker) {
+    let pairs = pairs();
+    for slate in 0..N_SLATES {
+        let at = START_MS + slate * 10_000;
+        let number = usize::try_from(slate).unwrap();
+        let (liked, disliked) = &pairs[number / 2 % pairs.len()];
+        let is_liked = slate % 2 == 0;
+        let request_id = format!("r{slate}");
+        let items: Vec<Value> = (0..SLATE)
+            .map(|place| json!({ "item_id": format!("item-{}", (slate + place) % 20) }))
+            .collect();
+        let shown = json!({ "request_id": request_id, "user_id": format!("user-{}", slate % 15), "ts_ms": at,
+                            "items": items, "context": if is_liked { liked } else { disliked } });
+        broker.send(
+            Stream::Impressions,
+            &request_id,
+            at,
+            Some(shown.to_string().as_bytes()),
+        );
+        for item in items.iter().filter(|_| is_liked) {
+            let clicked = json!({ "request_id": request_id, "user_id": shown["user_id"], "ts_ms": at + 1000,
+                                  "item_id": item["item_id"], "action": "click" });
+            broker.send(
+                Stream::Actions,
+                &request_id,
+                at + 1000,
+                Some(clicked.to_string().as_bytes()),
+            );
+        }
+    }
+    broker.heartbeat(START_MS + N_SLATES * 10_000 + 3_600_000);
+}
+
+fn request(context: &Value) -> RankRequest {
+    RankRequest {
+        user_id: "stranger".to_owned(),
+        items: vec!["item-3".to_owned()],
+        context: context.as_object().cloned(),
+        ..RankRequest::default()
+    }
+}
+
+fn score(daemon: &Daemon, context: &Value) -> f32 {
+    daemon.rank(&request(context)).items[0].score
+}
+
+#[test]
+fn what_is_learned_of_a_context_is_served_for_it() {
+    let broker = Broker::embedded(1);
+    let mut home = Home::new(
+        &broker,
+        "learner.batch_min_samples = 64\nlearner.flush_idle = \"50ms\"",
+    );
+    let daemon = home.start();
+    feed(&broker);
+    let n_samples = u64::try_from(N_SLATES * SLATE).unwrap();
+    until("every sample is learned", || {
+        (daemon.status().samples == n_samples).then_some(())
+    });
+    let latest = daemon.snapshot().to_string();
+    assert_eq!(home.snapshot(&["pin", &latest]).code, Some(0));
+    let plain = score(&daemon, &json!({}));
+    for (liked, disliked) in pairs() {
+        let (high, low) = (score(&daemon, &liked), score(&daemon, &disliked));
+        assert!(
+            high > plain + 0.1 && plain > low + 0.1,
+            "{liked}: {high}, none: {plain}, {disliked}: {low}"
+        );
+    }
+
+    // Whatever its type on the wire, a value is its text.
+    for (one, same) in [
+        (json!({ "hour": 7 }), json!({ "hour": "7" })),
+        (json!({ "hour": 7 }), json!({ "hour": 7.0 })),
+        (json!({ "vip": true }), json!({ "vip": "true" })),
+        (json!({ "device": "mobile" }), json!({ "device": ["mobile"] })),
+        (
+            json!({ "tags": ["hot", "new"] }),
+            json!({ "tags": ["new", "hot", "new"] }),
+        ),
+        (json!({}), json!({ "device": null, "tags": [], "hour": "" })),
+        (
+            json!({ "device": "mobile", "hour": 8 }),
+            json!({ "hour": 8, "device": "mobile" }),
+        ),
+    ] {
+        let (one_bits, same_bits) = (score(&daemon, &one).to_bits(), score(&daemon, &same).to_bits());
+        assert_eq!(one_bits, same_bits, "{one} and {same}");
+    }
+    assert_ne!(
+        score(&daemon, &json!({ "device": "mobile" })).to_bits(),
+        score(&daemon, &json!({ "gadget": "mobile" })).to_bits(),
+        "the name is part of it"
+    );
+    daemon.stop();
+}

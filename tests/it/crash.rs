@@ -1,0 +1,172 @@
+//! The promise of the whole: whatever happens to the process, every shown item makes exactly one sample, and
+//! what was served before a crash is served again at once.
+
+use std::time::{Duration, Instant};
+
+use ouzel_serving::RankRequest;
+use ouzel_snapshot::Manifest;
+
+use super::broker::Broker;
+use super::daemon::Home;
+use super::world::{SLATE, World};
+use super::{run, until};
+
+/// Small batches and many snapshots. A batch is never closed by the clock, so that two runs have the same ones;
+/// and order is kept for longer than a busy machine takes to read three topics.
+const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
+                        snapshot.every_batches = 5\nsnapshot.keep = 4\norder.hold = \"500ms\"";
+
+/// From the start of the process to the first answer, at most.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
+fn request() -> RankRequest {
+    RankRequest {
+        user_id: "user-1".to_owned(),
+        items: (0..20).map(|i| format!("item-{i}")).collect(),
+        ..RankRequest::default()
+    }
+}
+
+/// Event time at which every window of the world is over and nothing of it is waited for.
+fn long_after(world: &World) -> i64 {
+    world.end_ms + 3_600_000
+}
+
+/// The snapshot says that everything came out that went in, once.
+#[track_caller]
+fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
+    let expected = world.expected;
+    let counted = |name: &str| {
+        let counter = manifest.cut.counters.get(name).copied();
+        counter.unwrap_or_else(|| panic!("no counter {name} in {:?}", manifest.cut.counters))
+    };
+    for (name, value) in [
+        ("impressions", expected.requests + n_beats),
+        ("accepted", expected.requests + n_beats),
+        ("items", expected.shown + n_beats),
+        ("click.positive", expected.positives),
+        ("click.negative", expected.shown - expected.positives),
+        ("click.late", 0),
+        ("click.pending", n_beats),
+        ("pending_items", n_beats),
+        ("duplicate_items", 0),
+        ("actions", expected.actions + n_beats),
+        ("matched", expected.positives),
+        ("duplicate_actions", expected.duplicates),
+        ("late_actions", expected.late),
+        ("orphans", expected.orphans),
+        ("waiting", n_beats),
+        ("rejected_impressions", 0),
+        ("rejected_actions", 0),
+        ("closed_early", 0),
+    ] {
+        assert_eq!(counted(name), value, "{name}");
+    }
+    assert_eq!(manifest.cut.sample_seq, expected.shown, "one sample a shown item");
+}
+
+/// Feeds half, kills twice, feeds the rest, stops; then the same events without a crash.
+fn crashes_change_nothing(broker: &Broker) {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::make(600, dir.path());
+    let (first, rest) = world.events.split_at(world.events.len() / 2);
+    let (pieces, last) = first.split_at(first.len() * 3 / 4);
+    let pieces = pieces.chunks(first.len() / 4);
+    let mut home = Home::new(broker, SETTINGS);
+
+    let daemon = home.start();
+    let mut client = daemon.client();
+    assert_eq!(daemon.get("/healthz").status, 200);
+    assert_eq!(daemon.get("/readyz").status, 503, "nothing is learned yet");
+    assert!(client.rank(&request()).unwrap_err().to_string().contains("503"));
+    for piece in pieces {
+        broker.feed(piece);
+        daemon.joined(broker.n_records());
+    }
+    let ranked = daemon.rank(&request());
+    assert_eq!(ranked.items.len(), 20);
+    assert!(ranked.items.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    let n_joined = daemon.status().events;
+    broker.feed(last);
+    until("it works on the last piece", || {
+        (daemon.status().events > n_joined).then_some(())
+    });
+    daemon.kill();
+
+    let n_resumed = home.n_resumed();
+    let daemon = home.start();
+    daemon.joined(broker.n_records() - n_resumed);
+    assert!(daemon.metric("ouzel_learner_samples_total", "") > 0.0);
+    let latest = daemon.snapshot();
+    daemon.kill();
+
+    // Everything fed is in the last snapshot, and the first answer is its.
+    assert_eq!(home.latest(), Some(latest));
+    let n_resumed = home.n_resumed();
+    let started = Instant::now();
+    let daemon = home.start();
+    let ranked = daemon.rank(&request());
+    let took = started.elapsed();
+    assert!(took <= ANSWERS_WITHIN, "the first answer came after {took:?}");
+    assert_eq!(ranked.snapshot, latest.to_string());
+    broker.feed(rest);
+    let n_beats = broker.heartbeat(long_after(&world));
+    daemon.joined(broker.n_records() - n_resumed);
+    daemon.stop();
+
+    let crashed = home.manifest();
+    check_totals(&world, n_beats, &crashed);
+    assert!(
+        crashed.id.number() >= 4,
+        "the work was cut several times: {}",
+        crashed.id
+    );
+
+    // Nobody disturbs this one.
+    let mut home = Home::new(broker, SETTINGS);
+    let daemon = home.start();
+    daemon.joined(broker.n_records());
+    daemon.stop();
+    let calm = home.manifest();
+    check_totals(&world, n_beats, &calm);
+    assert_eq!(crashed.cut.counters, calm.cut.counters);
+    assert_eq!(crashed.cut.positions, calm.cut.positions);
+    if broker.n_partitions == 1 {
+        // One partition a stream leaves no choice of order, and so none of the samples, the batches, the bits.
+        assert_eq!(crashed.cut.ledger_hash, calm.cut.ledger_hash);
+        assert_eq!(crashed.cut.batch_seq, calm.cut.batch_seq);
+        assert_eq!(crashed.cut.weights_hash, calm.cut.weights_hash);
+    }
+
+    // A replay of the same topics closes the windows of the heartbeats, too.
+    let config = home.config();
+    let replayed = run([
+        "replay",
+        "--from",
+        "start",
+        "--json",
+        "--config",
+        config.to_str().unwrap(),
+    ])
+    .json();
+    let join = &replayed["runs"][0]["join"];
+    assert_eq!(join["positives"], world.expected.positives);
+    assert_eq!(
+        join["negatives"],
+        world.expected.shown - world.expected.positives + n_beats
+    );
+    assert_eq!(replayed["runs"][0]["samples"], world.expected.shown + n_beats);
+    assert_eq!(world.expected.shown, world.expected.requests * SLATE as u64);
+}
+
+#[test]
+fn a_crash_changes_no_sample_on_the_embedded_broker() {
+    crashes_change_nothing(&Broker::embedded(1));
+}
+
+#[test]
+fn a_crash_changes_no_sample_on_a_real_broker() {
+    if let Some(broker) = Broker::real("crash", 2) {
+        crashes_change_nothing(&broker);
+    }
+}

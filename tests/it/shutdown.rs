@@ -1,0 +1,77 @@
+//! The end of a daemon: drained on the first signal, at once on the second.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use super::broker::Broker;
+use super::daemon::Home;
+use super::until;
+use super::world::World;
+
+#[test]
+fn a_stop_leaves_everything_read_in_the_last_snapshot() {
+    let broker = Broker::embedded(1);
+    // No batch is closed by the clock: some samples wait in an open one, and others for their windows.
+    let mut home = Home::new(&broker, "learner.flush_idle = \"0s\"\norder.hold = \"300ms\"");
+    let daemon = home.start();
+    daemon.stop();
+    assert_eq!(home.manifest().cut.sample_seq, 0, "nothing is a state, too");
+
+    let world = World::make(233, &home.path().join("world"));
+    let daemon = home.start();
+    broker.feed(&world.events);
+    daemon.joined(broker.n_records());
+    let n_pending = daemon.status().pending;
+    daemon.stop();
+    let cut = home.manifest().cut;
+    let n_read: i64 = cut.positions.values().sum();
+    assert_eq!(n_read.unsigned_abs(), broker.n_records());
+    assert_eq!(cut.counters["pending_items"], n_pending);
+    assert!(n_pending > 0);
+
+    // What waited goes on from there.
+    let mut daemon = home.start();
+    let status = daemon.status();
+    assert_eq!(status.batches, cut.batch_seq);
+    let n_open = cut.sample_seq - status.samples;
+    assert!(
+        status.samples > 0 && n_open > 0,
+        "the open batch is in the cut: {n_open} of {}",
+        cut.sample_seq
+    );
+    let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
+    daemon.joined(2 * n_beats);
+    daemon.signal("INT");
+    assert_eq!(daemon.ended(), Some(0));
+    assert!(!home.state().join("admin.sock").exists());
+    let cut = home.manifest().cut;
+    assert_eq!(cut.sample_seq, world.expected.shown);
+    assert_eq!(cut.counters["click.positive"], world.expected.positives);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let broker = Broker::embedded(1);
+    // Longer than this test has patience: only the second signal can end it in time.
+    let settings = "serving.body_timeout = \"1h\"\nserving.shutdown_grace = \"1h\"";
+    for (second, code) in [("TERM", 143), ("INT", 130)] {
+        let mut home = Home::new(&broker, settings);
+        let mut daemon = home.start();
+        // A request in flight, which the drain waits for.
+        let mut request = TcpStream::connect(daemon.address).unwrap();
+        request
+            .write_all(b"POST /v1/rank HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
+            .unwrap();
+        assert_eq!(
+            daemon.get("/healthz").status,
+            200,
+            "the request before is being read"
+        );
+        daemon.signal("TERM");
+        until("the daemon drains", || daemon.said("stopping"));
+        until("the state is written", || home.latest());
+        daemon.signal(second);
+        assert_eq!(daemon.ended(), Some(code));
+        drop(request);
+    }
+}
