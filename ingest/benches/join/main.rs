@@ -1,0 +1,158 @@
+//! Events a second on one core, from bytes in memory to samples: decoding, the join, histories and counters.
+//!
+//! `plain` is the peer: the same job in an obvious way, see `tests/peers/plain_join.rs`. With
+//! `OUZEL_BENCH_DUMP=DIR` the logs are written to `DIR/<world>.ndjson` instead, for peers in other languages.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a program of its own; a step that fails ends it, dice are cast to small numbers"
+)]
+
+#[path = "../../../tests/peers/plain_join.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a program of its own, of which the bench takes a part"
+)]
+mod plain_join;
+mod world;
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+
+use ouzel_ingest::join::JoinConfig;
+use ouzel_ingest::{Decoder, Limits, Stage};
+use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Record, Recorded, Stream};
+
+use plain_join::PlainJoin;
+use world::{FEED, FILMS, World};
+
+const WORLDS: [&World; 2] = [&FILMS, &FEED];
+
+fn main() {
+    match std::env::var_os("OUZEL_BENCH_DUMP") {
+        Some(folder) => dump(Path::new(&folder)).expect("the folder to dump to can be written"),
+        None => divan::main(),
+    }
+}
+
+/// One record a line, in merged order: the stream's name, a tab, the payload.
+fn dump(folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for world in WORLDS {
+        let mut file = BufWriter::new(File::create(folder.join(format!("{}.ndjson", world.name)))?);
+        for record in world.log() {
+            write!(file, "{}\t", record.position.partition.stream)?;
+            file.write_all(record.payload.as_deref().unwrap_or_default())?;
+            file.write_all(b"\n")?;
+        }
+        file.into_inner()?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Bytes to events alone.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn decode(bencher: Bencher<'_, '_>, world: &World) {
+    let log = world.log();
+    bencher
+        .counter(ItemsCount::new(log.len()))
+        .with_inputs(decoder)
+        .bench_local_values(|decoder| {
+            for record in &log {
+                divan::black_box(decoder.decode(record));
+            }
+            decoder
+        });
+}
+
+/// Events to batches alone: the join, the features, the ledger.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn join(bencher: Bencher<'_, '_>, world: &World) {
+    let decoder = decoder();
+    let events: Vec<Recorded> = world.log().iter().map(|record| decoder.decode(record)).collect();
+    bencher
+        .counter(ItemsCount::new(events.len()))
+        .with_inputs(stage)
+        .bench_local_values(|mut stage| {
+            let mut batches = Vec::new();
+            for event in &events {
+                stage.take(event, &mut batches).expect("a world joins");
+                divan::black_box(&batches);
+                batches.clear();
+            }
+            stage
+        });
+}
+
+/// The whole way.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn decode_and_join(bencher: Bencher<'_, '_>, world: &World) {
+    let log = world.log();
+    bencher
+        .counter(ItemsCount::new(log.len()))
+        .with_inputs(|| (decoder(), stage()))
+        .bench_local_values(|(decoder, mut stage)| {
+            let n_samples = run(&log, &decoder, &mut stage);
+            (decoder, stage, n_samples)
+        });
+}
+
+/// The peer.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn plain(bencher: Bencher<'_, '_>, world: &World) {
+    let log = world.log();
+    let expected = run(&log, &decoder(), &mut stage());
+    bencher
+        .counter(ItemsCount::new(log.len()))
+        .with_inputs(PlainJoin::default)
+        .bench_local_values(|mut join| {
+            let mut n_samples = 0;
+            let mut samples = Vec::new();
+            for record in &log {
+                let payload = record.payload.as_deref().expect("a world has no tombstone");
+                join.take(record.position.partition.stream.name(), payload, &mut samples);
+                n_samples += divan::black_box(&samples).len();
+                samples.clear();
+            }
+            // Samples of windows still open are in neither count.
+            assert_eq!(n_samples, expected, "both did the same job");
+            join
+        });
+}
+
+/// Takes the log and returns how many samples left the join.
+fn run(log: &[Record], decoder: &Decoder, stage: &mut Stage) -> usize {
+    let mut batches = Vec::new();
+    let mut n_samples = 0;
+    for record in log {
+        stage
+            .take(&decoder.decode(record), &mut batches)
+            .expect("a world joins");
+        n_samples += divan::black_box(&batches)
+            .iter()
+            .map(|batch| batch.samples.len())
+            .sum::<usize>();
+        batches.clear();
+    }
+    n_samples + stage.n_open()
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], Limits::default())
+}
+
+fn stage() -> Stage {
+    let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
+    let features = Arc::new(FeatureState::new(FeatureConfig::default()));
+    Stage::new(JoinConfig::default(), partitions, features, 128).expect("the default configuration is valid")
+}
