@@ -46,18 +46,22 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
         let outcome = joiner.action(ACTED, None, &action, &mut out).unwrap();
         assert!(matches!(outcome, Outcome::Matched(Some(_))), "{outcome:?}");
     }
-    let n_positive = out.drain(..).count() as u64;
-    assert_eq!(n_positive, n.div_ceil(1_000));
     // Close it piece by piece, so that the samples do not pile up here.
-    let mut n_negative = 0;
+    let (mut n_positive, mut n_negative) = (0, 0);
     let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
     for upto in (0..=n + 1_000).step_by(1_000) {
         for partition in [SHOWN, ACTED] {
             let ts = EventTime(i64::try_from(upto).unwrap() + window);
             joiner.advance(partition, ts, &mut out).unwrap();
         }
-        n_negative += out.drain(..).map(|group| group.len() as u64).sum::<u64>();
+        for sample in out.drain(..).flatten() {
+            match sample.labels.get(0).expect("one task, and its label is certain") {
+                true => n_positive += 1,
+                false => n_negative += 1,
+            }
+        }
     }
+    assert_eq!(n_positive, n.div_ceil(1_000));
     assert_eq!(n_positive + n_negative, n);
     joiner.audit().unwrap();
     assert_eq!(joiner.counters().pending_items, 0);

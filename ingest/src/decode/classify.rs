@@ -141,7 +141,19 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
             value.is_i64()
         }
         Shape::Position => value.as_u64().is_some_and(|number| u16::try_from(number).is_ok()),
-        Shape::Number => value.is_number(),
+        Shape::Number => {
+            // A finite f64, and yet beyond the f32 that is kept of it.
+            if value
+                .as_f64()
+                .is_some_and(|number| number.abs() > f64::from(f32::MAX))
+            {
+                return Some(Reject::new(
+                    RejectReason::NonFinite,
+                    format!("`{field}` is beyond the range of a 32-bit float"),
+                ));
+            }
+            value.is_number()
+        }
         Shape::Texts => match value {
             Value::Array(list) => return in_list(list, Shape::Text, field),
             other => other.is_string(),

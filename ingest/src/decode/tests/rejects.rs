@@ -296,7 +296,7 @@ fn numbers_are_finite() {
         Stream::Items,
         item.replace("-1.0", "1e40").as_bytes(),
         RejectReason::NonFinite,
-        "`vectors.text`",
+        "`vectors.text[1]`",
     );
     check(
         Stream::Items,
