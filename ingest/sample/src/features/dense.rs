@@ -55,6 +55,10 @@ impl Dense {
     pub fn new(values: [f32; N_DENSE]) -> Self {
         Self(values)
     }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [f32; N_DENSE] {
+        &mut self.0
+    }
 }
 
 impl From<Dense> for Vec<f32> {

@@ -11,8 +11,8 @@ use crate::features::counter::{Counter, CounterKey, Of};
 use crate::features::dense::{Dense, N_DENSE, logit};
 use crate::features::user::UserState;
 use crate::{
-    Action, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request, ShownItem,
-    Slot,
+    Action, Attribute, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request,
+    ShownItem, Slot,
 };
 
 /// What a reader asks for: features of these items for this user, as of `ts`.
@@ -112,16 +112,19 @@ impl FeatureState {
 
     /// Counts a slate. Read its features first: they must not contain it.
     pub fn show(&self, impression: &Impression) {
-        let rate = self.rate();
+        let touch = Touch {
+            event: Counter::show,
+            rate: self.rate(),
+            now: impression.ts,
+        };
+        self.touch_request(
+            &touch,
+            impression.user,
+            &impression.context,
+            impression.items.len(),
+        );
         for shown in &impression.items {
-            self.touch(
-                impression.user,
-                shown.item,
-                &impression.context,
-                impression.ts,
-                rate,
-                Counter::show,
-            );
+            self.touch_item(&touch, impression.user, shown.item);
         }
         self.bound();
     }
@@ -135,14 +138,13 @@ impl FeatureState {
         };
         self.user(action.user).act(entry, self.config.history_kept);
         if action.task == 0 {
-            self.touch(
-                action.user,
-                action.item,
-                context,
-                action.ts,
-                self.rate(),
-                Counter::act,
-            );
+            let touch = Touch {
+                event: Counter::act,
+                rate: self.rate(),
+                now: action.ts,
+            };
+            self.touch_request(&touch, action.user, context, 1);
+            self.touch_item(&touch, action.user, action.item);
         }
         self.bound();
     }
@@ -157,25 +159,21 @@ impl FeatureState {
             .unwrap_or_default();
         let n_items = u16::try_from(ask.items.len()).unwrap_or(u16::MAX);
         let shared = self.shared(ask, history.len(), ask.slate_size.unwrap_or(n_items));
-        let mut dense = Vec::with_capacity(ask.items.len());
-        let mut candidates = Vec::with_capacity(ask.items.len());
-        for shown in ask.items {
-            let item = self.item(shown.item);
-            dense.push(self.dense(ask, &shared, shown.item, item.as_deref()));
-            candidates.push((shown, item));
-        }
-        centre(&mut dense);
-        let candidates = candidates
-            .into_iter()
-            .zip(dense)
-            .map(|((shown, item), dense)| Candidate {
-                item: shown.item,
-                attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
-                position: shown.position,
-                dense: Dense::new(dense),
-                predicted: Predicted::default(),
+        let mut candidates: Vec<Candidate> = ask
+            .items
+            .iter()
+            .map(|shown| {
+                let item = self.item(shown.item);
+                Candidate {
+                    item: shown.item,
+                    position: shown.position,
+                    dense: Dense::new(self.dense(ask, &shared, shown.item, item.as_deref())),
+                    attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
+                    predicted: Predicted::default(),
+                }
             })
             .collect();
+        centre(&mut candidates);
         let request = Request {
             id: ask.request,
             user: ask.user,
@@ -205,38 +203,38 @@ impl FeatureState {
         (f32_of(global.actions) + 0.5) / (f32_of(global.impressions) + 1.0)
     }
 
-    fn touch(
-        &self,
-        user: Id,
-        item: Id,
-        context: &[Id],
-        now: EventTime,
-        rate: f32,
-        event: fn(&mut Counter, EventTime, &FeatureConfig),
-    ) {
-        let bump = |of: Of, id: Id| {
-            let mut counter = self.counters.entry(CounterKey::new(of, id)).or_insert_with(|| {
-                self.held.n_counters.fetch_add(1, Ordering::Relaxed);
-                Counter::new(rate, now)
-            });
-            event(&mut counter, now, &self.config);
-        };
-        event(
-            &mut self.global.write().unwrap_or_else(PoisonError::into_inner),
-            now,
-            &self.config,
-        );
-        bump(Of::Item, item);
-        bump(Of::User, user);
-        bump(Of::UserItem, user.pair(item));
-        for value in context {
-            bump(Of::Context, *value);
+    /// Counts `n` events of one request for what they share, each of its counters looked up once.
+    fn touch_request(&self, touch: &Touch, user: Id, context: &[Id], n: usize) {
+        let mut global = self.global.write().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..n {
+            (touch.event)(&mut global, touch.now, &self.config);
         }
+        drop(global);
+        self.bump(touch, Of::User, user, n);
+        for value in context {
+            self.bump(touch, Of::Context, *value, n);
+        }
+    }
+
+    /// Counts an event for what is of its item alone.
+    fn touch_item(&self, touch: &Touch, user: Id, item: Id) {
+        self.bump(touch, Of::Item, item, 1);
+        self.bump(touch, Of::UserItem, user.pair(item), 1);
         if let Some(item) = self.item(item) {
             for attribute in &item.attributes {
-                bump(Of::Attribute, attribute.value);
-                bump(Of::UserAttribute, user.pair(attribute.value));
+                self.bump(touch, Of::Attribute, attribute.value, 1);
+                self.bump(touch, Of::UserAttribute, user.pair(attribute.value), 1);
             }
+        }
+    }
+
+    fn bump(&self, touch: &Touch, of: Of, id: Id, n: usize) {
+        let mut counter = self.counters.entry(CounterKey::new(of, id)).or_insert_with(|| {
+            self.held.n_counters.fetch_add(1, Ordering::Relaxed);
+            Counter::new(touch.rate, touch.now)
+        });
+        for _ in 0..n {
+            (touch.event)(&mut counter, touch.now, &self.config);
         }
     }
 
@@ -253,6 +251,7 @@ impl FeatureState {
             rate,
             global: logit(rate),
             prior: self.config.prior_actions,
+            prior_impressions: self.config.prior_actions / rate,
         };
         let user = self.counter(Of::User, ask.user);
         let hour = angle_of_day(ask.ts);
@@ -289,12 +288,13 @@ impl FeatureState {
             values[6] = ln1p(seconds(ask.ts.since_ms(counter.first)) / 3600.0);
         }
         if let Some(item) = item {
-            [values[7], values[8]] = self.attribute_ctr(smooth, item, Slot::Category, None);
-            [values[9], values[10]] = self.attribute_ctr(smooth, item, Slot::Author, None);
-            [values[11], _] = self.attribute_ctr(smooth, item, Slot::Tag, None);
-            [values[18], values[19]] = self.attribute_ctr(smooth, item, Slot::Category, Some(ask.user));
-            [values[20], values[21]] = self.attribute_ctr(smooth, item, Slot::Author, Some(ask.user));
-            [values[22], _] = self.attribute_ctr(smooth, item, Slot::Tag, Some(ask.user));
+            let [category, author, tag] = self.attributes(smooth, item, ask.user);
+            [values[7], values[8]] = category.everyone.mean(category.n);
+            [values[9], values[10]] = author.everyone.mean(author.n);
+            [values[11], _] = tag.everyone.mean(tag.n);
+            [values[18], values[19]] = category.user.mean(category.n);
+            [values[20], values[21]] = author.user.mean(author.n);
+            [values[22], _] = tag.user.mean(tag.n);
         }
         if let Some(counter) = self.counter(Of::UserItem, ask.user.pair(id)) {
             values[23] = smooth.ctr(Some(&counter));
@@ -304,20 +304,62 @@ impl FeatureState {
         values
     }
 
-    /// Mean smoothed logit and mean log-count over the item's values in `slot`, for everyone or one user.
-    fn attribute_ctr(&self, smooth: &Smooth, item: &Item, slot: Slot, user: Option<Id>) -> [f32; 2] {
-        let (mut n, mut ctr, mut count) = (0.0, 0.0, 0.0);
-        for value in item.slot(slot) {
-            let counter = match user {
-                Some(user) => self.counter(Of::UserAttribute, user.pair(value)),
-                None => self.counter(Of::Attribute, value),
+    /// The counters of an item's values, by slot: category, author, tag.
+    fn attributes(&self, smooth: &Smooth, item: &Item, user: Id) -> [SlotSums; 3] {
+        let mut slots = [SlotSums::default(); 3];
+        for Attribute { slot, value } in &item.attributes {
+            let sums = match slot {
+                Slot::Category => &mut slots[0],
+                Slot::Author => &mut slots[1],
+                Slot::Tag => &mut slots[2],
+                Slot::Context => continue,
             };
-            n += 1.0;
-            ctr += smooth.ctr(counter.as_ref());
-            count += counter.map_or(0.0, |c| ln1p(f32_of(c.impressions)));
+            sums.n += 1.0;
+            let everyone = self.counter(Of::Attribute, *value);
+            sums.everyone.add(smooth, everyone.as_ref());
+            let user = self.counter(Of::UserAttribute, user.pair(*value));
+            sums.user.add(smooth, user.as_ref());
         }
-        if n > 0.0 { [ctr / n, count / n] } else { [0.0; 2] }
+        slots
     }
+}
+
+/// Sums over an item's values in one slot.
+#[derive(Clone, Copy, Default)]
+struct SlotSums {
+    n: f32,
+    everyone: Sums,
+    user: Sums,
+}
+
+/// Smoothed logits and log-counts.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    ctr: f32,
+    count: f32,
+}
+
+impl Sums {
+    fn add(&mut self, smooth: &Smooth, counter: Option<&Counter>) {
+        self.ctr += smooth.ctr(counter);
+        self.count += counter.map_or(0.0, |c| ln1p(f32_of(c.impressions)));
+    }
+
+    fn mean(&self, n: f32) -> [f32; 2] {
+        if n > 0.0 {
+            [self.ctr / n, self.count / n]
+        } else {
+            [0.0; 2]
+        }
+    }
+}
+
+/// What is done to every counter that an event concerns.
+struct Touch {
+    event: fn(&mut Counter, EventTime, &FeatureConfig),
+    /// The global rate before the event, where new counters begin.
+    rate: f32,
+    now: EventTime,
 }
 
 /// The user and context features of a request, and the smoothing all its candidates share.
@@ -331,14 +373,15 @@ struct Smooth {
     rate: f32,
     global: f32,
     prior: f32,
+    prior_impressions: f32,
 }
 
 impl Smooth {
     /// Smoothed logit of a counter minus the global logit; 0 for a counter without events.
     fn ctr(&self, counter: Option<&Counter>) -> f32 {
         let Some(counter) = counter else { return 0.0 };
-        let prior_impressions = self.prior / self.rate;
-        let rate = (f32_of(counter.actions) + self.prior) / (f32_of(counter.impressions) + prior_impressions);
+        let rate =
+            (f32_of(counter.actions) + self.prior) / (f32_of(counter.impressions) + self.prior_impressions);
         logit(rate) - self.global
     }
 
@@ -349,10 +392,11 @@ impl Smooth {
 }
 
 /// Fills the slate-centred features: the item's value minus the slate's mean.
-fn centre(slate: &mut [[f32; N_DENSE]]) {
+fn centre(slate: &mut [Candidate]) {
     for (from, to) in [(0, 27), (1, 28)] {
-        let mean = mean(slate.iter().map(|values| values[from]));
-        for values in slate.iter_mut() {
+        let mean = mean(slate.iter().map(|candidate| candidate.dense[from]));
+        for candidate in slate.iter_mut() {
+            let values = candidate.dense.values_mut();
             values[to] = values[from] - mean;
         }
     }

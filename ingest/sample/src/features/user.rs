@@ -34,11 +34,18 @@ impl UserState {
 
     /// The newest `len` actions strictly before `now`, oldest first.
     pub(crate) fn before(&self, now: EventTime, len: usize) -> Vec<HistoryEntry> {
-        let end = self.history.partition_point(|entry| entry.ts < now);
-        self.history
-            .range(end.saturating_sub(len)..end)
-            .copied()
-            .collect()
+        // Nearly every event is newer than all the user did before; only a late one has to be placed.
+        let end = match self.history.back() {
+            Some(newest) if newest.ts < now => self.history.len(),
+            _ => self.history.partition_point(|entry| entry.ts < now),
+        };
+        let start = end.saturating_sub(len);
+        // The ring's two halves are copied whole.
+        let (old, new) = self.history.as_slices();
+        let mut before = Vec::with_capacity(end - start);
+        before.extend_from_slice(&old[start.min(old.len())..end.min(old.len())]);
+        before.extend_from_slice(&new[start.saturating_sub(old.len())..end.saturating_sub(old.len())]);
+        before
     }
 }
 
