@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
+use ouzel_model::ModelConfig;
+
 use crate::error::Error;
+use crate::loss::Policy;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,11 @@ pub struct LearnerConfig {
     pub slate_loss: f32,
     /// Samples that the running prior remembers, count: its log-odds are those of the last this many.
     pub prior_samples: f32,
+    /// Which stream of samples it is given, and so which losses undo what that stream gets wrong.
+    pub policy: Policy,
+    /// Share of negatives that are learned from, in `(0, 1]`; positives always are. Predictions stay calibrated
+    /// to all samples, and counts, validation and the prior still see every one.
+    pub negative_rate: f32,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads of one libtorch operation. Recorded: another count may give other bits.
@@ -46,6 +54,8 @@ impl Default for LearnerConfig {
             wide_l2: 1.0,
             slate_loss: 0.3,
             prior_samples: 1e6,
+            policy: Policy::default(),
+            negative_rate: 1.0,
             device: "cpu".into(),
             threads: 1,
         }
@@ -53,6 +63,22 @@ impl Default for LearnerConfig {
 }
 
 impl LearnerConfig {
+    /// Refuses a rate that cannot be, and a model that was not made for the policy.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), Error> {
+        if !(self.negative_rate > 0.0 && self.negative_rate <= 1.0) {
+            return Err(Error::NegativeRate(self.negative_rate));
+        }
+        let (output, auxiliary) = (self.policy.output(), self.policy.auxiliary());
+        if (model.output, model.auxiliary) != (output, auxiliary) {
+            return Err(Error::Policy {
+                policy: self.policy,
+                needs: (output, auxiliary),
+                found: (model.output, model.auxiliary),
+            });
+        }
+        Ok(())
+    }
+
     /// The configured device.
     pub fn device(&self) -> Result<Device, Error> {
         match self.device.split_once(':') {

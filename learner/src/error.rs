@@ -1,5 +1,9 @@
 //! What can go wrong while learning.
 
+use ouzel_model::Output;
+
+use crate::loss::Policy;
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,6 +21,22 @@ pub enum Error {
     /// The device of the configuration does not exist here.
     #[error("unknown device {0:?}: use \"cpu\", \"cuda\" or \"cuda:N\"")]
     UnknownDevice(String),
+    /// A share of negatives that is none.
+    #[error("cannot learn from a share of {0} of the negatives: it must be above 0 and at most 1")]
+    NegativeRate(f32),
+    /// The model was not made for the label policy.
+    #[error(
+        "the label policy {policy:?} needs a model with output and auxiliary logits {needs:?}, this one has \
+         {found:?}: make the model's configuration from the policy's `output` and `auxiliary`"
+    )]
+    Policy {
+        /// The policy.
+        policy: Policy,
+        /// What it needs.
+        needs: (Output, usize),
+        /// What the model has.
+        found: (Output, usize),
+    },
     /// A snapshot without what the trainer needs, or made by another model.
     #[error("cannot restore the trainer from snapshot {snapshot}: {why}")]
     Restore {

@@ -8,8 +8,12 @@ mod error;
 mod fingerprint;
 pub mod loss;
 pub mod metrics;
+mod objective;
 mod optim;
 mod persist;
+mod prior;
+#[cfg(test)]
+mod testing;
 mod trainer;
 pub mod validation;
 

@@ -11,6 +11,7 @@ use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::optim::{ROW_STATE, WIDE_STATE};
+use crate::prior::Delays;
 use crate::trainer::Trainer;
 
 const DENSE: &str = "dense.safetensors";
@@ -27,6 +28,9 @@ struct Small {
     /// Per task: labels seen, positives among them.
     seen: Vec<(f32, f32)>,
     prior: Vec<f32>,
+    /// Per task: how often labels came late, where the policy must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    delays: Vec<Delays>,
 }
 
 impl Trainer {
@@ -50,8 +54,9 @@ impl Trainer {
         let small = Small {
             model: weights.config.clone(),
             next_batch: self.next_batch,
-            seen: self.seen.clone(),
+            seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
+            delays: self.prior.delays.clone(),
         };
         draft.add_arrays(DENSE, dense)?;
         draft.add_arrays(DENSE_STATE, state)?;
@@ -112,7 +117,10 @@ impl Trainer {
                 .view_as(weight)
                 .to_device(weight.device());
         }
-        trainer.seen = small.seen;
+        trainer.prior.seen = small.seen;
+        if small.delays.len() == trainer.prior.delays.len() {
+            trainer.prior.delays = small.delays;
+        }
         trainer.next_batch = small.next_batch;
         Ok(trainer)
     }

@@ -1,17 +1,15 @@
 //! The trainer: one pure step from a batch to the next weights.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-
 use tch::Tensor;
 
 use ouzel_model::{Inputs, Leaves, ModelConfig, Net, Weights};
-use ouzel_sample::{Batch, Id, IdHasher, Sample, Shown, TaskId};
+use ouzel_sample::{Batch, Sample, Shown};
 
 use crate::config::LearnerConfig;
 use crate::error::Error;
-use crate::loss;
+use crate::objective::{Gradients, Objective, Predicted};
 use crate::optim::{ROW_STATE, WIDE_STATE, adagrad, ftrl, row_adagrad};
+use crate::prior::Prior;
 
 /// Slates predicted in one forward pass.
 const PREDICT_SLATES: usize = 256;
@@ -25,20 +23,33 @@ pub struct Trainer {
     pub(crate) net: Net,
     /// Adagrad accumulators, in the order of the net's parameters.
     pub(crate) accumulators: Vec<Tensor>,
-    /// Per task: labels seen and positives among them, forgetting beyond `prior_samples`.
-    pub(crate) seen: Vec<(f32, f32)>,
+    pub(crate) prior: Prior,
     pub(crate) next_batch: u64,
 }
 
 /// What one step did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
-    /// Logits before learning, `[n_samples, n_tasks]`.
+    /// Log-odds of each outcome before learning, `[n_samples, n_tasks]`. Of a sample that down-sampling dropped
+    /// only that of the primary task, the others are NaN.
     pub logits: Vec<f32>,
-    /// Mean loss per sample, nats.
+    /// Mean loss per sample learned from, nats.
     pub loss: f32,
+    /// Samples learned from, count; the others were negatives beyond `negative_rate`.
+    pub n_learned: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
+}
+
+impl Default for StepReport {
+    fn default() -> Self {
+        Self {
+            logits: Vec::new(),
+            loss: 0.0,
+            n_learned: 0,
+            is_learned: true,
+        }
+    }
 }
 
 impl Trainer {
@@ -50,6 +61,7 @@ impl Trainer {
 
     /// A trainer around weights, its optimizer state behind the rows kept, that of dense weights new.
     pub(crate) fn with(weights: Weights, config: LearnerConfig) -> Result<Self, Error> {
+        config.check(&weights.config)?;
         tch::set_num_threads(config.threads.max(1));
         let net = Net::new(&weights, config.device()?)?;
         let mut accumulators = Vec::new();
@@ -57,13 +69,13 @@ impl Trainer {
             let _tracked = tensor.set_requires_grad(true);
             accumulators.push(tensor.zeros_like().set_requires_grad(false));
         }
-        let seen = vec![(0.0, 0.0); weights.config.n_tasks()];
+        let prior = Prior::new(config.policy, weights.config.n_tasks());
         Ok(Self {
             config,
             weights,
             net,
             accumulators,
-            seen,
+            prior,
             next_batch: 0,
         })
     }
@@ -123,24 +135,94 @@ impl Trainer {
     /// A step whose loss or gradients are not finite changes no weight; it is reported, and the batch counts
     /// as seen, so that a replay skips it too.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
-        let at = |source| Error::Torch {
-            batch: batch.seq,
-            source,
+        let n_tasks = self.weights.config.n_tasks();
+        let objective = Objective::new(&self.config, self.weights.config.seed, n_tasks);
+        let is_taken: Vec<bool> = batch.samples.iter().map(|s| objective.takes(s)).collect();
+        let report = if is_taken.iter().all(|taken| *taken) {
+            self.learn(batch.seq, &batch.samples, &objective)?
+        } else {
+            let of = |taken: bool| {
+                let chosen = batch.samples.iter().zip(&is_taken).filter(|(_, t)| **t == taken);
+                chosen.map(|(sample, _)| sample.clone()).collect::<Vec<_>>()
+            };
+            let dropped = self.primary(&of(false))?;
+            let learned = self.learn(batch.seq, &of(true), &objective)?;
+            let (mut taken, mut dropped) = (learned.logits.chunks_exact(n_tasks), dropped.into_iter());
+            let mut logits = Vec::with_capacity(batch.samples.len() * n_tasks);
+            for is_taken in &is_taken {
+                if *is_taken {
+                    logits.extend_from_slice(taken.next().unwrap_or_default());
+                } else {
+                    logits.extend(dropped.next());
+                    logits.resize(logits.len() + n_tasks - 1, f32::NAN);
+                }
+            }
+            StepReport { logits, ..learned }
         };
-        let inputs = Inputs::of_samples(&self.weights.config, &batch.samples);
+        for (sample, logits) in batch.samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
+            if sample.candidate.predicted.get().is_none() {
+                sample.candidate.predicted.set(logits[0]);
+            }
+        }
+        self.next_batch = batch.seq + 1;
+        self.prior.observe(&batch.samples, self.config.prior_samples);
+        self.weights.prior = self.prior.log_odds().collect();
+        self.net.set_prior(&self.weights.prior)?;
+        Ok(report)
+    }
+
+    /// Primary logits of samples that are not learned from: of the moment they were shown, where that is known.
+    fn primary(&self, samples: &[Sample]) -> Result<Vec<f32>, Error> {
+        let known: Option<Vec<f32>> = samples.iter().map(|s| s.candidate.predicted.get()).collect();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let inputs = Inputs::of_samples(&self.weights.config, samples);
+        let logits = self.net.score(&inputs, &self.weights)?;
+        Ok(logits
+            .into_iter()
+            .step_by(self.weights.config.n_tasks())
+            .collect())
+    }
+
+    /// One step of the optimizers.
+    fn learn(&mut self, batch: u64, samples: &[Sample], objective: &Objective) -> Result<StepReport, Error> {
+        if samples.is_empty() {
+            return Ok(StepReport::default());
+        }
+        let at = |source| Error::Torch { batch, source };
+        let inputs = Inputs::of_samples(&self.weights.config, samples);
         let mut leaves = Leaves::gather(&inputs, &self.weights, self.net.device())?;
         for leaf in [&mut leaves.user, &mut leaves.candidate, &mut leaves.wide] {
             *leaf = leaf.set_requires_grad(true);
         }
         let output = self.net.forward(&leaves)?;
-        let logits = Vec::<f32>::try_from(output.detach().flatten(0, -1)).map_err(at)?;
-        let (loss, gradient) = self.losses(&batch.samples, &logits);
-        self.next_batch = batch.seq + 1;
-
-        let start = Tensor::from_slice(&gradient)
-            .to_device(self.net.device())
-            .view_as(&output);
-        let surrogate = (output * start).f_sum(tch::Kind::Float).map_err(at)?;
+        let logits = plain(&output.logits.detach()).map_err(at)?;
+        let auxiliary = match &output.auxiliary {
+            Some(auxiliary) => self.prior.beside(plain(&auxiliary.detach()).map_err(at)?),
+            None => Vec::new(),
+        };
+        let Gradients {
+            loss,
+            logits: gradient,
+            auxiliary: auxiliary_gradient,
+        } = objective.gradients(
+            samples,
+            Predicted {
+                logits: &logits,
+                auxiliary: &auxiliary,
+            },
+        );
+        let times = |output: &Tensor, gradient: &[f32]| {
+            let start = Tensor::from_slice(gradient)
+                .to_device(output.device())
+                .view_as(output);
+            (output * start).f_sum(tch::Kind::Float)
+        };
+        let mut surrogate = times(&output.logits, &gradient).map_err(at)?;
+        if let Some(auxiliary) = &output.auxiliary {
+            surrogate += times(auxiliary, &auxiliary_gradient).map_err(at)?;
+        }
         let mut targets: Vec<&Tensor> = self.net.params().map(|(_, tensor)| tensor).collect();
         targets.extend([&leaves.user, &leaves.candidate, &leaves.wide]);
         let gradients = Tensor::f_run_backward(&[&surrogate], &targets, false, false).map_err(at)?;
@@ -180,75 +262,16 @@ impl Trainer {
             })
             .map_err(at)?;
         }
-        self.observe(&batch.samples)?;
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
-        let n = batch.samples.len().max(1) as f32;
+        let n = samples.len() as f32;
+        let output = self.weights.config.output;
         Ok(StepReport {
-            logits,
+            logits: logits.into_iter().map(|logit| output.log_odds(logit)).collect(),
             loss: loss / n,
+            n_learned: samples.len(),
             is_learned,
         })
     }
-
-    /// Total loss and its gradient by each logit, `[n_samples * n_tasks]`.
-    fn losses(&self, samples: &[Sample], logits: &[f32]) -> (f32, Vec<f32>) {
-        let n_tasks = self.weights.config.n_tasks();
-        let mut total = 0.0;
-        let mut gradient = vec![0.0; logits.len()];
-        let mut slates: Vec<Vec<usize>> = Vec::new();
-        let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
-        for (index, sample) in samples.iter().enumerate() {
-            for task in 0..n_tasks {
-                let Some(y) = label(sample, task) else { continue };
-                let at = index * n_tasks + task;
-                let loss = loss::binary(logits[at], y);
-                total += sample.weight * loss.value;
-                gradient[at] += sample.weight * loss.gradient;
-            }
-            let slate = *slate_of.entry(sample.request.id).or_insert_with(|| {
-                slates.push(Vec::new());
-                slates.len() - 1
-            });
-            slates[slate].push(index);
-        }
-        for slate in slates.iter().filter(|slate| slate.len() > 1) {
-            let scored: Vec<_> = slate
-                .iter()
-                .filter_map(|i| label(&samples[*i], 0).map(|y| (*i, logits[i * n_tasks], y)))
-                .collect();
-            let pairs: Vec<_> = scored.iter().map(|(_, z, y)| (*z, *y)).collect();
-            if let Some((value, slate_gradient)) = loss::slate(&pairs) {
-                total += self.config.slate_loss * value;
-                for ((index, _, _), g) in scored.iter().zip(slate_gradient) {
-                    gradient[index * n_tasks] += self.config.slate_loss * g;
-                }
-            }
-        }
-        (total, gradient)
-    }
-
-    /// Moves the prior by a batch's labels.
-    fn observe(&mut self, samples: &[Sample]) -> Result<(), Error> {
-        for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
-            for y in samples.iter().filter_map(|sample| label(sample, task)) {
-                *n += 1.0;
-                *positive += f32::from(u8::from(y));
-            }
-            if *n > self.config.prior_samples {
-                let keep = self.config.prior_samples / *n;
-                *n *= keep;
-                *positive *= keep;
-            }
-            self.weights.prior[task] = ((*positive + 0.5) / (*n - *positive + 0.5)).ln();
-        }
-        Ok(self.net.set_prior(&self.weights.prior)?)
-    }
-}
-
-fn label(sample: &Sample, task: usize) -> Option<bool> {
-    TaskId::try_from(task)
-        .ok()
-        .and_then(|task| sample.labels.get(task))
 }
 
 /// A tensor's values in row-major order.

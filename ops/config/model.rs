@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use ouzel_learner::LearnerConfig;
+use ouzel_learner::loss::Policy as LossPolicy;
 use ouzel_learner::model::ModelConfig;
 
-use super::Config;
+use super::{Config, Policy};
 
 /// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,9 +73,22 @@ impl Default for Optimizer {
 }
 
 impl Config {
+    /// The losses that go with the samples that the join's policy makes.
+    #[must_use]
+    pub fn loss_policy(&self) -> LossPolicy {
+        match self.join.policy {
+            Policy::Eager | Policy::Wait => LossPolicy::Plain,
+            Policy::Fnw => LossPolicy::Fnw,
+            Policy::Fnc => LossPolicy::Fnc,
+            Policy::EsDfm => LossPolicy::EsDfm,
+            Policy::Defer => LossPolicy::Defer,
+        }
+    }
+
     /// The shape of the ranker.
     #[must_use]
     pub fn model_config(&self) -> ModelConfig {
+        let policy = self.loss_policy();
         ModelConfig {
             dim: self.model.dim,
             row_init_std: single(self.model.row_init_std),
@@ -82,6 +96,8 @@ impl Config {
             hidden: self.model.hidden.clone(),
             seed: self.learner.seed,
             tasks: self.task_names(),
+            output: policy.output(),
+            auxiliary: policy.auxiliary(),
         }
     }
 
@@ -99,6 +115,8 @@ impl Config {
             wide_l2: single(optimizer.wide_l2),
             slate_loss: single(optimizer.slate_loss),
             prior_samples: single(optimizer.prior_samples),
+            policy: self.loss_policy(),
+            negative_rate: single(self.learner.negative_rate),
             device: self.learner.device.clone(),
             threads: i32::try_from(self.learner.threads).unwrap_or(i32::MAX),
         }
@@ -128,5 +146,35 @@ mod tests {
                 ..ModelConfig::default()
             }
         );
+    }
+    #[test]
+    fn each_policy_of_the_join_gets_a_model_and_a_learner_that_fit() {
+        for (name, expected) in [
+            ("eager", LossPolicy::Plain),
+            ("wait", LossPolicy::Plain),
+            ("fnw", LossPolicy::Fnw),
+            ("fnc", LossPolicy::Fnc),
+            ("es_dfm", LossPolicy::EsDfm),
+            ("defer", LossPolicy::Defer),
+        ] {
+            let config = Config::parse(&format!("join.policy = \"{name}\""), "x").unwrap();
+            let learner = config.learner_config();
+            assert_eq!(learner.policy, expected, "{name}");
+            learner.check(&config.model_config()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rate_of_negatives_is_a_share_of_them() {
+        for (rate, is_fine) in [
+            ("1.0", true),
+            ("0.01", true),
+            ("0.0", false),
+            ("1.5", false),
+            ("-1.0", false),
+        ] {
+            let parsed = Config::parse(&format!("learner.negative_rate = {rate}"), "x");
+            assert_eq!(parsed.is_ok(), is_fine, "{rate}");
+        }
     }
 }

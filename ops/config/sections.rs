@@ -74,13 +74,16 @@ pub struct Ids {
 }
 
 /// How samples become steps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Learner {
     /// A step is taken when this many samples are there, count; requests are never split, so a batch may be
     /// larger.
     #[schemars(range(min = 1))]
     pub batch_min_samples: usize,
+    /// Share of negatives that are learned from, above 0 and at most 1; positives always are. For logs with few
+    /// positives: a step costs less, and scores stay calibrated to all that was shown.
+    pub negative_rate: f64,
     /// Seeds every random number. The same log and seed give the same model.
     #[schemars(range(min = 0, max = 9_223_372_036_854_775_807_i64))]
     pub seed: u64,
@@ -99,6 +102,7 @@ impl Default for Learner {
     fn default() -> Self {
         Self {
             batch_min_samples: 128,
+            negative_rate: 1.0,
             seed: 0,
             flush_idle: Period::from_ms(200),
             threads: 1,

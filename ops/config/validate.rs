@@ -78,6 +78,11 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
 
     let learner = &config.learner;
     faults.unless_positive(learner.batch_min_samples, "learner.batch_min_samples");
+    faults.unless(
+        learner.negative_rate > 0.0 && learner.negative_rate <= 1.0,
+        "learner.negative_rate",
+        "must be above 0 and at most 1",
+    );
     faults.unless_positive(learner.threads, "learner.threads");
     faults.unless(
         is_device(&learner.device),

@@ -11,16 +11,16 @@ use ouzel_sample::{
 
 /// What the slates look like.
 #[derive(Clone, Copy, Debug)]
-pub struct World {
-    pub name: &'static str,
+pub(crate) struct World {
+    pub(crate) name: &'static str,
     /// Items in a slate.
-    pub slate: u64,
-    pub has_author: bool,
-    pub has_context: bool,
+    pub(crate) slate: u64,
+    pub(crate) has_author: bool,
+    pub(crate) has_context: bool,
 }
 
 /// As MovieLens-100K: one film at a time, so nothing is shared inside a request.
-pub const FILMS: World = World {
+pub(crate) const FILMS: World = World {
     name: "films",
     slate: 1,
     has_author: false,
@@ -28,7 +28,7 @@ pub const FILMS: World = World {
 };
 
 /// As a feed: slates of eight.
-pub const FEED: World = World {
+pub(crate) const FEED: World = World {
     name: "feed",
     slate: 8,
     has_author: true,
@@ -36,7 +36,7 @@ pub const FEED: World = World {
 };
 
 /// Samples in a batch; slates divide it.
-pub const BATCH: usize = 128;
+pub(crate) const BATCH: usize = 128;
 const N_BATCHES: u64 = 40;
 const N_USERS: u64 = 943;
 const N_ITEMS: u64 = 1_682;
@@ -50,7 +50,7 @@ impl fmt::Display for World {
 
 impl World {
     /// Batches of [`BATCH`] samples; every user comes with a history of 50 to 100 actions.
-    pub fn batches(&self) -> Vec<Batch> {
+    pub(crate) fn batches(&self) -> Vec<Batch> {
         let features = self.features();
         let mut batcher = Batcher::new(BATCH);
         let n_requests = N_BATCHES * BATCH as u64 / self.slate;
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// One request with `n` candidates, as the scorer sees it after [`World::batches`].
-    pub fn request(&self, n: u64) -> (FeatureState, Impression) {
+    pub(crate) fn request(&self, n: u64) -> (FeatureState, Impression) {
         let features = self.features();
         for request in 0..1_000 {
             let _group = self.show(&features, request);
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Shows a slate; users like what is of their own parity, with some noise.
+    /// Shows a slate. Some items are liked by nearly all, some by nearly none.
     fn show(&self, features: &FeatureState, request: u64) -> Vec<Sample> {
         let impression = self.impression(request, self.slate);
         let (request, candidates) = read(features, &impression);
@@ -145,8 +145,8 @@ impl World {
         (10..)
             .zip(candidates)
             .map(|(lane, candidate)| {
-                let is_alike = candidate.item.0 % 2 == request.user.0 % 2;
-                let y = is_alike == (uniform(SEED, request.id.0, lane) < 0.8);
+                let liked_by = 0.05 + 0.9 * uniform(SEED, candidate.item.0, 0);
+                let y = uniform(SEED, request.id.0, lane) < liked_by;
                 if y {
                     let action = Action {
                         request: request.id,
@@ -174,7 +174,7 @@ impl World {
 }
 
 /// The features of an impression.
-pub fn read(features: &FeatureState, impression: &Impression) -> (Request, Vec<Candidate>) {
+pub(crate) fn read(features: &FeatureState, impression: &Impression) -> (Request, Vec<Candidate>) {
     features.read(&Ask {
         request: impression.request,
         user: impression.user,

@@ -19,6 +19,50 @@ pub struct ModelConfig {
     /// Names of the tasks, the primary one first. Set from the join's tasks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
+    /// What an output of the network stands for. Set from the label policy.
+    #[serde(skip_serializing_if = "is_default")]
+    pub output: Output,
+    /// Auxiliary logits a task, which only training reads, count. Set from the label policy.
+    #[serde(skip_serializing_if = "is_default")]
+    pub auxiliary: usize,
+}
+
+/// What an output of the network stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// The log-odds of the outcome.
+    #[default]
+    LogOdds,
+    /// The log-odds of a positive in a stream that tells every shown item as a negative, and each positive once
+    /// more: of `b = p / (1 + p)`, `p` being the probability of the outcome (Ktena et al. 2019, fake negative calibration).
+    FakeNegatives,
+}
+
+/// Log-odds from which on [`Output::FakeNegatives`] is continued by a straight line, `ln .99`.
+const STRAIGHT_FROM: f32 = -0.010_050_336;
+
+impl Output {
+    /// The log-odds of the outcome from an output of the network.
+    ///
+    /// Of fake negatives it is `ln(b / (1 - 2b))`, which grows without bound as `b` nears 1/2. The network may
+    /// well give more than that; from `p = .99` on the straight line of slope 1 keeps the order of items and
+    /// every value finite.
+    #[must_use]
+    pub fn log_odds(self, logit: f32) -> f32 {
+        match self {
+            Output::LogOdds => logit,
+            Output::FakeNegatives => {
+                // b / (1 - b) = p, so e^logit is p itself.
+                let within = logit.min(STRAIGHT_FROM);
+                logit - (-within.exp()).ln_1p()
+            }
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for ModelConfig {
@@ -30,6 +74,8 @@ impl Default for ModelConfig {
             hidden: vec![128],
             seed: 1,
             tasks: vec!["click".into()],
+            output: Output::default(),
+            auxiliary: 0,
         }
     }
 }
@@ -39,5 +85,40 @@ impl ModelConfig {
     #[must_use]
     pub fn n_tasks(&self) -> usize {
         self.tasks.len().max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fake_negatives_are_undone_in_closed_form() {
+        let output = Output::FakeNegatives;
+        for p in [1e-6f64, 1e-3, 0.05, 0.4, 0.8, 0.98] {
+            let b = p / (1.0 + p);
+            #[expect(clippy::cast_possible_truncation, reason = "the network's outputs are f32")]
+            let found = f64::from(output.log_odds((b / (1.0 - b)).ln() as f32));
+            assert!(
+                (found - (b / (1.0 - 2.0 * b)).ln()).abs() < 1e-4 * found.abs().max(1.0),
+                "{p}"
+            );
+            assert!((1.0 / (1.0 + (-found).exp()) - p).abs() < 1e-5, "{p}");
+        }
+    }
+
+    #[test]
+    fn the_transform_keeps_the_order_and_stays_finite_beyond_one_half() {
+        let logits = [-80.0f32, -5.0, -0.02, -0.010_050_4, -0.01, 0.0, 0.3, 4.0, 1e4];
+        let found = logits.map(|logit| Output::FakeNegatives.log_odds(logit));
+        assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
+        assert!(found.iter().all(|z| z.is_finite()), "{found:?}");
+        assert_eq!(Output::LogOdds.log_odds(0.3).to_bits(), 0.3f32.to_bits());
+    }
+
+    #[test]
+    fn a_model_without_them_is_written_as_before_there_were_any() {
+        let text = serde_json::to_string(&ModelConfig::default()).unwrap();
+        assert!(!text.contains("output") && !text.contains("auxiliary"), "{text}");
     }
 }

@@ -16,11 +16,11 @@ mod random;
 mod table;
 mod weights;
 
-pub use config::ModelConfig;
+pub use config::{ModelConfig, Output};
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
 pub use inputs::{Inputs, Pool};
-pub use net::{Leaves, Net};
+pub use net::{Leaves, Net, Outputs};
 pub use random::{normal, uniform};
 pub use table::{PAGE_ROWS, Pages, Table};
 pub use weights::{Array, Dense, Weights};

@@ -3,12 +3,15 @@
 //! `logit = prior + bias + wide + FM + MLP`, the recipe of a single-pass ranker. The FM and the first layer
 //! of the MLP split into a part per request and a part per candidate, so the user side is computed once a
 //! request and candidates only gather it.
+//!
+//! Auxiliary logits, where a label policy needs them, are linear in the last hidden layer. No gradient goes back
+//! through them: a model with them learns the same primary logits as one without.
 
 use tch::{Device, Kind, Tensor};
 
 use ouzel_sample::N_DENSE;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Output};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::inputs::Inputs;
@@ -20,8 +23,18 @@ pub struct Net {
     names: Vec<String>,
     params: Vec<Tensor>,
     n_hidden: usize,
+    output: Output,
     prior: Tensor,
     device: Device,
+}
+
+/// What comes out of the network.
+#[derive(Debug)]
+pub struct Outputs {
+    /// `[n_candidates, n_tasks]`, of what the model's [`Output`] says.
+    pub logits: Tensor,
+    /// `[n_candidates, n_tasks * auxiliary]`; none where the model has no auxiliary logits.
+    pub auxiliary: Option<Tensor>,
 }
 
 /// The tensors a batch brings; the learner asks for gradients of the first three.
@@ -85,7 +98,8 @@ impl Net {
         Ok(Self {
             names,
             params,
-            n_hidden: weights.config.hidden.len(),
+            n_hidden: weights.config.hidden.len().max(1),
+            output: weights.config.output,
             prior,
             device,
         })
@@ -128,13 +142,13 @@ impl Net {
             .collect()
     }
 
-    /// Logits of a batch.
+    /// Outputs of a batch.
     ///
     /// # Shapes
-    /// see [`Leaves`] -> `[n_candidates, n_tasks]`
+    /// see [`Leaves`] -> [`Outputs`]
     ///
     /// FM is Rendle 2010, eq. 1 in its linear-time form; the sum is DeepFM's (Guo et al. 2017, eq. 1).
-    pub fn forward(&self, leaves: &Leaves) -> Result<Tensor, Error> {
+    pub fn forward(&self, leaves: &Leaves) -> Result<Outputs, Error> {
         let Leaves {
             user,
             candidate,
@@ -162,16 +176,26 @@ impl Net {
             };
             hidden = (hidden.f_matmul(&weight.f_tr()?)? + bias).f_relu()?;
         }
-        let [weight, bias] = &self.params[self.params.len() - 2..] else {
-            unreachable!("shapes() ends with the last layer's weight and bias")
+        let [weight, bias, auxiliary @ ..] = &self.params[2 + 2 * self.n_hidden..] else {
+            unreachable!("shapes() gives the last layer a weight and a bias")
+        };
+        let auxiliary = match auxiliary {
+            [weight, bias] => Some(hidden.f_detach()?.f_matmul(&weight.f_tr()?)? + bias),
+            _ => None,
         };
         let shared = (fm + wide).f_unsqueeze(1)?;
-        Ok(hidden.f_matmul(&weight.f_tr()?)? + bias + shared + &self.prior)
+        Ok(Outputs {
+            logits: hidden.f_matmul(&weight.f_tr()?)? + bias + shared + &self.prior,
+            auxiliary,
+        })
     }
 
-    /// Logits as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
+    /// The log-odds of each outcome as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
-        tch::no_grad(|| to_vec(&self.forward(&Leaves::gather(inputs, weights, self.device)?)?))
+        let leaves = Leaves::gather(inputs, weights, self.device)?;
+        let outputs = tch::no_grad(|| self.forward(&leaves))?;
+        let logits = to_vec(&outputs.logits)?.into_iter();
+        Ok(logits.map(|logit| self.output.log_odds(logit)).collect())
     }
 }
 
@@ -194,6 +218,11 @@ pub(crate) fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let last = config.hidden.last().copied().unwrap_or(1);
     shapes.push(("out.weight".to_owned(), vec![config.n_tasks(), last]));
     shapes.push(("out.bias".to_owned(), vec![config.n_tasks()]));
+    if config.auxiliary > 0 {
+        let n = config.n_tasks() * config.auxiliary;
+        shapes.push(("aux.weight".to_owned(), vec![n, last]));
+        shapes.push(("aux.bias".to_owned(), vec![n]));
+    }
     shapes
 }
 

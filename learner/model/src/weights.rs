@@ -78,7 +78,7 @@ impl Weights {
     }
 }
 
-/// Initial dense weights: Xavier-uniform, biases 0, and a last layer of 0 so that a new network adds nothing
+/// Initial dense weights: Xavier-uniform, biases 0, and last layers of 0 so that a new network adds nothing
 /// to the prior until it has learned something.
 fn initial(config: &ModelConfig) -> Dense {
     crate::net::shapes(config)
@@ -86,7 +86,8 @@ fn initial(config: &ModelConfig) -> Dense {
         .zip(0u64..)
         .map(|((name, shape), stream)| {
             let n: usize = shape.iter().product();
-            let is_weight = shape.len() == 2 && !name.starts_with("out.");
+            let is_last = name.starts_with("out.") || name.starts_with("aux.");
+            let is_weight = shape.len() == 2 && !is_last;
             let fan: usize = shape.iter().sum();
             #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
             let bound = if is_weight { (6.0 / fan as f32).sqrt() } else { 0.0 };

@@ -1,13 +1,12 @@
 //! The running figures of a live learner, over a window and since the start of the lineage.
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
-use ouzel_sample::Batch;
+use ouzel_sample::{Batch, EventTime};
 
 use crate::loss;
-use crate::validation::{ScoreLog, Scored};
+use crate::validation::ScoreLog;
+use crate::validation::score_log::{Told, told};
 
 /// How good predictions were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -60,8 +59,7 @@ impl Figures {
 /// of a snapshot, so a restart does not forget them.
 #[derive(Clone, Debug)]
 pub struct Progressive {
-    window: VecDeque<Scored>,
-    window_len: usize,
+    window: ScoreLog,
     totals: Totals,
 }
 
@@ -92,39 +90,28 @@ impl Progressive {
             bins,
         };
         Self {
-            window: VecDeque::with_capacity(window_len),
-            window_len,
+            window: ScoreLog::of_newest(window_len),
             totals,
         }
     }
 
     /// Takes a batch with its logits `[n_samples, n_tasks]`, before it was learned from.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        let mut log = ScoreLog::default();
-        log.add(batch, logits);
-        for scored in log.iter() {
-            let (z, y) = (scored.logit, scored.label);
-            self.totals.samples += 1;
-            self.totals.positives += u64::from(y);
-            self.totals.predicted += f64::from(loss::sigmoid(z));
-            self.totals.log_loss += f64::from(loss::binary(z, y).value);
-            let bin = &mut self.totals.bins[bin(z)];
-            if y {
-                bin.1 += 1
-            } else {
-                bin.0 += 1
+        for (item, told) in told(batch, logits) {
+            match told {
+                Told::Certain(scored) | Told::Presumed(scored) => {
+                    self.totals.count(scored.logit, scored.label);
+                }
+                Told::Late(scored) => self.totals.revise(scored.logit),
             }
-            if self.window.len() == self.window_len {
-                self.window.pop_front();
-            }
-            self.window.push_back(*scored);
+            self.window.take(item, told);
         }
     }
 
     /// Figures of the newest samples.
     #[must_use]
     pub fn window(&self) -> Figures {
-        Figures::of(self.window.iter())
+        self.window.figures(EventTime::MIN)
     }
 
     /// Figures since the start; without a per-request AUC, which would need every slate kept.
@@ -161,6 +148,28 @@ impl Progressive {
             self.totals = totals;
         }
         Ok(())
+    }
+}
+
+impl Totals {
+    /// Counts an item.
+    fn count(&mut self, z: f32, y: bool) {
+        self.samples += 1;
+        self.positives += u64::from(y);
+        self.predicted += f64::from(loss::sigmoid(z));
+        self.log_loss += f64::from(loss::binary(z, y).value);
+        let (negatives, positives) = &mut self.bins[bin(z)];
+        *(if y { positives } else { negatives }) += 1;
+    }
+
+    /// Makes a positive of an item that was counted as a negative.
+    fn revise(&mut self, z: f32) {
+        self.positives += 1;
+        self.log_loss += f64::from(loss::binary(z, true).value) - f64::from(loss::binary(z, false).value);
+        let (negatives, positives) = &mut self.bins[bin(z)];
+        // A restart forgets what was predicted: then the item may have been counted in a bin nearby.
+        *negatives = negatives.saturating_sub(1);
+        *positives += 1;
     }
 }
 
@@ -201,15 +210,7 @@ mod tests {
         let mut exact = Vec::new();
         for i in 0..1000u16 {
             let (z, y) = (f32::from(i % 97) / 20.0 - 2.0, i % 3 == 0 || i % 97 > 80);
-            let totals = &mut progressive.totals;
-            totals.samples += 1;
-            totals.positives += u64::from(y);
-            let bin = &mut totals.bins[bin(z)];
-            if y {
-                bin.1 += 1
-            } else {
-                bin.0 += 1
-            }
+            progressive.totals.count(z, y);
             exact.push((z, y));
         }
         let expected = auc(&mut exact).unwrap();

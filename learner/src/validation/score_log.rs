@@ -1,8 +1,12 @@
-//! Every score of a bounded run, for exact figures over any part of it.
+//! Scores with their outcomes, all of a bounded run or the newest of an endless one.
 
-use ouzel_sample::{Batch, EventTime, dense_index};
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+
+use ouzel_sample::{Batch, EventTime, Id, IdHasher, Kind, Sample, dense_index};
 
 use crate::loss;
+use crate::prior::is_late;
 use crate::validation::{Figures, auc, gauc};
 
 /// One scored sample of the primary task.
@@ -20,35 +24,109 @@ pub struct Scored {
     pub label: bool,
 }
 
-/// The scores of a replay or a demo, 32 bytes a sample.
-#[derive(Clone, Debug, Default)]
+/// What a sample says of its item's primary task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    /// The item counts from here on, with this label.
+    Certain(Scored),
+    /// It counts from here on, as a negative for now.
+    Presumed(Scored),
+    /// It had counted as a negative, and is a positive.
+    Late(Scored),
+}
+
+/// What a batch with its logits `[n_samples, n_tasks]` from before it was learned from says of its items. The
+/// prediction made at the impression takes precedence.
+pub(crate) fn told(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, Told)> {
+    let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
+    let n_tasks = logits.len().checked_div(batch.samples.len()).unwrap_or(1).max(1);
+    let samples = batch.samples.iter().zip(logits.chunks_exact(n_tasks));
+    samples.filter_map(move |(sample, logits)| {
+        let Sample {
+            request, candidate, ..
+        } = sample;
+        let scored = Scored {
+            ts: request.ts,
+            request: request.id.0,
+            logit: candidate.predicted.get().unwrap_or(logits[0]),
+            popularity: candidate.dense[item_ctr],
+            label: sample.labels.get(0)?,
+        };
+        let told = match sample.kind {
+            Kind::Final => Told::Certain(scored),
+            Kind::EarlyNegative => Told::Presumed(scored),
+            Kind::Correction => Told::Late(scored),
+            Kind::LatePositive | Kind::RealCopy if is_late(sample, scored.label) => Told::Late(scored),
+            Kind::LatePositive | Kind::RealCopy => return None,
+        };
+        Some((request.id.pair(candidate.item), told))
+    })
+}
+
+/// The scores of a replay or a demo, 32 bytes an item, or of the newest items of a live learner.
+#[derive(Clone, Debug)]
 pub struct ScoreLog {
-    scored: Vec<Scored>,
+    scored: VecDeque<Scored>,
+    most: usize,
+    /// Scores that were dropped from the front.
+    n_dropped: usize,
+    /// Where the items stand that count as negatives for now, by running number. May name dropped ones.
+    presumed: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
+}
+
+impl Default for ScoreLog {
+    fn default() -> Self {
+        Self::of_newest(usize::MAX)
+    }
 }
 
 impl ScoreLog {
-    /// Adds a batch with its logits `[n_samples, n_tasks]`, from before it was learned from; the prediction made
-    /// at the impression takes precedence.
+    /// A log that keeps the newest `most` scores.
+    #[must_use]
+    pub fn of_newest(most: usize) -> Self {
+        Self {
+            scored: VecDeque::new(),
+            most,
+            n_dropped: 0,
+            presumed: HashMap::default(),
+        }
+    }
+
+    /// Adds a batch with its logits `[n_samples, n_tasks]`, from before it was learned from.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
-        let n_tasks = logits.len().checked_div(batch.samples.len()).unwrap_or(1).max(1);
-        for (sample, logits) in batch.samples.iter().zip(logits.chunks_exact(n_tasks)) {
-            let Some(label) = sample.labels.get(0) else {
-                continue;
-            };
-            self.scored.push(Scored {
-                ts: sample.request.ts,
-                request: sample.request.id.0,
-                logit: sample.candidate.predicted.get().unwrap_or(logits[0]),
-                popularity: sample.candidate.dense[item_ctr],
-                label,
-            });
+        for (item, told) in told(batch, logits) {
+            self.take(item, told);
+        }
+    }
+
+    pub(crate) fn take(&mut self, item: Id, told: Told) {
+        match told {
+            Told::Certain(scored) => self.push(scored),
+            Told::Presumed(scored) => {
+                self.presumed.insert(item, self.n_dropped + self.scored.len());
+                self.push(scored);
+            }
+            Told::Late(_) => {
+                let number = self.presumed.remove(&item);
+                let index = number.and_then(|number| number.checked_sub(self.n_dropped));
+                if let Some(scored) = index.and_then(|index| self.scored.get_mut(index)) {
+                    scored.label = true;
+                }
+            }
         }
     }
 
     /// Adds one score.
     pub fn push(&mut self, scored: Scored) {
-        self.scored.push(scored);
+        self.scored.push_back(scored);
+        if self.scored.len() > self.most {
+            self.scored.pop_front();
+            self.n_dropped += 1;
+            // Those that name dropped scores go in bulk, before they outnumber the others.
+            if self.presumed.len() / 2 > self.most {
+                self.presumed.retain(|_, number| *number >= self.n_dropped);
+            }
+        }
     }
 
     /// The scores, in the order they were added.
@@ -113,5 +191,86 @@ impl Figures {
             auc(&mut pairs),
             gauc(&mut slates),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ouzel_sample::Kind;
+
+    use super::*;
+    use crate::testing::{again, batch, sample, streams};
+    use crate::validation::Progressive;
+
+    /// Distinct predictions, as made when the items were shown.
+    fn predict(samples: &[Sample]) {
+        for (z, sample) in [-1.5f32, -0.2, 0.3, -2.0].iter().cycle().zip(samples) {
+            if sample.candidate.predicted.get().is_none() {
+                sample.candidate.predicted.set(*z);
+            }
+        }
+    }
+
+    #[test]
+    fn every_policy_counts_each_item_once_with_its_true_outcome() {
+        let mut all = Vec::new();
+        for (policy, samples) in streams() {
+            predict(&samples);
+            let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(10));
+            // The logits at learning are not those at the impression, and must not be used.
+            for sample in samples {
+                let batch = batch(vec![sample]);
+                log.add(&batch, &[9.0]);
+                progressive.add(&batch, &[9.0]);
+            }
+            let figures = log.figures(EventTime::MIN);
+            assert_eq!((figures.samples, figures.positives), (4, 2), "{policy:?}");
+            assert_eq!(progressive.window(), figures, "{policy:?}");
+            let total = progressive.total();
+            assert_eq!((total.samples, total.positives), (4, 2), "{policy:?}");
+            for (found, expected) in [
+                (total.log_loss, figures.log_loss),
+                (total.calibration, figures.calibration),
+                (total.auc, figures.auc),
+            ] {
+                assert!((found.unwrap() - expected.unwrap()).abs() < 1e-9, "{policy:?}");
+            }
+            all.push(figures);
+        }
+        assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{all:?}");
+    }
+
+    #[test]
+    fn an_early_negative_counts_as_one_until_its_positive_comes() {
+        let first = sample(1, 1, Kind::EarlyNegative, false);
+        let mut log = ScoreLog::default();
+        log.add(&batch(vec![first.clone()]), &[0.5]);
+        assert_eq!(log.figures(EventTime::MIN).positives, 0);
+        log.add(
+            &batch(vec![again(&first, Kind::LatePositive, true, true)]),
+            &[0.5],
+        );
+        assert_eq!((log.len(), log.figures(EventTime::MIN).positives), (1, 1));
+    }
+
+    #[test]
+    fn a_positive_of_an_item_that_has_left_the_window_changes_none_in_it() {
+        let mut log = ScoreLog::of_newest(3);
+        let items: Vec<Sample> = (0..20)
+            .map(|item| sample(item, item, Kind::EarlyNegative, false))
+            .collect();
+        for item in &items {
+            log.add(&batch(vec![item.clone()]), &[0.0]);
+        }
+        assert!(log.presumed.len() <= 8, "{}", log.presumed.len());
+        for (item, positives) in [(16, 0), (2, 0), (17, 1), (19, 2), (17, 2)] {
+            log.add(
+                &batch(vec![again(&items[item], Kind::LatePositive, true, true)]),
+                &[0.0],
+            );
+            assert_eq!(log.figures(EventTime::MIN).positives, positives, "{item}");
+        }
+        let requests: Vec<u64> = log.iter().map(|scored| scored.request).collect();
+        assert_eq!(requests, [17, 18, 19]);
     }
 }

@@ -7,7 +7,9 @@
     reason = "a step that fails while setting a test up fails the test; dice are cast to small numbers"
 )]
 
+mod delayed;
 mod learns;
 mod restores;
 mod scores;
+mod thinned;
 mod world;

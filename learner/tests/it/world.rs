@@ -22,6 +22,14 @@ pub(crate) fn configs() -> (ModelConfig, LearnerConfig) {
 
 /// Batches of `n_requests` slates. A user clicks an item when both are of the same parity, with some noise.
 pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
+    let mut batcher = Batcher::new(32);
+    slates(seed, n_requests, [0.15, 0.85])
+        .filter_map(|slate| batcher.push(slate))
+        .collect()
+}
+
+/// The same world slate by slate, its click rates given: of items of the other parity and of the same.
+pub(crate) fn slates(seed: u64, n_requests: u64, rates: [f32; 2]) -> impl Iterator<Item = Vec<Sample>> {
     let features = FeatureState::new(FeatureConfig::default());
     for id in 0..N_ITEMS {
         features.put_item(Item {
@@ -37,9 +45,7 @@ pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
             vectors: vec![],
         });
     }
-    let mut batcher = Batcher::new(32);
-    let mut batches = Vec::new();
-    for request in 0..n_requests {
+    (0..n_requests).map(move |request| {
         let pick = |lane: u64, n: u64| (u64::from((uniform(seed, request, lane) * 1e6) as u32)) % n;
         let user = pick(0, N_USERS);
         let first = pick(1, N_ITEMS);
@@ -57,12 +63,20 @@ pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
             context: vec![Id(500 + request % 3)],
             revealed: None,
         };
-        let group = show(&features, &impression, |lane, item| {
-            (item % 2 == user % 2) == (uniform(seed, request, 10 + lane) < 0.85)
-        });
-        batches.extend(batcher.push(group));
-    }
-    batches
+        show(&features, &impression, |lane, item| {
+            let draw = uniform(seed, request, 10 + lane);
+            if item % 2 == user % 2 {
+                draw < rates[1]
+            } else {
+                draw >= 1.0 - rates[0]
+            }
+        })
+    })
+}
+
+/// The click rate of a sample of [`slates`].
+pub(crate) fn rate(sample: &Sample, rates: [f32; 2]) -> f32 {
+    rates[usize::from(sample.candidate.item.0 % 2 == sample.request.user.0 % 2)]
 }
 
 fn show(features: &FeatureState, impression: &Impression, clicked: impl Fn(u64, u64) -> bool) -> Vec<Sample> {

@@ -3,6 +3,10 @@
 //! The network's backward pass starts from `dL/dlogit`, which is computed here; that keeps every loss testable
 //! against its formula and its order of summation fixed.
 
+mod delayed;
+
+pub use delayed::{Late, Policy};
+
 /// A loss value with its derivative by the logit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loss {
@@ -10,6 +14,17 @@ pub struct Loss {
     pub value: f32,
     /// Its derivative by the logit.
     pub gradient: f32,
+}
+
+impl Loss {
+    /// The loss times a constant: a weight is never differentiated.
+    #[must_use]
+    pub fn times(self, weight: f32) -> Self {
+        Self {
+            value: weight * self.value,
+            gradient: weight * self.gradient,
+        }
+    }
 }
 
 /// The logistic function.

@@ -1,0 +1,312 @@
+//! A batch's loss, and its gradient by every output of the network, in plain numbers.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use ouzel_model::uniform;
+use ouzel_sample::{Id, IdHasher, Kind, Sample};
+
+use crate::config::LearnerConfig;
+use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
+use crate::prior::{comes_late, label};
+
+/// Keeps the draws of down-sampling apart from the initial values of rows, which come from the same seed.
+const NEGATIVES: u64 = 0x4e45_4741_5449_5645;
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Objective {
+    policy: Policy,
+    slate_loss: f32,
+    negative_rate: f32,
+    seed: u64,
+    n_tasks: usize,
+}
+
+/// The outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Predicted<'a> {
+    /// `[n_samples, n_tasks]`
+    pub(crate) logits: &'a [f32],
+    /// `[n_samples, n_tasks]`
+    pub(crate) auxiliary: &'a [f32],
+}
+
+/// The loss with its derivatives, shaped as [`Predicted`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Gradients {
+    /// The sum over samples, nats, without that of the auxiliary logits.
+    pub(crate) loss: f32,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) auxiliary: Vec<f32>,
+}
+
+impl Objective {
+    pub(crate) fn new(config: &LearnerConfig, seed: u64, n_tasks: usize) -> Self {
+        Self {
+            policy: config.policy,
+            slate_loss: config.slate_loss,
+            negative_rate: config.negative_rate,
+            seed,
+            n_tasks,
+        }
+    }
+
+    /// True when something is left to learn of a sample once its negatives are thinned.
+    pub(crate) fn takes(&self, sample: &Sample) -> bool {
+        self.keeps_negatives(sample) || (0..self.n_tasks).any(|task| label(sample, task) == Some(true))
+    }
+
+    /// Whether negatives of this shown item are learned from: one draw an item, a pure function of seed, request
+    /// and item, so that every sample of the item and every replay decides alike.
+    fn keeps_negatives(&self, sample: &Sample) -> bool {
+        let shown = sample.request.id.pair(sample.candidate.item);
+        self.negative_rate >= 1.0 || uniform(self.seed ^ NEGATIVES, shown.0, 0) < self.negative_rate
+    }
+
+    /// Loss and gradients.
+    ///
+    /// Negatives are kept at the rate `w`, positives always. What is trained is then `z - ln w`, so that `z`,
+    /// which is stored, served and weighed by, stays the log-odds among all samples (He et al. 2014, section 6.3).
+    pub(crate) fn gradients(&self, samples: &[Sample], predicted: Predicted<'_>) -> Gradients {
+        let Predicted { logits, auxiliary } = predicted;
+        let mut out = Gradients {
+            loss: 0.0,
+            logits: vec![0.0; logits.len()],
+            auxiliary: vec![0.0; auxiliary.len()],
+        };
+        for (index, sample) in samples.iter().enumerate() {
+            for (task, y) in self.labels(sample) {
+                let at = index * self.n_tasks + task;
+                let late = auxiliary.get(at).copied();
+                let loss = self.label(sample, y, logits[at], late);
+                out.loss += sample.weight * loss.value;
+                out.logits[at] += sample.weight * loss.gradient;
+                if let (Some(logit), Some(is_late)) = (late, comes_late(sample, y)) {
+                    out.auxiliary[at] = sample.weight * binary(logit, is_late).gradient;
+                }
+            }
+        }
+        self.slates(samples, logits, &mut out);
+        out
+    }
+
+    /// The labels that are learned from.
+    fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
+        let keeps_negatives = self.keeps_negatives(sample);
+        (0..self.n_tasks)
+            .filter_map(|task| Some((task, label(sample, task)?)))
+            .filter(move |(_, y)| *y || keeps_negatives)
+    }
+
+    /// What a down-sampling of negatives adds to a logit in training.
+    fn offset(&self) -> f32 {
+        -self.negative_rate.ln()
+    }
+
+    /// The loss of one label.
+    fn label(&self, sample: &Sample, y: bool, z: f32, late: Option<f32>) -> Loss {
+        let offset = self.offset();
+        match (self.policy, sample.kind) {
+            // A positive instead of the negative that was learned before.
+            (_, Kind::Correction) => Loss {
+                value: -z,
+                gradient: -1.0,
+            },
+            // Certain at once: there is no other sample of this item to be weighed against.
+            (Policy::Fnw, Kind::Final) => binary(z + offset, y),
+            // The same, for an output that stands for a stream in which each positive is also a negative.
+            (Policy::Fnc, Kind::Final) if y => {
+                let (one, zero) = (binary(z + offset, true), binary(z + offset, false));
+                Loss {
+                    value: one.value + self.negative_rate * zero.value,
+                    gradient: one.gradient + self.negative_rate * zero.gradient,
+                }
+            }
+            (policy, _) => {
+                let late = late.map_or_else(Late::default, |logit| Late::of(logit, sigmoid(z)));
+                policy.loss(z, offset, y, late)
+            }
+        }
+    }
+
+    /// Adds the softmax loss inside each slate, over what is certain of the primary task.
+    ///
+    /// A presumed negative is left out: among the items of a slate it would outweigh the late positive that it
+    /// may be, which comes alone and so has nothing to be ranked above. Thinned negatives enter with `z - ln w`,
+    /// each for those dropped, as in a sampled softmax.
+    fn slates(&self, samples: &[Sample], logits: &[f32], out: &mut Gradients) {
+        let mut slates: Vec<Vec<usize>> = Vec::new();
+        let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
+        for (index, sample) in samples.iter().enumerate() {
+            let slate = *slate_of.entry(sample.request.id).or_insert_with(|| {
+                slates.push(Vec::new());
+                slates.len() - 1
+            });
+            slates[slate].push(index);
+        }
+        for slate in slates.iter().filter(|slate| slate.len() > 1) {
+            let (places, pairs): (Vec<usize>, Vec<(f32, bool)>) = slate
+                .iter()
+                .filter(|i| self.is_certain(&samples[**i]))
+                .filter_map(|i| {
+                    let (_, y) = self.labels(&samples[*i]).find(|(task, _)| *task == 0)?;
+                    let at = i * self.n_tasks;
+                    let offset = if y { 0.0 } else { self.offset() };
+                    Some((at, (logits[at] + offset, y)))
+                })
+                .unzip();
+            if let Some((value, gradient)) = loss::slate(&pairs) {
+                out.loss += self.slate_loss * value;
+                for (at, g) in places.into_iter().zip(gradient) {
+                    out.logits[at] += self.slate_loss * g;
+                }
+            }
+        }
+    }
+
+    fn is_certain(&self, sample: &Sample) -> bool {
+        self.policy == Policy::Plain || matches!(sample.kind, Kind::Final | Kind::RealCopy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{again, sample, streams};
+
+    fn objective(policy: Policy, negative_rate: f32) -> Objective {
+        let config = LearnerConfig {
+            policy,
+            negative_rate,
+            ..LearnerConfig::default()
+        };
+        Objective::new(&config, 7, 1)
+    }
+
+    fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late: &[f32]) -> Gradients {
+        let predicted = Predicted {
+            logits,
+            auxiliary: late,
+        };
+        objective(policy, rate).gradients(samples, predicted)
+    }
+
+    #[test]
+    fn certain_labels_alone_give_the_log_loss_and_the_slate_loss() {
+        let samples: Vec<Sample> = (0..3).map(|i| sample(1, i, Kind::Final, i == 1)).collect();
+        let logits = [0.5f32, -1.0, 2.0];
+        let found = gradients(Policy::Plain, 1.0, &samples, &logits, &[]);
+        let (slate, slate_gradient) = loss::slate(&[(0.5, false), (-1.0, true), (2.0, false)]).unwrap();
+        let mut total = 0.3 * slate;
+        for (i, z) in logits.iter().enumerate() {
+            let loss = binary(*z, i == 1);
+            total += loss.value;
+            let expected = loss.gradient + 0.3 * slate_gradient[i];
+            assert!((found.logits[i] - expected).abs() < 1e-6);
+        }
+        assert!((found.loss - total).abs() < 1e-5, "{} {total}", found.loss);
+        assert!(found.auxiliary.is_empty());
+    }
+
+    #[test]
+    fn thinning_keeps_every_positive_and_its_share_of_negatives_whatever_their_kind() {
+        let thin = objective(Policy::EsDfm, 0.1);
+        let mut kept = 0u16;
+        for request in 0..10_000 {
+            let first = sample(request, 3, Kind::EarlyNegative, false);
+            let takes = thin.takes(&first);
+            assert_eq!(takes, thin.takes(&again(&first, Kind::RealCopy, false, false)));
+            assert!(thin.takes(&again(&first, Kind::LatePositive, true, true)));
+            assert!(objective(Policy::EsDfm, 1.0).takes(&first));
+            kept += u16::from(takes);
+        }
+        assert!((900..1100).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn a_thinned_negative_of_one_task_is_not_learned_with_the_positive_of_another() {
+        let config = LearnerConfig {
+            negative_rate: 0.5,
+            ..LearnerConfig::default()
+        };
+        let two = Objective::new(&config, 7, 2);
+        let mut seen = [false; 2];
+        for request in 0..20 {
+            let mut both = sample(request, 1, Kind::Final, false);
+            both.labels = both.labels.with(1, true);
+            assert!(two.takes(&both), "task 1 is positive");
+            let predicted = Predicted {
+                logits: &[0.4, 0.4],
+                auxiliary: &[],
+            };
+            let found = two.gradients(&[both], predicted).logits;
+            // What is trained is z - ln .5.
+            let z = 0.4 + std::f32::consts::LN_2;
+            assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
+            let is_kept = found[0] != 0.0;
+            assert!(!is_kept || (found[0] - binary(z, false).gradient).abs() < 1e-6);
+            seen[usize::from(is_kept)] = true;
+        }
+        assert_eq!(seen, [true; 2]);
+    }
+
+    #[test]
+    fn the_auxiliary_logit_learns_from_each_positive_once() {
+        let wrong = 0.5f32; // The gradient at logit 0 of a label 0; that of a label 1 is its negative.
+        for (kind, y, is_late, expected) in [
+            (Kind::Final, true, false, wrong),
+            (Kind::Final, false, false, 0.0),
+            (Kind::EarlyNegative, false, false, 0.0),
+            (Kind::LatePositive, true, true, -wrong),
+            (Kind::RealCopy, true, true, -wrong),
+            (Kind::RealCopy, true, false, 0.0),
+            (Kind::RealCopy, false, false, 0.0),
+        ] {
+            let one = again(&sample(1, 1, kind, y), kind, y, is_late);
+            let found = gradients(Policy::EsDfm, 0.999, &[one], &[0.0], &[0.0]);
+            assert_eq!(found.auxiliary, [expected], "{kind:?} {y}");
+        }
+    }
+
+    #[test]
+    fn a_certain_positive_under_fnc_is_worth_both_samples_of_its_stream() {
+        let certain = sample(1, 1, Kind::Final, true);
+        let stream = [
+            again(&certain, Kind::EarlyNegative, false, false),
+            again(&certain, Kind::LatePositive, true, true),
+        ];
+        let one = gradients(Policy::Fnc, 1.0, &[certain], &[-0.7], &[]);
+        let two = gradients(Policy::Fnc, 1.0, &stream, &[-0.7, -0.7], &[]);
+        assert!((one.logits[0] - two.logits[0] - two.logits[1]).abs() < 1e-6);
+        assert!((one.loss - two.loss).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_presumed_negative_is_not_ranked_against() {
+        for (policy, samples) in streams() {
+            let logits = vec![0.1; samples.len()];
+            let late = vec![-3.0; samples.len() * policy.auxiliary()];
+            let with = gradients(policy, 1.0, &samples, &logits, &late).loss;
+            let mut without = objective(policy, 1.0);
+            without.slate_loss = 0.0;
+            let predicted = Predicted {
+                logits: &logits,
+                auxiliary: &late,
+            };
+            let without = without.gradients(&samples, predicted).loss;
+            // Only these have a certain negative of the slate in the same batch.
+            let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
+            assert_eq!(with > without, is_ranked, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_correction_turns_the_gradient_of_a_negative_into_that_of_a_positive() {
+        let first = sample(1, 1, Kind::Final, false);
+        let correction = again(&first, Kind::Correction, true, true);
+        let found = gradients(Policy::Plain, 1.0, &[first, correction], &[0.8, 0.8], &[]);
+        let both = found.logits[0] + found.logits[1];
+        assert!((both - binary(0.8, true).gradient).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,201 @@
+//! Running label counts, whose log-odds are the offsets that the network's outputs start from.
+//!
+//! Counts are of what an output stands for: with a policy that corrects itself, of shown items and their
+//! outcomes as far as they are known; with [`Policy::Fnc`], of the samples of the stream. Down-sampling does not
+//! touch them.
+
+use ouzel_sample::{Kind, Sample, TaskId};
+use serde::{Deserialize, Serialize};
+
+use crate::loss::Policy;
+
+/// The counts of all tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Prior {
+    policy: Policy,
+    /// Per task: labels seen and positives among them, forgetting beyond `prior_samples`.
+    pub(crate) seen: Vec<(f32, f32)>,
+    /// Per task: positives by when they came, forgetting likewise; empty where no auxiliary logit starts from it.
+    pub(crate) delays: Vec<Delays>,
+}
+
+/// Positives of one task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Delays {
+    /// Told as positives at first.
+    early: f32,
+    /// Told as negatives at first.
+    late: f32,
+}
+
+impl Prior {
+    /// Nothing seen.
+    pub(crate) fn new(policy: Policy, n_tasks: usize) -> Self {
+        let n_delays = if policy.auxiliary() > 0 { n_tasks } else { 0 };
+        Self {
+            policy,
+            seen: vec![(0.0, 0.0); n_tasks],
+            delays: vec![Delays::default(); n_delays],
+        }
+    }
+
+    /// Counts a batch, forgetting what goes beyond `most` samples.
+    pub(crate) fn observe(&mut self, samples: &[Sample], most: f32) {
+        for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
+            for (sample, y) in samples.iter().filter_map(|s| label(s, task).map(|y| (s, y))) {
+                let (shown, came) = told(self.policy, sample, y);
+                *n += shown;
+                *positive += came;
+            }
+            if *n > most {
+                let keep = most / *n;
+                *n *= keep;
+                *positive *= keep;
+            }
+        }
+        for (task, delays) in self.delays.iter_mut().enumerate() {
+            for (sample, y) in samples.iter().filter_map(|s| label(s, task).map(|y| (s, y))) {
+                match comes_late(sample, y) {
+                    Some(true) => delays.late += 1.0,
+                    Some(false) => delays.early += 1.0,
+                    None => {}
+                }
+            }
+            let n = delays.early + delays.late;
+            if n > most {
+                delays.early *= most / n;
+                delays.late *= most / n;
+            }
+        }
+    }
+
+    /// Log-odds of each task's labels.
+    pub(crate) fn log_odds(&self) -> impl Iterator<Item = f32> {
+        // After a rollback a late positive may come whose first sample is no longer counted.
+        self.seen
+            .iter()
+            .map(|(n, positive)| ((positive + 0.5) / ((n - positive).max(0.0) + 0.5)).ln())
+    }
+
+    /// Adds what the auxiliary logits start from to the network's outputs `[n_samples, n_tasks]`.
+    pub(crate) fn beside(&self, mut outputs: Vec<f32>) -> Vec<f32> {
+        for (output, Delays { early, late }) in outputs.iter_mut().zip(self.delays.iter().cycle()) {
+            *output += ((late + 0.5) / (early + 0.5)).ln();
+        }
+        outputs
+    }
+}
+
+/// What a label adds to the counts: items or samples, positives among them.
+fn told(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
+    match (policy, sample.kind) {
+        (_, Kind::Correction) => (0.0, 1.0),
+        // Stands for both samples of its item, see `Objective`.
+        (Policy::Fnc, Kind::Final) if y => (2.0, 1.0),
+        (Policy::Plain | Policy::Fnc, _) | (_, Kind::Final | Kind::EarlyNegative) => (1.0, one(y)),
+        (_, Kind::LatePositive | Kind::RealCopy) => (0.0, one(is_late(sample, y))),
+    }
+}
+
+/// True of a positive whose item had been told as negative. The second copy of an early positive, told when its
+/// window closes, has no action to date it by.
+pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
+    let came = match sample.kind {
+        Kind::LatePositive => true,
+        Kind::RealCopy => sample.action_record_ms.is_some(),
+        Kind::Final | Kind::EarlyNegative | Kind::Correction => false,
+    };
+    y && came
+}
+
+/// Whether a positive comes late, for each positive once.
+pub(crate) fn comes_late(sample: &Sample, y: bool) -> Option<bool> {
+    match sample.kind {
+        Kind::Final if y => Some(false),
+        _ => is_late(sample, y).then_some(true),
+    }
+}
+
+/// What the sample says of `task`, if it does.
+pub(crate) fn label(sample: &Sample, task: usize) -> Option<bool> {
+    TaskId::try_from(task)
+        .ok()
+        .and_then(|task| sample.labels.get(task))
+}
+
+fn one(is_counted: bool) -> f32 {
+    f32::from(u8::from(is_counted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{again, sample, streams};
+
+    #[test]
+    fn the_prior_is_the_rate_of_what_an_output_stands_for() {
+        for (policy, samples) in streams() {
+            let mut prior = Prior::new(policy, 1);
+            prior.observe(&samples, 1e6);
+            // Two of four items; in the stream of `fnc` two of six samples.
+            let expected = if policy == Policy::Fnc {
+                (6.0, 2.0)
+            } else {
+                (4.0, 2.0)
+            };
+            assert_eq!(prior.seen, [expected], "{policy:?}");
+            let delays = Delays {
+                early: 1.0,
+                late: 1.0,
+            };
+            match policy.auxiliary() {
+                0 => assert!(prior.delays.is_empty(), "{policy:?}"),
+                _ => assert_eq!(prior.delays, [delays], "{policy:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn labels_known_at_once_give_the_same_prior_as_the_stream_they_stand_for() {
+        for (policy, _) in streams() {
+            let mut prior = Prior::new(policy, 1);
+            let samples: Vec<Sample> = (0..4).map(|i| sample(1, i, Kind::Final, i < 2)).collect();
+            prior.observe(&samples, 1e6);
+            let expected = if policy == Policy::Fnc {
+                (6.0, 2.0)
+            } else {
+                (4.0, 2.0)
+            };
+            assert_eq!(prior.seen, [expected], "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn auxiliary_logits_start_from_the_share_of_late_positives() {
+        let mut prior = Prior::new(Policy::EsDfm, 2);
+        assert_eq!(
+            prior.beside(vec![0.25; 2]),
+            [0.25; 2],
+            "one half before any was seen"
+        );
+        let first = sample(1, 1, Kind::EarlyNegative, false);
+        let early = |_| again(&first, Kind::Final, true, false);
+        let late = |_| again(&first, Kind::LatePositive, true, true);
+        prior.observe(&vec![first.clone(); 1000], 1e6);
+        prior.observe(&(0..99).map(late).collect::<Vec<_>>(), 1e6);
+        prior.observe(&(0..199).map(early).collect::<Vec<_>>(), 1e6);
+        // Task 0 was told of, task 1 was not; two samples.
+        let found = prior.beside(vec![1.0, 2.0, 3.0, 4.0]);
+        let share = (99.5f32 / 199.5).ln();
+        for (found, expected) in found.iter().zip([1.0 + share, 2.0, 3.0 + share, 4.0]) {
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_late_positive_whose_first_sample_is_not_counted_leaves_the_prior_finite() {
+        let mut prior = Prior::new(Policy::Fnw, 1);
+        prior.observe(&[sample(1, 1, Kind::LatePositive, true)], 1e6);
+        assert!(prior.log_odds().all(f32::is_finite));
+    }
+}
