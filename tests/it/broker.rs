@@ -15,9 +15,8 @@ pub(crate) struct Broker {
     pub(crate) topics: Topics,
     pub(crate) n_partitions: i32,
     pub(crate) feeder: Feeder,
-    is_real: bool,
     // Stops with the test.
-    _embedded: Option<Embedded>,
+    embedded: Option<Embedded>,
 }
 
 impl Broker {
@@ -36,7 +35,8 @@ impl Broker {
     /// The real broker with new topics, if there is one.
     pub(crate) fn real(test: &str, n_partitions: i32) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let Ok(bootstrap) = std::env::var("OUZEL_KAFKA_BOOTSTRAP") else {
+        let named = std::env::var("OUZEL_KAFKA_BOOTSTRAP").ok();
+        let Some(bootstrap) = named.filter(|bootstrap| !bootstrap.is_empty()) else {
             skipped(test);
             return None;
         };
@@ -66,14 +66,19 @@ impl Broker {
             topics,
             n_partitions,
             feeder,
-            is_real: embedded.is_none(),
-            _embedded: embedded,
+            embedded,
         }
     }
 
     /// True for a broker that takes records as large as its configuration says.
     pub(crate) fn is_real(&self) -> bool {
-        self.is_real
+        self.embedded.is_none()
+    }
+
+    /// Cuts the embedded broker off from its clients, or lets them in again.
+    pub(crate) fn set_reachable(&self, is_reachable: bool) {
+        let embedded = self.embedded.as_ref().expect("the broker is embedded");
+        embedded.set_reachable(is_reachable).unwrap();
     }
 
     /// Writes `events`, each record stamped with its event's time, and waits until all are taken.

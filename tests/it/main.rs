@@ -15,6 +15,7 @@ mod crash;
 mod daemon;
 mod demo;
 mod follow;
+mod outage;
 mod refusals;
 mod replay;
 mod shutdown;

@@ -18,20 +18,20 @@ const DECAY_MS: f32 = 3_600_000.0;
 
 /// A training sample.
 #[expect(dead_code, reason = "made to be handed on, which the benchmark does not do")]
-pub struct PlainSample {
-    pub request: Rc<PlainRequest>,
-    pub item: String,
-    pub features: Vec<f32>,
-    pub label: bool,
+pub(crate) struct PlainSample {
+    pub(crate) request: Rc<PlainRequest>,
+    pub(crate) item: String,
+    pub(crate) features: Vec<f32>,
+    pub(crate) label: bool,
 }
 
 /// What the samples of a slate share.
-pub struct PlainRequest {
-    pub id: String,
-    pub user: String,
-    pub ts: i64,
-    pub context: Vec<String>,
-    pub history: Vec<String>,
+pub(crate) struct PlainRequest {
+    pub(crate) id: String,
+    pub(crate) user: String,
+    pub(crate) ts: i64,
+    pub(crate) context: Vec<String>,
+    pub(crate) history: Vec<String>,
 }
 
 struct Pending {
@@ -54,7 +54,7 @@ struct Counter {
 
 /// The join with its histories and counters.
 #[derive(Default)]
-pub struct PlainJoin {
+pub(crate) struct PlainJoin {
     /// Categories and author by item.
     items: HashMap<String, (Vec<String>, Option<String>)>,
     pending: HashMap<String, Pending>,
@@ -70,7 +70,7 @@ pub struct PlainJoin {
 
 impl PlainJoin {
     /// Takes the next record of `stream`; samples are appended to `out`.
-    pub fn take(&mut self, stream: &str, payload: &[u8], out: &mut Vec<PlainSample>) {
+    pub(crate) fn take(&mut self, stream: &str, payload: &[u8], out: &mut Vec<PlainSample>) {
         let event: Value = serde_json::from_slice(payload).expect("the log is JSON");
         let ts = event["ts_ms"].as_i64().expect("an event has a time");
         match stream {

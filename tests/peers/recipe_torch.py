@@ -196,7 +196,7 @@ class Learner:
         self.seen[1] += float(label.sum())
         n, positive = self.seen
         self.prior = float(torch.tensor((positive + 0.5) / (n - positive + 0.5)).log())
-        return logit.detach().tolist(), float(log_loss) / len(label)
+        return logit.detach().tolist(), log_loss.item() / len(label)
 
 
 def expand(user, fields, n):
