@@ -1,9 +1,14 @@
 # What can be done here; `make` lists it. CI runs `make verify`, nothing else.
 
 PYTHON ?= python3
+# A Python that can import torch, for the peers of `make bench` that need it.
+TORCH_PYTHON ?= $(PYTHON)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Arguments of `make demo`, e.g. ARGS="--data DIR --json".
 ARGS ?=
+# Of `make verify-long`: how often daemons are killed, and what decides when.
+KILLS ?= 200
+SEED ?= 1
 
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
@@ -25,8 +30,10 @@ verify: fmt-check clippy test doc ## what CI checks: format, lints, tests, docum
 
 verify-long: export OUZEL_JOIN_CASES ?= 300000
 verify-long: export PROPTEST_CASES ?= 5000
-verify-long: libtorch data ## the property tests with many more cases than `make test` has time for, in release mode
+verify-long: libtorch data ## the property tests with many more cases than `make test` has time for, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
+	@cargo build --release --bin ouzel
+	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED)
 
 fmt-check: ## the format, as rustfmt.toml has it
 	cargo fmt --all --check
@@ -38,8 +45,8 @@ doc: export RUSTDOCFLAGS := --deny warnings
 doc: libtorch ## the crates' documentation, warnings denied
 	cargo doc --workspace --no-deps
 
-bench: libtorch data ## events/s decoded and joined, samples/s trained, candidates/s scored
-	cargo bench --workspace
+bench: libtorch ## events/s joined, samples/s trained, candidates/s scored, each beside a peer; needs torch for some
+	@$(PYTHON) ops/setup/bench.py --torch-python $(TORCH_PYTHON) $(ARGS)
 
 libtorch: ## fetch libtorch 2.13.0 into .libtorch/ (530 MB, once), or check the one that LIBTORCH names
 	@$(PYTHON) ops/setup/libtorch.py

@@ -3,15 +3,6 @@
 //! `plain` is the peer: the same job in an obvious way, see `tests/peers/plain_join.rs`. With
 //! `OUZEL_BENCH_DUMP=DIR` the logs are written to `DIR/<world>.ndjson` instead, for peers in other languages.
 
-#![allow(
-    unreachable_pub,
-    dead_code,
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a program of its own; a step that fails ends it, dice are cast to small numbers"
-)]
-
 #[path = "../../../tests/peers/plain_join.rs"]
 #[allow(
     unreachable_pub,
@@ -45,17 +36,21 @@ fn main() {
     }
 }
 
-/// One record a line, in merged order: the stream's name, a tab, the payload.
+/// One record a line, in merged order: the stream's name, a tab, the payload. Beside it the number of samples that
+/// a peer must find.
 fn dump(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     for world in WORLDS {
-        let mut file = BufWriter::new(File::create(folder.join(format!("{}.ndjson", world.name)))?);
-        for record in world.log() {
+        let log = world.log();
+        let mut file = BufWriter::new(File::create(folder.join(format!("{world}.ndjson")))?);
+        for record in &log {
             write!(file, "{}\t", record.position.partition.stream)?;
             file.write_all(record.payload.as_deref().unwrap_or_default())?;
             file.write_all(b"\n")?;
         }
         file.into_inner()?.sync_all()?;
+        let n_samples = run(&log, &decoder(), &mut stage());
+        fs::write(folder.join(format!("{world}.samples")), n_samples.to_string())?;
     }
     Ok(())
 }

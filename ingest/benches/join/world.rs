@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 
 /// What a log looks like.
 #[derive(Clone, Copy, Debug)]
-pub struct World {
-    pub name: &'static str,
-    pub n_requests: u64,
-    pub n_users: u64,
-    pub n_items: u64,
+pub(crate) struct World {
+    pub(crate) name: &'static str,
+    pub(crate) n_requests: u64,
+    pub(crate) n_users: u64,
+    pub(crate) n_items: u64,
     /// Items in a slate.
-    pub slate: u64,
+    pub(crate) slate: u64,
     /// Categories of an item: one to this many.
-    pub categories: u64,
-    pub has_author: bool,
-    pub has_context: bool,
+    pub(crate) categories: u64,
+    pub(crate) has_author: bool,
+    pub(crate) has_context: bool,
     /// Clicks per shown item.
-    pub click_rate: f64,
+    pub(crate) click_rate: f64,
     /// Mean event time from one request to the next, ms.
-    pub gap_ms: u64,
+    pub(crate) gap_ms: u64,
 }
 
 /// As MovieLens-100K, a rating being an impression: one film at a time, half of them liked, long histories.
-pub const FILMS: World = World {
+pub(crate) const FILMS: World = World {
     name: "films",
     n_requests: 65_000,
     n_users: 943,
@@ -39,7 +39,7 @@ pub const FILMS: World = World {
 };
 
 /// As a feed: slates of eight, few clicks, a request's context, ten minutes of requests waiting at any time.
-pub const FEED: World = World {
+pub(crate) const FEED: World = World {
     name: "feed",
     n_requests: 20_000,
     n_users: 4_000,
@@ -63,7 +63,7 @@ impl fmt::Display for World {
 
 impl World {
     /// The records in merged order: the catalog, then impressions and clicks by event time.
-    pub fn log(&self) -> Vec<Record> {
+    pub(crate) fn log(&self) -> Vec<Record> {
         let mut timed: Vec<(u64, Stream, Value)> = (0..self.n_items)
             .map(|item| (START_MS, Stream::Items, self.item(item)))
             .collect();
@@ -143,7 +143,7 @@ impl World {
 }
 
 /// The one partition of a stream.
-pub fn partition(stream: Stream) -> PartitionId {
+pub(crate) fn partition(stream: Stream) -> PartitionId {
     PartitionId { stream, partition: 0 }
 }
 

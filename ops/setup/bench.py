@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks and their peers by turns and prints one table of ratios.
+
+A figure taken on a shared machine says little alone, so every benchmark of ours has a peer that does the same job on the
+same data: the bench programs write their generated worlds to a temporary folder, the peers of `tests/peers` read them
+there. Each round runs ours and then the peer; the ratio is the median over the rounds, with the least and the greatest
+behind it. All run on one thread. A peer that cannot run is skipped, loudly. Nothing is kept.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PEERS = REPOSITORY / "tests" / "peers"
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+class BenchError(Exception):
+    """Something the user can mend; its text is the whole message."""
+
+
+def say(text):
+    print("bench: " + text, file=sys.stderr, flush=True)
+
+
+class Row:
+    """One of our benchmarks, with the figure of a peer that it is compared with."""
+
+    def __init__(self, section, name, program, ours, peer, theirs):
+        self.section, self.name, self.program = section, name, program
+        self.ours, self.peer, self.theirs = ours, peer, theirs
+        self.figures = []
+
+    def ratios(self):
+        return [ours / theirs for ours, theirs in self.figures]
+
+
+def rows():
+    joined = "decode, join, histories and counters: events/s, one core"
+    trained = "train: samples/s, one thread"
+    scored = "score one request: candidates/s, one thread"
+    both = "read live features and score: candidates/s, one thread (the peer only scores)"
+    films, feed = "one film a slate", "slates of eight"
+    for world, what in (("films", films), ("feed", feed)):
+        yield Row(joined, what, "join", "decode_and_join/" + world, "plain Rust", "plain/" + world)
+        yield Row(joined, what, "join", "decode_and_join/" + world, "plain Python", "join/" + world)
+        yield Row(trained, what, "ranker", "train/" + world, "PyTorch", "train/" + world)
+    for n in (100, 1000):
+        what = "{} candidates".format(n)
+        yield Row(scored, what, "ranker", "score/{}".format(n), "PyTorch", "score/{}".format(n))
+        yield Row(both, what, "ranker", "read_and_score/{}".format(n), "PyTorch", "score/{}".format(n))
+
+
+def build():
+    """The bench programs by name."""
+    command = ["cargo", "bench", "--no-run", "--message-format=json-render-diagnostics"]
+    command += ["--package", "ouzel-ingest", "--bench", "join", "--package", "ouzel-learner", "--bench", "ranker"]
+    built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        raise BenchError("the benchmarks do not build, see above")
+    messages = (json.loads(line) for line in built.stdout.splitlines() if line.startswith("{"))
+    return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable") and "bench" in m["target"]["kind"]}
+
+
+def ran(command, **environment):
+    """What a program says on stdout. One thread, whatever it would take."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    if done.returncode != 0:
+        raise BenchError("{} failed:\n{}".format(" ".join(str(part) for part in command), done.stderr.strip()))
+    return done.stdout
+
+
+def medians(table):
+    """Median amounts a second by `benchmark/argument`, out of divan's table."""
+    found, bench, argument = {}, None, None
+    for line in table.splitlines():
+        named = re.match(r"^([│ ]*)[├╰]─ (\S+)", line)
+        if named and not named.group(1):
+            bench = named.group(2)
+        elif named:
+            argument = named.group(2)
+        rates = re.findall(r"([\d.]+) ([KMG]?)item/s", line)
+        if rates:
+            # fastest, slowest, median, mean
+            number, unit = rates[2]
+            found["{}/{}".format(bench, argument)] = float(number) * UNITS[unit]
+    return found
+
+
+class Peers:
+    """What runs beside ours, and what cannot."""
+
+    def __init__(self, folder, torch_python):
+        self.folder, self.torch_python = folder, torch_python
+        self.skipped = {}
+        probe = subprocess.run([torch_python, "-c", "import torch"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if probe.returncode != 0:
+            self.skip("PyTorch", "{} cannot import torch; name a Python that can with TORCH_PYTHON=...".format(torch_python))
+
+    def skip(self, peer, why):
+        self.skipped[peer] = why
+        say("*** SKIPPED: the {} peer: {} ***".format(peer, why))
+
+    def run(self, peer, seconds):
+        """The figures of one peer; none of one that is skipped."""
+        if peer in self.skipped:
+            return {}
+        if peer == "plain Python":
+            return json.loads(ran([sys.executable, PEERS / "plain_join.py", self.folder]))
+        return json.loads(ran([self.torch_python, PEERS / "recipe_torch.py", self.folder, "--seconds", str(seconds)]))
+
+
+def measure(table, programs, peers, rounds, seconds):
+    losses = {}
+    for turn in range(rounds):
+        say("round {} of {}".format(turn + 1, rounds))
+        join = medians(ran([programs["join"], "--bench", "--sample-count", "5", "::(decode_and_join|plain)::"]))
+        python = peers.run("plain Python", seconds)
+        ranker = medians(ran([programs["ranker"], "--bench", "--min-time", str(seconds)]))
+        torch = peers.run("PyTorch", seconds)
+        losses.update({name: loss for name, loss in torch.items() if name.startswith("log_loss/")})
+        ours = {"join": join, "ranker": ranker}
+        theirs = {"plain Rust": join, "plain Python": python, "PyTorch": torch}
+        for row in table:
+            figure = ours[row.program].get(row.ours)
+            if figure is None:
+                raise BenchError("{} does not print {}".format(row.program, row.ours))
+            row.figures.append((figure, theirs[row.peer].get(row.theirs)))
+    return losses
+
+
+def show(table, peers):
+    section = None
+    for row in sorted(table, key=lambda row: row.section):
+        if row.section != section:
+            section = row.section
+            print("\n{}\n  {:<20}{:>12}  {:<14}{:>12}{:>8}".format(section, "", "ouzel", "peer", "", "ratio"))
+        ours = statistics.median(ours for ours, _ in row.figures)
+        line = "  {:<20}{:>12,.0f}  {:<14}".format(row.name, ours, row.peer)
+        if row.peer in peers.skipped:
+            print(line + "{:>12}".format("skipped"))
+            continue
+        theirs = statistics.median(theirs for _, theirs in row.figures)
+        ratios = row.ratios()
+        spread = "  ({:.1f} to {:.1f})".format(min(ratios), max(ratios))
+        print(line + "{:>12,.0f}{:>7.1f}x".format(theirs, statistics.median(ratios)) + spread)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python that can import torch, for the PyTorch peer")
+    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the peers take turns")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each short figure for")
+    args = parser.parse_args()
+    programs = build()
+    table = list(rows())
+    with tempfile.TemporaryDirectory(prefix="ouzel-bench-") as folder:
+        say("writing the worlds")
+        for program in programs.values():
+            ran([program], OUZEL_BENCH_DUMP=folder)
+        peers = Peers(folder, args.torch_python)
+        losses = measure(table, programs, peers, args.rounds, args.seconds)
+        ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
+    show(table, peers)
+    if losses:
+        print("\nlog-loss of one pass over the same batches, which shows that both learn the same model")
+        for of in ours:
+            print("  {:<20}{:>12.4f}  {:<14}{:>12.4f}".format(of["world"], of["log_loss"], "PyTorch", losses["log_loss/" + of["world"]]))
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    print("\nmedians of {} rounds on {} cores; the ratio with its least and greatest behind it".format(args.rounds, cores))
+    if load > cores:
+        print("the machine is busy (load {:.1f}): only the ratios mean anything".format(load))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        say(str(error))
+        sys.exit(1)
