@@ -1,6 +1,6 @@
 //! Join: puts records in order, writes the order down, joins them and hands batches to the learner.
 //!
-//! The rule that makes a crash harmless is in [`Join::commit`]: the order in which records were taken is in the
+//! The rule that makes a crash harmless is in `Join::commit`: the order in which records were taken is in the
 //! plan log before a batch made of them can reach the learner.
 
 use std::collections::{BTreeMap, VecDeque};
