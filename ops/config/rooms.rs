@@ -103,6 +103,7 @@ impl Config {
         let Features {
             history_len,
             history_kept,
+            shown_kept,
             decay,
             fast_rate,
             slow_rate,
@@ -114,6 +115,7 @@ impl Config {
         FeatureConfig {
             history_len,
             history_kept,
+            shown_kept,
             decay_ms: decay.ms(),
             fast_rate: single(fast_rate),
             slow_rate: single(slow_rate),

@@ -156,6 +156,8 @@ pub struct Features {
     pub history_len: usize,
     /// Actions of a user that are kept, count; at least `history_len`.
     pub history_kept: usize,
+    /// Shown items of a user that are kept, count: with those not acted on, content is compared.
+    pub shown_kept: usize,
     /// Time constant of the decayed impression and action counts of an item, event time.
     pub decay: Period,
     /// Rate of the fast moving average of outcomes, per impression, between 0 and 1.
@@ -179,6 +181,7 @@ impl Default for Features {
         Self {
             history_len: 100,
             history_kept: 200,
+            shown_kept: 50,
             decay: Period::from_secs(3600),
             fast_rate: 0.1,
             slow_rate: 0.03,

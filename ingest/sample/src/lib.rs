@@ -18,7 +18,8 @@ mod time;
 pub use batch::{Batch, Batcher};
 pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
 pub use features::{
-    Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, N_DENSE, dense_index,
+    Ask, Content, ContentId, ContentKey, ContentList, Contents, DENSE_NAMES, Dense, FeatureConfig,
+    FeatureState, FeatureStateError, MODALITIES, N_DENSE, N_MODALITIES, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, Item, Slot};

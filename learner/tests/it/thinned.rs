@@ -49,8 +49,12 @@ fn predictions_stay_calibrated_to_all_that_was_shown() {
             }
         }
         let calibration = predicted / expected;
-        println!("{negative_rate}: {calibration}");
-        assert!((calibration - 1.0).abs() < 0.02, "{negative_rate}: {calibration}");
+        // What few negatives leave unknown of their own rate: two standard deviations.
+        let tolerance = (2.0 / ((n_learned - n_positive) as f64).sqrt()).max(0.02);
+        assert!(
+            (calibration - 1.0).abs() < tolerance,
+            "{negative_rate}: {calibration}, {tolerance} is allowed"
+        );
         let share = (n_learned - n_positive) as f32 / (n - n_positive) as f32;
         assert!(
             (share / negative_rate - 1.0).abs() < 0.1,

@@ -10,6 +10,8 @@ pub struct FeatureConfig {
     pub history_len: usize,
     /// Actions of a user that are kept, count; at least `history_len`.
     pub history_kept: usize,
+    /// Shown items of a user that are kept to compare content with, count.
+    pub shown_kept: usize,
     /// Time constant of the decayed impression and action counts of an item, ms of event time.
     pub decay_ms: i64,
     /// Rate of the fast moving average, per impression, in `(0, 1)`.
@@ -32,6 +34,7 @@ impl Default for FeatureConfig {
         Self {
             history_len: 100,
             history_kept: 200,
+            shown_kept: 50,
             decay_ms: 3_600_000,
             fast_rate: 0.1,
             slow_rate: 0.03,

@@ -5,7 +5,8 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 /// Names of the features, in order. `ctr` is a smoothed logit minus the global logit; counts are `ln(1 + n)`;
-/// `slate` features are the item's minus the mean over its slate. The list is part of the schema.
+/// `slate` features are the item's minus the mean over its slate; those of `text` and `image` compare the item's
+/// content with that of the user's past. The list is part of the schema.
 pub const DENSE_NAMES: [&str; N_DENSE] = [
     "item_ctr",
     "item_impressions",
@@ -39,10 +40,34 @@ pub const DENSE_NAMES: [&str; N_DENSE] = [
     "hour_sin",
     "hour_cos",
     "history_len",
+    "text_mean",
+    "text_max",
+    "text_top3",
+    "text_recent",
+    "text_ctr",
+    "text_passed",
+    "slate_text_mean",
+    "slate_text_max",
+    "slate_text_top3",
+    "slate_text_recent",
+    "slate_text_ctr",
+    "slate_text_passed",
+    "image_mean",
+    "image_max",
+    "image_top3",
+    "image_recent",
+    "image_ctr",
+    "image_passed",
+    "slate_image_mean",
+    "slate_image_max",
+    "slate_image_top3",
+    "slate_image_recent",
+    "slate_image_ctr",
+    "slate_image_passed",
 ];
 
 /// How many there are.
-pub const N_DENSE: usize = 32;
+pub const N_DENSE: usize = 56;
 
 /// The dense features of one candidate, `[N_DENSE]`, in the order of [`DENSE_NAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

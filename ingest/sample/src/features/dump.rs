@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::FeatureConfig;
 use crate::features::bound::Held;
+use crate::features::content::{ContentDump, Contents};
 use crate::features::counter::{Counter, CounterKey};
 use crate::features::state::FeatureState;
 use crate::features::user::UserState;
@@ -32,6 +33,7 @@ pub enum FeatureStateError {
 struct Dump {
     config: FeatureConfig,
     items: Vec<Arc<Item>>,
+    contents: ContentDump,
     users: Vec<(Id, UserState)>,
     counters: Vec<(CounterKey, Counter)>,
     global: Counter,
@@ -54,6 +56,7 @@ impl FeatureState {
         let dump = Dump {
             config: self.config.clone(),
             items,
+            contents: self.contents.dump(),
             users,
             counters,
             next_sweep: EventTime(self.held.next_sweep.load(Ordering::Relaxed)),
@@ -84,6 +87,7 @@ impl FeatureState {
             config,
             held,
             items,
+            contents: Contents::load(dump.contents),
             users,
             counters,
             global: RwLock::new(dump.global),

@@ -7,8 +7,10 @@ use dashmap::mapref::one::RefMut;
 
 use crate::features::FeatureConfig;
 use crate::features::bound::Held;
+use crate::features::content::{Content, Contents, N_MODALITIES};
 use crate::features::counter::{Counter, CounterKey, Of};
 use crate::features::dense::{Dense, N_DENSE, logit};
+use crate::features::similarity::{N_PAST, N_SIMILARITY, Past};
 use crate::features::user::UserState;
 use crate::{
     Action, Attribute, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request,
@@ -37,6 +39,7 @@ pub struct Ask<'a> {
 pub struct FeatureState {
     pub(crate) config: FeatureConfig,
     pub(crate) items: IdMap<Id, Arc<Item>>,
+    pub(crate) contents: Contents,
     pub(crate) users: IdMap<Id, UserState>,
     pub(crate) counters: IdMap<CounterKey, Counter>,
     pub(crate) global: RwLock<Counter>,
@@ -50,6 +53,7 @@ impl FeatureState {
         Self {
             config,
             items: IdMap::default(),
+            contents: Contents::default(),
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
@@ -64,10 +68,20 @@ impl FeatureState {
     }
 
     /// Takes a new version of an item; an older version than the known one changes nothing.
-    pub fn put_item(&self, item: Item) {
+    pub fn put_item(&self, mut item: Item) {
         if self.items.get(&item.id).is_none_or(|known| known.ts <= item.ts) {
+            if let Some((key, content)) = Content::given(&item) {
+                self.contents.put(item.id, key, || content);
+            }
+            item.vectors.clear();
             self.items.insert(item.id, Arc::new(item));
         }
+    }
+
+    /// The items' content vectors.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// An item of the catalog.
@@ -126,6 +140,12 @@ impl FeatureState {
         for shown in &impression.items {
             self.touch_item(&touch, impression.user, shown.item);
         }
+        if self.config.shown_kept > 0 {
+            let mut user = self.user(impression.user);
+            for shown in &impression.items {
+                user.show(shown.item, impression.ts, self.config.shown_kept);
+            }
+        }
         self.bound();
     }
 
@@ -152,11 +172,13 @@ impl FeatureState {
     /// The features of `ask.items` as of `ask.ts`. Counters are as of the latest event written.
     #[must_use]
     pub fn read(&self, ask: &Ask<'_>) -> (Request, Vec<Candidate>) {
-        let history = self
-            .users
-            .get(&ask.user)
-            .map(|user| user.before(ask.ts, self.config.history_len))
-            .unwrap_or_default();
+        let (history, shown) = match self.users.get(&ask.user) {
+            Some(user) => (
+                user.before(ask.ts, self.config.history_len),
+                user.shown_before(ask.ts).collect(),
+            ),
+            None => (Vec::new(), Vec::new()),
+        };
         let n_items = u16::try_from(ask.items.len()).unwrap_or(u16::MAX);
         let shared = self.shared(ask, history.len(), ask.slate_size.unwrap_or(n_items));
         let mut candidates: Vec<Candidate> = ask
@@ -173,6 +195,7 @@ impl FeatureState {
                 }
             })
             .collect();
+        self.compare(&history, &shown, shared.smooth.rate, &mut candidates);
         centre(&mut candidates);
         let request = Request {
             id: ask.request,
@@ -183,6 +206,41 @@ impl FeatureState {
             n_items,
         };
         (request, candidates)
+    }
+
+    /// Fills in how like the candidates' content is to that of the user's past.
+    fn compare(&self, history: &[HistoryEntry], shown: &[Id], rate: f32, candidates: &mut [Candidate]) {
+        if self.contents.is_empty() {
+            return;
+        }
+        let acted = || {
+            history
+                .iter()
+                .filter(|entry| entry.task == 0)
+                .map(|entry| entry.item)
+        };
+        let passed = shown.iter().filter(|item| !acted().any(|acted| acted == **item));
+        let content = |item: Id| self.contents.of(item);
+        let n_acted = acted().count();
+        let list = self.contents.list();
+        let past = Past::new(
+            &list,
+            acted().skip(n_acted.saturating_sub(N_PAST)).map(content),
+            passed.take(N_PAST).map(|item| content(*item)),
+        );
+        if past.is_empty() {
+            return;
+        }
+        for candidate in candidates {
+            let Some(content) = list.get(self.contents.of(candidate.item)) else {
+                continue;
+            };
+            for modality in 0..N_MODALITIES {
+                let at = SIMILARITY + 2 * N_SIMILARITY * modality;
+                let values = &mut candidate.dense.values_mut()[at..at + N_SIMILARITY];
+                values.copy_from_slice(&past.compare(content, modality, rate));
+            }
+        }
     }
 
     /// A user's state, to be written; a new one is counted.
@@ -391,9 +449,16 @@ impl Smooth {
     }
 }
 
+/// The place of the first similarity feature.
+const SIMILARITY: usize = 32;
+
 /// Fills the slate-centred features: the item's value minus the slate's mean.
 fn centre(slate: &mut [Candidate]) {
-    for (from, to) in [(0, 27), (1, 28)] {
+    let similarities = (0..N_MODALITIES).flat_map(|modality| {
+        let from = SIMILARITY + 2 * N_SIMILARITY * modality;
+        (from..from + N_SIMILARITY).map(|from| (from, from + N_SIMILARITY))
+    });
+    for (from, to) in [(0, 27), (1, 28)].into_iter().chain(similarities) {
         let mean = mean(slate.iter().map(|candidate| candidate.dense[from]));
         for candidate in slate.iter_mut() {
             let values = candidate.dense.values_mut();
