@@ -5,6 +5,7 @@
 //! thread, and knows nothing of Kafka, tensors, files or HTTP.
 
 mod batch;
+mod content;
 mod event;
 mod features;
 mod id;
@@ -16,10 +17,11 @@ mod sample;
 mod time;
 
 pub use batch::{Batch, Batcher};
+pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
 pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
 pub use features::{
-    Ask, Content, ContentId, ContentKey, ContentList, Contents, DENSE_NAMES, Dense, FeatureConfig,
-    FeatureState, FeatureStateError, MODALITIES, N_DENSE, N_MODALITIES, dense_index,
+    Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, ItemVectors, MODALITIES,
+    N_DENSE, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorTable, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, Item, Slot};

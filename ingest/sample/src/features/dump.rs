@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::FeatureConfig;
 use crate::features::bound::Held;
-use crate::features::content::{ContentDump, Contents};
 use crate::features::counter::{Counter, CounterKey};
 use crate::features::state::FeatureState;
 use crate::features::user::UserState;
+use crate::features::vectors::{VectorDump, VectorTable};
 use crate::{EventTime, Id, IdMap, Item};
 
 /// A dump that could not be read back.
@@ -33,7 +33,7 @@ pub enum FeatureStateError {
 struct Dump {
     config: FeatureConfig,
     items: Vec<Arc<Item>>,
-    contents: ContentDump,
+    vectors: VectorDump,
     users: Vec<(Id, UserState)>,
     counters: Vec<(CounterKey, Counter)>,
     global: Counter,
@@ -56,7 +56,7 @@ impl FeatureState {
         let dump = Dump {
             config: self.config.clone(),
             items,
-            contents: self.contents.dump(),
+            vectors: self.vectors.dump(),
             users,
             counters,
             next_sweep: EventTime(self.held.next_sweep.load(Ordering::Relaxed)),
@@ -87,7 +87,7 @@ impl FeatureState {
             config,
             held,
             items,
-            contents: Contents::load(dump.contents),
+            vectors: VectorTable::load(dump.vectors),
             users,
             counters,
             global: RwLock::new(dump.global),

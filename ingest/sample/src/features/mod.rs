@@ -6,16 +6,16 @@
 
 mod bound;
 mod config;
-mod content;
 mod counter;
 mod dense;
 mod dump;
 mod similarity;
 mod state;
 mod user;
+mod vectors;
 
 pub use config::FeatureConfig;
-pub use content::{Content, ContentId, ContentKey, ContentList, Contents, MODALITIES, N_MODALITIES};
 pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
 pub use dump::FeatureStateError;
 pub use state::{Ask, FeatureState};
+pub use vectors::{ItemVectors, MODALITIES, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorTable};

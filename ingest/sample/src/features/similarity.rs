@@ -3,8 +3,8 @@
 //! The vectors are frozen, so these are features like the counters: as of the impression in training, as of now
 //! in serving. On logs with titles they are the largest single gain of all features.
 
-use crate::features::content::{Content, ContentId, ContentList, N_MODALITIES};
 use crate::features::dense::logit;
+use crate::features::vectors::{ItemVectors, N_MODALITIES, VectorId, VectorList};
 
 /// Features of one modality, without their slate-centred twins.
 pub(crate) const N_SIMILARITY: usize = 6;
@@ -17,22 +17,22 @@ const PRIOR_WEIGHT: f32 = 1.0;
 
 /// The content of a user's recent past, newest last.
 pub(crate) struct Past<'a> {
-    acted: Vec<&'a Content>,
-    passed: Vec<&'a Content>,
+    acted: Vec<&'a ItemVectors>,
+    passed: Vec<&'a ItemVectors>,
     /// Sum of the vectors acted on, by modality.
     sums: [Vec<f32>; N_MODALITIES],
 }
 
 impl<'a> Past<'a> {
     pub(crate) fn new(
-        list: &'a ContentList<'_>,
-        acted: impl Iterator<Item = ContentId>,
-        passed: impl Iterator<Item = ContentId>,
+        list: &'a VectorList<'_>,
+        acted: impl Iterator<Item = VectorId>,
+        passed: impl Iterator<Item = VectorId>,
     ) -> Self {
         let acted: Vec<_> = acted.filter_map(|id| list.get(id)).collect();
         let mut sums: [Vec<f32>; N_MODALITIES] = Default::default();
         for (modality, sum) in sums.iter_mut().enumerate() {
-            for vector in acted.iter().filter_map(|content| content.vector(modality)) {
+            for vector in acted.iter().filter_map(|vectors| values(vectors, modality)) {
                 if sum.is_empty() {
                     sum.resize(vector.len(), 0.0);
                 }
@@ -58,13 +58,13 @@ impl<'a> Past<'a> {
     /// `mean` is the cosine with the mean vector acted on; `max` and `top3` are of the cosines with each of them,
     /// `recent` their mean over the newest; `ctr` is the log-odds of acting, over the global log-odds, among past
     /// items weighted by the square of their cosine; `passed` the largest cosine with an item passed over.
-    pub(crate) fn compare(&self, content: &Content, modality: usize, rate: f32) -> [f32; N_SIMILARITY] {
+    pub(crate) fn compare(&self, candidate: &ItemVectors, modality: usize, rate: f32) -> [f32; N_SIMILARITY] {
         let mut out = [0.0; N_SIMILARITY];
-        let Some(vector) = content.vector(modality) else {
+        let Some(vector) = values(candidate, modality) else {
             return out;
         };
-        let cosines = |past: &[&Content]| -> Vec<f32> {
-            let of = |past: &&Content| dot(past.vector(modality)?, vector);
+        let cosines = |past: &[&ItemVectors]| -> Vec<f32> {
+            let of = |past: &&ItemVectors| dot(values(past, modality)?, vector);
             past.iter().filter_map(of).collect()
         };
         let weight = |cosines: &[f32]| -> f32 { cosines.iter().map(|cosine| cosine.max(0.0).powi(2)).sum() };
@@ -87,6 +87,10 @@ impl<'a> Past<'a> {
         out[2] = mean(&acted[..acted.len().min(3)]);
         out
     }
+}
+
+fn values(vectors: &ItemVectors, modality: usize) -> Option<&[f32]> {
+    Some(&vectors[modality].as_ref()?.values)
 }
 
 fn mean(values: &[f32]) -> f32 {
@@ -116,19 +120,17 @@ fn dot(a: &[f32], b: &[f32]) -> Option<f32> {
 mod tests {
     use super::*;
     use crate::Id;
-    use crate::features::content::{ContentKey, Contents};
+    use crate::features::vectors::{Vector, VectorTable};
 
-    fn contents(vectors: &[[f32; 3]]) -> Contents {
-        let contents = Contents::default();
-        for (n, vector) in (0u8..).zip(vectors) {
-            contents.put(Id(n.into()), ContentKey([n; 16]), || {
-                Content::new([Some(vector.to_vec()), None])
-            });
+    fn contents(vectors: &[[f32; 3]]) -> VectorTable {
+        let contents = VectorTable::default();
+        for (n, vector) in (0..).map(Id).zip(vectors) {
+            contents.put(n, [Vector::given(vector), None]);
         }
         contents
     }
 
-    fn compare(contents: &Contents, acted: &[u64], passed: &[u64], candidate: u64) -> [f32; N_SIMILARITY] {
+    fn compare(contents: &VectorTable, acted: &[u64], passed: &[u64], candidate: u64) -> [f32; N_SIMILARITY] {
         let list = contents.list();
         let of = |ids: &[u64]| ids.iter().map(|id| contents.of(Id(*id))).collect::<Vec<_>>();
         let past = Past::new(&list, of(acted).into_iter(), of(passed).into_iter());
@@ -172,9 +174,9 @@ mod tests {
         says_nothing(compare(&contents, &[77], &[78], 0));
         let list = contents.list();
         let past = Past::new(&list, [contents.of(Id(0))].into_iter(), [].into_iter());
-        let image = Content::new([None, Some(vec![1.0, 0.0, 0.0])]);
+        let image = [None, Vector::given(&[1.0, 0.0, 0.0])];
         says_nothing(past.compare(&image, 1, 0.1));
-        let longer = Content::new([Some(vec![1.0; 4]), None]);
+        let longer = [Vector::given(&[1.0; 4]), None];
         says_nothing(past.compare(&longer, 0, 0.1));
     }
 

@@ -7,11 +7,11 @@ use dashmap::mapref::one::RefMut;
 
 use crate::features::FeatureConfig;
 use crate::features::bound::Held;
-use crate::features::content::{Content, Contents, N_MODALITIES};
 use crate::features::counter::{Counter, CounterKey, Of};
 use crate::features::dense::{Dense, N_DENSE, logit};
 use crate::features::similarity::{N_PAST, N_SIMILARITY, Past};
 use crate::features::user::UserState;
+use crate::features::vectors::{N_MODALITIES, VectorTable, given};
 use crate::{
     Action, Attribute, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request,
     ShownItem, Slot,
@@ -39,7 +39,7 @@ pub struct Ask<'a> {
 pub struct FeatureState {
     pub(crate) config: FeatureConfig,
     pub(crate) items: IdMap<Id, Arc<Item>>,
-    pub(crate) contents: Contents,
+    pub(crate) vectors: VectorTable,
     pub(crate) users: IdMap<Id, UserState>,
     pub(crate) counters: IdMap<CounterKey, Counter>,
     pub(crate) global: RwLock<Counter>,
@@ -53,7 +53,7 @@ impl FeatureState {
         Self {
             config,
             items: IdMap::default(),
-            contents: Contents::default(),
+            vectors: VectorTable::default(),
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
@@ -70,9 +70,7 @@ impl FeatureState {
     /// Takes a new version of an item; an older version than the known one changes nothing.
     pub fn put_item(&self, mut item: Item) {
         if self.items.get(&item.id).is_none_or(|known| known.ts <= item.ts) {
-            if let Some((key, content)) = Content::given(&item) {
-                self.contents.put(item.id, key, || content);
-            }
+            self.vectors.put(item.id, given(&item));
             item.vectors.clear();
             self.items.insert(item.id, Arc::new(item));
         }
@@ -80,8 +78,8 @@ impl FeatureState {
 
     /// The items' content vectors.
     #[must_use]
-    pub fn contents(&self) -> &Contents {
-        &self.contents
+    pub fn vectors(&self) -> &VectorTable {
+        &self.vectors
     }
 
     /// An item of the catalog.
@@ -210,7 +208,7 @@ impl FeatureState {
 
     /// Fills in how like the candidates' content is to that of the user's past.
     fn compare(&self, history: &[HistoryEntry], shown: &[Id], rate: f32, candidates: &mut [Candidate]) {
-        if self.contents.is_empty() {
+        if self.vectors.is_empty() {
             return;
         }
         let acted = || {
@@ -220,25 +218,25 @@ impl FeatureState {
                 .map(|entry| entry.item)
         };
         let passed = shown.iter().filter(|item| !acted().any(|acted| acted == **item));
-        let content = |item: Id| self.contents.of(item);
+        let name = |item: Id| self.vectors.of(item);
         let n_acted = acted().count();
-        let list = self.contents.list();
+        let list = self.vectors.list();
         let past = Past::new(
             &list,
-            acted().skip(n_acted.saturating_sub(N_PAST)).map(content),
-            passed.take(N_PAST).map(|item| content(*item)),
+            acted().skip(n_acted.saturating_sub(N_PAST)).map(name),
+            passed.take(N_PAST).map(|item| name(*item)),
         );
         if past.is_empty() {
             return;
         }
         for candidate in candidates {
-            let Some(content) = list.get(self.contents.of(candidate.item)) else {
+            let Some(vectors) = list.get(self.vectors.of(candidate.item)) else {
                 continue;
             };
             for modality in 0..N_MODALITIES {
                 let at = SIMILARITY + 2 * N_SIMILARITY * modality;
                 let values = &mut candidate.dense.values_mut()[at..at + N_SIMILARITY];
-                values.copy_from_slice(&past.compare(content, modality, rate));
+                values.copy_from_slice(&past.compare(vectors, modality, rate));
             }
         }
     }
