@@ -5,6 +5,7 @@
 //! thread, and knows nothing of Kafka, tensors, files or HTTP.
 
 mod batch;
+mod content;
 mod event;
 mod features;
 mod id;
@@ -16,6 +17,7 @@ mod sample;
 mod time;
 
 pub use batch::{Batch, Batcher};
+pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
 pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
 pub use features::{
     Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, N_DENSE, dense_index,
