@@ -13,7 +13,7 @@ SEED ?= 1
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify verify-long fmt-check clippy doc bench libtorch data kafka kafka-stop clean distclean
+.PHONY: help demo test verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,14 +23,14 @@ demo: libtorch data ## build, then learn MovieLens-100K live from an embedded br
 	@$(TARGET_DIR)/release/ouzel demo $(ARGS)
 
 # kafka.py says loudly which tests are skipped where Java or Maven is missing, and stops the broker that it started.
-test: libtorch data ## every test; those against a real Kafka broker need Java 17 and Maven
+test: libtorch data encoders ## every test; those against a real Kafka broker need Java 17 and Maven
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace
 
 verify: fmt-check clippy test doc ## what CI checks: format, lints, tests, documentation
 
 verify-long: export OUZEL_JOIN_CASES ?= 300000
 verify-long: export PROPTEST_CASES ?= 5000
-verify-long: libtorch data ## the property tests with many more cases than `make test` has time for, and KILLS=200 kills
+verify-long: libtorch data encoders ## the property tests with many more cases than `make test` has time for, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
 	@cargo build --release --bin ouzel
 	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED)
@@ -54,6 +54,9 @@ libtorch: ## fetch libtorch 2.13.0 into .libtorch/ (530 MB, once), or check the 
 data: ## fetch MovieLens-100K into .data/ (2 MB, once) and write it as an event log
 	@$(PYTHON) ops/setup/movielens.py
 
+encoders: ## fetch the weights of the frozen text and image encoders into .encoders/ (101 MB, once)
+	@$(PYTHON) ops/setup/encoders.py
+
 kafka: ## start a real Apache Kafka broker on loopback, fetched through Maven on first use; prints its address
 	@$(PYTHON) ops/setup/kafka.py start
 
@@ -65,4 +68,4 @@ clean: ## remove what was built and the broker's data; what was downloaded stays
 	cargo clean
 
 distclean: clean ## remove what was downloaded, too
-	rm -rf .libtorch .data .kafka
+	rm -rf .libtorch .data .kafka .encoders

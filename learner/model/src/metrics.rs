@@ -1,0 +1,22 @@
+//! Metric names of this crate.
+
+use metrics::{Unit, describe_counter};
+
+/// Contents turned into vectors, by encoder.
+pub const CONTENTS_ENCODED: &str = "ouzel_model_contents_encoded_total";
+/// Contents that have no vector, by encoder and reason.
+pub const CONTENTS_UNUSABLE: &str = "ouzel_model_contents_unusable_total";
+
+/// Tells the recorder what each name means.
+pub fn describe() {
+    describe_counter!(
+        CONTENTS_ENCODED,
+        Unit::Count,
+        "texts and pictures turned into vectors, by encoder"
+    );
+    describe_counter!(
+        CONTENTS_UNUSABLE,
+        Unit::Count,
+        "texts and pictures that have no vector, by encoder and reason; their items rank without it"
+    );
+}
