@@ -103,6 +103,16 @@ pub enum Error {
         /// Found.
         found: String,
     },
+    /// A vector that must not be kept.
+    #[error("cannot keep the vector of content {content} by {encoder}: {why}")]
+    InvalidVector {
+        /// The version of the encoder.
+        encoder: String,
+        /// The content's hash.
+        content: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// `latest` would move to a lineage that was rolled back.
     #[error(
         "cannot move `latest` to snapshot {id}: its ancestor {ancestor} was rolled back; restart, to resume from `latest`"

@@ -3,7 +3,8 @@
 //! This crate owns the on-disk format, the order of writes that makes a snapshot atomic and durable, the
 //! aliases that say which one counts, and every check made before a byte of one is believed. It works without
 //! libtorch and must not know tensors, Kafka, an async runtime, a clock, or any other room of the house: the
-//! caller passes the time, and says what the arrays mean.
+//! caller passes the time, and says what the arrays mean. Beside the snapshots it keeps the vectors of contents, see
+//! [`VectorStore`].
 //!
 //! ```text
 //! <root>/latest, serving, pinned        pointer files: id, blake3 of its manifest, rollbacks so far
@@ -38,6 +39,7 @@ mod recover;
 mod seal;
 mod snapshot;
 mod store;
+mod vectors;
 mod verbs;
 mod write;
 
@@ -62,3 +64,4 @@ pub use manifest::{
 pub use recover::{Recovery, Skipped};
 pub use snapshot::{FileReport, Report, Snapshot};
 pub use store::{Listed, Store};
+pub use vectors::{VectorCount, VectorLimits, VectorRecovery, VectorStore};

@@ -12,6 +12,10 @@ pub const BYTES: &str = "ouzel_snapshot_bytes";
 pub const SKIPPED: &str = "ouzel_snapshot_skipped_total";
 /// Snapshots removed by collections.
 pub const REMOVED: &str = "ouzel_snapshot_removed_total";
+/// Content vectors kept, by encoder version.
+pub const VECTORS: &str = "ouzel_snapshot_vectors";
+/// Content vectors that were kept once, by reason: `damaged`, `evicted`, `collected`.
+pub const VECTORS_DROPPED: &str = "ouzel_snapshot_vectors_dropped_total";
 
 /// Registers the help text of every metric above.
 pub fn describe() {
@@ -32,6 +36,12 @@ pub fn describe() {
         "Snapshots passed over while looking for the newest valid one."
     );
     describe_counter!(REMOVED, Unit::Count, "Snapshots removed by collections.");
+    describe_gauge!(VECTORS, Unit::Count, "Content vectors kept, by encoder version.");
+    describe_counter!(
+        VECTORS_DROPPED,
+        Unit::Count,
+        "Content vectors kept no longer, by reason; they are made again when asked for."
+    );
 }
 
 pub(crate) fn written(n_bytes: u64) {
@@ -58,4 +68,13 @@ pub(crate) fn skipped(n: usize) {
 
 pub(crate) fn removed(n: usize) {
     counter!(REMOVED).increment(n as u64);
+}
+
+pub(crate) fn vectors(version: &str, n: usize) {
+    let n = u32::try_from(n).unwrap_or(u32::MAX);
+    gauge!(VECTORS, "encoder" => version.to_owned()).set(n);
+}
+
+pub(crate) fn vectors_dropped(reason: &'static str, n: u64) {
+    counter!(VECTORS_DROPPED, "reason" => reason).increment(n);
 }
