@@ -4,6 +4,7 @@
 //! refused with the nearest known name, a wrong value with its line and column, and [`Config::show`] prints
 //! the whole of what is in force as a file that reads back to the same configuration.
 
+mod content;
 mod model;
 mod parse;
 mod properties;
@@ -22,6 +23,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use content::Content;
 pub use model::{Model, Optimizer};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
@@ -44,6 +46,8 @@ pub struct Config {
     pub order: Order,
     /// What is kept of users and items between events.
     pub features: Features,
+    /// What turns items' texts and pictures into vectors.
+    pub content: Content,
     /// How samples become steps.
     pub learner: Learner,
     /// The shape of the ranker.

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod contents;
 pub mod control;
 pub mod demo;
 pub mod gauges;

@@ -20,6 +20,12 @@ pub const OUTCOMES_TOTAL: &str = "ouzel_ops_join_outcomes_total";
 pub const ACTION_COVERAGE: &str = "ouzel_ops_action_coverage_ratio";
 /// Time since the last snapshot was written.
 pub const SNAPSHOT_AGE_SECONDS: &str = "ouzel_ops_snapshot_age_seconds";
+/// Items whose content waits to be encoded.
+pub const ITEMS_TO_ENCODE: &str = "ouzel_ops_items_to_encode";
+/// Pictures that could not be read: missing, too large, or outside of their folder.
+pub const CONTENTS_OUT_OF_REACH: &str = "ouzel_ops_contents_out_of_reach_total";
+/// Content vectors that a snapshot or the plan log names and that could not be had again.
+pub const VECTORS_LOST: &str = "ouzel_ops_vectors_lost_total";
 /// Memory of this process.
 pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 
@@ -64,6 +70,21 @@ pub fn describe() {
         SNAPSHOT_AGE_SECONDS,
         Unit::Seconds,
         "time since the last snapshot was written"
+    );
+    describe_gauge!(
+        ITEMS_TO_ENCODE,
+        Unit::Count,
+        "items whose content waits to be encoded"
+    );
+    describe_counter!(
+        CONTENTS_OUT_OF_REACH,
+        Unit::Count,
+        "pictures that are missing, too large, or outside of their folder"
+    );
+    describe_counter!(
+        VECTORS_LOST,
+        Unit::Count,
+        "content vectors that are named but could not be had again"
     );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
+use metrics::counter;
 
 use ouzel_ingest::Stage;
 use ouzel_learner::Trainer;
@@ -12,6 +13,8 @@ use ouzel_sample::{DENSE_NAMES, FeatureState, PartitionId, Positions, Stream};
 use ouzel_snapshot::{Fingerprint, Snapshot, SnapshotId, Store};
 
 use crate::config::Config;
+use crate::contents::Contents;
+use crate::metrics::VECTORS_LOST;
 use crate::stages::learn::Provenance;
 
 /// Samples of the window that progressive figures are shown for, count.
@@ -88,7 +91,12 @@ impl Found {
     }
 
     /// The state machines, restored, or new ones over `partitions`.
-    pub fn start(&self, config: &Config, partitions: &[PartitionId]) -> anyhow::Result<Start> {
+    pub fn start(
+        &self,
+        config: &Config,
+        contents: Option<&Contents>,
+        partitions: &[PartitionId],
+    ) -> anyhow::Result<Start> {
         let (model, learner) = (config.model_config(), config.learner_config());
         let mut progressive = Progressive::new(WINDOW_SAMPLES);
         let Some(snapshot) = &self.snapshot else {
@@ -103,11 +111,11 @@ impl Found {
             });
         };
         let id = snapshot.id();
-        let schema = schema(config);
+        let schema = schema(config, contents);
         if snapshot.manifest().cut.schema_fingerprint != schema {
             bail!(
-                "snapshot {id} was made under another schema ([ids], [features], [join] tasks or [model] differ): \
-                 restore that configuration, or start in an empty state directory"
+                "snapshot {id} was made under another schema ([ids], [features], [content], [join] tasks or [model] \
+                 differ): restore that configuration, or start in an empty state directory"
             );
         }
         let stage = Stage::restore(
@@ -118,6 +126,9 @@ impl Found {
             &snapshot.blob("batcher.bin")?,
         )
         .with_context(|| format!("cannot restore the join state of snapshot {id}"))?;
+        if let Some(contents) = contents {
+            restore_vectors(contents, stage.features())?;
+        }
         let trainer = Trainer::load(snapshot, &model, learner)?;
         progressive
             .restore(&snapshot.blob("validation.json")?)
@@ -131,8 +142,22 @@ impl Found {
     }
 }
 
+/// Fills in the vectors that a loaded feature state names.
+pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::Result<()> {
+    let n_lost = contents.restore(features)?;
+    if n_lost > 0 {
+        counter!(VECTORS_LOST).increment(n_lost as u64);
+        tracing::warn!(
+            vectors = n_lost,
+            "content vectors are neither in the store nor can they be made again: requests captured with them are \
+             learned without"
+        );
+    }
+    Ok(())
+}
+
 /// What every manifest of this process says of it.
-pub fn provenance(config: &Config) -> Provenance {
+pub fn provenance(config: &Config, contents: Option<&Contents>) -> Provenance {
     let fingerprint = Fingerprint {
         ouzel: env!("CARGO_PKG_VERSION").to_owned(),
         git: None,
@@ -145,16 +170,18 @@ pub fn provenance(config: &Config) -> Provenance {
     Provenance {
         fingerprint,
         config_hash,
-        schema: schema(config),
+        schema: schema(config, contents),
     }
 }
 
 /// Fingerprint of what gives features and weights their meaning.
-fn schema(config: &Config) -> String {
+fn schema(config: &Config, contents: Option<&Contents>) -> String {
     let meaning = serde_json::json!({
         "salt": config.ids.salt,
         "dense": DENSE_NAMES.as_slice(),
         "features": config.feature_config().meaning(),
+        "encoders": contents.map(Contents::versions),
+        "texts": config.content.texts,
         "tasks": config.task_names(),
         "model": config.model_config(),
     });

@@ -1,10 +1,11 @@
 //! The pipeline's stages: one loop a thread, joined by channels.
 //!
-//! [`poll`] reads and decodes, [`join`] orders, joins and batches, [`learn`] steps and publishes, [`save`]
+//! [`poll`] reads and decodes, [`join`] orders, joins and batches, [`encode`] turns contents into vectors, [`learn`] steps and publishes, [`save`]
 //! writes snapshots. Each ends when its input closes; only poll hears the shutdown. The state machines they
 //! drive live in the rooms below and know nothing of threads.
 
 pub mod backlog;
+pub mod encode;
 pub mod idle;
 pub mod join;
 pub mod learn;

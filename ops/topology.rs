@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! source -> poll -> join -> learner -> snapshot (disk)
-//!                    |         \-> published -> scorers <- HTTP
-//!                    \-> feature state ----------^
+//!                   ^|         \-> published -> scorers <- HTTP
+//!            encode <-/\-> feature state ---------^
 //! ```
 //!
 //! poll decodes; join puts records in order, writes that order to the plan log, joins, and owns the feature
-//! state; the learner scores and learns each batch, publishes versions, and completes the cuts that join takes;
+//! state; encode turns new items' contents into vectors and gives them back to join; the learner scores and learns each batch, publishes versions, and completes the cuts that join takes;
 //! the saver writes them. Shutdown is data flow: poll and the listeners hear the signal, every other stage ends
 //! when its input closes.
 
@@ -31,11 +31,13 @@ use crate::admin;
 use crate::cli::Tell;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::contents::Contents;
 use crate::control::Desk;
 use crate::gauges;
 use crate::live::Live;
 use crate::resume::{Found, provenance};
 use crate::stages::backlog::Backlog;
+use crate::stages::encode::{Encode, Encoding};
 use crate::stages::join::{Join, JoinSettings};
 use crate::stages::learn::Learn;
 use crate::stages::poll::Poll;
@@ -108,7 +110,8 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let source = (plan.open)(&found.positions()?)?;
     let partitions = source.partitions();
     let ids: Vec<PartitionId> = partitions.iter().map(|partition| partition.id).collect();
-    let begin = found.start(config, &ids)?;
+    let contents = Contents::open(config)?;
+    let begin = found.start(config, contents.as_ref(), &ids)?;
     let (plan_log, replay) = plan_log(dir, found.plan_position())?;
     let admin = admin::Listener::bind(&config.admin_socket())?;
     if begin.snapshot.is_none() {
@@ -198,7 +201,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         control: from_admin,
         live: Arc::clone(&live),
         clock: Arc::clone(&clock),
-        provenance: provenance(config),
+        provenance: provenance(config, contents.as_ref()),
         unserved: Vec::new(),
         note: None,
     };
@@ -209,6 +212,28 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         flush_after: config.learner.flush_idle.duration(),
         every_batches: config.snapshot.every_batches,
     };
+    let encoding = match contents {
+        None => None,
+        Some(contents) => {
+            let (to_encode, from_join) = channel();
+            let (to_join, from_encode) = channel();
+            let encoding = Encoding {
+                to: to_encode,
+                from: from_encode,
+                store: contents.store(),
+                versions: contents.versions(),
+            };
+            // What the process before this one had not come to.
+            encoding.ask(features.items());
+            let encode = Encode {
+                contents,
+                features,
+                out: to_join,
+            };
+            supervisor.spawn(Task::Encode, move || encode.run(&from_join))?;
+            Some(encoding)
+        }
+    };
     let join = Join::new(
         begin.stage,
         orderer,
@@ -218,6 +243,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         Arc::clone(&backlog),
         Arc::clone(&live),
         to_learner,
+        encoding,
     );
     supervisor.spawn(Task::Join, move || join.run(&from_poll))?;
 

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use entry::{PlanEntry, Run};
+pub use entry::{Encoded, PlanEntry, Run};
 
 use ouzel_sample::PartitionId;
 
@@ -186,6 +186,7 @@ impl PlanLog {
         &mut self,
         runs: Vec<Run>,
         marks: Vec<(PartitionId, Mark)>,
+        encoded: Vec<Encoded>,
         flush: bool,
     ) -> Result<u64, PlanError> {
         self.refuse_poisoned()?;
@@ -195,6 +196,7 @@ impl PlanLog {
             seq,
             runs,
             marks,
+            encoded,
             flush,
         })?;
         if let Err(source) = self.file.write_all(&frame) {

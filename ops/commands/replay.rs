@@ -18,10 +18,11 @@ use ouzel_ingest::{
 };
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Figures, Progressive, ScoreLog};
-use ouzel_sample::{Batch, EventTime, FeatureState, IdKind, Stream};
+use ouzel_sample::{Batch, Event, EventTime, FeatureState, IdKind, Item, Stream};
 
-use crate::cli::{Exit, Labels, RangePoint, ReplayArgs};
+use crate::cli::{Exit, Labels, RangePoint, ReplayArgs, Tell};
 use crate::config::Config;
+use crate::contents::Contents;
 use crate::progress::{self, Progress, Style};
 
 /// Samples between two updates of the progress line.
@@ -175,6 +176,10 @@ struct Pipeline {
     trainer: Trainer,
     scores: ScoreLog,
     progressive: Progressive,
+    contents: Option<Contents>,
+    /// Items whose content is encoded before anything but items is taken.
+    unencoded: Vec<Arc<Item>>,
+    is_quiet: bool,
 }
 
 impl Pipeline {
@@ -209,6 +214,11 @@ impl Pipeline {
             trainer: Trainer::new(config.model_config(), learner)?,
             scores: ScoreLog::default(),
             progressive: Progressive::new(20_000),
+            contents: Contents::open(config).hint(
+                "a daemon holds the vectors of its state directory: name another folder with content.store",
+            )?,
+            unencoded: Vec::new(),
+            is_quiet: false,
         })
     }
 
@@ -219,6 +229,7 @@ impl Pipeline {
         total: Option<u64>,
         is_quiet: bool,
     ) -> anyhow::Result<Run> {
+        self.is_quiet = is_quiet;
         let mut progress = Progress::new("samples", total, Style::detect(is_quiet));
         let started = Instant::now();
         let mut told = 0;
@@ -269,11 +280,39 @@ impl Pipeline {
                 None => Some(recorded),
             };
             if let Some(recorded) = recorded {
+                if !matches!(recorded.event, Ok(Event::Item(_))) {
+                    self.encode()?;
+                }
                 self.stage
                     .take(&recorded, &mut batches)
                     .with_context(|| format!("cannot join {position}"))?;
+                if let (Some(_), Ok(Event::Item(item))) = (&self.contents, &recorded.event) {
+                    self.unencoded.extend(self.stage.features().item(item.id));
+                }
                 self.learn(std::mem::take(&mut batches))?;
             }
+        }
+        Ok(())
+    }
+
+    /// A bounded log is encoded ahead of use, so that what it comes to does not depend on how fast that is.
+    fn encode(&mut self) -> anyhow::Result<()> {
+        let items = std::mem::take(&mut self.unencoded);
+        let (Some(contents), false) = (&self.contents, items.is_empty()) else {
+            return Ok(());
+        };
+        let total = u64::try_from(items.len()).ok();
+        let mut progress = Progress::new("contents", total, Style::detect(self.is_quiet));
+        let mut n_encoded = 0;
+        let vectors = contents.vectors(&items, |n| {
+            n_encoded = n as u64;
+            progress.update(n_encoded, &progress::Figures::default());
+        })?;
+        if n_encoded > 0 {
+            progress.finish(n_encoded, &progress::Figures::default());
+        }
+        for (item, vectors) in items.iter().zip(vectors) {
+            self.stage.features().vectors().put(item.id, vectors);
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ use ouzel_snapshot::{Alias, Snapshot, Store};
 use crate::cli::{Exit, ScoreArgs, Tell};
 use crate::commands::snapshot::resolve;
 use crate::config::Config;
+use crate::contents::Contents;
+use crate::resume::restore_vectors;
 
 /// Runs the command.
 pub fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -76,6 +78,11 @@ fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
         .hint("give the configuration of the daemon with --config")?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())
         .with_context(|| format!("cannot load snapshot {id}"))?;
+    if !features.vectors().missing().is_empty()
+        && let Some(contents) = Contents::open(config)?
+    {
+        restore_vectors(&contents, &features)?;
+    }
     let published = Arc::new(Published::new());
     published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));
     let now = EventTime(snapshot.manifest().cut.event_time_ms.saturating_add(1));

@@ -56,6 +56,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     join(config, &mut faults);
 
     model(config, &mut faults);
+    faults.unless_positive(config.content.texts, "content.texts");
     let features = &config.features;
     faults.unless_positive(features.history_len, "features.history_len");
     faults.unless(

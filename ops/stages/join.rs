@@ -15,10 +15,11 @@ use ouzel_ingest::Stage;
 use ouzel_ingest::join::Mark;
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
-use ouzel_sample::{Batch, PartitionId};
+use ouzel_sample::{Batch, Event, Id, ItemVectors, Origin, PartitionId, Vector};
 
 use crate::live::Live;
 use crate::stages::backlog::Backlog;
+use crate::stages::encode::Encoding;
 use crate::stages::idle::Idleness;
 use crate::stages::{JoinCut, Joined, Read};
 
@@ -55,6 +56,7 @@ pub struct Join {
     /// When records of each partition came: offset after the last one of a piece, and when.
     arrivals: BTreeMap<PartitionId, VecDeque<(i64, Instant)>>,
     idleness: Idleness,
+    encoding: Option<Encoding>,
     opened: Option<Instant>,
     synced: Instant,
     is_finished: bool,
@@ -75,6 +77,7 @@ impl Join {
         backlog: Arc<Backlog>,
         live: Arc<Live>,
         out: SyncSender<Joined>,
+        encoding: Option<Encoding>,
     ) -> Self {
         let now = Instant::now();
         let idleness = Idleness::new(orderer.positions().iter().map(|(id, _)| id), now);
@@ -92,6 +95,7 @@ impl Join {
             out,
             arrivals: BTreeMap::new(),
             idleness,
+            encoding,
             opened: None,
             synced: now,
             is_finished: false,
@@ -186,6 +190,9 @@ impl Join {
                 .with_context(|| format!("cannot join {position}"))?;
             self.is_in_entry = !self.replay.is_empty();
             n_taken += 1;
+            if let (Some(encoding), Ok(Event::Item(item))) = (&self.encoding, &recorded.event) {
+                encoding.ask(self.stage.features().item(item.id));
+            }
             if recorded.event.is_err() {
                 self.live.rejected.fetch_add(1, Ordering::Relaxed);
             }
@@ -216,6 +223,7 @@ impl Join {
                 }
             }
             self.mark_idle()?;
+            self.use_vectors()?;
             let wanted = self.live.take_cut_wanted();
             if wanted.is_some() && !(self.commit(Vec::new(), false)? && self.cut(false, wanted)?) {
                 return Ok(false);
@@ -239,6 +247,12 @@ impl Join {
             for (partition, mark) in entry.marks.clone() {
                 self.stage.mark(partition, mark, &mut batches)?;
             }
+            for (item, contents) in entry.encoded.clone() {
+                if let Some(encoding) = &self.encoding {
+                    let vectors = encoding.planned(contents)?;
+                    self.stage.features().vectors().put(item, vectors);
+                }
+            }
             if entry.flush {
                 batches.extend(self.stage.flush());
             }
@@ -255,7 +269,7 @@ impl Join {
         }
         let runs = self.orderer.take_runs();
         if !runs.is_empty() || is_flush {
-            self.plan.append(runs, Vec::new(), is_flush)?;
+            self.plan.append(runs, Vec::new(), Vec::new(), is_flush)?;
             self.plan_position = self.plan.position();
         }
         self.send(batches)
@@ -308,11 +322,37 @@ impl Join {
         for id in self.idleness.take_idle(|id| orderer.n_queued(id) == 0) {
             let mut batches = Vec::new();
             let runs = self.orderer.take_runs();
-            self.plan.append(runs, vec![(id, Mark::Idle)], false)?;
+            self.plan
+                .append(runs, vec![(id, Mark::Idle)], Vec::new(), false)?;
             self.plan_position = self.plan.position();
             self.stage.mark(id, Mark::Idle, &mut batches)?;
             tracing::info!(partition = %id, "idle: it holds event time back no longer");
             self.send(batches)?;
+        }
+        Ok(())
+    }
+
+    /// Uses the vectors that have been encoded since. When that is depends on the machine, so the plan log says it.
+    fn use_vectors(&mut self) -> anyhow::Result<()> {
+        let Some(encoding) = &self.encoding else {
+            return Ok(());
+        };
+        let new: Vec<(Id, ItemVectors)> = encoding.from.try_iter().flatten().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let content = |vector: &Option<Vector>| match vector.as_ref()?.origin {
+            Origin::Encoded(content) => Some(content),
+            Origin::Given(_) => None,
+        };
+        let notes = new
+            .iter()
+            .map(|(item, [text, image])| (*item, [content(text), content(image)]));
+        let runs = self.orderer.take_runs();
+        self.plan.append(runs, Vec::new(), notes.collect(), false)?;
+        self.plan_position = self.plan.position();
+        for (item, vectors) in new {
+            self.stage.features().vectors().put(item, vectors);
         }
         Ok(())
     }

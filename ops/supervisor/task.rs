@@ -9,6 +9,8 @@ pub enum Task {
     Poll,
     /// Decodes, orders, joins. Ends when poll's channel closes.
     Join,
+    /// Encodes items' contents. Ends when join's channel closes.
+    Encode,
     /// Learns. Ends when join's channel closes.
     Learner,
     /// Writes snapshots. Ends when the learner's channel closes.
@@ -56,6 +58,7 @@ impl Task {
         match self {
             Task::Poll => "poll",
             Task::Join => "join",
+            Task::Encode => "encode",
             Task::Learner => "learner",
             Task::Snapshot => "snapshot",
             Task::Scorer(_) => "scorer",
@@ -76,6 +79,8 @@ impl Task {
             Task::Poll => (OnEnd::Drain, OnError::Stop),
             // A state machine does not go on after a broken invariant.
             Task::Join | Task::Learner => (OnEnd::Drain, OnError::Stop),
+            // Items rank without their content, and a restart tries again.
+            Task::Encode => (OnEnd::Drain, OnError::Continue),
             // The newest good snapshot is still there; serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),

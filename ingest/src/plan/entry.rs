@@ -1,6 +1,6 @@
 //! One entry of the plan: what it says, and its compact form.
 
-use ouzel_sample::PartitionId;
+use ouzel_sample::{ContentHash, Id, N_MODALITIES, PartitionId};
 use serde::{Deserialize, Serialize};
 
 use crate::join::Mark;
@@ -16,8 +16,11 @@ pub struct Run {
     pub to: i64,
 }
 
+/// An item whose content has been encoded, and the content by modality.
+pub type Encoded = (Id, [Option<ContentHash>; N_MODALITIES]);
+
 /// What was read and decided between two batches. The runs were read first, in order; then the marks were
-/// applied, in order; then the open batch was closed, if `flush` says so.
+/// applied, in order; then the vectors came into use; then the open batch was closed, if `flush` says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Compact", into = "Compact")]
 pub struct PlanEntry {
@@ -27,6 +30,8 @@ pub struct PlanEntry {
     pub runs: Vec<Run>,
     /// Partitions found idle or active.
     pub marks: Vec<(PartitionId, Mark)>,
+    /// Items whose vectors were used from here on.
+    pub encoded: Vec<Encoded>,
     /// Whether the open batch was closed before it was full.
     pub flush: bool,
 }
@@ -41,6 +46,7 @@ struct Compact {
     /// Index into `starts`, offsets skipped since the partition's last run, length.
     runs: Vec<(u32, i64, i64)>,
     marks: Vec<(PartitionId, Mark)>,
+    encoded: Vec<Encoded>,
     flush: bool,
 }
 
@@ -69,6 +75,7 @@ impl From<PlanEntry> for Compact {
             starts,
             runs,
             marks: entry.marks,
+            encoded: entry.encoded,
             flush: entry.flush,
         }
     }
@@ -96,6 +103,7 @@ impl From<Compact> for PlanEntry {
             seq: compact.seq,
             runs,
             marks: compact.marks,
+            encoded: compact.encoded,
             flush: compact.flush,
         }
     }

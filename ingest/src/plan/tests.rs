@@ -1,6 +1,6 @@
 //! The plan log on disk: what is read back, and what every kind of damage does.
 
-use ouzel_sample::Stream;
+use ouzel_sample::{ContentHash, Id, Stream};
 use tempfile::TempDir;
 
 use super::*;
@@ -29,6 +29,11 @@ fn entry(n: u64) -> PlanEntry {
         } else {
             Vec::new()
         },
+        encoded: if n.is_multiple_of(5) {
+            vec![(Id(n), [Some(ContentHash([7; 32])), None])]
+        } else {
+            Vec::new()
+        },
         flush: n.is_multiple_of(2),
     }
 }
@@ -38,9 +43,10 @@ fn append(log: &mut PlanLog, n: u64) {
         seq,
         runs,
         marks,
+        encoded,
         flush,
     } = entry(n);
-    assert_eq!(log.append(runs, marks, flush).unwrap(), seq);
+    assert_eq!(log.append(runs, marks, encoded, flush).unwrap(), seq);
 }
 
 /// A log of `n` entries, a new segment before every entry in `rolls`.
@@ -295,6 +301,7 @@ fn an_entry_is_small() {
         seq: 1,
         runs,
         marks: Vec::new(),
+        encoded: Vec::new(),
         flush: false,
     };
     let bytes = postcard::to_stdvec(&entry).unwrap();

@@ -47,8 +47,7 @@ impl FeatureState {
     /// Never: the types written have no failing representation.
     #[must_use]
     pub fn dump(&self) -> Vec<u8> {
-        let mut items: Vec<_> = self.items.iter().map(|entry| Arc::clone(entry.value())).collect();
-        items.sort_unstable_by_key(|item| item.id);
+        let items = self.items();
         let mut users: Vec<_> = self.users.iter().map(|e| (*e.key(), e.value().clone())).collect();
         users.sort_unstable_by_key(|(id, _)| *id);
         let mut counters: Vec<_> = self.counters.iter().map(|e| (*e.key(), *e.value())).collect();

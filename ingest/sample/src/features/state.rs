@@ -88,6 +88,14 @@ impl FeatureState {
         self.items.get(&id).map(|item| Arc::clone(&item))
     }
 
+    /// The catalog, by id.
+    #[must_use]
+    pub fn items(&self) -> Vec<Arc<Item>> {
+        let mut items: Vec<_> = self.items.iter().map(|entry| Arc::clone(entry.value())).collect();
+        items.sort_unstable_by_key(|item| item.id);
+        items
+    }
+
     /// Items in the catalog.
     #[must_use]
     pub fn n_items(&self) -> usize {
