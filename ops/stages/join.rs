@@ -10,11 +10,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use metrics::counter;
 
-use ouzel_ingest::Stage;
 use ouzel_ingest::join::Mark;
+use ouzel_ingest::metrics::STORE_FAILURES;
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
+use ouzel_ingest::{Stage, StageError};
 use ouzel_sample::{Batch, PartitionId};
 
 use crate::live::Live;
@@ -103,7 +105,20 @@ impl Join {
     }
 
     /// Joins until poll ends, then takes the last cut.
-    pub fn run(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
+    pub fn run(self, input: &Receiver<Read>) -> anyhow::Result<()> {
+        let done = self.join(input);
+        if let Err(error) = &done
+            && let Some(error) = error.downcast_ref::<StageError>()
+            && error.is_of_the_store()
+        {
+            // Whoever starts this process again has it emptied and filled from the snapshot.
+            counter!(STORE_FAILURES).increment(1);
+            tracing::error!("the join store failed; the next start rebuilds it from the newest snapshot");
+        }
+        done
+    }
+
+    fn join(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
         loop {
             match input.recv_timeout(TICK) {
                 Ok(read) => {

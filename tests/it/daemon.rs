@@ -204,6 +204,20 @@ impl Daemon {
         }
     }
 
+    /// How it is doing; `None` where it does not answer.
+    pub(crate) fn try_status(&self) -> Option<Status> {
+        let mut client = Client::connect(&self.socket).ok().flatten()?;
+        match client.ask(&AdminRequest::Status).ok()? {
+            AdminReply::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// True once it has ended, by itself or not.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it has joined `n` records since its start.
     #[track_caller]
     pub(crate) fn joined(&self, n: u64) {

@@ -15,6 +15,7 @@ mod crash;
 mod daemon;
 mod demo;
 mod follow;
+mod mutations;
 mod outage;
 mod refusals;
 mod replay;
