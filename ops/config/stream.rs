@@ -71,8 +71,9 @@ pub struct Join {
     #[schemars(range(min = 1))]
     pub max_remembered: usize,
     /// Where impressions wait for their windows: `memory`, or `sled`, which writes those not touched lately to
-    /// `join` in the state directory. That is a cache, emptied at every start and filled from the snapshot; the
-    /// samples are the same.
+    /// `join` in the state directory. That is a cache, emptied at every start and filled from the snapshot.
+    /// Samples and weights are the same; but a sample that was on disk is validated by its prediction when it is
+    /// learned, not when it was shown.
     pub store: JoinStore,
     /// Bounds of the store `sled`.
     pub sled: Sled,

