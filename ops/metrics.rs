@@ -23,6 +23,11 @@ pub const SNAPSHOT_AGE_SECONDS: &str = "ouzel_ops_snapshot_age_seconds";
 /// Memory of this process.
 pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 
+/// 1 while the plan log cannot be written and learning waits for it.
+pub const PLAN_STALLED: &str = "ouzel_ops_plan_stalled";
+/// How often that began.
+pub const PLAN_STALLS_TOTAL: &str = "ouzel_ops_plan_stalls_total";
+
 /// Tells the recorder what each name means.
 pub fn describe() {
     describe_histogram!(
@@ -64,6 +69,15 @@ pub fn describe() {
         SNAPSHOT_AGE_SECONDS,
         Unit::Seconds,
         "time since the last snapshot was written"
+    );
+    describe_gauge!(
+        PLAN_STALLED,
+        "1 while the plan log cannot be written and learning waits"
+    );
+    describe_counter!(
+        PLAN_STALLS_TOTAL,
+        Unit::Count,
+        "times that the plan log could not be written"
     );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

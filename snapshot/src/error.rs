@@ -142,6 +142,7 @@ impl Error {
                     error.kind(),
                     io::ErrorKind::StorageFull
                         | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::FileTooLarge
                         | io::ErrorKind::OutOfMemory
                         | io::ErrorKind::Interrupted
                         | io::ErrorKind::WouldBlock
@@ -217,6 +218,7 @@ mod tests {
         for (code, transient, damage) in [
             (libc::ENOSPC, true, false),
             (libc::EDQUOT, true, false),
+            (libc::EFBIG, true, false),
             (libc::EMFILE, true, false),
             (libc::ENOMEM, true, false),
             (libc::EIO, false, true),

@@ -14,6 +14,7 @@ mod context;
 mod crash;
 mod daemon;
 mod demo;
+mod disk;
 mod follow;
 mod mutations;
 mod outage;
