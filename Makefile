@@ -30,7 +30,8 @@ verify: fmt-check clippy test doc ## what CI checks: format, lints, tests, docum
 
 verify-long: export OUZEL_JOIN_CASES ?= 300000
 verify-long: export PROPTEST_CASES ?= 5000
-verify-long: libtorch data encoders ## the property tests with many more cases than `make test` has time for, and KILLS=200 kills
+verify-long: export OUZEL_SLED_MUTATIONS ?= 200
+verify-long: libtorch data encoders ## what `make test` has no time for: many more cases, mutations and ids, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
 	@cargo build --release --bin ouzel
 	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED)

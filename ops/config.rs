@@ -27,7 +27,7 @@ pub use content::Content;
 pub use model::{Model, Optimizer};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
-pub use stream::{Dedup, Events, Features, Join, Order, Policy, Task};
+pub use stream::{Dedup, Events, Features, Join, JoinStore, Order, Policy, Sled, Task};
 pub use units::{ByteSize, Period, UnitError};
 
 /// Everything that can be set.
@@ -145,6 +145,12 @@ impl Config {
             .socket
             .clone()
             .unwrap_or_else(|| self.snapshot.dir.join("admin.sock"))
+    }
+
+    /// Where the join store on disk is: `join` in the state directory.
+    #[must_use]
+    pub fn join_dir(&self) -> PathBuf {
+        self.snapshot.dir.join("join")
     }
 
     /// The JSON Schema of the file, without references: every section in place.

@@ -29,6 +29,11 @@ pub const VECTORS_LOST: &str = "ouzel_ops_vectors_lost_total";
 /// Memory of this process.
 pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 
+/// 1 while the plan log cannot be written and learning waits for it.
+pub const PLAN_STALLED: &str = "ouzel_ops_plan_stalled";
+/// How often that began.
+pub const PLAN_STALLS_TOTAL: &str = "ouzel_ops_plan_stalls_total";
+
 /// Tells the recorder what each name means.
 pub fn describe() {
     describe_histogram!(
@@ -85,6 +90,15 @@ pub fn describe() {
         VECTORS_LOST,
         Unit::Count,
         "content vectors that are named but could not be had again"
+    );
+    describe_gauge!(
+        PLAN_STALLED,
+        "1 while the plan log cannot be written and learning waits"
+    );
+    describe_counter!(
+        PLAN_STALLS_TOTAL,
+        Unit::Count,
+        "times that the plan log could not be written"
     );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

@@ -98,11 +98,13 @@ impl Found {
         partitions: &[PartitionId],
     ) -> anyhow::Result<Start> {
         let (model, learner) = (config.model_config(), config.learner_config());
+        let store = config.join_store(&config.join_dir());
         let mut progressive = Progressive::new(WINDOW_SAMPLES);
         let Some(snapshot) = &self.snapshot else {
             let features = Arc::new(FeatureState::new(config.feature_config()));
             let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
-            let stage = Stage::new(config.join_config(), timed, features, learner.batch_min_samples)?;
+            let join = config.join_config();
+            let stage = Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?;
             return Ok(Start {
                 stage,
                 trainer: Trainer::new(model, learner)?,
@@ -118,8 +120,9 @@ impl Found {
                  differ): restore that configuration, or start in an empty state directory"
             );
         }
-        let stage = Stage::restore(
-            config.join_config(),
+        let stage = Stage::restore_in(
+            &store,
+            &config.join_config(),
             config.feature_config(),
             &snapshot.blob("join.bin")?,
             &snapshot.blob("features.bin")?,

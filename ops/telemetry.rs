@@ -53,6 +53,8 @@ pub fn init_logs(log: &Log) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would tell of a line that cannot be written on stderr, and panic where that is the full disk itself.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let set = match log.format {
         LogFormat::Human => lines.with_target(false).try_init(),

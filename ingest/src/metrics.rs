@@ -3,7 +3,7 @@
 //! Sources and decoder count once per chunk of records, never per record. Labels are from closed sets:
 //! `stream` is one of three, `reason` one of [`ouzel_sample::RejectReason`].
 
-use metrics::{Unit, describe_counter};
+use metrics::{Unit, describe_counter, describe_gauge};
 
 /// Records read, by stream.
 pub const RECORDS: &str = "ouzel_ingest_records_total";
@@ -27,6 +27,14 @@ pub const BROKER_ERRORS: &str = "ouzel_ingest_broker_errors_total";
 pub const DEAD_LETTERS: &str = "ouzel_ingest_dead_letters_total";
 /// Dead letters that could not be written, by stream.
 pub const DEAD_LETTERS_LOST: &str = "ouzel_ingest_dead_letters_lost_total";
+/// Failures of the join store on disk, each of which made it start anew or fall back to memory.
+pub const STORE_FAILURES: &str = "ouzel_ingest_store_failures_total";
+/// How often the join store on disk was written anew because its files had grown.
+pub const STORE_REWRITES: &str = "ouzel_ingest_store_rewrites_total";
+/// Open impressions that only the join store's disk has.
+pub const STORE_COLD: &str = "ouzel_ingest_store_cold_requests";
+/// Size of the join store's files.
+pub const STORE_BYTES: &str = "ouzel_ingest_store_bytes";
 
 /// Describes every metric of this module to the installed recorder.
 pub fn describe() {
@@ -54,9 +62,16 @@ pub fn describe() {
             DEAD_LETTERS_LOST,
             "rejected records that could not be written out",
         ),
+        (
+            STORE_FAILURES,
+            "failures of the join store on disk; the state was or will be rebuilt",
+        ),
+        (STORE_REWRITES, "times the join store's files were written anew"),
     ];
     for (name, text) in table {
         let unit = if name == BYTES { Unit::Bytes } else { Unit::Count };
         describe_counter!(name, unit, text);
     }
+    describe_gauge!(STORE_COLD, Unit::Count, "open impressions that only the disk has");
+    describe_gauge!(STORE_BYTES, Unit::Bytes, "size of the join store's files");
 }

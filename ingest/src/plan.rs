@@ -5,6 +5,10 @@
 //! segments, `plan-<first entry>.log`, a new one with each snapshot. It owns these files and knows nothing of
 //! what the records contain.
 //!
+//! A write or a sync may fail, on a disk that is full or does not work. Nothing is lost by it: what is not durable
+//! yet is kept in memory, and the next call writes it again before it does its own work. So the caller may try
+//! again for as long as it likes; it must only not learn what could not be written down.
+//!
 //! A crash can tear the end of the last segment; opening drops what is not sound there and says how much. What a
 //! snapshot vouches for is never dropped: damage before its plan position, or in an earlier segment, is an error.
 
@@ -12,7 +16,8 @@ mod entry;
 mod segment;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub use entry::{Encoded, PlanEntry, Run};
@@ -59,12 +64,6 @@ pub enum PlanError {
         /// The entry needed.
         wanted: u64,
     },
-    /// An earlier write or sync failed; what the files hold is not known any more.
-    #[error("cannot write the plan log in {dir}: an earlier write failed; restart to reopen it")]
-    Poisoned {
-        /// The directory.
-        dir: PathBuf,
-    },
     /// An entry larger than any real one.
     #[error("cannot write plan entry {seq}: {bytes} bytes, at most {most} are possible")]
     TooLarge {
@@ -78,11 +77,10 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// True when trying again on the same log may succeed. After a failed write it never may: what reached the
-    /// disk is not known until the files are read again.
+    /// True when trying again on the same log may succeed: the file system refused, and may not tomorrow.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        false
+        matches!(self, Self::Io { .. })
     }
 }
 
@@ -106,8 +104,12 @@ pub struct PlanLog {
     file: File,
     chain: Chain,
     next: u64,
-    is_poisoned: bool,
-    has_unsynced: bool,
+    /// Bytes at the front of the file that are durable.
+    synced_bytes: u64,
+    /// The frames behind them: written, but not known to be durable.
+    unsynced: Vec<u8>,
+    /// A write or sync failed: what the file holds behind its durable bytes is not known.
+    is_damaged: bool,
 }
 
 impl PlanLog {
@@ -153,17 +155,18 @@ impl PlanLog {
         }
         let (path, read) = tail.expect("there is at least one segment here");
         let dropped_bytes = read.total_bytes - read.sound_bytes;
-        let file = segment::reopen(&path, read.sound_bytes, dropped_bytes > 0)?;
+        // A process that was killed may have left entries that only the page cache holds; what is taken from
+        // here on depends on them.
+        let file = segment::reopen(&path, read.sound_bytes)?;
         let log = Self {
             dir: dir.to_owned(),
             segments,
             file,
             chain: read.chain,
             next,
-            is_poisoned: false,
-            // A process that was killed may have left entries that only the page cache holds; what is taken
-            // from here on depends on them.
-            has_unsynced: true,
+            synced_bytes: read.sound_bytes,
+            unsynced: Vec::new(),
+            is_damaged: false,
         };
         Ok((
             log,
@@ -181,7 +184,8 @@ impl PlanLog {
         self.next
     }
 
-    /// Appends an entry and returns its number. It is durable only after [`PlanLog::sync`].
+    /// Appends an entry and returns its number. It is durable only after [`PlanLog::sync`]. After an error the
+    /// entry is not there, and the number is still free.
     pub fn append(
         &mut self,
         runs: Vec<Run>,
@@ -189,7 +193,7 @@ impl PlanLog {
         encoded: Vec<Encoded>,
         flush: bool,
     ) -> Result<u64, PlanError> {
-        self.refuse_poisoned()?;
+        self.mend()?;
         let seq = self.next;
         let mut chain = self.chain;
         let frame = chain.frame(&PlanEntry {
@@ -199,28 +203,28 @@ impl PlanLog {
             encoded,
             flush,
         })?;
-        if let Err(source) = self.file.write_all(&frame) {
-            self.is_poisoned = true;
+        let end = self.synced_bytes + self.unsynced.len() as u64;
+        if let Err(source) = self.file.write_all_at(&frame, end) {
+            self.is_damaged = true;
             return Err(io_error("append to", &self.active(), source));
         }
+        self.unsynced.extend_from_slice(&frame);
         self.chain = chain;
         self.next += 1;
-        self.has_unsynced = true;
         Ok(seq)
     }
 
     /// Makes everything appended durable. Call it before a snapshot that depends on it is published.
     pub fn sync(&mut self) -> Result<(), PlanError> {
-        self.refuse_poisoned()?;
-        if !self.has_unsynced {
+        self.mend()?;
+        if self.unsynced.is_empty() {
             return Ok(());
         }
         if let Err(source) = self.file.sync_data() {
-            // The kernel may have dropped the dirty pages: a second sync could succeed and mean nothing.
-            self.is_poisoned = true;
+            self.is_damaged = true;
             return Err(io_error("sync", &self.active(), source));
         }
-        self.has_unsynced = false;
+        self.synced();
         Ok(())
     }
 
@@ -233,6 +237,7 @@ impl PlanLog {
         let (file, chain) = segment::create(&self.dir, self.next)?;
         self.file = file;
         self.chain = chain;
+        self.synced_bytes = segment::HEADER_BYTES as u64;
         self.segments.push(self.next);
         Ok(())
     }
@@ -242,10 +247,38 @@ impl PlanLog {
     pub fn prune(&mut self, keep_from: u64) -> Result<(), PlanError> {
         while self.segments.len() > 1 && self.segments[1] <= keep_from {
             let path = segment::path(&self.dir, self.segments[0]);
-            fs::remove_file(&path).map_err(|source| io_error("remove", &path, source))?;
-            self.segments.remove(0);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path, source));
+                }
+                _ => self.segments.remove(0),
+            };
         }
         Ok(())
+    }
+
+    /// Writes again what is not known to be durable, after a failure.
+    ///
+    /// After a failed sync the kernel may hold pages for clean that never reached the disk, and a second sync
+    /// would succeed and mean nothing: written again, they are dirty again.
+    fn mend(&mut self) -> Result<(), PlanError> {
+        if !self.is_damaged {
+            return Ok(());
+        }
+        let end = self.synced_bytes + self.unsynced.len() as u64;
+        self.file
+            .write_all_at(&self.unsynced, self.synced_bytes)
+            .and_then(|()| self.file.set_len(end))
+            .and_then(|()| self.file.sync_all())
+            .map_err(|source| io_error("mend", &self.active(), source))?;
+        self.synced();
+        self.is_damaged = false;
+        Ok(())
+    }
+
+    fn synced(&mut self) {
+        self.synced_bytes += self.unsynced.len() as u64;
+        self.unsynced.clear();
     }
 
     /// The entries from `seq` on, in order, as they are on disk now. Reads one segment at a time.
@@ -289,15 +322,6 @@ impl PlanLog {
 
     fn active(&self) -> PathBuf {
         segment::path(&self.dir, self.segments.last().copied().unwrap_or(0))
-    }
-
-    fn refuse_poisoned(&self) -> Result<(), PlanError> {
-        if self.is_poisoned {
-            return Err(PlanError::Poisoned {
-                dir: self.dir.clone(),
-            });
-        }
-        Ok(())
     }
 }
 

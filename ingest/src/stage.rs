@@ -13,7 +13,7 @@ use ouzel_sample::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::join::{Captured, Counters, JoinConfig, JoinError, Joiner, Mark, MemStore, Outcome};
+use crate::join::{AnyStore, Captured, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
 
 /// A failure of the stage. None of them is about a single record: those are counted and passed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,14 @@ pub enum StageError {
     /// The rest of a cut.
     #[error("cannot read the batcher of a cut: {0}")]
     Decode(#[from] postcard::Error),
+}
+
+impl StageError {
+    /// True when the join store failed: the state is undefined, and a cut restores it.
+    #[must_use]
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Join(JoinError::Store(_)))
+    }
 }
 
 /// The stage's whole state as bytes, between two records.
@@ -64,7 +72,7 @@ struct Rest {
 /// The state machine.
 #[derive(Debug)]
 pub struct Stage {
-    joiner: Joiner<MemStore>,
+    joiner: Joiner<AnyStore>,
     features: Arc<FeatureState>,
     rest: Rest,
     groups: Vec<Vec<Sample>>,
@@ -80,8 +88,27 @@ impl Stage {
         features: Arc<FeatureState>,
         batch_min_samples: usize,
     ) -> Result<Self, StageError> {
+        Self::new_in(
+            &StoreConfig::Memory,
+            &config,
+            partitions,
+            features,
+            batch_min_samples,
+        )
+    }
+
+    /// As [`Stage::new`], its join state where `store` says.
+    pub fn new_in(
+        store: &StoreConfig,
+        config: &JoinConfig,
+        partitions: impl IntoIterator<Item = PartitionId>,
+        features: Arc<FeatureState>,
+        batch_min_samples: usize,
+    ) -> Result<Self, StageError> {
+        let partitions: Vec<PartitionId> = partitions.into_iter().collect();
+        let start = |store| Ok(Joiner::new(config.clone(), partitions.iter().copied(), store)?);
         Ok(Self {
-            joiner: Joiner::new(config, partitions, MemStore::default())?,
+            joiner: store.start(start, StageError::is_of_the_store)?,
             features,
             rest: Rest {
                 batcher: Batcher::new(batch_min_samples),
@@ -103,8 +130,28 @@ impl Stage {
         feature_bytes: &[u8],
         batcher: &[u8],
     ) -> Result<Self, StageError> {
+        Self::restore_in(
+            &StoreConfig::Memory,
+            &config,
+            features,
+            join,
+            feature_bytes,
+            batcher,
+        )
+    }
+
+    /// As [`Stage::restore`], its join state where `store` says. What was there before is not looked at.
+    pub fn restore_in(
+        store: &StoreConfig,
+        config: &JoinConfig,
+        features: FeatureConfig,
+        join: &[u8],
+        feature_bytes: &[u8],
+        batcher: &[u8],
+    ) -> Result<Self, StageError> {
+        let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
         Ok(Self {
-            joiner: Joiner::import(config, MemStore::default(), join)?,
+            joiner: store.start(start, StageError::is_of_the_store)?,
             features: Arc::new(FeatureState::load(feature_bytes, features)?),
             rest: postcard::from_bytes(batcher)?,
             groups: Vec::new(),
@@ -217,7 +264,7 @@ impl Stage {
 
     /// The join.
     #[must_use]
-    pub fn joiner(&self) -> &Joiner<MemStore> {
+    pub fn joiner(&self) -> &Joiner<AnyStore> {
         &self.joiner
     }
 

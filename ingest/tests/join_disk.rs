@@ -1,17 +1,30 @@
 //! A join state larger than memory: what stays in memory, and that nothing is lost on disk.
 //!
-//! `OUZEL_JOIN_PENDING` sets the number of pending impressions (default 150,000; the long run takes 5,000,000).
+//! `OUZEL_JOIN_PENDING` sets the number of pending impressions (default 150,000; the long run takes 5,000,000),
+//! `OUZEL_SLED_MUTATIONS` how often the files are damaged while they are read (default 15; the long run takes 200).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a step that fails while setting a test up fails the test"
+)]
 
 mod join_alloc;
 
-use std::env;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::{env, fs};
 
 use join_alloc::{ACTED, SHOWN, fill, id, in_use, joiner};
-use ouzel_ingest::join::{Outcome, SledLimits, SledStore};
-use ouzel_sample::{Action, EventTime, Sample};
+use ouzel_ingest::join::{JoinError, JoinStore, Joiner, MemStore, Outcome, SledLimits, SledStore};
+use ouzel_sample::{Action, EventTime, Ledger, Sample};
+
+/// One test at a time: memory is counted for the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_state_larger_than_memory_is_joined_from_disk() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n: u64 = env::var("OUZEL_JOIN_PENDING").map_or(150_000, |n| n.parse().expect("a number"));
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
@@ -65,4 +78,98 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     assert_eq!(n_positive + n_negative, n);
     joiner.audit().unwrap();
     assert_eq!(joiner.counters().pending_items, 0);
+}
+
+/// Pending impressions of one damaged store: several of the half megabytes that sled writes at once.
+const N_DAMAGED: u64 = 4_000;
+
+/// Acts on some of them, then closes them all; the hash of every sample.
+fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
+    let (mut out, mut ledger, mut n_samples) = (Vec::new(), Ledger::default(), 0);
+    for n in (0..N_DAMAGED).step_by(3) {
+        let action = Action {
+            request: id(n),
+            item: id(0),
+            user: id(n % 1_000),
+            ts: EventTime(i64::try_from(n).unwrap()),
+            task: 0,
+            value: None,
+        };
+        joiner.action(ACTED, None, &action, &mut out)?;
+    }
+    let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
+    for partition in [SHOWN, ACTED] {
+        let ts = EventTime(i64::try_from(2 * N_DAMAGED).unwrap() + window);
+        joiner.advance(partition, ts, &mut out)?;
+    }
+    for sample in out.drain(..).flatten() {
+        ledger.add(&sample);
+        n_samples += 1;
+    }
+    assert_eq!(n_samples, N_DAMAGED);
+    Ok(ledger)
+}
+
+/// Damages the database in `dir` in the way that `n` names.
+fn damage(dir: &Path, n: u64) {
+    let path = dir.join("join-0").join("db");
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let len = file.metadata().unwrap().len();
+    assert!(len > 1 << 20, "little of it is in the file: {len} bytes");
+    let at = id(n).0 % len;
+    match n % 5 {
+        // A bit in every other page, so that one of them is read.
+        0 => {
+            for at in (at % 8192..len).step_by(8192) {
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at).unwrap();
+                file.write_all_at(&[byte[0] ^ (1 << (n % 8))], at).unwrap();
+            }
+        }
+        1 => file.write_all_at(&[0; 1 << 19], at / 2).unwrap(),
+        2 => file.set_len(at / 2).unwrap(),
+        // What is deleted stays open to who has it open; what is emptied does not.
+        3 => file.set_len(0).unwrap(),
+        _ => file.write_all_at(&id(n).0.to_le_bytes(), at).unwrap(),
+    }
+}
+
+#[test]
+fn what_is_damaged_while_it_is_read_is_an_error_and_never_a_wrong_sample() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let n_trials: u64 = env::var("OUZEL_SLED_MUTATIONS").map_or(15, |n| n.parse().expect("a number"));
+    let mut calm = joiner(MemStore::default());
+    fill(&mut calm, N_DAMAGED, 1, 50);
+    let expected = close(&mut calm).unwrap();
+    let limits = SledLimits {
+        hot_requests: 50,
+        cache_bytes: 256,
+        ..SledLimits::default()
+    };
+    let mut n_noticed = 0;
+    for n in 0..n_trials {
+        let dir = tempfile::tempdir().unwrap();
+        let mut joiner = joiner(SledStore::open(dir.path(), limits).unwrap());
+        fill(&mut joiner, N_DAMAGED, 1, 50);
+        damage(dir.path(), n);
+        match close(&mut joiner) {
+            Ok(ledger) => assert_eq!(ledger, expected, "damage {n} made a wrong sample"),
+            Err(error) => {
+                assert!(matches!(error, JoinError::Store(_)), "{error}");
+                n_noticed += 1;
+            }
+        }
+    }
+    assert!(
+        n_noticed >= n_trials / 5,
+        "{n_noticed} of {n_trials} were noticed"
+    );
+    told(&format!(
+        "{n_noticed} of {n_trials} mutations were noticed while the store was read"
+    ));
+}
+
+#[allow(clippy::print_stderr, reason = "a figure, for whoever asks the runner for it")]
+fn told(figures: &str) {
+    eprintln!("{figures}");
 }

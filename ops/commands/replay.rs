@@ -4,8 +4,9 @@
 //! merge, so the same input, configuration and seed give the same two hashes, run after run.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -180,6 +181,27 @@ struct Pipeline {
     /// Items whose content is encoded before anything but items is taken.
     unencoded: Vec<Arc<Item>>,
     is_quiet: bool,
+    // Last, so that it goes when the store in it is closed.
+    _scratch: Scratch,
+}
+
+/// A directory for the join store on disk: a replay leaves that of a daemon alone. Removed with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ouzel-replay-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It is there only if there was a store on disk; what cannot be removed is the system's to tidy.
+        let _removed = std::fs::remove_dir_all(&self.0).is_ok();
+    }
 }
 
 impl Pipeline {
@@ -200,8 +222,10 @@ impl Pipeline {
             .map(|partition| partition.id)
             .filter(|id| id.stream != Stream::Items);
         let learner = config.learner_config();
-        let stage = Stage::new(
-            config.join_config(),
+        let scratch = Scratch::new();
+        let stage = Stage::new_in(
+            &config.join_store(&scratch.0),
+            &config.join_config(),
             timed,
             Arc::new(features),
             learner.batch_min_samples,
@@ -219,6 +243,7 @@ impl Pipeline {
             )?,
             unencoded: Vec::new(),
             is_quiet: false,
+            _scratch: scratch,
         })
     }
 

@@ -1,11 +1,13 @@
 //! The settings as each room takes them: no text, no humane units.
 
-use ouzel_ingest::join::{JoinConfig, LabelPolicy, TaskConfig};
+use std::path::Path;
+
+use ouzel_ingest::join::{JoinConfig, LabelPolicy, SledLimits, StoreConfig, TaskConfig};
 use ouzel_ingest::{KafkaConfig, Limits as EventLimits, Topics as IngestTopics};
 use ouzel_sample::{FeatureConfig, IdSpace};
 use ouzel_serving::Limits as ServingLimits;
 
-use super::{Config, Dedup, Features, Join, Policy, PropertyError, Serving, Topics};
+use super::{Config, Dedup, Features, Join, JoinStore, Policy, PropertyError, Serving, Topics};
 
 impl Config {
     /// Hashes ids under this deployment's salt.
@@ -97,6 +99,22 @@ impl Config {
         }
     }
 
+    /// Where the join state is kept; on disk, in `dir`.
+    #[must_use]
+    pub fn join_store(&self, dir: &Path) -> StoreConfig {
+        match self.join.store {
+            JoinStore::Memory => StoreConfig::Memory,
+            JoinStore::Sled => StoreConfig::Sled {
+                dir: dir.to_owned(),
+                limits: SledLimits {
+                    hot_requests: self.join.sled.hot_requests,
+                    cache_bytes: self.join.sled.cache.len() as u64,
+                    slack_bytes: self.join.sled.slack.len() as u64,
+                },
+            },
+        }
+    }
+
     /// What is kept of users and items.
     #[must_use]
     pub fn feature_config(&self) -> FeatureConfig {
@@ -168,6 +186,15 @@ mod tests {
         assert_eq!(config.feature_config(), FeatureConfig::default());
         assert_eq!(config.join_config(), JoinConfig::default());
         assert_eq!(config.event_limits(), EventLimits::default());
+        assert_eq!(config.join_store(Path::new("x")), StoreConfig::Memory);
+        let on_disk = Config::parse("join.store = \"sled\"", "x").unwrap();
+        assert_eq!(
+            on_disk.join_store(Path::new("x")),
+            StoreConfig::Sled {
+                dir: "x".into(),
+                limits: SledLimits::default()
+            }
+        );
         assert_eq!(config.topics(), IngestTopics::default());
         assert_eq!(
             config.serving_limits(),

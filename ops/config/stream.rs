@@ -70,6 +70,48 @@ pub struct Join {
     /// whatever is as old as they were is late.
     #[schemars(range(min = 1))]
     pub max_remembered: usize,
+    /// Where impressions wait for their windows: `memory`, or `sled`, which writes those not touched lately to
+    /// `join` in the state directory. That is a cache, emptied at every start and filled from the snapshot.
+    /// Samples and weights are the same; but a sample that was on disk is validated by its prediction when it is
+    /// learned, not when it was shown.
+    pub store: JoinStore,
+    /// Bounds of the store `sled`.
+    pub sled: Sled,
+}
+
+/// Where the join state is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum JoinStore {
+    /// In memory.
+    #[default]
+    Memory,
+    /// On disk, but for ids, times and what was touched last.
+    Sled,
+}
+
+/// Bounds of the join store on disk. Per impression on disk, about 100 bytes stay in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sled {
+    /// Impressions kept in memory, those touched last, before they are all written out at once, count.
+    pub hot_requests: usize,
+    /// Cache of the files' pages; three times as much may be resident.
+    pub cache: ByteSize,
+    /// Size of the files that is never worth writing them anew for; beyond it and six times the live bytes they
+    /// are.
+    pub slack: ByteSize,
+}
+
+impl Default for Sled {
+    fn default() -> Self {
+        Self {
+            hot_requests: 50_000,
+            cache: ByteSize::from_bytes(64 << 20),
+            slack: ByteSize::from_bytes(256 << 20),
+        }
+    }
 }
 
 impl Default for Join {
@@ -88,6 +130,8 @@ impl Default for Join {
             max_pending: 5_000_000,
             max_waiting: 1_000_000,
             max_remembered: 10_000_000,
+            store: JoinStore::default(),
+            sled: Sled::default(),
         }
     }
 }

@@ -274,6 +274,11 @@ fn join(config: &Config, faults: &mut Faults) {
     ] {
         faults.unless_positive(cap, key);
     }
+    faults.unless(
+        join.sled.cache.len() >= 256,
+        "join.sled.cache",
+        "must be at least 256B, and is better many MiB",
+    );
     for (period, key) in [
         (longest, "join.tasks"),
         (join.lateness, "join.lateness"),

@@ -5,6 +5,7 @@
 //! partition is never starved by a fast one, and memory is bounded by their number.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ouzel_sample::PartitionId;
@@ -18,6 +19,7 @@ pub const LOW: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Backlog {
     lanes: Mutex<BTreeMap<PartitionId, Lane>>,
+    is_over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +41,17 @@ impl Backlog {
     /// Poll sent `n` records.
     pub fn sent(&self, partition: PartitionId, n: usize) {
         self.lock().entry(partition).or_default().n += n;
+    }
+
+    /// Poll takes in nothing more.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    /// True when nothing more is taken in.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// Join released `n` of them.

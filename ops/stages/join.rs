@@ -1,7 +1,8 @@
 //! Join: puts records in order, writes the order down, joins them and hands batches to the learner.
 //!
 //! The rule that makes a crash harmless is in `Join::commit`: the order in which records were taken is in the
-//! plan log before a batch made of them can reach the learner.
+//! plan log before a batch made of them can reach the learner. Where the log cannot be written, for a disk that
+//! is full or does not work, the stage waits: learning pauses, serving does not.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,14 +11,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use metrics::{counter, gauge};
 
-use ouzel_ingest::Stage;
 use ouzel_ingest::join::Mark;
+use ouzel_ingest::metrics::STORE_FAILURES;
 use ouzel_ingest::order::Orderer;
-use ouzel_ingest::plan::{PlanEntry, PlanLog};
+use ouzel_ingest::plan::{PlanEntry, PlanError, PlanLog};
+use ouzel_ingest::{Stage, StageError};
 use ouzel_sample::{Batch, Event, Id, ItemVectors, Origin, PartitionId, Vector};
 
 use crate::live::Live;
+use crate::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 use crate::stages::backlog::Backlog;
 use crate::stages::encode::Encoding;
 use crate::stages::idle::Idleness;
@@ -27,6 +31,11 @@ use crate::stages::{JoinCut, Joined, Read};
 const TICK: Duration = Duration::from_millis(5);
 /// How often the plan log is made durable between snapshots.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
+
+/// How often a plan log that cannot be written is tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// How long it is tried after poll has ended.
+const RETRY_AT_END: Duration = Duration::from_secs(5);
 
 /// Times and counts that shape the stage without changing what a given order means.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +116,20 @@ impl Join {
     }
 
     /// Joins until poll ends, then takes the last cut.
-    pub fn run(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
+    pub fn run(self, input: &Receiver<Read>) -> anyhow::Result<()> {
+        let done = self.join(input);
+        if let Err(error) = &done
+            && let Some(error) = error.downcast_ref::<StageError>()
+            && error.is_of_the_store()
+        {
+            // Whoever starts this process again has it emptied and filled from the snapshot.
+            counter!(STORE_FAILURES).increment(1);
+            tracing::error!("the join store failed; the next start rebuilds it from the newest snapshot");
+        }
+        done
+    }
+
+    fn join(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
         loop {
             match input.recv_timeout(TICK) {
                 Ok(read) => {
@@ -230,7 +252,7 @@ impl Join {
             }
         }
         if self.synced.elapsed() >= SYNC_EVERY {
-            self.plan.sync()?;
+            self.write(PlanLog::sync)?;
             self.synced = Instant::now();
         }
         Ok(true)
@@ -269,7 +291,7 @@ impl Join {
         }
         let runs = self.orderer.take_runs();
         if !runs.is_empty() || is_flush {
-            self.plan.append(runs, Vec::new(), Vec::new(), is_flush)?;
+            self.write(|plan| plan.append(runs.clone(), Vec::new(), Vec::new(), is_flush))?;
             self.plan_position = self.plan.position();
         }
         self.send(batches)
@@ -300,7 +322,7 @@ impl Join {
 
     /// Sends the stage's state after everything taken so far. False when the learner is gone.
     fn cut(&mut self, is_last: bool, answers: Option<u64>) -> anyhow::Result<bool> {
-        self.plan.sync()?;
+        self.write(PlanLog::sync)?;
         let cut = JoinCut {
             stage: self.stage.cut()?,
             plan_position: self.plan_position,
@@ -308,9 +330,11 @@ impl Join {
             is_last,
         };
         if self.replay.is_empty() {
-            self.plan.roll()?;
-            self.plan
-                .prune(self.live.plan_keep_from.load(Ordering::Acquire))?;
+            self.write(PlanLog::roll)?;
+            let keep_from = self.live.plan_keep_from.load(Ordering::Acquire);
+            if let Err(error) = self.plan.prune(keep_from) {
+                tracing::warn!(error = %chain(&error), "old parts of the plan log not removed");
+            }
         }
         self.live.joined(&self.stage);
         Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
@@ -322,8 +346,7 @@ impl Join {
         for id in self.idleness.take_idle(|id| orderer.n_queued(id) == 0) {
             let mut batches = Vec::new();
             let runs = self.orderer.take_runs();
-            self.plan
-                .append(runs, vec![(id, Mark::Idle)], Vec::new(), false)?;
+            self.write(|plan| plan.append(runs.clone(), vec![(id, Mark::Idle)], Vec::new(), false))?;
             self.plan_position = self.plan.position();
             self.stage.mark(id, Mark::Idle, &mut batches)?;
             tracing::info!(partition = %id, "idle: it holds event time back no longer");
@@ -348,13 +371,56 @@ impl Join {
         let notes = new
             .iter()
             .map(|(item, [text, image])| (*item, [content(text), content(image)]));
+        let notes: Vec<_> = notes.collect();
         let runs = self.orderer.take_runs();
-        self.plan.append(runs, Vec::new(), notes.collect(), false)?;
+        self.write(|plan| plan.append(runs.clone(), Vec::new(), notes.clone(), false))?;
         self.plan_position = self.plan.position();
         for (item, vectors) in new {
             self.stage.features().vectors().put(item, vectors);
         }
         Ok(())
+    }
+
+    /// Writes to the plan log, again and again while the file system refuses. Fails when there is nothing to wait
+    /// for any more: what could not be written down was not learned either, and is read again.
+    fn write<T>(&mut self, work: impl Fn(&mut PlanLog) -> Result<T, PlanError>) -> anyhow::Result<T> {
+        let mut stalled = None;
+        let mut ended = None;
+        loop {
+            let error = match work(&mut self.plan) {
+                Ok(done) => {
+                    if stalled.is_some() {
+                        tracing::info!("the plan log can be written again: learning goes on");
+                        gauge!(PLAN_STALLED).set(0.0);
+                    }
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            if stalled.is_none() {
+                tracing::error!(
+                    error = %chain(&error),
+                    "the plan log cannot be written: learning pauses until it can, serving goes on"
+                );
+                counter!(PLAN_STALLS_TOTAL).increment(1);
+                gauge!(PLAN_STALLED).set(1.0);
+            }
+            let since = *stalled.get_or_insert_with(Instant::now);
+            if self.backlog.is_over() {
+                ended.get_or_insert_with(Instant::now);
+            }
+            let is_hopeless = ended.is_some_and(|ended: Instant| ended.elapsed() >= RETRY_AT_END);
+            if !error.is_transient() || is_hopeless {
+                let waited = since.elapsed().as_secs();
+                return Err(error).with_context(|| {
+                    format!(
+                        "stopped without a last snapshot, after {waited} s; the next start reads again what was \
+                         not written down"
+                    )
+                });
+            }
+            std::thread::sleep(RETRY_EVERY);
+        }
     }
 
     fn is_entry_over(&self) -> bool {
@@ -367,4 +433,15 @@ impl Join {
         let (_, came) = self.arrivals.get(&head.partition)?.front()?;
         Some(came.elapsed())
     }
+}
+
+/// An error with its causes.
+fn chain(error: &PlanError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

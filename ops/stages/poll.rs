@@ -36,6 +36,13 @@ pub struct Poll {
 impl Poll {
     /// Reads until the shutdown, the end of a bounded source, or the end of join.
     pub fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let done = self.read(shutdown);
+        // Join may be waiting for a disk; it must not wait for ever.
+        self.backlog.end();
+        done
+    }
+
+    fn read(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !shutdown.is_triggered() {
             let balance = self.backlog.balance();
             if !balance.pause.is_empty() {

@@ -1,17 +1,21 @@
 //! Save: writes snapshots, moves `latest`, collects old ones.
 //!
 //! A failure here costs a snapshot and nothing else: serving and learning go on, the last good one stays, and
-//! the next one is tried at the next cut.
+//! another one is asked for after a while, though nothing new be learned until then.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use ouzel_learner::weights_hash;
 use ouzel_snapshot::{Alias, Draft, SnapshotId, Store};
 
 use crate::clock::Clock;
 use crate::live::Live;
+
+/// From a snapshot that could not be written to the next one asked for; doubled up to the second with each failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A snapshot to write.
 #[derive(Debug)]
@@ -39,7 +43,24 @@ pub struct Saver {
 impl Saver {
     /// Writes until the learner ends.
     pub fn run(&self, input: &Receiver<Save>) -> anyhow::Result<()> {
-        for mut save in input {
+        let (first, longest) = RETRY;
+        let mut retry = None;
+        loop {
+            let mut save = match retry {
+                None => match input.recv() {
+                    Ok(save) => save,
+                    Err(_) => return Ok(()),
+                },
+                Some(wait) => match input.recv_timeout(wait) {
+                    Ok(save) => save,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.live.want_cut();
+                        retry = Some((wait * 2).min(longest));
+                        continue;
+                    }
+                },
+            };
             save.draft.cut.weights_hash = weights_hash(&save.draft);
             match self.write(&save.draft) {
                 Ok(id) => {
@@ -47,14 +68,15 @@ impl Saver {
                     self.live.saved_at(self.clock.now_ms());
                     self.live.saved(id, save.lineage);
                     self.live.answer(save.answers, Some(id));
+                    retry = None;
                 }
                 Err(error) => {
                     tracing::error!(%error, "snapshot not written; the last good one stays");
                     self.live.answer(save.answers, None);
+                    retry.get_or_insert(first);
                 }
             }
         }
-        Ok(())
     }
 
     fn write(&self, draft: &Draft) -> Result<SnapshotId, ouzel_snapshot::Error> {

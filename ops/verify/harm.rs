@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(tear_plan(&home, &mut dice).unwrap(), None, "there is no log yet");
         let (mut log, _) = PlanLog::open(&home.plan(), 0).unwrap();
         for n in 0..40 {
-            log.append(Vec::new(), Vec::new(), true).unwrap();
+            log.append(Vec::new(), Vec::new(), Vec::new(), true).unwrap();
             if n == 30 {
                 log.roll().unwrap();
             }

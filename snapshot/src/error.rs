@@ -152,6 +152,7 @@ impl Error {
                     error.kind(),
                     io::ErrorKind::StorageFull
                         | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::FileTooLarge
                         | io::ErrorKind::OutOfMemory
                         | io::ErrorKind::Interrupted
                         | io::ErrorKind::WouldBlock
@@ -227,6 +228,7 @@ mod tests {
         for (code, transient, damage) in [
             (libc::ENOSPC, true, false),
             (libc::EDQUOT, true, false),
+            (libc::EFBIG, true, false),
             (libc::EMFILE, true, false),
             (libc::ENOMEM, true, false),
             (libc::EIO, false, true),

@@ -1,9 +1,10 @@
 //! `ouzel daemon` as a child process: started, asked, killed, told to stop.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use ouzel::admin::{AdminReply, AdminRequest, Client, Status};
@@ -113,11 +114,15 @@ impl Home {
     pub(crate) fn start(&mut self) -> Daemon {
         let log = self.path().join(format!("log-{}", self.next_log));
         self.next_log += 1;
-        let child = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()])
+        let mut child = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()])
             .stdout(File::create(self.path().join("out")).unwrap())
-            .stderr(File::create(&log).unwrap())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        // Through this process, which has room for it even when the daemon's disk is made full.
+        let mut said = child.stderr.take().unwrap();
+        let mut file = File::create(&log).unwrap();
+        std::thread::spawn(move || io::copy(&mut said, &mut file));
         let mut daemon = Daemon {
             child,
             log,
@@ -202,6 +207,25 @@ impl Daemon {
             AdminReply::Status(status) => status,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// How it is doing; `None` where it does not answer.
+    pub(crate) fn try_status(&self) -> Option<Status> {
+        let mut client = Client::connect(&self.socket).ok().flatten()?;
+        match client.ask(&AdminRequest::Status).ok()? {
+            AdminReply::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// True once it has ended, by itself or not.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until it has joined `n` records since its start.

@@ -104,6 +104,7 @@ fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usi
         Arc::new(Backlog::default()),
         Arc::new(Live::default()),
         to_learner,
+        None,
     );
     join.run(&from_poll)?;
     let mut ran = Ran {

@@ -1,5 +1,6 @@
 //! `ouzel replay`: the same log and seed give the same samples and the same bits, from files and from Kafka.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -132,6 +133,25 @@ fn labels_known_at_once_are_learned_once_each() {
         expected.shown - expected.positives - expected.late
     );
     assert_ne!(run["ledger_hash"], replay_data(home.path(), &[])["ledger_hash"]);
+}
+
+#[test]
+fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
+    let home = Home::empty();
+    World::make(300, &home.path().join("world"));
+    fs::write(
+        home.config(),
+        "join.store = \"sled\"\njoin.sled = { hot_requests = 2, cache = \"1MiB\" }",
+    )
+    .unwrap();
+    let config = home.config();
+    let data = home.path().join("world");
+    let on_disk = replay_data(&data, &["--config", config.to_str().unwrap()]);
+    let in_memory = replay_data(&data, &[]);
+    // Not the figures: what a sample was predicted as when it was shown does not survive the disk.
+    for figure in ["ledger_hash", "weights_hash", "samples", "join"] {
+        assert_eq!(on_disk[figure], in_memory[figure], "{figure}");
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub enum JoinError {
         captured: usize,
     },
     /// The store failed. The join state is undefined from here: restore it from a snapshot.
-    #[error("cannot keep the join state, restore it from a snapshot")]
+    #[error("cannot keep the join state; the next start restores it from the newest snapshot")]
     Store(#[from] StoreError),
     /// An exported state cannot be read.
     #[error("cannot read the join state: {0}")]

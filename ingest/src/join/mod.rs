@@ -6,6 +6,7 @@
 //! Nothing here reads a wall clock, does IO (a [`JoinStore`] may) or lets the order of a map reach the output:
 //! the samples are a function of the events, their order, and the configuration.
 
+mod any_store;
 mod clock;
 mod config;
 mod counters;
@@ -28,6 +29,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
+pub use any_store::{AnyStore, StoreConfig};
 pub use clock::{Clock, Mark};
 pub use config::{JoinConfig, LabelPolicy, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};

@@ -6,20 +6,27 @@
 //!
 //! sled is expendable here, in the strictest reading: the directory is emptied whenever it is opened, and the
 //! state comes from the snapshot and the log. So nothing that a crash, a bad disk or another process left there
-//! is ever read, and no marker has to say what it belongs to. What is damaged while running is an error of the
-//! store, and a restart rebuilds it. sled's own durability is never used: no flush, no fsync.
+//! is ever read, and no marker has to say what it belongs to. sled's own durability is never used: no flush, no
+//! fsync.
+//!
+//! What is damaged while it runs is noticed: the check of every value written stays in memory, so neither a
+//! flipped bit nor an older version of a value nor that of another request can pass for it. That, an error of
+//! sled and a panic of sled are all the same, an error of the store; whoever holds it starts anew from a cut.
 //!
 //! The prediction a candidate carries for validation is not part of the state and does not survive the disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::hash::BuildHasherDefault;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use metrics::{counter, gauge};
 use ouzel_sample::{EventTime, Id, IdHasher};
 
 use crate::join::slot::{Class, Open, Slot};
 use crate::join::store::{JoinStore, MemStore, StoreError};
+use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_REWRITES};
 
 /// Values beyond this stay in memory: sled keeps them in blob files, which it never syncs or compacts well.
 const MOST_VALUE_BYTES: usize = 64 << 10;
@@ -53,6 +60,8 @@ struct Place {
     due: EventTime,
     /// The due time under which the disk has it; [`EventTime::MIN`] where only memory does.
     on_disk: EventTime,
+    /// The [`check`] of what the disk has.
+    check: u64,
 }
 
 type IdTable<V> = HashMap<Id, V, BuildHasherDefault<IdHasher>>;
@@ -64,7 +73,7 @@ pub struct SledStore {
     limits: SledLimits,
     /// Held as long as the store lives: two processes never share a directory.
     _lock: File,
-    db: sled::Db,
+    files: Files,
     generation: u64,
     /// Closed and early slots.
     small: MemStore,
@@ -93,7 +102,7 @@ impl SledStore {
             }
         }
         Ok(Self {
-            db: create(dir, 0, limits)?,
+            files: create(dir, 0, limits)?,
             dir: dir.to_owned(),
             limits,
             _lock: lock,
@@ -115,29 +124,28 @@ impl SledStore {
 
     /// Bytes of its files.
     pub fn disk_bytes(&self) -> Result<u64, StoreError> {
-        self.db
-            .size_on_disk()
-            .map_err(|error| failed("measure its files", &error))
+        self.files.ask("measure its files", sled::Db::size_on_disk)
     }
 
     fn load(&self, id: Id, place: Place) -> Result<Option<Box<Open>>, StoreError> {
         if let Some(open) = self.hot.get(&id) {
             return Ok(Some(open.clone()));
         }
+        let attempted = "read an impression";
+        let key = key(place.on_disk, id);
         let bytes = self
-            .db
-            .get(key(place.on_disk, id))
-            .map_err(|error| failed("read an impression", &error))?
-            .ok_or_else(|| failed("read an impression", &format!("request {id} is not on disk")))?;
-        let open: Open =
-            postcard::from_bytes(&bytes).map_err(|error| failed("decode an impression", &error))?;
-        if open.request.id != id || open.next != place.due {
+            .files
+            .ask(attempted, |db| db.get(key))?
+            .ok_or_else(|| failed(attempted, &format!("request {id} is not on disk")))?;
+        if check(&key, &bytes) != place.check {
             return Err(failed(
-                "read an impression",
-                &format!("another stands in place of request {id}"),
+                attempted,
+                &format!("what is on disk of request {id} is not what was written"),
             ));
         }
-        Ok(Some(Box::new(open)))
+        postcard::from_bytes(&bytes)
+            .map(|open| Some(Box::new(open)))
+            .map_err(|error| failed(attempted, &error))
     }
 
     fn keep(&mut self, id: Id, open: Box<Open>) -> Result<(), StoreError> {
@@ -145,6 +153,7 @@ impl SledStore {
         let place = self.open.entry(id).or_insert(Place {
             due,
             on_disk: EventTime::MIN,
+            check: 0,
         });
         if place.due != due {
             self.due.remove(&(place.due, id));
@@ -188,18 +197,24 @@ impl SledStore {
                 continue;
             }
             self.spilled = (self.spilled.0 + 1, self.spilled.1 + bytes.len() as u64);
-            batch.insert(&key(due, id), bytes);
-            self.hot.remove(&id);
+            let key = key(due, id);
             if let Some(place) = self.open.get_mut(&id) {
                 place.on_disk = due;
+                place.check = check(&key, &bytes);
             }
+            batch.insert(&key, bytes);
+            self.hot.remove(&id);
         }
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| failed("write impressions", &error))?;
+        self.files.ask("write impressions", |db| db.apply_batch(batch))?;
         let (n_spilled, bytes) = self.spilled;
         let live = self.n_cold() as u64 * (bytes / n_spilled.max(1));
-        if self.disk_bytes()? > MOST_AMPLIFICATION * live + self.limits.slack_bytes {
+        let on_disk = self.disk_bytes()?;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+        let (cold, bytes) = (self.n_cold() as f64, on_disk as f64);
+        gauge!(STORE_COLD).set(cold);
+        gauge!(STORE_BYTES).set(bytes);
+        if on_disk > MOST_AMPLIFICATION * live + self.limits.slack_bytes {
+            counter!(STORE_REWRITES).increment(1);
             self.rewrite()?;
         }
         Ok(())
@@ -207,27 +222,26 @@ impl SledStore {
 
     /// Copies what is live into new files and deletes the old ones.
     fn rewrite(&mut self) -> Result<(), StoreError> {
-        let db = create(&self.dir, self.generation + 1, self.limits)?;
-        let mut batch = sled::Batch::default();
-        let mut n_batched = 0;
-        for entry in self.db.iter() {
-            let (key, value) = entry.map_err(|error| failed("copy impressions", &error))?;
-            batch.insert(key, value);
-            n_batched += 1;
-            if n_batched == 10_000 {
-                let full = std::mem::take(&mut batch);
-                db.apply_batch(full)
-                    .map_err(|error| failed("copy impressions", &error))?;
-                n_batched = 0;
+        let files = create(&self.dir, self.generation + 1, self.limits)?;
+        self.files.ask("copy impressions", |from| {
+            let mut batch = sled::Batch::default();
+            let mut n_batched = 0;
+            for entry in from.iter() {
+                let (key, value) = entry?;
+                batch.insert(key, value);
+                n_batched += 1;
+                if n_batched == 10_000 {
+                    files.db().apply_batch(std::mem::take(&mut batch))?;
+                    n_batched = 0;
+                }
             }
-        }
-        db.apply_batch(batch)
-            .map_err(|error| failed("copy impressions", &error))?;
-        self.replace(db)
+            files.db().apply_batch(batch)
+        })?;
+        self.replace(files)
     }
 
-    fn replace(&mut self, db: sled::Db) -> Result<(), StoreError> {
-        drop(std::mem::replace(&mut self.db, db));
+    fn replace(&mut self, files: Files) -> Result<(), StoreError> {
+        drop(std::mem::replace(&mut self.files, files));
         let old = generation(&self.dir, self.generation);
         self.generation += 1;
         remove(&old)
@@ -305,8 +319,8 @@ impl JoinStore for SledStore {
 
     fn clear(&mut self) -> Result<(), StoreError> {
         if self.spilled != (0, 0) {
-            let db = create(&self.dir, self.generation + 1, self.limits)?;
-            self.replace(db)?;
+            let files = create(&self.dir, self.generation + 1, self.limits)?;
+            self.replace(files)?;
             self.spilled = (0, 0);
         }
         self.small.clear()?;
@@ -324,24 +338,82 @@ fn generation(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{GENERATION_PREFIX}{number}"))
 }
 
-fn create(dir: &Path, number: u64, limits: SledLimits) -> Result<sled::Db, StoreError> {
-    let path = generation(dir, number);
-    remove(&path)?;
-    sled::Config::new()
-        .path(path)
-        .cache_capacity(limits.cache_bytes)
-        .flush_every_ms(None)
-        .open()
-        .map_err(|error| failed("open its files", &error))
+/// One sled database. It answers some damage with a panic, which is made an error here.
+#[derive(Debug)]
+struct Files {
+    /// `None` only while it is dropped.
+    db: Option<sled::Db>,
 }
 
+impl Files {
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("it is there until it is dropped")
+    }
+
+    fn ask<T>(
+        &self,
+        attempted: &'static str,
+        question: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        guarded(attempted, || question(self.db()))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // Nothing in it is wanted any more, so nothing that goes wrong here matters.
+        let _is_closed = guarded("close its files", || {
+            drop(db);
+            Ok(())
+        })
+        .is_ok();
+    }
+}
+
+/// Runs something of sled's, after which sled is not used again if it fails.
+fn guarded<T>(attempted: &'static str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(failed(attempted, &error)),
+        Err(_) => Err(failed(attempted, &"sled panicked")),
+    }
+}
+
+fn create(dir: &Path, number: u64, limits: SledLimits) -> Result<Files, StoreError> {
+    let path = generation(dir, number);
+    remove(&path)?;
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(limits.cache_bytes)
+        .flush_every_ms(None);
+    let db = guarded("open its files", || config.open())?;
+    Ok(Files { db: Some(db) })
+}
+
+/// Removes whatever has this name.
 fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(failed("empty its directory", &error))
         }
         _ => Ok(()),
     }
+}
+
+/// What is remembered of a value on disk.
+fn check(key: &[u8; 16], value: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(key);
+    hasher.update(value);
+    let mut check = [0; 8];
+    hasher.finalize_xof().fill(&mut check);
+    u64::from_le_bytes(check)
 }
 
 /// Due time and id, so that keys sort as numbers do.
@@ -398,6 +470,65 @@ mod tests {
         let store = SledStore::open(dir.path(), SledLimits::default()).unwrap();
         assert!(store.is_empty());
         assert!(!generation(dir.path(), 7).exists());
+    }
+
+    #[test]
+    fn what_is_not_what_was_written_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = SledLimits {
+            hot_requests: 0,
+            ..SledLimits::default()
+        };
+        let mut store = SledStore::open(dir.path(), limits).unwrap();
+        let open = |n: u64, closed: u8| Open {
+            request: std::sync::Arc::new(ouzel_sample::Request {
+                id: Id(n),
+                user: Id(1),
+                ts: EventTime(0),
+                context: Vec::new(),
+                history: Vec::new(),
+                n_items: 0,
+            }),
+            shown_at: ouzel_sample::Position {
+                partition: ouzel_sample::PartitionId {
+                    stream: ouzel_sample::Stream::Impressions,
+                    partition: 0,
+                },
+                offset: 0,
+            },
+            items: Box::new([]),
+            next: EventTime(9),
+            closed,
+            sampled: 0,
+            held: 0,
+        };
+        let look = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
+        for closed in [0, 1] {
+            store.keep(Id(1), Box::new(open(1, closed))).unwrap();
+        }
+        assert_eq!(store.n_cold(), 1);
+        let sound = store.files.db().get(key(EventTime(9), Id(1))).unwrap().unwrap();
+        let older = postcard::to_stdvec(&open(1, 0)).unwrap();
+        let another = postcard::to_stdvec(&open(2, 1)).unwrap();
+        for wrong in [older, another, vec![0; sound.len()], Vec::new()] {
+            store.files.db().insert(key(EventTime(9), Id(1)), wrong).unwrap();
+            let error = look(&mut store).unwrap_err().to_string();
+            assert!(error.contains("is not what was written"), "{error}");
+        }
+        store.files.db().insert(key(EventTime(9), Id(1)), sound).unwrap();
+        assert_eq!(look(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
+        store.files.db().clear().unwrap();
+        let error = look(&mut store).unwrap_err().to_string();
+        assert!(error.contains("is not on disk"), "{error}");
+    }
+
+    #[test]
+    fn a_panic_of_sled_is_an_error_of_the_store() {
+        let error = guarded::<()>("do anything", || panic!("as sled does")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the join store cannot do anything: sled panicked"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::plan::{PlanEntry, PlanError, io_error};
 
 /// First bytes of a segment; the digit is the version of the layout.
 const MAGIC: &[u8; 10] = b"ouzelplan1";
-const HEADER_BYTES: usize = MAGIC.len() + 16;
+pub(super) const HEADER_BYTES: usize = MAGIC.len() + 16;
 const FRAME_BYTES: usize = 12;
 /// A batch's runs take kilobytes; a longer length is damage.
 const MOST_BYTES: usize = 16 << 20;
@@ -163,20 +163,18 @@ pub(super) fn create(dir: &Path, first: u64) -> Result<(File, Chain), PlanError>
     Ok((file, Chain::start(first)))
 }
 
-/// Opens a segment for appending after its sound bytes, cutting off what follows them.
-pub(super) fn reopen(path: &Path, sound_bytes: u64, is_torn: bool) -> Result<File, PlanError> {
+/// Opens a segment for writing after its sound bytes, which it makes durable, cutting off what follows them.
+pub(super) fn reopen(path: &Path, sound_bytes: u64) -> Result<File, PlanError> {
     let file = open(path)?;
-    if is_torn {
-        file.set_len(sound_bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(|source| io_error("truncate", path, source))?;
-    }
+    file.set_len(sound_bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|source| io_error("truncate", path, source))?;
     Ok(file)
 }
 
 fn open(path: &Path) -> Result<File, PlanError> {
     OpenOptions::new()
-        .append(true)
+        .write(true)
         .open(path)
         .map_err(|source| io_error("open", path, source))
 }

@@ -308,3 +308,32 @@ fn an_entry_is_small() {
     assert!(bytes.len() < 430, "{} bytes", bytes.len());
     assert_eq!(postcard::from_bytes::<PlanEntry>(&bytes).unwrap(), entry);
 }
+
+#[test]
+fn what_could_not_be_written_is_written_when_it_can_be() {
+    let (dir, mut log) = log(3, &[2]);
+    log.sync().unwrap();
+    append(&mut log, 3);
+    let path = log.active();
+    let works = std::mem::replace(&mut log.file, File::open(&path).unwrap());
+    for _ in 0..2 {
+        let error = log.append(Vec::new(), Vec::new(), true).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(log.position(), 4, "the number is still free");
+        assert!(log.sync().is_err());
+        assert!(log.roll().is_err());
+    }
+    log.file = works;
+    // What a torn write, or pages that never reached the disk, may have left.
+    log.file.write_all_at(&[9; 200], log.synced_bytes).unwrap();
+    append(&mut log, 4);
+    assert_eq!(
+        log.unsynced.len() as u64,
+        fs::metadata(&path).unwrap().len() - log.synced_bytes
+    );
+    drop(log);
+    let (log, recovery) = PlanLog::open(dir.path(), 0).unwrap();
+    assert_eq!((recovery.next, recovery.dropped_bytes), (5, 0));
+    let read: Vec<PlanEntry> = log.read_from(0).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(read, (0..5).map(entry).collect::<Vec<_>>());
+}

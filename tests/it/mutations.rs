@@ -1,0 +1,373 @@
+//! The join store on disk is expendable: whatever becomes of its files, the samples and the weights are those
+//! of a join in memory, and nobody has to do anything. That what is damaged while it is being read is noticed
+//! is shown in `ingest/tests/join_disk.rs`, on a state large enough for it.
+//!
+//! `OUZEL_SLED_MUTATIONS` sets how often the files are harmed, of the state machine and of a daemon alike
+//! (default 50 and 10; `make verify-long` takes 200).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ouzel::config::Config;
+use ouzel_ingest::join::{AnyStore, StoreConfig};
+use ouzel_ingest::{Cut, Decoder, Stage, StageError};
+use ouzel_learner::Trainer;
+use ouzel_sample::{Batch, FeatureState, PartitionId, Position, Record, Recorded, Stream};
+
+use super::broker::Broker;
+use super::daemon::{Daemon, Home};
+use super::until;
+use super::world::{Dice, World};
+
+/// One way to harm a store's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Harm {
+    FlipBit,
+    ZeroRange,
+    Truncate,
+    Delete,
+    PlantPartialSnapshot,
+}
+
+const HARMS: [Harm; 5] = [
+    Harm::FlipBit,
+    Harm::ZeroRange,
+    Harm::Truncate,
+    Harm::Delete,
+    Harm::PlantPartialSnapshot,
+];
+
+/// Almost nothing stays in memory, and no page of the files does.
+const ON_DISK: &str = "join.store = \"sled\"\n\
+                       join.sled = { hot_requests = 2, cache = \"256B\", slack = \"4MiB\" }\n";
+/// A window so long that much of the world waits at once.
+const BATCHES: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\norder.hold = \"500ms\"\n\
+                       join.tasks = [{ name = \"click\", window = \"3h\" }]\n";
+
+fn n_mutations(few: usize) -> usize {
+    std::env::var("OUZEL_SLED_MUTATIONS").map_or(few, |n| n.parse().expect("a number"))
+}
+
+/// Every file below `dir`, sorted.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Harms the store in `dir`, one of its larger files for choice.
+fn harm(dir: &Path, harm: Harm, dice: &mut Dice) {
+    let mut of = files(dir);
+    of.retain(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0));
+    assert!(!of.is_empty(), "there is a store in {}", dir.display());
+    let below = |dice: &mut Dice, n: u64| dice.below(n.max(1));
+    let db = of.iter().position(|path| path.ends_with("db"));
+    let at = match db {
+        Some(db) if dice.below(4) > 0 => db,
+        _ => usize::try_from(below(dice, of.len() as u64)).unwrap(),
+    };
+    let path = &of[at];
+    match harm {
+        Harm::Delete => fs::remove_file(path).unwrap(),
+        Harm::Truncate => {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            let len = file.metadata().unwrap().len();
+            file.set_len(below(dice, len)).unwrap();
+        }
+        Harm::PlantPartialSnapshot => {
+            let name = format!("snap.{:016X}.generating", dice.below(1 << 30));
+            fs::write(path.with_file_name(name), [7; 100]).unwrap();
+        }
+        Harm::FlipBit | Harm::ZeroRange => {
+            let mut bytes = fs::read(path).unwrap();
+            // What was written is at the front; the rest of a segment is room.
+            let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+            let at = usize::try_from(dice.below(used as u64)).unwrap();
+            if harm == Harm::FlipBit {
+                bytes[at] ^= 1 << dice.below(8);
+            } else {
+                let end = (at + 4096).min(bytes.len());
+                bytes[at..end].fill(0);
+            }
+            // In place: the process that has it open sees it.
+            use std::os::unix::fs::FileExt;
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+        }
+    }
+}
+
+fn config(text: &str) -> Config {
+    Config::parse(text, "x").unwrap()
+}
+
+/// The world's records in its own order.
+fn records(world: &World, config: &Config) -> Vec<Recorded> {
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let mut next = BTreeMap::<Stream, i64>::new();
+    let recorded = world.events.iter().map(|event| {
+        let offset = next.entry(event.stream).or_default();
+        let position = Position {
+            partition: PartitionId {
+                stream: event.stream,
+                partition: 0,
+            },
+            offset: *offset,
+        };
+        *offset += 1;
+        decoder.decode(&Record {
+            position,
+            timestamp_ms: Some(event.ts_ms),
+            payload: Some(event.payload.clone()),
+        })
+    });
+    recorded.collect()
+}
+
+fn stage(config: &Config, store: &StoreConfig, cut: Option<&Cut>) -> Result<Stage, StageError> {
+    let join = config.join_config();
+    match cut {
+        Some(cut) => Stage::restore_in(
+            store,
+            &join,
+            config.feature_config(),
+            &cut.join,
+            &cut.features,
+            &cut.batcher,
+        ),
+        None => {
+            let timed =
+                [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition: 0 });
+            let features = Arc::new(FeatureState::new(config.feature_config()));
+            Stage::new_in(store, &join, timed, features, 32)
+        }
+    }
+}
+
+/// The hash of the weights that these batches teach.
+fn learned(config: &Config, batches: &[Batch]) -> String {
+    let mut trainer = Trainer::new(config.model_config(), config.learner_config()).unwrap();
+    for batch in batches {
+        trainer.step(batch).unwrap();
+    }
+    trainer.hash().unwrap()
+}
+
+#[test]
+fn a_harmed_store_changes_no_sample_and_no_weight() {
+    let n_mutations = n_mutations(50);
+    let home = tempfile::tempdir().unwrap();
+    let world = World::make(4 * n_mutations as u64 + 400, &home.path().join("world"));
+    let config = config(&format!("{ON_DISK}{BATCHES}"));
+    let records = records(&world, &config);
+
+    let mut calm = stage(&config, &StoreConfig::Memory, None).unwrap();
+    let mut expected = Vec::new();
+    for recorded in &records {
+        calm.take(recorded, &mut expected).unwrap();
+    }
+    calm.finish(&mut expected).unwrap();
+
+    let dir = home.path().join("join");
+    let store = config.join_store(&dir);
+    let mut dice = Dice::new(7);
+    let mut found = BTreeMap::<u64, Batch>::new();
+    let mut keep = |batches: Vec<Batch>| {
+        for batch in batches {
+            let again = found.entry(batch.seq).or_insert_with(|| batch.clone());
+            assert_eq!(
+                again.samples, batch.samples,
+                "batch {} is made twice alike",
+                batch.seq
+            );
+        }
+    };
+    let mut harmed = stage(&config, &store, None).unwrap();
+    let mut cut = harmed.cut().unwrap();
+    let (mut n_between, mut n_while_open, mut n_noticed, mut n_cold) = (0, 0, 0, 0);
+    let every = records.len() / (n_mutations + 1);
+    let mut at = 0;
+    let mut n_done = 0;
+    while at < records.len() {
+        let mut batches = Vec::new();
+        let taken = harmed.take(&records[at], &mut batches);
+        keep(batches);
+        if let Err(error) = taken {
+            assert!(error.is_of_the_store(), "{error}");
+            n_noticed += 1;
+            drop(harmed);
+            harmed = stage(&config, &store, Some(&cut)).unwrap();
+            // As the log is read again from the cut's positions.
+            at = 0;
+            continue;
+        }
+        at += 1;
+        if at < (n_done + 1) * every || n_done == n_mutations {
+            continue;
+        }
+        // What is harmed while it is open must not be needed for the cut that would replace it.
+        cut = match harmed.cut() {
+            Ok(cut) => cut,
+            Err(error) => {
+                assert!(error.is_of_the_store(), "{error}");
+                n_noticed += 1;
+                harmed = stage(&config, &store, Some(&cut)).unwrap();
+                at = 0;
+                continue;
+            }
+        };
+        if let AnyStore::Sled(store) = harmed.joiner().store() {
+            n_cold += store.n_cold();
+        } else {
+            panic!("the store is on disk");
+        }
+        let kind = HARMS[n_done % HARMS.len()];
+        if (n_done / HARMS.len()).is_multiple_of(2) {
+            n_between += 1;
+            drop(harmed);
+            harm(&dir, kind, &mut dice);
+            harmed = stage(&config, &store, Some(&cut)).unwrap();
+        } else {
+            n_while_open += 1;
+            harm(&dir, kind, &mut dice);
+        }
+        n_done += 1;
+    }
+    let mut batches = Vec::new();
+    if harmed.finish(&mut batches).is_err() {
+        n_noticed += 1;
+        harmed = stage(&config, &store, Some(&cut)).unwrap();
+        batches.clear();
+        for recorded in &records {
+            harmed.take(recorded, &mut batches).unwrap();
+        }
+        harmed.finish(&mut batches).unwrap();
+    }
+    keep(batches);
+
+    assert_eq!(harmed.ledger(), calm.ledger());
+    let found: Vec<Batch> = found.into_values().collect();
+    let samples = |batches: &[Batch]| batches.iter().map(|b| b.samples.clone()).collect::<Vec<_>>();
+    assert_eq!(samples(&found), samples(&expected));
+    assert_eq!(learned(&config, &found), learned(&config, &expected));
+    assert_eq!(n_between + n_while_open, n_mutations);
+    assert!(n_cold > 10 * n_mutations, "the disk held little: {n_cold}");
+    told(&format!(
+        "{n_between} mutations between two runs and {n_while_open} while it ran, {n_noticed} noticed and rebuilt"
+    ));
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_done_without() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("join");
+    fs::write(&dir, "a file where a directory should be").unwrap();
+    let config = config(ON_DISK);
+    let stage = stage(&config, &config.join_store(&dir), None).unwrap();
+    assert!(matches!(stage.joiner().store(), AnyStore::Memory(_)));
+}
+
+/// Starts a daemon, again where it stopped because of its store; how often that was.
+fn revive(home: &mut Home, daemon: Daemon) -> Daemon {
+    let mut daemon = daemon;
+    assert_eq!(daemon.ended(), Some(1), "it stopped in good order");
+    let line = daemon.said("task failed").expect("it said why");
+    let why = line["error"].as_str().unwrap();
+    assert!(why.contains("the join store cannot"), "{why}");
+    home.start()
+}
+
+#[test]
+fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
+    let n_mutations = n_mutations(10);
+    let broker = Broker::embedded(1);
+    let mut home = Home::new(
+        &broker,
+        &format!("{ON_DISK}{BATCHES}snapshot.every_batches = 4\nsnapshot.keep = 3"),
+    );
+    // Every piece has requests whose windows are open, and acts on those of the pieces before.
+    let world = World::make(6 * n_mutations as u64 + 600, &home.path().join("world"));
+    let pieces: Vec<_> = world.events.chunks(world.events.len() / n_mutations).collect();
+    let mut dice = Dice::new(11);
+    let mut daemon = home.start();
+    let mut n_stopped = 0;
+    let mut resumed = 0;
+    for (n, piece) in pieces.iter().enumerate() {
+        broker.feed(piece);
+        let all = broker.n_records();
+        let mut is_alive = true;
+        until("the piece is joined, or the store has failed", || {
+            is_alive = !daemon.has_ended();
+            (!is_alive || daemon.try_status()?.events >= all - resumed).then_some(())
+        });
+        if !is_alive {
+            n_stopped += 1;
+            resumed = home.n_resumed();
+            daemon = revive(&mut home, daemon);
+            daemon.joined(all - resumed);
+        }
+        let dir = home.state().join("join");
+        let kind = HARMS[n % HARMS.len()];
+        if (n / HARMS.len()).is_multiple_of(2) {
+            daemon.kill();
+            harm(&dir, kind, &mut dice);
+            resumed = home.n_resumed();
+            daemon = home.start();
+        } else {
+            harm(&dir, kind, &mut dice);
+        }
+    }
+    let n_beats = broker.heartbeat(world.end_ms + 36_000_000);
+    let all = broker.n_records();
+    // The last cut reads all of the store. Where that fails the daemon has to be started once more.
+    loop {
+        let mut is_alive = true;
+        until("everything is joined, or the store has failed", || {
+            is_alive = !daemon.has_ended();
+            (!is_alive || daemon.try_status()?.events >= all - resumed).then_some(())
+        });
+        if is_alive {
+            daemon.signal("TERM");
+            if daemon.ended() == Some(0) {
+                break;
+            }
+        }
+        n_stopped += 1;
+        resumed = home.n_resumed();
+        daemon = revive(&mut home, daemon);
+    }
+    let harmed = home.manifest();
+
+    let mut home = Home::new(&broker, BATCHES);
+    let daemon = home.start();
+    daemon.joined(all);
+    daemon.stop();
+    let calm = home.manifest();
+    assert_eq!(harmed.cut.ledger_hash, calm.cut.ledger_hash);
+    assert_eq!(harmed.cut.weights_hash, calm.cut.weights_hash);
+    assert_eq!(harmed.cut.counters, calm.cut.counters);
+    assert_eq!(harmed.cut.sample_seq, world.expected.shown);
+    assert_eq!(harmed.cut.counters["pending_items"], n_beats);
+    told(&format!(
+        "{} mutations of a daemon's store, {n_stopped} of which it stopped for and was started again",
+        pieces.len()
+    ));
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "figures, for whoever asks the runner for them"
+)]
+fn told(figures: &str) {
+    eprintln!("{figures}");
+}
