@@ -122,7 +122,9 @@ impl Home {
         // Through this process, which has room for it even when the daemon's disk is made full.
         let mut said = child.stderr.take().unwrap();
         let mut file = File::create(&log).unwrap();
-        std::thread::spawn(move || io::copy(&mut said, &mut file));
+        std::thread::Builder::new()
+            .spawn(move || io::copy(&mut said, &mut file))
+            .unwrap();
         let mut daemon = Daemon {
             child,
             log,
