@@ -317,7 +317,7 @@ fn what_could_not_be_written_is_written_when_it_can_be() {
     let path = log.active();
     let works = std::mem::replace(&mut log.file, File::open(&path).unwrap());
     for _ in 0..2 {
-        let error = log.append(Vec::new(), Vec::new(), true).unwrap_err();
+        let error = log.append(Vec::new(), Vec::new(), Vec::new(), true).unwrap_err();
         assert!(error.is_transient(), "{error}");
         assert_eq!(log.position(), 4, "the number is still free");
         assert!(log.sync().is_err());
