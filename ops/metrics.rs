@@ -23,6 +23,11 @@ pub const SNAPSHOT_AGE_SECONDS: &str = "ouzel_ops_snapshot_age_seconds";
 /// Memory of this process.
 pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 
+/// Units of the join tier that this process runs.
+pub const TIER_UNITS: &str = "ouzel_ops_tier_units";
+/// Records joined by this process of the join tier, those of warm-ups included.
+pub const TIER_RELEASED_TOTAL: &str = "ouzel_ops_tier_joined_records_total";
+
 /// Tells the recorder what each name means.
 pub fn describe() {
     describe_histogram!(
@@ -64,6 +69,16 @@ pub fn describe() {
         SNAPSHOT_AGE_SECONDS,
         Unit::Seconds,
         "time since the last snapshot was written"
+    );
+    describe_gauge!(
+        TIER_UNITS,
+        Unit::Count,
+        "units of the join tier that this process runs"
+    );
+    describe_counter!(
+        TIER_RELEASED_TOTAL,
+        Unit::Count,
+        "records joined by this process of the join tier, warm-ups included"
     );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

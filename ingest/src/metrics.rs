@@ -28,6 +28,17 @@ pub const DEAD_LETTERS: &str = "ouzel_ingest_dead_letters_total";
 /// Dead letters that could not be written, by stream.
 pub const DEAD_LETTERS_LOST: &str = "ouzel_ingest_dead_letters_lost_total";
 
+/// Records written by the join tier, by what they tell.
+pub const TIER_RECORDS: &str = "ouzel_ingest_tier_records_total";
+/// Units of the join tier taken up, by how: anew, warmed up, or with a warm-up that the log no longer holds.
+pub const TIER_BEGUN: &str = "ouzel_ingest_tier_begun_total";
+/// Records that the log lost before the join tier joined them.
+pub const TIER_LOST: &str = "ouzel_ingest_tier_lost_records_total";
+/// Records of the join tier that said what was heard before, by what they tell; the learner drops them.
+pub const TIER_STALE: &str = "ouzel_ingest_tier_stale_total";
+/// Shown items whose outcome the join tier never told. Should stay 0.
+pub const TIER_ABANDONED: &str = "ouzel_ingest_tier_abandoned_items_total";
+
 /// Describes every metric of this module to the installed recorder.
 pub fn describe() {
     let table = [
@@ -53,6 +64,14 @@ pub fn describe() {
         (
             DEAD_LETTERS_LOST,
             "rejected records that could not be written out",
+        ),
+        (TIER_RECORDS, "records written by the join tier"),
+        (TIER_BEGUN, "units of the join tier taken up"),
+        (TIER_LOST, "records lost by the log before they were joined"),
+        (TIER_STALE, "records of the join tier that were heard before"),
+        (
+            TIER_ABANDONED,
+            "shown items whose outcome the join tier never told; should stay 0",
         ),
     ];
     for (name, text) in table {

@@ -1,11 +1,12 @@
 //! The settings as each room takes them: no text, no humane units.
 
 use ouzel_ingest::join::{JoinConfig, LabelPolicy, TaskConfig};
+use ouzel_ingest::tier::GroupConfig;
 use ouzel_ingest::{KafkaConfig, Limits as EventLimits, Topics as IngestTopics};
-use ouzel_sample::{FeatureConfig, IdSpace};
+use ouzel_sample::{FeatureConfig, IdSpace, Stream};
 use ouzel_serving::Limits as ServingLimits;
 
-use super::{Config, Dedup, Features, Join, Policy, PropertyError, Serving, Topics};
+use super::{Config, Dedup, Features, Join, JoinSource, Policy, PropertyError, Serving, Topics};
 
 impl Config {
     /// Hashes ids under this deployment's salt.
@@ -27,11 +28,13 @@ impl Config {
             impressions,
             actions,
             items,
+            samples,
         } = self.kafka.topics.clone();
         IngestTopics {
             impressions,
             actions,
             items,
+            samples,
         }
     }
 
@@ -42,8 +45,28 @@ impl Config {
             bootstrap: self.kafka.bootstrap.clone(),
             properties: properties.as_map().clone(),
             topics: self.topics(),
+            streams: match self.join.source {
+                JoinSource::Events => Stream::ALL.to_vec(),
+                JoinSource::Tier => Stream::TIER.to_vec(),
+            },
             is_whole_log_expected: false,
         })
+    }
+
+    /// How `ouzel join` takes part in its group, under this name if not empty.
+    #[must_use]
+    pub fn group_config(&self, instance: &str) -> GroupConfig {
+        let instance = if instance.is_empty() {
+            &self.tier.instance
+        } else {
+            instance
+        };
+        GroupConfig {
+            group: self.tier.group.clone(),
+            instance: instance.to_owned(),
+            session_timeout_ms: self.tier.session_timeout.ms(),
+            max_future_skew_ms: self.join.max_future_skew.ms(),
+        }
     }
 
     /// Bounds on one event.

@@ -14,6 +14,7 @@ mod ledger;
 mod position;
 mod sample;
 mod time;
+mod told;
 
 pub use batch::{Batch, Batcher};
 pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
@@ -27,3 +28,4 @@ pub use ledger::Ledger;
 pub use position::{PartitionId, Position, Positions, Stream};
 pub use sample::{Candidate, HistoryEntry, Kind, Predicted, Request, Sample, Shown};
 pub use time::EventTime;
+pub use told::{Acted, Made, Telling, Told};
