@@ -173,10 +173,7 @@ pub(crate) fn enqueue(
 /// Waits for every delivery and says which failed since the last time.
 pub(crate) fn flush(producer: &BaseProducer<Deliveries>, timeout: Duration) -> Result<(), Error> {
     let outcome = producer.flush(timeout);
-    let failures = std::mem::take(&mut producer.context().state().failures);
-    if let Some(first) = failures.first {
-        return Err(Error::Undelivered { n: failures.n, first });
-    }
+    delivered(producer)?;
     outcome.map_err(|error| Error::Undelivered {
         n: u64::try_from(producer.in_flight_count()).unwrap_or(0),
         first: producer
@@ -185,6 +182,15 @@ pub(crate) fn flush(producer: &BaseProducer<Deliveries>, timeout: Duration) -> R
             .last_words()
             .unwrap_or_else(|| error.to_string()),
     })
+}
+
+/// Says which deliveries failed for good since the last time.
+pub(crate) fn delivered(producer: &BaseProducer<Deliveries>) -> Result<(), Error> {
+    let failures = std::mem::take(&mut producer.context().state().failures);
+    match failures.first {
+        Some(first) => Err(Error::Undelivered { n: failures.n, first }),
+        None => Ok(()),
+    }
 }
 
 fn cost(key: usize, payload: usize) -> u64 {

@@ -59,6 +59,8 @@ pub struct Units {
     idle: BTreeSet<PartitionId>,
     looked: Instant,
     committed: Instant,
+    /// Something was joined and not told: how far the units are must not be committed any more.
+    is_cut_short: bool,
 }
 
 /// A unit with what the wall clock says of it.
@@ -98,6 +100,7 @@ impl Units {
             idle: BTreeSet::new(),
             looked: now,
             committed: now,
+            is_cut_short: false,
         }
     }
 
@@ -263,6 +266,7 @@ impl Units {
                 self.backlog.released(id, 1);
                 n_joined += 1;
                 if !tell(&self.writer, &mut tells, shutdown)? {
+                    self.is_cut_short = true;
                     return Ok(());
                 }
             }
@@ -295,6 +299,7 @@ impl Units {
             if let Some(running) = self.units.get_mut(&id.partition) {
                 running.unit.pass_over(*id, &mut tells)?;
                 if !tell(&self.writer, &mut tells, shutdown)? {
+                    self.is_cut_short = true;
                     return Ok(());
                 }
             }
@@ -314,7 +319,7 @@ impl Units {
             .filter(|(_, progress, committed)| Some(*progress) != *committed)
             .map(|(partition, progress, _)| (partition, progress))
             .collect();
-        if news.is_empty() {
+        if news.is_empty() || self.is_cut_short {
             return Ok(());
         }
         if !self

@@ -1,6 +1,6 @@
 //! What units tell, on its way to the samples topic.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::counter;
 use ouzel_sample::Telling;
@@ -79,12 +79,9 @@ impl Writer {
     /// # Errors
     /// When the broker refused a record for good: it is lost unless its unit begins again.
     pub fn flush(&self, timeout: Duration) -> Result<bool, Error> {
-        let deadline = Instant::now() + timeout;
-        match feeder::flush(&self.producer, timeout) {
-            Ok(()) => Ok(true),
-            // What is in flight at the deadline is no failure yet.
-            Err(_) if Instant::now() >= deadline && self.producer.in_flight_count() > 0 => Ok(false),
-            Err(error) => Err(error),
-        }
+        // What it says of a timeout is no failure yet.
+        let is_flushed = self.producer.flush(timeout).is_ok();
+        feeder::delivered(&self.producer)?;
+        Ok(is_flushed)
     }
 }
