@@ -13,8 +13,8 @@ use std::io::{self, Write};
 use clap::Parser;
 
 pub use args::{
-    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, FileArgs, Labels, ReplayArgs,
-    ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
+    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, FileArgs, JoinArgs, Labels,
+    ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
 };
 pub use exit::{Exit, Tell, report};
 pub use point::RangePoint;
@@ -64,6 +64,7 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Verb::Replay(args) => commands::replay::run(args, out),
         Verb::Daemon(args) => commands::daemon::run(args, out),
         Verb::Demo(args) => commands::demo::run(args, out),
+        Verb::Join(args) => commands::join::run(args, out),
         Verb::Score(args) => commands::score::run(args, out),
         Verb::Verify(args) => commands::verify::run(args, out),
     }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod join;
 pub mod replay;
 pub mod score;
 pub mod snapshot;

@@ -27,7 +27,7 @@ pub use content::Content;
 pub use model::{Model, Optimizer};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
-pub use stream::{Dedup, Events, Features, Join, JoinStore, Order, Policy, Sled, Task};
+pub use stream::{Dedup, Events, Features, Join, JoinSource, JoinStore, Order, Policy, Sled, Task, Tier};
 pub use units::{ByteSize, Period, UnitError};
 
 /// Everything that can be set.
@@ -42,6 +42,8 @@ pub struct Config {
     pub events: Events,
     /// How impressions and actions become samples.
     pub join: Join,
+    /// How the work of joining is shared, where it is.
+    pub tier: Tier,
     /// In which order records of several partitions are taken.
     pub order: Order,
     /// What is kept of users and items between events.

@@ -66,11 +66,10 @@ impl Live {
     /// The join stage has come this far.
     pub fn joined(&self, stage: &Stage) {
         self.event_time.store(stage.event_time().0, Ordering::Release);
-        self.watermark
-            .store(stage.joiner().clock().watermark().0, Ordering::Release);
+        self.watermark.store(stage.watermark().0, Ordering::Release);
         let mut inner = self.lock();
         inner.positions.clone_from(stage.positions());
-        inner.counters.clone_from(stage.joiner().counters());
+        inner.counters.clone_from(stage.counters());
     }
 
     /// Event time that no on-time event can be behind.

@@ -33,6 +33,10 @@ pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 pub const PLAN_STALLED: &str = "ouzel_ops_plan_stalled";
 /// How often that began.
 pub const PLAN_STALLS_TOTAL: &str = "ouzel_ops_plan_stalls_total";
+/// Units of the join tier that this process runs.
+pub const TIER_UNITS: &str = "ouzel_ops_tier_units";
+/// Records joined by this process of the join tier, those of warm-ups included.
+pub const TIER_RELEASED_TOTAL: &str = "ouzel_ops_tier_joined_records_total";
 
 /// Tells the recorder what each name means.
 pub fn describe() {
@@ -99,6 +103,16 @@ pub fn describe() {
         PLAN_STALLS_TOTAL,
         Unit::Count,
         "times that the plan log could not be written"
+    );
+    describe_gauge!(
+        TIER_UNITS,
+        Unit::Count,
+        "units of the join tier that this process runs"
+    );
+    describe_counter!(
+        TIER_RELEASED_TOTAL,
+        Unit::Count,
+        "records joined by this process of the join tier, warm-ups included"
     );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "memory of this process");
 }

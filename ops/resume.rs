@@ -12,7 +12,7 @@ use ouzel_learner::validation::Progressive;
 use ouzel_sample::{DENSE_NAMES, FeatureState, PartitionId, Positions, Stream};
 use ouzel_snapshot::{Fingerprint, Snapshot, SnapshotId, Store};
 
-use crate::config::Config;
+use crate::config::{Config, JoinSource};
 use crate::contents::Contents;
 use crate::metrics::VECTORS_LOST;
 use crate::stages::learn::Provenance;
@@ -104,7 +104,12 @@ impl Found {
             let features = Arc::new(FeatureState::new(config.feature_config()));
             let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
             let join = config.join_config();
-            let stage = Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?;
+            let stage = match config.join.source {
+                JoinSource::Events => {
+                    Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?
+                }
+                JoinSource::Tier => Stage::behind_tier(&join, features, learner.batch_min_samples),
+            };
             return Ok(Start {
                 stage,
                 trainer: Trainer::new(model, learner)?,
@@ -116,8 +121,8 @@ impl Found {
         let schema = schema(config, contents);
         if snapshot.manifest().cut.schema_fingerprint != schema {
             bail!(
-                "snapshot {id} was made under another schema ([ids], [features], [content], [join] tasks or [model] \
-                 differ): restore that configuration, or start in an empty state directory"
+                "snapshot {id} was made under another schema ([ids], [features], [content], [join] tasks or source, or \
+                 [model] differ): restore that configuration, or start in an empty state directory"
             );
         }
         let stage = Stage::restore_in(
@@ -179,7 +184,7 @@ pub fn provenance(config: &Config, contents: Option<&Contents>) -> Provenance {
 
 /// Fingerprint of what gives features and weights their meaning.
 fn schema(config: &Config, contents: Option<&Contents>) -> String {
-    let meaning = serde_json::json!({
+    let mut meaning = serde_json::json!({
         "salt": config.ids.salt,
         "dense": DENSE_NAMES.as_slice(),
         "features": config.feature_config().meaning(),
@@ -188,13 +193,17 @@ fn schema(config: &Config, contents: Option<&Contents>) -> String {
         "tasks": config.task_names(),
         "model": config.model_config(),
     });
+    // Positions in other topics, and a state that hears of joins instead of making them.
+    if config.join.source == JoinSource::Tier {
+        meaning["source"] = "tier".into();
+    }
     blake3::hash(meaning.to_string().as_bytes()).to_hex().to_string()
 }
 
 /// Reads `stream[partition]`.
 fn partition(name: &str) -> anyhow::Result<PartitionId> {
     let parts = name.strip_suffix(']').and_then(|name| name.split_once('['));
-    let stream = parts.and_then(|(name, _)| Stream::ALL.into_iter().find(|stream| stream.name() == name));
+    let stream = parts.and_then(|(name, _)| Stream::EVERY.into_iter().find(|stream| stream.name() == name));
     let number = parts.and_then(|(_, number)| i32::from_str(number).ok());
     match (stream, number) {
         (Some(stream), Some(partition)) => Ok(PartitionId { stream, partition }),
@@ -210,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_read_as_it_is_written() {
-        for stream in Stream::ALL {
+        for stream in Stream::EVERY {
             let id = PartitionId {
                 stream,
                 partition: 12,

@@ -11,6 +11,7 @@ pub mod join;
 pub mod learn;
 pub mod poll;
 pub mod save;
+pub mod units;
 
 use ouzel_ingest::Cut;
 use ouzel_sample::{Batch, PartitionId, Recorded};

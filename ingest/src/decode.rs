@@ -26,6 +26,8 @@ pub use reveal::Reveal;
 use tally::Tally;
 use wire::{OneOrMany, Pairs, Scalar, Text};
 
+use crate::tier::Wire;
+
 /// 1990-01-01: earlier than any log, later than a zero, a second count or an uptime taken for a time.
 const EARLIEST_MS: i64 = 631_152_000_000;
 /// 2201-01-01: later times are microseconds or noise.
@@ -61,12 +63,13 @@ impl Default for Limits {
     }
 }
 
-/// Decodes records of the three streams.
+/// Decodes records of every stream.
 #[derive(Debug)]
 pub struct Decoder {
     ids: IdSpace,
     tasks: Vec<String>,
     limits: Limits,
+    tier: Wire,
     tally: Tally,
 }
 
@@ -82,6 +85,7 @@ impl Decoder {
     #[must_use]
     pub fn new(ids: IdSpace, tasks: Vec<String>, limits: Limits) -> Self {
         Self {
+            tier: Wire::new(ids, tasks.clone()),
             ids,
             tasks,
             limits,
@@ -120,11 +124,12 @@ impl Decoder {
             return Err(Reject::new(RejectReason::NullValue, "the record has no value"));
         };
         let max = self.limits.max_record_bytes;
-        if payload.len() > max {
+        let stream = record.position.partition.stream;
+        // What the tier makes of a record within the bound may be larger.
+        if payload.len() > max && stream != Stream::Samples {
             let detail = format!("{} bytes, at most {max} are taken", payload.len());
             return Err(Reject::new(RejectReason::TooLarge, detail));
         }
-        let stream = record.position.partition.stream;
         let refuse = |error: serde_json::Error| classify::classify(stream, payload, &error);
         match stream {
             Stream::Impressions => {
@@ -151,6 +156,10 @@ impl Decoder {
                     ignored: wire.n_ignored + n_numbers,
                 };
                 Ok((Event::Item(Box::new(item)), skipped))
+            }
+            Stream::Samples => {
+                let told = self.tier.decode(payload)?;
+                Ok((Event::Told(Box::new(told)), Skipped::default()))
             }
         }
     }

@@ -58,8 +58,8 @@ impl DeadLetters {
     /// # Errors
     /// When a property is refused.
     pub fn kafka(config: &KafkaConfig) -> Result<Self, Error> {
-        let names = Stream::ALL.map(|stream| config.topics.dead_letters(stream));
-        let producer = feeder::producer(&config.bootstrap, &config.properties, names)?;
+        let names = Stream::EVERY.map(|stream| (stream, config.topics.dead_letters(stream)));
+        let producer = feeder::producer(&config.bootstrap, &config.properties, names.into())?;
         Ok(Self::to(Sink::Kafka(Box::new(producer)), config.topics.clone()))
     }
 

@@ -52,6 +52,20 @@ pub enum Error {
         /// Where it was looked for.
         bootstrap: String,
     },
+    /// Two topics whose partitions belong to each other.
+    #[error(
+        "`{impressions}` has {n_impressions} partitions and `{actions}` has {n_actions}: records of one request are in partitions of the same number only where both have equally many; make one of them anew"
+    )]
+    Unequal {
+        /// The topic of impressions.
+        impressions: String,
+        /// How many it has.
+        n_impressions: usize,
+        /// The topic of actions.
+        actions: String,
+        /// How many that has.
+        n_actions: usize,
+    },
     /// Positions name a partition the topic does not have.
     #[error(
         "{topic}[{partition}] is named by the positions to resume from, but the topic has {n_partitions} partitions: it was re-created"

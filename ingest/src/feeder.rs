@@ -50,9 +50,9 @@ impl Feeder {
         user_properties: &BTreeMap<String, String>,
         topics: Topics,
     ) -> Result<Self, Error> {
-        let names = Stream::ALL.map(|stream| topics.name(stream).to_owned());
+        let names = Stream::EVERY.map(|stream| (stream, topics.name(stream).to_owned()));
         Ok(Self {
-            producer: producer(bootstrap, user_properties, names)?,
+            producer: producer(bootstrap, user_properties, names.into())?,
             topics,
         })
     }
@@ -120,11 +120,11 @@ impl Feeder {
     }
 }
 
-/// A producer whose deliveries are counted for `topics`, given in the order of [`Stream::ALL`].
+/// A producer whose deliveries are counted for `topics`.
 pub(crate) fn producer(
     bootstrap: &str,
     user_properties: &BTreeMap<String, String>,
-    topics: [String; 3],
+    topics: Vec<(Stream, String)>,
 ) -> Result<BaseProducer<Deliveries>, Error> {
     let mut config = properties::client(bootstrap, user_properties)?;
     for (key, value) in DEFAULTS {
@@ -173,10 +173,7 @@ pub(crate) fn enqueue(
 /// Waits for every delivery and says which failed since the last time.
 pub(crate) fn flush(producer: &BaseProducer<Deliveries>, timeout: Duration) -> Result<(), Error> {
     let outcome = producer.flush(timeout);
-    let failures = std::mem::take(&mut producer.context().state().failures);
-    if let Some(first) = failures.first {
-        return Err(Error::Undelivered { n: failures.n, first });
-    }
+    delivered(producer)?;
     outcome.map_err(|error| Error::Undelivered {
         n: u64::try_from(producer.in_flight_count()).unwrap_or(0),
         first: producer
@@ -187,6 +184,15 @@ pub(crate) fn flush(producer: &BaseProducer<Deliveries>, timeout: Duration) -> R
     })
 }
 
+/// Says which deliveries failed for good since the last time.
+pub(crate) fn delivered(producer: &BaseProducer<Deliveries>) -> Result<(), Error> {
+    let failures = std::mem::take(&mut producer.context().state().failures);
+    match failures.first {
+        Some(first) => Err(Error::Undelivered { n: failures.n, first }),
+        None => Ok(()),
+    }
+}
+
 fn cost(key: usize, payload: usize) -> u64 {
     (key + payload) as u64 + OVERHEAD_BYTES
 }
@@ -194,7 +200,7 @@ fn cost(key: usize, payload: usize) -> u64 {
 /// Hears of every delivery.
 pub(crate) struct Deliveries {
     client: Client,
-    topics: [String; 3],
+    topics: Vec<(Stream, String)>,
     state: Mutex<State>,
 }
 
@@ -254,8 +260,8 @@ impl ProducerContext for Deliveries {
             message.key().map_or(0, <[u8]>::len),
             message.payload().map_or(0, <[u8]>::len),
         );
-        let at = self.topics.iter().position(|topic| topic == message.topic());
-        let stream = at.map(|at| Stream::ALL[at]);
+        let known = self.topics.iter().find(|(_, topic)| topic == message.topic());
+        let stream = known.map(|(stream, _)| *stream);
         let mut state = self.state();
         state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
         if let Some(stream) = stream {

@@ -2,7 +2,7 @@
 //!
 //! Bytes come in by a [`Source`] (Kafka, files, a data folder, memory), become events by a [`Decoder`] or dead
 //! letters by [`DeadLetters`], and are put in one order and joined into samples by [`order`], [`plan`] and
-//! [`join`]. Nothing here knows of models, snapshots or the wall clock.
+//! [`join`]; or, where one process is not enough for that, joined by a [`tier`] of them. Nothing here knows of models, snapshots or the wall clock.
 
 mod data_dir;
 mod decode;
@@ -16,6 +16,7 @@ pub mod order;
 pub mod plan;
 mod source;
 mod stage;
+pub mod tier;
 pub mod topics;
 
 pub use data_dir::{DataDir, DataEvent, DataSource, DataSummary};

@@ -36,6 +36,17 @@ pub const STORE_COLD: &str = "ouzel_ingest_store_cold_requests";
 /// Size of the join store's files.
 pub const STORE_BYTES: &str = "ouzel_ingest_store_bytes";
 
+/// Records written by the join tier, by what they tell.
+pub const TIER_RECORDS: &str = "ouzel_ingest_tier_records_total";
+/// Units of the join tier taken up, by how: anew, warmed up, or with a warm-up that the log no longer holds.
+pub const TIER_BEGUN: &str = "ouzel_ingest_tier_begun_total";
+/// Records that the log lost before the join tier joined them.
+pub const TIER_LOST: &str = "ouzel_ingest_tier_lost_records_total";
+/// Records of the join tier that said what was heard before, by what they tell; the learner drops them.
+pub const TIER_STALE: &str = "ouzel_ingest_tier_stale_total";
+/// Shown items whose outcome the join tier never told. Should stay 0.
+pub const TIER_ABANDONED: &str = "ouzel_ingest_tier_abandoned_items_total";
+
 /// Describes every metric of this module to the installed recorder.
 pub fn describe() {
     let table = [
@@ -67,6 +78,14 @@ pub fn describe() {
             "failures of the join store on disk; the state was or will be rebuilt",
         ),
         (STORE_REWRITES, "times the join store's files were written anew"),
+        (TIER_RECORDS, "records written by the join tier"),
+        (TIER_BEGUN, "units of the join tier taken up"),
+        (TIER_LOST, "records lost by the log before they were joined"),
+        (TIER_STALE, "records of the join tier that were heard before"),
+        (
+            TIER_ABANDONED,
+            "shown items whose outcome the join tier never told; should stay 0",
+        ),
     ];
     for (name, text) in table {
         let unit = if name == BYTES { Unit::Bytes } else { Unit::Count };

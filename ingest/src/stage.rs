@@ -1,6 +1,8 @@
 //! The join stage: decoded records in merged order in, batches out.
 //!
 //! A pure state machine around the joiner, the feature state and the batcher, and the one writer of all three.
+//! Behind a join tier the joiner's place is taken by [`Slates`], which hear what the tier has joined; all else is
+//! the same.
 //! Its state between two records is a consistent cut: what was read, what waits for its window, what a user
 //! did, which samples are not yet in a batch, and the ledger of those that are.
 
@@ -9,11 +11,12 @@ use std::sync::Arc;
 
 use ouzel_sample::{
     Action, Ask, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id,
-    Impression, Ledger, PartitionId, Positions, Recorded, Sample, Shown,
+    Impression, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::join::{AnyStore, Captured, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
+use crate::tier::{Heard, Slates};
 
 /// A failure of the stage. None of them is about a single record: those are counted and passed.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +72,19 @@ struct Rest {
     n_items: u64,
 }
 
+/// What tells of outcomes.
+#[derive(Debug)]
+enum Join {
+    /// This process joins itself.
+    Here(Box<Joiner<AnyStore>>),
+    /// A tier of others does.
+    Tier(Box<Slates>),
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Stage {
-    joiner: Joiner<AnyStore>,
+    join: Join,
     features: Arc<FeatureState>,
     rest: Rest,
     groups: Vec<Vec<Sample>>,
@@ -107,8 +119,27 @@ impl Stage {
     ) -> Result<Self, StageError> {
         let partitions: Vec<PartitionId> = partitions.into_iter().collect();
         let start = |store| Ok(Joiner::new(config.clone(), partitions.iter().copied(), store)?);
-        Ok(Self {
-            joiner: store.start(start, StageError::is_of_the_store)?,
+        let joiner = store.start(start, StageError::is_of_the_store)?;
+        Ok(Self::of(
+            Join::Here(Box::new(joiner)),
+            features,
+            batch_min_samples,
+        ))
+    }
+
+    /// A stage that has read nothing, behind a join tier.
+    #[must_use]
+    pub fn behind_tier(config: &JoinConfig, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
+        Self::of(
+            Join::Tier(Box::new(Slates::new(config))),
+            features,
+            batch_min_samples,
+        )
+    }
+
+    fn of(join: Join, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
+        Self {
+            join,
             features,
             rest: Rest {
                 batcher: Batcher::new(batch_min_samples),
@@ -119,7 +150,7 @@ impl Stage {
             },
             groups: Vec::new(),
             shown: Vec::new(),
-        })
+        }
     }
 
     /// The stage as it was at a cut.
@@ -149,9 +180,14 @@ impl Stage {
         feature_bytes: &[u8],
         batcher: &[u8],
     ) -> Result<Self, StageError> {
-        let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
+        let join = if Slates::is_exported(join) {
+            Join::Tier(Box::new(Slates::import(join, config.n_tasks())?))
+        } else {
+            let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
+            Join::Here(Box::new(store.start(start, StageError::is_of_the_store)?))
+        };
         Ok(Self {
-            joiner: store.start(start, StageError::is_of_the_store)?,
+            join,
             features: Arc::new(FeatureState::load(feature_bytes, features)?),
             rest: postcard::from_bytes(batcher)?,
             groups: Vec::new(),
@@ -176,25 +212,42 @@ impl Stage {
                     .or_default() += 1;
             }
         }
+        let outcome = match (&recorded.event, &mut self.join) {
+            (Ok(Event::Item(item)), _) => {
+                self.rest.n_items += 1;
+                self.features.put_item((**item).clone());
+                Outcome::Passed
+            }
+            (Ok(Event::Told(told)), Join::Tier(_)) => {
+                self.hear(recorded.position.partition.partition, told);
+                Outcome::Passed
+            }
+            (_, Join::Here(_)) => self.join(recorded)?,
+            (_, Join::Tier(_)) => Outcome::Passed,
+        };
+        self.batch(out)?;
+        Ok(outcome)
+    }
+
+    /// Joins an impression or an action.
+    fn join(&mut self, recorded: &Recorded) -> Result<Outcome, StageError> {
+        let Join::Here(joiner) = &mut self.join else {
+            return Ok(Outcome::Passed);
+        };
         let features = &self.features;
         let shown = &mut self.shown;
         let captured = |impression: &Impression| capture(features, impression, shown);
-        let outcome = self.joiner.step(recorded, captured, &mut self.groups)?;
+        let outcome = joiner.step(recorded, captured, &mut self.groups)?;
         match (&recorded.event, &outcome) {
-            (Ok(Event::Item(item)), _) => {
-                self.rest.n_items += 1;
-                features.put_item((**item).clone());
-            }
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
                 show(features, impression);
-                for (item, task, ts) in self.joiner.take_caught_up() {
-                    let (request, user) = (impression.request, impression.user);
+                for caught_up in joiner.take_caught_up() {
                     let action = Action {
-                        request,
-                        item,
-                        user,
-                        ts,
-                        task,
+                        request: impression.request,
+                        item: caught_up.item,
+                        user: impression.user,
+                        ts: caught_up.ts,
+                        task: caught_up.task,
                         value: None,
                     };
                     features.act(&action, &impression.context);
@@ -208,8 +261,28 @@ impl Stage {
             (Ok(Event::Action(action)), Outcome::LateAction) => features.act(action, &[]),
             _ => {}
         }
-        self.batch(out)?;
         Ok(outcome)
+    }
+
+    /// Takes in what partition `from` of the tier's topic tells.
+    fn hear(&mut self, from: i32, told: &Told) {
+        let Join::Tier(slates) = &mut self.join else {
+            return;
+        };
+        let features = &self.features;
+        let shown = &mut self.shown;
+        let captured = |impression: &Impression| capture(features, impression, shown);
+        let heard = slates.hear(from, told, captured, &mut self.groups);
+        match (heard, &told.telling) {
+            (Heard::Shown, Telling::Shown { impression, .. }) => show(features, impression),
+            (Heard::Acted(actions, request), _) => {
+                let context = request.as_ref().map_or(&[][..], |request| &request.context);
+                for action in &actions {
+                    features.act(action, context);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Applies a journaled mark of an idle or active partition.
@@ -219,14 +292,21 @@ impl Stage {
         mark: Mark,
         out: &mut Vec<Batch>,
     ) -> Result<bool, StageError> {
-        let is_applied = self.joiner.mark(partition, mark, &mut self.groups)?;
+        // Behind a tier no partition of this process holds time.
+        let Join::Here(joiner) = &mut self.join else {
+            return Ok(false);
+        };
+        let is_applied = joiner.mark(partition, mark, &mut self.groups)?;
         self.batch(out)?;
         Ok(is_applied)
     }
 
-    /// The log is over: closes every window and the open batch. For bounded runs only.
+    /// The log is over: closes every window and the open batch. For bounded runs only. What a tier has not told
+    /// stays unknown.
     pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<(), StageError> {
-        self.joiner.finish(&mut self.groups)?;
+        if let Join::Here(joiner) = &mut self.join {
+            joiner.finish(&mut self.groups)?;
+        }
         self.batch(out)?;
         out.extend(self.flush());
         Ok(())
@@ -249,8 +329,11 @@ impl Stage {
             event_time: self.rest.event_time,
             ledger: self.rest.batcher.ledger(),
             next_batch: self.rest.batcher.next_batch(),
-            counters: self.joiner.counters().clone(),
-            join: self.joiner.export()?,
+            counters: self.counters().clone(),
+            join: match &self.join {
+                Join::Here(joiner) => joiner.export()?,
+                Join::Tier(slates) => slates.export(),
+            },
             features: self.features.dump(),
             batcher: postcard::to_stdvec(&self.rest).expect("the batcher has no type that postcard refuses"),
         })
@@ -262,10 +345,40 @@ impl Stage {
         &self.features
     }
 
-    /// The join.
+    /// Where the join state is; nowhere behind a join tier.
     #[must_use]
-    pub fn joiner(&self) -> &Joiner<AnyStore> {
-        &self.joiner
+    pub fn store(&self) -> Option<&AnyStore> {
+        match &self.join {
+            Join::Here(joiner) => Some(joiner.store()),
+            Join::Tier(_) => None,
+        }
+    }
+
+    /// The outcomes so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        match &self.join {
+            Join::Here(joiner) => joiner.counters(),
+            Join::Tier(slates) => slates.counters(),
+        }
+    }
+
+    /// Event time that no on-time event can be behind.
+    #[must_use]
+    pub fn watermark(&self) -> EventTime {
+        match &self.join {
+            Join::Here(joiner) => joiner.clock().watermark(),
+            Join::Tier(slates) => slates.watermark(),
+        }
+    }
+
+    /// Counts the state again and compares it with the counters.
+    pub fn audit(&self) -> Result<(), StageError> {
+        match &self.join {
+            Join::Here(joiner) => joiner.audit()?,
+            Join::Tier(slates) => slates.audit()?,
+        }
+        Ok(())
     }
 
     /// Next offset to read of each partition.
@@ -314,7 +427,7 @@ impl Stage {
             }
         }
         if out.len() > before {
-            self.joiner.counters().check().map_err(JoinError::from)?;
+            self.counters().check().map_err(JoinError::from)?;
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub struct Topics {
     pub actions: String,
     /// The item catalog.
     pub items: String,
+    /// What the join tier makes of impressions and actions.
+    pub samples: String,
 }
 
 impl Default for Topics {
@@ -28,6 +30,7 @@ impl Default for Topics {
             impressions: "impressions".into(),
             actions: "actions".into(),
             items: "items".into(),
+            samples: "samples".into(),
         }
     }
 }
@@ -40,6 +43,7 @@ impl Topics {
             Stream::Impressions => &self.impressions,
             Stream::Actions => &self.actions,
             Stream::Items => &self.items,
+            Stream::Samples => &self.samples,
         }
     }
 
@@ -49,13 +53,19 @@ impl Topics {
         format!("{}.dlq", self.name(stream))
     }
 
-    /// Every topic ouzel touches: the three streams, then their dead letters.
+    /// Every topic that one process doing everything touches: the three streams, then their dead letters.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
         let streams = Stream::ALL.iter().map(|stream| self.name(*stream).to_owned());
         streams
             .chain(Stream::ALL.iter().map(|stream| self.dead_letters(*stream)))
             .collect()
+    }
+
+    /// What the join tier needs besides.
+    #[must_use]
+    pub fn tier(&self) -> [String; 2] {
+        [self.samples.clone(), self.dead_letters(Stream::Samples)]
     }
 }
 

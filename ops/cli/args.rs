@@ -27,6 +27,8 @@ pub struct Cli {
 pub enum Verb {
     /// Learn from Kafka and serve scores until SIGTERM; a second signal exits at once
     Daemon(DaemonArgs),
+    /// Join impressions with actions for daemons elsewhere, sharing the partitions with others that do, until SIGTERM
+    Join(JoinArgs),
     /// Watch the whole thing work on a broker of its own: events in, a model, scores out
     Demo(DemoArgs),
     /// Learn from files or a range of Kafka without serving, and say how good the predictions were
@@ -52,6 +54,7 @@ impl Verb {
         match self {
             Verb::Daemon(_) => "daemon",
             Verb::Demo(_) => "demo",
+            Verb::Join(_) => "join",
             Verb::Replay(_) => "replay",
             Verb::Score(_) => "score",
             Verb::Verify(_) => "verify",
@@ -69,6 +72,17 @@ pub struct DaemonArgs {
     /// The configuration; `ouzel config show` prints one to start from
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+}
+
+/// `ouzel join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The configuration, the daemon's own: join.source must be "tier"
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Name of this process in the group, the same over restarts [default: tier.instance of the configuration]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
 }
 
 /// `ouzel demo`.
@@ -375,6 +389,7 @@ mod tests {
 
         for line in [
             "daemon --config ouzel.toml",
+            "join --config ouzel.toml --instance join-3",
             "demo",
             "score --state s -",
             "snapshot list --state s --json",

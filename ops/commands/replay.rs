@@ -223,13 +223,16 @@ impl Pipeline {
             .filter(|id| id.stream != Stream::Items);
         let learner = config.learner_config();
         let scratch = Scratch::new();
-        let stage = Stage::new_in(
-            &config.join_store(&scratch.0),
-            &config.join_config(),
-            timed,
-            Arc::new(features),
-            learner.batch_min_samples,
-        )?;
+        let (join, features) = (config.join_config(), Arc::new(features));
+        let is_tier = partitions
+            .iter()
+            .any(|partition| partition.id.stream == Stream::Samples);
+        let stage = if is_tier {
+            Stage::behind_tier(&join, features, learner.batch_min_samples)
+        } else {
+            let store = config.join_store(&scratch.0);
+            Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?
+        };
         Ok(Self {
             decoder,
             reveal,
@@ -286,11 +289,7 @@ impl Pipeline {
         let mut batches = Vec::new();
         self.stage.finish(&mut batches)?;
         self.learn(batches)?;
-        self.stage
-            .joiner()
-            .counters()
-            .check()
-            .context("the join lost count")?;
+        self.stage.counters().check().context("the join lost count")?;
         let done = self.scores.len() as u64;
         progress.finish(done, &self.figures(done, started));
         self.report(name, started.elapsed())
@@ -380,7 +379,7 @@ impl Pipeline {
             popularity_auc: self.scores.popularity(EventTime::MIN).0,
             second_half: self.scores.figures(middle),
             second_half_popularity_auc: self.scores.popularity(middle).0,
-            join: JoinFigures::of(self.stage.joiner().counters()),
+            join: JoinFigures::of(self.stage.counters()),
             ledger_hash: self.stage.ledger().hex(),
             weights_hash: self.trainer.hash()?,
             wall_seconds: wall.as_secs_f64(),

@@ -6,7 +6,7 @@ use ouzel_ingest::topics;
 use serde_json::json;
 
 use crate::cli::{Exit, Tell, TopicsArgs, TopicsVerb};
-use crate::config::Config;
+use crate::config::{Config, JoinSource};
 
 /// Runs the command.
 pub fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -18,7 +18,7 @@ pub fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     } = &args.verb;
     let config = Config::load(config)?;
     let kafka = config.kafka_config().exit(Exit::Usage)?;
-    let wanted = if config.kafka.dlq {
+    let mut wanted = if config.kafka.dlq {
         kafka.topics.all()
     } else {
         let topics = &config.kafka.topics;
@@ -28,6 +28,10 @@ pub fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
             topics.actions.clone(),
         ]
     };
+    if config.join.source == JoinSource::Tier {
+        let n = if config.kafka.dlq { 2 } else { 1 };
+        wanted.extend(kafka.topics.tier().into_iter().take(n));
+    }
     let created = topics::create(
         &kafka.bootstrap,
         &kafka.properties,

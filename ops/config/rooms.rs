@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use ouzel_ingest::join::{JoinConfig, LabelPolicy, SledLimits, StoreConfig, TaskConfig};
+use ouzel_ingest::tier::GroupConfig;
 use ouzel_ingest::{KafkaConfig, Limits as EventLimits, Topics as IngestTopics};
-use ouzel_sample::{FeatureConfig, IdSpace};
+use ouzel_sample::{FeatureConfig, IdSpace, Stream};
 use ouzel_serving::Limits as ServingLimits;
 
-use super::{Config, Dedup, Features, Join, JoinStore, Policy, PropertyError, Serving, Topics};
+use super::{Config, Dedup, Features, Join, JoinSource, JoinStore, Policy, PropertyError, Serving, Topics};
 
 impl Config {
     /// Hashes ids under this deployment's salt.
@@ -29,11 +30,13 @@ impl Config {
             impressions,
             actions,
             items,
+            samples,
         } = self.kafka.topics.clone();
         IngestTopics {
             impressions,
             actions,
             items,
+            samples,
         }
     }
 
@@ -44,8 +47,28 @@ impl Config {
             bootstrap: self.kafka.bootstrap.clone(),
             properties: properties.as_map().clone(),
             topics: self.topics(),
+            streams: match self.join.source {
+                JoinSource::Events => Stream::ALL.to_vec(),
+                JoinSource::Tier => Stream::TIER.to_vec(),
+            },
             is_whole_log_expected: false,
         })
+    }
+
+    /// How `ouzel join` takes part in its group, under this name if not empty.
+    #[must_use]
+    pub fn group_config(&self, instance: &str) -> GroupConfig {
+        let instance = if instance.is_empty() {
+            &self.tier.instance
+        } else {
+            instance
+        };
+        GroupConfig {
+            group: self.tier.group.clone(),
+            instance: instance.to_owned(),
+            session_timeout_ms: self.tier.session_timeout.ms(),
+            max_future_skew_ms: self.join.max_future_skew.ms(),
+        }
     }
 
     /// Bounds on one event.

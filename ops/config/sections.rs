@@ -22,7 +22,7 @@ pub struct Kafka {
     /// Send every record that cannot be used to `<topic>.dlq`, with its coordinates and the reason in its
     /// headers. When false it is only counted.
     pub dlq: bool,
-    /// The three topics read.
+    /// The topics.
     pub topics: Topics,
     /// Any librdkafka property, passed through as it stands; a few that ouzel sets itself are refused with
     /// the reason. A secret stands here by reference only: `sasl.password = "${env:NAME}"` takes it from
@@ -41,7 +41,7 @@ impl Default for Kafka {
     }
 }
 
-/// The topics of the three logs.
+/// The topics of the logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Topics {
@@ -51,6 +51,9 @@ pub struct Topics {
     pub actions: String,
     /// The item catalog, read from its start.
     pub items: String,
+    /// What `ouzel join` makes of impressions and actions, keyed by user; read and written only with
+    /// `join.source = "tier"`. Its partitions must stay as many as they are.
+    pub samples: String,
 }
 
 impl Default for Topics {
@@ -59,6 +62,7 @@ impl Default for Topics {
             impressions: "impressions".to_owned(),
             actions: "actions".to_owned(),
             items: "items".to_owned(),
+            samples: "samples".to_owned(),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! As in `sections.rs`, the doc comments are what the user reads.
 
+use std::net::SocketAddr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,9 @@ impl Default for Events {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Join {
+    /// Who joins: `events`, this process, which reads impressions and actions; or `tier`, any number of `ouzel
+    /// join` processes with the same `[join]` and `[ids]`, whose samples it reads instead.
+    pub source: JoinSource,
     /// What is learned, the primary task first; 1 to 8 tasks.
     pub tasks: Vec<Task>,
     /// Which samples an outcome makes, and when: `eager` makes a positive when its action comes and a negative
@@ -117,6 +122,7 @@ impl Default for Sled {
 impl Default for Join {
     fn default() -> Self {
         Self {
+            source: JoinSource::Events,
             tasks: vec![Task {
                 name: "click".to_owned(),
                 window: Period::from_secs(600),
@@ -132,6 +138,56 @@ impl Default for Join {
             max_remembered: 10_000_000,
             store: JoinStore::default(),
             sled: Sled::default(),
+        }
+    }
+}
+
+/// Who joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum JoinSource {
+    /// The process that learns.
+    Events,
+    /// `ouzel join`.
+    Tier,
+}
+
+/// How `ouzel join` shares the work among its processes; each partition of impressions, with the actions partition
+/// of the same number, is joined by one of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tier {
+    /// The consumer group. What is committed to it says how far each partition was joined, for its lag; the join
+    /// itself needs no commit to be recent.
+    pub group: String,
+    /// Name of this process in the group, the same over restarts: one that is back within `session_timeout` takes
+    /// up its partitions and no others move. Empty: its partitions move when it stops. `ouzel join --instance`
+    /// wins over it.
+    pub instance: String,
+    /// How long a process may be silent before its partitions move to others, wall time; the broker has bounds of
+    /// its own, 6s and 30m by default.
+    pub session_timeout: Period,
+    /// From one commit to the next, wall time: about so much is told again when a partition moves.
+    pub commit: Period,
+    /// How long a partition of one topic may be silent, while others of that topic are not, before its time is
+    /// that of the other topic's, wall time. A process only sees its own partitions: one that is alone with a
+    /// silent one waits.
+    pub idle: Period,
+    /// Address and port of `/metrics` and `/healthz` of `ouzel join`. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self {
+            group: "ouzel-join".to_owned(),
+            instance: String::new(),
+            session_timeout: Period::from_secs(45),
+            commit: Period::from_secs(1),
+            idle: Period::from_secs(30),
+            listen: None,
         }
     }
 }

@@ -55,6 +55,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     events(config, &mut faults);
     join(config, &mut faults);
 
+    tier(config, &mut faults);
     model(config, &mut faults);
     faults.unless_positive(config.content.texts, "content.texts");
     let features = &config.features;
@@ -160,6 +161,7 @@ fn kafka(config: &Config, faults: &mut Faults) {
         ("kafka.topics.impressions", &kafka.topics.impressions),
         ("kafka.topics.actions", &kafka.topics.actions),
         ("kafka.topics.items", &kafka.topics.items),
+        ("kafka.topics.samples", &kafka.topics.samples),
     ];
     let mut seen = BTreeSet::new();
     for (key, topic) in topics {
@@ -167,7 +169,7 @@ fn kafka(config: &Config, faults: &mut Faults) {
         faults.unless(
             seen.insert(topic),
             key,
-            format!("is {topic}, as another of the three topics"),
+            format!("is {topic}, as another of the topics"),
         );
     }
     for name in kafka.properties.plain_secrets() {
@@ -290,6 +292,18 @@ fn join(config: &Config, faults: &mut Faults) {
             key,
             format!("must be at most {LONGEST}, which is ten years"),
         );
+    }
+}
+
+fn tier(config: &Config, faults: &mut Faults) {
+    let tier = &config.tier;
+    faults.unless(!tier.group.is_empty(), "tier.group", "must name a consumer group");
+    for (period, key) in [
+        (tier.session_timeout, "tier.session_timeout"),
+        (tier.commit, "tier.commit"),
+        (tier.idle, "tier.idle"),
+    ] {
+        faults.unless(!period.is_zero(), key, "must be longer than 0s");
     }
 }
 

@@ -154,6 +154,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+# Tests that kill a member of a group do not wait longer than they must.
+group.min.session.timeout.ms=1000
 # A missing topic is an error to report, as on most production clusters.
 auto.create.topics.enable=false
 # Logs of years ago are fed with their own times: retention by time would delete them at once.

@@ -14,6 +14,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(30);
 /// When each partition last gave a record.
 #[derive(Debug)]
 pub struct Idleness {
+    after: Duration,
     lanes: BTreeMap<PartitionId, Lane>,
 }
 
@@ -26,11 +27,17 @@ struct Lane {
 impl Idleness {
     /// Nothing is idle at `now`.
     pub fn new(partitions: impl IntoIterator<Item = PartitionId>, now: Instant) -> Self {
+        Self::after(IDLE_AFTER, partitions, now)
+    }
+
+    /// The same with another span of silence.
+    pub fn after(after: Duration, partitions: impl IntoIterator<Item = PartitionId>, now: Instant) -> Self {
         let lane = Lane {
             seen: now,
             is_idle: false,
         };
         Self {
+            after,
             lanes: partitions.into_iter().map(|id| (id, lane)).collect(),
         }
     }
@@ -53,7 +60,7 @@ impl Idleness {
         for (stream, newest) in newest {
             let Some(newest) = newest else { continue };
             for (id, lane) in self.lanes.iter_mut().filter(|(id, _)| id.stream == stream) {
-                let is_behind = newest.saturating_duration_since(lane.seen) >= IDLE_AFTER;
+                let is_behind = newest.saturating_duration_since(lane.seen) >= self.after;
                 if is_behind && !lane.is_idle && is_waiting(*id) {
                     lane.is_idle = true;
                     idle.push(*id);

@@ -133,7 +133,7 @@ pub fn outcomes(home: &Home, snapshot: &Snapshot, expected: &Expected) -> anyhow
         &snapshot.blob("batcher.bin")?,
     )
     .context("the last snapshot's join state cannot be restored")?;
-    let counters = stage.joiner().counters();
+    let counters = stage.counters();
     counters.check()?;
     let differences = expected.differences(counters);
     if !differences.is_empty() {

@@ -162,6 +162,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
         impressions: broker.topics.dead_letters(Stream::Impressions),
         actions: broker.topics.dead_letters(Stream::Actions),
         items: broker.topics.dead_letters(Stream::Items),
+        samples: broker.topics.dead_letters(Stream::Samples),
     };
     let config = KafkaConfig {
         bootstrap: broker.bootstrap.clone(),

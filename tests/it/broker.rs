@@ -23,7 +23,8 @@ impl Broker {
     /// The embedded broker.
     pub(crate) fn embedded(n_partitions: i32) -> Self {
         let topics = Topics::default();
-        let embedded = Embedded::start(n_partitions, &topics.all()).unwrap();
+        let all = [topics.all(), topics.tier().to_vec()].concat();
+        let embedded = Embedded::start(n_partitions, &all).unwrap();
         Self::new(
             embedded.bootstrap().unwrap(),
             topics,
@@ -46,8 +47,10 @@ impl Broker {
             impressions: name(Stream::Impressions),
             actions: name(Stream::Actions),
             items: name(Stream::Items),
+            samples: name(Stream::Samples),
         };
-        let all = topics.all();
+        let mut all = topics.all();
+        all.extend(topics.tier());
         let created = topics::create(&bootstrap, &BTreeMap::new(), &all, n_partitions, 1).unwrap();
         assert_eq!(created, all);
         Some(Self::new(bootstrap, topics, n_partitions, None))

@@ -40,13 +40,14 @@ impl Home {
         // A late answer of a busy machine is an answer still.
         let text = format!(
             "kafka.bootstrap = {:?}\n\
-             kafka.topics = {{ impressions = {:?}, actions = {:?}, items = {:?} }}\n\
+             kafka.topics = {{ impressions = {:?}, actions = {:?}, items = {:?}, samples = {:?} }}\n\
              snapshot.dir = {:?}\nserving.listen = \"127.0.0.1:0\"\nserving.deadline = \"30s\"\n\
              log.format = \"json\"\n{settings}\n",
             broker.bootstrap,
             topics.impressions,
             topics.actions,
             topics.items,
+            topics.samples,
             home.state(),
         );
         fs::write(home.config(), text).unwrap();

@@ -22,6 +22,7 @@ mod refusals;
 mod replay;
 mod shutdown;
 mod snapshots;
+mod tier;
 mod world;
 
 use std::ffi::{OsStr, OsString};

@@ -226,7 +226,7 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
                 continue;
             }
         };
-        if let AnyStore::Sled(store) = harmed.joiner().store() {
+        if let Some(AnyStore::Sled(store)) = harmed.store() {
             n_cold += store.n_cold();
         } else {
             panic!("the store is on disk");
@@ -274,7 +274,7 @@ fn a_store_that_cannot_be_opened_is_done_without() {
     fs::write(&dir, "a file where a directory should be").unwrap();
     let config = config(ON_DISK);
     let stage = stage(&config, &config.join_store(&dir), None).unwrap();
-    assert!(matches!(stage.joiner().store(), AnyStore::Memory(_)));
+    assert!(matches!(stage.store(), Some(AnyStore::Memory(_))));
 }
 
 /// Starts a daemon, again where it stopped because of its store; how often that was.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EventTime, Id, Item, Position, TaskId};
+use crate::{EventTime, Id, Item, Position, TaskId, Told};
 
 /// A record as a source read it, before decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Event {
     Action(Action),
     /// An item is new or has changed.
     Item(Box<Item>),
+    /// What the join tier made of an impression or an action.
+    Told(Box<Told>),
 }
 
 impl Event {
@@ -46,6 +48,7 @@ impl Event {
             Event::Impression(impression) => impression.ts,
             Event::Action(action) => action.ts,
             Event::Item(item) => item.ts,
+            Event::Told(told) => told.ts(),
         }
     }
 }
@@ -141,6 +144,8 @@ pub enum RejectReason {
     TooOld,
     /// An action type that no task names.
     UnknownAction,
+    /// Made by a join tier with other ids or another format.
+    Foreign,
 }
 
 impl RejectReason {
@@ -160,6 +165,7 @@ impl RejectReason {
             RejectReason::Future => "future",
             RejectReason::TooOld => "too_old",
             RejectReason::UnknownAction => "unknown_action",
+            RejectReason::Foreign => "foreign",
         }
     }
 }

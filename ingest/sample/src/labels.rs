@@ -22,6 +22,34 @@ impl Labels {
         positive: 0,
     };
 
+    /// The outcomes of the tasks in `known`, one bit each; those in `positive` are 1.
+    #[must_use]
+    pub fn of(known: u8, positive: u8) -> Self {
+        Self {
+            known,
+            positive: positive & known,
+        }
+    }
+
+    /// What is known of the tasks in `mask`, one bit each.
+    #[must_use]
+    pub fn only(self, mask: u8) -> Self {
+        Self::of(self.known & mask, self.positive)
+    }
+
+    /// What either knows; `other` is right where both do.
+    #[must_use]
+    pub fn and(self, other: Labels) -> Self {
+        let mine = self.only(!other.known);
+        Self::of(mine.known | other.known, mine.positive | other.positive)
+    }
+
+    /// The tasks that are known, one bit each.
+    #[must_use]
+    pub fn known(self) -> u8 {
+        self.known
+    }
+
     /// Adds the outcome of one task. `task` is below [`MAX_TASKS`].
     #[must_use]
     pub fn with(self, task: TaskId, positive: bool) -> Self {

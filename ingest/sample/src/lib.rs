@@ -15,6 +15,7 @@ mod ledger;
 mod position;
 mod sample;
 mod time;
+mod told;
 
 pub use batch::{Batch, Batcher};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
@@ -30,3 +31,4 @@ pub use ledger::Ledger;
 pub use position::{PartitionId, Position, Positions, Stream};
 pub use sample::{Candidate, HistoryEntry, Kind, Predicted, Request, Sample, Shown};
 pub use time::EventTime;
+pub use told::{Acted, Made, Telling, Told};

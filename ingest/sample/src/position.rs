@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The three logs ouzel reads.
+/// The logs ouzel reads: the three that others write, and the one that its join tier does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
@@ -15,11 +15,22 @@ pub enum Stream {
     Impressions,
     /// What users did with them.
     Actions,
+    /// What the join tier made of those two; read instead of them where the learner does not join itself.
+    Samples,
 }
 
 impl Stream {
-    /// Every stream, in merge order: what an event may refer to sorts before it.
+    /// The three that others write, in merge order: what an event may refer to sorts before it.
     pub const ALL: [Stream; 3] = [Stream::Items, Stream::Impressions, Stream::Actions];
+    /// What a learner reads behind the join tier, in merge order.
+    pub const TIER: [Stream; 2] = [Stream::Items, Stream::Samples];
+    /// Every one there is.
+    pub const EVERY: [Stream; 4] = [
+        Stream::Items,
+        Stream::Impressions,
+        Stream::Actions,
+        Stream::Samples,
+    ];
 
     /// The stream's name in configuration, metrics and messages.
     #[must_use]
@@ -28,6 +39,7 @@ impl Stream {
             Stream::Items => "items",
             Stream::Impressions => "impressions",
             Stream::Actions => "actions",
+            Stream::Samples => "samples",
         }
     }
 }

@@ -76,6 +76,8 @@ pub(super) fn classify(stream: Stream, payload: &[u8], parse: &serde_json::Error
         Stream::Impressions => IMPRESSION,
         Stream::Actions => ACTION,
         Stream::Items => ITEM,
+        // Only `join` writes it: the parser says enough.
+        Stream::Samples => &[],
     };
     first_mismatch(contract, object, "").unwrap_or_else(|| {
         // A field given twice, the first time with another type: the tree keeps the last.

@@ -21,7 +21,7 @@ struct Counts {
 
 /// Counts by stream.
 #[derive(Debug, Default)]
-pub(super) struct Tally([Counts; Stream::ALL.len()]);
+pub(super) struct Tally([Counts; Stream::EVERY.len()]);
 
 impl Tally {
     pub(super) fn event(&self, stream: Stream, unknown: u64, ignored: u64) {
@@ -43,7 +43,7 @@ impl Tally {
     }
 
     pub(super) fn report(&self) {
-        for stream in Stream::ALL {
+        for stream in Stream::EVERY {
             let counts = self.of(stream);
             for (name, count) in [
                 (EVENTS, &counts.events),
@@ -68,6 +68,7 @@ impl Tally {
             Stream::Items => 0,
             Stream::Impressions => 1,
             Stream::Actions => 2,
+            Stream::Samples => 3,
         }]
     }
 }

@@ -38,6 +38,19 @@ impl From<(Request, Vec<Candidate>)> for Captured {
     }
 }
 
+/// An action that had come before its impression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaughtUp {
+    /// On which item.
+    pub item: Id,
+    /// Which task's action it was.
+    pub task: TaskId,
+    /// When.
+    pub ts: EventTime,
+    /// It was after its window, and made no positive.
+    pub is_late: bool,
+}
+
 /// What became of one record on arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -77,7 +90,9 @@ pub struct Joiner<S> {
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
     /// See [`Joiner::take_caught_up`]; of the last step alone.
-    caught_up: Vec<(Id, TaskId, EventTime)>,
+    caught_up: Vec<CaughtUp>,
+    /// See [`Joiner::take_closed`]; of the last step alone.
+    closed: Vec<(Position, Id)>,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -96,6 +111,7 @@ impl<S: JoinStore> Joiner<S> {
             floor: EventTime::MIN,
             first_shown: None,
             caught_up: Vec::new(),
+            closed: Vec::new(),
             store,
             fault: None,
             config,
@@ -113,15 +129,16 @@ impl<S: JoinStore> Joiner<S> {
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
         self.caught_up.clear();
+        self.closed.clear();
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
             Ok(Event::Action(action)) => {
                 self.action(recorded.position.partition, recorded.timestamp_ms, action, out)
             }
-            Ok(Event::Item(_)) => Ok(Outcome::Passed),
+            Ok(Event::Item(_) | Event::Told(_)) => Ok(Outcome::Passed),
             Err(_) => {
                 match recorded.position.partition.stream {
-                    Stream::Items => {}
+                    Stream::Items | Stream::Samples => {}
                     Stream::Impressions => {
                         self.counters.impressions += 1;
                         self.counters.rejected_impressions += 1;
@@ -225,11 +242,16 @@ impl<S: JoinStore> Joiner<S> {
         self.audit()
     }
 
-    /// Actions that had come before their impression and were counted for it by the last step: (item, task,
-    /// when). What an action says of its user may be used only now, for the impression's own features must not
-    /// contain it.
-    pub fn take_caught_up(&mut self) -> Vec<(Id, TaskId, EventTime)> {
+    /// Actions that had come before their impression and were counted for it by the last step. What an action
+    /// says of its user may be used only now, for the impression's own features must not contain it.
+    pub fn take_caught_up(&mut self) -> Vec<CaughtUp> {
         std::mem::take(&mut self.caught_up)
+    }
+
+    /// Impressions whose last window closed since the last step began, marks included, in order: where they
+    /// were shown, and to whom.
+    pub fn take_closed(&mut self) -> Vec<(Position, Id)> {
+        std::mem::take(&mut self.closed)
     }
 
     /// Its configuration.
@@ -329,10 +351,12 @@ impl<S: JoinStore> Joiner<S> {
             first_shown: self.first_shown,
             group: Vec::new(),
             caught_up: Vec::new(),
+            closed: Vec::new(),
         };
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;
         self.caught_up.extend(step.caught_up);
+        self.closed.extend(step.closed);
         if !group.is_empty() {
             for sample in &group {
                 self.counters.samples[sample.kind as usize] += 1;

@@ -8,7 +8,7 @@ use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
 use crate::join::error::JoinError;
 use crate::join::fault::Fault;
-use crate::join::joiner::{Captured, Outcome};
+use crate::join::joiner::{Captured, CaughtUp, Outcome};
 use crate::join::policy::{self, Close};
 use crate::join::slot::{Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
 
@@ -28,7 +28,9 @@ pub(crate) struct Step<'a> {
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) group: Vec<Sample>,
     /// Actions that had waited for this impression and count for it.
-    pub(crate) caught_up: Vec<(Id, TaskId, EventTime)>,
+    pub(crate) caught_up: Vec<CaughtUp>,
+    /// Impressions whose last window closed.
+    pub(crate) closed: Vec<(Position, Id)>,
 }
 
 impl Step<'_> {
@@ -109,9 +111,17 @@ impl Step<'_> {
         } else {
             policy::shown(self.config.policy, &open, all & !late, &mut self.group);
             for action in &waiting {
-                if let Outcome::Matched(_) | Outcome::LateAction = self.act(&mut open, action) {
-                    self.caught_up.push((action.item, action.task, action.ts));
-                }
+                let is_late = match self.act(&mut open, action) {
+                    Outcome::Matched(_) => false,
+                    Outcome::LateAction => true,
+                    _ => continue,
+                };
+                self.caught_up.push(CaughtUp {
+                    item: action.item,
+                    task: action.task,
+                    ts: action.ts,
+                    is_late,
+                });
             }
             self.counters.pending_items += n_items;
             open.next = self.next(&open);
@@ -220,6 +230,7 @@ impl Step<'_> {
         }
         if open.closed == self.config.all_tasks() {
             self.counters.pending_items -= count(open.items.len());
+            self.closed.push((open.shown_at, open.request.user));
             let expires = passed(open.request.ts, self.config.dedup_ms());
             let closed = open.close(expires);
             *slot = (!self.has(Fault::ForgetClosed)).then_some(Slot::Closed(closed));

@@ -26,7 +26,7 @@ use crate::{Error, Topics};
 pub(crate) use client::Client;
 pub use range::{Range, RangeBound};
 use reader::Reader;
-pub(crate) use reader::{REQUEST_TIMEOUT, unreachable};
+pub(crate) use reader::{REQUEST_TIMEOUT, partitions_of, unreachable};
 
 /// Longest blocking wait on one stream while the others may have something; also the most that a record can
 /// wait unseen.
@@ -36,7 +36,7 @@ const SLICE: Duration = Duration::from_millis(5);
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
 
 /// How to reach the log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct KafkaConfig {
     /// Broker addresses, `host:port` separated by commas.
     pub bootstrap: String,
@@ -44,9 +44,23 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
     /// Topic of each stream.
     pub topics: Topics,
+    /// The streams that are read.
+    pub streams: Vec<Stream>,
     /// Refuse a partition that is read from its start but no longer has offset 0. Set for the embedded
     /// broker, which drops old data silently; on a real one, retention before the first start is normal.
     pub is_whole_log_expected: bool,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap: String::new(),
+            properties: BTreeMap::new(),
+            topics: Topics::default(),
+            streams: Stream::ALL.to_vec(),
+            is_whole_log_expected: false,
+        }
+    }
 }
 
 /// A source over Kafka.
@@ -72,8 +86,8 @@ impl KafkaSource {
     /// When no broker answers, a topic is missing, a property is refused, or a position lies outside of what
     /// its partition holds.
     pub fn open(config: &KafkaConfig, from: &Positions, until: Option<&Positions>) -> Result<Self, Error> {
-        let mut readers = Vec::with_capacity(Stream::ALL.len());
-        for stream in Stream::ALL {
+        let mut readers = Vec::with_capacity(config.streams.len());
+        for stream in config.streams.iter().copied() {
             let mut reader = Reader::connect(config, stream)?;
             reader.place(from, until, config.is_whole_log_expected)?;
             readers.push(reader);
@@ -86,11 +100,25 @@ impl KafkaSource {
     /// # Errors
     /// As [`KafkaSource::open`].
     pub fn open_range(config: &KafkaConfig, range: &Range) -> Result<Self, Error> {
-        let mut readers = Vec::with_capacity(Stream::ALL.len());
-        for stream in Stream::ALL {
+        let mut readers = Vec::with_capacity(config.streams.len());
+        for stream in config.streams.iter().copied() {
             let mut reader = Reader::connect(config, stream)?;
             let (from, until) = reader.resolve(range)?;
             reader.place(&from, Some(&until), config.is_whole_log_expected)?;
+            readers.push(reader);
+        }
+        Self::start(readers)
+    }
+
+    /// Reads the partitions that `from` names, from there, and no others.
+    ///
+    /// # Errors
+    /// As [`KafkaSource::open`].
+    pub fn open_only(config: &KafkaConfig, from: &Positions) -> Result<Self, Error> {
+        let mut readers = Vec::with_capacity(config.streams.len());
+        for stream in config.streams.iter().copied() {
+            let mut reader = Reader::connect_only(config, stream, from)?;
+            reader.place(from, None, false)?;
             readers.push(reader);
         }
         Self::start(readers)

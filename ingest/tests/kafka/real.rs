@@ -29,6 +29,7 @@ fn real(test: &str) -> Option<KafkaConfig> {
         impressions: name("impressions"),
         actions: name("actions"),
         items: name("items"),
+        samples: name("samples"),
     };
     let config = KafkaConfig {
         bootstrap,

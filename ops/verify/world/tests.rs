@@ -74,8 +74,8 @@ fn join(world: &World, dice: Option<Dice>) -> (Counters, String) {
             }
         }
     }
-    stage.joiner().audit().unwrap();
-    (stage.joiner().counters().clone(), stage.ledger().hex())
+    stage.audit().unwrap();
+    (stage.counters().clone(), stage.ledger().hex())
 }
 
 #[test]

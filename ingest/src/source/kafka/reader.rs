@@ -38,6 +38,25 @@ pub(super) struct Reader {
 impl Reader {
     /// Connects and finds the topic's partitions with their watermarks.
     pub(super) fn connect(config: &KafkaConfig, stream: Stream) -> Result<Self, Error> {
+        Self::connect_where(config, stream, |_| true)
+    }
+
+    /// The same for those partitions alone that `named` names.
+    pub(super) fn connect_only(
+        config: &KafkaConfig,
+        stream: Stream,
+        named: &Positions,
+    ) -> Result<Self, Error> {
+        Self::connect_where(config, stream, |partition| {
+            named.next(PartitionId { stream, partition }).is_some()
+        })
+    }
+
+    fn connect_where(
+        config: &KafkaConfig,
+        stream: Stream,
+        is_wanted: impl Fn(i32) -> bool,
+    ) -> Result<Self, Error> {
         let consumer: BaseConsumer<Client> = properties::consumer(&config.bootstrap, &config.properties)?
             .create_with_context(Client::default())
             .map_err(|error| Error::client(&error))?;
@@ -49,53 +68,16 @@ impl Reader {
             cursors: BTreeMap::new(),
             is_disturbed: false,
         };
-        for partition in reader.find_partitions(&config.bootstrap)? {
+        for partition in partitions_of(&reader.consumer, &reader.topic, &config.bootstrap)? {
+            if !is_wanted(partition) {
+                continue;
+            }
             let (low, high) = reader.watermarks(partition)?;
             reader
                 .cursors
                 .insert(partition, Cursor::new(low, high, low, None));
         }
         Ok(reader)
-    }
-
-    fn find_partitions(&self, bootstrap: &str) -> Result<Vec<i32>, Error> {
-        let missing = || Error::MissingTopic {
-            topic: self.topic.clone(),
-            bootstrap: bootstrap.to_owned(),
-        };
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
-        loop {
-            let metadata = self
-                .consumer
-                .fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT)
-                .map_err(|error| unreachable(&self.consumer, bootstrap, &error))?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-            let code = topic.and_then(|topic| topic.error()).map(Code::from);
-            match code {
-                None => {
-                    let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
-                    if partitions.is_empty() {
-                        return Err(missing());
-                    }
-                    return Ok(partitions.iter().map(|partition| partition.id()).collect());
-                }
-                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => {
-                    return Err(missing());
-                }
-                // A topic made a moment ago has no leader yet.
-                Some(code) if is_transient(code) && Instant::now() < deadline => {
-                    self.consumer.poll(Duration::from_millis(100));
-                }
-                Some(code) => {
-                    return Err(Error::Broker {
-                        attempt: "describe topic",
-                        subject: self.topic.clone(),
-                        detail: code.to_string(),
-                        transient: is_transient(code),
-                    });
-                }
-            }
-        }
     }
 
     pub(super) fn watermarks(&self, partition: i32) -> Result<(i64, i64), Error> {
@@ -325,6 +307,50 @@ impl Reader {
             next: cursor.next,
         };
         self.cursors.iter().map(state).collect()
+    }
+}
+
+/// The partitions of `topic`.
+pub(crate) fn partitions_of(
+    consumer: &BaseConsumer<Client>,
+    topic: &str,
+    bootstrap: &str,
+) -> Result<Vec<i32>, Error> {
+    let missing = || Error::MissingTopic {
+        topic: topic.to_owned(),
+        bootstrap: bootstrap.to_owned(),
+    };
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    loop {
+        let metadata = consumer
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(|error| unreachable(consumer, bootstrap, &error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let code = found.and_then(|found| found.error()).map(Code::from);
+        match code {
+            None => {
+                let partitions = found.map(|found| found.partitions()).unwrap_or_default();
+                if partitions.is_empty() {
+                    return Err(missing());
+                }
+                return Ok(partitions.iter().map(|partition| partition.id()).collect());
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => {
+                return Err(missing());
+            }
+            // A topic made a moment ago has no leader yet.
+            Some(code) if is_transient(code) && Instant::now() < deadline => {
+                consumer.poll(Duration::from_millis(100));
+            }
+            Some(code) => {
+                return Err(Error::Broker {
+                    attempt: "describe topic",
+                    subject: topic.to_owned(),
+                    detail: code.to_string(),
+                    transient: is_transient(code),
+                });
+            }
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! What the join tier tells the learner: impressions as they are accepted, and what becomes of them.
+//!
+//! The tier joins and keeps no features; the learner captures those when it hears of the impression, so that they
+//! are as of then. Everything is told at least once and names the source record that it is about, by which the
+//! learner drops what it has heard before.
+
+use crate::{Action, EventTime, Id, Impression, Kind, Labels, Position, TaskId};
+
+/// One thing told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// The record it is about: the impression's, or the action's for [`Telling::LateAction`].
+    pub at: Position,
+    /// The tier's watermark before the record that made it say this. Every window over by then was told of.
+    pub now: EventTime,
+    /// Who saw or acted; the key of the record, so that what concerns one impression stays in order.
+    pub user: Id,
+    /// What.
+    pub telling: Telling,
+}
+
+/// What is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Telling {
+    /// An impression was accepted.
+    Shown {
+        /// It.
+        impression: Impression,
+        /// Tasks whose window was over already, one bit each: nothing more will be told of them.
+        late: u8,
+        /// The watermark at which everything about it will have been told.
+        until: EventTime,
+    },
+    /// An impression whose every window was over; nothing more will be told of it.
+    Late {
+        /// How many items it showed.
+        n_items: u64,
+    },
+    /// What became known of an impression that was told before.
+    Outcome {
+        /// Actions that were joined to it, for histories and counters.
+        acted: Vec<Acted>,
+        /// Samples, of one group: the label policy says when each is made.
+        made: Vec<Made>,
+        /// Its last window is closed: the rest is negative, and nothing more will be told.
+        is_closed: bool,
+    },
+    /// An action after its window; its user did it all the same.
+    LateAction(Action),
+}
+
+/// An action on an item of an impression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acted {
+    /// On which item.
+    pub item: Id,
+    /// Which task's action it was.
+    pub task: TaskId,
+    /// When.
+    pub ts: EventTime,
+    /// It came before its impression, and after the window: it makes no positive.
+    pub is_late: bool,
+}
+
+/// A sample without its features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Which item.
+    pub item: Id,
+    /// What became known.
+    pub labels: Labels,
+    /// Why it was made.
+    pub kind: Kind,
+    /// Record timestamp of the action that decided it, ms.
+    pub action_record_ms: Option<i64>,
+}
+
+impl Told {
+    /// The newest event time in it; the beginning of time where a closing window names none.
+    #[must_use]
+    pub fn ts(&self) -> EventTime {
+        match &self.telling {
+            Telling::Shown { impression, .. } => impression.ts,
+            Telling::Late { .. } => EventTime::MIN,
+            Telling::Outcome { acted, .. } => {
+                acted.iter().map(|acted| acted.ts).max().unwrap_or(EventTime::MIN)
+            }
+            Telling::LateAction(action) => action.ts,
+        }
+    }
+}

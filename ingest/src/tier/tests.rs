@@ -1,0 +1,385 @@
+//! The tier against itself and against one process that does everything, over random logs of one unit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ouzel_sample::{
+    Action, Batch, Event, EventTime, FeatureConfig, FeatureState, Id, IdSpace, Impression, PartitionId,
+    Position, Record, Recorded, Sample, ShownItem, Stream, Telling,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::begin::Held;
+use super::unit::pair;
+use super::*;
+use crate::join::{JoinConfig, LabelPolicy, TaskConfig};
+use crate::{Decoder, Limits, Stage};
+
+const BATCH: usize = 5;
+/// Partitions of the topic.
+const LANES: i32 = 2;
+
+/// What happens next.
+#[derive(Clone, Debug)]
+struct Draft {
+    /// Since what happened before, ms.
+    after: i64,
+    /// How much older it is than its record.
+    delay: i64,
+    request: u64,
+    action: Option<(u64, u8)>,
+}
+
+fn drafts() -> impl Strategy<Value = Vec<Draft>> {
+    let delay = prop_oneof![4 => Just(0i64), 2 => 0..8i64, 1 => 0..120i64];
+    let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
+    let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
+    let draft = (after, delay, 0..6u64, action).prop_map(|(after, delay, request, action)| Draft {
+        after,
+        delay,
+        request,
+        action,
+    });
+    vec(draft, 1..250)
+}
+
+fn config() -> impl Strategy<Value = JoinConfig> {
+    let policy = prop_oneof![
+        3 => Just(LabelPolicy::Eager),
+        1 => Just(LabelPolicy::Wait),
+        1 => Just(LabelPolicy::Fnw),
+        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
+        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
+    ];
+    (vec(0..40i64, 2), 0..15i64, 0..4i64, policy).prop_map(|(windows, lateness_ms, skew_ms, policy)| {
+        let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
+        JoinConfig {
+            tasks: windows.iter().enumerate().map(task).collect(),
+            lateness_ms,
+            skew_ms,
+            policy,
+            ..JoinConfig::default()
+        }
+    })
+}
+
+/// The two partitions' records, in the order in which they were written.
+fn log(drafts: &[Draft]) -> Vec<Recorded> {
+    let mut next = [0, 0];
+    let mut now = 1_000_000;
+    let mut log = Vec::new();
+    let mut shown = BTreeMap::new();
+    for (index, draft) in (0u64..).zip(drafts) {
+        now += draft.after;
+        let ts = EventTime(now - draft.delay);
+        // Some come again, and all are over some time.
+        let request = Id(draft.request + index / 12 * 6);
+        let user = Id(request.0 % 5);
+        let lane = usize::from(draft.action.is_some());
+        // Whoever sends an impression again sends the same.
+        let shown_ts = *shown.entry(request).or_insert(ts);
+        let event = match draft.action {
+            None => Event::Impression(Impression {
+                request,
+                user,
+                ts: shown_ts,
+                items: (0..=request.0 % 3)
+                    .map(|item| ShownItem {
+                        item: Id(item),
+                        position: None,
+                    })
+                    .collect(),
+                context: vec![Id(request.0 % 2)],
+                revealed: None,
+            }),
+            Some((item, task)) => Event::Action(Action {
+                request,
+                item: Id(item),
+                user,
+                ts,
+                task,
+                value: None,
+            }),
+        };
+        log.push(Recorded {
+            position: Position {
+                partition: pair(0)[lane],
+                offset: next[lane],
+            },
+            timestamp_ms: Some(now),
+            event: Ok(event),
+        });
+        next[lane] += 1;
+    }
+    log
+}
+
+fn whole() -> Begin {
+    Begin {
+        from: [0, 0],
+        told_until: None,
+    }
+}
+
+/// What a unit tells at each record, and how far it was after it.
+fn run(config: &JoinConfig, log: &[Recorded], begin: &Begin) -> Vec<(Vec<Tell>, Progress, bool)> {
+    let mut unit = Unit::new(config.clone(), 0, begin).unwrap();
+    for recorded in log {
+        unit.push(recorded.clone()).unwrap();
+    }
+    pair(0).iter().for_each(|id| unit.at_end(*id));
+    let mut steps = Vec::new();
+    loop {
+        let mut tells = Vec::new();
+        let was_warm = !unit.is_warming_up();
+        if unit.step(true, &mut tells).unwrap().is_none() {
+            unit.joiner().audit().unwrap();
+            return steps;
+        }
+        steps.push((tells, unit.progress(), was_warm || !unit.is_warming_up()));
+    }
+}
+
+/// First offsets of records from `ms` on, and what the log holds.
+fn find(log: &[Recorded], ms: i64) -> ([i64; 2], [Held; 2]) {
+    let of = |id: PartitionId| {
+        log.iter()
+            .filter(move |recorded| recorded.position.partition == id)
+    };
+    let found = pair(0).map(|id| {
+        let later = of(id).find(|recorded| recorded.timestamp_ms >= Some(ms));
+        later.map_or(of(id).count() as i64, |recorded| recorded.position.offset)
+    });
+    let held = pair(0).map(|id| Held {
+        low: 0,
+        high: of(id).count() as i64,
+    });
+    (found, held)
+}
+
+fn features() -> Arc<FeatureState> {
+    Arc::new(FeatureState::new(FeatureConfig::default()))
+}
+
+fn wire(config: &JoinConfig) -> (Wire, Decoder) {
+    let tasks: Vec<String> = config.tasks.iter().map(|task| task.name.clone()).collect();
+    let ids = IdSpace::new(7);
+    (
+        Wire::new(ids, tasks.clone()),
+        Decoder::new(ids, tasks, Limits::default()),
+    )
+}
+
+/// A stage behind the tier that hears `tells` as the records of the topic, restarted from a cut after each of
+/// `restarts`.
+fn hear<'a>(
+    config: &JoinConfig,
+    tells: impl IntoIterator<Item = &'a Tell>,
+    restarts: &[usize],
+) -> (Stage, Vec<Batch>) {
+    let (wire, decoder) = wire(config);
+    let mut stage = Stage::behind_tier(config, features(), BATCH);
+    let mut batches = Vec::new();
+    let mut next = [0i64; LANES as usize];
+    for (index, tell) in tells.into_iter().enumerate() {
+        let lane = usize::try_from(tell.told.user.0).unwrap() % next.len();
+        let recorded = decoder.decode(&Record {
+            position: Position {
+                partition: PartitionId {
+                    stream: Stream::Samples,
+                    partition: i32::try_from(lane).unwrap(),
+                },
+                offset: next[lane],
+            },
+            timestamp_ms: tell.timestamp_ms,
+            payload: Some(wire.encode(&tell.told)),
+        });
+        next[lane] += 1;
+        let Ok(Event::Told(told)) = &recorded.event else {
+            panic!("{:?}", recorded.event)
+        };
+        assert_eq!(**told, tell.told, "it reads as it was written");
+        stage.take(&recorded, &mut batches).unwrap();
+        if restarts.contains(&index) {
+            let cut = stage.cut().unwrap();
+            stage = Stage::restore(
+                config.clone(),
+                FeatureConfig::default(),
+                &cut.join,
+                &cut.features,
+                &cut.batcher,
+            )
+            .unwrap();
+        }
+        stage.audit().unwrap();
+    }
+    batches.extend(stage.flush());
+    (stage, batches)
+}
+
+/// The samples by batch. What was shown since the batch before serves validation alone and is in no cut.
+fn samples(batches: Vec<Batch>) -> Vec<Vec<Sample>> {
+    batches.into_iter().map(|batch| batch.samples).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_unit_that_moves_tells_what_it_would_have_told(config in config(), drafts in drafts(), cut in 0..250usize) {
+        let log = log(&drafts);
+        let stayed = run(&config, &log, &whole());
+        let cut = cut % stayed.len();
+        let committed = stayed[cut].1;
+        // The delays of this world are all into the past.
+        let (found, held) = match committed.warm_up_ms(&config, 0) {
+            Some(ms) => (Some(find(&log, ms).0), find(&log, ms).1),
+            None => (None, find(&log, 0).1),
+        };
+        let (begin, trouble) = Begin::plan(held, Some(committed), found);
+        prop_assert_eq!(trouble, None);
+        let moved = run(&config, &log, &begin);
+        let told = |steps: &[(Vec<Tell>, Progress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
+        let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
+        prop_assert_eq!(told(&after), told(&stayed[cut + 1..]));
+        let is_late = |tell: &Tell| matches!(tell.told.telling, Telling::Late { .. });
+        prop_assert!(told(&before).iter().all(is_late));
+    }
+
+    #[test]
+    fn what_is_told_again_is_learned_once(
+        config in config(),
+        drafts in drafts(),
+        (again, dies) in (0..1000usize, 0..1000usize),
+        turns in vec(any::<bool>(), 64),
+        restarts in vec(0..500usize, 0..4),
+    ) {
+        let steps = run(&config, &log(&drafts), &whole());
+        let tells: Vec<Tell> = steps.into_iter().flat_map(|step| step.0).collect();
+        let (once, batches) = hear(&config, &tells, &[]);
+        // One process dies after `dies`; another one has begun at `again` meanwhile, and both tell.
+        let dies = dies % (tells.len() + 1);
+        let again = again % (dies + 1);
+        let (mut first, mut second) = (tells[again..dies].iter(), tells[again..].iter());
+        let mut both: Vec<&Tell> = tells[..again].iter().collect();
+        for is_first in turns.iter().cycle() {
+            let next = if *is_first { first.next() } else { second.next() };
+            both.extend(next);
+            if first.len() == 0 {
+                both.extend(second);
+                break;
+            }
+            if second.len() == 0 {
+                both.extend(first);
+                break;
+            }
+        }
+        let (twice, batches_twice) = hear(&config, both, &restarts);
+        prop_assert_eq!(samples(batches), samples(batches_twice));
+        prop_assert_eq!(once.counters(), twice.counters());
+        let (once, twice) = (once.cut().unwrap(), twice.cut().unwrap());
+        prop_assert_eq!(once.ledger, twice.ledger);
+        prop_assert_eq!(once.join, twice.join);
+        prop_assert_eq!(once.features, twice.features);
+    }
+
+    #[test]
+    fn a_learner_behind_the_tier_learns_what_one_process_would(config in config(), drafts in drafts()) {
+        let mut log = log(&drafts);
+        log.extend(end(&log));
+        let mut stage = Stage::new(config.clone(), pair(0), features(), BATCH).unwrap();
+        let mut batches = Vec::new();
+        for recorded in &log {
+            stage.take(recorded, &mut batches).unwrap();
+        }
+        batches.extend(stage.flush());
+        // The unit merges by record timestamp, which is the order of this log up to ties.
+        let tells: Vec<Tell> = in_order(&config, &log);
+        let (behind, batches_behind) = hear(&config, &tells, &[]);
+        let told = |stage: &Stage| {
+            let counters = stage.counters();
+            (counters.accepted, counters.late_impressions, counters.matched)
+        };
+        prop_assert_eq!(told(&stage), told(&behind));
+        let (batches, batches_behind) = (samples(batches), samples(batches_behind));
+        prop_assert_eq!(outcomes(&batches), outcomes(&batches_behind));
+        // Under `eager`, while the log starts, one process holds positives back by the time of its first impression
+        // and task by task, the learner by the first window it hears closed: the same samples in another order.
+        if config.policy != LabelPolicy::Eager {
+            prop_assert_eq!(batches, batches_behind);
+            prop_assert_eq!(stage.ledger(), behind.ledger());
+            prop_assert_eq!(stage.cut().unwrap().features, behind.cut().unwrap().features);
+        }
+    }
+}
+
+/// Two records, much later: every window closes.
+fn end(log: &[Recorded]) -> Vec<Recorded> {
+    pair(0)
+        .into_iter()
+        .map(|partition| {
+            let of = log
+                .iter()
+                .filter(|recorded| recorded.position.partition == partition);
+            let (request, user, ts) = (Id(9_999), Id(9), EventTime(2_000_000));
+            let event = match partition.stream {
+                Stream::Impressions => Event::Impression(Impression {
+                    request,
+                    user,
+                    ts,
+                    items: vec![ShownItem {
+                        item: Id(0),
+                        position: None,
+                    }],
+                    context: Vec::new(),
+                    revealed: None,
+                }),
+                _ => Event::Action(Action {
+                    request: Id(9_998),
+                    item: Id(0),
+                    user,
+                    ts,
+                    task: 0,
+                    value: None,
+                }),
+            };
+            Recorded {
+                position: Position {
+                    partition,
+                    offset: of.count() as i64,
+                },
+                timestamp_ms: Some(2_000_000),
+                event: Ok(event),
+            }
+        })
+        .collect()
+}
+
+/// What became known, label by label, in no order.
+fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
+    let mut outcomes: Vec<_> = batches
+        .iter()
+        .flatten()
+        .flat_map(|sample| {
+            let label = |task| Some((task, sample.labels.get(task)?));
+            let labels = (0..2).filter_map(label);
+            let (at, item, kind) = (sample.shown_at, sample.candidate.item, sample.kind as u8);
+            labels.map(move |(task, is_positive)| (at, item, kind, task, is_positive))
+        })
+        .collect();
+    outcomes.sort_unstable();
+    outcomes
+}
+
+/// What a unit tells when it is given the records one by one.
+fn in_order(config: &JoinConfig, log: &[Recorded]) -> Vec<Tell> {
+    let mut unit = Unit::new(config.clone(), 0, &whole()).unwrap();
+    let mut tells = Vec::new();
+    for recorded in log {
+        unit.push(recorded.clone()).unwrap();
+        pair(0).iter().for_each(|id| unit.at_end(*id));
+        unit.step(true, &mut tells).unwrap();
+    }
+    tells
+}

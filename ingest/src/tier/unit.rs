@@ -1,0 +1,381 @@
+//! One pair of partitions, joined: records in, what the learner is told out.
+//!
+//! Pure, as the joiner is: what a unit tells is a function of the records and their order, so that another process
+//! that runs it from early enough tells the same. Its order is the merge of its two partitions, on which the wall
+//! clock has a say where one of them is silent; that can matter only to events that are late for their own
+//! partition, and then the first telling counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ouzel_sample::{
+    Acted, Candidate, Dense, Event, EventTime, Id, Impression, Made, N_DENSE, PartitionId, Position,
+    Positions, Predicted, Recorded, Request, Sample, Stream, Telling, Told,
+};
+
+use crate::join::{
+    Captured, CaughtUp, Clock, IdentityViolation, JoinConfig, JoinError, Joiner, MemStore, Outcome, Slot,
+};
+use crate::order::{OrderError, Orderer};
+use crate::tier::{Begin, Progress};
+
+/// A unit cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UnitError {
+    /// The join.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The order.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// The counters.
+    #[error(transparent)]
+    Identity(#[from] IdentityViolation),
+}
+
+/// Something to be told, and the timestamp of its record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tell {
+    /// What.
+    pub told: Told,
+    /// Timestamp of the source record that made the unit say it, ms; of the last one where time did.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// The join of one impressions partition with the actions partition of the same number.
+#[derive(Debug)]
+pub struct Unit {
+    partition: i32,
+    longest_ms: i64,
+    joiner: Joiner<MemStore>,
+    orderer: Orderer,
+    /// Next offset to be read of each of the two.
+    read: Positions,
+    /// Up to here everything was told and delivered by whoever ran the unit before.
+    told_until: Option<Progress>,
+    timestamp_ms: Option<i64>,
+}
+
+/// The two partitions of unit `partition`.
+pub(crate) fn pair(partition: i32) -> [PartitionId; 2] {
+    [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition })
+}
+
+impl Unit {
+    /// The unit of `partition`, to be given the records from where it begins.
+    pub fn new(config: JoinConfig, partition: i32, begin: &Begin) -> Result<Self, UnitError> {
+        let longest_ms = config.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0);
+        // Every run of a unit must tell alike, wherever it began: that a log starts is the learner's to know.
+        let clock = Clock::new(config.lateness_ms, pair(partition));
+        let joiner = Joiner::warm_up(config, clock, MemStore::default())?;
+        let read: Positions = pair(partition).into_iter().zip(begin.from).collect();
+        Ok(Self {
+            partition,
+            longest_ms,
+            joiner,
+            orderer: Orderer::new(&read, false),
+            read,
+            told_until: begin.told_until,
+            timestamp_ms: None,
+        })
+    }
+
+    /// Takes in a record of one of its partitions. Those read before are passed over.
+    pub fn push(&mut self, recorded: Recorded) -> Result<(), UnitError> {
+        if self.read.advance(recorded.position) {
+            self.orderer.push(recorded)?;
+        }
+        Ok(())
+    }
+
+    /// Everything written to `partition` so far was pushed.
+    pub fn at_end(&mut self, partition: PartitionId) {
+        self.orderer.at_end(partition);
+    }
+
+    /// Next offset to be read of each of its partitions.
+    #[must_use]
+    pub fn wanted(&self) -> &Positions {
+        &self.read
+    }
+
+    /// Records of `partition` taken in and not joined yet.
+    #[must_use]
+    pub fn n_queued(&self, partition: PartitionId) -> usize {
+        self.orderer.n_queued(partition)
+    }
+
+    /// True when a record waits only for a silent partition: see [`Orderer::is_holding`].
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.orderer.is_holding()
+    }
+
+    /// True for a record whose part was told before this process ran the unit.
+    #[must_use]
+    pub fn is_told(&self, position: Position) -> bool {
+        self.told_until.is_some_and(|told| told.covers(position))
+    }
+
+    /// True while what it says was said before.
+    #[must_use]
+    pub fn is_warming_up(&self) -> bool {
+        self.told_until.is_some()
+    }
+
+    /// The join.
+    #[must_use]
+    pub fn joiner(&self) -> &Joiner<MemStore> {
+        &self.joiner
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let [impressions, actions] =
+            pair(self.partition).map(|id| self.orderer.positions().next(id).unwrap_or(0));
+        Progress {
+            impressions,
+            actions,
+            watermark: self.joiner.clock().watermark(),
+        }
+    }
+
+    /// Joins the next record and appends what is to be told. Returns the record's partition, or `None` when it
+    /// cannot be known yet which one is next; `release_all` is that of [`Orderer::next`].
+    pub fn step(&mut self, release_all: bool, out: &mut Vec<Tell>) -> Result<Option<PartitionId>, UnitError> {
+        let Some(recorded) = self.orderer.next(release_all)? else {
+            return Ok(None);
+        };
+        if let Some(told) = self.told_until
+            && !told.covers(recorded.position)
+        {
+            self.arrive(told)?;
+        }
+        let now = self.joiner.clock().watermark();
+        self.timestamp_ms = recorded.timestamp_ms.or(self.timestamp_ms);
+        // Looked up first: the action's own time may close its impression.
+        let shown_at = match &recorded.event {
+            Ok(Event::Action(action)) => self.shown_at(action.request),
+            _ => None,
+        };
+        let mut groups = Vec::new();
+        let outcome = self.joiner.step(&recorded, bare, &mut groups)?;
+        let mut tellings = Tellings::new(groups);
+        let at = recorded.position;
+        let tell = |at: Position, user: Id, telling| (at, user, telling);
+        match (recorded.event, outcome) {
+            (Ok(Event::Impression(impression)), Outcome::Accepted) => {
+                tellings.act(at, impression.user, self.joiner.take_caught_up());
+                tellings.first = Some(tell(at, impression.user, self.shown(impression, now)));
+            }
+            (Ok(Event::Impression(impression)), Outcome::Late) => {
+                let n_items = impression.items.len() as u64;
+                tellings.first = Some(tell(at, impression.user, Telling::Late { n_items }));
+            }
+            (Ok(Event::Action(action)), Outcome::Matched(Some(request))) => {
+                let acted = CaughtUp {
+                    item: action.item,
+                    task: action.task,
+                    ts: action.ts,
+                    is_late: false,
+                };
+                if let Some(shown_at) = shown_at {
+                    tellings.act(shown_at, request.user, vec![acted]);
+                }
+            }
+            (Ok(Event::Action(action)), Outcome::LateAction) => {
+                tellings.first = Some(tell(at, action.user, Telling::LateAction(action)));
+            }
+            _ => {}
+        }
+        self.tell(now, tellings, out)?;
+        Ok(Some(at.partition))
+    }
+
+    /// Lets time go on without `partition`, which is silent while others of its stream are not: it takes the other
+    /// partition's time. To be called again and again while that lasts; which partitions are silent is the
+    /// caller's to say.
+    pub fn pass_over(&mut self, partition: PartitionId, out: &mut Vec<Tell>) -> Result<(), UnitError> {
+        let clock = self.joiner.clock();
+        let others = clock.partitions().filter(|(id, _, _)| *id != partition);
+        let Some(newest) = others.map(|(_, newest, _)| newest).max() else {
+            return Ok(());
+        };
+        if self.is_warming_up() {
+            return Ok(());
+        }
+        let now = clock.watermark();
+        let mut groups = Vec::new();
+        self.joiner.advance(partition, newest, &mut groups)?;
+        self.tell(now, Tellings::new(groups), out)
+    }
+
+    /// Ends the warm-up: from here on nothing was told before. Time is what it was for whoever was here then,
+    /// who may have known more of it than the log says, and told of everything due by it.
+    fn arrive(&mut self, told: Progress) -> Result<(), UnitError> {
+        let lateness_ms = self.joiner.config().lateness_ms;
+        let mut groups = Vec::new();
+        if told.watermark != EventTime::MIN {
+            for partition in pair(self.partition) {
+                let newest = told.watermark.plus_ms(lateness_ms);
+                self.joiner.advance(partition, newest, &mut groups)?;
+            }
+        }
+        self.joiner.take_closed();
+        self.told_until = None;
+        Ok(())
+    }
+
+    /// Appends what is to be told, unless it was told before.
+    fn tell(&mut self, now: EventTime, tellings: Tellings, out: &mut Vec<Tell>) -> Result<(), UnitError> {
+        let closed = self.joiner.take_closed();
+        let is_told = self.is_warming_up();
+        let timestamp_ms = self.timestamp_ms;
+        let tellings = tellings.close(closed).into_iter().filter(|(_, _, telling)| {
+            // Whoever was here before may have taken it as being in time, and nobody else would end that.
+            !is_told || matches!(telling, Telling::Late { .. })
+        });
+        out.extend(tellings.map(|(at, user, telling)| Tell {
+            told: Told {
+                at,
+                now,
+                user,
+                telling,
+            },
+            timestamp_ms,
+        }));
+        self.joiner.counters().check()?;
+        Ok(())
+    }
+
+    fn shown(&self, impression: Impression, now: EventTime) -> Telling {
+        let config = self.joiner.config();
+        let over = |window_ms: i64| impression.ts.plus_ms(window_ms.saturating_add(1));
+        let late = config
+            .tasks()
+            .filter(|(_, task)| over(task.window_ms) <= now)
+            .fold(0, |mask, (task, _)| mask | 1 << task);
+        Telling::Shown {
+            late,
+            until: over(self.longest_ms),
+            impression,
+        }
+    }
+
+    /// Where the impression of `request` stands, while a window of it is open.
+    fn shown_at(&self, request: Id) -> Option<Position> {
+        match self.joiner.store().get(request) {
+            Some(Slot::Open(open)) => Some(open.shown_at),
+            _ => None,
+        }
+    }
+}
+
+/// Everything that one record makes a unit say, in order.
+#[derive(Default)]
+struct Tellings {
+    first: Option<(Position, Id, Telling)>,
+    outcomes: Vec<(Position, Id, Telling)>,
+}
+
+impl Tellings {
+    fn new(groups: Vec<Vec<Sample>>) -> Self {
+        let outcome = |group: Vec<Sample>| {
+            let first = group.first()?;
+            let (at, user) = (first.shown_at, first.request.user);
+            let made = group
+                .iter()
+                .map(|sample| Made {
+                    item: sample.candidate.item,
+                    labels: sample.labels,
+                    kind: sample.kind,
+                    action_record_ms: sample.action_record_ms,
+                })
+                .collect();
+            Some((at, user, outcome(Vec::new(), made, false)))
+        };
+        Self {
+            first: None,
+            outcomes: groups.into_iter().filter_map(outcome).collect(),
+        }
+    }
+
+    /// Adds actions to what is said of the impression first.
+    fn act(&mut self, at: Position, user: Id, caught_up: Vec<CaughtUp>) {
+        let new: Vec<Acted> = caught_up
+            .into_iter()
+            .map(|caught_up| Acted {
+                item: caught_up.item,
+                task: caught_up.task,
+                ts: caught_up.ts,
+                is_late: caught_up.is_late,
+            })
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let of = self.outcomes.iter_mut().find(|(of, _, _)| *of == at);
+        match of {
+            Some((_, _, Telling::Outcome { acted, .. })) => acted.extend(new),
+            _ => self
+                .outcomes
+                .insert(0, (at, user, outcome(new, Vec::new(), false))),
+        }
+    }
+
+    /// Says of the impressions whose last window closed that this was all.
+    fn close(self, closed: Vec<(Position, Id)>) -> Vec<(Position, Id, Telling)> {
+        let mut outcomes = self.outcomes;
+        let mut last: BTreeMap<Position, usize> = BTreeMap::new();
+        if !closed.is_empty() {
+            last.extend(
+                outcomes
+                    .iter()
+                    .enumerate()
+                    .map(|(index, (at, _, _))| (*at, index)),
+            );
+        }
+        for (at, user) in closed {
+            match last.get(&at).map(|index| &mut outcomes[*index].2) {
+                Some(Telling::Outcome { is_closed, .. }) => *is_closed = true,
+                _ => outcomes.push((at, user, outcome(Vec::new(), Vec::new(), true))),
+            }
+        }
+        self.first.into_iter().chain(outcomes).collect()
+    }
+}
+
+fn outcome(acted: Vec<Acted>, made: Vec<Made>, is_closed: bool) -> Telling {
+    Telling::Outcome {
+        acted,
+        made,
+        is_closed,
+    }
+}
+
+/// An impression without features: those are the learner's business.
+fn bare(impression: &Impression) -> Captured {
+    let dense = Dense::new([0.0; N_DENSE]);
+    let request = Request {
+        id: impression.request,
+        user: impression.user,
+        ts: impression.ts,
+        context: Vec::new(),
+        history: Vec::new(),
+        n_items: u16::try_from(impression.items.len()).unwrap_or(u16::MAX),
+    };
+    let candidates = impression.items.iter().map(|shown| {
+        Arc::new(Candidate {
+            item: shown.item,
+            attributes: Vec::new(),
+            position: shown.position,
+            dense,
+            predicted: Predicted::default(),
+        })
+    });
+    Captured {
+        candidates: candidates.collect(),
+        request: Arc::new(request),
+    }
+}

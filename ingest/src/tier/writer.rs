@@ -1,0 +1,87 @@
+//! What units tell, on its way to the samples topic.
+
+use std::time::Duration;
+
+use metrics::counter;
+use ouzel_sample::Telling;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::feeder::{self, Deliveries};
+use crate::metrics::TIER_RECORDS;
+use crate::tier::{Tell, Wire};
+use crate::{Error, KafkaConfig};
+
+/// How long one attempt to queue a record waits for room.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// An idempotent producer of the samples topic. It never gives a record up: a broker that is away is waited for.
+pub struct Writer {
+    producer: BaseProducer<Deliveries>,
+    topic: String,
+    wire: Wire,
+}
+
+impl Writer {
+    /// A writer to the broker of `config`. Connecting happens as records are written.
+    ///
+    /// # Errors
+    /// When a property is refused.
+    pub fn connect(config: &KafkaConfig, wire: Wire) -> Result<Self, Error> {
+        let mut properties = config.properties.clone();
+        // No end: what is not delivered would have to be told again by a unit that begins anew.
+        properties.insert("message.timeout.ms".to_owned(), "0".to_owned());
+        Ok(Self {
+            producer: feeder::producer(&config.bootstrap, &properties, Vec::new())?,
+            topic: config.topics.samples.clone(),
+            wire,
+        })
+    }
+
+    /// Queues one record. Waits while the queue is full, until `is_stopped`; false when it stopped waiting.
+    ///
+    /// # Errors
+    /// When the client refuses the record.
+    pub fn write(&self, tell: &Tell, is_stopped: impl Fn() -> bool) -> Result<bool, Error> {
+        let payload = self.wire.encode(&tell.told);
+        let key = Wire::key(tell.told.user);
+        let what = match tell.told.telling {
+            Telling::Shown { .. } => "shown",
+            Telling::Late { .. } => "late",
+            Telling::Outcome { .. } => "outcome",
+            Telling::LateAction(_) => "late_action",
+        };
+        loop {
+            let mut record = BaseRecord::to(&self.topic)
+                .key(key.as_str())
+                .payload(payload.as_slice());
+            record.timestamp = tell.timestamp_ms;
+            match feeder::enqueue(&self.producer, record, PATIENCE) {
+                Ok(()) => break,
+                Err(error) if error.rdkafka_error_code() != Some(Code::QueueFull) => {
+                    return Err(Error::broker("write to", self.topic.as_str(), &error));
+                }
+                Err(_) if is_stopped() => return Ok(false),
+                Err(_) => {}
+            }
+        }
+        counter!(TIER_RECORDS, "what" => what).increment(1);
+        Ok(true)
+    }
+
+    /// Handles acknowledgements that have come.
+    pub fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until everything written is acknowledged; false when that takes longer than `timeout`.
+    ///
+    /// # Errors
+    /// When the broker refused a record for good: it is lost unless its unit begins again.
+    pub fn flush(&self, timeout: Duration) -> Result<bool, Error> {
+        // What it says of a timeout is no failure yet.
+        let is_flushed = self.producer.flush(timeout).is_ok();
+        feeder::delivered(&self.producer)?;
+        Ok(is_flushed)
+    }
+}
