@@ -11,8 +11,8 @@ use super::EncodeError;
 use super::source::{Folder, Tensors, size};
 use super::text::TextConfig;
 
-/// Rows of a tile: as few as a title has tokens, and a matrix product of so many already runs at two thirds of what a
-/// large one reaches. On a GPU a call costs more than its rows.
+/// Rows of a tile. A lone title fills one; with half as many a batch is a quarter slower, with twice as many a lone title
+/// takes half as long again. On a GPU a call costs more than its rows.
 const TILE: i64 = 32;
 const TILE_CUDA: i64 = 512;
 

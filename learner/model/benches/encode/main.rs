@@ -1,0 +1,77 @@
+//! Texts and pictures encoded a second, on one thread, with the real weights of `make encoders`.
+
+use std::path::Path;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use image::{ImageFormat, RgbImage};
+use ouzel_model::encode::{Encoder, ImageEncoder, TextEncoder};
+use ouzel_sample::Content;
+use tch::Device;
+
+/// Fifteen words of one piece each; with the two special tokens 17, the length of a title.
+const TITLE: &str = "the old man and the sea of stars in the house on the hill";
+const TITLE_WORDS: usize = 15;
+/// Longer than any text that is looked at.
+const PAGE_WORDS: usize = 126;
+
+fn main() {
+    tch::set_num_threads(1);
+    divan::main();
+}
+
+fn encoders() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.encoders")
+}
+
+/// Texts of `n_words` that differ in their last word.
+fn texts(n: usize, n_words: usize) -> Vec<Content> {
+    let ends = ["sea", "hill", "house", "man", "star", "night"];
+    let words: Vec<&str> = TITLE.split(' ').cycle().take(n_words - 1).collect();
+    (0..n)
+        .map(|number| Content::text(&format!("{} {}", words.join(" "), ends[number % ends.len()])))
+        .collect()
+}
+
+fn encode(bencher: Bencher<'_, '_>, encoder: &dyn Encoder, batch: &[Content]) {
+    encoder.encode(batch).expect("a batch is encoded");
+    bencher
+        .counter(ItemsCount::new(batch.len()))
+        .bench_local(|| encoder.encode(batch).expect("a batch is encoded"));
+}
+
+/// Of 17 tokens each.
+#[divan::bench(args = [1, 8, 32, 128], max_time = 4)]
+fn titles(bencher: Bencher<'_, '_>, n: usize) {
+    let encoder = TextEncoder::load(&encoders().join("all-minilm-l6-v2"), Device::Cpu);
+    let encoder = encoder.expect("`make encoders` has fetched the weights");
+    encode(bencher, &encoder, &texts(n, TITLE_WORDS));
+}
+
+/// Of 128 tokens each.
+#[divan::bench(args = [1, 32], max_time = 4)]
+fn pages(bencher: Bencher<'_, '_>, n: usize) {
+    let encoder = TextEncoder::load(&encoders().join("all-minilm-l6-v2"), Device::Cpu);
+    let encoder = encoder.expect("`make encoders` has fetched the weights");
+    encode(bencher, &encoder, &texts(n, PAGE_WORDS));
+}
+
+/// JPEG files of 500 x 750 pixels, decoding and resampling included.
+#[divan::bench(args = [1, 32], max_time = 4)]
+fn pictures(bencher: Bencher<'_, '_>, n: usize) {
+    let encoder = ImageEncoder::load(&encoders().join("efficientnet-lite0"), Device::Cpu);
+    let encoder = encoder.expect("`make encoders` has fetched the weights");
+    encode(bencher, &encoder, &vec![poster(); n]);
+}
+
+fn poster() -> Content {
+    let picture = RgbImage::from_fn(500, 750, |x, y| {
+        let waves = |step: u32| u8::try_from((x / step * 7 + y * step / 5 + x * y / 400) % 256).unwrap_or(0);
+        image::Rgb([waves(3), waves(5), waves(11)])
+    });
+    let mut file = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut file, ImageFormat::Jpeg)
+        .expect("a picture is written to memory");
+    Content::Image(file.into_inner())
+}
