@@ -127,6 +127,7 @@ impl Config {
             prior_actions,
             max_users,
             max_counters,
+            max_catalog,
             expire,
         } = self.features;
         FeatureConfig {
@@ -138,6 +139,7 @@ impl Config {
             prior_actions: single(prior_actions),
             max_users,
             max_counters,
+            max_catalog_bytes: max_catalog.bytes(),
             expire_ms: expire.ms(),
         }
     }

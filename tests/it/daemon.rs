@@ -122,7 +122,8 @@ impl Home {
         // Through this process, which has room for it even when the daemon's disk is made full.
         let mut said = child.stderr.take().unwrap();
         let mut file = File::create(&log).unwrap();
-        std::thread::spawn(move || io::copy(&mut said, &mut file));
+        #[allow(clippy::disallowed_methods, reason = "a test has no supervisor")]
+        let _copies_until_it_ends = std::thread::spawn(move || io::copy(&mut said, &mut file));
         let mut daemon = Daemon {
             child,
             log,

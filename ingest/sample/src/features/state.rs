@@ -53,7 +53,7 @@ impl FeatureState {
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
-            held: Held::new(0, 0, EventTime::MIN),
+            held: Held::new(0, 0, 0, EventTime::MIN),
         }
     }
 
@@ -66,7 +66,12 @@ impl FeatureState {
     /// Takes a new version of an item; an older version than the known one changes nothing.
     pub fn put_item(&self, item: Item) {
         if self.items.get(&item.id).is_none_or(|known| known.ts <= item.ts) {
-            self.items.insert(item.id, Arc::new(item));
+            let bytes = &self.held.catalog_bytes;
+            bytes.fetch_add(item.n_bytes() as u64, Ordering::Relaxed);
+            if let Some(before) = self.items.insert(item.id, Arc::new(item)) {
+                bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
+            }
+            self.bound_catalog();
         }
     }
 
