@@ -36,6 +36,9 @@ pub struct LearnerConfig {
     /// Share of negatives that are learned from, in `(0, 1]`; positives always are. Predictions stay calibrated
     /// to all samples, and counts, validation and the prior still see every one.
     pub negative_rate: f32,
+    /// Embedding rows, and weights of the wide part, count each. Beyond it those that have learned least are
+    /// forgotten.
+    pub max_rows: usize,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads of one libtorch operation. Recorded: another count may give other bits.
@@ -56,6 +59,7 @@ impl Default for LearnerConfig {
             prior_samples: 1e6,
             policy: Policy::default(),
             negative_rate: 1.0,
+            max_rows: 20_000_000,
             device: "cpu".into(),
             threads: 1,
         }

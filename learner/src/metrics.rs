@@ -12,6 +12,8 @@ pub const SKIPPED: &str = "ouzel_learner_batches_skipped_total";
 pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
 /// Rows by table.
 pub const ROWS: &str = "ouzel_learner_rows";
+/// Rows forgotten because a table was full.
+pub const FORGOTTEN: &str = "ouzel_learner_rows_forgotten_total";
 /// Progressive AUC over the window.
 pub const AUC: &str = "ouzel_learner_window_auc_ratio";
 /// Progressive per-request AUC over the window.
@@ -32,6 +34,11 @@ pub fn describe() {
     );
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "time of one training step");
     describe_gauge!(ROWS, Unit::Count, "rows in a table");
+    describe_counter!(
+        FORGOTTEN,
+        Unit::Count,
+        "rows forgotten because a table was full, those that had learned least"
+    );
     describe_gauge!(
         AUC,
         "progressive AUC of the primary task over the last window of samples"

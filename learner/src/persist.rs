@@ -145,17 +145,26 @@ pub fn weights_hash(draft: &Draft) -> String {
 }
 
 fn table_arrays(table: &Table) -> Result<Arrays, Error> {
-    let Pages { ids, values } = table.pages();
+    let Pages { ids, values, free } = table.pages();
     let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
     let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
     let mut arrays = Arrays::new();
     arrays.insert("ids", Array::new(&[table.len()], ids)?)?;
     arrays.insert("values", Array::shared(&[table.len(), table.stride()], values)?)?;
+    if !free.is_empty() {
+        arrays.insert("free", Array::new(&[free.len()], free)?)?;
+    }
     Ok(arrays)
 }
 
 fn fill(table: &mut Table, mut arrays: Arrays) -> Result<(), Error> {
     let ids = arrays.take::<u64>("ids", &[ANY])?;
     let values = arrays.take::<f32>("values", &[ids.len(), table.stride()])?;
-    Ok(table.import(&ids, &values)?)
+    let has_free = arrays.iter().any(|(name, _)| name == "free");
+    let free = if has_free {
+        arrays.take::<u32>("free", &[ANY])?
+    } else {
+        Vec::new()
+    };
+    Ok(table.import(&ids, &values, &free)?)
 }

@@ -37,6 +37,8 @@ pub struct StepReport {
     pub loss: f32,
     /// Samples learned from, count; the others were negatives beyond `negative_rate`.
     pub n_learned: usize,
+    /// Rows forgotten after it because a table was full, count.
+    pub n_forgotten: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
 }
@@ -47,6 +49,7 @@ impl Default for StepReport {
             logits: Vec::new(),
             loss: 0.0,
             n_learned: 0,
+            n_forgotten: 0,
             is_learned: true,
         }
     }
@@ -106,7 +109,7 @@ impl Trainer {
     /// Rows of the embedding table and of the wide table.
     #[must_use]
     pub fn n_rows(&self) -> (usize, usize) {
-        (self.weights.rows.len(), self.weights.wide.len())
+        (self.weights.rows.n_live(), self.weights.wide.n_live())
     }
 
     /// The current version: rows shared page by page, dense weights copied out.
@@ -262,6 +265,8 @@ impl Trainer {
             })
             .map_err(at)?;
         }
+        let max = self.config.max_rows;
+        let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = samples.len() as f32;
         let output = self.weights.config.output;
@@ -269,6 +274,7 @@ impl Trainer {
             logits: logits.into_iter().map(|logit| output.log_odds(logit)).collect(),
             loss: loss / n,
             n_learned: samples.len(),
+            n_forgotten,
             is_learned,
         })
     }

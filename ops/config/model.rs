@@ -117,6 +117,7 @@ impl Config {
             prior_samples: single(optimizer.prior_samples),
             policy: self.loss_policy(),
             negative_rate: single(self.learner.negative_rate),
+            max_rows: self.learner.max_rows,
             device: self.learner.device.clone(),
             threads: i32::try_from(self.learner.threads).unwrap_or(i32::MAX),
         }

@@ -151,6 +151,7 @@ impl Config {
             prior_actions,
             max_users,
             max_counters,
+            max_catalog,
             expire,
         } = self.features;
         FeatureConfig {
@@ -163,6 +164,7 @@ impl Config {
             prior_actions: single(prior_actions),
             max_users,
             max_counters,
+            max_catalog_bytes: max_catalog.bytes(),
             expire_ms: expire.ms(),
         }
     }

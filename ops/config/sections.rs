@@ -88,6 +88,10 @@ pub struct Learner {
     /// Share of negatives that are learned from, above 0 and at most 1; positives always are. For logs with few
     /// positives: a step costs less, and scores stay calibrated to all that was shown.
     pub negative_rate: f64,
+    /// Embedding rows, and weights of the wide part, count each; about 100 bytes a row of 8 floats, and as much
+    /// again while a version of them is served. Beyond it those that have learned least are forgotten.
+    #[schemars(range(min = 1))]
+    pub max_rows: usize,
     /// Seeds every random number. The same log and seed give the same model.
     #[schemars(range(min = 0, max = 9_223_372_036_854_775_807_i64))]
     pub seed: u64,
@@ -107,6 +111,7 @@ impl Default for Learner {
         Self {
             batch_min_samples: 128,
             negative_rate: 1.0,
+            max_rows: 20_000_000,
             seed: 0,
             flush_idle: Period::from_ms(200),
             threads: 1,

@@ -272,6 +272,8 @@ pub struct Features {
     /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
     #[schemars(range(min = 1))]
     pub max_counters: usize,
+    /// The item catalog. Beyond it the items whose newest version is oldest are forgotten.
+    pub max_catalog: ByteSize,
     /// How long a user or counter is kept without an event, event time; `0s` is for ever.
     pub expire: Period,
 }
@@ -288,6 +290,7 @@ impl Default for Features {
             prior_actions: 1.0,
             max_users: 2_000_000,
             max_counters: 20_000_000,
+            max_catalog: ByteSize::from_bytes(2 << 30),
             expire: Period::from_secs(0),
         }
     }

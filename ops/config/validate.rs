@@ -85,6 +85,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "learner.negative_rate",
         "must be above 0 and at most 1",
     );
+    faults.unless_positive(learner.max_rows, "learner.max_rows");
     faults.unless_positive(learner.threads, "learner.threads");
     faults.unless(
         is_device(&learner.device),

@@ -133,6 +133,7 @@ impl Learn {
             );
             counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
         }
+        counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {
             scores

@@ -49,6 +49,23 @@ pub struct Item {
 }
 
 impl Item {
+    /// About what it takes in memory, its place in a map included.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        const PLACE: usize = 64;
+        let text = |text: &String| size_of::<String>() + text.len();
+        let vectors = self.vectors.iter();
+        size_of::<Self>()
+            + PLACE
+            + self.name.len()
+            + size_of_val(self.attributes.as_slice())
+            + self.texts.iter().map(text).sum::<usize>()
+            + self.image.as_ref().map_or(0, String::len)
+            + vectors
+                .map(|(name, values)| PLACE + name.len() + size_of_val(values.as_slice()))
+                .sum::<usize>()
+    }
+
     /// The item's values in `slot`.
     pub fn slot(&self, slot: Slot) -> impl Iterator<Item = Id> + '_ {
         self.attributes

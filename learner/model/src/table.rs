@@ -4,12 +4,15 @@
 //! to a shared page copies that page alone. A row holds its weights and, behind them, whatever state the
 //! learner's optimizer keeps of it, so that both move, snapshot and roll back together.
 
+mod bound;
+
 use std::sync::Arc;
 
 use ouzel_sample::{Id, IdMap};
 
 use crate::error::Error;
 use crate::random::normal;
+use bound::Free;
 
 /// Rows in a page: small enough that one written row copies little, large enough that a version of a million
 /// rows clones only some thousand pointers.
@@ -22,12 +25,15 @@ pub struct Pages {
     pub ids: Vec<Arc<Vec<Id>>>,
     /// Weights and state, `[n_rows, stride]` in all.
     pub values: Vec<Arc<Vec<f32>>>,
+    /// Rows among them that have no id any more and are taken next, ascending.
+    pub free: Vec<u32>,
 }
 
 /// An embedding table.
 ///
 /// Cloning it makes a published version: the id map is shared (only ever grown by the one owner that
-/// inserts), the pages are shared until written. A version does not see rows inserted after it was made.
+/// inserts, until a sweep replaces it), the pages are shared until written. A version does not see rows inserted
+/// after it was made.
 #[derive(Clone, Debug)]
 pub struct Table {
     name: &'static str,
@@ -40,6 +46,7 @@ pub struct Table {
     ids: Vec<Arc<Vec<Id>>>,
     pages: Vec<Arc<Vec<f32>>>,
     n_rows: usize,
+    free: Free,
 }
 
 impl Table {
@@ -65,6 +72,7 @@ impl Table {
             ids: Vec::new(),
             pages: Vec::new(),
             n_rows: 0,
+            free: Free::default(),
         }
     }
 
@@ -80,7 +88,7 @@ impl Table {
         self.stride
     }
 
-    /// Rows.
+    /// Rows, those without an id included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.n_rows
@@ -96,7 +104,7 @@ impl Table {
     #[must_use]
     pub fn find(&self, id: Id) -> Option<u32> {
         let row = *self.index.get(&id)?;
-        (usize_of(row) < self.n_rows).then_some(row)
+        (usize_of(row) < self.n_rows && !self.free.has(row)).then_some(row)
     }
 
     /// The row of `id`, made if it is not there.
@@ -104,6 +112,24 @@ impl Table {
         if let Some(row) = self.find(id) {
             return row;
         }
+        let row = match self.free.take() {
+            Some(row) => {
+                let (page, place) = Self::id_place(row);
+                own(&mut self.ids[page], PAGE_ROWS)[place] = id;
+                row
+            }
+            None => self.push(id),
+        };
+        let (dim, seed, std, state) = (self.dim, self.seed, self.init_std, self.init_state);
+        let values = self.row_mut(row);
+        fill_new(&mut values[..dim], seed, id, std);
+        values[dim..].fill(state);
+        self.index.insert(id, row);
+        row
+    }
+
+    /// A row behind the last, with its id and no values yet.
+    fn push(&mut self, id: Id) -> u32 {
         let row = u32::try_from(self.n_rows).expect("a table has fewer than 2^32 rows");
         if self.n_rows.is_multiple_of(PAGE_ROWS) {
             self.pages
@@ -115,13 +141,10 @@ impl Table {
             .last_mut()
             .expect("a page was pushed when the last one was full");
         let page = own(page, PAGE_ROWS * self.stride);
-        let start = page.len();
-        page.resize(start + self.stride, self.init_state);
-        fill_new(&mut page[start..start + self.dim], self.seed, id, self.init_std);
+        page.resize(page.len() + self.stride, 0.0);
         let ids = self.ids.last_mut().expect("ids are paged like rows");
         own(ids, PAGE_ROWS).push(id);
         self.n_rows += 1;
-        self.index.insert(id, row);
         row
     }
 
@@ -155,33 +178,33 @@ impl Table {
         Pages {
             ids: self.ids.clone(),
             values: self.pages.clone(),
+            free: self.free.rows().to_vec(),
         }
     }
 
-    /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`.
-    pub fn import(&mut self, ids: &[u64], values: &[f32]) -> Result<(), Error> {
-        if values.len() != ids.len() * self.stride || !self.is_empty() {
-            let (n_ids, n_values) = (ids.len(), values.len());
-            return Err(Error::WrongRows {
-                table: self.name,
-                n_ids,
-                n_values,
-                stride: self.stride,
-            });
-        }
-        for (id, values) in ids.iter().zip(values.chunks_exact(self.stride)) {
-            let row = self.insert(Id(*id));
-            self.row_mut(row).copy_from_slice(values);
-        }
-        if self.n_rows == ids.len() {
-            return Ok(());
-        }
-        Err(Error::WrongRows {
+    /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`, of which the `free` rows have no id
+    /// any more.
+    pub fn import(&mut self, ids: &[u64], values: &[f32], free: &[u32]) -> Result<(), Error> {
+        let wrong = Error::WrongRows {
             table: self.name,
             n_ids: ids.len(),
             n_values: values.len(),
             stride: self.stride,
-        })
+        };
+        let is_free_sound =
+            free.is_sorted_by(|a, b| a < b) && free.last().is_none_or(|row| usize_of(*row) < ids.len());
+        if values.len() != ids.len() * self.stride || !self.is_empty() || !is_free_sound {
+            return Err(wrong);
+        }
+        self.free = Free::new(free.to_vec());
+        for (id, values) in ids.iter().zip(values.chunks_exact(self.stride)) {
+            let row = self.push(Id(*id));
+            self.row_mut(row).copy_from_slice(values);
+            if !self.free.has(row) && self.index.insert(Id(*id), row).is_some() {
+                return Err(wrong);
+            }
+        }
+        Ok(())
     }
 
     fn place(&self, row: u32) -> (usize, usize) {
@@ -229,7 +252,9 @@ mod tests {
     }
 
     fn export(table: &Table) -> (Vec<u64>, Vec<f32>) {
-        let Pages { ids, values: pages } = table.pages();
+        let Pages {
+            ids, values: pages, ..
+        } = table.pages();
         (
             ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect(),
             pages.iter().flat_map(|page| page.to_vec()).collect(),
@@ -278,10 +303,16 @@ mod tests {
         }
         let (ids, values) = export(&source);
         let mut copy = table();
-        copy.import(&ids, &values).unwrap();
+        copy.import(&ids, &values, &[]).unwrap();
         assert_eq!(export(&copy), (ids.clone(), values.clone()));
-        assert!(table().import(&ids[1..], &values).is_err());
-        assert!(table().import(&[1, 1], &values[..10]).is_err(), "an id twice");
-        assert!(copy.import(&ids, &values).is_err(), "a table that is not empty");
+        assert!(table().import(&ids[1..], &values, &[]).is_err());
+        assert!(
+            table().import(&[1, 1], &values[..10], &[]).is_err(),
+            "an id twice"
+        );
+        assert!(
+            copy.import(&ids, &values, &[]).is_err(),
+            "a table that is not empty"
+        );
     }
 }

@@ -5,23 +5,26 @@
 //! event: one for each tenth of the cap that is inserted beyond it, and ten in an expiry period.
 
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::features::state::FeatureState;
-use crate::{EventTime, IdMap};
+use crate::{EventTime, Id, IdMap};
 
 /// How much is held, and when it is looked through next.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) n_users: AtomicUsize,
     pub(crate) n_counters: AtomicUsize,
+    /// Bytes of the catalog.
+    pub(crate) catalog_bytes: AtomicU64,
     /// Event time of the next sweep for expiry, ms.
     pub(crate) next_sweep: AtomicI64,
 }
 
 impl Held {
-    pub(crate) fn new(n_users: usize, n_counters: usize, next_sweep: EventTime) -> Self {
+    pub(crate) fn new(n_users: usize, n_counters: usize, catalog_bytes: u64, next_sweep: EventTime) -> Self {
         Self {
+            catalog_bytes: AtomicU64::new(catalog_bytes),
             n_users: AtomicUsize::new(n_users),
             n_counters: AtomicUsize::new(n_counters),
             next_sweep: AtomicI64::new(next_sweep.0),
@@ -56,6 +59,37 @@ impl FeatureState {
         self.users.retain(|_, user| user.last() >= oldest);
         self.held.n_counters.store(self.counters.len(), Ordering::Relaxed);
         self.held.n_users.store(self.users.len(), Ordering::Relaxed);
+    }
+}
+
+impl FeatureState {
+    /// Keeps the catalog with its vectors within its bound: drops vectors that no item has any more, then the items
+    /// whose newest version is oldest, ties by id, until a tenth of it is free again.
+    pub(crate) fn bound_catalog(&self) {
+        let max = self.config.max_catalog_bytes;
+        let mut held = self.held.catalog_bytes.load(Ordering::Relaxed);
+        if held + self.vectors.n_bytes() <= max {
+            return;
+        }
+        self.vectors.retain(|item| self.items.contains_key(&item));
+        let mut vectors = self.vectors.n_bytes();
+        let mut ages: Vec<(EventTime, Id, u64)> = self
+            .items
+            .iter()
+            .map(|entry| (entry.ts, *entry.key(), entry.n_bytes() as u64))
+            .collect();
+        ages.sort_unstable();
+        for (_, id, n_bytes) in ages {
+            if held + vectors <= max - max / 10 {
+                break;
+            }
+            self.items.remove(&id);
+            held -= n_bytes;
+            // What other items share is not freed; then the next sweep goes on.
+            vectors = vectors.saturating_sub(self.vectors.n_bytes_of(id));
+        }
+        self.vectors.retain(|item| self.items.contains_key(&item));
+        self.held.catalog_bytes.store(held, Ordering::Relaxed);
     }
 }
 
@@ -132,6 +166,40 @@ mod tests {
             count(20_000) < 0.1 && count(24_999) > 0.5,
             "the oldest go, the newest stay"
         );
+    }
+
+    #[test]
+    fn a_flood_of_items_stays_within_the_bound_and_drops_the_oldest() {
+        let config = FeatureConfig {
+            max_catalog_bytes: 50_000,
+            ..FeatureConfig::default()
+        };
+        let item = |n: u64, ts: u64, text: usize| crate::Item {
+            id: Id(n),
+            name: n.to_string(),
+            ts: EventTime(i64::try_from(ts).unwrap()),
+            attributes: vec![],
+            texts: vec!["x".repeat(text)],
+            image: None,
+            vectors: vec![],
+        };
+        let straight = FeatureState::new(config.clone());
+        let mut restored = FeatureState::new(config.clone());
+        for n in 0..2000u64 {
+            for state in [&straight, &restored] {
+                state.put_item(item(n, n, 100));
+                // Put again and again, larger and smaller, it is counted once.
+                state.put_item(item(7, n, usize::try_from(n % 300).unwrap()));
+            }
+            let held: usize = straight.items.iter().map(|entry| entry.n_bytes()).sum();
+            assert!(held <= 51_000, "{held} after {n}");
+            if n % 300 == 200 {
+                restored = FeatureState::load(&restored.dump(), config.clone()).unwrap();
+            }
+        }
+        assert!(straight.item(Id(7)).is_some() && straight.item(Id(1999)).is_some());
+        assert!(straight.item(Id(100)).is_none());
+        assert_eq!(straight.dump(), restored.dump());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct FeatureConfig {
     pub max_users: usize,
     /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
     pub max_counters: usize,
+    /// The item catalog, bytes. Beyond it the items whose newest version is oldest are forgotten.
+    pub max_catalog_bytes: u64,
     /// How long a user or counter is kept without an event, ms of event time; 0 for ever.
     pub expire_ms: i64,
 }
@@ -41,6 +43,7 @@ impl Default for FeatureConfig {
             prior_actions: 1.0,
             max_users: 2_000_000,
             max_counters: 20_000_000,
+            max_catalog_bytes: 2 << 30,
             expire_ms: 0,
         }
     }
@@ -53,12 +56,14 @@ impl FeatureConfig {
         let Self {
             max_users,
             max_counters,
+            max_catalog_bytes,
             expire_ms,
             ..
         } = Self::default();
         Self {
             max_users,
             max_counters,
+            max_catalog_bytes,
             expire_ms,
             ..self.clone()
         }

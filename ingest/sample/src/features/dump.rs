@@ -1,9 +1,11 @@
 //! The feature state as bytes: sorted, so that equal states are equal bytes.
 
+use std::hash::Hash;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::{Deserialize, Serialize};
+use serde::ser::{Error as _, SerializeSeq};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::features::FeatureConfig;
 use crate::features::bound::Held;
@@ -29,7 +31,7 @@ pub enum FeatureStateError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Dump {
     config: FeatureConfig,
     items: Vec<Arc<Item>>,
@@ -40,6 +42,38 @@ struct Dump {
     next_sweep: EventTime,
 }
 
+/// What [`Dump`] reads, without a copy of the two large maps.
+#[derive(Serialize)]
+struct View<'a> {
+    config: &'a FeatureConfig,
+    items: Vec<Arc<Item>>,
+    vectors: VectorDump,
+    users: Sorted<'a, Id, UserState>,
+    counters: Sorted<'a, CounterKey, Counter>,
+    global: Counter,
+    next_sweep: EventTime,
+}
+
+/// A map as a list of its entries, sorted by key.
+struct Sorted<'a, K, V>(&'a IdMap<K, V>);
+
+impl<K: Copy + Ord + Hash + Serialize, V: Serialize> Serialize for Sorted<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut keys: Vec<K> = self.0.iter().map(|entry| *entry.key()).collect();
+        keys.sort_unstable();
+        let mut list = serializer.serialize_seq(Some(keys.len()))?;
+        for key in keys {
+            // The one writer is who dumps, so nothing has gone meanwhile.
+            let value = self
+                .0
+                .get(&key)
+                .ok_or_else(|| S::Error::custom("an entry has gone"))?;
+            list.serialize_element(&(key, value.value()))?;
+        }
+        list.end()
+    }
+}
+
 impl FeatureState {
     /// The whole state, sorted by id.
     ///
@@ -47,17 +81,12 @@ impl FeatureState {
     /// Never: the types written have no failing representation.
     #[must_use]
     pub fn dump(&self) -> Vec<u8> {
-        let items = self.items();
-        let mut users: Vec<_> = self.users.iter().map(|e| (*e.key(), e.value().clone())).collect();
-        users.sort_unstable_by_key(|(id, _)| *id);
-        let mut counters: Vec<_> = self.counters.iter().map(|e| (*e.key(), *e.value())).collect();
-        counters.sort_unstable_by_key(|(key, _)| *key);
-        let dump = Dump {
-            config: self.config.clone(),
-            items,
+        let dump = View {
+            config: &self.config,
+            items: self.items(),
             vectors: self.vectors.dump(),
-            users,
-            counters,
+            users: Sorted(&self.users),
+            counters: Sorted(&self.counters),
             next_sweep: EventTime(self.held.next_sweep.load(Ordering::Relaxed)),
             global: *self.global.read().unwrap_or_else(PoisonError::into_inner),
         };
@@ -72,6 +101,7 @@ impl FeatureState {
             return Err(FeatureStateError::Config { found, expected });
         }
         let (items, users, counters) = (IdMap::default(), IdMap::default(), IdMap::default());
+        let catalog_bytes = dump.items.iter().map(|item| item.n_bytes() as u64).sum();
         for item in dump.items {
             items.insert(item.id, item);
         }
@@ -81,7 +111,7 @@ impl FeatureState {
         for (key, counter) in dump.counters {
             counters.insert(key, counter);
         }
-        let held = Held::new(users.len(), counters.len(), dump.next_sweep);
+        let held = Held::new(users.len(), counters.len(), catalog_bytes, dump.next_sweep);
         Ok(Self {
             config,
             held,

@@ -57,7 +57,7 @@ impl FeatureState {
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
-            held: Held::new(0, 0, EventTime::MIN),
+            held: Held::new(0, 0, 0, EventTime::MIN),
         }
     }
 
@@ -71,8 +71,14 @@ impl FeatureState {
     pub fn put_item(&self, mut item: Item) {
         if self.items.get(&item.id).is_none_or(|known| known.ts <= item.ts) {
             self.vectors.put(item.id, given(&item));
-            item.vectors.clear();
-            self.items.insert(item.id, Arc::new(item));
+            // They are in the table now.
+            item.vectors = Vec::new();
+            let bytes = &self.held.catalog_bytes;
+            bytes.fetch_add(item.n_bytes() as u64, Ordering::Relaxed);
+            if let Some(before) = self.items.insert(item.id, Arc::new(item)) {
+                bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
+            }
+            self.bound_catalog();
         }
     }
 

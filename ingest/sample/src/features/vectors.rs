@@ -4,7 +4,8 @@
 //! A request that waits for its outcome must go on meaning the vectors it was shown with, so a [`VectorId`]
 //! names vectors that never change, and an item's current one is looked up when its features are captured.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,7 @@ pub struct VectorTable {
     list: RwLock<Vec<ItemVectors>>,
     by_key: RwLock<HashMap<Key, VectorId>>,
     current: IdMap<Id, VectorId>,
+    n_bytes: AtomicU64,
 }
 
 /// The table at one moment, for many reads.
@@ -134,6 +136,7 @@ impl VectorTable {
         let id = *by_key.entry(key(&now)).or_insert_with(|| {
             let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
             let id = VectorId(u32::try_from(list.len()).unwrap_or(u32::MAX));
+            self.n_bytes.fetch_add(n_bytes(&now), Ordering::Relaxed);
             list.push(now);
             id
         });
@@ -165,6 +168,34 @@ impl VectorTable {
         self.len() == 0
     }
 
+    /// What the vectors take in memory.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What an item's vectors take.
+    pub(crate) fn n_bytes_of(&self, item: Id) -> u64 {
+        self.list().get(self.of(item)).map_or(0, n_bytes)
+    }
+
+    /// Forgets the vectors of items that are gone, and those that no item has any more. A request that was captured
+    /// with them goes on without.
+    pub(crate) fn retain(&self, is_known: impl Fn(Id) -> bool) {
+        self.current.retain(|item, _| is_known(*item));
+        let used: HashSet<VectorId> = self.current.iter().map(|entry| *entry.value()).collect();
+        let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
+        by_key.retain(|_, id| used.contains(id));
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        for (vectors, id) in list.iter_mut().zip((0..).map(VectorId)) {
+            if !used.contains(&id) {
+                *vectors = ItemVectors::default();
+            }
+        }
+        self.n_bytes
+            .store(list.iter().map(n_bytes).sum(), Ordering::Relaxed);
+    }
+
     /// The contents whose vectors a loaded table still lacks, each once.
     #[must_use]
     pub fn missing(&self) -> BTreeSet<(usize, ContentHash)> {
@@ -189,6 +220,8 @@ impl VectorTable {
                 vector.values = find(modality, content).unwrap_or_default();
             }
         }
+        self.n_bytes
+            .store(list.iter().map(n_bytes).sum(), Ordering::Relaxed);
     }
 
     /// The table without the numbers that can be had again.
@@ -224,11 +257,23 @@ impl VectorTable {
             current.insert(item, id);
         }
         Self {
-            by_key: RwLock::new(list.iter().map(key).zip((0..).map(VectorId)).collect()),
+            n_bytes: AtomicU64::new(list.iter().map(n_bytes).sum()),
+            by_key: RwLock::new(
+                list.iter()
+                    .map(key)
+                    .zip((0..).map(VectorId))
+                    .filter(|(key, _)| key.iter().any(Option::is_some))
+                    .collect(),
+            ),
             list: RwLock::new(list),
             current,
         }
     }
+}
+
+fn n_bytes(vectors: &ItemVectors) -> u64 {
+    let numbers = vectors.iter().flatten().map(|vector| vector.values.len());
+    (size_of::<ItemVectors>() + 4 * numbers.sum::<usize>()) as u64
 }
 
 fn key(vectors: &ItemVectors) -> Key {
@@ -310,6 +355,26 @@ mod tests {
         let vectors = list.get(table.of(Id(1))).unwrap();
         assert_eq!(text(Some(vectors)), Some(vec![1.0]));
         assert_eq!(vectors[1], encoded(4));
+    }
+
+    #[test]
+    fn vectors_that_no_item_has_any_more_are_forgotten_alike_after_a_restart() {
+        let table = VectorTable::default();
+        for item in 0..4u8 {
+            table.put(Id(item.into()), [Vector::given(&[f32::from(item), 1.0]), None]);
+        }
+        table.put(Id(1), [Vector::given(&[9.0, 1.0]), None]);
+        let before = table.n_bytes();
+        table.retain(|item| item != Id(2));
+        assert!(table.n_bytes() < before);
+        assert_eq!(table.of(Id(2)), VectorId::NONE);
+        let loaded = VectorTable::load(table.dump());
+        assert_eq!(loaded.n_bytes(), table.n_bytes());
+        for table in [&table, &loaded] {
+            table.put(Id(5), [Vector::given(&[2.0, 1.0]), None]);
+            assert_eq!(text(table.list().get(table.of(Id(5)))).unwrap().len(), 2);
+        }
+        assert_eq!(loaded.of(Id(5)), table.of(Id(5)));
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! The bound of a table: beyond it the rows that have learned least are forgotten.
+//!
+//! How much a row has learned is the last float of its state, the sum of its squared gradients, so nothing more
+//! is kept of it, and which rows go is a function of the table alone. A tenth of the bound goes at once: the work
+//! is a pass over all rows, rare enough to cost little per batch. The rows left free are taken again in order.
+//!
+//! A published version stays as it was: the rows it has are looked up in the index it has, which a sweep replaces
+//! and never shrinks, and rows that were free when it was made are none of its own.
+
+use std::sync::Arc;
+
+use ouzel_sample::{Id, IdMap};
+
+use super::{PAGE_ROWS, Table, usize_of};
+
+/// Rows without an id, ascending, of which the first are taken already.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Free {
+    rows: Arc<Vec<u32>>,
+    n_taken: usize,
+}
+
+impl Free {
+    pub(super) fn new(mut rows: Vec<u32>) -> Self {
+        rows.sort_unstable();
+        Self {
+            rows: Arc::new(rows),
+            n_taken: 0,
+        }
+    }
+
+    pub(super) fn rows(&self) -> &[u32] {
+        &self.rows[self.n_taken..]
+    }
+
+    pub(super) fn take(&mut self) -> Option<u32> {
+        let row = self.rows().first().copied()?;
+        self.n_taken += 1;
+        Some(row)
+    }
+
+    pub(super) fn has(&self, row: u32) -> bool {
+        self.rows().binary_search(&row).is_ok()
+    }
+}
+
+impl Table {
+    /// Forgets rows, those that have learned least first, until a tenth of `max` is free again, if there are more
+    /// than `max`. Returns how many.
+    pub fn bound(&mut self, max: usize) -> usize {
+        let n_live = self.n_live();
+        if n_live <= max {
+            return 0;
+        }
+        let n_forgotten = n_live - (max - max / 10);
+        // The sums are not negative, so their bits are in their order.
+        let mut order: Vec<(u32, Id, u32)> = self
+            .live()
+            .map(|(row, id)| (self.row(row)[self.stride - 1].to_bits(), id, row))
+            .collect();
+        order.select_nth_unstable(n_forgotten - 1);
+        let mut free = self.free.rows().to_vec();
+        free.extend(order[..n_forgotten].iter().map(|(_, _, row)| *row));
+        let index = IdMap::with_capacity_and_hasher(max, std::hash::BuildHasherDefault::default());
+        for (_, id, row) in &order[n_forgotten..] {
+            index.insert(*id, *row);
+        }
+        self.index = Arc::new(index);
+        self.free = Free::new(free);
+        n_forgotten
+    }
+
+    /// Rows with an id.
+    #[must_use]
+    pub fn n_live(&self) -> usize {
+        self.n_rows - self.free.rows().len()
+    }
+
+    /// Every row with an id, in row order.
+    fn live(&self) -> impl Iterator<Item = (u32, Id)> + '_ {
+        let rows = self.ids.iter().flat_map(|page| page.iter().copied());
+        let mut free = self.free.rows().iter().copied().peekable();
+        (0..)
+            .zip(rows)
+            .filter(move |(row, _)| free.next_if_eq(row).is_none())
+    }
+
+    /// Where a row's id is: page, and place in it.
+    pub(super) fn id_place(row: u32) -> (usize, usize) {
+        let row = usize_of(row);
+        (row / PAGE_ROWS, row % PAGE_ROWS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table whose row of id `n` has learned `n`.
+    fn table(ids: std::ops::Range<u64>) -> Table {
+        let mut table = Table::new("rows", 2, 1, 0.02, 0.0, 7);
+        for id in ids {
+            learn(&mut table, id);
+        }
+        table
+    }
+
+    fn learn(table: &mut Table, id: u64) {
+        let row = table.insert(Id(id));
+        #[allow(clippy::cast_precision_loss, reason = "small")]
+        table.row_mut(row).copy_from_slice(&[id as f32, 1.0, id as f32]);
+    }
+
+    fn read(table: &Table, id: u64) -> [u32; 2] {
+        let mut out = [0.0; 2];
+        table.read(Id(id), &mut out);
+        out.map(f32::to_bits)
+    }
+
+    #[test]
+    fn what_has_learned_least_goes_and_reads_as_new() {
+        let mut table = table(1..1001);
+        assert_eq!(table.bound(1000), 0);
+        learn(&mut table, 1001);
+        assert_eq!(table.bound(1000), 101);
+        assert_eq!(table.n_live(), 900);
+        for id in 1..=1001 {
+            assert_eq!(table.find(Id(id)).is_some(), id > 101, "{id}");
+        }
+        assert_eq!(read(&table, 5), read(&Table::new("rows", 2, 1, 0.02, 0.0, 7), 5));
+        assert_eq!(read(&table, 500)[0], 500f32.to_bits());
+        for id in 2000..2101 {
+            let row = table.insert(Id(id));
+            assert!(usize_of(row) < 1001, "free rows are taken first");
+            assert_eq!(table.row(row)[2].to_bits(), 0, "with new state");
+        }
+        assert_eq!((table.n_live(), table.len()), (1001, 1001));
+        table.insert(Id(9999));
+        assert_eq!(table.len(), 1002);
+    }
+
+    #[test]
+    fn a_version_made_before_or_between_stays_as_it_was() {
+        let mut table = table(1..301);
+        let before = table.clone();
+        assert_eq!(table.bound(200), 120);
+        let between = table.clone();
+        for id in 1000..1120 {
+            learn(&mut table, id);
+        }
+        // Forgotten once, it comes back.
+        learn(&mut table, 7);
+        for id in 1..301u64 {
+            #[allow(clippy::cast_precision_loss, reason = "small")]
+            let bits = (id as f32).to_bits();
+            assert_eq!(read(&before, id)[0], bits, "{id}");
+            assert_eq!(between.find(Id(id)).is_some(), id > 120, "{id}");
+        }
+        for id in 1000..1120 {
+            assert_eq!((before.find(Id(id)), between.find(Id(id))), (None, None));
+            assert!(table.find(Id(id)).is_some());
+        }
+        assert_eq!(read(&table, 7)[0], 7f32.to_bits());
+    }
+
+    #[test]
+    fn a_restored_table_goes_on_as_the_one_it_was() {
+        let mut straight = table(1..500);
+        straight.bound(400);
+        for id in 600..620 {
+            learn(&mut straight, id);
+        }
+        learn(&mut straight, 3);
+        let pages = straight.pages();
+        let ids: Vec<u64> = pages
+            .ids
+            .iter()
+            .flat_map(|page| page.iter().map(|id| id.0))
+            .collect();
+        let values: Vec<f32> = pages.values.iter().flat_map(|page| page.to_vec()).collect();
+        let mut restored = Table::new("rows", 2, 1, 0.02, 0.0, 7);
+        restored.import(&ids, &values, &pages.free).unwrap();
+        for table in [&mut straight, &mut restored] {
+            for id in 700..900 {
+                learn(table, id);
+                table.bound(400);
+            }
+        }
+        assert_eq!(straight.pages(), restored.pages());
+        let mut wrong = Table::new("rows", 2, 1, 0.02, 0.0, 7);
+        assert!(wrong.import(&ids, &values, &[1, 1]).is_err());
+    }
+}
