@@ -70,7 +70,7 @@ enum Join {
     /// This process joins itself.
     Here(Box<Joiner<MemStore>>),
     /// A tier of others does.
-    Tier(Slates),
+    Tier(Box<Slates>),
 }
 
 /// The state machine.
@@ -99,7 +99,11 @@ impl Stage {
     /// A stage that has read nothing, behind a join tier.
     #[must_use]
     pub fn behind_tier(config: &JoinConfig, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
-        Self::of(Join::Tier(Slates::new(config)), features, batch_min_samples)
+        Self::of(
+            Join::Tier(Box::new(Slates::new(config))),
+            features,
+            batch_min_samples,
+        )
     }
 
     fn of(join: Join, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
@@ -127,7 +131,7 @@ impl Stage {
         batcher: &[u8],
     ) -> Result<Self, StageError> {
         let join = if Slates::is_exported(join) {
-            Join::Tier(Slates::import(join, config.n_tasks())?)
+            Join::Tier(Box::new(Slates::import(join, config.n_tasks())?))
         } else {
             Join::Here(Box::new(Joiner::import(config, MemStore::default(), join)?))
         };
