@@ -24,9 +24,14 @@ impl Progress {
     /// True for a record that was joined by then.
     #[must_use]
     pub fn covers(&self, position: Position) -> bool {
-        match position.partition.stream {
-            Stream::Actions => position.offset < self.actions,
-            _ => position.offset < self.impressions,
+        position.offset < self.next(position.partition.stream)
+    }
+
+    /// Next offset of this stream.
+    pub(crate) fn next(&self, stream: Stream) -> i64 {
+        match stream {
+            Stream::Actions => self.actions,
+            _ => self.impressions,
         }
     }
 

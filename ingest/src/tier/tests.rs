@@ -78,7 +78,10 @@ fn log(drafts: &[Draft]) -> Vec<Recorded> {
         let user = Id(request.0 % 5);
         let lane = usize::from(draft.action.is_some());
         // Whoever sends an impression again sends the same.
-        let shown_ts = *shown.entry(request).or_insert(ts);
+        let shown_ts = match draft.action {
+            None => *shown.entry(request).or_insert(ts),
+            Some(_) => ts,
+        };
         let event = match draft.action {
             None => Event::Impression(Impression {
                 request,
@@ -138,6 +141,44 @@ fn run(config: &JoinConfig, log: &[Recorded], begin: &Begin) -> Vec<(Vec<Tell>, 
             return steps;
         }
         steps.push((tells, unit.progress(), was_warm || !unit.is_warming_up()));
+    }
+}
+
+/// The same with partitions that run ahead of each other as `turns` say.
+fn run_mixed(
+    config: &JoinConfig,
+    log: &[Recorded],
+    begin: &Begin,
+    turns: &[u8],
+) -> Vec<(Vec<Tell>, Progress)> {
+    let mut unit = Unit::new(config.clone(), 0, begin).unwrap();
+    let of = |id: PartitionId| {
+        log.iter()
+            .filter(move |recorded| recorded.position.partition == id)
+    };
+    let mut lanes = pair(0).map(of);
+    let mut steps = Vec::new();
+    let mut turns = turns.iter().cycle();
+    loop {
+        let [lane, n] = [0, 1].map(|_| usize::from(*turns.next().unwrap()));
+        for recorded in lanes[lane % 2].by_ref().take(n + 1) {
+            unit.push(recorded.clone()).unwrap();
+        }
+        let is_over = lanes.iter().all(|lane| lane.clone().next().is_none());
+        // To a unit that has caught up, what was not pushed yet is not written yet.
+        if is_over || !unit.is_warming_up() {
+            pair(0).iter().for_each(|id| unit.at_end(*id));
+        }
+        loop {
+            let mut tells = Vec::new();
+            if unit.step(true, &mut tells).unwrap().is_none() {
+                break;
+            }
+            steps.push((tells, unit.progress()));
+        }
+        if is_over {
+            return steps;
+        }
     }
 }
 
@@ -282,6 +323,50 @@ proptest! {
         prop_assert_eq!(once.ledger, twice.ledger);
         prop_assert_eq!(once.join, twice.join);
         prop_assert_eq!(once.features, twice.features);
+    }
+
+    #[test]
+    fn whoever_runs_a_unit_in_whatever_order_each_impression_on_time_has_one_outcome(
+        config in config(),
+        drafts in drafts(),
+        (commits, dies) in (0..250usize, 0..250usize),
+        turns in [vec(0..9u8, 40), vec(0..9u8, 40)],
+    ) {
+        let mut drafts = drafts;
+        for draft in &mut drafts {
+            draft.delay = draft.delay.min(config.lateness_ms);
+        }
+        let config = JoinConfig { policy: LabelPolicy::Wait, ..config };
+        let mut log = log(&drafts);
+        log.extend(end(&log));
+        // The clock of the one who dies lets partitions run ahead of each other in another way than the next one's.
+        let first = run_mixed(&config, &log, &whole(), &turns[0]);
+        let dies = dies % first.len();
+        let committed = first[commits % (dies + 1)].1;
+        let found = committed.warm_up_ms(&config, 0).map(|ms| find(&log, ms).0);
+        let (begin, _) = Begin::plan(find(&log, 0).1, Some(committed), found);
+        let second = run_mixed(&config, &log, &begin, &turns[1]);
+        let tells: Vec<Tell> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
+        let (_, batches) = hear(&config, &tells, &[]);
+
+        let mut shown = BTreeMap::new();
+        for recorded in &log {
+            if let Ok(Event::Impression(impression)) = &recorded.event {
+                shown.entry(impression.request).or_insert((recorded.position, impression.items.len()));
+            }
+        }
+        shown.remove(&Id(9_999));
+        let mut expected: Vec<_> = shown
+            .values()
+            .flat_map(|(at, n)| (0..*n as u64).flat_map(move |item| [0, 1].map(|task| (*at, Id(item), task))))
+            .collect();
+        expected.sort_unstable();
+        let found: Vec<_> =
+            outcomes(&samples(batches)).into_iter().map(|(at, item, _, task, _)| (at, item, task)).collect();
+        let missing: Vec<_> = expected.iter().filter(|outcome| !found.contains(outcome)).collect();
+        let more: Vec<_> = found.iter().filter(|outcome| !expected.contains(outcome)).collect();
+        prop_assert!(missing.is_empty() && more.is_empty(), "missing {missing:?}, more {more:?}");
+        prop_assert_eq!(found.len(), expected.len());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! clock has a say where one of them is silent; that can matter only to events that are late for their own
 //! partition, and then the first telling counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ouzel_sample::{
@@ -53,6 +53,10 @@ pub struct Unit {
     read: Positions,
     /// Up to here everything was told and delivered by whoever ran the unit before.
     told_until: Option<Progress>,
+    /// Records after that, read while some before it are still to be joined.
+    beyond: VecDeque<Recorded>,
+    /// Partitions read to the end of the log while warming up.
+    ended: BTreeSet<PartitionId>,
     timestamp_ms: Option<i64>,
 }
 
@@ -76,13 +80,21 @@ impl Unit {
             orderer: Orderer::new(&read, false),
             read,
             told_until: begin.told_until,
+            beyond: VecDeque::new(),
+            ended: BTreeSet::new(),
             timestamp_ms: None,
         })
     }
 
     /// Takes in a record of one of its partitions. Those read before are passed over.
     pub fn push(&mut self, recorded: Recorded) -> Result<(), UnitError> {
-        if self.read.advance(recorded.position) {
+        if !self.read.advance(recorded.position) {
+            return Ok(());
+        }
+        self.ended.remove(&recorded.position.partition);
+        if self.is_warming_up() && !self.is_told(recorded.position) {
+            self.beyond.push_back(recorded);
+        } else {
             self.orderer.push(recorded)?;
         }
         Ok(())
@@ -90,6 +102,9 @@ impl Unit {
 
     /// Everything written to `partition` so far was pushed.
     pub fn at_end(&mut self, partition: PartitionId) {
+        if self.is_warming_up() {
+            self.ended.insert(partition);
+        }
         self.orderer.at_end(partition);
     }
 
@@ -102,7 +117,8 @@ impl Unit {
     /// Records of `partition` taken in and not joined yet.
     #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
-        self.orderer.n_queued(partition)
+        let is_of = |recorded: &&Recorded| recorded.position.partition == partition;
+        self.orderer.n_queued(partition) + self.beyond.iter().filter(is_of).count()
     }
 
     /// True when a record waits only for a silent partition: see [`Orderer::is_holding`].
@@ -144,14 +160,15 @@ impl Unit {
     /// Joins the next record and appends what is to be told. Returns the record's partition, or `None` when it
     /// cannot be known yet which one is next; `release_all` is that of [`Orderer::next`].
     pub fn step(&mut self, release_all: bool, out: &mut Vec<Tell>) -> Result<Option<PartitionId>, UnitError> {
-        let Some(recorded) = self.orderer.next(release_all)? else {
-            return Ok(None);
-        };
-        if let Some(told) = self.told_until
-            && !told.covers(recorded.position)
-        {
-            self.arrive(told)?;
+        let mut next = None;
+        if let Some(told) = self.told_until {
+            next = self.warm_up(told)?;
         }
+        // The warm-up may just have ended.
+        if next.is_none() && !self.is_warming_up() {
+            next = self.orderer.next(release_all)?;
+        }
+        let Some(recorded) = next else { return Ok(None) };
         let now = self.joiner.clock().watermark();
         self.timestamp_ms = recorded.timestamp_ms.or(self.timestamp_ms);
         // Looked up first: the action's own time may close its impression.
@@ -211,6 +228,25 @@ impl Unit {
         self.tell(now, Tellings::new(groups), out)
     }
 
+    /// The next record of the warm-up, which ends when all were joined that had been joined before: what comes
+    /// after them is kept until then.
+    fn warm_up(&mut self, told: Progress) -> Result<Option<Recorded>, UnitError> {
+        let mut is_read = true;
+        for id in pair(self.partition) {
+            let next = self.read.next(id).unwrap_or(0);
+            if next >= told.next(id.stream) || self.ended.contains(&id) {
+                self.orderer.at_end(id);
+            } else {
+                is_read = false;
+            }
+        }
+        let next = self.orderer.next(true)?;
+        if next.is_none() && is_read {
+            self.arrive(told)?;
+        }
+        Ok(next)
+    }
+
     /// Ends the warm-up: from here on nothing was told before. Time is what it was for whoever was here then,
     /// who may have known more of it than the log says, and told of everything due by it.
     fn arrive(&mut self, told: Progress) -> Result<(), UnitError> {
@@ -224,6 +260,12 @@ impl Unit {
         }
         self.joiner.take_closed();
         self.told_until = None;
+        for recorded in std::mem::take(&mut self.beyond) {
+            self.orderer.push(recorded)?;
+        }
+        for partition in std::mem::take(&mut self.ended) {
+            self.orderer.at_end(partition);
+        }
         Ok(())
     }
 
