@@ -269,7 +269,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         rows.min(wide) > caps.rows / 2,
         "the tables are full: {rows} {wide}"
     );
-    let join = stage.joiner().counters();
+    let join = stage.counters();
     join.check().unwrap();
     let early = [join.closed_early, join.orphaned_early, join.forgotten_early];
     assert!(
