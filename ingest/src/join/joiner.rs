@@ -91,8 +91,8 @@ pub struct Joiner<S> {
     pub(crate) store: S,
     /// See [`Joiner::take_caught_up`]; of the last step alone.
     caught_up: Vec<CaughtUp>,
-    /// See [`Joiner::take_closed`]; of the last step alone.
-    closed: Vec<(Position, Id)>,
+    /// See [`Joiner::take_closed`]; nothing unless it was asked for.
+    closed: Option<Vec<(Position, Id)>>,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -111,7 +111,7 @@ impl<S: JoinStore> Joiner<S> {
             floor: EventTime::MIN,
             first_shown: None,
             caught_up: Vec::new(),
-            closed: Vec::new(),
+            closed: None,
             store,
             fault: None,
             config,
@@ -129,7 +129,6 @@ impl<S: JoinStore> Joiner<S> {
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
         self.caught_up.clear();
-        self.closed.clear();
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
             Ok(Event::Action(action)) => {
@@ -248,10 +247,19 @@ impl<S: JoinStore> Joiner<S> {
         std::mem::take(&mut self.caught_up)
     }
 
-    /// Impressions whose last window closed since the last step began, marks included, in order: where they
-    /// were shown, and to whom.
+    /// The same joiner, which keeps what [`Joiner::take_closed`] tells.
+    #[must_use]
+    pub fn keeping_closed(self) -> Self {
+        Self {
+            closed: Some(Vec::new()),
+            ..self
+        }
+    }
+
+    /// Impressions whose last window closed since the last call, in order: where they were shown, and to whom.
+    /// Only of a joiner that is [`keeping_closed`](Joiner::keeping_closed).
     pub fn take_closed(&mut self) -> Vec<(Position, Id)> {
-        std::mem::take(&mut self.closed)
+        self.closed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Its configuration.
@@ -356,7 +364,9 @@ impl<S: JoinStore> Joiner<S> {
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;
         self.caught_up.extend(step.caught_up);
-        self.closed.extend(step.closed);
+        if let Some(closed) = &mut self.closed {
+            closed.extend(step.closed);
+        }
         if !group.is_empty() {
             for sample in &group {
                 self.counters.samples[sample.kind as usize] += 1;

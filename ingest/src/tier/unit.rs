@@ -71,7 +71,7 @@ impl Unit {
         let longest_ms = config.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0);
         // Every run of a unit must tell alike, wherever it began: that a log starts is the learner's to know.
         let clock = Clock::new(config.lateness_ms, pair(partition));
-        let joiner = Joiner::warm_up(config, clock, MemStore::default())?;
+        let joiner = Joiner::warm_up(config, clock, MemStore::default())?.keeping_closed();
         let read: Positions = pair(partition).into_iter().zip(begin.from).collect();
         Ok(Self {
             partition,
