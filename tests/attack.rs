@@ -112,6 +112,8 @@ impl Caps {
 struct Flood {
     next: [i64; 3],
     n_ids: usize,
+    /// Of all that will come: the same event time passes in every flood, so that its caps are what closes windows.
+    of: usize,
     large: String,
 }
 
@@ -132,7 +134,7 @@ impl Flood {
 
     /// What comes at step `n`.
     fn step(&mut self, n: usize, out: &mut Vec<Record>) {
-        let ts = START_MS + 10 * i64::try_from(n).unwrap();
+        let ts = START_MS + i64::try_from(n * 2_000_000 / self.of).unwrap();
         let (user, request) = (format!("u{n}"), format!("r{n}"));
         let act = |request: &str, user: &str, item: String| json!({ "request_id": request, "item_id": item, "user_id": user, "ts_ms": ts, "action": "click" });
         // As large as an event may be, each value of its context a new one.
@@ -199,6 +201,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     .unwrap();
     let mut trainer = Trainer::new(config.model_config(), learner).unwrap();
     let mut flood = Flood {
+        of: n_ids,
         large: "x".repeat(60_000),
         ..Flood::default()
     };

@@ -364,6 +364,45 @@ fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
     ));
 }
 
+#[test]
+fn a_daemon_that_reads_what_was_damaged_stops_and_the_next_one_rebuilds() {
+    let broker = Broker::embedded(1);
+    // A state of several of the half megabytes that sled writes at once, and a window in which all of it waits.
+    let settings = BATCHES.replace("3h", "10d");
+    let mut home = Home::new(&broker, &format!("{ON_DISK}{settings}snapshot.every_batches = 4"));
+    let world = World::make(3_000, &home.path().join("world"));
+    let mut daemon = home.start();
+    broker.feed(&world.events);
+    daemon.joined(broker.n_records());
+    let of = files(&home.state().join("join"));
+    let db = of.iter().find(|path| path.ends_with("db")).unwrap();
+    let len = fs::metadata(db).unwrap().len();
+    assert!(len > 1 << 20, "little of it is in the file: {len} bytes");
+    fs::File::options()
+        .write(true)
+        .open(db)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    // Every window closes, so all of it is read.
+    broker.heartbeat(world.end_ms + 30 * 86_400_000);
+    until("the daemon has stopped", || daemon.has_ended().then_some(()));
+    let resumed = home.n_resumed();
+    let daemon = revive(&mut home, daemon);
+    daemon.joined(broker.n_records() - resumed);
+    daemon.stop();
+    let harmed = home.manifest().cut;
+
+    let mut home = Home::new(&broker, &settings);
+    let daemon = home.start();
+    daemon.joined(broker.n_records());
+    daemon.stop();
+    let calm = home.manifest().cut;
+    assert_eq!(harmed.ledger_hash, calm.ledger_hash);
+    assert_eq!(harmed.weights_hash, calm.weights_hash);
+    assert_eq!(harmed.sample_seq, world.expected.shown);
+}
+
 #[allow(
     clippy::print_stderr,
     reason = "figures, for whoever asks the runner for them"

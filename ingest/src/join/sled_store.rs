@@ -15,10 +15,11 @@
 //!
 //! The prediction a candidate carries for validation is not part of the state and does not survive the disk.
 
+mod files;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::hash::BuildHasherDefault;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use metrics::{counter, gauge};
@@ -27,6 +28,7 @@ use ouzel_sample::{EventTime, Id, IdHasher};
 use crate::join::slot::{Class, Open, Slot};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_REWRITES};
+use files::{Files, remove};
 
 /// Values beyond this stay in memory: sled keeps them in blob files, which it never syncs or compacts well.
 const MOST_VALUE_BYTES: usize = 64 << 10;
@@ -102,7 +104,7 @@ impl SledStore {
             }
         }
         Ok(Self {
-            files: create(dir, 0, limits)?,
+            files: Files::create(&generation(dir, 0), limits)?,
             dir: dir.to_owned(),
             limits,
             _lock: lock,
@@ -222,7 +224,7 @@ impl SledStore {
 
     /// Copies what is live into new files and deletes the old ones.
     fn rewrite(&mut self) -> Result<(), StoreError> {
-        let files = create(&self.dir, self.generation + 1, self.limits)?;
+        let files = Files::create(&generation(&self.dir, self.generation + 1), self.limits)?;
         self.files.ask("copy impressions", |from| {
             let mut batch = sled::Batch::default();
             let mut n_batched = 0;
@@ -319,7 +321,7 @@ impl JoinStore for SledStore {
 
     fn clear(&mut self) -> Result<(), StoreError> {
         if self.spilled != (0, 0) {
-            let files = create(&self.dir, self.generation + 1, self.limits)?;
+            let files = Files::create(&generation(&self.dir, self.generation + 1), self.limits)?;
             self.replace(files)?;
             self.spilled = (0, 0);
         }
@@ -336,74 +338,6 @@ const GENERATION_PREFIX: &str = "join-";
 
 fn generation(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{GENERATION_PREFIX}{number}"))
-}
-
-/// One sled database. It answers some damage with a panic, which is made an error here.
-#[derive(Debug)]
-struct Files {
-    /// `None` only while it is dropped.
-    db: Option<sled::Db>,
-}
-
-impl Files {
-    fn db(&self) -> &sled::Db {
-        self.db.as_ref().expect("it is there until it is dropped")
-    }
-
-    fn ask<T>(
-        &self,
-        attempted: &'static str,
-        question: impl FnOnce(&sled::Db) -> sled::Result<T>,
-    ) -> Result<T, StoreError> {
-        guarded(attempted, || question(self.db()))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let db = self.db.take();
-        // Nothing in it is wanted any more, so nothing that goes wrong here matters.
-        let _is_closed = guarded("close its files", || {
-            drop(db);
-            Ok(())
-        })
-        .is_ok();
-    }
-}
-
-/// Runs something of sled's, after which sled is not used again if it fails.
-fn guarded<T>(attempted: &'static str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(failed(attempted, &error)),
-        Err(_) => Err(failed(attempted, &"sled panicked")),
-    }
-}
-
-fn create(dir: &Path, number: u64, limits: SledLimits) -> Result<Files, StoreError> {
-    let path = generation(dir, number);
-    remove(&path)?;
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(limits.cache_bytes)
-        .flush_every_ms(None);
-    let db = guarded("open its files", || config.open())?;
-    Ok(Files { db: Some(db) })
-}
-
-/// Removes whatever has this name.
-fn remove(path: &Path) -> Result<(), StoreError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("empty its directory", &error))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What is remembered of a value on disk.
@@ -520,15 +454,6 @@ mod tests {
         store.files.db().clear().unwrap();
         let error = look(&mut store).unwrap_err().to_string();
         assert!(error.contains("is not on disk"), "{error}");
-    }
-
-    #[test]
-    fn a_panic_of_sled_is_an_error_of_the_store() {
-        let error = guarded::<()>("do anything", || panic!("as sled does")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the join store cannot do anything: sled panicked"
-        );
     }
 
     #[test]
