@@ -10,6 +10,7 @@ mod counter;
 mod dense;
 mod dump;
 mod similarity;
+mod smooth;
 mod state;
 mod user;
 mod vectors;

@@ -10,6 +10,7 @@ use crate::features::bound::Held;
 use crate::features::counter::{Counter, CounterKey, Of};
 use crate::features::dense::{Dense, N_DENSE, logit};
 use crate::features::similarity::{N_PAST, N_SIMILARITY, Past};
+use crate::features::smooth::{SlotSums, Smooth, f32_of, ln1p, mean, seconds};
 use crate::features::user::UserState;
 use crate::features::vectors::{N_MODALITIES, VectorTable, given};
 use crate::{
@@ -394,36 +395,6 @@ impl FeatureState {
     }
 }
 
-/// Sums over an item's values in one slot.
-#[derive(Clone, Copy, Default)]
-struct SlotSums {
-    n: f32,
-    everyone: Sums,
-    user: Sums,
-}
-
-/// Smoothed logits and log-counts.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    ctr: f32,
-    count: f32,
-}
-
-impl Sums {
-    fn add(&mut self, smooth: &Smooth, counter: Option<&Counter>) {
-        self.ctr += smooth.ctr(counter);
-        self.count += counter.map_or(0.0, |c| ln1p(f32_of(c.impressions)));
-    }
-
-    fn mean(&self, n: f32) -> [f32; 2] {
-        if n > 0.0 {
-            [self.ctr / n, self.count / n]
-        } else {
-            [0.0; 2]
-        }
-    }
-}
-
 /// What is done to every counter that an event concerns.
 struct Touch {
     event: fn(&mut Counter, EventTime, &FeatureConfig),
@@ -436,29 +407,6 @@ struct Touch {
 struct Shared {
     smooth: Smooth,
     values: [f32; N_DENSE],
-}
-
-/// Smoothing towards the global rate.
-struct Smooth {
-    rate: f32,
-    global: f32,
-    prior: f32,
-    prior_impressions: f32,
-}
-
-impl Smooth {
-    /// Smoothed logit of a counter minus the global logit; 0 for a counter without events.
-    fn ctr(&self, counter: Option<&Counter>) -> f32 {
-        let Some(counter) = counter else { return 0.0 };
-        let rate =
-            (f32_of(counter.actions) + self.prior) / (f32_of(counter.impressions) + self.prior_impressions);
-        logit(rate) - self.global
-    }
-
-    /// Logit of a moving average, mixed with a tenth of the global rate, minus the global logit.
-    fn average(&self, average: f32) -> f32 {
-        logit(0.9 * average + 0.1 * self.rate) - self.global
-    }
 }
 
 /// The place of the first similarity feature.
@@ -477,35 +425,6 @@ fn centre(slate: &mut [Candidate]) {
             values[to] = values[from] - mean;
         }
     }
-}
-
-fn mean(values: impl Iterator<Item = f32>) -> f32 {
-    let (mut n, mut sum) = (0.0, 0.0);
-    for value in values {
-        n += 1.0;
-        sum += value;
-    }
-    if n > 0.0 { sum / n } else { 0.0 }
-}
-
-fn ln1p(x: f32) -> f32 {
-    x.max(0.0).ln_1p()
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts and gaps enter through a logarithm"
-)]
-fn f32_of(count: u32) -> f32 {
-    count as f32
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts and gaps enter through a logarithm"
-)]
-fn seconds(ms: i64) -> f32 {
-    ms as f32 / 1000.0
 }
 
 /// The UTC time of day as an angle, radians.
