@@ -28,7 +28,8 @@ test: libtorch data encoders ## every test; those against a real Kafka broker ne
 
 verify: fmt-check clippy test doc ## what CI checks: format, lints, tests, documentation
 
-verify-long: export OUZEL_JOIN_CASES ?= 300000
+verify-long: export OUZEL_JOIN_CASES ?= 1000000
+verify-long: export OUZEL_JOIN_PENDING ?= 5000000
 verify-long: export PROPTEST_CASES ?= 5000
 verify-long: export OUZEL_SLED_MUTATIONS ?= 200
 verify-long: export OUZEL_ATTACK_IDS ?= 10000000

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use ouzel_ingest::order::Orderer;
+use ouzel_ingest::order::{Orderer, is_bootstrapping};
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
 use ouzel_learner::validation::ScoreLog;
@@ -133,7 +133,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
             .iter()
             .map(|partition| (partition.id, partition.next))
             .collect(),
-        begin.snapshot.is_none(),
+        is_bootstrapping(begin.stage.positions()),
     );
 
     let backlog = Arc::new(Backlog::default());

@@ -27,6 +27,8 @@ const SLATE: usize = 20;
 const VALUES: usize = 64;
 /// Actions of a user that are kept.
 const HISTORY: usize = 20;
+/// Shown items kept of a user, the default.
+const SHOWN: usize = 50;
 const DIM: usize = 8;
 /// For what the allocator does not give back.
 const SLACK: f64 = 1.10;
@@ -87,7 +89,8 @@ impl Caps {
     fn bytes(self) -> usize {
         // A hash map has room for a power of two of entries, of which seven eighths are used at most.
         let map = |n: usize, entry: usize| (n * 8 / 7).next_power_of_two() * (entry + 1);
-        let users = map(self.users, 40) + self.users * (16 + 24 * (HISTORY + 1).next_power_of_two());
+        let lists = 24 * (HISTORY + 1).next_power_of_two() + 16 * (SHOWN + 1).next_power_of_two();
+        let users = map(self.users, 40) + self.users * (16 + lists);
         let counters = map(self.counters, 48) + 16 * self.counters;
         let features = users + counters + self.catalog;
         // An item, its features and its place in what is shown; its request's, were every request of one item.

@@ -48,6 +48,15 @@ pub enum OrderError {
     },
 }
 
+/// Whether a log that was taken up to here is still read items first: nothing else was taken of it. A restart in the
+/// middle of that goes on with it, or its order would not be that of the log.
+#[must_use]
+pub fn is_bootstrapping(taken: &Positions) -> bool {
+    taken
+        .iter()
+        .all(|(partition, _)| partition.stream == Stream::Items)
+}
+
 /// What is known of a partition beyond the records at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ahead {

@@ -165,6 +165,39 @@ fn items_come_first_until_they_were_once_at_their_end() {
 }
 
 #[test]
+fn a_restart_among_the_first_items_takes_the_others_first_too() {
+    let records = [
+        record(shown(), 0, Some(1), 1),
+        record(items(), 0, Some(500), 1),
+        record(items(), 1, Some(600), 1),
+        record(items(), 2, Some(700), 1),
+    ];
+    for n_taken in 0..=4 {
+        let mut taken = Positions::default();
+        let mut order = Vec::new();
+        for n in [n_taken, 4 - n_taken] {
+            let next = |partition| (partition, taken.next(partition).unwrap_or(0));
+            let start: Positions = [items(), shown()].map(next).into_iter().collect();
+            let mut orderer = Orderer::new(&start, is_bootstrapping(&taken));
+            for record in &records {
+                if record.position.offset >= start.next(record.position.partition).unwrap() {
+                    orderer.push(record.clone()).unwrap();
+                }
+            }
+            orderer.finish(items());
+            orderer.finish(shown());
+            for _ in 0..n {
+                let recorded = orderer.next(false).unwrap().unwrap();
+                taken.advance(recorded.position);
+                order.push(recorded.position.to_string());
+            }
+        }
+        let expected = ["items[0]@0", "items[0]@1", "items[0]@2", "impressions[0]@0"];
+        assert_eq!(order, expected, "stopped after {n_taken}");
+    }
+}
+
+#[test]
 fn a_plan_reproduces_the_order_it_was_taken_from() {
     let feed = |orderer: &mut Orderer| {
         for offset in [0, 1, 5, 6] {
