@@ -163,7 +163,7 @@ mod tests {
             "# Default: \"127.0.0.1:9092\"\nbootstrap = \"localhost:9092\"\n",
             "# Scorer threads, count; each has its own copy of the dense weights.\nworkers = 1\n",
             "fast_rate = 0.25\n",
-            "slow_rate = 0.03\n",
+            "slow_rate = 0.01\n",
             "hold = \"50ms\"\n",
             "\"fetch.wait.max.ms\" = \"50\"\n",
             "# `window`: How long after its impression an action counts, event time.\n",
