@@ -29,6 +29,10 @@ pub struct LearnerConfig {
     pub wide_l2: f32,
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f32,
+    /// Longest gradient of all dense weights together, by its norm; 0 for any. A gradient is the sum over a batch.
+    pub clip_dense: f64,
+    /// Longest gradient of all embedding rows of a batch together, likewise.
+    pub clip_rows: f64,
     /// Samples that the running prior remembers, count: its log-odds are those of the last this many.
     pub prior_samples: f32,
     /// Which stream of samples it is given, and so which losses undo what that stream gets wrong.
@@ -56,6 +60,8 @@ impl Default for LearnerConfig {
             wide_beta: 1.0,
             wide_l2: 1.0,
             slate_loss: 0.3,
+            clip_dense: 0.0,
+            clip_rows: 0.0,
             prior_samples: 1e6,
             policy: Policy::default(),
             negative_rate: 1.0,

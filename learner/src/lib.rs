@@ -3,6 +3,7 @@
 //! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
+mod clip;
 mod config;
 mod error;
 mod fingerprint;
@@ -15,8 +16,10 @@ mod prior;
 #[cfg(test)]
 mod testing;
 mod trainer;
+mod update;
 pub mod validation;
 
+pub use clip::Clipped;
 pub use config::LearnerConfig;
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};

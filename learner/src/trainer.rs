@@ -5,11 +5,13 @@ use tch::Tensor;
 use ouzel_model::{Inputs, Leaves, ModelConfig, Net, Weights};
 use ouzel_sample::{Batch, Sample, Shown};
 
+use crate::clip::Clipped;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::objective::{Gradients, Objective, Predicted};
-use crate::optim::{ROW_STATE, WIDE_STATE, adagrad, ftrl, row_adagrad};
+use crate::optim::{ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
+use crate::update::{Gradient, RowGradient, Updated};
 
 /// Slates predicted in one forward pass.
 const PREDICT_SLATES: usize = 256;
@@ -41,6 +43,8 @@ pub struct StepReport {
     pub n_forgotten: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
+    /// Which gradients were longer than allowed, and were shortened.
+    pub clipped: Clipped,
 }
 
 impl Default for StepReport {
@@ -51,6 +55,7 @@ impl Default for StepReport {
             n_learned: 0,
             n_forgotten: 0,
             is_learned: true,
+            clipped: Clipped::default(),
         }
     }
 }
@@ -244,27 +249,20 @@ impl Trainer {
             .wide_sum
             .scatter(&plain(wide).map_err(at)?, 1, &mut wide_rows);
 
-        let is_learned = loss.is_finite()
-            && rows.iter().chain(&wide_rows).all(|g| g.is_finite())
-            && dense
-                .iter()
-                .all(|g| f64::try_from(g.square().sum(tch::Kind::Float)).is_ok_and(f64::is_finite));
-        if is_learned {
-            for key in &inputs.rows {
-                self.weights.rows.insert(*key);
-            }
-            row_adagrad(&mut self.weights.rows, &inputs.rows, &rows, &self.config);
-            ftrl(&mut self.weights.wide, &inputs.wide, &wide_rows, &self.config);
-            let rate = self.config.dense_rate;
-            let params = self.net.params().zip(&mut self.accumulators).zip(dense);
-            tch::no_grad(|| -> Result<(), tch::TchError> {
-                for (((_, weight), accumulator), gradient) in params {
-                    adagrad(weight, accumulator, gradient, rate)?;
-                }
-                Ok(())
+        let Updated { is_learned, clipped } = self
+            .update(Gradient {
+                loss,
+                dense,
+                rows: RowGradient {
+                    keys: &inputs.rows,
+                    values: &mut rows,
+                },
+                wide: RowGradient {
+                    keys: &inputs.wide,
+                    values: &mut wide_rows,
+                },
             })
             .map_err(at)?;
-        }
         let max = self.config.max_rows;
         let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
@@ -276,6 +274,7 @@ impl Trainer {
             n_learned: samples.len(),
             n_forgotten,
             is_learned,
+            clipped,
         })
     }
 }

@@ -53,6 +53,11 @@ pub struct Optimizer {
     pub wide_l2: f64,
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f64,
+    /// Longest gradient of all dense weights together, by its norm; a longer one is shortened to it, and counted in
+    /// `ouzel_learner_steps_clipped_total`. A gradient is the sum over a batch's samples. 0 never shortens.
+    pub clip_dense: f64,
+    /// The same for all embedding rows of a batch together.
+    pub clip_rows: f64,
     /// Samples that the running prior remembers, count.
     pub prior_samples: f64,
 }
@@ -67,6 +72,8 @@ impl Default for Optimizer {
             wide_beta: 1.0,
             wide_l2: 1.0,
             slate_loss: 0.3,
+            clip_dense: 0.0,
+            clip_rows: 0.0,
             prior_samples: 1e6,
         }
     }
@@ -114,6 +121,8 @@ impl Config {
             wide_beta: single(optimizer.wide_beta),
             wide_l2: single(optimizer.wide_l2),
             slate_loss: single(optimizer.slate_loss),
+            clip_dense: optimizer.clip_dense,
+            clip_rows: optimizer.clip_rows,
             prior_samples: single(optimizer.prior_samples),
             policy: self.loss_policy(),
             negative_rate: single(self.learner.negative_rate),

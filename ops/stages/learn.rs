@@ -133,6 +133,9 @@ impl Learn {
             );
             counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
         }
+        for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
+            counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));
+        }
         counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {

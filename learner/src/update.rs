@@ -1,0 +1,95 @@
+//! One step of all optimizers, from the gradients of a batch.
+
+use tch::{TchError, Tensor};
+
+use ouzel_sample::Id;
+
+use crate::clip::{Clipped, factor, scale, squares, squares_of};
+use crate::optim::{adagrad, ftrl, row_adagrad};
+use crate::trainer::Trainer;
+
+/// Gradients of a batch's loss, summed over its samples.
+#[derive(Debug)]
+pub(crate) struct Gradient<'a> {
+    /// The loss itself, nats.
+    pub(crate) loss: f32,
+    /// By dense weight, in the order of the net's parameters.
+    pub(crate) dense: &'a [Tensor],
+    /// By embedding row.
+    pub(crate) rows: RowGradient<'a>,
+    /// By weight of the wide part.
+    pub(crate) wide: RowGradient<'a>,
+}
+
+/// The gradient by some rows of a table.
+///
+/// # Shapes
+/// `keys [n_unique]`, `values [n_unique, dim]`
+#[derive(Debug)]
+pub(crate) struct RowGradient<'a> {
+    pub(crate) keys: &'a [Id],
+    pub(crate) values: &'a mut [f32],
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Updated {
+    /// False when it was skipped because the loss or a gradient was not finite.
+    pub(crate) is_learned: bool,
+    /// What was too long.
+    pub(crate) clipped: Clipped,
+}
+
+impl Trainer {
+    /// Moves every weight that has a gradient; none when anything is not finite.
+    ///
+    /// Wide weights are not clipped: a sample adds at most its own share of 1 to their gradient.
+    pub(crate) fn update(&mut self, gradient: Gradient<'_>) -> Result<Updated, TchError> {
+        let Gradient {
+            loss,
+            dense,
+            rows,
+            wide,
+        } = gradient;
+        let (of_dense, of_rows) = (squares_of(dense)?, squares(rows.values));
+        let is_finite = loss.is_finite()
+            && of_dense.is_finite()
+            && of_rows.is_finite()
+            && wide.values.iter().all(|g| g.is_finite());
+        if !is_finite {
+            return Ok(Updated::default());
+        }
+        let by_rows = factor(of_rows, self.config.clip_rows);
+        if let Some(factor) = by_rows {
+            scale(rows.values, factor);
+        }
+        for key in rows.keys {
+            self.weights.rows.insert(*key);
+        }
+        row_adagrad(&mut self.weights.rows, rows.keys, rows.values, &self.config);
+        ftrl(&mut self.weights.wide, wide.keys, wide.values, &self.config);
+
+        let by_dense = factor(of_dense, self.config.clip_dense);
+        let rate = self.config.dense_rate;
+        let params = self.net.params().zip(&mut self.accumulators).zip(dense);
+        tch::no_grad(|| -> Result<(), TchError> {
+            for (((_, weight), accumulator), gradient) in params {
+                match by_dense {
+                    Some(factor) => {
+                        adagrad(weight, accumulator, &gradient.f_mul_scalar(factor)?, rate)?;
+                    }
+                    None => adagrad(weight, accumulator, gradient, rate)?,
+                }
+            }
+            Ok(())
+        })?;
+        let clipped = Clipped {
+            dense: by_dense.is_some(),
+            rows: by_rows.is_some(),
+        };
+        Ok(Updated {
+            is_learned: true,
+            clipped,
+        })
+    }
+}
