@@ -21,6 +21,10 @@ pub struct LearnerConfig {
     pub row_accumulator: f32,
     /// Learning rate of dense weights (Adagrad, accumulator from 0).
     pub dense_rate: f64,
+    /// Samples learned from until the rates of rows and dense weights are as configured, growing from 0; 0 for none.
+    pub warmup_samples: u64,
+    /// Samples after the warm-up until these rates are at `sqrt(1/2)` of what is configured; 0 for never.
+    pub decay_samples: u64,
     /// FTRL alpha of the wide part.
     pub wide_alpha: f32,
     /// FTRL beta of the wide part.
@@ -56,6 +60,8 @@ impl Default for LearnerConfig {
             row_rate: 0.05,
             row_accumulator: 0.1,
             dense_rate: 0.03,
+            warmup_samples: 0,
+            decay_samples: 0,
             wide_alpha: 0.02,
             wide_beta: 1.0,
             wide_l2: 1.0,

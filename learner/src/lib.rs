@@ -13,6 +13,7 @@ mod objective;
 mod optim;
 mod persist;
 mod prior;
+mod schedule;
 #[cfg(test)]
 mod testing;
 mod trainer;

@@ -18,7 +18,7 @@ const EPSILON: f32 = 1e-8;
 ///
 /// # Shapes
 /// `keys [n_unique]`, `gradient [n_unique, dim]`
-pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], config: &LearnerConfig) {
+pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], rate: f32) {
     let dim = table.dim();
     #[expect(clippy::cast_precision_loss, reason = "a row's width")]
     let width = dim as f32;
@@ -30,7 +30,7 @@ pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], conf
         let row = table.insert(*key);
         let row = table.row_mut(row);
         row[dim] += squares / width;
-        let step = config.row_rate / (row[dim].sqrt() + EPSILON);
+        let step = rate / (row[dim].sqrt() + EPSILON);
         for (weight, gradient) in row.iter_mut().zip(gradient) {
             *weight -= step * gradient;
         }
@@ -75,12 +75,7 @@ mod tests {
 
     #[test]
     fn row_adagrad_takes_the_textbook_steps() {
-        let config = LearnerConfig {
-            row_rate: 0.5,
-            row_accumulator: 0.1,
-            ..LearnerConfig::default()
-        };
-        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, config.row_accumulator, 1);
+        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, 0.1, 1);
         let (mut weight, mut accumulator) = ([0.0f64; 2], 0.1f64);
         for step in 1..=50 {
             let gradient = [0.3 / f64::from(step), -0.2];
@@ -89,7 +84,7 @@ mod tests {
                 *w -= 0.5 * g / accumulator.sqrt();
             }
             #[expect(clippy::cast_possible_truncation, reason = "the table holds f32")]
-            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), &config);
+            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), 0.5);
         }
         let row = table.row(table.find(Id(7)).unwrap());
         for (found, expected) in row.iter().zip(weight) {

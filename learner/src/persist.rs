@@ -25,6 +25,8 @@ const TRAINER: &str = "trainer.json";
 struct Small {
     model: ModelConfig,
     next_batch: u64,
+    /// Samples learned from, which the learning rate may depend on.
+    samples: u64,
     /// Per task: labels seen, positives among them.
     seen: Vec<(f32, f32)>,
     prior: Vec<f32>,
@@ -54,6 +56,7 @@ impl Trainer {
         let small = Small {
             model: weights.config.clone(),
             next_batch: self.next_batch,
+            samples: self.n_samples,
             seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
@@ -122,6 +125,7 @@ impl Trainer {
             trainer.prior.delays = small.delays;
         }
         trainer.next_batch = small.next_batch;
+        trainer.n_samples = small.samples;
         Ok(trainer)
     }
 

@@ -27,6 +27,8 @@ pub struct Trainer {
     pub(crate) accumulators: Vec<Tensor>,
     pub(crate) prior: Prior,
     pub(crate) next_batch: u64,
+    /// Samples learned from, count.
+    pub(crate) n_samples: u64,
 }
 
 /// What one step did.
@@ -85,6 +87,7 @@ impl Trainer {
             accumulators,
             prior,
             next_batch: 0,
+            n_samples: 0,
         })
     }
 
@@ -252,6 +255,7 @@ impl Trainer {
         let Updated { is_learned, clipped } = self
             .update(Gradient {
                 loss,
+                n_samples: samples.len() as u64,
                 dense,
                 rows: RowGradient {
                     keys: &inputs.rows,

@@ -6,6 +6,7 @@ use ouzel_sample::Id;
 
 use crate::clip::{Clipped, factor, scale, squares, squares_of};
 use crate::optim::{adagrad, ftrl, row_adagrad};
+use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 
 /// Gradients of a batch's loss, summed over its samples.
@@ -13,6 +14,8 @@ use crate::trainer::Trainer;
 pub(crate) struct Gradient<'a> {
     /// The loss itself, nats.
     pub(crate) loss: f32,
+    /// Samples that it is the sum over, count.
+    pub(crate) n_samples: u64,
     /// By dense weight, in the order of the net's parameters.
     pub(crate) dense: &'a [Tensor],
     /// By embedding row.
@@ -43,10 +46,12 @@ pub(crate) struct Updated {
 impl Trainer {
     /// Moves every weight that has a gradient; none when anything is not finite.
     ///
-    /// Wide weights are not clipped: a sample adds at most its own share of 1 to their gradient.
+    /// Wide weights are not clipped: a sample adds at most its own share of 1 to their gradient. Nor are they on the
+    /// schedule: FTRL has its own.
     pub(crate) fn update(&mut self, gradient: Gradient<'_>) -> Result<Updated, TchError> {
         let Gradient {
             loss,
+            n_samples,
             dense,
             rows,
             wide,
@@ -59,6 +64,8 @@ impl Trainer {
         if !is_finite {
             return Ok(Updated::default());
         }
+        self.n_samples += n_samples;
+        let (dense_rate, row_rate) = self.rates();
         let by_rows = factor(of_rows, self.config.clip_rows);
         if let Some(factor) = by_rows {
             scale(rows.values, factor);
@@ -66,19 +73,18 @@ impl Trainer {
         for key in rows.keys {
             self.weights.rows.insert(*key);
         }
-        row_adagrad(&mut self.weights.rows, rows.keys, rows.values, &self.config);
+        row_adagrad(&mut self.weights.rows, rows.keys, rows.values, row_rate);
         ftrl(&mut self.weights.wide, wide.keys, wide.values, &self.config);
 
         let by_dense = factor(of_dense, self.config.clip_dense);
-        let rate = self.config.dense_rate;
         let params = self.net.params().zip(&mut self.accumulators).zip(dense);
         tch::no_grad(|| -> Result<(), TchError> {
             for (((_, weight), accumulator), gradient) in params {
                 match by_dense {
                     Some(factor) => {
-                        adagrad(weight, accumulator, &gradient.f_mul_scalar(factor)?, rate)?;
+                        adagrad(weight, accumulator, &gradient.f_mul_scalar(factor)?, dense_rate)?;
                     }
-                    None => adagrad(weight, accumulator, gradient, rate)?,
+                    None => adagrad(weight, accumulator, gradient, dense_rate)?,
                 }
             }
             Ok(())
@@ -91,5 +97,13 @@ impl Trainer {
             is_learned: true,
             clipped,
         })
+    }
+
+    /// Rates of dense weights and of rows at the samples learned from so far.
+    fn rates(&self) -> (f64, f32) {
+        let factor = Schedule::new(&self.config).factor(self.n_samples);
+        #[expect(clippy::cast_possible_truncation, reason = "a rate needs no more digits")]
+        let row_rate = self.config.row_rate * factor as f32;
+        (self.config.dense_rate * factor, row_rate)
     }
 }

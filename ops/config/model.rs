@@ -45,6 +45,12 @@ pub struct Optimizer {
     pub row_accumulator: f64,
     /// Learning rate of dense weights, Adagrad with its accumulator from 0.
     pub dense_rate: f64,
+    /// Samples learned from until `row_rate` and `dense_rate` are reached, growing from 0 in a straight line, count;
+    /// 0 begins with them. The wide part is not on this schedule.
+    pub warmup_samples: u64,
+    /// After the warm-up both rates are divided by `sqrt(1 + samples / decay_samples)`, count; 0 never lowers them.
+    /// A model that should follow a changing stream for ever wants no decay, or a long one.
+    pub decay_samples: u64,
     /// Alpha of the wide part's FTRL.
     pub wide_alpha: f64,
     /// Beta of the wide part's FTRL.
@@ -68,6 +74,8 @@ impl Default for Optimizer {
             row_rate: 0.05,
             row_accumulator: 0.1,
             dense_rate: 0.03,
+            warmup_samples: 0,
+            decay_samples: 0,
             wide_alpha: 0.02,
             wide_beta: 1.0,
             wide_l2: 1.0,
@@ -117,6 +125,8 @@ impl Config {
             row_rate: single(optimizer.row_rate),
             row_accumulator: single(optimizer.row_accumulator),
             dense_rate: optimizer.dense_rate,
+            warmup_samples: optimizer.warmup_samples,
+            decay_samples: optimizer.decay_samples,
             wide_alpha: single(optimizer.wide_alpha),
             wide_beta: single(optimizer.wide_beta),
             wide_l2: single(optimizer.wide_l2),

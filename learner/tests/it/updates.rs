@@ -2,6 +2,8 @@
 
 use ouzel_learner::model::Weights;
 use ouzel_learner::{Clipped, LearnerConfig, Trainer};
+use ouzel_sample::Batch;
+use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs};
 
@@ -58,4 +60,62 @@ fn clipping_counts_the_steps_it_shortens_and_leaves_the_others_alone() {
     let clipped = trainer.weights().unwrap();
     assert_ne!(rows(&clipped), rows(&off));
     assert_eq!(clipped.dense, off.dense);
+}
+
+/// The trainer as it comes back from a snapshot.
+fn restored(trainer: &mut Trainer, config: LearnerConfig) -> Trainer {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    trainer.save(&mut draft).unwrap();
+    let id = store.write(&draft).unwrap();
+    Trainer::load(&store.read(id).unwrap(), trainer.model(), config).unwrap()
+}
+
+/// Learns the batches in one go, and with a restart in the middle: the two trainers.
+fn with_and_without_a_restart(change: impl Fn(&mut LearnerConfig), batches: &[Batch]) -> [Trainer; 2] {
+    let (model, mut learner) = configs();
+    change(&mut learner);
+    let (first, second) = batches.split_at(batches.len() / 2);
+    let mut straight = Trainer::new(model, learner.clone()).unwrap();
+    for batch in first {
+        straight.step(batch).unwrap();
+    }
+    let mut again = restored(&mut straight, learner);
+    for batch in second {
+        straight.step(batch).unwrap();
+        again.step(batch).unwrap();
+    }
+    [straight, again]
+}
+
+#[test]
+fn the_first_step_of_a_warm_up_goes_its_share_of_the_way() {
+    let (mut whole, _) = learned(|_| {}, 1);
+    let n = batches(1, 400)[0].samples.len() as u64;
+    let (mut part, _) = learned(|config| config.warmup_samples = 4 * n, 1);
+    let (model, learner) = configs();
+    let mut start = Trainer::new(model, learner).unwrap();
+    let [start, whole, part] = [&mut start, &mut whole, &mut part].map(|t| t.weights().unwrap());
+    for (name, start) in &start.dense {
+        let moved = whole.dense[name].values.iter().zip(&*part.dense[name].values);
+        for ((whole, part), start) in moved.zip(&*start.values) {
+            assert!(((whole - start) * 0.25 - (part - start)).abs() < 1e-6, "{name}");
+        }
+    }
+    assert_ne!(rows(&whole), rows(&part));
+    assert_eq!(whole.wide.pages(), part.wide.pages(), "the wide part has its own schedule");
+}
+
+#[test]
+fn a_restart_continues_the_schedule() {
+    let batches = batches(2, 160);
+    let change = |config: &mut LearnerConfig| {
+        config.warmup_samples = 400;
+        config.decay_samples = 100;
+    };
+    let [mut straight, mut again] = with_and_without_a_restart(change, &batches);
+    assert_eq!(straight.hash().unwrap(), again.hash().unwrap());
+    let [mut other, _] = with_and_without_a_restart(|config| config.decay_samples = 100, &batches);
+    assert_ne!(straight.hash().unwrap(), other.hash().unwrap());
 }
