@@ -7,6 +7,7 @@ use ouzel_model::ModelConfig;
 
 use crate::error::Error;
 use crate::loss::Policy;
+use crate::optim::DenseRule;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,7 +20,9 @@ pub struct LearnerConfig {
     pub row_rate: f32,
     /// Initial accumulator of embedding rows.
     pub row_accumulator: f32,
-    /// Learning rate of dense weights (Adagrad, accumulator from 0).
+    /// The rule by which dense weights move.
+    pub dense: DenseRule,
+    /// Learning rate of dense weights.
     pub dense_rate: f64,
     /// Samples learned from until the rates of rows and dense weights are as configured, growing from 0; 0 for none.
     pub warmup_samples: u64,
@@ -59,6 +62,7 @@ impl Default for LearnerConfig {
             batch_min_samples: 128,
             row_rate: 0.05,
             row_accumulator: 0.1,
+            dense: DenseRule::default(),
             dense_rate: 0.03,
             warmup_samples: 0,
             decay_samples: 0,

@@ -24,6 +24,7 @@ pub use clip::Clipped;
 pub use config::LearnerConfig;
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
+pub use optim::DenseRule;
 pub use ouzel_model as model;
 pub use persist::weights_hash;
 pub use trainer::{StepReport, Trainer};

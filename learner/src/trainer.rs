@@ -9,7 +9,7 @@ use crate::clip::Clipped;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::objective::{Gradients, Objective, Predicted};
-use crate::optim::{ROW_STATE, WIDE_STATE};
+use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
 use crate::update::{Gradient, RowGradient, Updated};
 
@@ -23,8 +23,7 @@ pub struct Trainer {
     /// Rows and prior are current; `dense` is only as of the last [`Trainer::weights`].
     pub(crate) weights: Weights,
     pub(crate) net: Net,
-    /// Adagrad accumulators, in the order of the net's parameters.
-    pub(crate) accumulators: Vec<Tensor>,
+    pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
     pub(crate) next_batch: u64,
     /// Samples learned from, count.
@@ -74,17 +73,16 @@ impl Trainer {
         config.check(&weights.config)?;
         tch::set_num_threads(config.threads.max(1));
         let net = Net::new(&weights, config.device()?)?;
-        let mut accumulators = Vec::new();
         for (_, tensor) in net.params() {
             let _tracked = tensor.set_requires_grad(true);
-            accumulators.push(tensor.zeros_like().set_requires_grad(false));
         }
+        let dense = DenseOptimizer::new(config.dense, net.params().map(|(_, tensor)| tensor));
         let prior = Prior::new(config.policy, weights.config.n_tasks());
         Ok(Self {
             config,
             weights,
             net,
-            accumulators,
+            dense,
             prior,
             next_batch: 0,
             n_samples: 0,

@@ -5,7 +5,7 @@ use tch::{TchError, Tensor};
 use ouzel_sample::Id;
 
 use crate::clip::{Clipped, factor, scale, squares, squares_of};
-use crate::optim::{adagrad, ftrl, row_adagrad};
+use crate::optim::{ftrl, row_adagrad};
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 
@@ -77,18 +77,8 @@ impl Trainer {
         ftrl(&mut self.weights.wide, wide.keys, wide.values, &self.config);
 
         let by_dense = factor(of_dense, self.config.clip_dense);
-        let params = self.net.params().zip(&mut self.accumulators).zip(dense);
-        tch::no_grad(|| -> Result<(), TchError> {
-            for (((_, weight), accumulator), gradient) in params {
-                match by_dense {
-                    Some(factor) => {
-                        adagrad(weight, accumulator, &gradient.f_mul_scalar(factor)?, dense_rate)?;
-                    }
-                    None => adagrad(weight, accumulator, gradient, dense_rate)?,
-                }
-            }
-            Ok(())
-        })?;
+        let params = self.net.params().map(|(_, weight)| weight);
+        self.dense.step(params, dense, by_dense, dense_rate)?;
         let clipped = Clipped {
             dense: by_dense.is_some(),
             rows: by_rows.is_some(),

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::Policy as LossPolicy;
 use ouzel_learner::model::ModelConfig;
+use ouzel_learner::{DenseRule, LearnerConfig};
 
 use super::{Config, Policy};
 
@@ -43,7 +43,10 @@ pub struct Optimizer {
     pub row_rate: f64,
     /// Initial accumulator of embedding rows.
     pub row_accumulator: f64,
-    /// Learning rate of dense weights, Adagrad with its accumulator from 0.
+    /// The rule by which dense weights move: `adagrad`, its accumulator from 0, or `adam`, with betas .95 and .999.
+    /// Under another rule than a snapshot's, its state starts anew.
+    pub dense: Dense,
+    /// Learning rate of dense weights. `adam` wants a smaller one than `adagrad`, about .001.
     pub dense_rate: f64,
     /// Samples learned from until `row_rate` and `dense_rate` are reached, growing from 0 in a straight line, count;
     /// 0 begins with them. The wide part is not on this schedule.
@@ -68,11 +71,23 @@ pub struct Optimizer {
     pub prior_samples: f64,
 }
 
+/// The rule by which dense weights move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Dense {
+    /// Adagrad.
+    Adagrad,
+    /// Adam.
+    Adam,
+}
+
 impl Default for Optimizer {
     fn default() -> Self {
         Self {
             row_rate: 0.05,
             row_accumulator: 0.1,
+            dense: Dense::Adagrad,
             dense_rate: 0.03,
             warmup_samples: 0,
             decay_samples: 0,
@@ -124,6 +139,10 @@ impl Config {
             batch_min_samples: self.learner.batch_min_samples,
             row_rate: single(optimizer.row_rate),
             row_accumulator: single(optimizer.row_accumulator),
+            dense: match optimizer.dense {
+                Dense::Adagrad => DenseRule::Adagrad,
+                Dense::Adam => DenseRule::Adam,
+            },
             dense_rate: optimizer.dense_rate,
             warmup_samples: optimizer.warmup_samples,
             decay_samples: optimizer.decay_samples,
@@ -181,6 +200,14 @@ mod tests {
             let learner = config.learner_config();
             assert_eq!(learner.policy, expected, "{name}");
             learner.check(&config.model_config()).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_optimizer_of_dense_weights_is_chosen_by_name() {
+        for (name, expected) in [("adagrad", Some(DenseRule::Adagrad)), ("adam", Some(DenseRule::Adam)), ("sgd", None)] {
+            let parsed = Config::parse(&format!("optimizer.dense = \"{name}\""), "x");
+            assert_eq!(parsed.ok().map(|config| config.learner_config().dense), expected, "{name}");
         }
     }
 

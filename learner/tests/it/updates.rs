@@ -1,7 +1,7 @@
 //! How far one step moves the weights: clipping, the schedule, the choice of optimizer.
 
 use ouzel_learner::model::Weights;
-use ouzel_learner::{Clipped, LearnerConfig, Trainer};
+use ouzel_learner::{Clipped, DenseRule, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
 use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
 
@@ -118,4 +118,38 @@ fn a_restart_continues_the_schedule() {
     assert_eq!(straight.hash().unwrap(), again.hash().unwrap());
     let [mut other, _] = with_and_without_a_restart(|config| config.decay_samples = 100, &batches);
     assert_ne!(straight.hash().unwrap(), other.hash().unwrap());
+}
+
+#[test]
+fn a_restart_continues_either_optimizer_of_dense_weights() {
+    let batches = batches(3, 160);
+    let hashes = [DenseRule::Adagrad, DenseRule::Adam].map(|dense| {
+        let change = |config: &mut LearnerConfig| config.dense = dense;
+        let [mut straight, mut again] = with_and_without_a_restart(change, &batches);
+        assert_eq!(straight.hash().unwrap(), again.hash().unwrap(), "{dense:?}");
+        straight.hash().unwrap()
+    });
+    assert_ne!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn another_optimizer_takes_the_weights_and_starts_its_own_state() {
+    let (mut before, _) = learned(|config| config.dense = DenseRule::Adagrad, 40);
+    let (_, mut learner) = configs();
+    learner.dense = DenseRule::Adam;
+    learner.dense_rate = 1e-3;
+    let mut after = restored(&mut before, learner.clone());
+    let (held, taken) = (before.weights().unwrap(), after.weights().unwrap());
+    assert_eq!(held.dense, taken.dense);
+    assert_eq!(held.rows.pages(), taken.rows.pages());
+    // Adam's first step is its rate, whatever the gradient.
+    let batch = &batches(1, 400)[40];
+    assert!(after.step(batch).unwrap().is_learned);
+    let (moved, start) = (after.weights().unwrap(), &held.dense["first.bias"]);
+    let moved = moved.dense["first.bias"].values.iter().zip(&*start.values);
+    let steps: Vec<f32> = moved.map(|(after, before)| (after - before).abs()).collect();
+    assert!(steps.iter().any(|step| (step - 1e-3).abs() < 1e-5), "{steps:?}");
+    assert!(steps.iter().all(|step| *step < 1.01e-3), "{steps:?}");
+    // And its state is a state to go on from.
+    assert!(restored(&mut after, learner).step(&batches(1, 400)[41]).unwrap().is_learned);
 }
