@@ -120,7 +120,7 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, &path.display().to_string())
+        Ok(Self::parse(&text, &path.display().to_string())?.with_widths())
     }
 
     /// Reads and checks `text`; `file` is its name in messages.

@@ -24,6 +24,14 @@ pub struct LearnerConfig {
     pub dense: DenseRule,
     /// Learning rate of dense weights.
     pub dense_rate: f64,
+    /// Learning rate of the blocks over content and history, of adapters, and of the contrast's projections.
+    pub block_rate: f64,
+    /// Weight of the contrast of ids and contents beside the log-loss; 0 for none.
+    pub contrast_weight: f64,
+    /// What the contrast's scores are divided by.
+    pub contrast_temperature: f64,
+    /// Samples learned from after which the base is frozen and adapters learn in its place; 0 for never.
+    pub freeze_samples: u64,
     /// Samples learned from until the rates of rows and dense weights are as configured, growing from 0; 0 for none.
     pub warmup_samples: u64,
     /// Samples after the warm-up until these rates are at `sqrt(1/2)` of what is configured; 0 for never.
@@ -64,6 +72,10 @@ impl Default for LearnerConfig {
             row_accumulator: 0.1,
             dense: DenseRule::default(),
             dense_rate: 0.03,
+            block_rate: 0.01,
+            contrast_weight: 0.1,
+            contrast_temperature: 0.1,
+            freeze_samples: 0,
             warmup_samples: 0,
             decay_samples: 0,
             wide_alpha: 0.02,

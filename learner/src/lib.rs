@@ -3,10 +3,12 @@
 //! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
+mod backward;
 mod clip;
 mod config;
 mod error;
 mod fingerprint;
+mod freeze;
 pub mod loss;
 pub mod metrics;
 mod objective;

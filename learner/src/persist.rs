@@ -25,6 +25,9 @@ const TRAINER: &str = "trainer.json";
 struct Small {
     model: ModelConfig,
     next_batch: u64,
+    /// What the base weights are, once they are frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen: Option<u64>,
     /// Samples learned from, which the learning rate may depend on.
     samples: u64,
     /// The rule that the state of the dense weights belongs to, and the steps it has taken.
@@ -56,6 +59,7 @@ impl Trainer {
         let small = Small {
             model: weights.config.clone(),
             next_batch: self.next_batch,
+            frozen: weights.frozen,
             samples: self.n_samples,
             dense: rule,
             dense_steps: self.dense.n_steps,
@@ -110,6 +114,7 @@ impl Trainer {
             )));
         }
         weights.prior = small.prior;
+        weights.frozen = small.frozen;
         let mut trainer = Trainer::with(weights, config)?;
         if trainer.dense.rule() == small.dense {
             trainer.restore_dense(&mut state)?;

@@ -2,6 +2,7 @@
 
 use tch::{TchError, Tensor};
 
+use ouzel_model::{is_adapter, is_base};
 use ouzel_sample::Id;
 
 use crate::clip::{Clipped, factor, scale, squares, squares_of};
@@ -16,8 +17,8 @@ pub(crate) struct Gradient<'a> {
     pub(crate) loss: f32,
     /// Samples that it is the sum over, count.
     pub(crate) n_samples: u64,
-    /// By dense weight, in the order of the net's parameters.
-    pub(crate) dense: &'a [Tensor],
+    /// By dense weight, in the order of the net's parameters; none for one that stands still.
+    pub(crate) dense: &'a [Option<Tensor>],
     /// By embedding row.
     pub(crate) rows: RowGradient<'a>,
     /// By weight of the wide part.
@@ -77,8 +78,12 @@ impl Trainer {
         ftrl(&mut self.weights.wide, wide.keys, wide.values, &self.config);
 
         let by_dense = factor(of_dense, self.config.clip_dense);
-        let params = self.net.params().map(|(_, weight)| weight);
-        self.dense.step(params, dense, by_dense, dense_rate)?;
+        let block_rate = self.config.block_rate / self.config.dense_rate * dense_rate;
+        let params = self.net.params().map(|(name, weight)| {
+            let is_block = is_base(name) || is_adapter(name) || name.starts_with("cic.");
+            (weight, if is_block { block_rate } else { dense_rate })
+        });
+        self.dense.step(params, dense, by_dense)?;
         let clipped = Clipped {
             dense: by_dense.is_some(),
             rows: by_rows.is_some(),

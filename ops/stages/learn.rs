@@ -119,7 +119,7 @@ impl Learn {
 
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
-        self.trainer.predict(&batch.shown)?;
+        self.trainer.predict(&batch.shown, &batch.vectors)?;
         let report = self
             .trainer
             .step(batch)

@@ -58,17 +58,17 @@ impl DenseOptimizer {
         self.rule
     }
 
-    /// One step of every weight, in place; gradients are multiplied by `factor` first, if there is one.
+    /// One step of every weight that has a gradient, at its own rate, in place; gradients are multiplied by `factor` first, if there is one.
     pub(crate) fn step<'a>(
         &mut self,
-        weights: impl Iterator<Item = &'a Tensor>,
-        gradients: &[Tensor],
+        weights: impl Iterator<Item = (&'a Tensor, f64)>,
+        gradients: &[Option<Tensor>],
         factor: Option<f64>,
-        rate: f64,
     ) -> Result<(), TchError> {
         self.n_steps += 1;
         tch::no_grad(|| {
-            for ((weight, kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
+            for (((weight, rate), kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
+                let Some(gradient) = gradient else { continue };
                 let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
                 let gradient = scaled.as_ref().unwrap_or(gradient);
                 let mut weight = weight.f_detach()?;
@@ -135,10 +135,10 @@ mod tests {
     fn dense_adagrad_matches_its_formula() {
         let weight = Tensor::from_slice(&[1.0f32, -1.0]);
         let mut optimizer = DenseOptimizer::new(DenseRule::Adagrad, [&weight].into_iter());
-        let gradient = Tensor::from_slice(&[0.5f32, -0.25]);
+        let gradient = Some(Tensor::from_slice(&[0.5f32, -0.25]));
         for _ in 0..2 {
             optimizer
-                .step([&weight].into_iter(), std::slice::from_ref(&gradient), None, 0.1)
+                .step([(&weight, 0.1)].into_iter(), std::slice::from_ref(&gradient), None)
                 .unwrap();
         }
         let moved = 0.1 * (1.0 + 0.5f64.sqrt());
@@ -161,7 +161,7 @@ mod tests {
             (&theirs * &gradient).sum(tch::Kind::Float).backward();
             torch.step();
             optimizer
-                .step([&ours].into_iter(), &[gradient], None, 1e-2)
+                .step([(&ours, 1e-2)].into_iter(), &[Some(gradient)], None)
                 .unwrap();
             let [ours, theirs] = [&ours, &theirs.detach()].map(|w| Vec::<f32>::try_from(w).unwrap());
             for (ours, theirs) in ours.iter().zip(&theirs) {
@@ -178,11 +178,11 @@ mod tests {
             let [a, b] = [(); 2].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
             let [mut of_a, mut of_b] = [&a, &b].map(|w| DenseOptimizer::new(rule, [w].into_iter()));
             let gradient = Tensor::from_slice(&[0.25f32, -8.0]);
-            let half = &gradient * 0.5;
+            let (half, gradient) = (Some(&gradient * 0.5), Some(gradient));
             for _ in 0..3 {
-                of_a.step([&a].into_iter(), std::slice::from_ref(&gradient), Some(0.5), 0.1)
+                of_a.step([(&a, 0.1)].into_iter(), std::slice::from_ref(&gradient), Some(0.5))
                     .unwrap();
-                of_b.step([&b].into_iter(), std::slice::from_ref(&half), None, 0.1)
+                of_b.step([(&b, 0.1)].into_iter(), std::slice::from_ref(&half), None)
                     .unwrap();
             }
             assert_eq!(a, b, "{rule:?}");
