@@ -24,6 +24,14 @@ pub const GAUC: &str = "ouzel_learner_window_gauc_ratio";
 pub const NE: &str = "ouzel_learner_window_normalised_entropy_ratio";
 /// Sum of predictions over sum of labels, over the window.
 pub const CALIBRATION: &str = "ouzel_learner_window_calibration_ratio";
+/// The same three by how well items or users were known, by side and bucket.
+pub const BUCKET_AUC: &str = "ouzel_learner_bucket_auc_ratio";
+/// See [`BUCKET_AUC`].
+pub const BUCKET_NE: &str = "ouzel_learner_bucket_normalised_entropy_ratio";
+/// See [`BUCKET_AUC`].
+pub const BUCKET_CALIBRATION: &str = "ouzel_learner_bucket_calibration_ratio";
+/// Samples of the window in each bucket.
+pub const BUCKET_SAMPLES: &str = "ouzel_learner_bucket_samples";
 
 /// Tells the recorder what each name means.
 pub fn describe() {
@@ -62,4 +70,17 @@ pub fn describe() {
         CALIBRATION,
         "sum of predictions over sum of labels, over the window"
     );
+    describe_gauge!(
+        BUCKET_AUC,
+        "progressive AUC over the window, by impressions before: new below 20, warm below 1000, hot"
+    );
+    describe_gauge!(
+        BUCKET_NE,
+        "log-loss over the entropy of the mean label, over the window, likewise"
+    );
+    describe_gauge!(
+        BUCKET_CALIBRATION,
+        "sum of predictions over sum of labels, over the window, likewise"
+    );
+    describe_gauge!(BUCKET_SAMPLES, Unit::Count, "samples of the window, likewise");
 }
