@@ -1,12 +1,14 @@
 //! How the model learns.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use ouzel_model::ModelConfig;
 
 use crate::error::Error;
-use crate::loss::Policy;
+use crate::loss::{Bound, Policy};
 use crate::optim::DenseRule;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
@@ -44,6 +46,10 @@ pub struct LearnerConfig {
     pub wide_l2: f32,
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f32,
+    /// Weight of a task's losses by its name, 1 where it is not named. The slate loss is the primary task's.
+    pub task_weights: BTreeMap<String, f32>,
+    /// Tasks that are drawn together.
+    pub bounds: Vec<Bound>,
     /// Longest gradient of all dense weights together, by its norm; 0 for any. A gradient is the sum over a batch.
     pub clip_dense: f64,
     /// Longest gradient of all embedding rows of a batch together, likewise.
@@ -82,6 +88,8 @@ impl Default for LearnerConfig {
             wide_beta: 1.0,
             wide_l2: 1.0,
             slate_loss: 0.3,
+            task_weights: BTreeMap::new(),
+            bounds: Vec::new(),
             clip_dense: 0.0,
             clip_rows: 0.0,
             prior_samples: 1e6,
@@ -108,7 +116,44 @@ impl LearnerConfig {
                 found: (model.output, model.auxiliary),
             });
         }
-        Ok(())
+        self.check_tasks(&model.tasks)
+    }
+
+    /// Refuses a task that there is not, and a bound that could not be met.
+    fn check_tasks(&self, tasks: &[String]) -> Result<(), Error> {
+        let mut named: Vec<(&str, &String)> = Vec::new();
+        named.extend(
+            self.task_weights
+                .keys()
+                .map(|name| ("optimizer.task_weights", name)),
+        );
+        for Bound {
+            first, then, both, ..
+        } in &self.bounds
+        {
+            named.extend([first, then, both].map(|name| ("learner.bounds", name)));
+            if first == then || first == both || then == both {
+                return Err(Error::Bound {
+                    tasks: [first, then, both].map(String::clone),
+                    why: "it must name three tasks, each once",
+                });
+            }
+            // Its outputs are log-odds of something else than the outcome.
+            if self.policy == Policy::Fnc {
+                return Err(Error::Bound {
+                    tasks: [first, then, both].map(String::clone),
+                    why: "the label policy fnc learns no probabilities to bound; fnw has the same stream",
+                });
+            }
+        }
+        match named.into_iter().find(|(_, name)| !tasks.contains(name)) {
+            None => Ok(()),
+            Some((setting, name)) => Err(Error::UnknownTask {
+                setting,
+                name: name.clone(),
+                tasks: tasks.to_vec(),
+            }),
+        }
     }
 
     /// The configured device.

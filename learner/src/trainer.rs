@@ -142,7 +142,7 @@ impl Trainer {
     /// as seen, so that a replay skips it too.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         let n_tasks = self.weights.config.n_tasks();
-        let objective = Objective::new(&self.config, self.weights.config.seed, n_tasks);
+        let objective = Objective::new(&self.config, &self.weights.config);
         let is_taken: Vec<bool> = batch.samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
             self.learn(batch.seq, &batch.samples, &batch.vectors, &objective)?

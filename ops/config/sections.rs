@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::model::Bound;
 use super::properties::Properties;
 use super::units::{ByteSize, Period};
 
@@ -104,6 +105,9 @@ pub struct Learner {
     pub threads: usize,
     /// Where the learner computes: `cpu`, or `cuda:N`.
     pub device: String,
+    /// Tasks that are drawn together, as an order that is a click and then a conversion: the symmetric divergence
+    /// between the product of the first two predictions and the third is part of the loss.
+    pub bounds: Vec<Bound>,
 }
 
 impl Default for Learner {
@@ -116,6 +120,7 @@ impl Default for Learner {
             flush_idle: Period::from_ms(200),
             threads: 1,
             device: "cpu".to_owned(),
+            bounds: Vec::new(),
         }
     }
 }
