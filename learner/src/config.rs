@@ -58,6 +58,8 @@ pub struct LearnerConfig {
     pub prior_samples: f32,
     /// Which stream of samples it is given, and so which losses undo what that stream gets wrong.
     pub policy: Policy,
+    /// Whether log-odds are calibrated on certain labels as they come.
+    pub calibrate: bool,
     /// Share of negatives that are learned from, in `(0, 1]`; positives always are. Predictions stay calibrated
     /// to all samples, and counts, validation and the prior still see every one.
     pub negative_rate: f32,
@@ -94,6 +96,7 @@ impl Default for LearnerConfig {
             clip_rows: 0.0,
             prior_samples: 1e6,
             policy: Policy::default(),
+            calibrate: false,
             negative_rate: 1.0,
             max_rows: 20_000_000,
             device: "cpu".into(),
@@ -107,6 +110,9 @@ impl LearnerConfig {
     pub fn check(&self, model: &ModelConfig) -> Result<(), Error> {
         if !(self.negative_rate > 0.0 && self.negative_rate <= 1.0) {
             return Err(Error::NegativeRate(self.negative_rate));
+        }
+        if self.calibrate && !self.policy.is_certain_in_the_end() {
+            return Err(Error::Calibrate(self.policy));
         }
         let (output, auxiliary) = (self.policy.output(), self.policy.auxiliary());
         if (model.output, model.auxiliary) != (output, auxiliary) {

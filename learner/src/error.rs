@@ -37,6 +37,12 @@ pub enum Error {
         /// What the model has.
         found: (Output, usize),
     },
+    /// Calibration under a policy that never tells a negative for certain.
+    #[error(
+        "cannot calibrate under the label policy {0:?}: its stream tells no negative when it is certain; use plain \
+         labels or defer"
+    )]
+    Calibrate(Policy),
     /// A setting names a task that is not learned.
     #[error("{setting} names the task {name:?}, which is not among those learned: {tasks:?}")]
     UnknownTask {

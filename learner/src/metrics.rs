@@ -24,7 +24,9 @@ pub const GAUC: &str = "ouzel_learner_window_gauc_ratio";
 pub const NE: &str = "ouzel_learner_window_normalised_entropy_ratio";
 /// Sum of predictions over sum of labels, over the window.
 pub const CALIBRATION: &str = "ouzel_learner_window_calibration_ratio";
-/// The same three by how well items or users were known, by side and bucket.
+/// Jumps of the calibration within an hour of event time, by task.
+pub const CALIBRATION_JUMPS: &str = "ouzel_learner_calibration_jumps_total";
+/// The three figures of the window by how well items or users were known, by side and bucket.
 pub const BUCKET_AUC: &str = "ouzel_learner_bucket_auc_ratio";
 /// See [`BUCKET_AUC`].
 pub const BUCKET_NE: &str = "ouzel_learner_bucket_normalised_entropy_ratio";
@@ -69,6 +71,11 @@ pub fn describe() {
     describe_gauge!(
         CALIBRATION,
         "sum of predictions over sum of labels, over the window"
+    );
+    describe_counter!(
+        CALIBRATION_JUMPS,
+        Unit::Count,
+        "times that learner.calibrate moved a task's log-odds by more than 0.5 within an hour of event time, by task"
     );
     describe_gauge!(
         BUCKET_AUC,

@@ -112,8 +112,17 @@ impl Objective {
         out
     }
 
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Share of negatives that are kept.
+    pub(crate) fn negative_rate(&self) -> f64 {
+        f64::from(self.negative_rate)
+    }
+
     /// The labels that are learned from.
-    fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
+    pub(crate) fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
         let keeps_negatives = self.keeps_negatives(sample);
         (0..self.n_tasks)
             .filter_map(|task| Some((task, label(sample, task)?)))

@@ -360,6 +360,7 @@ impl Config {
             clip_rows: optimizer.clip_rows,
             prior_samples: single(optimizer.prior_samples),
             policy: self.loss_policy(),
+            calibrate: self.learner.calibrate,
             negative_rate: single(self.learner.negative_rate),
             max_rows: self.learner.max_rows,
             device: self.learner.device.clone(),
@@ -409,6 +410,25 @@ mod tests {
             let learner = config.learner_config();
             assert_eq!(learner.policy, expected, "{name}");
             learner.check(&config.model_config()).unwrap();
+        }
+    }
+
+    #[test]
+    fn calibration_wants_labels_that_are_certain_in_the_end() {
+        for (policy, is_fine) in [
+            ("eager", true),
+            ("wait", true),
+            ("defer", true),
+            ("fnw", false),
+            ("fnc", false),
+            ("es_dfm", false),
+        ] {
+            let text = format!("join.policy = \"{policy}\"\nlearner.calibrate = true");
+            let parsed = Config::parse(&text, "x");
+            assert_eq!(parsed.is_ok(), is_fine, "{policy}");
+            if let Ok(config) = parsed {
+                config.learner_config().check(&config.model_config()).unwrap();
+            }
         }
     }
 

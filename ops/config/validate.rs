@@ -255,6 +255,11 @@ fn tasks(config: &Config, faults: &mut Faults) {
         faults.unless(weight.is_finite() && weight >= 0.0, key, "must be 0 or more");
     }
     faults.unless(
+        !config.learner.calibrate || config.loss_policy().is_certain_in_the_end(),
+        "learner.calibrate",
+        "join.policy must be eager, wait or defer: the others tell no negative when it is certain",
+    );
+    faults.unless(
         config.learner.bounds.is_empty() || config.join.policy != Policy::Fnc,
         "learner.bounds",
         "the policy fnc learns no probabilities to bound; fnw makes the same samples",

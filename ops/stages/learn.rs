@@ -141,6 +141,10 @@ impl Learn {
         for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
             counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));
         }
+        for task in &report.jumped {
+            let task = self.trainer.model().tasks.get(*task).cloned().unwrap_or_default();
+            counter!(names::CALIBRATION_JUMPS, "task" => task).increment(1);
+        }
         counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {
