@@ -176,7 +176,9 @@ impl Learn {
                 gauge!(name).set(value);
             }
         }
-        self.tell_buckets();
+        if window.samples > 0 {
+            self.tell_buckets();
+        }
         let (rows, wide) = self.trainer.n_rows();
         for (table, n) in [("rows", rows), ("wide", wide)] {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
