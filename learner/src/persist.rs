@@ -57,7 +57,7 @@ impl Trainer {
             dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
             for (what, tensor) in rule.kept().iter().zip(kept) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
-                state.insert(&state_name(name, what), Array::new(&plain.shape, values)?)?;
+                state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
             }
         }
         let small = Small {

@@ -434,9 +434,17 @@ mod tests {
 
     #[test]
     fn the_optimizer_of_dense_weights_is_chosen_by_name() {
-        for (name, expected) in [("adagrad", Some(DenseRule::Adagrad)), ("adam", Some(DenseRule::Adam)), ("sgd", None)] {
+        for (name, expected) in [
+            ("adagrad", Some(DenseRule::Adagrad)),
+            ("adam", Some(DenseRule::Adam)),
+            ("sgd", None),
+        ] {
             let parsed = Config::parse(&format!("optimizer.dense = \"{name}\""), "x");
-            assert_eq!(parsed.ok().map(|config| config.learner_config().dense), expected, "{name}");
+            assert_eq!(
+                parsed.ok().map(|config| config.learner_config().dense),
+                expected,
+                "{name}"
+            );
         }
     }
 
