@@ -1,6 +1,6 @@
 //! What a model's configuration cannot be, beyond what its types say.
 
-use crate::config::{ContentConfig, LoraConfig, ModelConfig};
+use crate::config::{LoraConfig, ModelConfig};
 use crate::shapes::shapes;
 
 /// A setting that makes no model.
@@ -10,6 +10,8 @@ pub struct Fault {
     pub key: String,
     /// What is wrong with it, to be read behind the key.
     pub message: String,
+    /// The name in it that is not known, if that is what is wrong.
+    pub unknown: Option<String>,
 }
 
 impl ModelConfig {
@@ -24,6 +26,7 @@ impl ModelConfig {
                 faults.push(Fault {
                     key: key.to_owned(),
                     message,
+                    unknown: None,
                 });
             }
         };
@@ -117,23 +120,12 @@ impl ModelConfig {
         if self.lora.rank == 0 || self.lora.on == LoraConfig::default().on {
             return Vec::new();
         }
-        // As the model is once something brings vectors.
-        let whole = Self {
-            content: ContentConfig {
-                widths: self.content.widths.map(|width| width.max(1)),
-                ..self.content
-            },
-            lora: LoraConfig {
-                rank: 0,
-                ..self.lora.clone()
-            },
-            ..self.clone()
-        };
-        let layers = whole.adaptable();
+        let layers = self.adaptable();
         let wrong = self.lora.on.iter().filter(|layer| !layers.contains(layer));
         wrong
             .map(|layer| Fault {
                 key: "lora.on".to_owned(),
+                unknown: (!layer.starts_with("content.")).then(|| layer.clone()),
                 message: if layer.starts_with("content.") {
                     format!(
                         "{layer} can have no adapter: content vectors are constants once the base is frozen; put it \
@@ -150,7 +142,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HeadConfig, HeadKind, InterestConfig, SequenceConfig, SequenceKind};
+    use crate::config::{ContentConfig, HeadConfig, HeadKind, InterestConfig, SequenceConfig, SequenceKind};
 
     fn whole() -> ModelConfig {
         ModelConfig {
