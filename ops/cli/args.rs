@@ -252,6 +252,18 @@ pub enum SnapshotVerb {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
+    /// Freeze the base of the model, the blocks over content and history: adapters learn in its place from here on
+    FreezeBase {
+        /// Why, for the audit log and the manifest
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// Add what the adapters have learned to the frozen base, and start them anew
+    Rebase {
+        /// Why, for the audit log and the manifest
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
     /// Remove old snapshots; pinned, served and newest ones stay
     Gc {
         /// How many to keep [default: snapshot.keep of the configuration]
@@ -440,6 +452,8 @@ mod tests {
             "snapshot pin 1 --note why",
             "snapshot unpin",
             "snapshot rollback 00000000000000000001",
+            "snapshot freeze-base --config c --note warm",
+            "snapshot rebase --json --config c",
             "snapshot gc --keep 3",
             "config show",
             "config show f",

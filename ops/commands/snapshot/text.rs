@@ -75,6 +75,13 @@ pub(super) fn show(entry: &Listed, manifest: &Manifest, out: &mut dyn Write) -> 
         ("event time", time(cut.event_time_ms)),
         ("ledger", cut.ledger_hash.clone()),
         ("weights", cut.weights_hash.clone()),
+        (
+            "base",
+            match &cut.frozen {
+                Some(base) => format!("frozen, {base}"),
+                None => "not frozen".to_owned(),
+            },
+        ),
         ("configuration", cut.config_hash.clone()),
         ("schema", cut.schema_fingerprint.clone()),
     ];
