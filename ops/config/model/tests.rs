@@ -231,7 +231,10 @@ fn a_model_may_be_a_file_that_changes_another() {
     );
     let misspelt = write("misspelt.toml", "[interest]\nwide = 3");
     let message = refused(&format!("model.from = {misspelt:?}"));
-    assert!(message.contains("interest.wide: unknown field `wide`"), "{message}");
+    assert!(
+        message.contains("interest.wide: unknown field `wide`"),
+        "{message}"
+    );
     assert_eq!(message.lines().count(), 1, "{message}");
 }
 
@@ -278,4 +281,39 @@ fn what_makes_no_model_is_refused_where_it_is_written() {
     assert!(!config.model_config().interest.enabled && config.stated_model().interest.enabled);
     // Blocks that are not there read no history.
     Config::parse("model = { from = \"deepfm\", sequence.history_len = 500 }", "x").unwrap();
+}
+
+#[test]
+fn the_reference_has_every_key_with_its_default() {
+    fn walk(path: &str, table: &toml::Table, known: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            match value.as_table() {
+                Some(table) => walk(&path, table, known),
+                None => {
+                    known.insert(path, value.to_string());
+                }
+            }
+        }
+    }
+    let mut known = BTreeMap::new();
+    let plain = toml::to_string(&Model::plain()).unwrap();
+    walk("", &plain.parse().unwrap(), &mut known);
+    let reference = include_str!("../../../docs/models.md");
+    let cells = reference.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, key, _, default, _, _, _] = cells.as_slice() else {
+            return None;
+        };
+        let is_code = key.starts_with('`');
+        is_code.then(|| (key.replace('`', ""), default.replace('`', "")))
+    });
+    assert_eq!(cells.collect::<BTreeMap<_, _>>(), known);
+    for (name, _) in READY_MADE {
+        assert!(reference.contains(&format!("| `{name}` |")), "{name}");
+    }
 }
