@@ -126,15 +126,24 @@ impl Model {
     pub(super) fn resolve(stated: Option<&toml::Table>) -> Result<Self, String> {
         let none = toml::Table::new();
         let stated = stated.unwrap_or(&none);
-        let from = stated.get("from").and_then(toml::Value::as_str).unwrap_or(DEFAULT_MODEL);
+        let from = stated
+            .get("from")
+            .and_then(toml::Value::as_str)
+            .unwrap_or(DEFAULT_MODEL);
         let text = match ready_made(from) {
             Some(text) => text.to_owned(),
-            None if Path::new(from).extension().is_some_and(|extension| extension == "toml") => {
-                fs::read_to_string(from).map_err(|error| format!("cannot read the model file {from}: {error}"))?
+            None if Path::new(from)
+                .extension()
+                .is_some_and(|extension| extension == "toml") =>
+            {
+                fs::read_to_string(from)
+                    .map_err(|error| format!("cannot read the model file {from}: {error}"))?
             }
             None => {
                 let names = READY_MADE.map(|(name, _)| name).join(", ");
-                return Err(format!("no model is called {from:?}; there are {names}, or name a .toml file"));
+                return Err(format!(
+                    "no model is called {from:?}; there are {names}, or name a .toml file"
+                ));
             }
         };
         let mut table: toml::Table = text

@@ -138,7 +138,11 @@ mod tests {
         let gradient = Some(Tensor::from_slice(&[0.5f32, -0.25]));
         for _ in 0..2 {
             optimizer
-                .step([(&weight, 0.1)].into_iter(), std::slice::from_ref(&gradient), None)
+                .step(
+                    [(&weight, 0.1)].into_iter(),
+                    std::slice::from_ref(&gradient),
+                    None,
+                )
                 .unwrap();
         }
         let moved = 0.1 * (1.0 + 0.5f64.sqrt());
@@ -180,8 +184,12 @@ mod tests {
             let gradient = Tensor::from_slice(&[0.25f32, -8.0]);
             let (half, gradient) = (Some(&gradient * 0.5), Some(gradient));
             for _ in 0..3 {
-                of_a.step([(&a, 0.1)].into_iter(), std::slice::from_ref(&gradient), Some(0.5))
-                    .unwrap();
+                of_a.step(
+                    [(&a, 0.1)].into_iter(),
+                    std::slice::from_ref(&gradient),
+                    Some(0.5),
+                )
+                .unwrap();
                 of_b.step([(&b, 0.1)].into_iter(), std::slice::from_ref(&half), None)
                     .unwrap();
             }
