@@ -13,8 +13,10 @@ A file holds, all of fixed seeds:
     wrong.*             outputs of a plausible mistake, which a block must be far from
 
 Where a public class computes the block, the output is the class's; `reference.py` has all others, and is asserted to equal each
-public class that there is. Run it by hand; the tests only read what it wrote. Written with torch 2.13.0, torch-rechub 0.9.0,
-deepctr-torch 0.3.0, transformers 5.23.0 (for the loss of CLIP) and mpmath 1.3.0. What it changes in a public class:
+public class that there is. Run it by hand; the tests only read what it wrote. With the folder of a clone of Meta's
+generative-recommenders it also holds the production form of HSTU against theirs, see `stu.py`. Written with torch 2.13.0,
+torch-rechub 0.9.0, deepctr-torch 0.3.0, transformers 5.23.0 (for the loss of CLIP) and mpmath 1.3.0. What it changes in a
+public class:
 
     DeepCTR-Torch DIN unit, MMOE    SiLU for the activation, through the argument for it
     DeepCTR-Torch SharedBottom      its bottom is the identity, since a fixture begins at the trunk
@@ -36,6 +38,7 @@ import torch.nn.functional as F
 
 sys.dont_write_bytecode = True
 import reference as ref  # noqa: E402
+import stu  # noqa: E402
 from recording import FIXTURES, agree, draw, linears, normal, save, write  # noqa: E402
 from deepctr_torch.inputs import DenseFeat  # noqa: E402
 from deepctr_torch.layers import FM  # noqa: E402
@@ -234,6 +237,9 @@ def hstu_productions():
         weights = draw(hstu_shapes(form), 53)
         run = lambda w, x: ref.hstu(w, x, form)
         one_by_one(run, weights, inputs)
+        if len(sys.argv) > 1:
+            theirs = ref.hstu(weights, inputs, form, rows=stu.layers(sys.argv[1], form, D))
+            agree(f"HSTU of {layers} and STULayer", run(weights, inputs), theirs)
         but = lambda **change: ref.hstu(weights, inputs, ref.Hstu(**variant | change))
         seen = lambda mask: ref.hstu(weights, inputs, form, mask=mask)
         wrong = {
