@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use content::Content;
-pub use model::{Model, Optimizer};
+pub use model::{Dense, Model, Optimizer};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
 pub use stream::{Dedup, Events, Features, Join, JoinSource, JoinStore, Order, Policy, Sled, Task, Tier};
@@ -120,7 +120,7 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, &path.display().to_string())
+        Ok(Self::parse(&text, &path.display().to_string())?.with_widths())
     }
 
     /// Reads and checks `text`; `file` is its name in messages.

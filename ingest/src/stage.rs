@@ -314,9 +314,8 @@ impl Stage {
 
     /// Closes the open batch. Live, only a journaled decision may call this.
     pub fn flush(&mut self) -> Option<Batch> {
-        let mut batch = self.rest.batcher.flush()?;
-        batch.shown = std::mem::take(&mut self.shown);
-        Some(batch)
+        let batch = self.rest.batcher.flush()?;
+        Some(complete(batch, &self.features, &mut self.shown))
     }
 
     /// The whole state.
@@ -421,9 +420,8 @@ impl Stage {
     fn batch(&mut self, out: &mut Vec<Batch>) -> Result<(), StageError> {
         let before = out.len();
         for group in self.groups.drain(..) {
-            if let Some(mut batch) = self.rest.batcher.push(group) {
-                batch.shown = std::mem::take(&mut self.shown);
-                out.push(batch);
+            if let Some(batch) = self.rest.batcher.push(group) {
+                out.push(complete(batch, &self.features, &mut self.shown));
             }
         }
         if out.len() > before {
@@ -431,6 +429,19 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// A batch with the slates shown before it, and the contents of both.
+fn complete(mut batch: Batch, features: &FeatureState, shown: &mut Vec<Shown>) -> Batch {
+    batch.shown = std::mem::take(shown);
+    let slates = batch.shown.iter();
+    let requests = slates.clone().map(|slate| &*slate.request);
+    let candidates = slates.flat_map(|slate| slate.candidates.iter().map(|candidate| &**candidate));
+    batch.vectors = features.vectors_of(
+        requests.chain(batch.samples.iter().map(|sample| &*sample.request)),
+        candidates.chain(batch.samples.iter().map(|sample| &*sample.candidate)),
+    );
+    batch
 }
 
 /// The features of an impression, before it is counted.

@@ -7,6 +7,7 @@ use ouzel_model::ModelConfig;
 
 use crate::error::Error;
 use crate::loss::Policy;
+use crate::optim::DenseRule;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,8 +20,22 @@ pub struct LearnerConfig {
     pub row_rate: f32,
     /// Initial accumulator of embedding rows.
     pub row_accumulator: f32,
-    /// Learning rate of dense weights (Adagrad, accumulator from 0).
+    /// The rule by which dense weights move.
+    pub dense: DenseRule,
+    /// Learning rate of dense weights.
     pub dense_rate: f64,
+    /// Learning rate of the blocks over content and history, of adapters, and of the contrast's projections.
+    pub block_rate: f64,
+    /// Weight of the contrast of ids and contents beside the log-loss; 0 for none.
+    pub contrast_weight: f64,
+    /// What the contrast's scores are divided by.
+    pub contrast_temperature: f64,
+    /// Samples learned from after which the base is frozen and adapters learn in its place; 0 for never.
+    pub freeze_samples: u64,
+    /// Samples learned from until the rates of rows and dense weights are as configured, growing from 0; 0 for none.
+    pub warmup_samples: u64,
+    /// Samples after the warm-up until these rates are at `sqrt(1/2)` of what is configured; 0 for never.
+    pub decay_samples: u64,
     /// FTRL alpha of the wide part.
     pub wide_alpha: f32,
     /// FTRL beta of the wide part.
@@ -29,6 +44,10 @@ pub struct LearnerConfig {
     pub wide_l2: f32,
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f32,
+    /// Longest gradient of all dense weights together, by its norm; 0 for any. A gradient is the sum over a batch.
+    pub clip_dense: f64,
+    /// Longest gradient of all embedding rows of a batch together, likewise.
+    pub clip_rows: f64,
     /// Samples that the running prior remembers, count: its log-odds are those of the last this many.
     pub prior_samples: f32,
     /// Which stream of samples it is given, and so which losses undo what that stream gets wrong.
@@ -51,11 +70,20 @@ impl Default for LearnerConfig {
             batch_min_samples: 128,
             row_rate: 0.05,
             row_accumulator: 0.1,
+            dense: DenseRule::default(),
             dense_rate: 0.03,
+            block_rate: 0.01,
+            contrast_weight: 0.1,
+            contrast_temperature: 0.1,
+            freeze_samples: 0,
+            warmup_samples: 0,
+            decay_samples: 0,
             wide_alpha: 0.02,
             wide_beta: 1.0,
             wide_l2: 1.0,
             slate_loss: 0.3,
+            clip_dense: 0.0,
+            clip_rows: 0.0,
             prior_samples: 1e6,
             policy: Policy::default(),
             negative_rate: 1.0,

@@ -48,4 +48,7 @@ pub enum Error {
     /// The snapshot could not be read or built.
     #[error(transparent)]
     Snapshot(#[from] ouzel_snapshot::Error),
+    /// There is nothing to re-base.
+    #[error("cannot add adapters to their base: it is not frozen, so they have learned nothing; freeze it first")]
+    NotFrozen,
 }

@@ -3,23 +3,30 @@
 //! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
+mod backward;
+mod clip;
 mod config;
 mod error;
 mod fingerprint;
+mod freeze;
 pub mod loss;
 pub mod metrics;
 mod objective;
 mod optim;
 mod persist;
 mod prior;
+mod schedule;
 #[cfg(test)]
 mod testing;
 mod trainer;
+mod update;
 pub mod validation;
 
+pub use clip::Clipped;
 pub use config::LearnerConfig;
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
+pub use optim::DenseRule;
 pub use ouzel_model as model;
 pub use persist::weights_hash;
 pub use trainer::{StepReport, Trainer};

@@ -8,6 +8,8 @@ pub const SAMPLES: &str = "ouzel_learner_samples_total";
 pub const BATCHES: &str = "ouzel_learner_batches_total";
 /// Batches skipped, by reason.
 pub const SKIPPED: &str = "ouzel_learner_batches_skipped_total";
+/// Steps whose gradient was longer than allowed and was shortened, by part.
+pub const CLIPPED: &str = "ouzel_learner_steps_clipped_total";
 /// Time of one step.
 pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
 /// Rows by table.
@@ -31,6 +33,11 @@ pub fn describe() {
         SKIPPED,
         Unit::Count,
         "batches skipped, by reason; their samples are counted as seen"
+    );
+    describe_counter!(
+        CLIPPED,
+        Unit::Count,
+        "steps whose gradient was longer than optimizer.clip_dense or clip_rows allows, by part"
     );
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "time of one training step");
     describe_gauge!(ROWS, Unit::Count, "rows in a table");

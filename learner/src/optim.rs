@@ -1,11 +1,14 @@
-//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad for dense weights.
+//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, a choice of two for dense weights.
 
-use tch::Tensor;
+mod dense;
 
 use ouzel_model::Table;
 use ouzel_sample::Id;
 
 use crate::config::LearnerConfig;
+
+pub(crate) use dense::DenseOptimizer;
+pub use dense::DenseRule;
 
 /// Floats of state behind an embedding row: the accumulated mean squared gradient.
 pub(crate) const ROW_STATE: usize = 1;
@@ -18,7 +21,7 @@ const EPSILON: f32 = 1e-8;
 ///
 /// # Shapes
 /// `keys [n_unique]`, `gradient [n_unique, dim]`
-pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], config: &LearnerConfig) {
+pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], rate: f32) {
     let dim = table.dim();
     #[expect(clippy::cast_precision_loss, reason = "a row's width")]
     let width = dim as f32;
@@ -30,7 +33,7 @@ pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], conf
         let row = table.insert(*key);
         let row = table.row_mut(row);
         row[dim] += squares / width;
-        let step = config.row_rate / (row[dim].sqrt() + EPSILON);
+        let step = rate / (row[dim].sqrt() + EPSILON);
         for (weight, gradient) in row.iter_mut().zip(gradient) {
             *weight -= step * gradient;
         }
@@ -55,32 +58,13 @@ pub(crate) fn ftrl(table: &mut Table, keys: &[Id], gradient: &[f32], config: &Le
     }
 }
 
-/// Adagrad on a dense weight, in place. The caller holds `no_grad`.
-pub(crate) fn adagrad(
-    weight: &Tensor,
-    accumulator: &mut Tensor,
-    gradient: &Tensor,
-    rate: f64,
-) -> Result<(), tch::TchError> {
-    let mut weight = weight.f_detach()?;
-    let _accumulated = accumulator.f_addcmul_(gradient, gradient)?;
-    let step = gradient.f_div(&accumulator.f_sqrt()?.f_add_scalar(f64::from(EPSILON))?)?;
-    let _moved = weight.f_sub_(&step.f_mul_scalar(rate)?)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn row_adagrad_takes_the_textbook_steps() {
-        let config = LearnerConfig {
-            row_rate: 0.5,
-            row_accumulator: 0.1,
-            ..LearnerConfig::default()
-        };
-        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, config.row_accumulator, 1);
+        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, 0.1, 1);
         let (mut weight, mut accumulator) = ([0.0f64; 2], 0.1f64);
         for step in 1..=50 {
             let gradient = [0.3 / f64::from(step), -0.2];
@@ -89,7 +73,7 @@ mod tests {
                 *w -= 0.5 * g / accumulator.sqrt();
             }
             #[expect(clippy::cast_possible_truncation, reason = "the table holds f32")]
-            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), &config);
+            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), 0.5);
         }
         let row = table.row(table.find(Id(7)).unwrap());
         for (found, expected) in row.iter().zip(weight) {
@@ -110,19 +94,5 @@ mod tests {
         // One step from zero: w = -alpha g / (beta + |g|).
         let w = table.row(0)[0];
         assert!((w + 0.1 * 0.5 / 1.5).abs() < 1e-7, "{w}");
-    }
-
-    #[test]
-    fn dense_adagrad_matches_its_formula() {
-        let weight = Tensor::from_slice(&[1.0f32, -1.0]);
-        let mut accumulator = weight.zeros_like();
-        let gradient = Tensor::from_slice(&[0.5f32, -0.25]);
-        for _ in 0..2 {
-            tch::no_grad(|| adagrad(&weight, &mut accumulator, &gradient, 0.1)).unwrap();
-        }
-        let moved = 0.1 * (1.0 + 0.5f64.sqrt());
-        let found = Vec::<f32>::try_from(&weight).unwrap();
-        assert!((f64::from(found[0]) - (1.0 - moved)).abs() < 1e-6, "{found:?}");
-        assert!((f64::from(found[1]) - (-1.0 + moved)).abs() < 1e-6, "{found:?}");
     }
 }

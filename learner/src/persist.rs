@@ -10,7 +10,7 @@ use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 
 use crate::config::LearnerConfig;
 use crate::error::Error;
-use crate::optim::{ROW_STATE, WIDE_STATE};
+use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
 use crate::trainer::Trainer;
 
@@ -25,6 +25,14 @@ const TRAINER: &str = "trainer.json";
 struct Small {
     model: ModelConfig,
     next_batch: u64,
+    /// What the base weights are, once they are frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen: Option<u64>,
+    /// Samples learned from, which the learning rate may depend on.
+    samples: u64,
+    /// The rule that the state of the dense weights belongs to, and the steps it has taken.
+    dense: DenseRule,
+    dense_steps: u64,
     /// Per task: labels seen, positives among them.
     seen: Vec<(f32, f32)>,
     prior: Vec<f32>,
@@ -39,21 +47,22 @@ impl Trainer {
         let weights = self.weights()?;
         let mut dense = Arrays::new();
         let mut state = Arrays::new();
-        for ((name, plain), accumulator) in self
-            .net
-            .params()
-            .map(|(name, _)| name)
-            .zip(&self.accumulators)
-            .map(|(name, accumulator)| ((name, &weights.dense[name]), accumulator))
-        {
+        let rule = self.dense.rule();
+        for ((name, _), kept) in self.net.params().zip(&self.dense.kept) {
+            let plain = &weights.dense[name];
             dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
-            let values =
-                Vec::<f32>::try_from(accumulator.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
-            state.insert(name, Array::new(&plain.shape, values)?)?;
+            for (what, tensor) in rule.kept().iter().zip(kept) {
+                let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
+                state.insert(&state_name(name, what), Array::new(&plain.shape, values)?)?;
+            }
         }
         let small = Small {
             model: weights.config.clone(),
             next_batch: self.next_batch,
+            frozen: weights.frozen,
+            samples: self.n_samples,
+            dense: rule,
+            dense_steps: self.dense.n_steps,
             seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
@@ -105,24 +114,45 @@ impl Trainer {
             )));
         }
         weights.prior = small.prior;
+        weights.frozen = small.frozen;
         let mut trainer = Trainer::with(weights, config)?;
-        for ((name, weight), accumulator) in trainer.net.params().zip(&mut trainer.accumulators) {
-            let shape: Vec<usize> = weight
-                .size()
-                .iter()
-                .filter_map(|n| usize::try_from(*n).ok())
-                .collect();
-            let values = state.take::<f32>(name, &shape)?;
-            *accumulator = Tensor::from_slice(&values)
-                .view_as(weight)
-                .to_device(weight.device());
+        if trainer.dense.rule() == small.dense {
+            trainer.restore_dense(&mut state)?;
+            trainer.dense.n_steps = small.dense_steps;
+        } else {
+            tracing::warn!(
+                snapshot = id,
+                was = ?small.dense,
+                is = ?trainer.dense.rule(),
+                "another optimizer of dense weights than the snapshot's: its state starts anew"
+            );
         }
         trainer.prior.seen = small.seen;
         if small.delays.len() == trainer.prior.delays.len() {
             trainer.prior.delays = small.delays;
         }
         trainer.next_batch = small.next_batch;
+        trainer.n_samples = small.samples;
         Ok(trainer)
+    }
+
+    /// Takes the state of the dense weights' optimizer.
+    fn restore_dense(&mut self, state: &mut Arrays) -> Result<(), Error> {
+        let rule = self.dense.rule();
+        for ((name, weight), kept) in self.net.params().zip(&mut self.dense.kept) {
+            let shape: Vec<usize> = weight
+                .size()
+                .iter()
+                .filter_map(|n| usize::try_from(*n).ok())
+                .collect();
+            for (what, tensor) in rule.kept().iter().zip(kept) {
+                let values = state.take::<f32>(&state_name(name, what), &shape)?;
+                *tensor = Tensor::from_slice(&values)
+                    .view_as(weight)
+                    .to_device(weight.device());
+            }
+        }
+        Ok(())
     }
 
     /// Hash of weights and optimizer state: equal hash, equal bits.
@@ -142,6 +172,11 @@ impl Trainer {
 #[must_use]
 pub fn weights_hash(draft: &Draft) -> String {
     draft.hash_of(&[DENSE, DENSE_STATE, ROWS, WIDE, TRAINER])
+}
+
+/// The name of what an optimizer keeps of a dense weight.
+fn state_name(weight: &str, what: &str) -> String {
+    format!("{weight}.{what}")
 }
 
 fn table_arrays(table: &Table) -> Result<Arrays, Error> {

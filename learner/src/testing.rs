@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ouzel_sample::{
     Batch, Candidate, Dense, EventTime, Id, Kind, Labels, N_DENSE, PartitionId, Position, Request, Sample,
-    Stream,
+    Stream, VectorId,
 };
 
 /// A sample of one task. Samples of one item must share its candidate: use [`again`] for the others.
@@ -21,6 +21,7 @@ pub(crate) fn sample(request: u64, item: u64, kind: Kind, y: bool) -> Sample {
             ts: EventTime(0),
             context: Vec::new(),
             history: Vec::new(),
+            contents: Vec::new(),
             n_items: 1,
         }),
         candidate: Arc::new(Candidate {
@@ -28,6 +29,7 @@ pub(crate) fn sample(request: u64, item: u64, kind: Kind, y: bool) -> Sample {
             attributes: Vec::new(),
             position: None,
             dense: Dense::new([0.0; N_DENSE]),
+            content: VectorId::NONE,
             predicted: Default::default(),
         }),
         labels: Labels::UNKNOWN.with(0, y),
@@ -86,5 +88,6 @@ pub(crate) fn batch(samples: Vec<Sample>) -> Batch {
         seq: 0,
         shown: Vec::new(),
         samples,
+        vectors: Default::default(),
     }
 }

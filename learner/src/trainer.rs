@@ -1,15 +1,16 @@
 //! The trainer: one pure step from a batch to the next weights.
 
-use tch::Tensor;
+use ouzel_model::{Inputs, ModelConfig, Net, Weights};
+use ouzel_sample::{Batch, Sample, Shown, VectorMap};
 
-use ouzel_model::{Inputs, Leaves, ModelConfig, Net, Weights};
-use ouzel_sample::{Batch, Sample, Shown};
-
+use crate::backward::{self, plain};
+use crate::clip::Clipped;
 use crate::config::LearnerConfig;
 use crate::error::Error;
-use crate::objective::{Gradients, Objective, Predicted};
-use crate::optim::{ROW_STATE, WIDE_STATE, adagrad, ftrl, row_adagrad};
+use crate::objective::{Objective, Predicted};
+use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
+use crate::update::{Gradient, RowGradient, Updated};
 
 /// Slates predicted in one forward pass.
 const PREDICT_SLATES: usize = 256;
@@ -21,10 +22,11 @@ pub struct Trainer {
     /// Rows and prior are current; `dense` is only as of the last [`Trainer::weights`].
     pub(crate) weights: Weights,
     pub(crate) net: Net,
-    /// Adagrad accumulators, in the order of the net's parameters.
-    pub(crate) accumulators: Vec<Tensor>,
+    pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
     pub(crate) next_batch: u64,
+    /// Samples learned from, count.
+    pub(crate) n_samples: u64,
 }
 
 /// What one step did.
@@ -41,6 +43,8 @@ pub struct StepReport {
     pub n_forgotten: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
+    /// Which gradients were longer than allowed, and were shortened.
+    pub clipped: Clipped,
 }
 
 impl Default for StepReport {
@@ -51,6 +55,7 @@ impl Default for StepReport {
             n_learned: 0,
             n_forgotten: 0,
             is_learned: true,
+            clipped: Clipped::default(),
         }
     }
 }
@@ -67,19 +72,17 @@ impl Trainer {
         config.check(&weights.config)?;
         tch::set_num_threads(config.threads.max(1));
         let net = Net::new(&weights, config.device()?)?;
-        let mut accumulators = Vec::new();
-        for (_, tensor) in net.params() {
-            let _tracked = tensor.set_requires_grad(true);
-            accumulators.push(tensor.zeros_like().set_requires_grad(false));
-        }
+        backward::track_params(&net);
+        let dense = DenseOptimizer::new(config.dense, net.params().map(|(_, tensor)| tensor));
         let prior = Prior::new(config.policy, weights.config.n_tasks());
         Ok(Self {
             config,
             weights,
             net,
-            accumulators,
+            dense,
             prior,
             next_batch: 0,
+            n_samples: 0,
         })
     }
 
@@ -120,10 +123,10 @@ impl Trainer {
 
     /// Predicts slates that were just shown, so that validation can compare the prediction of that moment with
     /// an outcome that comes later. Changes no weight.
-    pub fn predict(&self, shown: &[Shown]) -> Result<(), Error> {
+    pub fn predict(&self, shown: &[Shown], vectors: &VectorMap) -> Result<(), Error> {
         // A replay that catches up can bring thousands of slates at once; pieces keep the tensors small.
         for piece in shown.chunks(PREDICT_SLATES) {
-            let inputs = Inputs::of_shown(&self.weights.config, piece);
+            let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
             let logits = self.net.score(&inputs, &self.weights)?;
             let primary = logits.iter().step_by(self.weights.config.n_tasks());
             for (candidate, logit) in piece.iter().flat_map(|slate| &slate.candidates).zip(primary) {
@@ -142,14 +145,14 @@ impl Trainer {
         let objective = Objective::new(&self.config, self.weights.config.seed, n_tasks);
         let is_taken: Vec<bool> = batch.samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
-            self.learn(batch.seq, &batch.samples, &objective)?
+            self.learn(batch.seq, &batch.samples, &batch.vectors, &objective)?
         } else {
             let of = |taken: bool| {
                 let chosen = batch.samples.iter().zip(&is_taken).filter(|(_, t)| **t == taken);
                 chosen.map(|(sample, _)| sample.clone()).collect::<Vec<_>>()
             };
-            let dropped = self.primary(&of(false))?;
-            let learned = self.learn(batch.seq, &of(true), &objective)?;
+            let dropped = self.primary(&of(false), &batch.vectors)?;
+            let learned = self.learn(batch.seq, &of(true), &batch.vectors, &objective)?;
             let (mut taken, mut dropped) = (learned.logits.chunks_exact(n_tasks), dropped.into_iter());
             let mut logits = Vec::with_capacity(batch.samples.len() * n_tasks);
             for is_taken in &is_taken {
@@ -171,16 +174,17 @@ impl Trainer {
         self.prior.observe(&batch.samples, self.config.prior_samples);
         self.weights.prior = self.prior.log_odds().collect();
         self.net.set_prior(&self.weights.prior)?;
+        self.freeze_when_due()?;
         Ok(report)
     }
 
     /// Primary logits of samples that are not learned from: of the moment they were shown, where that is known.
-    fn primary(&self, samples: &[Sample]) -> Result<Vec<f32>, Error> {
+    fn primary(&self, samples: &[Sample], vectors: &VectorMap) -> Result<Vec<f32>, Error> {
         let known: Option<Vec<f32>> = samples.iter().map(|s| s.candidate.predicted.get()).collect();
         if let Some(known) = known {
             return Ok(known);
         }
-        let inputs = Inputs::of_samples(&self.weights.config, samples);
+        let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
         let logits = self.net.score(&inputs, &self.weights)?;
         Ok(logits
             .into_iter()
@@ -189,86 +193,62 @@ impl Trainer {
     }
 
     /// One step of the optimizers.
-    fn learn(&mut self, batch: u64, samples: &[Sample], objective: &Objective) -> Result<StepReport, Error> {
+    fn learn(
+        &mut self,
+        batch: u64,
+        samples: &[Sample],
+        vectors: &VectorMap,
+        objective: &Objective,
+    ) -> Result<StepReport, Error> {
         if samples.is_empty() {
             return Ok(StepReport::default());
         }
         let at = |source| Error::Torch { batch, source };
-        let inputs = Inputs::of_samples(&self.weights.config, samples);
-        let mut leaves = Leaves::gather(&inputs, &self.weights, self.net.device())?;
-        for leaf in [&mut leaves.user, &mut leaves.candidate, &mut leaves.wide] {
-            *leaf = leaf.set_requires_grad(true);
-        }
+        let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
+        let leaves = backward::track(self.net.gather(&inputs, &self.weights)?, &inputs);
         let output = self.net.forward(&leaves)?;
         let logits = plain(&output.logits.detach()).map_err(at)?;
         let auxiliary = match &output.auxiliary {
             Some(auxiliary) => self.prior.beside(plain(&auxiliary.detach()).map_err(at)?),
             None => Vec::new(),
         };
-        let Gradients {
-            loss,
-            logits: gradient,
-            auxiliary: auxiliary_gradient,
-        } = objective.gradients(
+        let gradients = objective.gradients(
             samples,
             Predicted {
                 logits: &logits,
                 auxiliary: &auxiliary,
             },
         );
-        let times = |output: &Tensor, gradient: &[f32]| {
-            let start = Tensor::from_slice(gradient)
-                .to_device(output.device())
-                .view_as(output);
-            (output * start).f_sum(tch::Kind::Float)
-        };
-        let mut surrogate = times(&output.logits, &gradient).map_err(at)?;
-        if let Some(auxiliary) = &output.auxiliary {
-            surrogate += times(auxiliary, &auxiliary_gradient).map_err(at)?;
-        }
-        let mut targets: Vec<&Tensor> = self.net.params().map(|(_, tensor)| tensor).collect();
-        targets.extend([&leaves.user, &leaves.candidate, &leaves.wide]);
-        let gradients = Tensor::f_run_backward(&[&surrogate], &targets, false, false).map_err(at)?;
-        let [dense @ .., user, candidate, wide] = gradients.as_slice() else {
-            unreachable!("one gradient comes back for each tensor asked for")
-        };
-
-        let dim = self.weights.rows.dim();
-        let mut rows = vec![0.0; inputs.rows.len() * dim];
-        inputs.user.scatter(&plain(user).map_err(at)?, dim, &mut rows);
-        inputs
-            .candidate
-            .scatter(&plain(candidate).map_err(at)?, dim, &mut rows);
-        let mut wide_rows = vec![0.0; inputs.wide.len()];
-        inputs
-            .wide_sum
-            .scatter(&plain(wide).map_err(at)?, 1, &mut wide_rows);
-
-        let is_learned = loss.is_finite()
-            && rows.iter().chain(&wide_rows).all(|g| g.is_finite())
-            && dense
-                .iter()
-                .all(|g| f64::try_from(g.square().sum(tch::Kind::Float)).is_ok_and(f64::is_finite));
-        if is_learned {
-            for key in &inputs.rows {
-                self.weights.rows.insert(*key);
-            }
-            row_adagrad(&mut self.weights.rows, &inputs.rows, &rows, &self.config);
-            ftrl(&mut self.weights.wide, &inputs.wide, &wide_rows, &self.config);
-            let rate = self.config.dense_rate;
-            let params = self.net.params().zip(&mut self.accumulators).zip(dense);
-            tch::no_grad(|| -> Result<(), tch::TchError> {
-                for (((_, weight), accumulator), gradient) in params {
-                    adagrad(weight, accumulator, gradient, rate)?;
-                }
-                Ok(())
-            })
-            .map_err(at)?;
-        }
-        let max = self.config.max_rows;
-        let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
+        let loss = gradients.loss;
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = samples.len() as f32;
+        let contrast = match self.config.contrast_weight {
+            weight if weight > 0.0 => self
+                .net
+                .contrast(&leaves, &output, self.config.contrast_temperature)?
+                .map(|contrast| contrast * (weight * f64::from(n))),
+            _ => None,
+        };
+        let (dense, mut rows, mut wide_rows) = self
+            .backward(&inputs, leaves, &output, &gradients, contrast)
+            .map_err(at)?;
+        let Updated { is_learned, clipped } = self
+            .update(Gradient {
+                loss,
+                n_samples: samples.len() as u64,
+                dense: &dense,
+                rows: RowGradient {
+                    keys: &inputs.rows,
+                    values: &mut rows,
+                },
+                wide: RowGradient {
+                    keys: &inputs.wide,
+                    values: &mut wide_rows,
+                },
+            })
+            .map_err(at)?;
+        let max = self.config.max_rows;
+        let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
         let output = self.weights.config.output;
         Ok(StepReport {
             logits: logits.into_iter().map(|logit| output.log_odds(logit)).collect(),
@@ -276,11 +256,7 @@ impl Trainer {
             n_learned: samples.len(),
             n_forgotten,
             is_learned,
+            clipped,
         })
     }
-}
-
-/// A tensor's values in row-major order.
-fn plain(tensor: &Tensor) -> Result<Vec<f32>, tch::TchError> {
-    Vec::<f32>::try_from(tensor.f_contiguous()?.f_view(-1)?)
 }

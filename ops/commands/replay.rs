@@ -343,7 +343,7 @@ impl Pipeline {
 
     fn learn(&mut self, batches: Vec<Batch>) -> anyhow::Result<()> {
         for batch in batches {
-            self.trainer.predict(&batch.shown)?;
+            self.trainer.predict(&batch.shown, &batch.vectors)?;
             let report = self.trainer.step(&batch)?;
             self.scores.add(&batch, &report.logits);
             self.progressive.add(&batch, &report.logits);

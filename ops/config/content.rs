@@ -1,11 +1,15 @@
 //! `[content]`: what an item's texts and picture are turned into vectors by.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+
+/// Numbers in a vector of an EfficientNet-Lite, of any size.
+const EFFICIENTNET_LITE: usize = 1280;
 
 /// Frozen content encoders. Vectors that item events carry need none. Part of a snapshot's schema: another encoder
 /// makes other vectors.
@@ -49,4 +53,25 @@ impl Config {
             self.content.store.clone()
         }
     }
+
+    /// Fills in the widths of vectors that the model leaves to the encoders, as far as their folders tell.
+    pub(super) fn with_widths(mut self) -> Self {
+        let folders = [&self.content.text_encoder, &self.content.image_encoder];
+        for (width, folder) in self.model.content.widths.iter_mut().zip(folders) {
+            if *width == 0 && folder != Path::new("") {
+                *width = encoder_width(folder).unwrap_or(0);
+            }
+        }
+        self
+    }
+}
+
+/// Numbers in a vector of the encoder in `folder`; opening it says what is wrong with it, if anything is.
+fn encoder_width(folder: &Path) -> Option<usize> {
+    let text = fs::read_to_string(folder.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    if config["model_type"] == "efficientnet-lite" {
+        return Some(EFFICIENTNET_LITE);
+    }
+    usize::try_from(config["hidden_size"].as_u64()?).ok()
 }

@@ -9,7 +9,7 @@ use serde_json::Value as Schema;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Problem, validate};
+use super::{Config, Model, Problem, validate};
 
 /// How alike two names must be, by Jaro and Winkler, to be taken for a slip of the same one.
 const ALIKE: f64 = 0.8;
@@ -65,6 +65,10 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
         let key = if key == "." { "" } else { &key };
         vec![problem(offset, key, one_line(error.inner().message()), None)]
     })?;
+    let stated: toml::Table = toml::from_str(text).unwrap_or_default();
+    let model = Model::resolve(stated.get("model").and_then(toml::Value::as_table))
+        .map_err(|message| vec![problem(places.get("model.from").copied(), "model", message, None)])?;
+    let config = Config { model, ..config };
     let mut faults: Vec<Problem> = validate::faults(&config)
         .into_iter()
         .map(|fault| {

@@ -156,6 +156,7 @@ impl Config {
         } = self.features;
         FeatureConfig {
             history_len,
+            history_contents: self.model_config().history_contents(),
             history_kept,
             shown_kept,
             decay_ms: decay.ms(),

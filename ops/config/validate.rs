@@ -216,6 +216,8 @@ fn model(config: &Config, faults: &mut Faults) {
     for (key, value) in [
         ("optimizer.wide_l2", optimizer.wide_l2),
         ("optimizer.slate_loss", optimizer.slate_loss),
+        ("optimizer.clip_dense", optimizer.clip_dense),
+        ("optimizer.clip_rows", optimizer.clip_rows),
     ] {
         faults.unless(value.is_finite() && value >= 0.0, key, "must be 0 or more");
     }

@@ -46,7 +46,10 @@ pub fn score(
             candidates: candidates.into_iter().map(Arc::new).collect(),
         });
     }
-    trainer.predict(&shown)?;
+    let requests = shown.iter().map(|slate| &*slate.request);
+    let candidates = shown.iter().flat_map(|slate| slate.candidates.iter().map(|c| &**c));
+    let vectors = features.vectors_of(requests, candidates);
+    trainer.predict(&shown, &vectors)?;
     let mut log = ScoreLog::default();
     for slate in &shown {
         for candidate in &slate.candidates {

@@ -119,7 +119,7 @@ impl Learn {
 
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
-        self.trainer.predict(&batch.shown)?;
+        self.trainer.predict(&batch.shown, &batch.vectors)?;
         let report = self
             .trainer
             .step(batch)
@@ -132,6 +132,9 @@ impl Learn {
                 "batch skipped: not finite"
             );
             counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
+        }
+        for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
+            counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));
         }
         counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
         self.progressive.add(batch, &report.logits);

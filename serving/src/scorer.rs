@@ -124,6 +124,7 @@ impl Scorer {
             let net = Net::new(&loaded.value.weights, self.device).map_err(|error| {
                 RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
             })?;
+            let net = net.still(self.held.take().map(|held| held.net));
             self.held = Some(Held { loaded, net });
         }
         self.held.as_ref().ok_or(RankError::NotReady)
@@ -156,7 +157,10 @@ impl Scorer {
                 .top_k
                 .map(|top_k| u16::try_from(top_k.min(items.len())).unwrap_or(u16::MAX)),
         });
-        Inputs::of_request(&weights.config, &request, &candidates)
+        let vectors = self
+            .features
+            .vectors_of(std::iter::once(&request), candidates.iter());
+        Inputs::of_request(&weights.config, &request, &candidates, &vectors)
     }
 }
 

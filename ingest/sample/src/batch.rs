@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ledger, Sample, Shown};
+use crate::{Ledger, Sample, Shown, VectorMap};
 
 /// What the learner takes one step on.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Batch {
     pub shown: Vec<Shown>,
     /// Samples in ledger order.
     pub samples: Vec<Sample>,
+    /// The content vectors that both name.
+    pub vectors: VectorMap,
 }
 
 /// Collects samples until a batch is full.
@@ -67,6 +69,7 @@ impl Batcher {
             seq,
             shown: Vec::new(),
             samples: std::mem::take(&mut self.open),
+            vectors: VectorMap::default(),
         })
     }
 

@@ -74,3 +74,10 @@ impl Item {
             .map(|a| a.value)
     }
 }
+/// What an item is about in one id: the first of its category, author and tags; 0 for nothing.
+#[must_use]
+pub fn about(attributes: &[Attribute]) -> Id {
+    let of = |slot| attributes.iter().find(|attribute| attribute.slot == slot);
+    let first = [Slot::Category, Slot::Author, Slot::Tag].into_iter().find_map(of);
+    first.map(|attribute| attribute.value).unwrap_or_default()
+}

@@ -22,10 +22,10 @@ pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
 pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
 pub use features::{
     Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, ItemVectors, MODALITIES,
-    N_DENSE, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorTable, dense_index,
+    N_DENSE, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorMap, VectorTable, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
-pub use item::{Attribute, Item, Slot};
+pub use item::{Attribute, Item, Slot, about};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
 pub use position::{PartitionId, Position, Positions, Stream};

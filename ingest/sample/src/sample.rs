@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dense, EventTime, Id, Labels, Position, TaskId};
+use crate::{Dense, EventTime, Id, Labels, Position, TaskId, VectorId};
 
 /// The user side of a slate, shared by all its candidates and computed once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Request {
     pub context: Vec<Id>,
     /// The user's actions strictly before `ts`, oldest first, at most `FeatureConfig::history_len`.
     pub history: Vec<HistoryEntry>,
+    /// Content of the newest entries of `history`, oldest first, as far as `FeatureConfig::history_contents` asks.
+    pub contents: Vec<VectorId>,
     /// How many items the slate had.
     pub n_items: u16,
 }
@@ -31,6 +33,8 @@ pub struct HistoryEntry {
     pub item: Id,
     /// When.
     pub ts: EventTime,
+    /// What the item was about when it was acted on: the first of its category, author and tags; 0 for nothing.
+    pub about: Id,
     /// Which task's action it was.
     pub task: TaskId,
 }
@@ -46,6 +50,8 @@ pub struct Candidate {
     pub position: Option<u16>,
     /// The live features as of the impression, see [`crate::DENSE_NAMES`].
     pub dense: Dense,
+    /// Its content as of the impression.
+    pub content: VectorId,
     /// What the model predicted when it was shown.
     #[serde(skip)]
     pub predicted: Predicted,

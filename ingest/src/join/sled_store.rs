@@ -421,6 +421,7 @@ mod tests {
                 ts: EventTime(0),
                 context: Vec::new(),
                 history: Vec::new(),
+                contents: Vec::new(),
                 n_items: 0,
             }),
             shown_at: ouzel_sample::Position {

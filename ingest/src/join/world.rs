@@ -2,7 +2,7 @@
 
 use ouzel_sample::{
     Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
-    Recorded, Reject, RejectReason, Request, Sample, ShownItem, Stream,
+    Recorded, Reject, RejectReason, Request, Sample, ShownItem, Stream, VectorId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -257,6 +257,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         attributes: Vec::new(),
         position: shown.position,
         dense: Dense::new([0.5; N_DENSE]),
+        content: VectorId::NONE,
         predicted: Predicted::default(),
     };
     let request = Request {
@@ -265,6 +266,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         ts: impression.ts,
         context: impression.context.clone(),
         history: Vec::new(),
+        contents: Vec::new(),
         n_items: u16::try_from(impression.items.len()).unwrap(),
     };
     Captured::from((request, impression.items.iter().map(candidate).collect()))

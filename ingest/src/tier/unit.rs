@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ouzel_sample::{
     Acted, Candidate, Dense, Event, EventTime, Id, Impression, Made, N_DENSE, PartitionId, Position,
-    Positions, Predicted, Recorded, Request, Sample, Stream, Telling, Told,
+    Positions, Predicted, Recorded, Request, Sample, Stream, Telling, Told, VectorId,
 };
 
 use crate::join::{
@@ -405,6 +405,7 @@ fn bare(impression: &Impression) -> Captured {
         ts: impression.ts,
         context: Vec::new(),
         history: Vec::new(),
+        contents: Vec::new(),
         n_items: u16::try_from(impression.items.len()).unwrap_or(u16::MAX),
     };
     let candidates = impression.items.iter().map(|shown| {
@@ -413,6 +414,7 @@ fn bare(impression: &Impression) -> Captured {
             attributes: Vec::new(),
             position: shown.position,
             dense,
+            content: VectorId::NONE,
             predicted: Predicted::default(),
         })
     });

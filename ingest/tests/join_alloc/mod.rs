@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, Outcome, TaskConfig};
 use ouzel_sample::{
     Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
-    Request, ShownItem, Stream,
+    Request, ShownItem, Stream, VectorId,
 };
 
 /// Counts the bytes asked for and not given back.
@@ -79,6 +79,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
     let entry = HistoryEntry {
         item: id(7),
         ts: impression.ts,
+        about: Id(0),
         task: 0,
     };
     let request = Request {
@@ -87,6 +88,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
         ts: impression.ts,
         context: Vec::new(),
         history: vec![entry; history],
+        contents: Vec::new(),
         n_items: u16::try_from(impression.items.len()).unwrap(),
     };
     let candidates = impression.items.iter().map(|shown| Candidate {
@@ -94,6 +96,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
         attributes: Vec::new(),
         position: shown.position,
         dense: Dense::new([1.5; N_DENSE]),
+        content: VectorId::NONE,
         predicted: Predicted::default(),
     });
     Captured::from((request, candidates.collect()))

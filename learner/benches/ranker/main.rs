@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use ouzel_learner::model::{Inputs, ModelConfig, Net, Weights};
 use ouzel_learner::{LearnerConfig, Trainer};
-use ouzel_sample::{Batch, Candidate, Request};
+use ouzel_sample::{Batch, Candidate, Request, VectorMap};
 
 use world::{BATCH, FEED, FILMS, World, read};
 
@@ -49,7 +49,7 @@ fn score(bencher: Bencher<'_, '_>, n: u64) {
     let (features, impression) = FEED.request(n);
     let (request, candidates) = read(&features, &impression);
     bencher.counter(ItemsCount::new(n)).bench_local(|| {
-        let inputs = Inputs::of_request(&weights.config, &request, &candidates);
+        let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
         net.score(&inputs, &weights).expect("a world is scored")
     });
 }
@@ -61,7 +61,7 @@ fn read_and_score(bencher: Bencher<'_, '_>, n: u64) {
     let (features, impression) = FEED.request(n);
     bencher.counter(ItemsCount::new(n)).bench_local(|| {
         let (request, candidates) = read(&features, &impression);
-        let inputs = Inputs::of_request(&weights.config, &request, &candidates);
+        let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
         net.score(&inputs, &weights).expect("a world is scored")
     });
 }

@@ -3,7 +3,9 @@
 //! A field is one vector `[dim]`: the weighted sum of the rows of its ids. One id keeps one row per role, so
 //! a user and an item never share one, while an item in a history and the same item as a candidate do.
 
-use ouzel_sample::{Candidate, Id, Request, Slot};
+use ouzel_sample::{Candidate, HistoryEntry, Id, Request, Slot, about};
+
+use crate::config::TOKEN_FIELDS;
 
 /// Fields of the user side, once per request: user, context, history.
 pub const USER_FIELDS: usize = 3;
@@ -51,6 +53,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The ids of a history entry as a token; none where there is nothing to say.
+    #[must_use]
+    pub fn token(entry: &HistoryEntry) -> [Option<Id>; TOKEN_FIELDS] {
+        token(entry.item, entry.about)
+    }
+
+    /// The ids of a candidate as a token like those of the history.
+    #[must_use]
+    pub fn target(candidate: &Candidate) -> [Option<Id>; TOKEN_FIELDS] {
+        token(candidate.item, about(&candidate.attributes))
+    }
+
     /// Calls `add(id)` for each id of the wide part: single ids and their pairs with the user.
     pub fn wide(&self, candidate: &Candidate, mut add: impl FnMut(Id)) {
         add(role(Role::User, self.request.user));
@@ -65,6 +79,11 @@ impl<'a> Fields<'a> {
             }
         }
     }
+}
+
+fn token(item: Id, about: Id) -> [Option<Id>; TOKEN_FIELDS] {
+    let about = (about != Id::default()).then(|| role(Role::Attribute, about));
+    [Some(role(Role::Item, item)), about]
 }
 
 /// The role an id plays; part of the row's key.

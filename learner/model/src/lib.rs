@@ -9,22 +9,35 @@
 //! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable), and apart
 //! from all of these [`encode`].
 
+pub mod blocks;
 mod config;
 pub mod encode;
 mod error;
 mod fields;
+mod groups;
 mod inputs;
+mod kept;
+mod leaves;
 pub mod metrics;
 mod net;
+mod params;
 mod random;
+mod shapes;
 mod table;
 mod weights;
 
-pub use config::{ModelConfig, Output};
+pub use config::{
+    ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig, Output,
+    SequenceConfig, SequenceKind, TOKEN_FIELDS,
+};
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
-pub use inputs::{Inputs, Pool};
-pub use net::{Leaves, Net, Outputs};
+pub use groups::{Groups, Layout};
+pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+pub use leaves::{ContentLeaves, ContentSource, Leaves};
+pub use net::{Net, Outputs};
+pub use params::Params;
+pub use shapes::{Shape, is_adapter, is_base, shapes};
 pub use random::{normal, uniform};
 pub use table::{PAGE_ROWS, Pages, Table};
 pub use weights::{Array, Dense, Weights};

@@ -1,108 +1,95 @@
 //! The forward pass, the same for training and serving.
 //!
-//! `logit = prior + bias + wide + FM + MLP`, the recipe of a single-pass ranker. The FM and the first layer
-//! of the MLP split into a part per request and a part per candidate, so the user side is computed once a
-//! request and candidates only gather it.
+//! `logit = prior + wide + FM + head(first layer)`. The first layer adds what each block gives through weights of its
+//! own: the fields of user and candidate, the live features, the candidate's content, what its content finds in the
+//! user's past, and what the sequence block reads of it. So the user side is computed once a request and candidates
+//! only gather it, and a model is a choice of blocks.
 //!
 //! Auxiliary logits, where a label policy needs them, are linear in the last hidden layer. No gradient goes back
 //! through them: a model with them learns the same primary logits as one without.
 
-use tch::{Device, Kind, Tensor};
+use std::cell::RefCell;
 
-use ouzel_sample::N_DENSE;
+use tch::{Device, Tensor};
 
-use crate::config::{ModelConfig, Output};
+use ouzel_sample::{DENSE_NAMES, MODALITIES};
+
+use crate::blocks::interest::Contents;
+use crate::blocks::{contrast, din, fm, fq_former, head, hstu, interest};
+use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
-use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::inputs::Inputs;
+use crate::inputs::{ContentInputs, Inputs};
+use crate::kept::Kept;
+use crate::leaves::{ContentLeaves, ContentSource, Leaves, frozen, len};
+use crate::params::Params;
+use crate::shapes::{is_adapter, is_base, shapes};
 use crate::weights::{Array, Dense, Weights};
 
 /// The dense weights as tensors on one device, owned by one thread.
 #[derive(Debug)]
 pub struct Net {
-    names: Vec<String>,
-    params: Vec<Tensor>,
-    n_hidden: usize,
-    output: Output,
+    config: ModelConfig,
+    params: Params,
     prior: Tensor,
+    /// 1 for features that are read, else 0; none where all are.
+    mask: Option<Tensor>,
+    /// Number of the base weights, once they are frozen.
+    frozen: Option<u64>,
+    /// What was computed of the base weights alone.
+    kept: RefCell<Kept>,
+    /// Whether no weight of this network will move.
+    is_still: bool,
     device: Device,
 }
 
 /// What comes out of the network.
 #[derive(Debug)]
 pub struct Outputs {
-    /// `[n_candidates, n_tasks]`, of what the model's [`Output`] says.
+    /// `[n_candidates, n_tasks]`, of what the model's [`Output`](crate::Output) says.
     pub logits: Tensor,
     /// `[n_candidates, n_tasks * auxiliary]`; none where the model has no auxiliary logits.
     pub auxiliary: Option<Tensor>,
-}
-
-/// The tensors a batch brings; the learner asks for gradients of the first three.
-#[derive(Debug)]
-pub struct Leaves {
-    /// `[n_requests, USER_FIELDS, dim]`
-    pub user: Tensor,
-    /// `[n_candidates, CANDIDATE_FIELDS, dim]`
-    pub candidate: Tensor,
-    /// `[n_candidates]`
-    pub wide: Tensor,
-    /// `[n_candidates, N_DENSE]`
-    pub dense: Tensor,
-    /// `[n_candidates]`
-    pub request_of: Tensor,
-}
-
-impl Leaves {
-    /// Gathers a batch from the rows of a version.
-    pub fn gather(inputs: &Inputs, weights: &Weights, device: Device) -> Result<Self, Error> {
-        let dim = weights.rows.dim();
-        let rows = Inputs::read(&inputs.rows, &weights.rows);
-        let wide = Inputs::read(&inputs.wide, &weights.wide);
-        let (n_requests, n_candidates) = (len(inputs.n_requests()), len(inputs.n_candidates()));
-        let put = |values: &[f32], shape: &[i64]| -> Result<Tensor, Error> {
-            Ok(Tensor::f_from_slice(values)?
-                .f_reshape(shape)?
-                .f_to_device(device)?)
-        };
-        Ok(Self {
-            user: put(
-                &inputs.user.gather(&rows, dim),
-                &[n_requests, len(USER_FIELDS), len(dim)],
-            )?,
-            candidate: put(
-                &inputs.candidate.gather(&rows, dim),
-                &[n_candidates, len(CANDIDATE_FIELDS), len(dim)],
-            )?,
-            wide: put(&inputs.wide_sum.gather(&wide, 1), &[n_candidates])?,
-            dense: put(&inputs.dense, &[n_candidates, len(N_DENSE)])?,
-            request_of: Tensor::f_from_slice(&inputs.request_of)?.f_to_device(device)?,
-        })
-    }
+    /// The content vectors of the batch's candidates, each once; none without content.
+    pub contents: Option<Tensor>,
 }
 
 impl Net {
     /// Tensors of a version's dense weights.
     pub fn new(weights: &Weights, device: Device) -> Result<Self, Error> {
-        let (mut names, mut params) = (Vec::new(), Vec::new());
-        for (name, shape) in shapes(&weights.config) {
-            let array = weights.array(&name, &shape)?;
-            let shape: Vec<i64> = shape.iter().map(|n| len(*n)).collect();
-            params.push(
-                Tensor::f_from_slice(&array.values)?
-                    .f_reshape(&shape)?
-                    .f_to_device(device)?,
-            );
-            names.push(name);
+        let config = weights.config.clone();
+        let mut params = Vec::new();
+        for shape in shapes(&config) {
+            let array = weights.array(&shape.name, &shape.extents)?;
+            let extents: Vec<i64> = shape.extents.iter().map(|n| len(*n)).collect();
+            let tensor = Tensor::f_from_slice(&array.values)?
+                .f_reshape(&extents)?
+                .f_to_device(device)?;
+            params.push((shape.name, tensor));
         }
-        let prior = Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?;
         Ok(Self {
-            names,
-            params,
-            n_hidden: weights.config.hidden.len().max(1),
-            output: weights.config.output,
-            prior,
+            params: Params::new(params, config.lora.scale()),
+            prior: Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?,
+            mask: mask(&config, device)?,
+            frozen: weights.frozen,
+            kept: RefCell::default(),
+            is_still: false,
+            config,
             device,
         })
+    }
+
+    /// A network that only scores: what depends on an item and its weights alone is computed once. Takes over what
+    /// `before` has kept, where both have the same frozen base.
+    #[must_use]
+    pub fn still(mut self, before: Option<Net>) -> Self {
+        self.is_still = true;
+        if let Some(before) = before
+            && self.frozen.is_some()
+            && self.frozen == before.frozen
+        {
+            self.kept = before.kept;
+        }
+        self
     }
 
     /// Where it computes.
@@ -111,9 +98,30 @@ impl Net {
         self.device
     }
 
-    /// The dense weights with their names, to be moved by an optimizer.
+    /// The dense weights with their names.
     pub fn params(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.names.iter().map(String::as_str).zip(&self.params)
+        self.params.iter()
+    }
+
+    /// Whether a weight learns: the base until it is frozen, adapters from then on, and all others always.
+    #[must_use]
+    pub fn is_learned(&self, name: &str) -> bool {
+        match self.frozen {
+            Some(_) => !is_base(name),
+            None => !is_adapter(name),
+        }
+    }
+
+    /// Whether the base is frozen.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Says what the base weights are from now on: a number once they are frozen.
+    pub fn set_frozen(&mut self, frozen: Option<u64>) {
+        self.frozen = frozen;
+        self.kept = RefCell::default();
     }
 
     /// Replaces the offset of each task's logit.
@@ -131,107 +139,199 @@ impl Net {
                     .iter()
                     .map(|n| usize::try_from(*n).unwrap_or(0))
                     .collect();
-                Ok((
-                    name.to_owned(),
-                    Array {
-                        shape,
-                        values: to_vec(tensor)?.into(),
-                    },
-                ))
+                let values = to_vec(tensor)?.into();
+                Ok((name.to_owned(), Array { shape, values }))
             })
             .collect()
     }
 
+    /// A batch as tensors.
+    pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
+        Leaves::gather(inputs, weights, self.device, |contents| self.source(contents))
+    }
+
     /// Outputs of a batch.
-    ///
-    /// # Shapes
-    /// see [`Leaves`] -> [`Outputs`]
-    ///
-    /// FM is Rendle 2010, eq. 1 in its linear-time form; the sum is DeepFM's (Guo et al. 2017, eq. 1).
     pub fn forward(&self, leaves: &Leaves) -> Result<Outputs, Error> {
-        let Leaves {
-            user,
-            candidate,
-            wide,
-            dense,
-            request_of,
-        } = leaves;
-        let of_request = |x: &Tensor| x.f_index_select(0, request_of);
-        // FM: 0.5 * (|sum of fields|^2 - sum of |field|^2), each side summed once.
-        let sum = (of_request(&sum(user, &[1])?)? + sum(candidate, &[1])?).f_square()?;
-        let squares = of_request(&sum_squares(user)?)? + sum_squares(candidate)?;
-        let fm = (sum.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)? - squares) * 0.5;
-        // MLP: the first layer's three blocks, the user's once a request.
-        let [user_weight, candidate_weight, dense_weight, bias] = &self.params[..4] else {
-            unreachable!("shapes() begins with the first layer's four weights")
-        };
-        let mut hidden = of_request(&user.f_flatten(1, -1)?.f_matmul(&user_weight.f_tr()?)?)?
-            + candidate.f_flatten(1, -1)?.f_matmul(&candidate_weight.f_tr()?)?
-            + dense.f_matmul(&dense_weight.f_tr()?)?
-            + bias;
-        hidden = hidden.f_relu()?;
-        for layer in 1..self.n_hidden {
-            let [weight, bias] = &self.params[2 + 2 * layer..4 + 2 * layer] else {
-                unreachable!("shapes() gives each further layer a weight and a bias")
-            };
-            hidden = (hidden.f_matmul(&weight.f_tr()?)? + bias).f_relu()?;
+        let of_request = |x: &Tensor| x.f_index_select(0, &leaves.request_of);
+        let weight = |name: &str| -> Result<Tensor, Error> { Ok(self.params.get(name)?.f_tr()?) };
+        let mut first = of_request(&leaves.user.f_flatten(1, -1)?.f_matmul(&weight("first.user")?)?)?
+            + leaves
+                .candidate
+                .f_flatten(1, -1)?
+                .f_matmul(&weight("first.candidate")?)?
+            + self.features(&leaves.dense)?.f_matmul(&weight("first.dense")?)?
+            + self.params.get("first.bias")?;
+        let mut fields = leaves.candidate.shallow_clone();
+        let mut contents = None;
+        if let Some(leaves_of) = &leaves.contents {
+            let (targets, past) = self.contents(leaves_of)?;
+            let of_candidate = targets.f_index_select(0, &leaves_of.of_candidate)?;
+            first = first + of_candidate.f_matmul(&weight("first.content")?)?;
+            if self.config.fm {
+                let field = of_candidate.f_matmul(&weight("fm.content")?)?;
+                fields = Tensor::f_cat(&[fields, field.f_unsqueeze(1)?], 1)?;
+            }
+            if let (true, Some(layout)) = (self.config.interest.enabled, &leaves.layout) {
+                let found = interest::forward(&self.params, &of_candidate, &past, layout)?;
+                first = first + found.f_matmul(&weight("first.interest")?)?;
+            }
+            contents = Some(targets);
         }
-        let [weight, bias, auxiliary @ ..] = &self.params[2 + 2 * self.n_hidden..] else {
-            unreachable!("shapes() gives the last layer a weight and a bias")
+        if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout) {
+            let sequence = &self.config.sequence;
+            let read = match sequence.kind {
+                SequenceKind::Mean => None,
+                SequenceKind::Din => Some(din::forward(&self.params, target, history, layout)?),
+                SequenceKind::Hstu | SequenceKind::HstuResearch => {
+                    Some(hstu::forward(&self.params, sequence, target, history, layout)?)
+                }
+            };
+            if let Some(read) = read {
+                first = first + read.f_matmul(&weight("first.sequence")?)?;
+            }
+        }
+        let mut hidden = first.f_relu()?;
+        for layer in 1..self.config.hidden.len() {
+            hidden = self.params.linear(&format!("hidden{layer}"), &hidden)?.f_relu()?;
+        }
+        let auxiliary = match self.params.find("aux.weight") {
+            Some(_) => Some(self.params.linear("aux", &hidden.f_detach()?)?),
+            None => None,
         };
-        let auxiliary = match auxiliary {
-            [weight, bias] => Some(hidden.f_detach()?.f_matmul(&weight.f_tr()?)? + bias),
-            _ => None,
-        };
-        let shared = (fm + wide).f_unsqueeze(1)?;
+        let mut logits = head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
+        if self.config.wide {
+            logits = logits + leaves.wide.f_unsqueeze(1)?;
+        }
+        if self.config.fm {
+            let products = fm::second_order(&leaves.user, &fields, &leaves.request_of)?;
+            logits = logits + products.f_unsqueeze(1)?;
+        }
         Ok(Outputs {
-            logits: hidden.f_matmul(&weight.f_tr()?)? + bias + shared + &self.prior,
+            logits,
             auxiliary,
+            contents,
         })
+    }
+
+    /// The contrast of ids and contents of a batch's distinct contents; none for fewer than two.
+    pub fn contrast(&self, leaves: &Leaves, outputs: &Outputs, temperature: f64) -> Result<Option<Tensor>, Error> {
+        let (Some(contents), Some(target), Some(of)) = (&outputs.contents, &leaves.target, &leaves.contents) else {
+            return Ok(None);
+        };
+        let Some((places, candidates)) = of.contrasted.as_ref().filter(|_| self.config.contrast > 0) else {
+            return Ok(None);
+        };
+        let ids = target.f_index_select(0, candidates)?;
+        let contents = contents.f_index_select(0, places)?;
+        Ok(Some(contrast::loss(&self.params, &ids, &contents, temperature)?))
     }
 
     /// The log-odds of each outcome as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
-        let leaves = Leaves::gather(inputs, weights, self.device)?;
-        let outputs = tch::no_grad(|| self.forward(&leaves))?;
+        let outputs = tch::no_grad(|| self.forward(&self.gather(inputs, weights)?))?;
         let logits = to_vec(&outputs.logits)?.into_iter();
-        Ok(logits.map(|logit| self.output.log_odds(logit)).collect())
+        Ok(logits.map(|logit| self.config.output.log_odds(logit)).collect())
+    }
+
+    /// Live features as the model reads them.
+    fn features(&self, dense: &Tensor) -> Result<Tensor, Error> {
+        let dense = match self.params.find("missing") {
+            // In every transform 0 stands for "nothing known".
+            Some(missing) => missing.f_where_self(&dense.f_eq(0.0)?, dense)?,
+            None => dense.shallow_clone(),
+        };
+        Ok(match &self.mask {
+            Some(mask) => dense * mask,
+            None => dense,
+        })
+    }
+
+    /// Content vectors of the batch's candidates, and all of them to be read as the past, from which no gradient
+    /// goes back: a history's contents are learned when they are candidates.
+    fn contents(&self, leaves: &ContentLeaves) -> Result<(Tensor, Contents), Error> {
+        let (targets, vectors, keys) = match &leaves.source {
+            ContentSource::Kept { vectors, keys } => {
+                let targets = vectors.f_narrow(0, 0, leaves.n_targets)?;
+                (targets, vectors.shallow_clone(), keys.shallow_clone())
+            }
+            ContentSource::Frozen(items) => {
+                let n = items.present.size()[0];
+                let of_targets = items.narrow(0, leaves.n_targets)?;
+                let targets = fq_former::forward(&self.params, &self.config.content, &of_targets)?;
+                let vectors = if n > leaves.n_targets {
+                    let past = items.narrow(leaves.n_targets, n - leaves.n_targets)?;
+                    let past = tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
+                    Tensor::f_cat(&[targets.f_detach()?, past], 0)?
+                } else {
+                    targets.f_detach()?
+                };
+                let keys = self.keys(&vectors)?;
+                (targets, vectors, keys)
+            }
+        };
+        let past = Contents {
+            vectors,
+            keys,
+            of_history: leaves.of_history.shallow_clone(),
+            valid: leaves.valid.shallow_clone(),
+        };
+        Ok((targets, past))
+    }
+
+    /// Keys of content interest without their adapter; empty without that block.
+    fn keys(&self, vectors: &Tensor) -> Result<Tensor, Error> {
+        if self.config.interest.enabled {
+            self.params.base("interest.key", vectors)
+        } else {
+            Ok(vectors.f_narrow(1, 0, 0)?)
+        }
+    }
+
+    /// Where the contents of a batch come from: kept while what makes them stands still.
+    fn source(&self, inputs: &ContentInputs) -> Result<ContentSource, Error> {
+        if self.frozen.is_none() && !self.is_still {
+            let frozen = frozen(&inputs.frozen, &self.config.content, self.device)?;
+            return Ok(ContentSource::Frozen(frozen));
+        }
+        let mut kept = self.kept.borrow_mut();
+        kept.complete(inputs, |items| {
+            tch::no_grad(|| {
+                let items = frozen(items, &self.config.content, self.device)?;
+                let vectors = fq_former::forward(&self.params, &self.config.content, &items)?;
+                let keys = self.keys(&vectors)?;
+                Ok((to_vec(&vectors)?, to_vec(&keys)?))
+            })
+        })?;
+        let width = if self.config.interest.enabled { self.config.interest.width } else { 0 };
+        let (vectors, keys) = kept.read(&inputs.ids, self.config.content.out(), width);
+        let put = |values: &[f32], width: usize| -> Result<Tensor, Error> {
+            let values = Tensor::f_from_slice(values)?.f_reshape([len(inputs.ids.len()), len(width)])?;
+            Ok(values.f_to_device(self.device)?)
+        };
+        Ok(ContentSource::Kept {
+            vectors: put(&vectors, self.config.content.out())?,
+            keys: put(&keys, width)?,
+        })
     }
 }
 
-/// Names and shapes of the dense weights, in the order the forward pass takes them.
-pub(crate) fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let first = config.hidden.first().copied().unwrap_or(1);
-    let mut shapes = vec![
-        ("first.user".to_owned(), vec![first, USER_FIELDS * config.dim]),
-        (
-            "first.candidate".to_owned(),
-            vec![first, CANDIDATE_FIELDS * config.dim],
-        ),
-        ("first.dense".to_owned(), vec![first, N_DENSE]),
-        ("first.bias".to_owned(), vec![first]),
-    ];
-    for (layer, widths) in config.hidden.windows(2).enumerate() {
-        shapes.push((format!("hidden{}.weight", layer + 1), vec![widths[1], widths[0]]));
-        shapes.push((format!("hidden{}.bias", layer + 1), vec![widths[1]]));
+/// Which features are read; none where all are.
+fn mask(config: &ModelConfig, device: Device) -> Result<Option<Tensor>, Error> {
+    let set = config.features;
+    if set.counters && set.similarity {
+        return Ok(None);
     }
-    let last = config.hidden.last().copied().unwrap_or(1);
-    shapes.push(("out.weight".to_owned(), vec![config.n_tasks(), last]));
-    shapes.push(("out.bias".to_owned(), vec![config.n_tasks()]));
-    if config.auxiliary > 0 {
-        let n = config.n_tasks() * config.auxiliary;
-        shapes.push(("aux.weight".to_owned(), vec![n, last]));
-        shapes.push(("aux.bias".to_owned(), vec![n]));
-    }
-    shapes
-}
-
-fn sum(x: &Tensor, dims: &[i64]) -> Result<Tensor, Error> {
-    Ok(x.f_sum_dim_intlist(dims, false, Kind::Float)?)
-}
-
-fn sum_squares(x: &Tensor) -> Result<Tensor, Error> {
-    sum(&x.f_square()?, &[1, 2])
+    let is_similarity = |name: &str| {
+        let name = name.strip_prefix("slate_").unwrap_or(name);
+        MODALITIES
+            .iter()
+            .any(|modality| name.strip_prefix(modality).is_some_and(|rest| rest.starts_with('_')))
+    };
+    let mask = DENSE_NAMES.map(|name| {
+        let is_read = if is_similarity(name) { set.similarity } else { set.counters };
+        f32::from(u8::from(is_read))
+    });
+    Ok(Some(Tensor::f_from_slice(&mask)?.f_to_device(device)?))
 }
 
 fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
@@ -244,9 +344,4 @@ fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let n = out.len();
     flat.f_copy_data(&mut out, n)?;
     Ok(out)
-}
-
-/// A length as libtorch counts.
-fn len(n: usize) -> i64 {
-    i64::try_from(n).expect("a length below 2^63")
 }

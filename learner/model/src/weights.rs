@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::random::uniform;
+use crate::shapes::{is_base, shapes};
 use crate::table::Table;
 
 /// One dense weight.
@@ -33,6 +33,8 @@ pub struct Weights {
     pub wide: Table,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
     pub prior: Vec<f32>,
+    /// What the base weights are, once they are frozen: see [`Weights::base`].
+    pub frozen: Option<u64>,
 }
 
 impl Weights {
@@ -57,7 +59,26 @@ impl Weights {
             rows,
             wide,
             prior,
+            frozen: None,
         }
+    }
+
+    /// A number that stands for the base weights: two versions that are frozen and have the same share all that is
+    /// computed from them alone.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        for (name, array) in self.dense.iter().filter(|(name, _)| is_base(name)) {
+            hasher.update(name.as_bytes());
+            for value in array.values.iter() {
+                hasher.update(&value.to_le_bytes());
+            }
+        }
+        let hash = hasher.finalize();
+        hash.as_bytes()
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// The dense weight `name`, of exactly this shape.
@@ -78,23 +99,18 @@ impl Weights {
     }
 }
 
-/// Initial dense weights: Xavier-uniform, biases 0, and last layers of 0 so that a new network adds nothing
-/// to the prior until it has learned something.
+/// Initial dense weights.
 fn initial(config: &ModelConfig) -> Dense {
-    crate::net::shapes(config)
+    shapes(config)
         .into_iter()
         .zip(0u64..)
-        .map(|((name, shape), stream)| {
-            let n: usize = shape.iter().product();
-            let is_last = name.starts_with("out.") || name.starts_with("aux.");
-            let is_weight = shape.len() == 2 && !is_last;
-            let fan: usize = shape.iter().sum();
-            #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
-            let bound = if is_weight { (6.0 / fan as f32).sqrt() } else { 0.0 };
-            let values = (0..n as u64)
-                .map(|lane| bound * (2.0 * uniform(config.seed, stream, lane) - 1.0))
-                .collect();
-            (name, Array { shape, values })
+        .map(|(shape, stream)| {
+            let values = shape.initial(config.seed, stream).into();
+            let array = Array {
+                shape: shape.extents,
+                values,
+            };
+            (shape.name, array)
         })
         .collect()
 }

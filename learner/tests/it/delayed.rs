@@ -6,7 +6,7 @@ use ouzel_learner::loss::Policy;
 use ouzel_learner::model::{Inputs, ModelConfig, Net, uniform};
 use ouzel_learner::validation::{Figures, ScoreLog};
 use ouzel_learner::{Error, LearnerConfig, Trainer};
-use ouzel_sample::{Batch, Batcher, Id, Kind, Labels, Sample};
+use ouzel_sample::{Batch, Batcher, Id, Kind, Labels, Sample, VectorMap};
 use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
 
 use crate::world::{configs, slates};
@@ -156,7 +156,7 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
     let weights = trainer.weights().unwrap();
     let net = Net::new(&weights, tch::Device::Cpu).unwrap();
     let served = net
-        .score(&Inputs::of_samples(&weights.config, &last.samples), &weights)
+        .score(&Inputs::of_samples(&weights.config, &last.samples, &VectorMap::default()), &weights)
         .unwrap();
     let reported = trainer.step(&last).unwrap().logits;
     assert_eq!(served, reported);
@@ -169,7 +169,7 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
         ..weights.clone()
     };
     let raw = Net::new(&plain, tch::Device::Cpu).unwrap();
-    let raw = raw.score(&Inputs::of_samples(&plain.config, &last.samples), &plain);
+    let raw = raw.score(&Inputs::of_samples(&plain.config, &last.samples, &VectorMap::default()), &plain);
     assert!(raw.unwrap().iter().zip(&served).all(|(raw, z)| raw < z));
 }
 
@@ -203,7 +203,7 @@ fn auxiliary_heads_leave_the_primary_logits_alone_and_are_part_of_a_snapshot() {
         );
 
         // Other auxiliary weights, the same scores.
-        let inputs = Inputs::of_samples(&after.config, &second[0].samples);
+        let inputs = Inputs::of_samples(&after.config, &second[0].samples, &VectorMap::default());
         let score = |weights: &ouzel_learner::model::Weights| {
             Net::new(weights, tch::Device::Cpu)
                 .unwrap()

@@ -12,4 +12,5 @@ mod learns;
 mod restores;
 mod scores;
 mod thinned;
+mod updates;
 mod world;

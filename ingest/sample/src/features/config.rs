@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct FeatureConfig {
     /// Actions of a user that a request carries, newest kept, count.
     pub history_len: usize,
+    /// Actions of a user whose contents a request carries too, newest kept, count; at most `history_len`. 0 where
+    /// the model reads no content, and then candidates carry none either.
+    pub history_contents: usize,
     /// Actions of a user that are kept, count; at least `history_len`.
     pub history_kept: usize,
     /// Shown items of a user that are kept to compare content with, count.
@@ -35,6 +38,7 @@ impl Default for FeatureConfig {
     fn default() -> Self {
         Self {
             history_len: 100,
+            history_contents: 0,
             history_kept: 200,
             shown_kept: 50,
             decay_ms: 3_600_000,

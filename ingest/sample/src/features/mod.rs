@@ -13,10 +13,12 @@ mod similarity;
 mod smooth;
 mod state;
 mod user;
+mod vector_map;
 mod vectors;
 
 pub use config::FeatureConfig;
 pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
 pub use dump::FeatureStateError;
 pub use state::{Ask, FeatureState};
+pub use vector_map::VectorMap;
 pub use vectors::{ItemVectors, MODALITIES, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorTable};

@@ -12,10 +12,11 @@ use crate::features::dense::{Dense, N_DENSE, logit};
 use crate::features::similarity::{N_PAST, N_SIMILARITY, Past};
 use crate::features::smooth::{SlotSums, Smooth, f32_of, ln1p, mean, seconds};
 use crate::features::user::UserState;
-use crate::features::vectors::{N_MODALITIES, VectorTable, given};
+use crate::features::vector_map::VectorMap;
+use crate::features::vectors::{N_MODALITIES, VectorId, VectorTable, given};
 use crate::{
     Action, Attribute, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request,
-    ShownItem, Slot,
+    ShownItem, Slot, about,
 };
 
 /// What a reader asks for: features of these items for this user, as of `ts`.
@@ -130,6 +131,7 @@ impl FeatureState {
                 HistoryEntry {
                     item: *item,
                     ts,
+                    about: self.about(*item),
                     task: 0,
                 },
                 self.config.history_kept,
@@ -167,6 +169,7 @@ impl FeatureState {
         let entry = HistoryEntry {
             item: action.item,
             ts: action.ts,
+            about: self.about(action.item),
             task: action.task,
         };
         self.user(action.user).act(entry, self.config.history_kept);
@@ -203,6 +206,7 @@ impl FeatureState {
                     item: shown.item,
                     position: shown.position,
                     dense: Dense::new(self.dense(ask, &shared, shown.item, item.as_deref())),
+                    content: self.content(shown.item),
                     attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
                     predicted: Predicted::default(),
                 }
@@ -210,7 +214,10 @@ impl FeatureState {
             .collect();
         self.compare(&history, &shown, shared.smooth.rate, &mut candidates);
         centre(&mut candidates);
+        let newest = history.len().saturating_sub(self.config.history_contents);
+        let contents = history[newest..].iter().map(|entry| self.content(entry.item));
         let request = Request {
+            contents: contents.collect(),
             id: ask.request,
             user: ask.user,
             ts: ask.ts,
@@ -219,6 +226,34 @@ impl FeatureState {
             n_items,
         };
         (request, candidates)
+    }
+
+    /// The content vectors that these requests and candidates name.
+    #[must_use]
+    pub fn vectors_of<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a Request>,
+        candidates: impl Iterator<Item = &'a Candidate>,
+    ) -> VectorMap {
+        if self.config.history_contents == 0 || self.vectors.is_empty() {
+            return VectorMap::default();
+        }
+        let past = requests.flat_map(|request| request.contents.iter().copied());
+        VectorMap::new(&self.vectors.list(), past.chain(candidates.map(|candidate| candidate.content)))
+    }
+
+    /// An item's content, where the model reads it.
+    fn content(&self, item: Id) -> VectorId {
+        if self.config.history_contents == 0 {
+            VectorId::NONE
+        } else {
+            self.vectors.of(item)
+        }
+    }
+
+    fn about(&self, item: Id) -> Id {
+        let item = self.items.get(&item);
+        item.map(|item| about(&item.attributes)).unwrap_or_default()
     }
 
     /// Fills in how like the candidates' content is to that of the user's past.

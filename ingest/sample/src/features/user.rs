@@ -75,6 +75,7 @@ mod tests {
         HistoryEntry {
             item: Id(item),
             ts: EventTime(ts),
+            about: Id(0),
             task: 0,
         }
     }

@@ -1,6 +1,13 @@
 //! The model's configuration: its shape, not how it learns.
 
+mod blocks;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use blocks::{
+    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+};
 
 /// Shape of the ranker. Part of the schema: another value means other weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +21,26 @@ pub struct ModelConfig {
     pub history_len: usize,
     /// Widths of the hidden layers of the MLP.
     pub hidden: Vec<usize>,
+    /// Whether there is a wide part: one weight for each id, and for each pair of the user and an attribute.
+    pub wide: bool,
+    /// Whether the fields' products in pairs are added (Rendle 2010).
+    pub fm: bool,
+    /// Whether the live counters are read, and the likeness of the candidate's content to the user's past.
+    pub features: FeatureSet,
+    /// Whether a feature of which nothing is known reads as a value that is learned, not as 0.
+    pub learned_missing: bool,
+    /// How an item's content becomes a vector.
+    pub content: ContentConfig,
+    /// Attention over the contents of the user's history.
+    pub interest: InterestConfig,
+    /// Width of the space in which ids and content are contrasted, floats; 0 without that loss.
+    pub contrast: usize,
+    /// The block over the user's history.
+    pub sequence: SequenceConfig,
+    /// Between the first layer and the tasks.
+    pub head: HeadConfig,
+    /// Adapters of frozen layers.
+    pub lora: LoraConfig,
     /// Seed of every initial value.
     pub seed: u64,
     /// Names of the tasks, the primary one first. Set from the join's tasks.
@@ -25,6 +52,25 @@ pub struct ModelConfig {
     /// Auxiliary logits a task, which only training reads, count. Set from the label policy.
     #[serde(skip_serializing_if = "is_default")]
     pub auxiliary: usize,
+}
+
+/// Which live features the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeatureSet {
+    /// Counters of items, users, attributes and their pairs, slate and time.
+    pub counters: bool,
+    /// Likeness of the candidate's frozen vectors to those of the user's past.
+    pub similarity: bool,
+}
+
+impl Default for FeatureSet {
+    fn default() -> Self {
+        Self {
+            counters: true,
+            similarity: true,
+        }
+    }
 }
 
 /// What an output of the network stands for.
@@ -72,6 +118,16 @@ impl Default for ModelConfig {
             row_init_std: 0.02,
             history_len: 100,
             hidden: vec![128],
+            wide: true,
+            fm: true,
+            features: FeatureSet::default(),
+            learned_missing: false,
+            content: ContentConfig::default(),
+            interest: InterestConfig::default(),
+            contrast: 0,
+            sequence: SequenceConfig::default(),
+            head: HeadConfig::default(),
+            lora: LoraConfig::default(),
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
@@ -85,6 +141,16 @@ impl ModelConfig {
     #[must_use]
     pub fn n_tasks(&self) -> usize {
         self.tasks.len().max(1)
+    }
+
+    /// Newest actions whose contents the model reads, count; at least 1 where it reads any content.
+    #[must_use]
+    pub fn history_contents(&self) -> usize {
+        match (self.content.enabled, self.interest.enabled) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => self.interest.history_len.max(1),
+        }
     }
 }
 

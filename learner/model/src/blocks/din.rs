@@ -1,0 +1,37 @@
+//! Deep Interest Network: an MLP on candidate and entry says how much of the entry to read (Zhou et al. 2018, 4.3).
+//!
+//! The scores are not normalised, so that how much a user did shows. Of the first layer's four blocks, for
+//! `[q, k, q - k, q * k]`, only that of the product needs every pair; the others are computed once a candidate or
+//! once an entry and added.
+
+use tch::{Kind, Tensor};
+
+use super::History;
+use crate::error::Error;
+use crate::groups::Layout;
+use crate::params::Params;
+
+/// What each candidate reads of its user's history, `[n_candidates, token]`.
+///
+/// # Shapes
+/// `target [n_candidates, token]`
+pub fn forward(params: &Params, target: &Tensor, history: &History, layout: &Layout) -> Result<Tensor, Error> {
+    let width = target.size()[1];
+    let first = params.weight("sequence.first")?;
+    let block = |at: i64| first.f_narrow(1, at * width, width);
+    let of_query = (block(0)? + block(2)?).f_tr()?;
+    let of_key = (block(1)? - block(2)?).f_tr()?;
+
+    let tokens = layout.of_request(&history.tokens)?;
+    let keys = layout.of_request(&history.tokens.f_matmul(&of_key)?)?.f_unsqueeze(1)?;
+    let query = layout.group(target)?;
+    let queries = (query.f_matmul(&of_query)? + params.get("sequence.first.bias")?).f_unsqueeze(2)?;
+    // [n_groups, width, len, token]
+    let pairs = query.f_unsqueeze(2)? * tokens.f_unsqueeze(1)?;
+    let hidden = (pairs.f_matmul(&block(3)?.f_tr()?)? + keys + queries).f_silu()?;
+    let hidden = params.linear("sequence.second", &hidden)?.f_silu()?;
+    let scores = params.linear("sequence.score", &hidden)?.f_squeeze_dim(-1)?;
+    let valid = layout.of_request(&history.valid)?.f_unsqueeze(1)?;
+    let read = (scores * valid).f_to_kind(Kind::Float)?.f_matmul(&tokens)?;
+    layout.ungroup(&read)
+}

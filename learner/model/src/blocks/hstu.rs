@@ -1,0 +1,282 @@
+//! Hierarchical sequential transduction units: pointwise attention without softmax (Zhai et al. 2024, section 3.2).
+//!
+//! The history is encoded once a request under a causal mask; a candidate is one more row at its end, which sees the
+//! history and itself and no other candidate. The keys and values of each layer are thus all that candidates need
+//! of a request. Scores are divided by a constant of the model, never by the length of a batch, so a score does not
+//! depend on who else is in it.
+
+use tch::{Kind, Tensor};
+
+use super::{History, norm};
+use crate::config::{SequenceConfig, SequenceKind};
+use crate::error::Error;
+use crate::groups::Layout;
+use crate::params::Params;
+
+/// Buckets of time differences, count.
+pub const TIME_BUCKETS: i64 = 129;
+/// Factor between two buckets, as a difference of natural logarithms.
+const BUCKET: f64 = 0.301;
+const EPSILON: f64 = 1e-6;
+
+/// Each candidate's row after the last layer, `[n_candidates, width]`.
+///
+/// # Shapes
+/// `target [n_candidates, token]`
+pub fn forward(
+    params: &Params,
+    config: &SequenceConfig,
+    target: &Tensor,
+    history: &History,
+    layout: &Layout,
+) -> Result<Tensor, Error> {
+    let form = Form::new(config);
+    let (past, target) = embed(params, config, target, history)?;
+    let mut past = past;
+    let mut target = layout.group(&target)?;
+    let times = Times::new(history)?;
+    for layer in 0..config.layers {
+        let name = format!("sequence.layer{layer}");
+        let user = Rows::project(params, &name, &form, &past)?;
+        let asks = Rows::project(params, &name, &form, &target)?;
+        let bias = form.bias(params, &name, &times)?;
+        target = asks.read_past(params, &name, &form, &target, &user, history, bias.as_ref(), layout)?;
+        if layer + 1 < config.layers {
+            past = user.read_causal(params, &name, &form, &past, history, bias.as_ref())?;
+        }
+    }
+    layout.ungroup(&target)
+}
+
+/// The input rows of history and candidates: item, what it is about, action, position and time, summed.
+fn embed(
+    params: &Params,
+    config: &SequenceConfig,
+    target: &Tensor,
+    history: &History,
+) -> Result<(Tensor, Tensor), Error> {
+    let actions = params.get("sequence.action")?;
+    let placeholder = actions.f_select(0, -1)?;
+    let mut past = params.linear("sequence.token", &history.tokens)?
+        + Tensor::f_embedding(actions, &history.tasks, -1, false, false)?;
+    let mut target = params.linear("sequence.token", target)? + placeholder;
+    if config.kind == SequenceKind::Hstu {
+        // Entries are counted back from the candidates, which all stand at 0.
+        let positions = params.get("sequence.position")?;
+        let after = history.valid.f_flip([1])?.f_cumsum(1, Kind::Float)?.f_flip([1])?;
+        let last = positions.size()[0] - 1;
+        let index = after.f_clamp(0.0, as_f64(last))?.f_to_kind(Kind::Int64)?;
+        let times = params.get("sequence.time")?;
+        past = past
+            + Tensor::f_embedding(positions, &index, -1, false, false)?
+            + Tensor::f_embedding(times, &bucket(&history.ages)?, -1, false, false)?;
+        target = target + positions.f_select(0, 0)? + times.f_select(0, 0)?;
+    }
+    Ok((past, target))
+}
+
+/// Sizes, and what differs between the two published forms.
+struct Form {
+    heads: i64,
+    key: i64,
+    value: i64,
+    /// What scores are divided by.
+    n: f64,
+    is_research: bool,
+}
+
+impl Form {
+    fn new(config: &SequenceConfig) -> Self {
+        let size = |n: usize| i64::try_from(n).unwrap_or(1);
+        Self {
+            heads: size(config.heads),
+            key: size(config.key),
+            value: size(config.value),
+            n: as_f64(size(config.history_len.max(1))),
+            is_research: config.kind == SequenceKind::HstuResearch,
+        }
+    }
+
+    fn attend(&self, scores: Tensor) -> Result<Tensor, Error> {
+        let scores = if self.is_research {
+            scores
+        } else {
+            scores / as_f64(self.key).sqrt()
+        };
+        Ok(scores.f_silu()? / self.n)
+    }
+
+    /// The relative bias of the research form: of history by history, of candidates by history, and of a candidate
+    /// by itself.
+    fn bias(&self, params: &Params, name: &str, times: &Times) -> Result<Option<Bias>, Error> {
+        if !self.is_research {
+            return Ok(None);
+        }
+        let positions = params.get(&format!("{name}.rab.position"))?;
+        let by_time = params.get(&format!("{name}.rab.time"))?;
+        let middle = (positions.size()[0] - 1) / 2;
+        let n = times.ages.size()[1];
+        let device = times.ages.device();
+        let place = |from: Tensor, to: Tensor| (to - from + middle).f_clamp(0, 2 * middle);
+        let at = Tensor::f_arange(n, (Kind::Int64, device))?;
+        let rows = place(at.f_unsqueeze(1)?, at.f_unsqueeze(0)?)?;
+        let past = positions.f_take(&rows)? + by_time.f_take(&times.between)?;
+        // A candidate stands behind the last entry there is, whatever the padding.
+        let back = place(times.n_valid.f_unsqueeze(1)?, at.f_unsqueeze(0)?)?;
+        let target = positions.f_take(&back)? + by_time.f_take(&bucket(&times.ages)?)?;
+        Ok(Some(Bias {
+            past: past.f_unsqueeze(1)?,
+            target: target.f_unsqueeze(1)?.f_unsqueeze(1)?,
+            own: positions.f_select(0, middle)? + by_time.f_select(0, 0)?,
+        }))
+    }
+}
+
+/// Relative biases, shared by the heads.
+struct Bias {
+    /// `[n_requests, 1, n, n]`
+    past: Tensor,
+    /// `[n_requests, 1, 1, n]`
+    target: Tensor,
+    /// A number.
+    own: Tensor,
+}
+
+/// When entries were, for the research form.
+struct Times {
+    ages: Tensor,
+    /// Entries of each request, `[n_requests]`.
+    n_valid: Tensor,
+    /// Buckets of the time from an entry to the one after each row, `[n_requests, n, n]`.
+    between: Tensor,
+}
+
+impl Times {
+    fn new(history: &History) -> Result<Self, Error> {
+        let ages = history.ages.shallow_clone();
+        let n = ages.size()[1];
+        // The entry after each row; after the last one comes the request, of age 0.
+        let zero = ages.f_narrow(1, 0, n.min(1))?.f_zeros_like()?;
+        let after = Tensor::f_cat(&[&ages, &zero], 1)?.f_narrow(1, n.min(1), n)?;
+        let between = bucket(&(ages.f_unsqueeze(1)? - after.f_unsqueeze(2)?))?;
+        Ok(Self {
+            n_valid: history
+                .valid
+                .f_sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)?,
+            ages,
+            between,
+        })
+    }
+}
+
+/// Queries, keys, values and gates of rows `[b, n, width]`.
+struct Rows {
+    /// `[b, n, heads * value]`
+    gate: Tensor,
+    /// `[b, heads, n, value]`
+    value: Tensor,
+    /// `[b, heads, n, key]`
+    query: Tensor,
+    /// `[b, heads, n, key]`
+    key: Tensor,
+}
+
+impl Rows {
+    fn project(params: &Params, name: &str, form: &Form, x: &Tensor) -> Result<Self, Error> {
+        let weight = |part: &str| params.find(&format!("{name}.norm.{part}"));
+        let z = params.linear(
+            &format!("{name}.uvqk"),
+            &norm(x, weight("weight"), weight("bias"), EPSILON)?,
+        )?;
+        let z = if form.is_research { z.f_silu()? } else { z };
+        let (b, n) = (x.size()[0], x.size()[1]);
+        let (values, keys) = (form.heads * form.value, form.heads * form.key);
+        let heads = |from: i64, width: i64| -> Result<Tensor, Error> {
+            let part = z.f_narrow(2, from, form.heads * width)?;
+            Ok(part.f_reshape([b, n, form.heads, width])?.f_transpose(1, 2)?)
+        };
+        let gate = z.f_narrow(2, 0, values)?;
+        Ok(Self {
+            gate: if form.is_research { gate } else { gate.f_silu()? },
+            value: heads(values, form.value)?,
+            query: heads(2 * values, form.key)?,
+            key: heads(2 * values + keys, form.key)?,
+        })
+    }
+
+    /// The history's rows read what is before them, and themselves.
+    fn read_causal(
+        &self,
+        params: &Params,
+        name: &str,
+        form: &Form,
+        x: &Tensor,
+        history: &History,
+        bias: Option<&Bias>,
+    ) -> Result<Tensor, Error> {
+        let n = x.size()[1];
+        let mut scores = self.query.f_matmul(&self.key.f_transpose(2, 3)?)?;
+        if let Some(bias) = bias {
+            scores = scores + &bias.past;
+        }
+        let causal = Tensor::f_ones([n, n], (Kind::Float, x.device()))?.f_tril(0)?;
+        let valid = history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
+        let read = (form.attend(scores)? * causal * valid).f_matmul(&self.value)?;
+        self.out(params, name, form, x, &read)
+    }
+
+    /// Candidates read their request's history, and themselves.
+    #[expect(clippy::too_many_arguments, reason = "the two sides of an attention with their layout")]
+    fn read_past(
+        &self,
+        params: &Params,
+        name: &str,
+        form: &Form,
+        x: &Tensor,
+        user: &Rows,
+        history: &History,
+        bias: Option<&Bias>,
+        layout: &Layout,
+    ) -> Result<Tensor, Error> {
+        let keys = layout.of_request(&user.key)?;
+        let mut scores = self.query.f_matmul(&keys.f_transpose(2, 3)?)?;
+        let mut own = (&self.query * &self.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
+        if let Some(bias) = bias {
+            scores = scores + layout.of_request(&bias.target)?;
+            own = own + &bias.own;
+        }
+        let valid = layout.of_request(&history.valid)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
+        let past = (form.attend(scores)? * valid).f_matmul(&layout.of_request(&user.value)?)?;
+        let read = past + form.attend(own)? * &self.value;
+        self.out(params, name, form, x, &read)
+    }
+
+    /// The layer's output from what its rows `[b, heads, n, value]` read.
+    fn out(&self, params: &Params, name: &str, form: &Form, x: &Tensor, read: &Tensor) -> Result<Tensor, Error> {
+        let (b, n) = (x.size()[0], x.size()[1]);
+        let read = read
+            .f_transpose(1, 2)?
+            .f_reshape([b, n, form.heads * form.value])?;
+        let weight = |part: &str| params.find(&format!("{name}.out_norm.{part}"));
+        let normed = norm(&read, weight("weight"), weight("bias"), EPSILON)?;
+        let gated = &self.gate * normed;
+        let row = if form.is_research {
+            gated
+        } else {
+            Tensor::f_cat(&[&self.gate, &read, &gated], 2)?
+        };
+        Ok(params.linear(&format!("{name}.out"), &row)? + x)
+    }
+}
+
+/// The bucket of a time difference in seconds: its logarithm, whatever its sign.
+fn bucket(seconds: &Tensor) -> Result<Tensor, Error> {
+    let bucket = (seconds.f_abs()?.f_clamp_min(1.0)?.f_log()? / BUCKET).f_floor()?;
+    Ok(bucket.f_clamp(0.0, as_f64(TIME_BUCKETS - 1))?.f_to_kind(Kind::Int64)?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes")]
+fn as_f64(n: i64) -> f64 {
+    n as f64
+}
+

@@ -1,0 +1,278 @@
+//! A batch as the model takes it: unique rows, fields as weighted sums of them, the user side once a request.
+//!
+//! Pooling is linear, so it is done here in plain loops and its backward is [`Pool::scatter`], in an order that
+//! depends on the batch alone: on any device the gradient of a row is summed in the same order.
+
+mod contents;
+mod pool;
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use ouzel_sample::{
+    Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, Shown, VectorMap,
+};
+
+use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
+use crate::fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
+use crate::groups::Groups;
+use crate::table::Table;
+pub use contents::ContentInputs;
+pub use pool::Pool;
+
+/// Everything the forward pass needs of a list of candidates, apart from the weights.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Unique keys of embedding rows, in order of first use.
+    pub rows: Vec<Id>,
+    /// Unique keys of the wide part.
+    pub wide: Vec<Id>,
+    /// Segments `[n_requests * USER_FIELDS]` over `rows`.
+    pub user: Pool,
+    /// Segments `[n_candidates * CANDIDATE_FIELDS]` over `rows`.
+    pub candidate: Pool,
+    /// Segments `[n_candidates]` over `wide`.
+    pub wide_sum: Pool,
+    /// The request of each candidate, `[n_candidates]`.
+    pub request_of: Vec<i64>,
+    /// Live features `[n_candidates, N_DENSE]`.
+    pub dense: Vec<f32>,
+    /// The histories, where a block reads them.
+    pub history: HistoryInputs,
+    /// The contents, where a block reads them.
+    pub contents: Option<ContentInputs>,
+    /// Candidates beside their requests, where a block attends to a history.
+    pub groups: Groups,
+    n_requests: usize,
+}
+
+/// The newest actions of each request's user, oldest first, left-aligned.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryInputs {
+    /// Places for entries of a request, count; 0 without the block.
+    pub len: usize,
+    /// Segments `[n_requests * len * TOKEN_FIELDS]` over `rows`.
+    pub tokens: Pool,
+    /// Candidates as tokens of the same kind, `[n_candidates * TOKEN_FIELDS]` over `rows`.
+    pub target: Pool,
+    /// 1 where there is an entry, `[n_requests * len]`.
+    pub valid: Vec<f32>,
+    /// The entries' tasks, `[n_requests * len]`.
+    pub tasks: Vec<i64>,
+    /// How long before the request they were, seconds, `[n_requests * len]`.
+    pub ages: Vec<f32>,
+}
+
+impl Inputs {
+    /// Inputs of a training batch. Samples of one request share its user side wherever they stand.
+    #[must_use]
+    pub fn of_samples(config: &ModelConfig, samples: &[Sample], vectors: &VectorMap) -> Self {
+        let mut build = Builder::new(config);
+        let mut seen: HashMap<Id, i64, BuildHasherDefault<IdHasher>> = HashMap::default();
+        for sample in samples {
+            let next = build.n_requests();
+            let request = *seen.entry(sample.request.id).or_insert(next);
+            if request == next {
+                build.request(&sample.request);
+            }
+            build.candidate(&sample.request, request, &sample.candidate);
+        }
+        build.done(vectors)
+    }
+
+    /// Inputs of slates that are only predicted, in order.
+    #[must_use]
+    pub fn of_shown(config: &ModelConfig, shown: &[Shown], vectors: &VectorMap) -> Self {
+        let mut build = Builder::new(config);
+        for slate in shown {
+            let request = build.n_requests();
+            build.request(&slate.request);
+            for candidate in &slate.candidates {
+                build.candidate(&slate.request, request, candidate);
+            }
+        }
+        build.done(vectors)
+    }
+
+    /// Inputs of one request with its candidates.
+    #[must_use]
+    pub fn of_request(
+        config: &ModelConfig,
+        request: &Request,
+        candidates: &[Candidate],
+        vectors: &VectorMap,
+    ) -> Self {
+        let mut build = Builder::new(config);
+        build.request(request);
+        for candidate in candidates {
+            build.candidate(request, 0, candidate);
+        }
+        build.done(vectors)
+    }
+
+    /// Requests in the batch.
+    #[must_use]
+    pub fn n_requests(&self) -> usize {
+        self.n_requests
+    }
+
+    /// Candidates in the batch.
+    #[must_use]
+    pub fn n_candidates(&self) -> usize {
+        self.request_of.len()
+    }
+
+    /// Reads the unique rows from a table, `[n_unique, dim]`.
+    #[must_use]
+    pub fn read(keys: &[Id], table: &Table) -> Vec<f32> {
+        let mut out = vec![0.0; keys.len() * table.dim()];
+        for (key, out) in keys.iter().zip(out.chunks_exact_mut(table.dim())) {
+            table.read(*key, out);
+        }
+        out
+    }
+}
+
+/// Collects requests and candidates, giving each distinct id one place.
+struct Builder<'a> {
+    config: &'a ModelConfig,
+    inputs: Inputs,
+    rows: Unique,
+    wide: Unique,
+    histories: Vec<(i64, Vec<HistoryEntry>)>,
+    contents: contents::Collected,
+}
+
+/// Places of ids in order of first use.
+#[derive(Default)]
+struct Unique {
+    place: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
+    ids: Vec<Id>,
+}
+
+impl Unique {
+    fn place(&mut self, id: Id) -> usize {
+        let ids = &mut self.ids;
+        *self.place.entry(id).or_insert_with(|| {
+            ids.push(id);
+            ids.len() - 1
+        })
+    }
+}
+
+impl<'a> Builder<'a> {
+    fn new(config: &'a ModelConfig) -> Self {
+        Self {
+            config,
+            inputs: Inputs::default(),
+            rows: Unique::default(),
+            wide: Unique::default(),
+            histories: Vec::new(),
+            contents: contents::Collected::default(),
+        }
+    }
+
+    fn reads_history(&self) -> bool {
+        self.config.sequence.kind != SequenceKind::Mean
+    }
+
+    /// Whether candidates are needed as tokens: to attend with, or to be contrasted with their content.
+    fn reads_target(&self) -> bool {
+        self.reads_history() || self.config.contrast > 0
+    }
+
+    fn n_requests(&self) -> i64 {
+        i64::try_from(self.inputs.n_requests).expect("a batch has fewer than 2^63 requests")
+    }
+
+    fn request(&mut self, request: &Request) {
+        let mut fields: [Vec<(usize, f32)>; USER_FIELDS] = Default::default();
+        Fields::new(request, self.config.history_len)
+            .user(|field, id, coefficient| fields[field].push((self.rows.place(id), coefficient)));
+        for field in fields {
+            self.inputs.user.segment(field);
+        }
+        if self.reads_history() {
+            let newest = request.history.len().saturating_sub(self.config.sequence.history_len);
+            self.histories.push((request.ts.0, request.history[newest..].to_vec()));
+        }
+        if self.config.interest.enabled {
+            let newest = request.contents.len().saturating_sub(self.config.interest.history_len);
+            self.contents.histories.push(request.contents[newest..].to_vec());
+        }
+        self.inputs.n_requests += 1;
+    }
+
+    fn candidate(&mut self, request: &Request, request_index: i64, candidate: &Candidate) {
+        let mut fields: [Vec<(usize, f32)>; CANDIDATE_FIELDS] = Default::default();
+        Fields::candidate(candidate, |field, id, coefficient| {
+            fields[field].push((self.rows.place(id), coefficient));
+        });
+        for field in fields {
+            self.inputs.candidate.segment(field);
+        }
+        if self.reads_target() {
+            for id in Fields::target(candidate) {
+                let member = id.map(|id| (self.rows.place(id), 1.0));
+                self.inputs.history.target.segment(member);
+            }
+        }
+        if self.config.content.enabled {
+            self.contents.candidates.push(candidate.content);
+        }
+        Fields::new(request, self.config.history_len).wide(candidate, |id| {
+            if self.config.wide {
+                self.inputs.wide_sum.add(self.wide.place(id), 1.0);
+            }
+        });
+        self.inputs.wide_sum.close();
+        self.inputs.request_of.push(request_index);
+        debug_assert_eq!(candidate.dense.len(), N_DENSE);
+        self.inputs.dense.extend_from_slice(candidate.dense.as_slice());
+    }
+
+    fn done(mut self, vectors: &VectorMap) -> Inputs {
+        self.history();
+        if self.config.content.enabled {
+            self.inputs.contents = Some(ContentInputs::new(self.contents, vectors));
+        }
+        if self.config.sequence.kind != SequenceKind::Mean || self.config.interest.enabled {
+            self.inputs.groups = Groups::new(&self.inputs.request_of, self.inputs.n_requests);
+        }
+        self.inputs.rows = self.rows.ids;
+        self.inputs.wide = self.wide.ids;
+        self.inputs
+    }
+
+    /// Lays the histories side by side, padded to the longest.
+    fn history(&mut self) {
+        let longest = self.histories.iter().map(|(_, entries)| entries.len()).max();
+        let Some(len) = longest.map(|len| len.max(1)) else {
+            return;
+        };
+        let out = &mut self.inputs.history;
+        out.len = len;
+        for (now, entries) in std::mem::take(&mut self.histories) {
+            for entry in &entries {
+                for id in Fields::token(entry) {
+                    out.tokens.segment(id.map(|id| (self.rows.place(id), 1.0)));
+                }
+                out.valid.push(1.0);
+                out.tasks.push(i64::from(entry.task));
+                out.ages.push(seconds(now.saturating_sub(entry.ts.0)));
+            }
+            for _ in entries.len()..len {
+                (0..TOKEN_FIELDS).for_each(|_| out.tokens.segment([]));
+                out.valid.push(0.0);
+                out.tasks.push(0);
+                out.ages.push(0.0);
+            }
+        }
+    }
+}
+
+fn seconds(ms: i64) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "ages are read by their logarithm")]
+    let ms = ms.max(0) as f32;
+    ms / 1000.0
+}

@@ -1,0 +1,95 @@
+//! Dense weights by name, and the linear layers made of them.
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+
+use crate::error::Error;
+
+/// The dense weights as tensors on one device, owned by one thread.
+///
+/// A layer `l` is the weight `l.weight [out, in]`, with `l.bias [out]` where it has one, and with the adapter
+/// `l.lora_a [rank, in]`, `l.lora_b [out, rank]` where it has one.
+#[derive(Debug, Default)]
+pub struct Params {
+    names: Vec<String>,
+    tensors: Vec<Tensor>,
+    place: HashMap<String, usize>,
+    lora_scale: f64,
+}
+
+impl Params {
+    /// Weights in the order given. `lora_scale` is what an adapter's product is multiplied by.
+    #[must_use]
+    pub fn new(weights: impl IntoIterator<Item = (String, Tensor)>, lora_scale: f64) -> Self {
+        let mut params = Self {
+            lora_scale,
+            ..Self::default()
+        };
+        for (name, tensor) in weights {
+            params.place.insert(name.clone(), params.names.len());
+            params.names.push(name);
+            params.tensors.push(tensor);
+        }
+        params
+    }
+
+    /// Names and weights, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.names.iter().map(String::as_str).zip(&self.tensors)
+    }
+
+    /// The weight of this name, if there is one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        Some(&self.tensors[*self.place.get(name)?])
+    }
+
+    /// The weight of this name.
+    pub fn get(&self, name: &str) -> Result<&Tensor, Error> {
+        self.find(name).ok_or_else(|| Error::MissingWeight {
+            name: name.to_owned(),
+            n_present: self.names.len(),
+        })
+    }
+
+    /// A layer's weight with its adapter added, `[out, in]`: `W + s B A` (Hu et al. 2022, eq. 3).
+    pub fn weight(&self, layer: &str) -> Result<Tensor, Error> {
+        let weight = self.get(&format!("{layer}.weight"))?;
+        match self.adapter(layer) {
+            Some((a, b)) => Ok(weight + b.f_matmul(a)? * self.lora_scale),
+            None => Ok(weight.shallow_clone()),
+        }
+    }
+
+    /// A layer applied to `x [.., in]`: `[.., out]`.
+    pub fn linear(&self, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
+        let base = self.base(layer, x)?;
+        Ok(match self.adapted(layer, x)? {
+            Some(adapted) => base + adapted,
+            None => base,
+        })
+    }
+
+    /// A layer without its adapter.
+    pub fn base(&self, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
+        let weight = self.get(&format!("{layer}.weight"))?;
+        Ok(x.f_linear(weight, self.find(&format!("{layer}.bias")))?)
+    }
+
+    /// What a layer's adapter adds to it; the cost is that of its rank.
+    pub fn adapted(&self, layer: &str, x: &Tensor) -> Result<Option<Tensor>, Error> {
+        let Some((a, b)) = self.adapter(layer) else {
+            return Ok(None);
+        };
+        let low = x.f_matmul(&a.f_tr()?)?;
+        Ok(Some(low.f_matmul(&b.f_tr()?)? * self.lora_scale))
+    }
+
+    fn adapter(&self, layer: &str) -> Option<(&Tensor, &Tensor)> {
+        Some((
+            self.find(&format!("{layer}.lora_a"))?,
+            self.find(&format!("{layer}.lora_b"))?,
+        ))
+    }
+}

@@ -1,0 +1,94 @@
+//! From the gradients of a batch's outputs to those of every weight that learns.
+
+use tch::{Kind, TchError, Tensor};
+
+use ouzel_model::{Inputs, Leaves, Net, Outputs};
+
+use crate::objective::Gradients;
+use crate::trainer::Trainer;
+
+/// Gradients of a batch: by dense weight in the net's order, none for those that stand still; by embedding row; by
+/// weight of the wide part.
+type Of = (Vec<Option<Tensor>>, Vec<f32>, Vec<f32>);
+
+/// Has gradients recorded for what a batch read of the tables.
+pub(crate) fn track(mut leaves: Leaves, inputs: &Inputs) -> Leaves {
+    for (leaf, _) in leaves.of_rows(inputs) {
+        *leaf = leaf.set_requires_grad(true);
+    }
+    leaves.wide = leaves.wide.set_requires_grad(true);
+    leaves
+}
+
+/// Has gradients recorded for the dense weights that learn.
+pub(crate) fn track_params(net: &Net) {
+    for (name, tensor) in net.params() {
+        let _tracked = tensor.set_requires_grad(net.is_learned(name));
+    }
+}
+
+impl Trainer {
+    /// The backward pass. `contrast` is added to the loss as it is.
+    pub(crate) fn backward(
+        &self,
+        inputs: &Inputs,
+        mut leaves: Leaves,
+        output: &Outputs,
+        gradients: &Gradients,
+        contrast: Option<Tensor>,
+    ) -> Result<Of, TchError> {
+        // The gradient of this sum is the outputs' gradients carried back.
+        let mut sum = times(&output.logits, &gradients.logits)?;
+        if let Some(auxiliary) = &output.auxiliary {
+            sum += times(auxiliary, &gradients.auxiliary)?;
+        }
+        let is_contrasted = contrast.is_some();
+        if let Some(contrast) = contrast {
+            sum += contrast;
+        }
+        let learns = |name: &str| self.net.is_learned(name) && (is_contrasted || !name.starts_with("cic."));
+        let has_wide = self.weights.config.wide;
+        let wide_leaf = leaves.wide.shallow_clone();
+        let pools = leaves.of_rows(inputs);
+        let mut targets: Vec<&Tensor> = self
+            .net
+            .params()
+            .filter_map(|(name, tensor)| learns(name).then_some(tensor))
+            .collect();
+        let n_dense = targets.len();
+        targets.extend(pools.iter().map(|(leaf, _)| &**leaf));
+        if has_wide {
+            targets.push(&wide_leaf);
+        }
+        let found = Tensor::f_run_backward(&[&sum], &targets, false, false)?;
+
+        let dim = self.weights.rows.dim();
+        let mut rows = vec![0.0; inputs.rows.len() * dim];
+        for ((_, pool), gradient) in pools.iter().zip(&found[n_dense..]) {
+            pool.scatter(&plain(gradient)?, dim, &mut rows);
+        }
+        let mut wide = vec![0.0; inputs.wide.len()];
+        if let (true, Some(gradient)) = (has_wide, found.last()) {
+            inputs.wide_sum.scatter(&plain(gradient)?, 1, &mut wide);
+        }
+        let mut dense = found.into_iter();
+        let dense = self
+            .net
+            .params()
+            .map(|(name, _)| if learns(name) { dense.next() } else { None })
+            .collect();
+        Ok((dense, rows, wide))
+    }
+}
+
+fn times(output: &Tensor, gradient: &[f32]) -> Result<Tensor, TchError> {
+    let start = Tensor::f_from_slice(gradient)?
+        .f_to_device(output.device())?
+        .f_view_as(output)?;
+    (output * start).f_sum(Kind::Float)
+}
+
+/// A tensor's values in row-major order.
+pub(crate) fn plain(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
+    Vec::<f32>::try_from(tensor.f_contiguous()?.f_view(-1)?)
+}

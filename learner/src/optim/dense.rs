@@ -1,0 +1,191 @@
+//! Optimizers of dense weights, with their state.
+
+use serde::{Deserialize, Serialize};
+use tch::{TchError, Tensor};
+
+/// Adam's decay of the running mean of gradients, and of their squares (Kingma and Ba 2015). The first is a little
+/// longer than the usual .9: a stream's gradients are noisy, and nothing is seen twice.
+const BETAS: (f64, f64) = (0.95, 0.999);
+
+const EPSILON: f64 = 1e-8;
+
+/// The rule by which dense weights move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DenseRule {
+    /// Every squared gradient is remembered for good (Duchi et al. 2011).
+    #[default]
+    Adagrad,
+    /// Running means of gradients and of their squares, corrected for having started from 0.
+    Adam,
+}
+
+impl DenseRule {
+    /// What is kept of each weight, by name, each of the weight's shape.
+    pub(crate) fn kept(self) -> &'static [&'static str] {
+        match self {
+            DenseRule::Adagrad => &["adagrad_sum"],
+            DenseRule::Adam => &["adam_mean", "adam_square"],
+        }
+    }
+}
+
+/// The rule with what it keeps.
+#[derive(Debug)]
+pub(crate) struct DenseOptimizer {
+    rule: DenseRule,
+    /// Steps taken, count.
+    pub(crate) n_steps: u64,
+    /// By weight, in the order of the net's parameters, then as [`DenseRule::kept`].
+    pub(crate) kept: Vec<Vec<Tensor>>,
+}
+
+impl DenseOptimizer {
+    /// A new one, everything from 0.
+    pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
+        let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
+        let kept = weights
+            .map(|weight| rule.kept().iter().map(|_| zeros(weight)).collect())
+            .collect();
+        Self {
+            rule,
+            n_steps: 0,
+            kept,
+        }
+    }
+
+    pub(crate) fn rule(&self) -> DenseRule {
+        self.rule
+    }
+
+    /// One step of every weight that has a gradient, at its own rate, in place; gradients are multiplied by `factor` first, if there is one.
+    pub(crate) fn step<'a>(
+        &mut self,
+        weights: impl Iterator<Item = (&'a Tensor, f64)>,
+        gradients: &[Option<Tensor>],
+        factor: Option<f64>,
+    ) -> Result<(), TchError> {
+        self.n_steps += 1;
+        tch::no_grad(|| {
+            for (((weight, rate), kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
+                let Some(gradient) = gradient else { continue };
+                let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
+                let gradient = scaled.as_ref().unwrap_or(gradient);
+                let mut weight = weight.f_detach()?;
+                match (self.rule, kept.as_mut_slice()) {
+                    (DenseRule::Adagrad, [sum]) => adagrad(&mut weight, sum, gradient, rate)?,
+                    (DenseRule::Adam, [mean, square]) => {
+                        adam(&mut weight, [mean, square], gradient, rate, self.n_steps)?;
+                    }
+                    _ => unreachable!("what is kept was made for the rule"),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// `w -= rate g / (sqrt(sum of g^2) + eps)`
+fn adagrad(weight: &mut Tensor, sum: &mut Tensor, gradient: &Tensor, rate: f64) -> Result<(), TchError> {
+    let _summed = sum.f_addcmul_(gradient, gradient)?;
+    let step = gradient.f_div(&sum.f_sqrt()?.f_add_scalar(EPSILON)?)?;
+    let _moved = weight.f_sub_(&step.f_mul_scalar(rate)?)?;
+    Ok(())
+}
+
+/// `w -= rate m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` at the `n`-th step, `t = n`, as torch orders it.
+fn adam(
+    weight: &mut Tensor,
+    [mean, square]: [&mut Tensor; 2],
+    gradient: &Tensor,
+    rate: f64,
+    n: u64,
+) -> Result<(), TchError> {
+    let _mean = mean
+        .f_mul_scalar_(BETAS.0)?
+        .f_add_(&gradient.f_mul_scalar(1.0 - BETAS.0)?)?;
+    let _square = square
+        .f_mul_scalar_(BETAS.1)?
+        .f_add_(&gradient.f_square()?.f_mul_scalar(1.0 - BETAS.1)?)?;
+    let unbiased = |beta: f64| 1.0 - beta.powi(i32::try_from(n).unwrap_or(i32::MAX));
+    let size = square
+        .f_sqrt()?
+        .f_div_scalar(unbiased(BETAS.1).sqrt())?
+        .f_add_scalar(EPSILON)?;
+    let step = mean.f_div(&size)?.f_mul_scalar(rate / unbiased(BETAS.0))?;
+    let _moved = weight.f_sub_(&step)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::nn::{self, OptimizerConfig};
+
+    use super::*;
+
+    /// Gradients of all sizes, some of them 0.
+    fn gradient(step: i32, lane: i32) -> f32 {
+        let size = [1.0f32, 1e-3, 30.0, 0.0][usize::try_from(lane % 4).unwrap()];
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let wave = ((step * 7 + lane * 3) % 11 - 4) as f32;
+        size * wave
+    }
+
+    #[test]
+    fn dense_adagrad_matches_its_formula() {
+        let weight = Tensor::from_slice(&[1.0f32, -1.0]);
+        let mut optimizer = DenseOptimizer::new(DenseRule::Adagrad, [&weight].into_iter());
+        let gradient = Some(Tensor::from_slice(&[0.5f32, -0.25]));
+        for _ in 0..2 {
+            optimizer
+                .step([(&weight, 0.1)].into_iter(), std::slice::from_ref(&gradient), None)
+                .unwrap();
+        }
+        let moved = 0.1 * (1.0 + 0.5f64.sqrt());
+        let found = Vec::<f32>::try_from(&weight).unwrap();
+        assert!((f64::from(found[0]) - (1.0 - moved)).abs() < 1e-6, "{found:?}");
+        assert!((f64::from(found[1]) - (-1.0 + moved)).abs() < 1e-6, "{found:?}");
+    }
+
+    #[test]
+    fn adam_takes_the_steps_of_libtorch() {
+        let vs = nn::VarStore::new(tch::Device::Cpu);
+        let theirs = vs.root().var("w", &[8], nn::Init::Const(0.3));
+        let mut torch = nn::adam(BETAS.0, BETAS.1, 0.0).build(&vs, 1e-2).unwrap();
+        let ours = theirs.detach().copy();
+        let mut optimizer = DenseOptimizer::new(DenseRule::Adam, [&ours].into_iter());
+        for step in 0..50 {
+            let values: Vec<f32> = (0..8).map(|lane| gradient(step, lane)).collect();
+            let gradient = Tensor::from_slice(&values);
+            torch.zero_grad();
+            (&theirs * &gradient).sum(tch::Kind::Float).backward();
+            torch.step();
+            optimizer
+                .step([(&ours, 1e-2)].into_iter(), &[Some(gradient)], None)
+                .unwrap();
+            let [ours, theirs] = [&ours, &theirs.detach()].map(|w| Vec::<f32>::try_from(w).unwrap());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert!((ours - theirs).abs() < 2e-6, "step {step}: {ours} {theirs}");
+            }
+        }
+        let moved = (ours - theirs.detach()).abs().max();
+        assert!(f64::try_from(moved).unwrap() < 2e-6);
+    }
+
+    #[test]
+    fn a_factor_is_a_smaller_gradient() {
+        for rule in [DenseRule::Adagrad, DenseRule::Adam] {
+            let [a, b] = [(); 2].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
+            let [mut of_a, mut of_b] = [&a, &b].map(|w| DenseOptimizer::new(rule, [w].into_iter()));
+            let gradient = Tensor::from_slice(&[0.25f32, -8.0]);
+            let (half, gradient) = (Some(&gradient * 0.5), Some(gradient));
+            for _ in 0..3 {
+                of_a.step([(&a, 0.1)].into_iter(), std::slice::from_ref(&gradient), Some(0.5))
+                    .unwrap();
+                of_b.step([(&b, 0.1)].into_iter(), std::slice::from_ref(&half), None)
+                    .unwrap();
+            }
+            assert_eq!(a, b, "{rule:?}");
+        }
+    }
+}
