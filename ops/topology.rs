@@ -204,6 +204,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         provenance: provenance(config, contents.as_ref()),
         unserved: Vec::new(),
         note: None,
+        buckets_told: None,
     };
     supervisor.spawn(Task::Learner, move || learn.run(&from_join))?;
 

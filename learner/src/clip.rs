@@ -37,7 +37,10 @@ pub(crate) fn squares_of(gradients: &[Option<Tensor>]) -> Result<f64, TchError> 
 
 /// Multiplies plain numbers in place.
 pub(crate) fn scale(gradient: &mut [f32], factor: f64) {
-    #[expect(clippy::cast_possible_truncation, reason = "a factor in (0, 1) needs no more digits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a factor in (0, 1) needs no more digits"
+    )]
     let factor = factor as f32;
     for g in gradient {
         *g *= factor;

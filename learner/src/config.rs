@@ -1,12 +1,14 @@
 //! How the model learns.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use ouzel_model::ModelConfig;
 
 use crate::error::Error;
-use crate::loss::Policy;
+use crate::loss::{Bound, Policy};
 use crate::optim::DenseRule;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
@@ -44,6 +46,10 @@ pub struct LearnerConfig {
     pub wide_l2: f32,
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f32,
+    /// Weight of a task's losses by its name, 1 where it is not named. The slate loss is the primary task's.
+    pub task_weights: BTreeMap<String, f32>,
+    /// Tasks that are drawn together.
+    pub bounds: Vec<Bound>,
     /// Longest gradient of all dense weights together, by its norm; 0 for any. A gradient is the sum over a batch.
     pub clip_dense: f64,
     /// Longest gradient of all embedding rows of a batch together, likewise.
@@ -52,6 +58,8 @@ pub struct LearnerConfig {
     pub prior_samples: f32,
     /// Which stream of samples it is given, and so which losses undo what that stream gets wrong.
     pub policy: Policy,
+    /// Whether log-odds are calibrated on certain labels as they come.
+    pub calibrate: bool,
     /// Share of negatives that are learned from, in `(0, 1]`; positives always are. Predictions stay calibrated
     /// to all samples, and counts, validation and the prior still see every one.
     pub negative_rate: f32,
@@ -72,8 +80,8 @@ impl Default for LearnerConfig {
             row_accumulator: 0.1,
             dense: DenseRule::default(),
             dense_rate: 0.03,
-            block_rate: 0.01,
-            contrast_weight: 0.1,
+            block_rate: 0.003,
+            contrast_weight: 0.01,
             contrast_temperature: 0.1,
             freeze_samples: 0,
             warmup_samples: 0,
@@ -82,10 +90,13 @@ impl Default for LearnerConfig {
             wide_beta: 1.0,
             wide_l2: 1.0,
             slate_loss: 0.3,
+            task_weights: BTreeMap::new(),
+            bounds: Vec::new(),
             clip_dense: 0.0,
             clip_rows: 0.0,
             prior_samples: 1e6,
             policy: Policy::default(),
+            calibrate: false,
             negative_rate: 1.0,
             max_rows: 20_000_000,
             device: "cpu".into(),
@@ -100,6 +111,9 @@ impl LearnerConfig {
         if !(self.negative_rate > 0.0 && self.negative_rate <= 1.0) {
             return Err(Error::NegativeRate(self.negative_rate));
         }
+        if self.calibrate && !self.policy.is_certain_in_the_end() {
+            return Err(Error::Calibrate(self.policy));
+        }
         let (output, auxiliary) = (self.policy.output(), self.policy.auxiliary());
         if (model.output, model.auxiliary) != (output, auxiliary) {
             return Err(Error::Policy {
@@ -108,7 +122,44 @@ impl LearnerConfig {
                 found: (model.output, model.auxiliary),
             });
         }
-        Ok(())
+        self.check_tasks(&model.tasks)
+    }
+
+    /// Refuses a task that there is not, and a bound that could not be met.
+    fn check_tasks(&self, tasks: &[String]) -> Result<(), Error> {
+        let mut named: Vec<(&str, &String)> = Vec::new();
+        named.extend(
+            self.task_weights
+                .keys()
+                .map(|name| ("optimizer.task_weights", name)),
+        );
+        for Bound {
+            first, then, both, ..
+        } in &self.bounds
+        {
+            named.extend([first, then, both].map(|name| ("learner.bounds", name)));
+            if first == then || first == both || then == both {
+                return Err(Error::Bound {
+                    tasks: [first, then, both].map(String::clone),
+                    why: "it must name three tasks, each once",
+                });
+            }
+            // Its outputs are log-odds of something else than the outcome.
+            if self.policy == Policy::Fnc {
+                return Err(Error::Bound {
+                    tasks: [first, then, both].map(String::clone),
+                    why: "the label policy fnc learns no probabilities to bound; fnw has the same stream",
+                });
+            }
+        }
+        match named.into_iter().find(|(_, name)| !tasks.contains(name)) {
+            None => Ok(()),
+            Some((setting, name)) => Err(Error::UnknownTask {
+                setting,
+                name: name.clone(),
+                tasks: tasks.to_vec(),
+            }),
+        }
     }
 
     /// The configured device.

@@ -37,6 +37,30 @@ pub enum Error {
         /// What the model has.
         found: (Output, usize),
     },
+    /// Calibration under a policy that never tells a negative for certain.
+    #[error(
+        "cannot calibrate under the label policy {0:?}: its stream tells no negative when it is certain; use plain \
+         labels or defer"
+    )]
+    Calibrate(Policy),
+    /// A setting names a task that is not learned.
+    #[error("{setting} names the task {name:?}, which is not among those learned: {tasks:?}")]
+    UnknownTask {
+        /// Which setting.
+        setting: &'static str,
+        /// The name in it.
+        name: String,
+        /// The tasks there are.
+        tasks: Vec<String>,
+    },
+    /// A bound between tasks that cannot be met.
+    #[error("cannot bind the tasks {tasks:?} to one another: {why}")]
+    Bound {
+        /// `first`, `then` and `both`.
+        tasks: [String; 3],
+        /// What does not fit.
+        why: &'static str,
+    },
     /// A snapshot without what the trainer needs, or made by another model.
     #[error("cannot restore the trainer from snapshot {snapshot}: {why}")]
     Restore {

@@ -4,6 +4,7 @@
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
 mod backward;
+mod calibration;
 mod clip;
 mod config;
 mod error;

@@ -24,6 +24,16 @@ pub const GAUC: &str = "ouzel_learner_window_gauc_ratio";
 pub const NE: &str = "ouzel_learner_window_normalised_entropy_ratio";
 /// Sum of predictions over sum of labels, over the window.
 pub const CALIBRATION: &str = "ouzel_learner_window_calibration_ratio";
+/// Jumps of the calibration within an hour of event time, by task.
+pub const CALIBRATION_JUMPS: &str = "ouzel_learner_calibration_jumps_total";
+/// The three figures of the window by how well items or users were known, by side and bucket.
+pub const BUCKET_AUC: &str = "ouzel_learner_bucket_auc_ratio";
+/// See [`BUCKET_AUC`].
+pub const BUCKET_NE: &str = "ouzel_learner_bucket_normalised_entropy_ratio";
+/// See [`BUCKET_AUC`].
+pub const BUCKET_CALIBRATION: &str = "ouzel_learner_bucket_calibration_ratio";
+/// Samples of the window in each bucket.
+pub const BUCKET_SAMPLES: &str = "ouzel_learner_bucket_samples";
 
 /// Tells the recorder what each name means.
 pub fn describe() {
@@ -62,4 +72,22 @@ pub fn describe() {
         CALIBRATION,
         "sum of predictions over sum of labels, over the window"
     );
+    describe_counter!(
+        CALIBRATION_JUMPS,
+        Unit::Count,
+        "times that learner.calibrate moved a task's log-odds by more than 0.5 within an hour of event time, by task"
+    );
+    describe_gauge!(
+        BUCKET_AUC,
+        "progressive AUC over the window, by impressions before: new below 20, warm below 1000, hot"
+    );
+    describe_gauge!(
+        BUCKET_NE,
+        "log-loss over the entropy of the mean label, over the window, likewise"
+    );
+    describe_gauge!(
+        BUCKET_CALIBRATION,
+        "sum of predictions over sum of labels, over the window, likewise"
+    );
+    describe_gauge!(BUCKET_SAMPLES, Unit::Count, "samples of the window, likewise");
 }

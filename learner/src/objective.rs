@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use ouzel_model::uniform;
+use ouzel_model::{ModelConfig, uniform};
 use ouzel_sample::{Id, IdHasher, Kind, Sample};
 
 use crate::config::LearnerConfig;
@@ -14,13 +14,17 @@ use crate::prior::{comes_late, label};
 const NEGATIVES: u64 = 0x4e45_4741_5449_5645;
 
 /// What is minimised.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Objective {
     policy: Policy,
     slate_loss: f32,
     negative_rate: f32,
     seed: u64,
     n_tasks: usize,
+    /// By task.
+    task_weights: Vec<f32>,
+    /// The tasks `first`, `then` and `both` of each bound, with its weight.
+    bounds: Vec<([usize; 3], f32)>,
 }
 
 /// The outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
@@ -42,13 +46,28 @@ pub(crate) struct Gradients {
 }
 
 impl Objective {
-    pub(crate) fn new(config: &LearnerConfig, seed: u64, n_tasks: usize) -> Self {
+    /// Of a configuration that was checked against the model: a task that the model does not have is passed over.
+    pub(crate) fn new(config: &LearnerConfig, model: &ModelConfig) -> Self {
+        let n_tasks = model.n_tasks();
+        let place = |name: &str| model.tasks.iter().position(|task| task == name);
+        let mut task_weights = vec![1.0; n_tasks];
+        for (name, weight) in &config.task_weights {
+            if let Some(task) = place(name) {
+                task_weights[task] = *weight;
+            }
+        }
+        let bounds = config.bounds.iter().filter_map(|bound| {
+            let tasks = [place(&bound.first)?, place(&bound.then)?, place(&bound.both)?];
+            Some((tasks, bound.weight))
+        });
         Self {
             policy: config.policy,
             slate_loss: config.slate_loss,
             negative_rate: config.negative_rate,
-            seed,
+            seed: model.seed,
             n_tasks,
+            task_weights,
+            bounds: bounds.collect(),
         }
     }
 
@@ -80,19 +99,30 @@ impl Objective {
                 let at = index * self.n_tasks + task;
                 let late = auxiliary.get(at).copied();
                 let loss = self.label(sample, y, logits[at], late);
-                out.loss += sample.weight * loss.value;
-                out.logits[at] += sample.weight * loss.gradient;
+                let weight = sample.weight * self.task_weights[task];
+                out.loss += weight * loss.value;
+                out.logits[at] += weight * loss.gradient;
                 if let (Some(logit), Some(is_late)) = (late, comes_late(sample, y)) {
                     out.auxiliary[at] = sample.weight * binary(logit, is_late).gradient;
                 }
             }
         }
         self.slates(samples, logits, &mut out);
+        self.bound(samples, logits, &mut out);
         out
     }
 
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Share of negatives that are kept.
+    pub(crate) fn negative_rate(&self) -> f64 {
+        f64::from(self.negative_rate)
+    }
+
     /// The labels that are learned from.
-    fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
+    pub(crate) fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
         let keeps_negatives = self.keeps_negatives(sample);
         (0..self.n_tasks)
             .filter_map(|task| Some((task, label(sample, task)?)))
@@ -157,9 +187,30 @@ impl Objective {
                 })
                 .unzip();
             if let Some((value, gradient)) = loss::slate(&pairs) {
-                out.loss += self.slate_loss * value;
+                let weight = self.slate_loss * self.task_weights[0];
+                out.loss += weight * value;
                 for (at, g) in places.into_iter().zip(gradient) {
-                    out.logits[at] += self.slate_loss * g;
+                    out.logits[at] += weight * g;
+                }
+            }
+        }
+    }
+
+    /// Adds the bounds between tasks. They need no label, so a sample that only corrects an earlier one of its item
+    /// has nothing to add to them.
+    fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut Gradients) {
+        for (index, sample) in samples.iter().enumerate() {
+            if !matches!(sample.kind, Kind::Final | Kind::EarlyNegative) {
+                continue;
+            }
+            for (tasks, weight) in &self.bounds {
+                let places = tasks.map(|task| index * self.n_tasks + task);
+                let [first, then, both] = places.map(|at| logits[at]);
+                let found = loss::divergence(first, then, both);
+                let weight = sample.weight * weight;
+                out.loss += weight * single(found.value);
+                for (at, gradient) in places.into_iter().zip(found.gradient) {
+                    out.logits[at] += weight * single(gradient);
                 }
             }
         }
@@ -170,10 +221,24 @@ impl Objective {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "gradients are f32 from here on")]
+fn single(x: f64) -> f32 {
+    x as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::Bound;
     use crate::testing::{again, sample, streams};
+
+    fn model(tasks: &[&str]) -> ModelConfig {
+        ModelConfig {
+            seed: 7,
+            tasks: tasks.iter().map(|task| (*task).to_owned()).collect(),
+            ..ModelConfig::default()
+        }
+    }
 
     fn objective(policy: Policy, negative_rate: f32) -> Objective {
         let config = LearnerConfig {
@@ -181,7 +246,7 @@ mod tests {
             negative_rate,
             ..LearnerConfig::default()
         };
-        Objective::new(&config, 7, 1)
+        Objective::new(&config, &model(&["click"]))
     }
 
     fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late: &[f32]) -> Gradients {
@@ -230,7 +295,7 @@ mod tests {
             negative_rate: 0.5,
             ..LearnerConfig::default()
         };
-        let two = Objective::new(&config, 7, 2);
+        let two = Objective::new(&config, &model(&["click", "order"]));
         let mut seen = [false; 2];
         for request in 0..20 {
             let mut both = sample(request, 1, Kind::Final, false);
@@ -308,5 +373,87 @@ mod tests {
         let found = gradients(Policy::Plain, 1.0, &[first, correction], &[0.8, 0.8], &[]);
         let both = found.logits[0] + found.logits[1];
         assert!((both - binary(0.8, true).gradient).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_weight_of_a_task_is_that_of_all_its_losses_and_of_no_other() {
+        let samples: Vec<Sample> = (0..3)
+            .map(|i| {
+                let mut both = sample(1, i, Kind::Final, i == 1);
+                both.labels = both.labels.with(1, i == 2);
+                both
+            })
+            .collect();
+        let logits = [0.5f32, -0.3, -1.0, 0.2, 2.0, 0.0];
+        let found = |weights: &[(&str, f32)]| {
+            let config = LearnerConfig {
+                task_weights: weights.iter().map(|(name, w)| ((*name).to_owned(), *w)).collect(),
+                ..LearnerConfig::default()
+            };
+            let predicted = Predicted {
+                logits: &logits,
+                auxiliary: &[],
+            };
+            Objective::new(&config, &model(&["click", "order"])).gradients(&samples, predicted)
+        };
+        let (plain, clicks, orders) = (
+            found(&[]),
+            found(&[("order", 0.0)]),
+            found(&[("click", 0.0), ("order", 1.0)]),
+        );
+        let weighed = found(&[("click", 0.5), ("order", 3.0)]);
+        assert!((plain.loss - clicks.loss - orders.loss).abs() < 1e-5);
+        assert!((weighed.loss - 0.5 * clicks.loss - 3.0 * orders.loss).abs() < 1e-5);
+        for (at, weighed) in weighed.logits.iter().enumerate() {
+            let (click, order) = (clicks.logits[at], orders.logits[at]);
+            assert!(if at % 2 == 0 { order == 0.0 } else { click == 0.0 }, "{at}");
+            assert!((weighed - 0.5 * click - 3.0 * order).abs() < 1e-6, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_bound_moves_the_logits_of_its_tasks_once_an_item() {
+        let (first, second) = (
+            sample(1, 1, Kind::Final, false),
+            sample(2, 2, Kind::EarlyNegative, false),
+        );
+        let corrections = [Kind::LatePositive, Kind::RealCopy, Kind::Correction]
+            .map(|kind| again(&first, kind, true, true));
+        let samples = [vec![first, second], corrections.to_vec()].concat();
+        let logits: Vec<f32> = (0u8..20).map(|i| f32::from(i % 7) / 2.0 - 2.0).collect();
+        let found = |weight: f32| {
+            let bound = Bound {
+                first: "click".to_owned(),
+                then: "conversion".to_owned(),
+                both: "order".to_owned(),
+                weight,
+            };
+            let config = LearnerConfig {
+                bounds: vec![bound],
+                ..LearnerConfig::default()
+            };
+            let predicted = Predicted {
+                logits: &logits,
+                auxiliary: &[],
+            };
+            let model = model(&["click", "order", "like", "conversion"]);
+            Objective::new(&config, &model).gradients(&samples, predicted)
+        };
+        let (without, with) = (found(0.0), found(0.05));
+        let mut expected = vec![0.0; 20];
+        let mut value = 0.0;
+        for row in 0..2 {
+            let [first, then, both] = [0, 3, 1].map(|task| 4 * row + task);
+            let of = loss::divergence(logits[first], logits[then], logits[both]);
+            value += 0.05 * single(of.value);
+            for (at, gradient) in [first, then, both].into_iter().zip(of.gradient) {
+                expected[at] = 0.05 * single(gradient);
+            }
+        }
+        assert!(value > 0.0 && (with.loss - without.loss - value).abs() < 1e-5);
+        for (at, expected) in expected.into_iter().enumerate() {
+            let found = with.logits[at] - without.logits[at];
+            assert!((found - expected).abs() < 1e-6, "{at}: {found} {expected}");
+        }
     }
 }

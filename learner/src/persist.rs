@@ -8,6 +8,7 @@ use tch::Tensor;
 use ouzel_model::{Array as Plain, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 
+use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
@@ -39,6 +40,9 @@ struct Small {
     /// Per task: how often labels came late, where the policy must know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     delays: Vec<Delays>,
+    /// Per task: its calibration, where there is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    calibration: Vec<Line>,
 }
 
 impl Trainer {
@@ -53,7 +57,7 @@ impl Trainer {
             dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
             for (what, tensor) in rule.kept().iter().zip(kept) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
-                state.insert(&state_name(name, what), Array::new(&plain.shape, values)?)?;
+                state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
             }
         }
         let small = Small {
@@ -66,6 +70,7 @@ impl Trainer {
             seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
+            calibration: self.calibrator.lines.clone(),
         };
         draft.add_arrays(DENSE, dense)?;
         draft.add_arrays(DENSE_STATE, state)?;
@@ -130,6 +135,10 @@ impl Trainer {
         trainer.prior.seen = small.seen;
         if small.delays.len() == trainer.prior.delays.len() {
             trainer.prior.delays = small.delays;
+        }
+        if small.calibration.len() == trainer.calibrator.lines.len() {
+            trainer.calibrator.lines = small.calibration;
+            trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
         trainer.next_batch = small.next_batch;
         trainer.n_samples = small.samples;

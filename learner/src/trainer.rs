@@ -4,6 +4,7 @@ use ouzel_model::{Inputs, ModelConfig, Net, Weights};
 use ouzel_sample::{Batch, Sample, Shown, VectorMap};
 
 use crate::backward::{self, plain};
+use crate::calibration::Calibrator;
 use crate::clip::Clipped;
 use crate::config::LearnerConfig;
 use crate::error::Error;
@@ -24,6 +25,7 @@ pub struct Trainer {
     pub(crate) net: Net,
     pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
+    pub(crate) calibrator: Calibrator,
     pub(crate) next_batch: u64,
     /// Samples learned from, count.
     pub(crate) n_samples: u64,
@@ -43,6 +45,8 @@ pub struct StepReport {
     pub n_forgotten: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
+    /// Tasks whose calibration has moved further within an hour of event time than preferences do.
+    pub jumped: Vec<usize>,
     /// Which gradients were longer than allowed, and were shortened.
     pub clipped: Clipped,
 }
@@ -55,6 +59,7 @@ impl Default for StepReport {
             n_learned: 0,
             n_forgotten: 0,
             is_learned: true,
+            jumped: Vec::new(),
             clipped: Clipped::default(),
         }
     }
@@ -75,12 +80,18 @@ impl Trainer {
         backward::track_params(&net);
         let dense = DenseOptimizer::new(config.dense, net.params().map(|(_, tensor)| tensor));
         let prior = Prior::new(config.policy, weights.config.n_tasks());
+        let n_calibrated = if config.calibrate {
+            weights.config.n_tasks()
+        } else {
+            0
+        };
         Ok(Self {
             config,
             weights,
             net,
             dense,
             prior,
+            calibrator: Calibrator::new(n_calibrated),
             next_batch: 0,
             n_samples: 0,
         })
@@ -142,7 +153,7 @@ impl Trainer {
     /// as seen, so that a replay skips it too.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         let n_tasks = self.weights.config.n_tasks();
-        let objective = Objective::new(&self.config, self.weights.config.seed, n_tasks);
+        let objective = Objective::new(&self.config, &self.weights.config);
         let is_taken: Vec<bool> = batch.samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
             self.learn(batch.seq, &batch.samples, &batch.vectors, &objective)?
@@ -175,6 +186,7 @@ impl Trainer {
         self.weights.prior = self.prior.log_odds().collect();
         self.net.set_prior(&self.weights.prior)?;
         self.freeze_when_due()?;
+        self.weights.calibration = self.calibrator.served(n_tasks);
         Ok(report)
     }
 
@@ -249,9 +261,10 @@ impl Trainer {
             .map_err(at)?;
         let max = self.config.max_rows;
         let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
-        let output = self.weights.config.output;
+        let (logits, jumped) = self.calibrate(samples, objective, logits);
         Ok(StepReport {
-            logits: logits.into_iter().map(|logit| output.log_odds(logit)).collect(),
+            logits,
+            jumped,
             loss: loss / n,
             n_learned: samples.len(),
             n_forgotten,

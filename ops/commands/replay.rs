@@ -18,7 +18,7 @@ use ouzel_ingest::{
     DataDir, DataSource, Decoder, KafkaSource, Polled, Range, RangeBound, Reveal, Source, Stage,
 };
 use ouzel_learner::Trainer;
-use ouzel_learner::validation::{Figures, Progressive, ScoreLog};
+use ouzel_learner::validation::{Bucket, Buckets, Figures, Progressive, ScoreLog};
 use ouzel_sample::{Batch, Event, EventTime, FeatureState, IdKind, Item, Stream};
 
 use crate::cli::{Exit, Labels, RangePoint, ReplayArgs, Tell};
@@ -42,6 +42,8 @@ pub struct Run {
     popularity_auc: Option<f64>,
     second_half: Figures,
     second_half_popularity_auc: Option<f64>,
+    buckets: Buckets,
+    second_half_buckets: Buckets,
     join: JoinFigures,
     ledger_hash: String,
     weights_hash: String,
@@ -379,6 +381,8 @@ impl Pipeline {
             popularity_auc: self.scores.popularity(EventTime::MIN).0,
             second_half: self.scores.figures(middle),
             second_half_popularity_auc: self.scores.popularity(middle).0,
+            buckets: self.scores.buckets(EventTime::MIN),
+            second_half_buckets: self.scores.buckets(middle),
             join: JoinFigures::of(self.stage.counters()),
             ledger_hash: self.stage.ledger().hex(),
             weights_hash: self.trainer.hash()?,
@@ -411,6 +415,18 @@ fn tell(run: &Run, out: &mut dyn Write) -> anyhow::Result<()> {
         figure(run.popularity_auc),
         figure(run.second_half_popularity_auc)
     )?;
+    for (side, of) in run.second_half_buckets.sides() {
+        for (bucket, name) in Bucket::ALL {
+            let of = of.figures(bucket);
+            let [auc, gauc, ne, calibration] = [of.auc, of.gauc, of.ne, of.calibration].map(figure);
+            let what = format!("{name} {side}s");
+            writeln!(
+                out,
+                "  {what:<12} {auc}  {gauc}  {ne}  {calibration}  ({} of the second half)",
+                of.samples
+            )?;
+        }
+    }
     let join = &run.join;
     writeln!(
         out,

@@ -1,12 +1,13 @@
 //! The ranker's sections: its shape, and how it learns.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use ouzel_learner::loss::Policy as LossPolicy;
+use ouzel_learner::loss::{Bound as LossBound, Policy as LossPolicy};
 use ouzel_learner::model::{
     ContentConfig, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig,
 };
@@ -205,6 +206,30 @@ pub struct Optimizer {
     pub clip_rows: f64,
     /// Samples that the running prior remembers, count.
     pub prior_samples: f64,
+    /// Weight of each task's losses, by its name in `join.tasks`; 1 where it is not named here.
+    pub task_weights: BTreeMap<String, f64>,
+}
+
+/// Three tasks that are drawn together: what is `both` is as likely as `first` and `then` one after the other. Each
+/// is the name of a task in `join.tasks`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bound {
+    /// The task that comes first, such as a click.
+    pub first: String,
+    /// What follows among those of which the first happened, such as a conversion.
+    pub then: String,
+    /// Both of them among all that was shown, such as an order.
+    pub both: String,
+    /// Weight of their divergence in the loss, beside the log-loss; .01 to .1 is usual.
+    #[serde(default = "Bound::default_weight")]
+    pub weight: f64,
+}
+
+impl Bound {
+    fn default_weight() -> f64 {
+        0.05
+    }
 }
 
 /// The rule by which dense weights move.
@@ -225,8 +250,8 @@ impl Default for Optimizer {
             row_accumulator: 0.1,
             dense: Dense::Adagrad,
             dense_rate: 0.03,
-            block_rate: 0.01,
-            contrast_weight: 0.1,
+            block_rate: 0.003,
+            contrast_weight: 0.01,
             contrast_temperature: 0.1,
             freeze_samples: 0,
             warmup_samples: 0,
@@ -238,6 +263,7 @@ impl Default for Optimizer {
             clip_dense: 0.0,
             clip_rows: 0.0,
             prior_samples: 1e6,
+            task_weights: BTreeMap::new(),
         }
     }
 }
@@ -313,10 +339,28 @@ impl Config {
             wide_beta: single(optimizer.wide_beta),
             wide_l2: single(optimizer.wide_l2),
             slate_loss: single(optimizer.slate_loss),
+            task_weights: optimizer
+                .task_weights
+                .iter()
+                .map(|(name, weight)| (name.clone(), single(*weight)))
+                .collect(),
+            bounds: self
+                .learner
+                .bounds
+                .iter()
+                .cloned()
+                .map(|bound| LossBound {
+                    first: bound.first,
+                    then: bound.then,
+                    both: bound.both,
+                    weight: single(bound.weight),
+                })
+                .collect(),
             clip_dense: optimizer.clip_dense,
             clip_rows: optimizer.clip_rows,
             prior_samples: single(optimizer.prior_samples),
             policy: self.loss_policy(),
+            calibrate: self.learner.calibrate,
             negative_rate: single(self.learner.negative_rate),
             max_rows: self.learner.max_rows,
             device: self.learner.device.clone(),
@@ -370,10 +414,98 @@ mod tests {
     }
 
     #[test]
+    fn calibration_wants_labels_that_are_certain_in_the_end() {
+        for (policy, is_fine) in [
+            ("eager", true),
+            ("wait", true),
+            ("defer", true),
+            ("fnw", false),
+            ("fnc", false),
+            ("es_dfm", false),
+        ] {
+            let text = format!("join.policy = \"{policy}\"\nlearner.calibrate = true");
+            let parsed = Config::parse(&text, "x");
+            assert_eq!(parsed.is_ok(), is_fine, "{policy}");
+            if let Ok(config) = parsed {
+                config.learner_config().check(&config.model_config()).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn the_optimizer_of_dense_weights_is_chosen_by_name() {
-        for (name, expected) in [("adagrad", Some(DenseRule::Adagrad)), ("adam", Some(DenseRule::Adam)), ("sgd", None)] {
+        for (name, expected) in [
+            ("adagrad", Some(DenseRule::Adagrad)),
+            ("adam", Some(DenseRule::Adam)),
+            ("sgd", None),
+        ] {
             let parsed = Config::parse(&format!("optimizer.dense = \"{name}\""), "x");
-            assert_eq!(parsed.ok().map(|config| config.learner_config().dense), expected, "{name}");
+            assert_eq!(
+                parsed.ok().map(|config| config.learner_config().dense),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn tasks_in_weights_and_bounds_are_those_of_the_join() {
+        const TASKS: &str = r#"
+            join.tasks = [{ name = "click", window = "10m" }, { name = "buy", window = "1h" }, { name = "order", window = "1h" }]
+        "#;
+        let parse = |rest: &str| Config::parse(&format!("{TASKS}\n{rest}"), "x");
+        let fine = r#"
+            [optimizer.task_weights]
+            order = 2.5
+            [[learner.bounds]]
+            first = "click"
+            then = "buy"
+            both = "order"
+        "#;
+        let config = parse(fine).unwrap();
+        let learner = config.learner_config();
+        learner.check(&config.model_config()).unwrap();
+        assert_eq!(learner.task_weights.len(), 1);
+        assert_eq!((learner.bounds.len(), learner.bounds[0].weight), (1, 0.05));
+        assert_eq!(
+            Config::parse(&config.show(), "shown").unwrap(),
+            config,
+            "{}",
+            config.show()
+        );
+        for (wrong, at, why) in [
+            (
+                "optimizer.task_weights.like = 1.0",
+                "optimizer.task_weights.like",
+                "no task like",
+            ),
+            (
+                "optimizer.task_weights.buy = -1.0",
+                "optimizer.task_weights.buy",
+                "0 or more",
+            ),
+            (
+                &fine.replace("\"buy\"", "\"like\""),
+                "learner.bounds[0].then",
+                "no task like",
+            ),
+            (
+                &fine.replace("\"buy\"", "\"order\""),
+                "learner.bounds[0]",
+                "each once",
+            ),
+            (
+                &format!("{fine}\nweight = -0.1"),
+                "learner.bounds[0].weight",
+                "0 or more",
+            ),
+            (&format!("join.policy = \"fnc\"\n{fine}"), "learner.bounds", "fnc"),
+        ] {
+            let message = parse(wrong).unwrap_err().to_string();
+            assert!(
+                message.contains(at) && message.contains(why),
+                "{wrong}: {message}"
+            );
         }
     }
 

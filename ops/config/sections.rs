@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::model::Bound;
 use super::properties::Properties;
 use super::units::{ByteSize, Period};
 
@@ -88,6 +89,11 @@ pub struct Learner {
     /// Share of negatives that are learned from, above 0 and at most 1; positives always are. For logs with few
     /// positives: a step costs less, and scores stay calibrated to all that was shown.
     pub negative_rate: f64,
+    /// Calibrate each task's scores on certain labels as they come, by a line in log-odds that keeps the order of
+    /// items: for where the loss, or what reaches it, makes scores higher or lower than what happens. Wants a
+    /// `join.policy` that tells every outcome once it is certain: `eager`, `wait` or `defer`. A jump of more than .5
+    /// within an hour of event time is logged and counted in `ouzel_learner_calibration_jumps_total`.
+    pub calibrate: bool,
     /// Embedding rows, and weights of the wide part, count each; about 100 bytes a row of 8 floats, and as much
     /// again while a version of them is served. Beyond it those that have learned least are forgotten.
     #[schemars(range(min = 1))]
@@ -104,6 +110,9 @@ pub struct Learner {
     pub threads: usize,
     /// Where the learner computes: `cpu`, or `cuda:N`.
     pub device: String,
+    /// Tasks that are drawn together, as an order that is a click and then a conversion: the symmetric divergence
+    /// between the product of the first two predictions and the third is part of the loss.
+    pub bounds: Vec<Bound>,
 }
 
 impl Default for Learner {
@@ -111,11 +120,13 @@ impl Default for Learner {
         Self {
             batch_min_samples: 128,
             negative_rate: 1.0,
+            calibrate: false,
             max_rows: 20_000_000,
             seed: 0,
             flush_idle: Period::from_ms(200),
             threads: 1,
             device: "cpu".to_owned(),
+            bounds: Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ouzel_sample::MAX_TASKS;
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Dedup, Period};
+use super::{Config, Dedup, Period, Policy};
 
 /// Longest path of a Unix socket on Linux, in bytes, without the final zero, and without the `.new` it is bound
 /// under first.
@@ -221,6 +221,49 @@ fn model(config: &Config, faults: &mut Faults) {
     ] {
         faults.unless(value.is_finite() && value >= 0.0, key, "must be 0 or more");
     }
+    tasks(config, faults);
+}
+
+/// What names tasks, and bounds between them.
+fn tasks(config: &Config, faults: &mut Faults) {
+    let has = |name: &str| config.join.tasks.iter().any(|task| task.name == name);
+    let mut known = |key: String, name: &str| {
+        faults.unless(has(name), key, format!("there is no task {name} in join.tasks"));
+    };
+    for name in config.optimizer.task_weights.keys() {
+        known(format!("optimizer.task_weights.{name}"), name);
+    }
+    for (i, bound) in config.learner.bounds.iter().enumerate() {
+        known(format!("learner.bounds[{i}].first"), &bound.first);
+        known(format!("learner.bounds[{i}].then"), &bound.then);
+        known(format!("learner.bounds[{i}].both"), &bound.both);
+    }
+    let weights = config.optimizer.task_weights.iter();
+    let mut weights: Vec<(String, f64)> = weights
+        .map(|(name, weight)| (format!("optimizer.task_weights.{name}"), *weight))
+        .collect();
+    for (i, bound) in config.learner.bounds.iter().enumerate() {
+        let tasks = BTreeSet::from([&bound.first, &bound.then, &bound.both]);
+        faults.unless(
+            tasks.len() == 3,
+            format!("learner.bounds[{i}]"),
+            "must name three tasks, each once",
+        );
+        weights.push((format!("learner.bounds[{i}].weight"), bound.weight));
+    }
+    for (key, weight) in weights {
+        faults.unless(weight.is_finite() && weight >= 0.0, key, "must be 0 or more");
+    }
+    faults.unless(
+        !config.learner.calibrate || config.loss_policy().is_certain_in_the_end(),
+        "learner.calibrate",
+        "join.policy must be eager, wait or defer: the others tell no negative when it is certain",
+    );
+    faults.unless(
+        config.learner.bounds.is_empty() || config.join.policy != Policy::Fnc,
+        "learner.bounds",
+        "the policy fnc learns no probabilities to bound; fnw makes the same samples",
+    );
 }
 
 fn events(config: &Config, faults: &mut Faults) {

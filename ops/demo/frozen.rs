@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ouzel_ingest::{DataDir, Decoder};
 use ouzel_learner::Trainer;
-use ouzel_learner::validation::{ScoreLog, Scored};
+use ouzel_learner::validation::{Known, ScoreLog, Scored};
 use ouzel_sample::{Ask, Event, EventTime, FeatureState, Id, Shown, Stream};
 use ouzel_snapshot::Snapshot;
 
@@ -60,6 +60,7 @@ pub fn score(
                 logit: candidate.predicted.get().unwrap_or(f32::NAN),
                 popularity: 0.0,
                 label: clicked.is_some_and(|at| at.since_ms(slate.request.ts) <= window_ms),
+                known: Known::of(candidate),
             });
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use metrics::{counter, gauge, histogram};
 
-use ouzel_learner::validation::{Progressive, ScoreLog};
+use ouzel_learner::validation::{Bucket, Progressive, ScoreLog};
 use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_serving::{Published, Version};
@@ -24,6 +24,9 @@ use crate::stages::{JoinCut, Joined};
 /// Shortest time from one published version to the next, while batches keep coming. A version costs the
 /// learner a copy of each page it then writes, so not every batch makes one.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// Batches from one time that figures by bucket are told to the next, count.
+const BUCKETS_EVERY: u64 = 50;
 
 /// What the admin socket asks of the learner; it answers with the new state or why not.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Learn {
     pub unserved: Vec<i64>,
     /// Why the lineage turns here, for the next manifest.
     pub note: Option<String>,
+    /// The next batch when figures by bucket were told last.
+    pub buckets_told: Option<u64>,
 }
 
 impl Learn {
@@ -136,6 +141,10 @@ impl Learn {
         for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
             counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));
         }
+        for task in &report.jumped {
+            let task = self.trainer.model().tasks.get(*task).cloned().unwrap_or_default();
+            counter!(names::CALIBRATION_JUMPS, "task" => task).increment(1);
+        }
         counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {
@@ -167,6 +176,9 @@ impl Learn {
                 gauge!(name).set(value);
             }
         }
+        if window.samples > 0 {
+            self.tell_buckets();
+        }
         let (rows, wide) = self.trainer.n_rows();
         for (table, n) in [("rows", rows), ("wide", wide)] {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
@@ -191,6 +203,32 @@ impl Learn {
         self.live
             .freshened(self.unserved.drain(..).map(|recorded| now - recorded));
         Ok(())
+    }
+
+    /// Figures by bucket, now and then: they take as long as a step.
+    fn tell_buckets(&mut self) {
+        let next = self.trainer.next_batch();
+        if self.buckets_told.is_some_and(|told| next < told + BUCKETS_EVERY) {
+            return;
+        }
+        self.buckets_told = Some(next);
+        let buckets = self.progressive.window_buckets();
+        for (side, of) in buckets.sides() {
+            for (bucket, bucket_name) in Bucket::ALL {
+                let figures = of.figures(bucket);
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+                let samples = Some(figures.samples as f64);
+                for (name, value) in [
+                    (names::BUCKET_AUC, figures.auc),
+                    (names::BUCKET_NE, figures.ne),
+                    (names::BUCKET_CALIBRATION, figures.calibration),
+                    (names::BUCKET_SAMPLES, samples),
+                ] {
+                    // What can no longer be told of the window must not stand there as if it could.
+                    gauge!(name, "side" => side, "bucket" => bucket_name).set(value.unwrap_or(f64::NAN));
+                }
+            }
+        }
     }
 
     /// Completes a cut with the weights and hands it to the writer.

@@ -97,6 +97,13 @@ fn crashes_change_nothing(broker: &Broker) {
     let daemon = home.start();
     daemon.joined(broker.n_records() - n_resumed);
     assert!(daemon.metric("ouzel_learner_samples_total", "") > 0.0);
+    until("figures by bucket are told", || {
+        let counted = ["new", "warm", "hot"].map(|bucket| {
+            let labels = format!("{{side=\"item\",bucket=\"{bucket}\"}}");
+            daemon.metric("ouzel_learner_bucket_samples", &labels)
+        });
+        (counted.iter().sum::<f64>() > 0.0).then_some(())
+    });
     let latest = daemon.snapshot();
     daemon.kill();
 

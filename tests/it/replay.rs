@@ -79,6 +79,7 @@ fn a_replay_tells_the_documented_figures() {
         keys(&run),
         [
             "auc",
+            "buckets",
             "calibration",
             "gauc",
             "join",
@@ -90,6 +91,7 @@ fn a_replay_tells_the_documented_figures() {
             "samples",
             "samples_per_second",
             "second_half",
+            "second_half_buckets",
             "second_half_popularity_auc",
             "wall_seconds",
             "weights_hash",
@@ -110,6 +112,24 @@ fn a_replay_tells_the_documented_figures() {
             "rejected",
         ]
     );
+    for (buckets, samples) in [
+        ("buckets", &run["samples"]),
+        ("second_half_buckets", &run["second_half"]["samples"]),
+    ] {
+        assert_eq!(keys(&run[buckets]), ["item", "user"]);
+        for side in ["item", "user"] {
+            let of = &run[buckets][side];
+            assert_eq!(keys(of), ["hot", "new", "warm"]);
+            assert_eq!(keys(&of["new"]), keys(&run["second_half"]), "{buckets} {side}");
+            let counts = ["new", "warm", "hot"].map(|bucket| of[bucket]["samples"].as_u64().unwrap());
+            assert_eq!(
+                Some(counts.iter().sum()),
+                samples.as_u64(),
+                "{buckets} {side} {counts:?}"
+            );
+        }
+    }
+    assert!(run["buckets"]["item"]["new"]["auc"].is_f64());
     for figure in ["auc", "gauc", "ne"] {
         assert!(run[figure].is_f64(), "{figure}");
         assert!(run["second_half"][figure].is_f64(), "{figure}");

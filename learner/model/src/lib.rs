@@ -40,4 +40,4 @@ pub use params::Params;
 pub use shapes::{Shape, is_adapter, is_base, shapes};
 pub use random::{normal, uniform};
 pub use table::{PAGE_ROWS, Pages, Table};
-pub use weights::{Array, Dense, Weights};
+pub use weights::{Array, Calibration, Dense, Weights};

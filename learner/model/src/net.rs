@@ -230,7 +230,11 @@ impl Net {
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
         let outputs = tch::no_grad(|| self.forward(&self.gather(inputs, weights)?))?;
         let logits = to_vec(&outputs.logits)?.into_iter();
-        Ok(logits.map(|logit| self.config.output.log_odds(logit)).collect())
+        let lines = weights.calibration.iter().cycle();
+        Ok(logits
+            .zip(lines)
+            .map(|(logit, line)| line.apply(self.config.output.log_odds(logit)))
+            .collect())
     }
 
     /// Live features as the model reads them.

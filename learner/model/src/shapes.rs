@@ -70,14 +70,14 @@ pub fn shapes(config: &ModelConfig) -> Vec<Shape> {
         list.add("missing", &[N_DENSE], Start::Zero);
     }
     if config.content.enabled {
-        list.add("first.content", &[first, content], Start::Xavier);
+        list.add("first.content", &[first, content], Start::Zero);
         if config.fm {
             list.add("fm.content", &[config.dim, content], Start::Zero);
         }
         fq_former(&mut list, config);
     }
     if config.interest.enabled {
-        list.add("first.interest", &[first, content], Start::Xavier);
+        list.add("first.interest", &[first, content], Start::Zero);
         let width = config.interest.width;
         list.add("interest.query.weight", &[width, content], Start::Xavier);
         list.add("interest.key.weight", &[width, content], Start::Xavier);
@@ -93,7 +93,7 @@ pub fn shapes(config: &ModelConfig) -> Vec<Shape> {
     }
     if config.sequence.kind != SequenceKind::Mean {
         let out = config.sequence.out(config.dim);
-        list.add("first.sequence", &[first, out], Start::Xavier);
+        list.add("first.sequence", &[first, out], Start::Zero);
     }
     adapters(&mut list, config);
     list.shapes

@@ -35,6 +35,35 @@ pub struct Weights {
     pub prior: Vec<f32>,
     /// What the base weights are, once they are frozen: see [`Weights::base`].
     pub frozen: Option<u64>,
+    /// From each task's log-odds to those that are served, `[n_tasks]`.
+    pub calibration: Vec<Calibration>,
+}
+
+/// A line from log-odds to log-odds: `scale * z + shift`. `scale` is positive, so that the order of items stays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// Its slope.
+    pub scale: f32,
+    /// Its value at 0.
+    pub shift: f32,
+}
+
+/// The line that changes nothing.
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            scale: 1.0,
+            shift: 0.0,
+        }
+    }
+}
+
+impl Calibration {
+    /// Its value at `z`.
+    #[must_use]
+    pub fn apply(self, z: f32) -> f32 {
+        self.scale * z + self.shift
+    }
 }
 
 impl Weights {
@@ -53,6 +82,7 @@ impl Weights {
         let wide = Table::new("wide", 1, wide_state, 0.0, 0.0, config.seed);
         let dense = initial(&config);
         let prior = vec![0.0; config.n_tasks()];
+        let calibration = vec![Calibration::default(); config.n_tasks()];
         Self {
             config,
             dense,
@@ -60,6 +90,7 @@ impl Weights {
             wide,
             prior,
             frozen: None,
+            calibration,
         }
     }
 

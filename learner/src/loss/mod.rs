@@ -3,8 +3,10 @@
 //! The network's backward pass starts from `dL/dlogit`, which is computed here; that keeps every loss testable
 //! against its formula and its order of summation fixed.
 
+mod bound;
 mod delayed;
 
+pub use bound::{Bound, Divergence, divergence};
 pub use delayed::{Late, Policy};
 
 /// A loss value with its derivative by the logit.

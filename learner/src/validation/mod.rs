@@ -8,9 +8,11 @@
 //! above 1 for that reason alone.
 
 mod auc;
+mod buckets;
 mod progressive;
 mod score_log;
 
 pub use auc::{auc, gauc};
+pub use buckets::{Bucket, Buckets, ByBucket, Known};
 pub use progressive::{Figures, Progressive};
 pub use score_log::{ScoreLog, Scored};

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use ouzel_sample::{Batch, EventTime};
 
 use crate::loss;
-use crate::validation::ScoreLog;
 use crate::validation::score_log::{Told, told};
+use crate::validation::{Buckets, ScoreLog};
 
 /// How good predictions were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,12 @@ impl Progressive {
     #[must_use]
     pub fn window(&self) -> Figures {
         self.window.figures(EventTime::MIN)
+    }
+
+    /// Figures of the newest samples by how well their items and users were known.
+    #[must_use]
+    pub fn window_buckets(&self) -> Buckets {
+        self.window.buckets(EventTime::MIN)
     }
 
     /// Figures since the start; without a per-request AUC, which would need every slate kept.

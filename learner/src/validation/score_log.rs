@@ -7,7 +7,7 @@ use ouzel_sample::{Batch, EventTime, Id, IdHasher, Kind, Sample, dense_index};
 
 use crate::loss;
 use crate::prior::is_late;
-use crate::validation::{Figures, auc, gauc};
+use crate::validation::{Buckets, Figures, Known, auc, gauc};
 
 /// One scored sample of the primary task.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Scored {
     pub popularity: f32,
     /// What happened.
     pub label: bool,
+    /// How well its item and its user were known.
+    pub known: Known,
 }
 
 /// What a sample says of its item's primary task.
@@ -51,6 +53,7 @@ pub(crate) fn told(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, T
             logit: candidate.predicted.get().unwrap_or(logits[0]),
             popularity: candidate.dense[item_ctr],
             label: sample.labels.get(0)?,
+            known: Known::of(candidate),
         };
         let told = match sample.kind {
             Kind::Final => Told::Certain(scored),
@@ -158,6 +161,12 @@ impl ScoreLog {
     #[must_use]
     pub fn figures(&self, from: EventTime) -> Figures {
         Figures::of(self.scored.iter().filter(|s| s.ts >= from))
+    }
+
+    /// The same by how well items and users were known.
+    #[must_use]
+    pub fn buckets(&self, from: EventTime) -> Buckets {
+        Buckets::of(self.scored.iter().filter(|s| s.ts >= from))
     }
 
     /// AUC and per-request AUC of the popularity baseline at or after `from`.

@@ -22,7 +22,13 @@ fn learned(change: impl Fn(&mut LearnerConfig), n_batches: usize) -> (Trainer, V
 
 /// All embedding weights, in the order of their rows.
 fn rows(weights: &Weights) -> Vec<f32> {
-    weights.rows.pages().values.iter().flat_map(|page| page.to_vec()).collect()
+    weights
+        .rows
+        .pages()
+        .values
+        .iter()
+        .flat_map(|page| page.to_vec())
+        .collect()
 }
 
 #[test]
@@ -104,7 +110,11 @@ fn the_first_step_of_a_warm_up_goes_its_share_of_the_way() {
         }
     }
     assert_ne!(rows(&whole), rows(&part));
-    assert_eq!(whole.wide.pages(), part.wide.pages(), "the wide part has its own schedule");
+    assert_eq!(
+        whole.wide.pages(),
+        part.wide.pages(),
+        "the wide part has its own schedule"
+    );
 }
 
 #[test]
@@ -151,5 +161,10 @@ fn another_optimizer_takes_the_weights_and_starts_its_own_state() {
     assert!(steps.iter().any(|step| (step - 1e-3).abs() < 1e-5), "{steps:?}");
     assert!(steps.iter().all(|step| *step < 1.01e-3), "{steps:?}");
     // And its state is a state to go on from.
-    assert!(restored(&mut after, learner).step(&batches(1, 400)[41]).unwrap().is_learned);
+    assert!(
+        restored(&mut after, learner)
+            .step(&batches(1, 400)[41])
+            .unwrap()
+            .is_learned
+    );
 }

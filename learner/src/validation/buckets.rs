@@ -1,0 +1,192 @@
+//! Figures by how well an item and a user were known when the item was shown.
+//!
+//! A model that learns ids knows nothing of a new one: its figures tell what content and context are worth, those
+//! of a hot one what learning on is worth. How often it had been shown before is what the live counters said at the
+//! impression: a counter that was forgotten (`features.expire`, `features.max_counters`) begins again at 0.
+
+use serde::Serialize;
+
+use ouzel_sample::{Candidate, dense_index};
+
+use crate::validation::{Figures, Scored};
+
+/// Impressions from which on a user or an item is warm: those of an item's first twenty are its cold start.
+const WARM_FROM: f32 = 20.0;
+/// Impressions from which on it is hot: its own rate is known to a few per cent by then.
+const HOT_FROM: f32 = 1000.0;
+
+/// How well an item or a user is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bucket {
+    /// Fewer than 20 impressions before.
+    New,
+    /// Fewer than 1000.
+    Warm,
+    /// 1000 or more.
+    Hot,
+}
+
+/// How well both sides of an impression were known when it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The item.
+    pub item: Bucket,
+    /// The user.
+    pub user: Bucket,
+}
+
+impl Bucket {
+    /// All of them, with the names they have in metrics.
+    pub const ALL: [(Bucket, &str); 3] = [(Bucket::New, "new"), (Bucket::Warm, "warm"), (Bucket::Hot, "hot")];
+
+    /// From a live counter, `ln(1 + n)`.
+    fn of(counter: f32) -> Self {
+        // Counts are whole: what is not, is rounding.
+        let n = counter.exp_m1().round();
+        if n < WARM_FROM {
+            Bucket::New
+        } else if n < HOT_FROM {
+            Bucket::Warm
+        } else {
+            Bucket::Hot
+        }
+    }
+}
+
+impl Known {
+    /// As the candidate's live features have it.
+    #[must_use]
+    pub fn of(candidate: &Candidate) -> Self {
+        let bucket = |name| Bucket::of(candidate.dense[dense_index(name).expect("it is a live feature")]);
+        Self {
+            item: bucket("item_impressions"),
+            user: bucket("user_impressions"),
+        }
+    }
+}
+
+/// Figures of each bucket of one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ByBucket {
+    /// Of those shown fewer than 20 times before.
+    pub new: Figures,
+    /// Of those shown fewer than 1000 times.
+    pub warm: Figures,
+    /// Of the others.
+    pub hot: Figures,
+}
+
+/// Figures by how well the item was known, and by how well the user was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Buckets {
+    /// By the item's impressions.
+    pub item: ByBucket,
+    /// By the user's.
+    pub user: ByBucket,
+}
+
+impl ByBucket {
+    fn of<'a>(scored: impl Iterator<Item = &'a Scored> + Clone, side: impl Fn(Known) -> Bucket) -> Self {
+        let figures = |bucket| Figures::of(scored.clone().filter(|s| side(s.known) == bucket));
+        Self {
+            new: figures(Bucket::New),
+            warm: figures(Bucket::Warm),
+            hot: figures(Bucket::Hot),
+        }
+    }
+
+    /// The figures of one bucket.
+    #[must_use]
+    pub fn figures(&self, bucket: Bucket) -> &Figures {
+        match bucket {
+            Bucket::New => &self.new,
+            Bucket::Warm => &self.warm,
+            Bucket::Hot => &self.hot,
+        }
+    }
+}
+
+impl Buckets {
+    /// Exact figures of scored samples.
+    pub fn of<'a>(scored: impl Iterator<Item = &'a Scored> + Clone) -> Self {
+        Self {
+            item: ByBucket::of(scored.clone(), |known| known.item),
+            user: ByBucket::of(scored, |known| known.user),
+        }
+    }
+
+    /// Both sides, with the names they have in metrics.
+    #[must_use]
+    pub fn sides(&self) -> [(&'static str, &ByBucket); 2] {
+        [("item", &self.item), ("user", &self.user)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ouzel_sample::{Dense, EventTime, Kind, N_DENSE};
+
+    use super::*;
+    use crate::testing::{again, batch, sample};
+    use crate::validation::{Progressive, ScoreLog};
+
+    /// A candidate whose item and user had been shown so often.
+    fn shown(item: f32, user: f32) -> Candidate {
+        let mut dense = [0.0; N_DENSE];
+        dense[dense_index("item_impressions").unwrap()] = item.ln_1p();
+        dense[dense_index("user_impressions").unwrap()] = user.ln_1p();
+        Candidate {
+            dense: Dense::new(dense),
+            ..(*sample(1, 1, Kind::Final, true).candidate).clone()
+        }
+    }
+
+    #[test]
+    fn the_bounds_are_whole_impressions() {
+        for (n, expected) in [
+            (0.0, Bucket::New),
+            (19.0, Bucket::New),
+            (20.0, Bucket::Warm),
+            (999.0, Bucket::Warm),
+            (1000.0, Bucket::Hot),
+            (1e9, Bucket::Hot),
+        ] {
+            assert_eq!(Known::of(&shown(n, 0.0)).item, expected, "{n}");
+            assert_eq!(Known::of(&shown(0.0, n)).user, expected, "{n}");
+            assert_eq!(Known::of(&shown(n, 0.0)).user, Bucket::New);
+        }
+    }
+
+    #[test]
+    fn each_item_counts_in_one_bucket_a_side_and_late_positives_revise_it_there() {
+        let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(100));
+        let mut take = |sample| {
+            let batch = batch(vec![sample]);
+            log.add(&batch, &[0.0]);
+            progressive.add(&batch, &[0.0]);
+        };
+        for (i, (item, user)) in (0u64..).zip([(0.0, 5000.0), (3.0, 20.0), (500.0, 0.0), (2000.0, 30.0)]) {
+            let mut told = sample(1, i, Kind::EarlyNegative, false);
+            let mut candidate = shown(item, user);
+            candidate.item = told.candidate.item;
+            candidate.predicted.set(if i == 1 { 1.0 } else { -1.0 });
+            told.candidate = candidate.into();
+            take(told.clone());
+            if i == 1 {
+                take(again(&told, Kind::LatePositive, true, true));
+            }
+        }
+        let found = log.buckets(EventTime::MIN);
+        let counts = |of: &ByBucket| Bucket::ALL.map(|(bucket, _)| of.figures(bucket).samples);
+        assert_eq!(counts(&found.item), [2, 1, 1]);
+        assert_eq!(counts(&found.user), [1, 2, 1]);
+        assert_eq!((found.item.new.positives, found.user.warm.positives), (1, 1));
+        assert_eq!(found.item.new.auc, Some(1.0));
+        assert_eq!(
+            found.item.hot.auc, None,
+            "without a positive there is nothing to rank"
+        );
+        assert_eq!(progressive.window_buckets(), found);
+        assert_eq!(log.buckets(EventTime(i64::MAX)), Buckets::default());
+    }
+}
