@@ -194,10 +194,10 @@ pub struct Optimizer {
     pub freeze_samples: u64,
     /// Learning rate of dense weights. `adam` wants a smaller one than `adagrad`, about .001.
     pub dense_rate: f64,
-    /// Samples learned from until `row_rate` and `dense_rate` are reached, growing from 0 in a straight line, count;
-    /// 0 begins with them. The wide part is not on this schedule.
+    /// Samples learned from until `row_rate`, `dense_rate` and `block_rate` are reached, growing from 0 in a straight
+    /// line, count; 0 begins with them. The wide part is not on this schedule.
     pub warmup_samples: u64,
-    /// After the warm-up both rates are divided by `sqrt(1 + samples / decay_samples)`, count; 0 never lowers them.
+    /// After the warm-up these rates are divided by `sqrt(1 + samples / decay_samples)`, count; 0 never lowers them.
     /// A model that should follow a changing stream for ever wants no decay, or a long one.
     pub decay_samples: u64,
     /// Alpha of the wide part's FTRL.
