@@ -226,7 +226,9 @@ pub struct Optimizer {
 pub struct Bound {
     /// The task that comes first, such as a click.
     pub first: String,
-    /// What follows among those of which the first happened, such as a conversion.
+    /// What follows among those of which the first happened, such as a conversion; not the primary task. Its own
+    /// labels are not used: it learns what becomes of `both` where a sample tells that `first` happened, as it does
+    /// under `join.policy = "wait"` with equal windows, and otherwise from this bound alone.
     pub then: String,
     /// Both of them among all that was shown, such as an order.
     pub both: String,

@@ -249,6 +249,15 @@ fn tasks(config: &Config, faults: &mut Faults) {
             format!("learner.bounds[{i}]"),
             "must name three tasks, each once",
         );
+        faults.unless(
+            config
+                .join
+                .tasks
+                .first()
+                .is_none_or(|task| task.name != bound.then),
+            format!("learner.bounds[{i}].then"),
+            "must not be the primary task, whose own labels it would not learn from",
+        );
         weights.push((format!("learner.bounds[{i}].weight"), bound.weight));
     }
     for (key, weight) in weights {

@@ -8,6 +8,7 @@
 )]
 
 mod blocks;
+mod bounds;
 mod calibrates;
 mod delayed;
 mod learns;
