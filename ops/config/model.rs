@@ -209,7 +209,9 @@ pub struct Optimizer {
     /// Weight of the softmax loss inside a slate, beside the log-loss.
     pub slate_loss: f64,
     /// Longest gradient of all dense weights together, by its norm; a longer one is shortened to it, and counted in
-    /// `ouzel_learner_steps_clipped_total`. A gradient is the sum over a batch's samples. 0 never shortens.
+    /// `ouzel_learner_steps_clipped_total`. A gradient is the sum over a batch's samples. 0 never shortens. A guard
+    /// against rare ones: shortening most steps counts batches with many positives for less, and scores come out low,
+    /// by 2 to 4 per cent on two of four logs at 10.
     pub clip_dense: f64,
     /// The same for all embedding rows of a batch together.
     pub clip_rows: f64,
