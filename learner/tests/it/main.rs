@@ -7,6 +7,7 @@
     reason = "a step that fails while setting a test up fails the test; dice are cast to small numbers"
 )]
 
+mod bound;
 mod calibrates;
 mod delayed;
 mod learns;
