@@ -271,7 +271,7 @@ impl Pipeline {
                     }
                 }
                 Polled::AtEnd(partition) => self.orderer.at_end(partition),
-                Polled::Idle => {}
+                Polled::Added(_) | Polled::Idle => {}
                 Polled::Finished => {
                     for partition in source.partitions() {
                         self.orderer.finish(partition.id);
@@ -300,6 +300,7 @@ impl Pipeline {
     fn release(&mut self) -> anyhow::Result<()> {
         let mut batches = Vec::new();
         while let Some(recorded) = self.orderer.next(false)? {
+            self.orderer.forget_runs();
             let position = recorded.position;
             let recorded = match &self.reveal {
                 Some(reveal) => reveal.apply(recorded),

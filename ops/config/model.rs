@@ -126,15 +126,24 @@ impl Model {
     pub(super) fn resolve(stated: Option<&toml::Table>) -> Result<Self, String> {
         let none = toml::Table::new();
         let stated = stated.unwrap_or(&none);
-        let from = stated.get("from").and_then(toml::Value::as_str).unwrap_or(DEFAULT_MODEL);
+        let from = stated
+            .get("from")
+            .and_then(toml::Value::as_str)
+            .unwrap_or(DEFAULT_MODEL);
         let text = match ready_made(from) {
             Some(text) => text.to_owned(),
-            None if Path::new(from).extension().is_some_and(|extension| extension == "toml") => {
-                fs::read_to_string(from).map_err(|error| format!("cannot read the model file {from}: {error}"))?
+            None if Path::new(from)
+                .extension()
+                .is_some_and(|extension| extension == "toml") =>
+            {
+                fs::read_to_string(from)
+                    .map_err(|error| format!("cannot read the model file {from}: {error}"))?
             }
             None => {
                 let names = READY_MADE.map(|(name, _)| name).join(", ");
-                return Err(format!("no model is called {from:?}; there are {names}, or name a .toml file"));
+                return Err(format!(
+                    "no model is called {from:?}; there are {names}, or name a .toml file"
+                ));
             }
         };
         let mut table: toml::Table = text
@@ -185,10 +194,10 @@ pub struct Optimizer {
     pub freeze_samples: u64,
     /// Learning rate of dense weights. `adam` wants a smaller one than `adagrad`, about .001.
     pub dense_rate: f64,
-    /// Samples learned from until `row_rate` and `dense_rate` are reached, growing from 0 in a straight line, count;
-    /// 0 begins with them. The wide part is not on this schedule.
+    /// Samples learned from until `row_rate`, `dense_rate` and `block_rate` are reached, growing from 0 in a straight
+    /// line, count; 0 begins with them. The wide part is not on this schedule.
     pub warmup_samples: u64,
-    /// After the warm-up both rates are divided by `sqrt(1 + samples / decay_samples)`, count; 0 never lowers them.
+    /// After the warm-up these rates are divided by `sqrt(1 + samples / decay_samples)`, count; 0 never lowers them.
     /// A model that should follow a changing stream for ever wants no decay, or a long one.
     pub decay_samples: u64,
     /// Alpha of the wide part's FTRL.

@@ -80,11 +80,15 @@ impl Leaves {
         let wide = Inputs::read(&inputs.wide, &weights.wide);
         let put = Put { device };
         let (n_requests, n_candidates) = (len(inputs.n_requests()), len(inputs.n_candidates()));
-        let rows_of =
-            |pool: &Pool, shape: &[i64]| -> Result<Tensor, Error> { put.f32(&pool.gather(&rows, dim), shape) };
+        let rows_of = |pool: &Pool, shape: &[i64]| -> Result<Tensor, Error> {
+            put.f32(&pool.gather(&rows, dim), shape)
+        };
         let token = len(TOKEN_FIELDS * dim);
         let HistoryInputs {
-            len: n, tokens, target, ..
+            len: n,
+            tokens,
+            target,
+            ..
         } = &inputs.history;
         let history = if *n > 0 {
             let shape = [n_requests, len(*n)];
@@ -164,10 +168,18 @@ pub(crate) fn frozen(items: &[ItemVectors], config: &ContentConfig, device: Devi
     let put = Put { device };
     let mut present = vec![0.0; items.len() * N_MODALITIES];
     let mut vectors: [Option<Tensor>; N_MODALITIES] = [const { None }; N_MODALITIES];
-    for (modality, width) in config.widths.into_iter().enumerate().filter(|(_, width)| *width > 0) {
+    for (modality, width) in config
+        .widths
+        .into_iter()
+        .enumerate()
+        .filter(|(_, width)| *width > 0)
+    {
         let mut values = vec![0.0; items.len() * width];
         for (at, item) in items.iter().enumerate() {
-            let Some(vector) = item[modality].as_ref().filter(|vector| vector.values.len() == width) else {
+            let Some(vector) = item[modality]
+                .as_ref()
+                .filter(|vector| vector.values.len() == width)
+            else {
                 continue;
             };
             values[at * width..(at + 1) * width].copy_from_slice(&vector.values);

@@ -37,7 +37,7 @@ pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
 pub use leaves::{ContentLeaves, ContentSource, Leaves};
 pub use net::{Net, Outputs};
 pub use params::Params;
-pub use shapes::{Shape, is_adapter, is_base, shapes};
 pub use random::{normal, uniform};
+pub use shapes::{Shape, is_adapter, is_base, shapes};
 pub use table::{PAGE_ROWS, Pages, Table};
 pub use weights::{Array, Calibration, Dense, Weights};

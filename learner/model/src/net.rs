@@ -177,7 +177,8 @@ impl Net {
             }
             contents = Some(targets);
         }
-        if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout) {
+        if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout)
+        {
             let sequence = &self.config.sequence;
             let read = match sequence.kind {
                 SequenceKind::Mean => None,
@@ -198,7 +199,8 @@ impl Net {
             Some(_) => Some(self.params.linear("aux", &hidden.f_detach()?)?),
             None => None,
         };
-        let mut logits = head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
+        let mut logits =
+            head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
         if self.config.wide {
             logits = logits + leaves.wide.f_unsqueeze(1)?;
         }
@@ -214,8 +216,14 @@ impl Net {
     }
 
     /// The contrast of ids and contents of a batch's distinct contents; none for fewer than two.
-    pub fn contrast(&self, leaves: &Leaves, outputs: &Outputs, temperature: f64) -> Result<Option<Tensor>, Error> {
-        let (Some(contents), Some(target), Some(of)) = (&outputs.contents, &leaves.target, &leaves.contents) else {
+    pub fn contrast(
+        &self,
+        leaves: &Leaves,
+        outputs: &Outputs,
+        temperature: f64,
+    ) -> Result<Option<Tensor>, Error> {
+        let (Some(contents), Some(target), Some(of)) = (&outputs.contents, &leaves.target, &leaves.contents)
+        else {
             return Ok(None);
         };
         let Some((places, candidates)) = of.contrasted.as_ref().filter(|_| self.config.contrast > 0) else {
@@ -264,7 +272,8 @@ impl Net {
                 let targets = fq_former::forward(&self.params, &self.config.content, &of_targets)?;
                 let vectors = if n > leaves.n_targets {
                     let past = items.narrow(leaves.n_targets, n - leaves.n_targets)?;
-                    let past = tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
+                    let past =
+                        tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
                     Tensor::f_cat(&[targets.f_detach()?, past], 0)?
                 } else {
                     targets.f_detach()?
@@ -306,7 +315,11 @@ impl Net {
                 Ok((to_vec(&vectors)?, to_vec(&keys)?))
             })
         })?;
-        let width = if self.config.interest.enabled { self.config.interest.width } else { 0 };
+        let width = if self.config.interest.enabled {
+            self.config.interest.width
+        } else {
+            0
+        };
         let (vectors, keys) = kept.read(&inputs.ids, self.config.content.out(), width);
         let put = |values: &[f32], width: usize| -> Result<Tensor, Error> {
             let values = Tensor::f_from_slice(values)?.f_reshape([len(inputs.ids.len()), len(width)])?;
@@ -327,12 +340,17 @@ fn mask(config: &ModelConfig, device: Device) -> Result<Option<Tensor>, Error> {
     }
     let is_similarity = |name: &str| {
         let name = name.strip_prefix("slate_").unwrap_or(name);
-        MODALITIES
-            .iter()
-            .any(|modality| name.strip_prefix(modality).is_some_and(|rest| rest.starts_with('_')))
+        MODALITIES.iter().any(|modality| {
+            name.strip_prefix(modality)
+                .is_some_and(|rest| rest.starts_with('_'))
+        })
     };
     let mask = DENSE_NAMES.map(|name| {
-        let is_read = if is_similarity(name) { set.similarity } else { set.counters };
+        let is_read = if is_similarity(name) {
+            set.similarity
+        } else {
+            set.counters
+        };
         f32::from(u8::from(is_read))
     });
     Ok(Some(Tensor::f_from_slice(&mask)?.f_to_device(device)?))

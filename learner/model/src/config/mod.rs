@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::{
-    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
+    TOKEN_FIELDS,
 };
 
 /// Shape of the ranker. Part of the schema: another value means other weights.
