@@ -8,6 +8,7 @@
 )]
 
 mod blocks;
+mod bound;
 mod bounds;
 mod calibrates;
 mod delayed;

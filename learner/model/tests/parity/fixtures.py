@@ -12,6 +12,8 @@ A file holds, all of fixed seeds:
     trained.<name>      for each tensor that these steps move
     wrong.*             outputs of a plausible mistake, which a block must be far from
 
+`kl_bound_extreme` has values and gradients alone, in double precision. The learner's tests read it and `kl_bound`.
+
 Where a public class computes the block, the output is the class's; `reference.py` has all others, and is asserted to equal each
 public class that there is. Run it by hand; the tests only read what it wrote. With the folder of a clone of Meta's
 generative-recommenders it also holds the production form of HSTU against theirs, see `stu.py`. Written with torch 2.13.0,
@@ -434,10 +436,9 @@ def kl_bound():
     run = lambda w, x: ref.jeffreys(*(x[key].double() for key in "abz")).float()
     wrong = {"one_way": one_way(inputs), "of_click": run({}, inputs | {"b": torch.full((12,), 40.0)})}
     write("kl_bound", run, {}, inputs, {}, 92, trained=["in.a", "in.b", "in.z"], wrong=wrong)
-    r = normal(93, len(rows))
-    tensors = {"in.a": a, "in.b": b, "in.z": z, "out": exact[:, 0].float(), "r": r}
-    tensors |= {f"grad.in.{key}": (exact[:, 1 + i] * r.double()).float() for i, key in enumerate("abz")}
-    save("kl_bound_extreme", tensors)
+    # In double precision, and each gradient as it is.
+    tensors = {"in.a": a, "in.b": b, "in.z": z, "out": exact[:, 0]}
+    save("kl_bound_extreme", tensors | {f"grad.in.{key}": exact[:, 1 + i] for i, key in enumerate("abz")})
 
 
 def one_way(x):
