@@ -3,6 +3,8 @@
 //!
 //! `em3 [--threads N] [--seconds S] [--model NAME] [--shape RxCxN]`, all with defaults.
 
+#![expect(clippy::print_stdout, reason = "figures go to stdout")]
+
 mod world;
 
 use std::time::Instant;
@@ -31,11 +33,15 @@ fn main() {
     let world = World::new();
     let shapes: Vec<Shape> = match of("--shape") {
         Some(text) => vec![shape(&text)],
-        None => ["64x8x50", "64x8x200", "16x8x1000", "512x1x50", "8x64x50"].map(shape).to_vec(),
+        None => ["64x8x50", "64x8x200", "16x8x1000", "512x1x50", "8x64x50"]
+            .map(shape)
+            .to_vec(),
     };
     let models = match of("--model") {
         Some(name) => vec![name],
-        None => ["em3-din", "em3-hstu", "din", "hstu", "mean"].map(str::to_owned).to_vec(),
+        None => ["em3-din", "em3-hstu", "din", "hstu", "mean"]
+            .map(str::to_owned)
+            .to_vec(),
     };
     for name in &models {
         for shape in &shapes {
@@ -59,7 +65,9 @@ fn main() {
 }
 
 fn shape(text: &str) -> Shape {
-    let mut parts = text.split('x').map(|part| part.parse().expect("a shape is RxCxN"));
+    let mut parts = text
+        .split('x')
+        .map(|part| part.parse().expect("a shape is RxCxN"));
     let mut next = || parts.next().expect("a shape has three numbers");
     Shape {
         requests: next(),
@@ -105,7 +113,14 @@ fn config(name: &str, history: usize) -> ModelConfig {
 }
 
 /// Samples trained a second, each batch predicted and learned from, and candidates scored a second.
-fn measure(name: &str, shape: Shape, batches: &[Batch], freeze: u64, threads: i32, seconds: f64) -> (f64, f64) {
+fn measure(
+    name: &str,
+    shape: Shape,
+    batches: &[Batch],
+    freeze: u64,
+    threads: i32,
+    seconds: f64,
+) -> (f64, f64) {
     let learner = LearnerConfig {
         dense: DenseRule::Adam,
         dense_rate: 1e-3,

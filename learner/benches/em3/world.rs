@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use ouzel_learner::model::uniform;
 use ouzel_sample::{
-    Attribute, Batch, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, Kind, Labels, N_DENSE, PartitionId,
-    Position, Predicted, Request, Sample, Slot, Stream, Vector, VectorId, VectorMap, VectorTable,
+    Attribute, Batch, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, Kind, Labels, N_DENSE,
+    PartitionId, Position, Predicted, Request, Sample, Slot, Stream, Vector, VectorId, VectorMap,
+    VectorTable,
 };
 
 const N_ITEMS: u64 = 20_000;
@@ -39,7 +40,9 @@ impl World {
         let table = VectorTable::default();
         for item in 0..N_ITEMS {
             let vector = |seed: u64, width: usize| {
-                let values: Vec<f32> = (0..width as u64).map(|lane| uniform(seed, item, lane) - 0.5).collect();
+                let values: Vec<f32> = (0..width as u64)
+                    .map(|lane| uniform(seed, item, lane) - 0.5)
+                    .collect();
                 Vector::given(&values)
             };
             let vectors: ItemVectors = [vector(1, TEXT), vector(2, IMAGE)];

@@ -13,10 +13,13 @@ use crate::inputs::ContentInputs;
 /// Items kept; beyond it all are let go and made again as they come.
 const MAX: usize = 1 << 20;
 
+/// An item's content vector, and its key.
+type Item = (Box<[f32]>, Box<[f32]>);
+
 /// What was computed, by content.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    items: HashMap<VectorId, (Box<[f32]>, Box<[f32]>)>,
+    items: HashMap<VectorId, Item>,
 }
 
 impl Kept {

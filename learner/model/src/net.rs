@@ -166,14 +166,14 @@ impl Net {
         if let Some(leaves_of) = &leaves.contents {
             let (targets, past) = self.contents(leaves_of)?;
             let of_candidate = targets.f_index_select(0, &leaves_of.of_candidate)?;
-            first = first + of_candidate.f_matmul(&weight("first.content")?)?;
+            first += of_candidate.f_matmul(&weight("first.content")?)?;
             if self.config.fm {
                 let field = of_candidate.f_matmul(&weight("fm.content")?)?;
                 fields = Tensor::f_cat(&[fields, field.f_unsqueeze(1)?], 1)?;
             }
             if let (true, Some(layout)) = (self.config.interest.enabled, &leaves.layout) {
                 let found = interest::forward(&self.params, &of_candidate, &past, layout)?;
-                first = first + found.f_matmul(&weight("first.interest")?)?;
+                first += found.f_matmul(&weight("first.interest")?)?;
             }
             contents = Some(targets);
         }
@@ -188,7 +188,7 @@ impl Net {
                 }
             };
             if let Some(read) = read {
-                first = first + read.f_matmul(&weight("first.sequence")?)?;
+                first += read.f_matmul(&weight("first.sequence")?)?;
             }
         }
         let mut hidden = first.f_relu()?;
@@ -202,11 +202,11 @@ impl Net {
         let mut logits =
             head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
         if self.config.wide {
-            logits = logits + leaves.wide.f_unsqueeze(1)?;
+            logits += leaves.wide.f_unsqueeze(1)?;
         }
         if self.config.fm {
             let products = fm::second_order(&leaves.user, &fields, &leaves.request_of)?;
-            logits = logits + products.f_unsqueeze(1)?;
+            logits += products.f_unsqueeze(1)?;
         }
         Ok(Outputs {
             logits,

@@ -115,7 +115,7 @@ fn content(item: u64) -> Vec<f32> {
     let mut vector: Vec<f32> = (0..N_CONTENT as u64)
         .map(|lane| uniform(3, item, lane) - 0.5)
         .collect();
-    vector[0] = if item % 2 == 0 { 1.0 } else { -1.0 };
+    vector[0] = if item.is_multiple_of(2) { 1.0 } else { -1.0 };
     vector
 }
 

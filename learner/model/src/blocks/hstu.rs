@@ -226,7 +226,7 @@ impl Rows {
         let n = x.size()[1];
         let mut scores = self.query.f_matmul(&self.key.f_transpose(2, 3)?)?;
         if let Some(bias) = bias {
-            scores = scores + &bias.past;
+            scores += &bias.past;
         }
         let causal = Tensor::f_ones([n, n], (Kind::Float, x.device()))?.f_tril(0)?;
         let valid = history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
@@ -254,8 +254,8 @@ impl Rows {
         let mut scores = self.query.f_matmul(&keys.f_transpose(2, 3)?)?;
         let mut own = (&self.query * &self.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
         if let Some(bias) = bias {
-            scores = scores + layout.of_request(&bias.target)?;
-            own = own + &bias.own;
+            scores += layout.of_request(&bias.target)?;
+            own += &bias.own;
         }
         let valid = layout
             .of_request(&history.valid)?

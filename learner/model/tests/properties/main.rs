@@ -1,5 +1,10 @@
 //! What must hold of every model, whatever its blocks.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a step that fails while setting a test up fails the test"
+)]
+
 mod world;
 
 use std::sync::Arc;
