@@ -80,6 +80,7 @@ fn a_replay_tells_the_documented_figures() {
         [
             "auc",
             "calibration",
+            "freshness",
             "gauc",
             "join",
             "ledger_hash",
