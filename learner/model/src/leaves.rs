@@ -9,8 +9,10 @@ use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
+use crate::fused::SequencePass;
 use crate::groups::Layout;
 use crate::inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+use crate::params::Params;
 use crate::weights::Weights;
 
 /// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`Leaves::of_rows`].
@@ -34,6 +36,8 @@ pub struct Leaves {
     pub contents: Option<ContentLeaves>,
     /// Candidates beside their requests, where a block needs them so.
     pub layout: Option<Layout>,
+    /// The sequence block, where it ran in plain loops; there is no `history` then.
+    pub pass: Option<SequencePass>,
 }
 
 /// The contents of a batch.
@@ -68,11 +72,13 @@ pub enum ContentSource {
 }
 
 impl Leaves {
-    /// Gathers a batch from the rows of a version. `source` makes its contents.
+    /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` are the weights of a
+    /// sequence block that runs in plain loops.
     pub fn gather(
         inputs: &Inputs,
         weights: &Weights,
         device: Device,
+        by_hand: Option<&Params>,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
@@ -90,7 +96,11 @@ impl Leaves {
             target,
             ..
         } = &inputs.history;
-        let history = if *n > 0 {
+        let pass = match by_hand.filter(|_| *n > 0) {
+            Some(params) => Some(SequencePass::new(params, inputs, &rows, dim)?),
+            None => None,
+        };
+        let history = if *n > 0 && pass.is_none() {
             let shape = [n_requests, len(*n)];
             Some(History {
                 tokens: rows_of(tokens, &[n_requests, len(*n), token])?,
@@ -115,7 +125,8 @@ impl Leaves {
             dense: put.f32(&inputs.dense, &[n_candidates, len(N_DENSE)])?,
             request_of: put.i64(&inputs.request_of)?,
             history,
-            target: match target.is_empty() {
+            // Plain loops have read it; what is left to ask for it is the contrast.
+            target: match target.is_empty() || (pass.is_some() && weights.config.contrast == 0) {
                 true => None,
                 false => Some(rows_of(target, &[n_candidates, token])?),
             },
@@ -124,6 +135,7 @@ impl Leaves {
                 true => None,
                 false => Some(Layout::new(&inputs.groups, device)?),
             },
+            pass,
         })
     }
 

@@ -14,6 +14,7 @@ mod config;
 pub mod encode;
 mod error;
 mod fields;
+mod fused;
 mod groups;
 mod inputs;
 mod kept;
@@ -32,6 +33,7 @@ pub use config::{
 };
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
+pub use fused::{SequenceGradients, SequencePass};
 pub use groups::{Groups, Layout};
 pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
 pub use leaves::{ContentLeaves, ContentSource, Leaves};

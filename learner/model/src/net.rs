@@ -147,7 +147,18 @@ impl Net {
 
     /// A batch as tensors.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        Leaves::gather(inputs, weights, self.device, |contents| self.source(contents))
+        let params = self.is_by_hand().then_some(&self.params);
+        Leaves::gather(inputs, weights, self.device, params, |contents| {
+            self.source(contents)
+        })
+    }
+
+    /// Whether the sequence block runs in plain loops: DIN on the CPU, without adapters.
+    fn is_by_hand(&self) -> bool {
+        let has_adapter = self
+            .params()
+            .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
+        self.config.sequence.kind == SequenceKind::Din && self.device == Device::Cpu && !has_adapter
     }
 
     /// Outputs of a batch.
@@ -176,6 +187,9 @@ impl Net {
                 first += found.f_matmul(&weight("first.interest")?)?;
             }
             contents = Some(targets);
+        }
+        if let Some(pass) = &leaves.pass {
+            first += pass.read.f_matmul(&weight("first.sequence")?)?;
         }
         if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout)
         {
@@ -356,7 +370,7 @@ fn mask(config: &ModelConfig, device: Device) -> Result<Option<Tensor>, Error> {
     Ok(Some(Tensor::f_from_slice(&mask)?.f_to_device(device)?))
 }
 
-fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let flat = tensor
         .f_detach()?
         .f_to_device(Device::Cpu)?
