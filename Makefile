@@ -31,6 +31,7 @@ verify: fmt-check clippy test doc ## what CI checks: format, lints, tests, docum
 verify-long: export OUZEL_JOIN_CASES ?= 1000000
 verify-long: export OUZEL_JOIN_PENDING ?= 5000000
 verify-long: export PROPTEST_CASES ?= 5000
+verify-long: export OUZEL_SCHEDULES ?= 20
 verify-long: export OUZEL_SLED_MUTATIONS ?= 200
 verify-long: export OUZEL_ATTACK_IDS ?= 10000000
 verify-long: libtorch data encoders ## what `make test` has no time for: many more cases, mutations and ids, and KILLS=200 kills

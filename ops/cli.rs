@@ -14,7 +14,8 @@ use clap::Parser;
 
 pub use args::{
     Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs,
-    Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
+    Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs,
+    TopicsVerb, Verb, VerifyArgs,
 };
 pub use exit::{Exit, Tell, report};
 pub use point::RangePoint;

@@ -23,6 +23,8 @@ pub enum Read {
     Records(Vec<Recorded>),
     /// A partition was read to its end.
     AtEnd(PartitionId),
+    /// The log has gained a partition, which is read from offset 0.
+    Added(PartitionId),
     /// A bounded source is exhausted.
     Finished,
 }

@@ -29,7 +29,7 @@ use ouzel_snapshot::Store;
 
 use crate::admin;
 use crate::cli::Tell;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::control::Desk;
@@ -66,6 +66,8 @@ pub struct Plan<'a> {
     pub letters: DeadLetters,
     /// Prepares the state of a first start, as by seeding histories.
     pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
+    /// Tells freshness and the age of snapshots, and nothing that a model depends on.
+    pub clock: Arc<dyn Clock>,
     /// Keeps every score, for exact figures at the end.
     pub scores: Option<Arc<Mutex<ScoreLog>>>,
 }
@@ -86,7 +88,7 @@ pub struct Running {
 pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::Result<Running> {
     let config = plan.config;
     let dir = &config.snapshot.dir;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = plan.clock;
 
     // What can be refused is tried first, before any thread runs.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -263,7 +265,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         Arc::clone(&store),
         Arc::clone(&published),
         to_control,
-        clock,
+        Arc::clone(&clock),
     );
     let hears = shutdown.clone();
     supervisor.spawn(Task::Admin, move || {
@@ -273,7 +275,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let (hears, figures) = (shutdown.clone(), Arc::clone(&live));
     supervisor.spawn(Task::Telemetry, move || {
         while !hears.wait_timeout(GAUGES_EVERY) {
-            gauges::set(&figures, &SystemClock);
+            gauges::set(&figures, &*clock);
             recorder.upkeep();
         }
         Ok(())

@@ -405,10 +405,13 @@ fn as_category<'a>(scalar: &'a Scalar<'_>) -> Cow<'a, str> {
 
 /// Where the first item stands that an earlier place of the slate holds already.
 fn second_of_a_pair(items: &[ShownItem]) -> Option<usize> {
-    let mut sorted: Vec<Id> = items.iter().map(|shown| shown.item).collect();
-    sorted.sort_unstable();
-    if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
-        return None;
+    // A slate of usual size is compared quicker than sorted.
+    if items.len() > 24 {
+        let mut sorted: Vec<Id> = items.iter().map(|shown| shown.item).collect();
+        sorted.sort_unstable();
+        if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
+            return None;
+        }
     }
     (1..items.len()).find(|i| items[..*i].iter().any(|earlier| earlier.item == items[*i].item))
 }

@@ -7,6 +7,7 @@
 //!
 //! This module reads no clock: whether a silent partition was waited for long enough is the caller's to say.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ouzel_sample::{EventTime, PartitionId, Position, Positions, Recorded, Stream};
@@ -78,6 +79,17 @@ struct Lane {
     ahead: Ahead,
 }
 
+impl Lane {
+    fn from(next: i64) -> Self {
+        Self {
+            records: VecDeque::new(),
+            next,
+            last: (i64::MIN, EventTime::MIN),
+            ahead: Ahead::Unknown,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     time: i64,
@@ -105,16 +117,10 @@ impl Orderer {
     /// With `bootstrap`, items are released first, and nothing else until their stream was once at its end.
     #[must_use]
     pub fn new(start: &Positions, bootstrap: bool) -> Self {
-        let lane = |next| Lane {
-            records: VecDeque::new(),
-            next,
-            last: (i64::MIN, EventTime::MIN),
-            ahead: Ahead::Unknown,
-        };
         Self {
             lanes: start
                 .iter()
-                .map(|(partition, next)| (partition, lane(next)))
+                .map(|(partition, next)| (partition, Lane::from(next)))
                 .collect(),
             heads: BTreeSet::new(),
             empty: start.iter().map(|(partition, _)| partition).collect(),
@@ -122,6 +128,15 @@ impl Orderer {
             runs: Vec::new(),
             planned: VecDeque::new(),
             is_bootstrapping: bootstrap,
+        }
+    }
+
+    /// Takes in a partition that the log has gained, from offset 0. One that it has already stays as it is.
+    pub fn add(&mut self, partition: PartitionId) {
+        if let Entry::Vacant(lane) = self.lanes.entry(partition) {
+            lane.insert(Lane::from(0));
+            self.empty.insert(partition);
+            self.released.set(partition, 0);
         }
     }
 
@@ -235,6 +250,11 @@ impl Orderer {
     /// What was merged since the last call, for the plan log. What was followed is in it already.
     pub fn take_runs(&mut self) -> Vec<Run> {
         std::mem::take(&mut self.runs)
+    }
+
+    /// Forgets what was merged since the last call of either: for orders that no plan log keeps.
+    pub fn forget_runs(&mut self) {
+        self.runs.clear();
     }
 
     /// Where each partition stands after what was released.

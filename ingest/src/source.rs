@@ -31,6 +31,8 @@ pub enum Polled {
     /// Everything that the partition held just now has been handed out. A live partition may go on later; one
     /// of a bounded source will not.
     AtEnd(PartitionId),
+    /// The log has gained this partition; it is handed out from its first offset, 0.
+    Added(PartitionId),
     /// Nothing came within the timeout.
     Idle,
     /// A bounded source has handed out everything; every later call says so again.

@@ -1,8 +1,10 @@
 //! From the gradients of a batch's outputs to those of every weight that learns.
 
+use std::collections::HashMap;
+
 use tch::{Kind, TchError, Tensor};
 
-use ouzel_model::{Inputs, Leaves, Net, Outputs};
+use ouzel_model::{Inputs, Leaves, Net, Outputs, SequenceGradients};
 
 use crate::objective::Gradients;
 use crate::trainer::Trainer;
@@ -17,6 +19,9 @@ pub(crate) fn track(mut leaves: Leaves, inputs: &Inputs) -> Leaves {
         *leaf = leaf.set_requires_grad(true);
     }
     leaves.wide = leaves.wide.set_requires_grad(true);
+    if let Some(pass) = &mut leaves.pass {
+        pass.read = pass.read.set_requires_grad(true);
+    }
     leaves
 }
 
@@ -47,36 +52,60 @@ impl Trainer {
             sum += contrast;
         }
         let learns = |name: &str| self.net.is_learned(name) && (is_contrasted || !name.starts_with("cic."));
+        // What plain loops have computed goes back through them.
+        let pass = leaves.pass.take();
+        let is_by_hand = |name: &str| pass.is_some() && name.starts_with("sequence.");
+        if leaves.history.is_none() && !is_contrasted {
+            leaves.target = None;
+        }
         let has_wide = self.weights.config.wide;
         let wide_leaf = leaves.wide.shallow_clone();
         let pools = leaves.of_rows(inputs);
         let mut targets: Vec<&Tensor> = self
             .net
             .params()
-            .filter_map(|(name, tensor)| learns(name).then_some(tensor))
+            .filter_map(|(name, tensor)| (learns(name) && !is_by_hand(name)).then_some(tensor))
             .collect();
         let n_dense = targets.len();
         targets.extend(pools.iter().map(|(leaf, _)| &**leaf));
         if has_wide {
             targets.push(&wide_leaf);
         }
-        let found = Tensor::f_run_backward(&[&sum], &targets, false, false)?;
+        targets.extend(pass.as_ref().map(|pass| &pass.read));
+        let mut found = Tensor::f_run_backward(&[&sum], &targets, false, false)?;
 
         let dim = self.weights.rows.dim();
         let mut rows = vec![0.0; inputs.rows.len() * dim];
+        let mut by_hand = HashMap::new();
+        if let Some(pass) = &pass
+            && let Some(read) = found.pop()
+        {
+            let SequenceGradients {
+                tokens,
+                target,
+                weights,
+            } = pass.backward(&plain(&read)?);
+            inputs.history.tokens.scatter(&tokens, dim, &mut rows);
+            inputs.history.target.scatter(&target, dim, &mut rows);
+            by_hand.extend(weights);
+        }
+        let mut wide = vec![0.0; inputs.wide.len()];
+        if has_wide && let Some(gradient) = found.pop() {
+            inputs.wide_sum.scatter(&plain(&gradient)?, 1, &mut wide);
+        }
         for ((_, pool), gradient) in pools.iter().zip(&found[n_dense..]) {
             pool.scatter(&plain(gradient)?, dim, &mut rows);
         }
-        let mut wide = vec![0.0; inputs.wide.len()];
-        if let (true, Some(gradient)) = (has_wide, found.last()) {
-            inputs.wide_sum.scatter(&plain(gradient)?, 1, &mut wide);
-        }
-        let mut dense = found.into_iter();
+        let mut found = found.into_iter();
         let dense = self
             .net
             .params()
-            .map(|(name, _)| if learns(name) { dense.next() } else { None })
-            .collect();
+            .map(|(name, weight)| match (learns(name), by_hand.get(name)) {
+                (false, _) => Ok(None),
+                (true, Some(gradient)) => Ok(Some(Tensor::f_from_slice(gradient)?.f_view_as(weight)?)),
+                (true, None) => Ok(found.next()),
+            })
+            .collect::<Result<_, TchError>>()?;
         Ok((dense, rows, wide))
     }
 }

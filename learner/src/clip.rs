@@ -82,7 +82,11 @@ mod tests {
         assert!((squares(&[1.0, 2.0, -3.0]) - 14.0).abs() < 1e-12);
         for bad in [f32::NAN, f32::INFINITY] {
             assert!(!squares(&[1.0, bad]).is_finite());
-            assert!(!squares_of(&[Some(Tensor::from_slice(&[bad]))]).unwrap().is_finite());
+            assert!(
+                !squares_of(&[Some(Tensor::from_slice(&[bad]))])
+                    .unwrap()
+                    .is_finite()
+            );
         }
         assert!(squares(&[f32::MAX; 100]).is_finite());
     }

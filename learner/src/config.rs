@@ -144,6 +144,12 @@ impl LearnerConfig {
                     why: "it must name three tasks, each once",
                 });
             }
+            if tasks.first() == Some(then) {
+                return Err(Error::Bound {
+                    tasks: [first, then, both].map(String::clone),
+                    why: "the second must not be the primary task, whose own labels it would not learn from",
+                });
+            }
             // Its outputs are log-odds of something else than the outcome.
             if self.policy == Policy::Fnc {
                 return Err(Error::Bound {

@@ -73,6 +73,8 @@ pub enum Error {
     #[error(transparent)]
     Snapshot(#[from] ouzel_snapshot::Error),
     /// There is nothing to re-base.
-    #[error("cannot add adapters to their base: it is not frozen, so they have learned nothing; freeze it first")]
+    #[error(
+        "cannot add adapters to their base: it is not frozen, so they have learned nothing; freeze it first"
+    )]
     NotFrozen,
 }

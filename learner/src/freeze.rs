@@ -59,9 +59,7 @@ impl Trainer {
         tch::no_grad(|| self.merge(&layers)).map_err(ouzel_model::Error::from)?;
         for ((name, _), kept) in self.net.params().zip(&mut self.dense.kept) {
             if is_adapter(name) {
-                for tensor in kept {
-                    *tensor = tensor.zeros_like();
-                }
+                kept.reset();
             }
         }
         self.set_base()

@@ -1,10 +1,11 @@
 //! A batch's loss, and its gradient by every output of the network, in plain numbers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use ouzel_model::{ModelConfig, uniform};
-use ouzel_sample::{Id, IdHasher, Kind, Sample};
+use ouzel_sample::{Id, IdHasher, Kind, Sample, TaskId};
 
 use crate::config::LearnerConfig;
 use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
@@ -24,7 +25,7 @@ pub(crate) struct Objective {
     /// By task.
     task_weights: Vec<f32>,
     /// The tasks `first`, `then` and `both` of each bound, with its weight.
-    bounds: Vec<([usize; 3], f32)>,
+    bounds: Vec<([TaskId; 3], f32)>,
 }
 
 /// The outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
@@ -57,7 +58,8 @@ impl Objective {
             }
         }
         let bounds = config.bounds.iter().filter_map(|bound| {
-            let tasks = [place(&bound.first)?, place(&bound.then)?, place(&bound.both)?];
+            let task = |name| TaskId::try_from(place(name)?).ok();
+            let tasks = [task(&bound.first)?, task(&bound.then)?, task(&bound.both)?];
             Some((tasks, bound.weight))
         });
         Self {
@@ -69,6 +71,24 @@ impl Objective {
             task_weights,
             bounds: bounds.collect(),
         }
+    }
+
+    /// The samples with what they teach of tasks that are bound to others.
+    pub(crate) fn conditioned<'a>(&self, samples: &'a [Sample]) -> Cow<'a, [Sample]> {
+        if self.bounds.is_empty() {
+            return Cow::Borrowed(samples);
+        }
+        let conditioned = samples.iter().map(|sample| {
+            let bounds = self.bounds.iter();
+            let labels = bounds.fold(sample.labels, |labels, (tasks, _)| {
+                loss::conditioned(labels, *tasks)
+            });
+            Sample {
+                labels,
+                ..sample.clone()
+            }
+        });
+        Cow::Owned(conditioned.collect())
     }
 
     /// True when something is left to learn of a sample once its negatives are thinned.
@@ -204,7 +224,7 @@ impl Objective {
                 continue;
             }
             for (tasks, weight) in &self.bounds {
-                let places = tasks.map(|task| index * self.n_tasks + task);
+                let places = tasks.map(|task| index * self.n_tasks + usize::from(task));
                 let [first, then, both] = places.map(|at| logits[at]);
                 let found = loss::divergence(first, then, both);
                 let weight = sample.weight * weight;

@@ -31,9 +31,9 @@ struct Small {
     frozen: Option<u64>,
     /// Samples learned from, which the learning rate may depend on.
     samples: u64,
-    /// The rule that the state of the dense weights belongs to, and the steps it has taken.
+    /// The rule that the state of the dense weights belongs to, and the steps that each of them has taken.
     dense: DenseRule,
-    dense_steps: u64,
+    dense_steps: Vec<u64>,
     /// Per task: labels seen, positives among them.
     seen: Vec<(f32, f32)>,
     prior: Vec<f32>,
@@ -55,7 +55,7 @@ impl Trainer {
         for ((name, _), kept) in self.net.params().zip(&self.dense.kept) {
             let plain = &weights.dense[name];
             dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
-            for (what, tensor) in rule.kept().iter().zip(kept) {
+            for (what, tensor) in rule.kept().iter().zip(&kept.tensors) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
                 state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
             }
@@ -66,7 +66,7 @@ impl Trainer {
             frozen: weights.frozen,
             samples: self.n_samples,
             dense: rule,
-            dense_steps: self.dense.n_steps,
+            dense_steps: self.dense.kept.iter().map(|kept| kept.n_steps).collect(),
             seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
@@ -123,7 +123,9 @@ impl Trainer {
         let mut trainer = Trainer::with(weights, config)?;
         if trainer.dense.rule() == small.dense {
             trainer.restore_dense(&mut state)?;
-            trainer.dense.n_steps = small.dense_steps;
+            for (kept, n_steps) in trainer.dense.kept.iter_mut().zip(small.dense_steps) {
+                kept.n_steps = n_steps;
+            }
         } else {
             tracing::warn!(
                 snapshot = id,
@@ -154,7 +156,7 @@ impl Trainer {
                 .iter()
                 .filter_map(|n| usize::try_from(*n).ok())
                 .collect();
-            for (what, tensor) in rule.kept().iter().zip(kept) {
+            for (what, tensor) in rule.kept().iter().zip(&mut kept.tensors) {
                 let values = state.take::<f32>(&state_name(name, what), &shape)?;
                 *tensor = Tensor::from_slice(&values)
                     .view_as(weight)

@@ -154,18 +154,19 @@ impl Trainer {
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         let n_tasks = self.weights.config.n_tasks();
         let objective = Objective::new(&self.config, &self.weights.config);
-        let is_taken: Vec<bool> = batch.samples.iter().map(|s| objective.takes(s)).collect();
+        let samples = objective.conditioned(&batch.samples);
+        let is_taken: Vec<bool> = samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
-            self.learn(batch.seq, &batch.samples, &batch.vectors, &objective)?
+            self.learn(batch.seq, &samples, &batch.vectors, &objective)?
         } else {
             let of = |taken: bool| {
-                let chosen = batch.samples.iter().zip(&is_taken).filter(|(_, t)| **t == taken);
+                let chosen = samples.iter().zip(&is_taken).filter(|(_, t)| **t == taken);
                 chosen.map(|(sample, _)| sample.clone()).collect::<Vec<_>>()
             };
             let dropped = self.primary(&of(false), &batch.vectors)?;
             let learned = self.learn(batch.seq, &of(true), &batch.vectors, &objective)?;
             let (mut taken, mut dropped) = (learned.logits.chunks_exact(n_tasks), dropped.into_iter());
-            let mut logits = Vec::with_capacity(batch.samples.len() * n_tasks);
+            let mut logits = Vec::with_capacity(samples.len() * n_tasks);
             for is_taken in &is_taken {
                 if *is_taken {
                     logits.extend_from_slice(taken.next().unwrap_or_default());
@@ -176,13 +177,13 @@ impl Trainer {
             }
             StepReport { logits, ..learned }
         };
-        for (sample, logits) in batch.samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
+        for (sample, logits) in samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
             if sample.candidate.predicted.get().is_none() {
                 sample.candidate.predicted.set(logits[0]);
             }
         }
         self.next_batch = batch.seq + 1;
-        self.prior.observe(&batch.samples, self.config.prior_samples);
+        self.prior.observe(&samples, self.config.prior_samples);
         self.weights.prior = self.prior.log_odds().collect();
         self.net.set_prior(&self.weights.prior)?;
         self.freeze_when_due()?;

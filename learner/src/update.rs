@@ -80,7 +80,10 @@ impl Trainer {
         let by_dense = factor(of_dense, self.config.clip_dense);
         let block_rate = self.config.block_rate / self.config.dense_rate * dense_rate;
         let params = self.net.params().map(|(name, weight)| {
-            let is_read = matches!(name, "first.content" | "first.interest" | "first.sequence" | "fm.content");
+            let is_read = matches!(
+                name,
+                "first.content" | "first.interest" | "first.sequence" | "fm.content"
+            );
             let is_block = is_read || is_base(name) || is_adapter(name) || name.starts_with("cic.");
             (weight, if is_block { block_rate } else { dense_rate })
         });

@@ -1,10 +1,12 @@
 //! `ouzel daemon`: learn from Kafka and serve, until a signal.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use ouzel_ingest::{DeadLetters, KafkaSource};
 
 use crate::cli::{DaemonArgs, Exit, Tell};
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::supervisor::{Shutdown, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
@@ -30,6 +32,7 @@ pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
         open: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?) as AnySource)),
         letters,
         seed: Box::new(|_| {}),
+        clock: Arc::new(SystemClock),
         scores: None,
     };
     let mut running = topology::start(plan, Metrics::install()?, &shutdown)?;

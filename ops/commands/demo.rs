@@ -78,6 +78,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         }),
         letters: DeadLetters::kafka(&kafka)?,
         seed: Box::new(|features| seed_histories(features, &config, &data)),
+        clock: Arc::new(SystemClock),
         scores: Some(Arc::clone(&scores)),
     };
     let mut running = topology::start(plan, Metrics::install()?, &shutdown)?;

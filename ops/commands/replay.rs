@@ -3,6 +3,8 @@
 //! Everything that decides a bit is the daemon's: decoder, orderer, stage, trainer. The order is the bounded
 //! merge, so the same input, configuration and seed give the same two hashes, run after run.
 
+mod freshness;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use ouzel_ingest::join::Counters;
+use ouzel_ingest::join::{Counters, Outcome};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::{
     DataDir, DataSource, Decoder, KafkaSource, Polled, Range, RangeBound, Reveal, Source, Stage,
@@ -25,6 +27,7 @@ use crate::cli::{Exit, Labels, RangePoint, ReplayArgs, Tell};
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::progress::{self, Progress, Style};
+use freshness::{Ages, Freshness};
 
 /// Samples between two updates of the progress line.
 const TELL_EVERY: u64 = 4096;
@@ -40,6 +43,8 @@ pub struct Run {
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
+    /// From the action to its being learned, in event time.
+    freshness: Option<Ages>,
     second_half: Figures,
     second_half_popularity_auc: Option<f64>,
     buckets: Buckets,
@@ -179,6 +184,7 @@ struct Pipeline {
     trainer: Trainer,
     scores: ScoreLog,
     progressive: Progressive,
+    freshness: Freshness,
     contents: Option<Contents>,
     /// Items whose content is encoded before anything but items is taken.
     unencoded: Vec<Arc<Item>>,
@@ -243,6 +249,7 @@ impl Pipeline {
             trainer: Trainer::new(config.model_config(), learner)?,
             scores: ScoreLog::default(),
             progressive: Progressive::new(20_000),
+            freshness: Freshness::default(),
             contents: Contents::open(config).hint(
                 "a daemon holds the vectors of its state directory: name another folder with content.store",
             )?,
@@ -271,7 +278,7 @@ impl Pipeline {
                     }
                 }
                 Polled::AtEnd(partition) => self.orderer.at_end(partition),
-                Polled::Idle => {}
+                Polled::Added(_) | Polled::Idle => {}
                 Polled::Finished => {
                     for partition in source.partitions() {
                         self.orderer.finish(partition.id);
@@ -300,6 +307,7 @@ impl Pipeline {
     fn release(&mut self) -> anyhow::Result<()> {
         let mut batches = Vec::new();
         while let Some(recorded) = self.orderer.next(false)? {
+            self.orderer.forget_runs();
             let position = recorded.position;
             let recorded = match &self.reveal {
                 Some(reveal) => reveal.apply(recorded),
@@ -309,9 +317,15 @@ impl Pipeline {
                 if !matches!(recorded.event, Ok(Event::Item(_))) {
                     self.encode()?;
                 }
-                self.stage
+                let outcome = self
+                    .stage
                     .take(&recorded, &mut batches)
                     .with_context(|| format!("cannot join {position}"))?;
+                if let (Ok(Event::Action(action)), Outcome::Matched(_) | Outcome::Early) =
+                    (&recorded.event, &outcome)
+                {
+                    self.freshness.acted(action);
+                }
                 if let (Some(_), Ok(Event::Item(item))) = (&self.contents, &recorded.event) {
                     self.unencoded.extend(self.stage.features().item(item.id));
                 }
@@ -349,6 +363,7 @@ impl Pipeline {
             let report = self.trainer.step(&batch)?;
             self.scores.add(&batch, &report.logits);
             self.progressive.add(&batch, &report.logits);
+            self.freshness.learned(&batch, self.stage.event_time());
         }
         Ok(())
     }
@@ -379,6 +394,7 @@ impl Pipeline {
             ne: all.ne,
             calibration: all.calibration,
             popularity_auc: self.scores.popularity(EventTime::MIN).0,
+            freshness: self.freshness.ages(),
             second_half: self.scores.figures(middle),
             second_half_popularity_auc: self.scores.popularity(middle).0,
             buckets: self.scores.buckets(EventTime::MIN),
@@ -426,6 +442,13 @@ fn tell(run: &Run, out: &mut dyn Write) -> anyhow::Result<()> {
                 of.samples
             )?;
         }
+    }
+    if let Some(ages) = &run.freshness {
+        writeln!(
+            out,
+            "  freshness    an action is learned after {:.1} s of event time in the median, {:.1} s in 19 of 20",
+            ages.median_seconds, ages.p95_seconds
+        )?;
     }
     let join = &run.join;
     writeln!(

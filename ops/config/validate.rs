@@ -202,7 +202,11 @@ fn model(config: &Config, faults: &mut Faults) {
     let has_sequence = model.sequence.kind != SequenceKind::Mean;
     for (is_read, key, len) in [
         (true, "model.history_len", model.history_len),
-        (has_sequence, "model.sequence.history_len", model.sequence.history_len),
+        (
+            has_sequence,
+            "model.sequence.history_len",
+            model.sequence.history_len,
+        ),
         (
             model.interest.enabled,
             "model.interest.history_len",
@@ -264,6 +268,15 @@ fn tasks(config: &Config, faults: &mut Faults) {
             tasks.len() == 3,
             format!("learner.bounds[{i}]"),
             "must name three tasks, each once",
+        );
+        faults.unless(
+            config
+                .join
+                .tasks
+                .first()
+                .is_none_or(|task| task.name != bound.then),
+            format!("learner.bounds[{i}].then"),
+            "must not be the primary task, whose own labels it would not learn from",
         );
         weights.push((format!("learner.bounds[{i}].weight"), bound.weight));
     }

@@ -47,7 +47,9 @@ pub fn score(
         });
     }
     let requests = shown.iter().map(|slate| &*slate.request);
-    let candidates = shown.iter().flat_map(|slate| slate.candidates.iter().map(|c| &**c));
+    let candidates = shown
+        .iter()
+        .flat_map(|slate| slate.candidates.iter().map(|c| &**c));
     let vectors = features.vectors_of(requests, candidates);
     trainer.predict(&shown, &vectors)?;
     let mut log = ScoreLog::default();

@@ -4,7 +4,8 @@
 A figure taken on a shared machine says little alone, so every benchmark of ours has a peer that does the same job on the
 same data: the bench programs write their generated worlds to a temporary folder, the peers of `tests/peers` read them
 there. Each round runs ours and then the peer; the ratio is the median over the rounds, with the least and the greatest
-behind it. All run on one thread. A peer that cannot run is skipped, loudly. Nothing is kept.
+behind it. All run on one thread; those on a real Kafka broker are compared by the processor time that they take, see
+`bench_streams.py`. A peer that cannot run is skipped, loudly. Nothing is kept.
 """
 
 import argparse
@@ -16,6 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+
+sys.dont_write_bytecode = True  # the two below are no packages
+
+import bench_streams
+import kafka
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / "tests" / "peers"
@@ -58,10 +64,12 @@ def rows():
         yield Row(both, what, "ranker", "read_and_score/{}".format(n), "PyTorch", "score/{}".format(n))
 
 
-def build():
+def build(is_only_kafka):
     """The bench programs by name."""
     command = ["cargo", "bench", "--no-run", "--message-format=json-render-diagnostics"]
-    command += ["--package", "ouzel-ingest", "--bench", "join", "--package", "ouzel-learner", "--bench", "ranker"]
+    command += ["--package", "ouzel-ingest", "--bench", "kafka"]
+    if not is_only_kafka:
+        command += ["--bench", "join", "--package", "ouzel-learner", "--bench", "ranker"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         raise BenchError("the benchmarks do not build, see above")
@@ -137,6 +145,33 @@ def measure(table, programs, peers, rounds, seconds):
     return losses
 
 
+def from_kafka(program, rounds):
+    """Figures of the join from a real broker, none where there cannot be one."""
+    try:
+        return bench_streams.measure(program, rounds, say)
+    except kafka.NotHere as why:
+        say("*** SKIPPED: the join from Kafka and its Kafka Streams peer: {} ***".format(why))
+        return None
+    except (kafka.SetupError, bench_streams.NotTheSame) as error:
+        raise BenchError(str(error)) from error
+
+
+def show_from_kafka(figures):
+    print("\nfrom Kafka to joined pairs: events per core-second, all threads of the process")
+    print("  {:<18}{:<28}{:>9}  {:<37}{:>8}{:>7}".format("", "ouzel", "", "Kafka Streams", "", "ratio"))
+    if figures is None:
+        print("  skipped")
+        return
+    for world, what, store in bench_streams.WORLDS:
+        for how, ours in bench_streams.OURS:
+            for peer, theirs in bench_streams.THEIRS:
+                pairs = list(zip(figures[world, how], figures[world, peer]))
+                ratios = [one / other for one, other in pairs]
+                line = "  {:<18}{:<28}{:>9,.0f}".format(what, ours, statistics.median(one for one, _ in pairs))
+                line += "  {:<37}{:>8,.0f}".format(theirs + ", " + store, statistics.median(other for _, other in pairs))
+                print(line + "{:>6.1f}x  ({:.1f} to {:.1f})".format(statistics.median(ratios), min(ratios), max(ratios)))
+
+
 def show(table, peers):
     section = None
     for row in sorted(table, key=lambda row: row.section):
@@ -159,17 +194,23 @@ def main():
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that can import torch, for the PyTorch peer")
     parser.add_argument("--rounds", type=int, default=3, help="how often ours and the peers take turns")
     parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each short figure for")
+    parser.add_argument("--only-kafka", action="store_true", help="only what needs a broker")
     args = parser.parse_args()
-    programs = build()
+    programs = build(args.only_kafka)
+    if args.only_kafka:
+        show_from_kafka(from_kafka(programs["kafka"], args.rounds))
+        return
     table = list(rows())
     with tempfile.TemporaryDirectory(prefix="ouzel-bench-") as folder:
         say("writing the worlds")
-        for program in programs.values():
+        for program in (programs["join"], programs["ranker"]):
             ran([program], OUZEL_BENCH_DUMP=folder)
         peers = Peers(folder, args.torch_python)
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
+    streams = from_kafka(programs["kafka"], args.rounds)
     show(table, peers)
+    show_from_kafka(streams)
     if losses:
         print("\nlog-loss of one pass over the same batches, which shows that both learn the same model")
         for of in ours:
@@ -183,6 +224,8 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
     except BenchError as error:
         say(str(error))
         sys.exit(1)

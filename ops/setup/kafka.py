@@ -2,7 +2,8 @@
 """A real Apache Kafka broker for tests and trials: one KRaft node on loopback ports of its own, in `.kafka/`.
 
     kafka.py fetch            the jars, through Maven, once
-    kafka.py start            fetch if needed, start, wait until it answers, print the address
+    kafka.py start [again]    fetch if needed, start, wait until it answers, print the address; `again`: at the address
+                              that it had before, where its clients look for it
     kafka.py stop | status    status exits with 0 when the broker answers, 1 otherwise
     kafka.py wipe             stop, then delete the broker's data (the jars stay)
     kafka.py run -- COMMAND   COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker that is stopped afterwards if this
@@ -10,7 +11,8 @@
     kafka.py tool NAME ...    one of Kafka's own command-line tools on the broker that runs: TopicCommand --list,
                               ConsoleProducer --topic T, consumer.ConsoleConsumer --topic T --from-beginning
 
-The address is also in `.kafka/bootstrap` while the broker runs. Data survives a stop and a start.
+The address is also in `.kafka/bootstrap` while the broker runs. Data survives a stop and a start. OUZEL_KAFKA_DIR names
+another folder than `.kafka`, for a broker of one's own; OUZEL_KAFKA_JARS, which `run` sets, where its jars are already.
 """
 
 import argparse
@@ -30,11 +32,13 @@ import zipfile
 VERSION = "4.3.1"
 SCALA = "2.13"
 SLF4J = "1.7.36"  # the release of slf4j-api that this Kafka brings
+JACKSON = "2.21.2"  # likewise
 DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 OLDEST_JAVA = 17
 
 HOME = pathlib.Path(os.environ.get("OUZEL_KAFKA_DIR") or pathlib.Path(__file__).resolve().parents[2] / ".kafka").resolve()
-JARS = HOME / ("libs-" + VERSION)
+JARS = pathlib.Path(os.environ.get("OUZEL_KAFKA_JARS") or HOME / ("libs-" + VERSION)).resolve()
+STREAMS = HOME / ("streams-" + VERSION)
 DATA = HOME / "data"
 PROPERTIES = HOME / "server.properties"
 LOG = HOME / "broker.log"
@@ -71,9 +75,7 @@ def java():
     return tool
 
 
-def pom():
-    wanted = [("org.apache.kafka", "kafka_" + SCALA, VERSION), ("org.apache.kafka", "kafka-tools", VERSION)]
-    wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
+def pom(wanted):
     entry = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
@@ -83,26 +85,40 @@ def pom():
 
 
 def fetch():
-    if JARS.is_dir():
+    """The broker's jars, and the tools'."""
+    wanted = [("org.apache.kafka", "kafka_" + SCALA, VERSION), ("org.apache.kafka", "kafka-tools", VERSION)]
+    wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
+    fetch_jars(JARS, "Apache Kafka {} through Maven (about 60 MB)".format(VERSION), wanted)
+
+
+def fetch_streams():
+    """The jars of Kafka Streams, for the peer of `make bench`."""
+    wanted = [("org.apache.kafka", "kafka-streams", VERSION), ("com.fasterxml.jackson.core", "jackson-databind", JACKSON)]
+    wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
+    fetch_jars(STREAMS, "Kafka Streams {} through Maven (about 90 MB)".format(VERSION), wanted)
+
+
+def fetch_jars(into, what, wanted):
+    if into.is_dir():
         return
     java()
     maven = shutil.which("mvn")
     if maven is None:
         raise NotHere("there is no mvn; install Maven 3")
     HOME.mkdir(parents=True, exist_ok=True)
-    say("fetching Apache Kafka {} through Maven (about 60 MB)".format(VERSION))
+    say("fetching " + what)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=HOME) as temporary:
         work = pathlib.Path(temporary)
-        (work / "pom.xml").write_text(pom())
+        (work / "pom.xml").write_text(pom(wanted))
         command = [maven, "--batch-mode", "--quiet", "--file", str(work / "pom.xml"), DEPENDENCY_PLUGIN]
         try:
             subprocess.run(command + ["-DoutputDirectory=" + str(work / "libs")], stdout=sys.stderr, check=True)
         except subprocess.CalledProcessError as failure:
-            raise NotHere("Maven could not fetch Apache Kafka {} (see above)".format(VERSION)) from failure
+            raise NotHere("Maven failed at fetching {} (see above)".format(what)) from failure
         try:
-            (work / "libs").rename(JARS)
+            (work / "libs").rename(into)
         except OSError:
-            if not JARS.is_dir():  # otherwise another fetch was quicker, with the same jars
+            if not into.is_dir():  # otherwise another fetch was quicker, with the same jars
                 raise
 
 
@@ -169,6 +185,14 @@ num.io.threads=4
     )
 
 
+def ports_before():
+    """The ports of the broker that ran last."""
+    found = re.search(r"^listeners=PLAINTEXT://127.0.0.1:(\d+),CONTROLLER://127.0.0.1:(\d+)$", last_lines(PROPERTIES, 99), re.M)
+    if found is None:
+        raise SetupError("no broker ran in {} before".format(HOME))
+    return [int(port) for port in found.groups()]
+
+
 def format_storage():
     if (DATA / "meta.properties").is_file():
         return
@@ -227,14 +251,14 @@ def wait_until_ready(process, port):
     raise SetupError("the broker did not answer within {} s; see {}".format(START_TIMEOUT_S, LOG))
 
 
-def start():
+def start(again=False):
     """Starts the broker unless it runs. Returns its address and whether this call started it."""
     address = bootstrap()
     if address:
         return address, False
     fetch()
     stop()
-    broker, controller = free_ports(2)
+    broker, controller = ports_before() if again else free_ports(2)
     write_properties(broker, controller)
     format_storage()
     command = run_class("kafka.Kafka", "512m") + [str(PROPERTIES)]
@@ -284,6 +308,8 @@ def run(command):
         if not environment.get("OUZEL_KAFKA_BOOTSTRAP"):
             try:
                 environment["OUZEL_KAFKA_BOOTSTRAP"], started = start()
+                # For tests that need a broker of their own, to stop it.
+                environment["OUZEL_KAFKA_JARS"] = str(JARS)
                 say("tests use the broker on " + environment["OUZEL_KAFKA_BOOTSTRAP"])
             except NotHere as reason:
                 bar = "!" * 100
@@ -310,7 +336,7 @@ def tool(command):
 def main():
     parser = argparse.ArgumentParser(description="one Apache Kafka {} node on loopback".format(VERSION))
     parser.add_argument("action", choices=["fetch", "start", "stop", "status", "wipe", "run", "tool"])
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...; for start: again")
     options = parser.parse_args()
     if options.action == "run":
         command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -321,7 +347,7 @@ def main():
         fetch()
         say("jars in " + str(JARS))
     elif options.action == "start":
-        address, started = start()
+        address, started = start(options.command == ["again"])
         say("{}; stop it with `make kafka-stop`".format("started" if started else "runs already"))
         print(address)
     elif options.action == "status":

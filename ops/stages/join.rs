@@ -65,6 +65,8 @@ pub struct Join {
     /// When records of each partition came: offset after the last one of a piece, and when.
     arrivals: BTreeMap<PartitionId, VecDeque<(i64, Instant)>>,
     idleness: Idleness,
+    /// Partitions that the log has gained and the plan log does not name yet.
+    added: Vec<PartitionId>,
     encoding: Option<Encoding>,
     opened: Option<Instant>,
     synced: Instant,
@@ -104,6 +106,7 @@ impl Join {
             out,
             arrivals: BTreeMap::new(),
             idleness,
+            added: Vec::new(),
             encoding,
             opened: None,
             synced: now,
@@ -174,6 +177,12 @@ impl Join {
                 }
             }
             Read::AtEnd(partition) => self.orderer.at_end(partition),
+            Read::Added(partition) => {
+                self.orderer.add(partition);
+                self.idleness.saw(partition, Instant::now());
+                self.added.push(partition);
+                tracing::info!(%partition, "the log has gained a partition: reading it from its start");
+            }
             Read::Finished => {
                 self.is_finished = true;
                 let partitions: Vec<_> = self.orderer.positions().iter().map(|(id, _)| id).collect();
@@ -244,6 +253,7 @@ impl Join {
                     return Ok(false);
                 }
             }
+            self.mark_added()?;
             self.mark_idle()?;
             self.use_vectors()?;
             let wanted = self.live.take_cut_wanted();
@@ -340,18 +350,32 @@ impl Join {
         Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
     }
 
-    /// Marks partitions that have become idle. When that is depends on the wall clock, so the plan log says it.
+    /// Lets partitions that the log has gained hold event time from now on, even before their first record.
+    fn mark_added(&mut self) -> anyhow::Result<()> {
+        for id in std::mem::take(&mut self.added) {
+            self.mark(id, Mark::Active)?;
+        }
+        Ok(())
+    }
+
+    /// Marks partitions that have become idle.
     fn mark_idle(&mut self) -> anyhow::Result<()> {
         let orderer = &self.orderer;
         for id in self.idleness.take_idle(|id| orderer.n_queued(id) == 0) {
-            let mut batches = Vec::new();
-            let runs = self.orderer.take_runs();
-            self.write(|plan| plan.append(runs.clone(), vec![(id, Mark::Idle)], Vec::new(), false))?;
-            self.plan_position = self.plan.position();
-            self.stage.mark(id, Mark::Idle, &mut batches)?;
+            self.mark(id, Mark::Idle)?;
             tracing::info!(partition = %id, "idle: it holds event time back no longer");
-            self.send(batches)?;
         }
+        Ok(())
+    }
+
+    /// Marks a partition. When that is depends on the wall clock, so the plan log says it.
+    fn mark(&mut self, id: PartitionId, mark: Mark) -> anyhow::Result<()> {
+        let mut batches = Vec::new();
+        let runs = self.orderer.take_runs();
+        self.write(|plan| plan.append(runs.clone(), vec![(id, mark)], Vec::new(), false))?;
+        self.plan_position = self.plan.position();
+        self.stage.mark(id, mark, &mut batches)?;
+        self.send(batches)?;
         Ok(())
     }
 

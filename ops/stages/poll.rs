@@ -76,6 +76,7 @@ impl Poll {
                     Read::Records(decoded)
                 }
                 Polled::AtEnd(partition) => Read::AtEnd(partition),
+                Polled::Added(partition) => Read::Added(partition),
                 Polled::Finished => Read::Finished,
                 Polled::Idle => {
                     self.letters.poll();

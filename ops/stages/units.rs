@@ -245,7 +245,7 @@ impl Units {
                     running.unit.at_end(id);
                 }
             }
-            Polled::Idle | Polled::Finished => {}
+            Polled::Added(_) | Polled::Idle | Polled::Finished => {}
         }
         Ok(())
     }

@@ -178,7 +178,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
                 letters.entry(stream).or_default().extend(records);
                 None
             }
-            Polled::AtEnd(_) | Polled::Idle => None,
+            Polled::AtEnd(_) | Polled::Added(_) | Polled::Idle => None,
             Polled::Finished => Some(()),
         }
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ouzel_ingest::{DataEvent, Embedded, Feeder, Topics, topics};
-use ouzel_sample::Stream;
+use ouzel_sample::{Positions, Stream};
 use serde_json::json;
 
 use super::PATIENCE;
@@ -15,6 +15,8 @@ pub(crate) struct Broker {
     pub(crate) topics: Topics,
     pub(crate) n_partitions: i32,
     pub(crate) feeder: Feeder,
+    /// What feeders before this one have written.
+    before: Positions,
     // Stops with the test.
     embedded: Option<Embedded>,
 }
@@ -35,12 +37,17 @@ impl Broker {
 
     /// The real broker with new topics, if there is one.
     pub(crate) fn real(test: &str, n_partitions: i32) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let named = std::env::var("OUZEL_KAFKA_BOOTSTRAP").ok();
         let Some(bootstrap) = named.filter(|bootstrap| !bootstrap.is_empty()) else {
             skipped(test);
             return None;
         };
+        Some(Self::at(bootstrap, test, n_partitions))
+    }
+
+    /// The broker at this address, with new topics.
+    pub(crate) fn at(bootstrap: String, test: &str, n_partitions: i32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = |stream| format!("it-{test}-{stream}-{}-{number}", std::process::id());
         let topics = Topics {
@@ -53,22 +60,29 @@ impl Broker {
         all.extend(topics.tier());
         let created = topics::create(&bootstrap, &BTreeMap::new(), &all, n_partitions, 1).unwrap();
         assert_eq!(created, all);
-        Some(Self::new(bootstrap, topics, n_partitions, None))
+        Self::new(bootstrap, topics, n_partitions, None)
+    }
+
+    /// The same after its topics of impressions and actions were given more partitions: a producer that knows.
+    pub(crate) fn grown(self, n_partitions: i32) -> Self {
+        let before = self.delivered();
+        let feeder = feeder(&self.bootstrap, &self.topics);
+        Self {
+            n_partitions,
+            feeder,
+            before,
+            ..self
+        }
     }
 
     fn new(bootstrap: String, topics: Topics, n_partitions: i32, embedded: Option<Embedded>) -> Self {
-        // Room for the oversized records that some tests send.
-        let properties = [
-            ("message.max.bytes", "16000000"),
-            ("queue.buffering.max.kbytes", "65536"),
-        ];
-        let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let feeder = Feeder::connect(&bootstrap, &properties.into(), topics.clone()).unwrap();
+        let feeder = feeder(&bootstrap, &topics);
         Self {
             bootstrap,
             topics,
             n_partitions,
             feeder,
+            before: Positions::default(),
             embedded,
         }
     }
@@ -104,14 +118,20 @@ impl Broker {
 
     /// Records written so far.
     pub(crate) fn n_records(&self) -> u64 {
-        let sum: i64 = self.feeder.delivered().iter().map(|(_, next)| next).sum();
+        let sum: i64 = self.delivered().iter().map(|(_, next)| next).sum();
         u64::try_from(sum).unwrap()
+    }
+
+    /// Offset after the last record written to each partition.
+    fn delivered(&self) -> Positions {
+        let now = self.feeder.delivered();
+        self.before.iter().chain(now.iter()).collect()
     }
 
     /// Lets event time pass `at_ms` in every partition of impressions and actions, and so closes every window
     /// before. Returns how many impressions of one item it took; their own windows stay open.
     pub(crate) fn heartbeat(&self, at_ms: i64) -> u64 {
-        let before = self.feeder.delivered();
+        let before = self.delivered();
         let n_beats = if self.n_partitions == 1 {
             1
         } else {
@@ -128,7 +148,7 @@ impl Broker {
             }
         }
         self.flush();
-        let after = self.feeder.delivered();
+        let after = self.delivered();
         for (id, next) in after.iter().filter(|(id, _)| id.stream != Stream::Items) {
             assert!(before.next(id).unwrap_or(0) < next, "no heartbeat reached {id}");
         }
@@ -136,10 +156,20 @@ impl Broker {
     }
 }
 
+fn feeder(bootstrap: &str, topics: &Topics) -> Feeder {
+    // Room for the oversized records that some tests send.
+    let properties = [
+        ("message.max.bytes", "16000000"),
+        ("queue.buffering.max.kbytes", "65536"),
+    ];
+    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Feeder::connect(bootstrap, &properties.into(), topics.clone()).unwrap()
+}
+
 #[allow(
     clippy::print_stderr,
     reason = "a skipped test says so where the runner shows it"
 )]
-fn skipped(test: &str) {
+pub(crate) fn skipped(test: &str) {
     eprintln!("SKIPPED {test}: set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker");
 }

@@ -13,7 +13,7 @@ use super::{run, until};
 
 /// Small batches and many snapshots. A batch is never closed by the clock, so that two runs have the same ones;
 /// and order is kept for longer than a busy machine takes to read three topics.
-const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
+pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
                         snapshot.every_batches = 5\nsnapshot.keep = 4\norder.hold = \"500ms\"";
 
 /// From the start of the process to the first answer, at most.
@@ -28,13 +28,13 @@ fn request() -> RankRequest {
 }
 
 /// Event time at which every window of the world is over and nothing of it is waited for.
-fn long_after(world: &World) -> i64 {
+pub(crate) fn long_after(world: &World) -> i64 {
     world.end_ms + 3_600_000
 }
 
 /// The snapshot says that everything came out that went in, once.
 #[track_caller]
-fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
+pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     let expected = world.expected;
     let counted = |name: &str| {
         let counter = manifest.cut.counters.get(name).copied();

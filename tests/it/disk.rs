@@ -21,6 +21,7 @@ use super::world::World;
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
                         snapshot.every_batches = 5\nsnapshot.keep = 100\norder.hold = \"500ms\"";
 const FAILED: &str = "ouzel_snapshot_failed_total";
+const COLD: &str = "ouzel_ingest_store_cold_requests";
 const STALLED: &str = "ouzel_ops_plan_stalled";
 /// Enough for what is written of the plan log between two snapshots, and less than the rows of a snapshot.
 const LITTLE: u64 = 4096;
@@ -239,6 +240,37 @@ fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
     let daemon = home.start();
     broker.heartbeat(world.end_ms + 3_600_000);
     daemon.joined(broker.n_records() - n_resumed);
+    daemon.stop();
+    is_as_undisturbed(&broker, &home, &world);
+}
+
+#[test]
+fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
+    let broker = Broker::embedded(1);
+    let on_disk =
+        format!("{SETTINGS}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 8, cache = \"1MiB\" }}");
+    let mut home = Home::new(&broker, &on_disk);
+    let world = World::make(600, &home.path().join("world"));
+    let pieces: Vec<_> = world.events.chunks(world.events.len() / 3 + 1).collect();
+    let daemon = home.start();
+    broker.feed(pieces[0]);
+    daemon.joined(broker.n_records());
+    assert!(daemon.metric(COLD, "") > 0.0, "some of it is on disk");
+
+    // No room for a file of the store's, but for the plan log.
+    limit(&daemon, Some(LITTLE));
+    broker.feed(pieces[1]);
+    until("the store takes no more", || {
+        daemon.said("takes no more: joining in memory")
+    });
+    daemon.joined(broker.n_records());
+    serves(&daemon);
+    assert_eq!(daemon.metric(COLD, "").to_bits(), 0f64.to_bits());
+
+    limit(&daemon, None);
+    broker.feed(pieces[2]);
+    broker.heartbeat(world.end_ms + 3_600_000);
+    daemon.joined(broker.n_records());
     daemon.stop();
     is_as_undisturbed(&broker, &home, &world);
 }

@@ -81,6 +81,7 @@ fn a_replay_tells_the_documented_figures() {
             "auc",
             "buckets",
             "calibration",
+            "freshness",
             "gauc",
             "join",
             "ledger_hash",

@@ -27,6 +27,10 @@ use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Record, Recorded, Strea
 use plain_join::PlainJoin;
 use world::{FEED, FILMS, World};
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const WORLDS: [&World; 2] = [&FILMS, &FEED];
 
 fn main() {

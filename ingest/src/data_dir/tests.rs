@@ -231,7 +231,7 @@ fn as_a_source_it_gives_every_event_decodable_and_resumes() {
                     }
                 }
                 Polled::Finished => break,
-                Polled::AtEnd(_) | Polled::Idle => {}
+                Polled::AtEnd(_) | Polled::Added(_) | Polled::Idle => {}
             }
         }
         assert_eq!(n_read, expected);

@@ -359,7 +359,7 @@ impl<S: JoinStore> Joiner<S> {
             first_shown: self.first_shown,
             group: Vec::new(),
             caught_up: Vec::new(),
-            closed: Vec::new(),
+            closed: None,
         };
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;

@@ -6,16 +6,23 @@
 //!
 //! sled is expendable here, in the strictest reading: the directory is emptied whenever it is opened, and the
 //! state comes from the snapshot and the log. So nothing that a crash, a bad disk or another process left there
-//! is ever read, and no marker has to say what it belongs to. sled's own durability is never used: no flush, no
-//! fsync.
+//! is ever read, and no marker has to say what it belongs to.
+//!
+//! A disk that takes no more makes no difference to the join: what it has is read back and everything stays in memory,
+//! which the cap on pending items bounds, until there is twice as much to write; then new files are tried. For that
+//! a spill counts only when sled has written it out (its flush; an fsync would serve nothing), since after a failed
+//! write sled gives back what was written before and nothing else.
 //!
 //! What is damaged while it runs is noticed: the check of every value written stays in memory, so neither a
-//! flipped bit nor an older version of a value nor that of another request can pass for it. That, an error of
-//! sled and a panic of sled are all the same, an error of the store; whoever holds it starts anew from a cut.
+//! flipped bit nor an older version of a value nor that of another request can pass for it. That, an error or a panic
+//! of sled where it should give something back, are all the same, an error of the store; whoever holds it starts anew
+//! from a cut.
 //!
 //! The prediction a candidate carries for validation is not part of the state and does not survive the disk.
 
 mod files;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
@@ -24,10 +31,11 @@ use std::path::{Path, PathBuf};
 
 use metrics::{counter, gauge};
 use ouzel_sample::{EventTime, Id, IdHasher};
+use tracing::{error, warn};
 
 use crate::join::slot::{Class, Open, Slot};
 use crate::join::store::{JoinStore, MemStore, StoreError};
-use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_REWRITES};
+use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_FAILURES, STORE_REWRITES};
 use files::{Files, remove};
 
 /// Values beyond this stay in memory: sled keeps them in blob files, which it never syncs or compacts well.
@@ -75,8 +83,13 @@ pub struct SledStore {
     limits: SledLimits,
     /// Held as long as the store lives: two processes never share a directory.
     _lock: File,
-    files: Files,
+    /// `None` while the disk takes nothing.
+    files: Option<Files>,
     generation: u64,
+    /// Open impressions in memory at which they are written out: the limit's, or more after the disk refused.
+    spill_at: usize,
+    /// Size of the files at which they are written anew.
+    rewrite_at: u64,
     /// Closed and early slots.
     small: MemStore,
     open: IdTable<Place>,
@@ -104,7 +117,9 @@ impl SledStore {
             }
         }
         Ok(Self {
-            files: Files::create(&generation(dir, 0), limits)?,
+            files: Some(Files::create(&generation(dir, 0), limits)?),
+            spill_at: limits.hot_requests,
+            rewrite_at: 0,
             dir: dir.to_owned(),
             limits,
             _lock: lock,
@@ -126,7 +141,8 @@ impl SledStore {
 
     /// Bytes of its files.
     pub fn disk_bytes(&self) -> Result<u64, StoreError> {
-        self.files.ask("measure its files", sled::Db::size_on_disk)
+        let Some(files) = &self.files else { return Ok(0) };
+        files.ask("measure its files", sled::Db::size_on_disk)
     }
 
     fn load(&self, id: Id, place: Place) -> Result<Option<Box<Open>>, StoreError> {
@@ -135,8 +151,9 @@ impl SledStore {
         }
         let attempted = "read an impression";
         let key = key(place.on_disk, id);
-        let bytes = self
-            .files
+        let files = self.files.as_ref();
+        let files = files.expect("without files everything is in memory");
+        let bytes = files
             .ask(attempted, |db| db.get(key))?
             .ok_or_else(|| failed(attempted, &format!("request {id} is not on disk")))?;
         if check(&key, &bytes) != place.check {
@@ -167,7 +184,7 @@ impl SledStore {
             place.on_disk = EventTime::MIN;
         }
         self.hot.insert(id, open);
-        if self.hot.len() > self.limits.hot_requests {
+        if self.hot.len() > self.spill_at {
             self.spill()
         } else {
             Ok(())
@@ -184,8 +201,36 @@ impl SledStore {
         self.hot.remove(&id);
     }
 
-    /// Writes out everything hot that is not too large, in order of due time, and deletes what is dead.
+    /// Writes out everything hot that is not too large. Where the disk refuses, everything stays in memory.
     fn spill(&mut self) -> Result<(), StoreError> {
+        match self.write_out() {
+            Ok(()) => self.spill_at = self.limits.hot_requests,
+            Err(error) => {
+                self.evacuate()?;
+                self.spill_at = self.limits.hot_requests.max(2 * self.hot.len());
+                counter!(STORE_FAILURES).increment(1);
+                error!(
+                    dir = %self.dir.display(),
+                    %error,
+                    n_open = self.hot.len(),
+                    next_try = self.spill_at,
+                    "the join store on disk takes no more: joining in memory"
+                );
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+        let (cold, bytes) = (self.n_cold() as f64, self.disk_bytes()? as f64);
+        gauge!(STORE_COLD).set(cold);
+        gauge!(STORE_BYTES).set(bytes);
+        Ok(())
+    }
+
+    /// Writes out, in order of due time, and deletes what is dead. After an error memory holds all that it held.
+    fn write_out(&mut self) -> Result<(), StoreError> {
+        if self.files.is_none() {
+            let files = Files::create(&generation(&self.dir, self.generation + 1), self.limits)?;
+            self.replace(files)?;
+        }
         let mut order: Vec<(EventTime, Id)> = self.hot.iter().map(|(id, open)| (open.next, *id)).collect();
         order.sort_unstable();
         let mut batch = sled::Batch::default();
@@ -193,39 +238,84 @@ impl SledStore {
         for key in self.dead.drain(..) {
             batch.remove(&key);
         }
+        let mut written = Vec::with_capacity(order.len());
         for (due, id) in order {
             let bytes = postcard::to_stdvec(&*self.hot[&id]).map_err(|error| failed("encode", &error))?;
             if bytes.len() > MOST_VALUE_BYTES {
                 continue;
             }
-            self.spilled = (self.spilled.0 + 1, self.spilled.1 + bytes.len() as u64);
             let key = key(due, id);
+            written.push((due, id, check(&key, &bytes), bytes.len() as u64));
+            batch.insert(&key, bytes);
+        }
+        if let Some(files) = &self.files {
+            files.ask("write impressions", |db| {
+                db.apply_batch(batch)?;
+                db.flush()
+            })?;
+        }
+        for (due, id, check, bytes) in written {
+            self.spilled = (self.spilled.0 + 1, self.spilled.1 + bytes);
             if let Some(place) = self.open.get_mut(&id) {
                 place.on_disk = due;
-                place.check = check(&key, &bytes);
+                place.check = check;
             }
-            batch.insert(&key, bytes);
             self.hot.remove(&id);
         }
-        self.files.ask("write impressions", |db| db.apply_batch(batch))?;
+        self.tidy()
+    }
+
+    /// Writes the files anew where most of them is dead.
+    fn tidy(&mut self) -> Result<(), StoreError> {
         let (n_spilled, bytes) = self.spilled;
         let live = self.n_cold() as u64 * (bytes / n_spilled.max(1));
         let on_disk = self.disk_bytes()?;
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-        let (cold, bytes) = (self.n_cold() as f64, on_disk as f64);
-        gauge!(STORE_COLD).set(cold);
-        gauge!(STORE_BYTES).set(bytes);
-        if on_disk > MOST_AMPLIFICATION * live + self.limits.slack_bytes {
-            counter!(STORE_REWRITES).increment(1);
-            self.rewrite()?;
+        if on_disk
+            <= self
+                .rewrite_at
+                .max(MOST_AMPLIFICATION * live + self.limits.slack_bytes)
+        {
+            return Ok(());
+        }
+        counter!(STORE_REWRITES).increment(1);
+        match self.rewrite() {
+            Ok(()) => self.rewrite_at = 0,
+            Err(error) => {
+                // They are as good as before; perhaps there is room for both another time.
+                self.rewrite_at = on_disk + self.limits.slack_bytes;
+                warn!(dir = %self.dir.display(), %error, "the files of the join store stay as large as they are");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything back into memory and gives the files up.
+    fn evacuate(&mut self) -> Result<(), StoreError> {
+        let mut cold: Vec<(Id, Place)> = self.open.iter().map(|(id, place)| (*id, *place)).collect();
+        cold.retain(|(id, _)| !self.hot.contains_key(id));
+        for (id, place) in cold {
+            if let Some(open) = self.load(id, place)? {
+                self.hot.insert(id, open);
+            }
+        }
+        for place in self.open.values_mut() {
+            place.on_disk = EventTime::MIN;
+        }
+        self.dead.clear();
+        self.files = None;
+        self.spilled = (0, 0);
+        // What cannot be removed now is when the directory is opened next.
+        if let Err(error) = remove(&generation(&self.dir, self.generation)) {
+            warn!(%error, "what is left of the join store's files stays");
         }
         Ok(())
     }
 
     /// Copies what is live into new files and deletes the old ones.
     fn rewrite(&mut self) -> Result<(), StoreError> {
+        let Some(old) = &self.files else { return Ok(()) };
         let files = Files::create(&generation(&self.dir, self.generation + 1), self.limits)?;
-        self.files.ask("copy impressions", |from| {
+        old.ask("copy impressions", |from| {
             let mut batch = sled::Batch::default();
             let mut n_batched = 0;
             for entry in from.iter() {
@@ -237,13 +327,14 @@ impl SledStore {
                     n_batched = 0;
                 }
             }
-            files.db().apply_batch(batch)
+            files.db().apply_batch(batch)?;
+            files.db().flush()
         })?;
         self.replace(files)
     }
 
     fn replace(&mut self, files: Files) -> Result<(), StoreError> {
-        drop(std::mem::replace(&mut self.files, files));
+        drop(self.files.replace(files));
         let old = generation(&self.dir, self.generation);
         self.generation += 1;
         remove(&old)
@@ -363,108 +454,5 @@ fn failed(attempted: &'static str, error: &dyn std::fmt::Display) -> StoreError 
     StoreError {
         attempted,
         detail: error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_sort_by_due_time_then_id() {
-        let order = [
-            (i64::MIN, 9),
-            (-5, 1),
-            (-1, 0),
-            (0, 0),
-            (0, 7),
-            (1, u64::MAX),
-            (i64::MAX, 0),
-        ];
-        let keys: Vec<_> = order
-            .iter()
-            .map(|(due, id)| key(EventTime(*due), Id(*id)))
-            .collect();
-        assert!(keys.is_sorted());
-    }
-
-    #[test]
-    fn a_directory_is_emptied_when_opened_whatever_is_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let inside = generation(dir.path(), 0);
-        fs::create_dir_all(&inside).unwrap();
-        for (name, content) in [
-            ("conf", "not sled's"),
-            ("db", "x"),
-            ("snap.0000.generating", "half"),
-        ] {
-            fs::write(inside.join(name), content).unwrap();
-        }
-        fs::create_dir_all(generation(dir.path(), 7)).unwrap();
-        let store = SledStore::open(dir.path(), SledLimits::default()).unwrap();
-        assert!(store.is_empty());
-        assert!(!generation(dir.path(), 7).exists());
-    }
-
-    #[test]
-    fn what_is_not_what_was_written_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let limits = SledLimits {
-            hot_requests: 0,
-            ..SledLimits::default()
-        };
-        let mut store = SledStore::open(dir.path(), limits).unwrap();
-        let open = |n: u64, closed: u8| Open {
-            request: std::sync::Arc::new(ouzel_sample::Request {
-                id: Id(n),
-                user: Id(1),
-                ts: EventTime(0),
-                context: Vec::new(),
-                history: Vec::new(),
-                contents: Vec::new(),
-                n_items: 0,
-            }),
-            shown_at: ouzel_sample::Position {
-                partition: ouzel_sample::PartitionId {
-                    stream: ouzel_sample::Stream::Impressions,
-                    partition: 0,
-                },
-                offset: 0,
-            },
-            items: Box::new([]),
-            next: EventTime(9),
-            closed,
-            sampled: 0,
-            held: 0,
-        };
-        let look = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
-        for closed in [0, 1] {
-            store.keep(Id(1), Box::new(open(1, closed))).unwrap();
-        }
-        assert_eq!(store.n_cold(), 1);
-        let sound = store.files.db().get(key(EventTime(9), Id(1))).unwrap().unwrap();
-        let older = postcard::to_stdvec(&open(1, 0)).unwrap();
-        let another = postcard::to_stdvec(&open(2, 1)).unwrap();
-        for wrong in [older, another, vec![0; sound.len()], Vec::new()] {
-            store.files.db().insert(key(EventTime(9), Id(1)), wrong).unwrap();
-            let error = look(&mut store).unwrap_err().to_string();
-            assert!(error.contains("is not what was written"), "{error}");
-        }
-        store.files.db().insert(key(EventTime(9), Id(1)), sound).unwrap();
-        assert_eq!(look(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
-        store.files.db().clear().unwrap();
-        let error = look(&mut store).unwrap_err().to_string();
-        assert!(error.contains("is not on disk"), "{error}");
-    }
-
-    #[test]
-    fn a_directory_in_use_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let _store = SledStore::open(dir.path(), SledLimits::default()).unwrap();
-        let error = SledStore::open(dir.path(), SledLimits::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the join store cannot lock its directory: another process has it"
-        );
     }
 }

@@ -29,8 +29,8 @@ pub(crate) struct Step<'a> {
     pub(crate) group: Vec<Sample>,
     /// Actions that had waited for this impression and count for it.
     pub(crate) caught_up: Vec<CaughtUp>,
-    /// Impressions whose last window closed.
-    pub(crate) closed: Vec<(Position, Id)>,
+    /// The impression of this slot, if its last window closed.
+    pub(crate) closed: Option<(Position, Id)>,
 }
 
 impl Step<'_> {
@@ -230,7 +230,7 @@ impl Step<'_> {
         }
         if open.closed == self.config.all_tasks() {
             self.counters.pending_items -= count(open.items.len());
-            self.closed.push((open.shown_at, open.request.user));
+            self.closed = Some((open.shown_at, open.request.user));
             let expires = passed(open.request.ts, self.config.dedup_ms());
             let closed = open.close(expires);
             *slot = (!self.has(Fault::ForgetClosed)).then_some(Slot::Closed(closed));

@@ -2,13 +2,14 @@
 //!
 //! Every stream has a consumer of its own, because an end-of-partition event names the partition's number and
 //! not its topic. There is no consumer group in the data path: partitions are assigned at the offsets given,
-//! nothing is committed, and a partition that the topic gains is read from the next start on.
+//! nothing is committed, and a partition that a topic gains is taken up from its first record.
 //!
 //! A broker that is away is no error: it is counted, said once in the log, and polling goes on. A log that no
 //! longer holds what is to be read next is always an error, never a silent skip.
 
 mod client;
 mod cursor;
+mod growth;
 pub(crate) mod properties;
 mod range;
 mod reader;
@@ -34,6 +35,10 @@ const SLICE: Duration = Duration::from_millis(5);
 
 /// How often gaps in the offsets are checked against the log's low watermark.
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a topic, each in its turn, is asked whether it has gained partitions. Records of one wait unseen for
+/// that long at most times the number of topics, which is short beside any bound on lateness.
+const GROW_EVERY: Duration = Duration::from_secs(1);
 
 /// How to reach the log.
 #[derive(Clone, Debug)]
@@ -75,12 +80,16 @@ pub struct KafkaSource {
     /// Next offset to hand out, by partition.
     handed: Positions,
     last_audit: Option<Instant>,
+    /// When topics were last asked whether they have grown; `None` where that does not matter.
+    last_growth: Option<Instant>,
+    /// Which stream is asked next.
+    growth_turn: usize,
 }
 
 impl KafkaSource {
     /// Reads every partition of the three topics from `from`, or from its start where `from` does not name
     /// it; up to `until` (exclusive) where given, then [`Polled::Finished`]. With an `until`, a partition it
-    /// does not name is not read at all.
+    /// does not name is not read at all; without, one that a topic gains is taken up.
     ///
     /// # Errors
     /// When no broker answers, a topic is missing, a property is refused, or a position lies outside of what
@@ -92,7 +101,9 @@ impl KafkaSource {
             reader.place(from, until, config.is_whole_log_expected)?;
             readers.push(reader);
         }
-        Self::start(readers)
+        let mut source = Self::start(readers)?;
+        source.last_growth = until.is_none().then(Instant::now);
+        Ok(source)
     }
 
     /// Reads `range`, ending where it says or at the high watermarks found now.
@@ -133,6 +144,8 @@ impl KafkaSource {
             parked: BTreeMap::new(),
             handed: Positions::default(),
             last_audit: None,
+            last_growth: None,
+            growth_turn: 0,
         };
         for reader in &source.readers {
             reader.assign()?;
@@ -154,7 +167,7 @@ impl KafkaSource {
             let partition = match &polled {
                 Polled::Records(records) => records.first().map(|record| record.position.partition),
                 Polled::AtEnd(id) => Some(*id),
-                Polled::Idle | Polled::Finished => None,
+                Polled::Added(_) | Polled::Idle | Polled::Finished => None,
             };
             if let Some(id) = partition.filter(|id| self.paused.contains(id)) {
                 self.parked.entry(id).or_default().push_back(polled);
@@ -184,6 +197,21 @@ impl KafkaSource {
         Ok(())
     }
 
+    /// Takes up partitions that a topic has gained; asks one at most once per [`GROW_EVERY`].
+    fn grow(&mut self) -> Result<(), Error> {
+        if self.last_growth.is_none_or(|last| last.elapsed() < GROW_EVERY) {
+            return Ok(());
+        }
+        let turn = self.growth_turn % self.readers.len();
+        for id in self.readers[turn].grow()? {
+            self.handed.set(id, 0);
+            self.ready.push_back(Ok(Polled::Added(id)));
+        }
+        self.growth_turn = turn + 1;
+        self.last_growth = Some(Instant::now());
+        Ok(())
+    }
+
     fn is_finished(&self) -> bool {
         self.parked.is_empty() && self.readers.iter().all(Reader::is_done)
     }
@@ -201,6 +229,7 @@ impl Source for KafkaSource {
     fn poll(&mut self, timeout: Duration) -> Result<Polled, Error> {
         let deadline = Instant::now() + timeout;
         self.audit()?;
+        self.grow()?;
         loop {
             if let Some(polled) = self.deliver() {
                 return polled;

@@ -35,7 +35,7 @@ fn drain(source: &mut dyn Source) -> (Vec<(PartitionId, i64)>, Vec<PartitionId>)
                 read.extend(records.iter().map(|record| (id, record.position.offset)));
             }
             Polled::AtEnd(id) => ended.push(id),
-            Polled::Idle => {}
+            Polled::Added(_) | Polled::Idle => {}
             Polled::Finished => {
                 assert_eq!(source.poll(Duration::ZERO).unwrap(), Polled::Finished);
                 return (read, ended);

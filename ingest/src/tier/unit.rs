@@ -168,6 +168,8 @@ impl Unit {
         if next.is_none() && !self.is_warming_up() {
             next = self.orderer.next(release_all)?;
         }
+        // Whoever runs the unit next merges anew.
+        self.orderer.forget_runs();
         let Some(recorded) = next else { return Ok(None) };
         let now = self.joiner.clock().watermark();
         self.timestamp_ms = recorded.timestamp_ms.or(self.timestamp_ms);

@@ -68,6 +68,7 @@ fn id(stream: Stream, partition: i32) -> PartitionId {
 struct Told {
     records: BTreeMap<PartitionId, Vec<Record>>,
     ends: Vec<PartitionId>,
+    added: Vec<PartitionId>,
     is_finished: bool,
 }
 
@@ -85,6 +86,7 @@ impl Told {
                 }
             }
             Polled::AtEnd(id) => self.ends.push(id),
+            Polled::Added(id) => self.added.push(id),
             Polled::Idle => {}
             Polled::Finished => self.is_finished = true,
         }

@@ -80,7 +80,7 @@ fn transactions_leave_gaps_that_are_no_losses_and_ends_that_are_ends() {
                 read.extend(records.into_iter().map(|record| record.position.offset));
             }
             ouzel_ingest::Polled::AtEnd(_) => n_ends += 1,
-            ouzel_ingest::Polled::Idle => {}
+            ouzel_ingest::Polled::Added(_) | ouzel_ingest::Polled::Idle => {}
             ouzel_ingest::Polled::Finished => break,
         }
     }

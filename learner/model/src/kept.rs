@@ -1,4 +1,7 @@
 //! Content vectors that stand still: computed once an item, kept while the weights that make them do not move.
+//!
+//! Items are computed one by one. Beside others an item's last bits would depend on its place among them, and a
+//! restart, which finds nothing kept and meets items in another order, would not come to the same weights.
 
 use std::collections::HashMap;
 
@@ -7,20 +10,20 @@ use ouzel_sample::{ItemVectors, VectorId};
 use crate::error::Error;
 use crate::inputs::ContentInputs;
 
-/// Items computed at once. Always this many, the last ones empty if need be: a product of one shape gives an item
-/// the same bits whatever stands beside it, so a restart that finds nothing kept makes the same again.
-const TILE: usize = 16;
 /// Items kept; beyond it all are let go and made again as they come.
 const MAX: usize = 1 << 20;
+
+/// An item's content vector, and its key.
+type Item = (Box<[f32]>, Box<[f32]>);
 
 /// What was computed, by content.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    items: HashMap<VectorId, (Box<[f32]>, Box<[f32]>)>,
+    items: HashMap<VectorId, Item>,
 }
 
 impl Kept {
-    /// Computes what is not there yet. `compute` makes content vectors and keys, row by row, of [`TILE`] items.
+    /// Computes what is not there yet. `compute` makes an item's content vector and key.
     pub(crate) fn complete(
         &mut self,
         inputs: &ContentInputs,
@@ -29,21 +32,9 @@ impl Kept {
         if self.items.len() + inputs.ids.len() > MAX {
             self.items.clear();
         }
-        let missing: Vec<(VectorId, &ItemVectors)> = inputs
-            .ids
-            .iter()
-            .copied()
-            .zip(&inputs.frozen)
-            .filter(|(id, _)| !self.items.contains_key(id))
-            .collect();
-        for tile in missing.chunks(TILE) {
-            let mut items: Vec<ItemVectors> = tile.iter().map(|(_, vectors)| (*vectors).clone()).collect();
-            items.resize(TILE, ItemVectors::default());
-            let (vectors, keys) = compute(&items)?;
-            let rows = vectors.chunks_exact(vectors.len() / TILE);
-            let mut keys = keys.chunks_exact((keys.len() / TILE).max(1));
-            for ((id, _), vector) in tile.iter().zip(rows) {
-                let key = keys.next().unwrap_or_default();
+        for (id, vectors) in inputs.ids.iter().zip(&inputs.frozen) {
+            if !self.items.contains_key(id) {
+                let (vector, key) = compute(std::slice::from_ref(vectors))?;
                 self.items.insert(*id, (vector.into(), key.into()));
             }
         }

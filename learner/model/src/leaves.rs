@@ -9,8 +9,10 @@ use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
+use crate::fused::SequencePass;
 use crate::groups::Layout;
 use crate::inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+use crate::params::Params;
 use crate::weights::Weights;
 
 /// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`Leaves::of_rows`].
@@ -34,6 +36,8 @@ pub struct Leaves {
     pub contents: Option<ContentLeaves>,
     /// Candidates beside their requests, where a block needs them so.
     pub layout: Option<Layout>,
+    /// The sequence block, where it ran in plain loops; there is no `history` then.
+    pub pass: Option<SequencePass>,
 }
 
 /// The contents of a batch.
@@ -68,11 +72,13 @@ pub enum ContentSource {
 }
 
 impl Leaves {
-    /// Gathers a batch from the rows of a version. `source` makes its contents.
+    /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` are the weights of a
+    /// sequence block that runs in plain loops.
     pub fn gather(
         inputs: &Inputs,
         weights: &Weights,
         device: Device,
+        by_hand: Option<&Params>,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
@@ -80,13 +86,21 @@ impl Leaves {
         let wide = Inputs::read(&inputs.wide, &weights.wide);
         let put = Put { device };
         let (n_requests, n_candidates) = (len(inputs.n_requests()), len(inputs.n_candidates()));
-        let rows_of =
-            |pool: &Pool, shape: &[i64]| -> Result<Tensor, Error> { put.f32(&pool.gather(&rows, dim), shape) };
+        let rows_of = |pool: &Pool, shape: &[i64]| -> Result<Tensor, Error> {
+            put.f32(&pool.gather(&rows, dim), shape)
+        };
         let token = len(TOKEN_FIELDS * dim);
         let HistoryInputs {
-            len: n, tokens, target, ..
+            len: n,
+            tokens,
+            target,
+            ..
         } = &inputs.history;
-        let history = if *n > 0 {
+        let pass = match by_hand.filter(|_| *n > 0) {
+            Some(params) => Some(SequencePass::new(params, inputs, &rows, dim)?),
+            None => None,
+        };
+        let history = if *n > 0 && pass.is_none() {
             let shape = [n_requests, len(*n)];
             Some(History {
                 tokens: rows_of(tokens, &[n_requests, len(*n), token])?,
@@ -111,7 +125,8 @@ impl Leaves {
             dense: put.f32(&inputs.dense, &[n_candidates, len(N_DENSE)])?,
             request_of: put.i64(&inputs.request_of)?,
             history,
-            target: match target.is_empty() {
+            // Plain loops have read it; what is left to ask for it is the contrast.
+            target: match target.is_empty() || (pass.is_some() && weights.config.contrast == 0) {
                 true => None,
                 false => Some(rows_of(target, &[n_candidates, token])?),
             },
@@ -120,6 +135,7 @@ impl Leaves {
                 true => None,
                 false => Some(Layout::new(&inputs.groups, device)?),
             },
+            pass,
         })
     }
 
@@ -164,10 +180,18 @@ pub(crate) fn frozen(items: &[ItemVectors], config: &ContentConfig, device: Devi
     let put = Put { device };
     let mut present = vec![0.0; items.len() * N_MODALITIES];
     let mut vectors: [Option<Tensor>; N_MODALITIES] = [const { None }; N_MODALITIES];
-    for (modality, width) in config.widths.into_iter().enumerate().filter(|(_, width)| *width > 0) {
+    for (modality, width) in config
+        .widths
+        .into_iter()
+        .enumerate()
+        .filter(|(_, width)| *width > 0)
+    {
         let mut values = vec![0.0; items.len() * width];
         for (at, item) in items.iter().enumerate() {
-            let Some(vector) = item[modality].as_ref().filter(|vector| vector.values.len() == width) else {
+            let Some(vector) = item[modality]
+                .as_ref()
+                .filter(|vector| vector.values.len() == width)
+            else {
                 continue;
             };
             values[at * width..(at + 1) * width].copy_from_slice(&vector.values);

@@ -147,7 +147,18 @@ impl Net {
 
     /// A batch as tensors.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        Leaves::gather(inputs, weights, self.device, |contents| self.source(contents))
+        let params = self.is_by_hand().then_some(&self.params);
+        Leaves::gather(inputs, weights, self.device, params, |contents| {
+            self.source(contents)
+        })
+    }
+
+    /// Whether the sequence block runs in plain loops: DIN on the CPU, without adapters.
+    fn is_by_hand(&self) -> bool {
+        let has_adapter = self
+            .params()
+            .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
+        self.config.sequence.kind == SequenceKind::Din && self.device == Device::Cpu && !has_adapter
     }
 
     /// Outputs of a batch.
@@ -166,18 +177,22 @@ impl Net {
         if let Some(leaves_of) = &leaves.contents {
             let (targets, past) = self.contents(leaves_of)?;
             let of_candidate = targets.f_index_select(0, &leaves_of.of_candidate)?;
-            first = first + of_candidate.f_matmul(&weight("first.content")?)?;
+            first += of_candidate.f_matmul(&weight("first.content")?)?;
             if self.config.fm {
                 let field = of_candidate.f_matmul(&weight("fm.content")?)?;
                 fields = Tensor::f_cat(&[fields, field.f_unsqueeze(1)?], 1)?;
             }
             if let (true, Some(layout)) = (self.config.interest.enabled, &leaves.layout) {
                 let found = interest::forward(&self.params, &of_candidate, &past, layout)?;
-                first = first + found.f_matmul(&weight("first.interest")?)?;
+                first += found.f_matmul(&weight("first.interest")?)?;
             }
             contents = Some(targets);
         }
-        if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout) {
+        if let Some(pass) = &leaves.pass {
+            first += pass.read.f_matmul(&weight("first.sequence")?)?;
+        }
+        if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout)
+        {
             let sequence = &self.config.sequence;
             let read = match sequence.kind {
                 SequenceKind::Mean => None,
@@ -187,7 +202,7 @@ impl Net {
                 }
             };
             if let Some(read) = read {
-                first = first + read.f_matmul(&weight("first.sequence")?)?;
+                first += read.f_matmul(&weight("first.sequence")?)?;
             }
         }
         let mut hidden = first.f_relu()?;
@@ -198,13 +213,14 @@ impl Net {
             Some(_) => Some(self.params.linear("aux", &hidden.f_detach()?)?),
             None => None,
         };
-        let mut logits = head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
+        let mut logits =
+            head::forward(&self.params, &self.config.head, self.config.n_tasks(), &hidden)? + &self.prior;
         if self.config.wide {
-            logits = logits + leaves.wide.f_unsqueeze(1)?;
+            logits += leaves.wide.f_unsqueeze(1)?;
         }
         if self.config.fm {
             let products = fm::second_order(&leaves.user, &fields, &leaves.request_of)?;
-            logits = logits + products.f_unsqueeze(1)?;
+            logits += products.f_unsqueeze(1)?;
         }
         Ok(Outputs {
             logits,
@@ -214,8 +230,14 @@ impl Net {
     }
 
     /// The contrast of ids and contents of a batch's distinct contents; none for fewer than two.
-    pub fn contrast(&self, leaves: &Leaves, outputs: &Outputs, temperature: f64) -> Result<Option<Tensor>, Error> {
-        let (Some(contents), Some(target), Some(of)) = (&outputs.contents, &leaves.target, &leaves.contents) else {
+    pub fn contrast(
+        &self,
+        leaves: &Leaves,
+        outputs: &Outputs,
+        temperature: f64,
+    ) -> Result<Option<Tensor>, Error> {
+        let (Some(contents), Some(target), Some(of)) = (&outputs.contents, &leaves.target, &leaves.contents)
+        else {
             return Ok(None);
         };
         let Some((places, candidates)) = of.contrasted.as_ref().filter(|_| self.config.contrast > 0) else {
@@ -264,7 +286,8 @@ impl Net {
                 let targets = fq_former::forward(&self.params, &self.config.content, &of_targets)?;
                 let vectors = if n > leaves.n_targets {
                     let past = items.narrow(leaves.n_targets, n - leaves.n_targets)?;
-                    let past = tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
+                    let past =
+                        tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
                     Tensor::f_cat(&[targets.f_detach()?, past], 0)?
                 } else {
                     targets.f_detach()?
@@ -306,7 +329,11 @@ impl Net {
                 Ok((to_vec(&vectors)?, to_vec(&keys)?))
             })
         })?;
-        let width = if self.config.interest.enabled { self.config.interest.width } else { 0 };
+        let width = if self.config.interest.enabled {
+            self.config.interest.width
+        } else {
+            0
+        };
         let (vectors, keys) = kept.read(&inputs.ids, self.config.content.out(), width);
         let put = |values: &[f32], width: usize| -> Result<Tensor, Error> {
             let values = Tensor::f_from_slice(values)?.f_reshape([len(inputs.ids.len()), len(width)])?;
@@ -327,18 +354,23 @@ fn mask(config: &ModelConfig, device: Device) -> Result<Option<Tensor>, Error> {
     }
     let is_similarity = |name: &str| {
         let name = name.strip_prefix("slate_").unwrap_or(name);
-        MODALITIES
-            .iter()
-            .any(|modality| name.strip_prefix(modality).is_some_and(|rest| rest.starts_with('_')))
+        MODALITIES.iter().any(|modality| {
+            name.strip_prefix(modality)
+                .is_some_and(|rest| rest.starts_with('_'))
+        })
     };
     let mask = DENSE_NAMES.map(|name| {
-        let is_read = if is_similarity(name) { set.similarity } else { set.counters };
+        let is_read = if is_similarity(name) {
+            set.similarity
+        } else {
+            set.counters
+        };
         f32::from(u8::from(is_read))
     });
     Ok(Some(Tensor::f_from_slice(&mask)?.f_to_device(device)?))
 }
 
-fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let flat = tensor
         .f_detach()?
         .f_to_device(Device::Cpu)?

@@ -62,7 +62,11 @@ pub fn shapes(config: &ModelConfig) -> Vec<Shape> {
     let first = config.hidden.first().copied().unwrap_or(1);
     let (token, content) = (TOKEN_FIELDS * config.dim, config.content.out());
     list.add("first.user", &[first, USER_FIELDS * config.dim], Start::Xavier);
-    list.add("first.candidate", &[first, CANDIDATE_FIELDS * config.dim], Start::Xavier);
+    list.add(
+        "first.candidate",
+        &[first, CANDIDATE_FIELDS * config.dim],
+        Start::Xavier,
+    );
     list.add("first.dense", &[first, N_DENSE], Start::Xavier);
     list.add("first.bias", &[first], Start::Zero);
     head(&mut list, config);
@@ -164,7 +168,11 @@ fn head(list: &mut List, config: &ModelConfig) {
 
 fn fq_former(list: &mut List, config: &ModelConfig) {
     let content = &config.content;
-    list.add("content.queries", &[content.queries, content.width], Start::Xavier);
+    list.add(
+        "content.queries",
+        &[content.queries, content.width],
+        Start::Xavier,
+    );
     for (name, width) in MODALITIES.iter().zip(content.widths) {
         if width > 0 {
             list.linear(&format!("content.{name}"), width, content.width, true);
@@ -193,10 +201,22 @@ fn hstu(list: &mut List, config: &ModelConfig, token: usize) {
     let usize_of = |n: i64| usize::try_from(n).unwrap_or(0);
     list.linear("sequence.token", token, width, true);
     // The last one is the placeholder of a candidate.
-    list.add("sequence.action", &[config.n_tasks() + 1, width], Start::Normal(100));
+    list.add(
+        "sequence.action",
+        &[config.n_tasks() + 1, width],
+        Start::Normal(100),
+    );
     if !is_research {
-        list.add("sequence.position", &[sequence.history_len + 1, width], Start::Normal(20));
-        list.add("sequence.time", &[usize_of(TIME_BUCKETS), width], Start::Normal(20));
+        list.add(
+            "sequence.position",
+            &[sequence.history_len + 1, width],
+            Start::Normal(20),
+        );
+        list.add(
+            "sequence.time",
+            &[usize_of(TIME_BUCKETS), width],
+            Start::Normal(20),
+        );
     }
     let (values, keys) = (sequence.heads * sequence.value, sequence.heads * sequence.key);
     for layer in 0..sequence.layers {
@@ -212,7 +232,11 @@ fn hstu(list: &mut List, config: &ModelConfig, token: usize) {
             // History and one candidate behind it.
             let n = 2 * (sequence.history_len + 1) - 1;
             list.add(&format!("{name}.rab.position"), &[n], Start::Normal(20));
-            list.add(&format!("{name}.rab.time"), &[usize_of(TIME_BUCKETS)], Start::Normal(20));
+            list.add(
+                &format!("{name}.rab.time"),
+                &[usize_of(TIME_BUCKETS)],
+                Start::Normal(20),
+            );
         }
     }
 }

@@ -4,7 +4,11 @@
 //! was clicked, and for the order may contradict itself; the symmetric Kullback-Leibler divergence between the
 //! product of the first two and the third, `J = KL(p || q) + KL(q || p)`, draws them together (Meituan's multi-task
 //! ranker). Of two Bernoulli variables it is `(p - q) (logit p - logit q)`.
+//!
+//! The second is a probability among items of which the first happened, and must be taught as one: see
+//! [`conditioned`].
 
+use ouzel_sample::{Labels, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// Three tasks and how strongly they are drawn together.
@@ -13,12 +17,26 @@ use serde::{Deserialize, Serialize};
 pub struct Bound {
     /// What happens first, as a click.
     pub first: String,
-    /// What then may happen, among those of which the first did, as a conversion.
+    /// What then may happen, among those of which the first did, as a conversion. Not the primary task.
     pub then: String,
     /// Both, among all that was shown, as an order.
     pub both: String,
     /// Weight in the loss.
     pub weight: f32,
+}
+
+/// What a sample teaches of the tasks `first`, `then` and `both`.
+///
+/// Of `then` that is the outcome of `both` where `first` is known to have happened, and nothing anywhere else: its
+/// own labels, among all that was shown, would be another probability. A sample that tells one task at a time thus
+/// tells nothing of `then`, which is left to the bound.
+#[must_use]
+pub fn conditioned(labels: Labels, [first, then, both]: [TaskId; 3]) -> Labels {
+    let others = labels.only(!(1 << then));
+    match (labels.get(first), labels.get(both)) {
+        (Some(true), Some(y)) => others.with(then, y),
+        _ => others,
+    }
 }
 
 /// The divergence with its derivatives by the logits of `first`, `then` and `both`.
@@ -106,6 +124,28 @@ mod tests {
                 (found - expected).abs() < 1e-12 * (1.0 + expected),
                 "{a} {b} {c}: {found} {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn what_follows_is_taught_by_both_where_the_first_happened() {
+        let labels = |tasks: [Option<bool>; 4]| {
+            let known = (0u8..).zip(tasks).filter_map(|(task, y)| Some((task, y?)));
+            known.fold(Labels::UNKNOWN, |labels, (task, y)| labels.with(task, y))
+        };
+        let (yes, no) = (Some(true), Some(false));
+        // Tasks: click, another, conversion, order.
+        for (told, then) in [
+            ([yes, no, None, yes], yes),
+            ([yes, None, yes, no], no),
+            ([no, yes, no, no], None),
+            ([yes, no, no, None], None),
+            ([None, no, yes, yes], None),
+            ([None, None, no, None], None),
+        ] {
+            let [click, other, _, order] = told;
+            let found = conditioned(labels(told), [0, 2, 3]);
+            assert_eq!(found, labels([click, other, then, order]), "{told:?}");
         }
     }
 

@@ -34,23 +34,41 @@ impl DenseRule {
 #[derive(Debug)]
 pub(crate) struct DenseOptimizer {
     rule: DenseRule,
-    /// Steps taken, count.
+    /// By weight, in the order of the net's parameters.
+    pub(crate) kept: Vec<Kept>,
+}
+
+/// What is kept of one weight.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Steps it has taken, count. Its own: a weight may stand still while others learn, and what corrects for having
+    /// started from 0 must know when it did.
     pub(crate) n_steps: u64,
-    /// By weight, in the order of the net's parameters, then as [`DenseRule::kept`].
-    pub(crate) kept: Vec<Vec<Tensor>>,
+    /// As [`DenseRule::kept`], of its shape.
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+impl Kept {
+    /// Forgets everything.
+    pub(crate) fn reset(&mut self) {
+        self.n_steps = 0;
+        for tensor in &mut self.tensors {
+            *tensor = tensor.zeros_like();
+        }
+    }
 }
 
 impl DenseOptimizer {
     /// A new one, everything from 0.
     pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
         let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
-        let kept = weights
-            .map(|weight| rule.kept().iter().map(|_| zeros(weight)).collect())
-            .collect();
+        let kept = weights.map(|weight| Kept {
+            n_steps: 0,
+            tensors: rule.kept().iter().map(|_| zeros(weight)).collect(),
+        });
         Self {
             rule,
-            n_steps: 0,
-            kept,
+            kept: kept.collect(),
         }
     }
 
@@ -58,24 +76,25 @@ impl DenseOptimizer {
         self.rule
     }
 
-    /// One step of every weight that has a gradient, at its own rate, in place; gradients are multiplied by `factor` first, if there is one.
+    /// One step of every weight that has a gradient, at its own rate, in place; gradients are multiplied by `factor`
+    /// first, if there is one.
     pub(crate) fn step<'a>(
         &mut self,
         weights: impl Iterator<Item = (&'a Tensor, f64)>,
         gradients: &[Option<Tensor>],
         factor: Option<f64>,
     ) -> Result<(), TchError> {
-        self.n_steps += 1;
         tch::no_grad(|| {
             for (((weight, rate), kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
                 let gradient = scaled.as_ref().unwrap_or(gradient);
                 let mut weight = weight.f_detach()?;
-                match (self.rule, kept.as_mut_slice()) {
+                kept.n_steps += 1;
+                match (self.rule, kept.tensors.as_mut_slice()) {
                     (DenseRule::Adagrad, [sum]) => adagrad(&mut weight, sum, gradient, rate)?,
                     (DenseRule::Adam, [mean, square]) => {
-                        adam(&mut weight, [mean, square], gradient, rate, self.n_steps)?;
+                        adam(&mut weight, [mean, square], gradient, rate, kept.n_steps)?;
                     }
                     _ => unreachable!("what is kept was made for the rule"),
                 }
@@ -138,7 +157,11 @@ mod tests {
         let gradient = Some(Tensor::from_slice(&[0.5f32, -0.25]));
         for _ in 0..2 {
             optimizer
-                .step([(&weight, 0.1)].into_iter(), std::slice::from_ref(&gradient), None)
+                .step(
+                    [(&weight, 0.1)].into_iter(),
+                    std::slice::from_ref(&gradient),
+                    None,
+                )
                 .unwrap();
         }
         let moved = 0.1 * (1.0 + 0.5f64.sqrt());
@@ -180,12 +203,52 @@ mod tests {
             let gradient = Tensor::from_slice(&[0.25f32, -8.0]);
             let (half, gradient) = (Some(&gradient * 0.5), Some(gradient));
             for _ in 0..3 {
-                of_a.step([(&a, 0.1)].into_iter(), std::slice::from_ref(&gradient), Some(0.5))
-                    .unwrap();
+                of_a.step(
+                    [(&a, 0.1)].into_iter(),
+                    std::slice::from_ref(&gradient),
+                    Some(0.5),
+                )
+                .unwrap();
                 of_b.step([(&b, 0.1)].into_iter(), std::slice::from_ref(&half), None)
                     .unwrap();
             }
             assert_eq!(a, b, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_stood_still_goes_on_as_if_the_others_had_not_moved() {
+        for rule in [DenseRule::Adagrad, DenseRule::Adam] {
+            let weights = [(); 3].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
+            let [always, later, alone] = &weights;
+            let mut both = DenseOptimizer::new(rule, [always, later].into_iter());
+            let mut one = DenseOptimizer::new(rule, [alone].into_iter());
+            for step in 0..30 {
+                let of = |lane| Some(Tensor::from_slice(&[gradient(step, lane), 1.0]));
+                let moving = if step < 20 { None } else { of(1) };
+                both.step([(always, 0.1), (later, 0.1)].into_iter(), &[of(0), moving], None)
+                    .unwrap();
+                if step >= 20 {
+                    one.step([(alone, 0.1)].into_iter(), &[of(1)], None).unwrap();
+                }
+            }
+            assert_eq!(later, alone, "{rule:?}");
+            assert_ne!(later, always, "{rule:?}");
+
+            // The same once more, after all of it was forgotten.
+            let start = later.copy();
+            both.kept[1].reset();
+            both.step(
+                [(always, 0.1), (later, 0.1)].into_iter(),
+                &[None, Some(start.ones_like())],
+                None,
+            )
+            .unwrap();
+            let first = Vec::<f32>::try_from(start - later).unwrap();
+            assert!(
+                first.iter().all(|step| (step - 0.1).abs() < 1e-5),
+                "{rule:?} {first:?}"
+            );
         }
     }
 }

@@ -74,7 +74,10 @@ fn a_calibrated_score_is_served_as_it_is_reported_and_goes_on_after_a_restart() 
     let batch = batches.next().unwrap();
     let served = Net::new(&weights, tch::Device::Cpu)
         .unwrap()
-        .score(&Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors), &weights)
+        .score(
+            &Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors),
+            &weights,
+        )
         .unwrap();
     assert_eq!(served, trainer.step(&batch).unwrap().logits);
     restored.step(&batch).unwrap();

@@ -156,7 +156,10 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
     let weights = trainer.weights().unwrap();
     let net = Net::new(&weights, tch::Device::Cpu).unwrap();
     let served = net
-        .score(&Inputs::of_samples(&weights.config, &last.samples, &VectorMap::default()), &weights)
+        .score(
+            &Inputs::of_samples(&weights.config, &last.samples, &VectorMap::default()),
+            &weights,
+        )
         .unwrap();
     let reported = trainer.step(&last).unwrap().logits;
     assert_eq!(served, reported);
@@ -169,7 +172,10 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
         ..weights.clone()
     };
     let raw = Net::new(&plain, tch::Device::Cpu).unwrap();
-    let raw = raw.score(&Inputs::of_samples(&plain.config, &last.samples, &VectorMap::default()), &plain);
+    let raw = raw.score(
+        &Inputs::of_samples(&plain.config, &last.samples, &VectorMap::default()),
+        &plain,
+    );
     assert!(raw.unwrap().iter().zip(&served).all(|(raw, z)| raw < z));
 }
 

@@ -7,6 +7,9 @@
     reason = "a step that fails while setting a test up fails the test; dice are cast to small numbers"
 )]
 
+mod blocks;
+mod bound;
+mod bounds;
 mod calibrates;
 mod delayed;
 mod learns;

@@ -37,7 +37,12 @@ fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
         .chunk_by(|a, b| a.request.id == b.request.id)
         .flat_map(|slate| {
             let candidates: Vec<Candidate> = slate.iter().map(|s| (*s.candidate).clone()).collect();
-            let inputs = Inputs::of_request(&weights.config, &slate[0].request, &candidates, &VectorMap::default());
+            let inputs = Inputs::of_request(
+                &weights.config,
+                &slate[0].request,
+                &candidates,
+                &VectorMap::default(),
+            );
             net.score(&inputs, &weights).unwrap()
         })
         .collect();
@@ -50,8 +55,11 @@ fn neither_the_batch_nor_the_slate_nor_the_order_changes_a_logit() {
     let weights = trainer.weights().unwrap();
     let net = Net::new(&weights, tch::Device::Cpu).unwrap();
     let score = |samples: &[Sample]| {
-        net.score(&Inputs::of_samples(&weights.config, samples, &VectorMap::default()), &weights)
-            .unwrap()
+        net.score(
+            &Inputs::of_samples(&weights.config, samples, &VectorMap::default()),
+            &weights,
+        )
+        .unwrap()
     };
     let samples: Vec<Sample> = rest.iter().flat_map(|batch| batch.samples.clone()).collect();
     let together = score(&samples);

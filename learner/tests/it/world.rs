@@ -11,6 +11,8 @@ use ouzel_sample::{
 
 const N_USERS: u64 = 20;
 const N_ITEMS: u64 = 30;
+/// Numbers in a content vector.
+pub(crate) const N_CONTENT: usize = 8;
 
 pub(crate) fn configs() -> (ModelConfig, LearnerConfig) {
     let learner = LearnerConfig {
@@ -28,9 +30,38 @@ pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
         .collect()
 }
 
+/// The same with a content vector for each item, which tells its parity among noise.
+pub(crate) fn batches_with_content(seed: u64, n_requests: u64) -> Vec<Batch> {
+    let config = FeatureConfig {
+        history_contents: 20,
+        ..FeatureConfig::default()
+    };
+    let features = Arc::new(FeatureState::new(config));
+    let mut batcher = Batcher::new(32);
+    slates_of(&features, seed, n_requests, [0.15, 0.85])
+        .filter_map(|slate| batcher.push(slate))
+        .map(|mut batch| {
+            let requests = batch.samples.iter().map(|sample| &*sample.request);
+            let candidates = batch.samples.iter().map(|sample| &*sample.candidate);
+            batch.vectors = features.vectors_of(requests, candidates);
+            batch
+        })
+        .collect()
+}
+
 /// The same world slate by slate, its click rates given: of items of the other parity and of the same.
 pub(crate) fn slates(seed: u64, n_requests: u64, rates: [f32; 2]) -> impl Iterator<Item = Vec<Sample>> {
-    let features = FeatureState::new(FeatureConfig::default());
+    let features = Arc::new(FeatureState::new(FeatureConfig::default()));
+    slates_of(&features, seed, n_requests, rates)
+}
+
+fn slates_of(
+    features: &Arc<FeatureState>,
+    seed: u64,
+    n_requests: u64,
+    rates: [f32; 2],
+) -> impl Iterator<Item = Vec<Sample>> + use<> {
+    let features = Arc::clone(features);
     for id in 0..N_ITEMS {
         features.put_item(Item {
             id: Id(id),
@@ -42,7 +73,7 @@ pub(crate) fn slates(seed: u64, n_requests: u64, rates: [f32; 2]) -> impl Iterat
             }],
             texts: vec![],
             image: None,
-            vectors: vec![],
+            vectors: vec![("text".into(), content(id))],
         });
     }
     (0..n_requests).map(move |request| {
@@ -77,6 +108,15 @@ pub(crate) fn slates(seed: u64, n_requests: u64, rates: [f32; 2]) -> impl Iterat
 /// The click rate of a sample of [`slates`].
 pub(crate) fn rate(sample: &Sample, rates: [f32; 2]) -> f32 {
     rates[usize::from(sample.candidate.item.0 % 2 == sample.request.user.0 % 2)]
+}
+
+/// A vector whose first number is the item's parity.
+fn content(item: u64) -> Vec<f32> {
+    let mut vector: Vec<f32> = (0..N_CONTENT as u64)
+        .map(|lane| uniform(3, item, lane) - 0.5)
+        .collect();
+    vector[0] = if item.is_multiple_of(2) { 1.0 } else { -1.0 };
+    vector
 }
 
 fn show(features: &FeatureState, impression: &Impression, clicked: impl Fn(u64, u64) -> bool) -> Vec<Sample> {

@@ -239,7 +239,10 @@ impl FeatureState {
             return VectorMap::default();
         }
         let past = requests.flat_map(|request| request.contents.iter().copied());
-        VectorMap::new(&self.vectors.list(), past.chain(candidates.map(|candidate| candidate.content)))
+        VectorMap::new(
+            &self.vectors.list(),
+            past.chain(candidates.map(|candidate| candidate.content)),
+        )
     }
 
     /// An item's content, where the model reads it.

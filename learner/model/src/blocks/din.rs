@@ -15,7 +15,12 @@ use crate::params::Params;
 ///
 /// # Shapes
 /// `target [n_candidates, token]`
-pub fn forward(params: &Params, target: &Tensor, history: &History, layout: &Layout) -> Result<Tensor, Error> {
+pub fn forward(
+    params: &Params,
+    target: &Tensor,
+    history: &History,
+    layout: &Layout,
+) -> Result<Tensor, Error> {
     let width = target.size()[1];
     let first = params.weight("sequence.first")?;
     let block = |at: i64| first.f_narrow(1, at * width, width);
@@ -23,7 +28,9 @@ pub fn forward(params: &Params, target: &Tensor, history: &History, layout: &Lay
     let of_key = (block(1)? - block(2)?).f_tr()?;
 
     let tokens = layout.of_request(&history.tokens)?;
-    let keys = layout.of_request(&history.tokens.f_matmul(&of_key)?)?.f_unsqueeze(1)?;
+    let keys = layout
+        .of_request(&history.tokens.f_matmul(&of_key)?)?
+        .f_unsqueeze(1)?;
     let query = layout.group(target)?;
     let queries = (query.f_matmul(&of_query)? + params.get("sequence.first.bias")?).f_unsqueeze(2)?;
     // [n_groups, width, len, token]

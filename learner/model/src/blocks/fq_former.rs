@@ -44,11 +44,19 @@ pub fn forward(params: &Params, config: &ContentConfig, frozen: &Frozen) -> Resu
     let queries = params.get("content.queries")?;
     let n_queries = queries.size()[0];
     let mut tokens = vec![queries.f_unsqueeze(0)?.f_expand([n, -1, -1], false)?];
-    let mut present = vec![frozen.present.f_new_ones([n, n_queries], (Kind::Float, frozen.present.device()))?];
+    let mut present = vec![
+        frozen
+            .present
+            .f_new_ones([n, n_queries], (Kind::Float, frozen.present.device()))?,
+    ];
     // Pictures stand before texts, as in the paper's equation.
     for modality in (0..N_MODALITIES).rev() {
         if let (Some(vectors), Some(name)) = (&frozen.vectors[modality], MODALITIES.get(modality)) {
-            tokens.push(params.linear(&format!("content.{name}"), vectors)?.f_unsqueeze(1)?);
+            tokens.push(
+                params
+                    .linear(&format!("content.{name}"), vectors)?
+                    .f_unsqueeze(1)?,
+            );
             let column = i64::try_from(modality).unwrap_or(0);
             present.push(frozen.present.f_narrow(1, column, 1)?);
         }

@@ -16,7 +16,9 @@ pub fn forward(params: &Params, config: &HeadConfig, n_tasks: usize, x: &Tensor)
     };
     let outputs: Vec<Tensor> = match config.kind {
         HeadKind::Single => return params.linear("out", x),
-        HeadKind::SharedBottom => (0..n_tasks).map(|task| tower(task, x)).collect::<Result<_, _>>()?,
+        HeadKind::SharedBottom => (0..n_tasks)
+            .map(|task| tower(task, x))
+            .collect::<Result<_, _>>()?,
         HeadKind::Mmoe => {
             let experts = (0..config.experts)
                 .map(|expert| Ok(params.linear(&format!("head.expert{expert}"), x)?.f_silu()?))

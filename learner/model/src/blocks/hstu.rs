@@ -40,7 +40,16 @@ pub fn forward(
         let user = Rows::project(params, &name, &form, &past)?;
         let asks = Rows::project(params, &name, &form, &target)?;
         let bias = form.bias(params, &name, &times)?;
-        target = asks.read_past(params, &name, &form, &target, &user, history, bias.as_ref(), layout)?;
+        target = asks.read_past(
+            params,
+            &name,
+            &form,
+            &target,
+            &user,
+            history,
+            bias.as_ref(),
+            layout,
+        )?;
         if layer + 1 < config.layers {
             past = user.read_causal(params, &name, &form, &past, history, bias.as_ref())?;
         }
@@ -217,7 +226,7 @@ impl Rows {
         let n = x.size()[1];
         let mut scores = self.query.f_matmul(&self.key.f_transpose(2, 3)?)?;
         if let Some(bias) = bias {
-            scores = scores + &bias.past;
+            scores += &bias.past;
         }
         let causal = Tensor::f_ones([n, n], (Kind::Float, x.device()))?.f_tril(0)?;
         let valid = history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
@@ -226,7 +235,10 @@ impl Rows {
     }
 
     /// Candidates read their request's history, and themselves.
-    #[expect(clippy::too_many_arguments, reason = "the two sides of an attention with their layout")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the two sides of an attention with their layout"
+    )]
     fn read_past(
         &self,
         params: &Params,
@@ -242,17 +254,27 @@ impl Rows {
         let mut scores = self.query.f_matmul(&keys.f_transpose(2, 3)?)?;
         let mut own = (&self.query * &self.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
         if let Some(bias) = bias {
-            scores = scores + layout.of_request(&bias.target)?;
-            own = own + &bias.own;
+            scores += layout.of_request(&bias.target)?;
+            own += &bias.own;
         }
-        let valid = layout.of_request(&history.valid)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
+        let valid = layout
+            .of_request(&history.valid)?
+            .f_unsqueeze(1)?
+            .f_unsqueeze(1)?;
         let past = (form.attend(scores)? * valid).f_matmul(&layout.of_request(&user.value)?)?;
         let read = past + form.attend(own)? * &self.value;
         self.out(params, name, form, x, &read)
     }
 
     /// The layer's output from what its rows `[b, heads, n, value]` read.
-    fn out(&self, params: &Params, name: &str, form: &Form, x: &Tensor, read: &Tensor) -> Result<Tensor, Error> {
+    fn out(
+        &self,
+        params: &Params,
+        name: &str,
+        form: &Form,
+        x: &Tensor,
+        read: &Tensor,
+    ) -> Result<Tensor, Error> {
         let (b, n) = (x.size()[0], x.size()[1]);
         let read = read
             .f_transpose(1, 2)?
@@ -272,11 +294,12 @@ impl Rows {
 /// The bucket of a time difference in seconds: its logarithm, whatever its sign.
 fn bucket(seconds: &Tensor) -> Result<Tensor, Error> {
     let bucket = (seconds.f_abs()?.f_clamp_min(1.0)?.f_log()? / BUCKET).f_floor()?;
-    Ok(bucket.f_clamp(0.0, as_f64(TIME_BUCKETS - 1))?.f_to_kind(Kind::Int64)?)
+    Ok(bucket
+        .f_clamp(0.0, as_f64(TIME_BUCKETS - 1))?
+        .f_to_kind(Kind::Int64)?)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes")]
 fn as_f64(n: i64) -> f64 {
     n as f64
 }
-

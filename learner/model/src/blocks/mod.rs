@@ -36,7 +36,7 @@ pub(crate) fn norm(
     eps: f64,
 ) -> Result<Tensor, Error> {
     let width = x.size().last().copied().unwrap_or(1);
-    Ok(x.f_layer_norm(&[width], weight, bias, eps, false)?)
+    Ok(x.f_layer_norm([width], weight, bias, eps, false)?)
 }
 
 /// Softmax over the last dimension among places that are valid, `valid` being broadcast over `scores`; all 0 where

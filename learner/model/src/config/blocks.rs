@@ -40,7 +40,11 @@ impl ContentConfig {
     /// Floats of a content vector, 0 without one.
     #[must_use]
     pub fn out(&self) -> usize {
-        if self.enabled { self.queries * self.width } else { 0 }
+        if self.enabled {
+            self.queries * self.width
+        } else {
+            0
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::{
-    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
+    TOKEN_FIELDS,
 };
 pub use check::Fault;
 

@@ -40,7 +40,11 @@ impl ContentInputs {
         let mut place: HashMap<VectorId, i64> = HashMap::new();
         let mut find = |ids: &mut Vec<VectorId>, id: VectorId| -> i64 {
             // A name whose vectors are forgotten says as much as none.
-            let id = if vectors.get(id).is_some() { id } else { VectorId::NONE };
+            let id = if vectors.get(id).is_some() {
+                id
+            } else {
+                VectorId::NONE
+            };
             *place.entry(id).or_insert_with(|| {
                 ids.push(id);
                 i64::try_from(ids.len() - 1).unwrap_or(i64::MAX)

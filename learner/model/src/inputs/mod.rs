@@ -9,9 +9,7 @@ mod pool;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use ouzel_sample::{
-    Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, Shown, VectorMap,
-};
+use ouzel_sample::{Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, Shown, VectorMap};
 
 use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
@@ -193,11 +191,18 @@ impl<'a> Builder<'a> {
             self.inputs.user.segment(field);
         }
         if self.reads_history() {
-            let newest = request.history.len().saturating_sub(self.config.sequence.history_len);
-            self.histories.push((request.ts.0, request.history[newest..].to_vec()));
+            let newest = request
+                .history
+                .len()
+                .saturating_sub(self.config.sequence.history_len);
+            self.histories
+                .push((request.ts.0, request.history[newest..].to_vec()));
         }
         if self.config.interest.enabled {
-            let newest = request.contents.len().saturating_sub(self.config.interest.history_len);
+            let newest = request
+                .contents
+                .len()
+                .saturating_sub(self.config.interest.history_len);
             self.contents.histories.push(request.contents[newest..].to_vec());
         }
         self.inputs.n_requests += 1;

@@ -1,0 +1,215 @@
+//! From a Kafka broker to joined samples: the side of ouzel in `make bench`'s comparison with Kafka Streams.
+//!
+//! No benchmark by itself: `ops/setup/bench_streams.py` runs it on a broker and counts the CPU time of the process.
+//!
+//! ```text
+//! kafka feed  WORLD BOOTSTRAP PREFIX    makes the topics and writes the log
+//! kafka unit  WORLD BOOTSTRAP PREFIX    reads and joins it as `ouzel join` does
+//! kafka stage WORLD BOOTSTRAP PREFIX    the same as the daemon does: with the catalog, histories and counters
+//! ```
+//!
+//! Each prints one JSON object. Of the last two, `events` are the impressions and actions read and `pairs` the actions
+//! that met their impression.
+
+#[path = "../join/world.rs"]
+#[allow(dead_code, reason = "shared with the benchmark in memory")]
+mod world;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ouzel_ingest::join::JoinConfig;
+use ouzel_ingest::order::Orderer;
+use ouzel_ingest::tier::{Begin, Unit};
+use ouzel_ingest::{
+    Decoder, Feeder, KafkaConfig, KafkaSource, Limits, Polled, Range, Source, Stage, Topics, topics,
+};
+use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Positions, Recorded, Stream};
+use serde_json::{Value, json};
+
+use world::{FEED, FILMS, World};
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Longer logs than in memory: what a start costs must not count.
+const WORLDS: [World; 2] = [
+    World {
+        n_requests: 300_000,
+        ..FILMS
+    },
+    World {
+        n_requests: 100_000,
+        ..FEED
+    },
+];
+/// Longest wait for the broker.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut out = std::io::stdout();
+    let [what, world, bootstrap, prefix] = args.as_slice() else {
+        writeln!(
+            out,
+            "SKIPPED: this benchmark needs a broker; run it by `make bench`"
+        )?;
+        return Ok(());
+    };
+    let world = WORLDS
+        .iter()
+        .find(|known| known.name == world)
+        .ok_or("no such world")?;
+    let config = config(bootstrap, prefix);
+    let told = match what.as_str() {
+        "feed" => feed(world, &config)?,
+        "unit" => unit(config)?,
+        "stage" => stage(&config)?,
+        _ => return Err("no such job".into()),
+    };
+    writeln!(out, "{told}")?;
+    Ok(())
+}
+
+fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
+    let name = |stream: Stream| format!("{prefix}-{stream}");
+    KafkaConfig {
+        bootstrap: bootstrap.to_owned(),
+        topics: Topics {
+            impressions: name(Stream::Impressions),
+            actions: name(Stream::Actions),
+            items: name(Stream::Items),
+            samples: name(Stream::Samples),
+        },
+        ..KafkaConfig::default()
+    }
+}
+
+/// Every record keyed and stamped as the contract has it.
+fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
+    let names = Stream::ALL.map(|stream| config.topics.name(stream).to_owned());
+    topics::create(&config.bootstrap, &BTreeMap::new(), &names, 1, 1)?;
+    // What a producer of events would set; both sides read the same bytes.
+    let properties = [("queue.buffering.max.kbytes", "65536"), ("linger.ms", "20")];
+    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let feeder = Feeder::connect(&config.bootstrap, &properties.into(), config.topics.clone())?;
+    let mut n_fed = [0u64; Stream::ALL.len()];
+    for record in world.log() {
+        let stream = record.position.partition.stream;
+        let payload = record.payload.unwrap_or_default();
+        let event: Value = serde_json::from_slice(&payload)?;
+        let field = match stream {
+            Stream::Items => "item_id",
+            _ => "request_id",
+        };
+        let key = event[field].as_str().unwrap_or_default();
+        feeder.send(stream, key, record.timestamp_ms, Some(&payload))?;
+        n_fed[stream as usize] += 1;
+    }
+    feeder.flush(PATIENCE)?;
+    let n_impressions = n_fed[Stream::Impressions as usize];
+    Ok(json!({
+        "impressions": n_impressions,
+        "shown": n_impressions * world.slate,
+        "actions": n_fed[Stream::Actions as usize],
+    }))
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], Limits::default())
+}
+
+/// Reads the whole log as it is now, giving each record to `take`, then each partition's end.
+fn read(
+    source: &mut KafkaSource,
+    mut take: impl FnMut(Result<Recorded, ouzel_sample::PartitionId>) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let decoder = decoder();
+    loop {
+        match source.poll(PATIENCE)? {
+            Polled::Records(records) => {
+                for record in &records {
+                    take(Ok(decoder.decode(record)))?;
+                }
+            }
+            Polled::AtEnd(partition) => take(Err(partition))?,
+            Polled::Added(_) => {}
+            Polled::Idle => return Err("the broker does not answer".into()),
+            Polled::Finished => return Ok(()),
+        }
+    }
+}
+
+fn unit(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
+    let config = KafkaConfig {
+        streams: vec![Stream::Impressions, Stream::Actions],
+        ..config
+    };
+    let begin = Begin {
+        from: [0, 0],
+        told_until: None,
+    };
+    let mut unit = Unit::new(JoinConfig::default(), 0, &begin)?;
+    let (mut tells, mut n_told, mut n_ended) = (Vec::new(), 0, 0);
+    let mut source = KafkaSource::open_range(&config, &Range::default())?;
+    read(&mut source, |next| {
+        match next {
+            Ok(recorded) => unit.push(recorded)?,
+            Err(partition) => {
+                unit.at_end(partition);
+                n_ended += 1;
+            }
+        }
+        while unit.step(n_ended == 2, &mut tells)?.is_some() {
+            n_told += std::hint::black_box(&tells).len();
+            tells.clear();
+        }
+        Ok(())
+    })?;
+    let counters = unit.joiner().counters();
+    Ok(json!({
+        "events": counters.impressions + counters.actions,
+        "pairs": counters.tasks[0].positive,
+        "negatives": counters.tasks[0].negative,
+        "told": n_told,
+    }))
+}
+
+fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
+    let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
+    let features = Arc::new(FeatureState::new(FeatureConfig::default()));
+    let mut stage = Stage::new(JoinConfig::default(), partitions, features, 128)?;
+    let mut source = KafkaSource::open_range(config, &Range::default())?;
+    let start: Positions = Stream::ALL
+        .map(|stream| (world::partition(stream), 0))
+        .into_iter()
+        .collect();
+    let mut orderer = Orderer::new(&start, true);
+    let (mut batches, mut n_samples) = (Vec::new(), 0);
+    read(&mut source, |next| {
+        match next {
+            Ok(recorded) => orderer.push(recorded)?,
+            Err(partition) => orderer.finish(partition),
+        }
+        while let Some(recorded) = orderer.next(false)? {
+            stage.take(&recorded, &mut batches)?;
+            n_samples += std::hint::black_box(&batches)
+                .iter()
+                .map(|batch| batch.samples.len())
+                .sum::<usize>();
+            batches.clear();
+        }
+        Ok(())
+    })?;
+    let counters = stage.counters();
+    Ok(json!({
+        "events": counters.impressions + counters.actions,
+        "pairs": counters.tasks[0].positive,
+        "negatives": counters.tasks[0].negative,
+        "samples": n_samples,
+    }))
+}

@@ -1,0 +1,150 @@
+//! Keys, an emptied directory, damage that is noticed.
+
+use super::*;
+
+#[test]
+fn keys_sort_by_due_time_then_id() {
+    let order = [
+        (i64::MIN, 9),
+        (-5, 1),
+        (-1, 0),
+        (0, 0),
+        (0, 7),
+        (1, u64::MAX),
+        (i64::MAX, 0),
+    ];
+    let keys: Vec<_> = order
+        .iter()
+        .map(|(due, id)| key(EventTime(*due), Id(*id)))
+        .collect();
+    assert!(keys.is_sorted());
+}
+
+#[test]
+fn a_directory_is_emptied_when_opened_whatever_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = generation(dir.path(), 0);
+    fs::create_dir_all(&inside).unwrap();
+    for (name, content) in [
+        ("conf", "not sled's"),
+        ("db", "x"),
+        ("snap.0000.generating", "half"),
+    ] {
+        fs::write(inside.join(name), content).unwrap();
+    }
+    fs::create_dir_all(generation(dir.path(), 7)).unwrap();
+    let store = SledStore::open(dir.path(), SledLimits::default()).unwrap();
+    assert!(store.is_empty());
+    assert!(!generation(dir.path(), 7).exists());
+}
+
+/// An open impression of request `n`, due at 9.
+fn open(n: u64, closed: u8) -> Open {
+    Open {
+        request: std::sync::Arc::new(ouzel_sample::Request {
+            id: Id(n),
+            user: Id(1),
+            ts: EventTime(0),
+            context: Vec::new(),
+            history: Vec::new(),
+            contents: Vec::new(),
+            n_items: 0,
+        }),
+        shown_at: ouzel_sample::Position {
+            partition: ouzel_sample::PartitionId {
+                stream: ouzel_sample::Stream::Impressions,
+                partition: 0,
+            },
+            offset: 0,
+        },
+        items: Box::new([]),
+        next: EventTime(9),
+        closed,
+        sampled: 0,
+        held: 0,
+    }
+}
+
+/// sled itself.
+fn db(store: &SledStore) -> &sled::Db {
+    store.files.as_ref().unwrap().db()
+}
+
+#[test]
+fn what_is_not_what_was_written_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SledLimits {
+        hot_requests: 0,
+        ..SledLimits::default()
+    };
+    let mut store = SledStore::open(dir.path(), limits).unwrap();
+    let look = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
+    for closed in [0, 1] {
+        store.keep(Id(1), Box::new(open(1, closed))).unwrap();
+    }
+    assert_eq!(store.n_cold(), 1);
+    let sound = db(&store).get(key(EventTime(9), Id(1))).unwrap().unwrap();
+    let older = postcard::to_stdvec(&open(1, 0)).unwrap();
+    let another = postcard::to_stdvec(&open(2, 1)).unwrap();
+    for wrong in [older, another, vec![0; sound.len()], Vec::new()] {
+        db(&store).insert(key(EventTime(9), Id(1)), wrong).unwrap();
+        let error = look(&mut store).unwrap_err().to_string();
+        assert!(error.contains("is not what was written"), "{error}");
+    }
+    db(&store).insert(key(EventTime(9), Id(1)), sound).unwrap();
+    assert_eq!(look(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
+    db(&store).clear().unwrap();
+    let error = look(&mut store).unwrap_err().to_string();
+    assert!(error.contains("is not on disk"), "{error}");
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = SledStore::open(dir.path(), SledLimits::default()).unwrap();
+    let error = SledStore::open(dir.path(), SledLimits::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the join store cannot lock its directory: another process has it"
+    );
+}
+
+#[test]
+fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SledLimits {
+        hot_requests: 10,
+        ..SledLimits::default()
+    };
+    let mut store = SledStore::open(dir.path(), limits).unwrap();
+    let keep = |store: &mut SledStore, ids: std::ops::Range<u64>| {
+        for id in ids {
+            store.keep(Id(id), Box::new(open(id, 0))).unwrap();
+        }
+    };
+    let all = |store: &SledStore| {
+        let mut seen = Vec::new();
+        store
+            .for_each(&mut |id, slot| seen.push((id, slot.clone())))
+            .unwrap();
+        seen
+    };
+    keep(&mut store, 0..12);
+    assert_eq!(store.n_cold(), 11);
+    // As after a failed write: the files are given up, and there cannot be new ones.
+    store.evacuate().unwrap();
+    assert_eq!((store.n_cold(), store.files.is_none()), (0, true));
+    fs::remove_dir_all(dir.path()).unwrap();
+    fs::write(dir.path(), "no directory").unwrap();
+    keep(&mut store, 12..40);
+    assert_eq!((store.n_cold(), store.len(Class::Open)), (0, 40));
+    assert_eq!(all(&store).len(), 40);
+    fs::remove_file(dir.path()).unwrap();
+    fs::create_dir(dir.path()).unwrap();
+    keep(&mut store, 40..100);
+    assert!(store.n_cold() > 40, "there is room again: {}", store.n_cold());
+    let expected: Vec<_> = (0..100)
+        .map(|id| (Id(id), Slot::Open(Box::new(open(id, 0)))))
+        .collect();
+    assert_eq!(all(&store), expected);
+}

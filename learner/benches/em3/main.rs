@@ -1,0 +1,166 @@
+//! Samples trained and candidates scored a second by the models with content and sequence blocks, by the shape of a
+//! batch. One JSON object a line.
+//!
+//! `em3 [--threads N] [--seconds S] [--model NAME] [--shape RxCxN]`, all with defaults.
+
+#![expect(clippy::print_stdout, reason = "figures go to stdout")]
+
+mod world;
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use ouzel_learner::model::{
+    ContentConfig, Inputs, InterestConfig, ModelConfig, Net, SequenceConfig, SequenceKind,
+};
+use ouzel_learner::{DenseRule, LearnerConfig, Trainer};
+use ouzel_sample::Batch;
+
+use world::{IMAGE, Shape, TEXT, World};
+
+/// Batches of a world, gone through again and again.
+const BATCHES: u64 = 20;
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let of = |name: &str| {
+        let at = asked.iter().position(|arg| arg == name)?;
+        asked.get(at + 1).cloned()
+    };
+    let threads = of("--threads").and_then(|n| n.parse().ok()).unwrap_or(1);
+    let seconds = of("--seconds").and_then(|n| n.parse().ok()).unwrap_or(2.0);
+    let world = World::new();
+    let shapes: Vec<Shape> = match of("--shape") {
+        Some(text) => vec![shape(&text)],
+        None => ["64x8x50", "64x8x200", "16x8x1000", "512x1x50", "8x64x50"]
+            .map(shape)
+            .to_vec(),
+    };
+    let models = match of("--model") {
+        Some(name) => vec![name],
+        None => ["em3-din", "em3-hstu", "din", "hstu", "mean"]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    for name in &models {
+        for shape in &shapes {
+            let batches: Vec<Batch> = (0..BATCHES).map(|seq| world.batch(*shape, seq)).collect();
+            for (state, freeze) in [("warm-up", 0), ("frozen", 1)] {
+                if freeze > 0 && !name.starts_with("em3") {
+                    continue;
+                }
+                let (train, score) = measure(name, *shape, &batches, freeze, threads, seconds);
+                println!(
+                    "{}",
+                    json!({
+                        "model": name, "state": state, "threads": threads,
+                        "requests": shape.requests, "candidates": shape.candidates, "history": shape.history,
+                        "train": train, "score": score,
+                    })
+                );
+            }
+        }
+    }
+}
+
+fn shape(text: &str) -> Shape {
+    let mut parts = text
+        .split('x')
+        .map(|part| part.parse().expect("a shape is RxCxN"));
+    let mut next = || parts.next().expect("a shape has three numbers");
+    Shape {
+        requests: next(),
+        candidates: next(),
+        history: next(),
+    }
+}
+
+fn config(name: &str, history: usize) -> ModelConfig {
+    let has_content = name.starts_with("em3");
+    ModelConfig {
+        dim: 32,
+        history_len: history,
+        hidden: vec![256, 128, 64],
+        wide: false,
+        fm: false,
+        content: ContentConfig {
+            enabled: has_content,
+            widths: [TEXT, IMAGE],
+            ..ContentConfig::default()
+        },
+        interest: InterestConfig {
+            enabled: has_content,
+            history_len: history,
+            ..InterestConfig::default()
+        },
+        contrast: if has_content { 64 } else { 0 },
+        sequence: SequenceConfig {
+            kind: match name {
+                "em3-din" | "din" => SequenceKind::Din,
+                "em3-hstu" | "hstu" => SequenceKind::Hstu,
+                _ => SequenceKind::Mean,
+            },
+            history_len: history,
+            width: 64,
+            heads: 2,
+            key: 32,
+            value: 32,
+            ..SequenceConfig::default()
+        },
+        ..ModelConfig::default()
+    }
+}
+
+/// Samples trained a second, each batch predicted and learned from, and candidates scored a second.
+fn measure(
+    name: &str,
+    shape: Shape,
+    batches: &[Batch],
+    freeze: u64,
+    threads: i32,
+    seconds: f64,
+) -> (f64, f64) {
+    let learner = LearnerConfig {
+        dense: DenseRule::Adam,
+        dense_rate: 1e-3,
+        block_rate: 1e-3,
+        contrast_weight: 0.05,
+        freeze_samples: freeze,
+        threads,
+        ..LearnerConfig::default()
+    };
+    let model = config(name, usize::try_from(shape.history).unwrap_or(1));
+    let mut trainer = Trainer::new(model, learner).expect("the configuration is valid");
+    for batch in batches {
+        trainer.step(batch).expect("a made-up batch is learned from");
+    }
+    let mut next = batches.iter().cycle();
+    let train = rate(seconds, || {
+        let batch = next.next().expect("a cycle has no end");
+        trainer.step(batch).expect("a made-up batch is learned from");
+        shape.samples()
+    });
+    let weights = trainer.weights().expect("a trained model has weights");
+    let net = Net::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
+    let net = net.still(None);
+    let score = rate(seconds, || {
+        let batch = next.next().expect("a cycle has no end");
+        let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
+        let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");
+        scores.len() as u64
+    });
+    (train, score)
+}
+
+/// What `work` says it did, a second.
+fn rate(seconds: f64, mut work: impl FnMut() -> u64) -> f64 {
+    work();
+    let (start, mut done) = (Instant::now(), 0);
+    while start.elapsed().as_secs_f64() < seconds {
+        done += work();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a count")]
+    let done = done as f64;
+    (done / start.elapsed().as_secs_f64()).round()
+}

@@ -1,0 +1,264 @@
+//! What must hold of every model, whatever its blocks.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a step that fails while setting a test up fails the test"
+)]
+
+mod world;
+
+use std::sync::Arc;
+
+use ouzel_model::{Array, HeadKind, SequenceKind, Weights};
+use ouzel_sample::{EventTime, Id, Shown};
+
+use world::{World, apart, model, models, net, weights};
+
+/// What matrix products of other shapes may differ by.
+const SAME: f32 = 2e-6;
+
+fn items(n: u64) -> Vec<u64> {
+    (0..n).map(|n| (n * 11 + 5) % 40).collect()
+}
+
+#[test]
+fn candidates_score_alone_as_they_do_together() {
+    let world = World::new();
+    for (name, config) in models() {
+        let weights = weights(&config);
+        let net = net(&weights);
+        let items = items(13);
+        let together = world.score(&net, &weights, &[world.slate(3, 9, &items)]);
+        let alone: Vec<f32> = items
+            .iter()
+            .flat_map(|item| {
+                // The slate's own features are part of a candidate, not of the model.
+                let mut slate = world.slate(3, 9, &items);
+                slate.candidates.retain(|candidate| candidate.item == Id(*item));
+                world.score(&net, &weights, &[slate])
+            })
+            .collect();
+        assert!(
+            apart(&together, &alone) < SAME,
+            "{name}: {}",
+            apart(&together, &alone)
+        );
+        let spread = together.iter().copied().fold(f32::MIN, f32::max)
+            - together.iter().copied().fold(f32::MAX, f32::min);
+        assert!(spread > 0.1, "{name}: the scores hardly differ, {together:?}");
+    }
+}
+
+#[test]
+fn who_shares_a_batch_changes_nothing() {
+    let world = World::new();
+    for (name, config) in models() {
+        let weights = weights(&config);
+        let net = net(&weights);
+        // Histories and slates of all lengths, so that every one but the longest is padded.
+        let slates: Vec<Shown> = [(1, 0, 1), (2, 12, 7), (3, 5, 3), (4, 1, 20), (5, 30, 2)]
+            .into_iter()
+            .map(|(user, n_past, n)| world.slate(user, n_past, &items(n)))
+            .collect();
+        let together = world.score(&net, &weights, &slates);
+        let alone: Vec<f32> = slates
+            .iter()
+            .flat_map(|slate| world.score(&net, &weights, std::slice::from_ref(slate)))
+            .collect();
+        assert!(
+            apart(&together, &alone) < SAME,
+            "{name}: {}",
+            apart(&together, &alone)
+        );
+    }
+}
+
+#[test]
+fn candidates_in_another_order_keep_their_scores() {
+    let world = World::new();
+    for (name, config) in models() {
+        let weights = weights(&config);
+        let net = net(&weights);
+        let n_tasks = config.n_tasks();
+        let (mut slate, n) = (world.slate(3, 9, &items(12)), 12);
+        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
+        slate.candidates.reverse();
+        let reversed = world.score(&net, &weights, &[slate]);
+        let back: Vec<f32> = (0..n)
+            .rev()
+            .flat_map(|at: usize| reversed[at * n_tasks..(at + 1) * n_tasks].to_vec())
+            .collect();
+        assert!(apart(&scores, &back) < SAME, "{name}: {}", apart(&scores, &back));
+    }
+}
+
+#[test]
+fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
+    let world = World::new();
+    for kind in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::Hstu] {
+        let mut weights = weights(&model(kind, HeadKind::Single, true));
+        let slates = [world.slate(3, 9, &items(12)), world.slate(4, 4, &items(20))];
+        let full = world.score(&net(&weights), &weights, &slates);
+        let still = net(&weights).still(None);
+        for _ in 0..2 {
+            let kept = world.score(&still, &weights, &slates);
+            assert!(apart(&full, &kept) < SAME, "{kind:?}: {}", apart(&full, &kept));
+        }
+        weights.frozen = Some(weights.base());
+        let frozen = world.score(&net(&weights), &weights, &slates);
+        assert!(
+            apart(&full, &frozen) < SAME,
+            "{kind:?}: {}",
+            apart(&full, &frozen)
+        );
+        // The next version of a frozen model takes over what was kept of it.
+        let next = net(&weights).still(Some(net(&weights).still(None)));
+        assert!(apart(&full, &world.score(&next, &weights, &slates)) < SAME);
+    }
+}
+
+/// A restart finds nothing kept, and other items first: it must come to the same bits.
+#[test]
+fn a_kept_item_has_the_same_bits_whatever_it_was_computed_beside() {
+    let world = World::new();
+    let mut weights = weights(&model(SequenceKind::Mean, HeadKind::Single, true));
+    weights.frozen = Some(weights.base());
+    let slate = world.slate(3, 9, &items(12));
+    let bits = |before: &[Shown]| -> Vec<u32> {
+        let net = net(&weights);
+        for slate in before {
+            world.score(&net, &weights, std::slice::from_ref(slate));
+        }
+        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
+        scores.into_iter().map(f32::to_bits).collect()
+    };
+    let cold = bits(&[]);
+    for n in 1..40 {
+        let other = world.slate(9, n % 7, &(0..n).map(|item| 39 - item).collect::<Vec<_>>());
+        assert_eq!(cold, bits(&[other]), "after a slate of {n}");
+    }
+}
+
+#[test]
+fn an_adapter_added_to_its_layer_scores_as_beside_it() {
+    let world = World::new();
+    for kind in [SequenceKind::Din, SequenceKind::Hstu] {
+        let mut config = model(kind, HeadKind::Single, true);
+        config.lora.on.extend(
+            [
+                "sequence.first",
+                "sequence.layer0.uvqk",
+                "content.text",
+                "content.layer0.value",
+            ]
+            .map(str::to_owned),
+        );
+        let beside = weights(&config);
+        let merged = merge(&beside);
+        let slates = [world.slate(3, 9, &items(12))];
+        let (a, b) = (
+            world.score(&net(&beside), &beside, &slates),
+            world.score(&net(&merged), &merged, &slates),
+        );
+        assert!(apart(&a, &b) < 1e-5, "{kind:?}: {}", apart(&a, &b));
+        let mut without = beside.clone();
+        for (name, array) in &mut without.dense {
+            if name.ends_with("lora_b") {
+                array.values = vec![0.0; array.values.len()].into();
+            }
+        }
+        let c = world.score(&net(&without), &without, &slates);
+        assert!(
+            apart(&a, &c) > 1e-2,
+            "the adapters did nothing: {}",
+            apart(&a, &c)
+        );
+    }
+}
+
+/// `W + s B A` in plain loops.
+fn merge(weights: &Weights) -> Weights {
+    let mut merged = weights.clone();
+    #[expect(clippy::cast_possible_truncation, reason = "a scale")]
+    let scale = weights.config.lora.scale() as f32;
+    let layers: Vec<String> = weights
+        .dense
+        .keys()
+        .filter_map(|name| Some(name.strip_suffix(".lora_b")?.to_owned()))
+        .collect();
+    assert!(layers.len() >= 4, "{layers:?}");
+    for layer in layers {
+        let array = |part: &str| -> Array { weights.dense[&format!("{layer}.{part}")].clone() };
+        let (w, a, b) = (array("weight"), array("lora_a"), array("lora_b"));
+        let (rank, n_in) = (a.shape[0], a.shape[1]);
+        let values = (0..w.values.len()).map(|at| {
+            let (row, column) = (at / n_in, at % n_in);
+            let low: f32 = (0..rank)
+                .map(|r| b.values[row * rank + r] * a.values[r * n_in + column])
+                .sum();
+            w.values[at] + scale * low
+        });
+        let values = values.collect();
+        merged.dense.insert(
+            format!("{layer}.weight"),
+            Array {
+                shape: w.shape.clone(),
+                values,
+            },
+        );
+        let zero = vec![0.0; b.values.len()].into();
+        merged.dense.insert(
+            format!("{layer}.lora_b"),
+            Array {
+                shape: b.shape,
+                values: zero,
+            },
+        );
+    }
+    merged
+}
+
+#[test]
+fn an_empty_history_and_missing_contents_are_scored() {
+    let world = World::new();
+    for (name, config) in models() {
+        let weights = weights(&config);
+        let net = net(&weights);
+        // Items 3, 15 and 27 have neither text nor picture.
+        for slate in [
+            world.slate(1, 0, &[3, 15, 27]),
+            world.slate(2, 0, &[1]),
+            world.slate(3, 3, &[3]),
+        ] {
+            let scores = world.score(&net, &weights, &[slate]);
+            assert!(scores.iter().all(|score| score.is_finite()), "{name}: {scores:?}");
+        }
+    }
+}
+
+/// What the sequence blocks must see: who acted on what, when, and as which action.
+#[test]
+fn order_time_and_kind_of_past_actions_matter_where_they_should() {
+    let world = World::new();
+    for kind in [SequenceKind::Din, SequenceKind::Hstu, SequenceKind::HstuResearch] {
+        let weights = weights(&model(kind, HeadKind::Single, false));
+        let net = net(&weights);
+        let slate = world.slate(3, 8, &items(6));
+        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
+        let changed = |change: &dyn Fn(&mut ouzel_sample::Request)| {
+            let mut other = slate.clone();
+            change(Arc::make_mut(&mut other.request));
+            apart(&scores, &world.score(&net, &weights, &[other]))
+        };
+        let item = changed(&|request| request.history[2].item = Id(39));
+        let task = changed(&|request| request.history[2].task ^= 1);
+        let time = changed(&|request| request.history[2].ts = EventTime(0));
+        let order = changed(&|request| request.history.reverse());
+        assert!(item > 1e-5, "{kind:?}");
+        // DIN takes the past as a set of items.
+        let is_sequential = kind != SequenceKind::Din;
+        for (what, apart) in [("task", task), ("time", time), ("order", order)] {
+            assert_eq!(apart > 1e-5, is_sequential, "{kind:?} {what}: {apart}");
+        }
+    }
+}

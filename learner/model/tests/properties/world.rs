@@ -1,0 +1,202 @@
+//! Made-up requests with histories and contents, and models whose every weight is at work.
+
+use std::sync::Arc;
+
+use ouzel_model::{
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, ModelConfig, Net, SequenceConfig,
+    SequenceKind, Weights, normal, shapes,
+};
+use ouzel_sample::{
+    Attribute, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Predicted, Request,
+    Shown, Slot, Vector, VectorId, VectorMap, VectorTable,
+};
+use tch::Device;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Items with contents: some with text, some with a picture, some with both, some with neither.
+pub(crate) struct World {
+    table: VectorTable,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let table = VectorTable::default();
+        for item in 0..40u64 {
+            let vector = |lane: u64, width: u64| {
+                let values: Vec<f32> = (0..width).map(|i| normal(5, item, lane + i)).collect();
+                Vector::given(&values)
+            };
+            let mut vectors = ItemVectors::default();
+            if item % 4 != 3 {
+                vectors[0] = vector(0, 6);
+            }
+            if item % 3 != 0 {
+                vectors[1] = vector(100, 5);
+            }
+            table.put(Id(item), vectors);
+        }
+        Self { table }
+    }
+
+    fn content(&self, item: u64) -> VectorId {
+        self.table.of(Id(item))
+    }
+
+    /// A request of a user with `n_past` actions, with these candidates.
+    pub(crate) fn slate(&self, user: u64, n_past: u64, items: &[u64]) -> Shown {
+        let now = EventTime(100 * DAY_MS);
+        let past = |n: u64| (user * 7 + n * 3) % 40;
+        let history: Vec<HistoryEntry> = (0..n_past)
+            .map(|n| HistoryEntry {
+                item: Id(past(n)),
+                ts: EventTime(now.0 - i64::try_from((n_past - n) * (n + 1)).unwrap() * 60_000),
+                about: Id(1000 + past(n) % 3),
+                task: u8::try_from(n % 2).unwrap(),
+            })
+            .collect();
+        let candidate = |item: &u64| {
+            let dense: Vec<f32> = (0..N_DENSE)
+                .map(|lane| {
+                    if lane % 5 == 4 {
+                        0.0
+                    } else {
+                        normal(9, user * 50 + item, lane as u64)
+                    }
+                })
+                .collect();
+            Arc::new(Candidate {
+                item: Id(*item),
+                attributes: vec![Attribute {
+                    slot: Slot::Category,
+                    value: Id(1000 + item % 3),
+                }],
+                position: None,
+                dense: Dense::try_from(dense).unwrap(),
+                content: self.content(*item),
+                predicted: Predicted::default(),
+            })
+        };
+        Shown {
+            request: Arc::new(Request {
+                id: Id(user),
+                user: Id(user),
+                ts: now,
+                context: vec![Id(user % 2)],
+                contents: (0..n_past).map(|n| self.content(past(n))).collect(),
+                history,
+                n_items: u16::try_from(items.len()).unwrap(),
+            }),
+            candidates: items.iter().map(candidate).collect(),
+        }
+    }
+
+    pub(crate) fn vectors(&self, slates: &[Shown]) -> VectorMap {
+        let ids = slates.iter().flat_map(|slate| {
+            let of_items = slate.candidates.iter().map(|candidate| candidate.content);
+            slate.request.contents.iter().copied().chain(of_items)
+        });
+        VectorMap::new(&self.table.list(), ids)
+    }
+
+    /// Scores `[n_candidates * n_tasks]`, all slates in one batch.
+    pub(crate) fn score(&self, net: &Net, weights: &Weights, slates: &[Shown]) -> Vec<f32> {
+        let inputs = Inputs::of_shown(&weights.config, slates, &self.vectors(slates));
+        net.score(&inputs, weights).unwrap()
+    }
+}
+
+/// Every sequence block and every head, with content and without.
+pub(crate) fn models() -> Vec<(String, ModelConfig)> {
+    let mut models = Vec::new();
+    for sequence in [
+        SequenceKind::Mean,
+        SequenceKind::Din,
+        SequenceKind::Hstu,
+        SequenceKind::HstuResearch,
+    ] {
+        for has_content in [false, true] {
+            let head = match (sequence, has_content) {
+                (SequenceKind::Din, true) => HeadKind::Mmoe,
+                (SequenceKind::Hstu, true) => HeadKind::SharedBottom,
+                _ => HeadKind::Single,
+            };
+            models.push((
+                format!("{sequence:?} {head:?} content: {has_content}"),
+                model(sequence, head, has_content),
+            ));
+        }
+    }
+    models
+}
+
+pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -> ModelConfig {
+    ModelConfig {
+        dim: 4,
+        history_len: 12,
+        hidden: vec![16, 8],
+        learned_missing: true,
+        tasks: vec!["click".into(), "order".into()],
+        content: ContentConfig {
+            enabled: has_content,
+            widths: [6, 5],
+            width: 8,
+            ..ContentConfig::default()
+        },
+        interest: InterestConfig {
+            enabled: has_content,
+            width: 8,
+            history_len: 12,
+        },
+        contrast: if has_content { 8 } else { 0 },
+        sequence: SequenceConfig {
+            kind: sequence,
+            history_len: 12,
+            width: 8,
+            layers: 2,
+            heads: 2,
+            key: 4,
+            value: 4,
+            unit: [8, 4],
+        },
+        head: HeadConfig {
+            kind: head,
+            experts: 3,
+            expert: 8,
+            tower: 4,
+        },
+        ..ModelConfig::default()
+    }
+}
+
+/// Weights none of which is at a value where it would do nothing.
+pub(crate) fn weights(config: &ModelConfig) -> Weights {
+    let mut weights = Weights::new(config.clone(), 1, 0.1, 2);
+    for (stream, shape) in (0u64..).zip(shapes(config)) {
+        let array = weights.dense.get_mut(&shape.name).unwrap();
+        array.values = array
+            .values
+            .iter()
+            .zip(0u64..)
+            .map(|(value, lane)| value + 0.3 * normal(77, stream, lane))
+            .collect();
+    }
+    for item in 0..40u64 {
+        for id in [Id(item), Id(1000 + item % 3)] {
+            weights.rows.insert(id);
+        }
+    }
+    weights
+}
+
+pub(crate) fn net(weights: &Weights) -> Net {
+    tch::set_num_threads(1);
+    Net::new(weights, Device::Cpu).unwrap()
+}
+
+/// Largest difference of two lists of scores, over `1 + |score|`.
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs() / (1.0 + b.abs()));
+    apart.fold(0.0, f32::max)
+}

@@ -1,0 +1,219 @@
+//! Time must not change a model: the whole pipeline on one log, with one core or all, fetches of any size, delays
+//! anywhere between its stages and a wall clock that jumps by weeks, comes to the same bits.
+//!
+//! Six runs, or as many as `OUZEL_SCHEDULES` says. `ouzel verify` does the like to a daemon from outside, with
+//! SIGSTOP; it cannot move that one's clock.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use ouzel::clock::Clock;
+use ouzel::config::Config;
+use ouzel::supervisor::{Shutdown, Task, Waited};
+use ouzel::telemetry::Metrics;
+use ouzel::topology::{self, AnySource, Plan};
+use ouzel::verify::evidence::Evidence;
+use ouzel_ingest::{DeadLetters, Error, MemorySource, PartitionState, Polled, Source};
+use ouzel_sample::{PartitionId, Position, Record, Stream};
+use ouzel_snapshot::Store;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::PATIENCE;
+use super::world::{Dice, START_MS, World};
+
+/// Partitions of each stream.
+const N_PARTITIONS: u64 = 2;
+/// The clock tells any time this long after the world's.
+const JUMP_MS: u64 = 60 * 86_400_000;
+/// One call in this many is held up, by so many microseconds at most.
+const HELD_UP: u64 = 8;
+const LONGEST_US: u64 = 4000;
+
+/// What one run is put through.
+#[derive(Clone, Copy, Debug)]
+struct Schedule {
+    seed: u64,
+    is_on_one_core: bool,
+    is_held_up: bool,
+    is_clock_jumping: bool,
+}
+
+impl Schedule {
+    /// The first is left alone; then every mix in turn.
+    fn number(n: u64) -> Self {
+        Self {
+            seed: n,
+            is_on_one_core: n & 1 != 0,
+            is_held_up: n & 2 != 0,
+            is_clock_jumping: n & 4 != 0 || n == 3,
+        }
+    }
+
+    fn hold_up(self, dice: &mut Dice) {
+        if self.is_held_up && dice.below(HELD_UP) == 0 {
+            std::thread::sleep(Duration::from_micros(dice.below(LONGEST_US)));
+        }
+    }
+}
+
+/// A clock that nobody should believe. Whoever reads it may be held up: the learner after each batch, the writer
+/// of snapshots before and after it collects old ones.
+struct Unsteady {
+    schedule: Schedule,
+    dice: Mutex<Dice>,
+}
+
+impl Clock for Unsteady {
+    fn now_ms(&self) -> i64 {
+        let mut dice = self.dice.lock().unwrap();
+        self.schedule.hold_up(&mut dice);
+        let jump = if self.schedule.is_clock_jumping {
+            dice.below(JUMP_MS)
+        } else {
+            0
+        };
+        START_MS + i64::try_from(jump).unwrap()
+    }
+}
+
+/// A source that hands its records out in pieces of any size, with delays.
+struct Haphazard {
+    schedule: Schedule,
+    inner: MemorySource,
+    pieces: VecDeque<Polled>,
+    dice: Dice,
+}
+
+impl Source for Haphazard {
+    fn poll(&mut self, timeout: Duration) -> Result<Polled, Error> {
+        self.schedule.hold_up(&mut self.dice);
+        if self.pieces.is_empty() {
+            match self.inner.poll(timeout)? {
+                Polled::Records(records) => {
+                    let mut left = records.as_slice();
+                    while !left.is_empty() {
+                        let n = usize::try_from(1 + self.dice.below(left.len() as u64)).unwrap();
+                        let (piece, rest) = left.split_at(n);
+                        self.pieces.push_back(Polled::Records(piece.to_vec()));
+                        left = rest;
+                    }
+                }
+                other => return Ok(other),
+            }
+        }
+        Ok(self.pieces.pop_front().expect("records are never empty"))
+    }
+
+    fn pause(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
+        self.inner.pause(partitions)
+    }
+
+    fn resume(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
+        self.inner.resume(partitions)
+    }
+
+    fn partitions(&self) -> Vec<PartitionState> {
+        self.inner.partitions()
+    }
+}
+
+/// The world's records, those of a key in one partition.
+fn records(world: &World) -> Vec<Record> {
+    let mut next = std::collections::BTreeMap::<PartitionId, i64>::new();
+    let record = |event: &ouzel_ingest::DataEvent| {
+        let sum: u64 = event.key.bytes().map(u64::from).sum();
+        let partition = PartitionId {
+            stream: event.stream,
+            partition: i32::try_from(sum % N_PARTITIONS).unwrap(),
+        };
+        let next = next.entry(partition).or_default();
+        let offset = *next;
+        *next += 1;
+        Record {
+            position: Position { partition, offset },
+            timestamp_ms: Some(event.ts_ms),
+            payload: Some(event.payload.clone()),
+        }
+    };
+    world.events.iter().map(record).collect()
+}
+
+/// One run, and what its last snapshot says.
+fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
+    let state = dir.join(format!("state-{}", schedule.seed));
+    let text = format!(
+        "snapshot.dir = {state:?}\nserving.listen = \"127.0.0.1:0\"\nlearner.batch_min_samples = 32\n\
+         learner.flush_idle = \"0s\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
+    );
+    let config = Config::parse(&text, "schedules.toml").unwrap();
+    if schedule.is_on_one_core {
+        // Threads started from here on inherit it.
+        let mine = sched_getaffinity(None).unwrap();
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| mine.is_set(*cpu)).unwrap();
+        let mut one = CpuSet::new();
+        one.set(first);
+        sched_setaffinity(None, &one).unwrap();
+    }
+    let plan = Plan {
+        config: &config,
+        open: Box::new(|from| {
+            let source = Haphazard {
+                schedule,
+                inner: MemorySource::new(records.to_vec(), from),
+                pieces: VecDeque::new(),
+                dice: Dice::new(schedule.seed),
+            };
+            Ok(Box::new(source) as AnySource)
+        }),
+        letters: DeadLetters::discard(),
+        seed: Box::new(|_| {}),
+        clock: Arc::new(Unsteady {
+            schedule,
+            dice: Mutex::new(Dice::new(!schedule.seed)),
+        }),
+        scores: None,
+    };
+    let shutdown = Shutdown::new();
+    let mut running = topology::start(plan, metrics, &shutdown).unwrap();
+    let pipeline = [Task::Poll, Task::Join, Task::Learner, Task::Snapshot];
+    assert_eq!(running.supervisor.wait_for(&pipeline, PATIENCE), Waited::Ended);
+    shutdown.trigger();
+    running.supervisor.wait().into_result().unwrap();
+    let newest = Store::inspect(&state).newest_valid().unwrap().snapshot.unwrap();
+    Evidence::of(newest.manifest()).unwrap()
+}
+
+#[test]
+fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
+    let n_runs = std::env::var("OUZEL_SCHEDULES").map_or(6, |n| n.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::make(400, &dir.path().join("world"));
+    let records = records(&world);
+    for stream in Stream::ALL {
+        let of = records
+            .iter()
+            .filter(|record| record.position.partition.stream == stream);
+        let partitions: std::collections::BTreeSet<i32> =
+            of.map(|record| record.position.partition.partition).collect();
+        assert_eq!(partitions.len() as u64, N_PARTITIONS);
+    }
+    // A thread of its own for each: what it is bound to goes with it.
+    let run = |schedule| {
+        let (dir, records) = (dir.path(), records.as_slice());
+        std::thread::scope(|scope| scope.spawn(move || run(dir, records, schedule)).join().unwrap())
+    };
+    let calm = run(Schedule::number(0));
+    assert_eq!(calm.n_samples, world.expected.shown);
+    assert!(calm.n_batches > 20);
+    for n in 1..n_runs {
+        let schedule = Schedule::number(n);
+        let found = run(schedule);
+        if let Err(error) = found.must_equal(&calm, "the run left alone") {
+            panic!("{schedule:?}: {error:#}");
+        }
+    }
+}
