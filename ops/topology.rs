@@ -22,6 +22,7 @@ use anyhow::Context;
 use ouzel_ingest::order::{Orderer, is_bootstrapping};
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
+use ouzel_learner::settle;
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, FeatureState, PartitionId, Positions};
 use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
@@ -147,6 +148,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let (to_control, from_admin) = channel();
     let mut supervisor = Supervisor::new(shutdown.clone());
 
+    let threads = config.learner_config().threads;
     // Scoring first: after a crash the last snapshot is served while the log is still being caught up with.
     for number in 0..config.serving.workers {
         let now_of = Arc::clone(&live);
@@ -162,6 +164,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         let queue = Arc::clone(&queue);
         let number = u16::try_from(number).context("serving.workers is at most 65535")?;
         supervisor.spawn(Task::Scorer(number), move || {
+            settle(threads);
             work(&queue, &mut scorer);
             Ok(())
         })?;
@@ -208,7 +211,10 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         note: None,
         buckets_told: None,
     };
-    supervisor.spawn(Task::Learner, move || learn.run(&from_join))?;
+    supervisor.spawn(Task::Learner, move || {
+        settle(threads);
+        learn.run(&from_join)
+    })?;
 
     let settings = JoinSettings {
         hold: config.order.hold.duration(),
@@ -233,7 +239,10 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
                 features,
                 out: to_join,
             };
-            supervisor.spawn(Task::Encode, move || encode.run(&from_join))?;
+            supervisor.spawn(Task::Encode, move || {
+                settle(threads);
+                encode.run(&from_join)
+            })?;
             Some(encoding)
         }
     };

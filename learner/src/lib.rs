@@ -30,4 +30,4 @@ pub use fingerprint::{LIBTORCH, cpu_capability};
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::weights_hash;
-pub use trainer::{StepReport, Trainer};
+pub use trainer::{StepReport, Trainer, settle};

@@ -16,6 +16,15 @@ use crate::update::{Gradient, RowGradient, Updated};
 /// Slates predicted in one forward pass.
 const PREDICT_SLATES: usize = 256;
 
+/// Sets how many threads one operation of the calling thread has.
+///
+/// libtorch and MKL keep that number by calling thread. One that has not set it computes its first products with as many
+/// as there are cores, and so with other bits than a process has that is further on: every thread that computes calls
+/// this before anything else.
+pub fn settle(threads: i32) {
+    tch::set_num_threads(threads.max(1));
+}
+
 /// The model with all that learning needs of it.
 #[derive(Debug)]
 pub struct Trainer {
@@ -75,7 +84,7 @@ impl Trainer {
     /// A trainer around weights, its optimizer state behind the rows kept, that of dense weights new.
     pub(crate) fn with(weights: Weights, config: LearnerConfig) -> Result<Self, Error> {
         config.check(&weights.config)?;
-        tch::set_num_threads(config.threads.max(1));
+        settle(config.threads);
         let net = Net::new(&weights, config.device()?)?;
         backward::track_params(&net);
         let dense = DenseOptimizer::new(config.dense, net.params().map(|(_, tensor)| tensor));
