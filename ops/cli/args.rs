@@ -329,7 +329,7 @@ pub enum ModelVerb {
 /// `ouzel model describe`.
 #[derive(Debug, Args)]
 pub struct DescribeArgs {
-    /// A ready-made model, or a .toml file with keys of [model] [default: the configuration's]
+    /// A ready-made model, or a .toml file with keys of the section model [default: the configuration's]
     #[arg(value_name = "NAME|FILE.toml")]
     pub model: Option<String>,
     /// The configuration that it is to run under [default: every default, and vectors as `make encoders` has them]
