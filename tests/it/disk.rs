@@ -248,7 +248,7 @@ fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
 fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
     let broker = Broker::embedded(1);
     let on_disk =
-        format!("{SETTINGS}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 8, cache = \"1MiB\" }}");
+        format!("{SETTINGS}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 2, cache = \"256B\" }}");
     let mut home = Home::new(&broker, &on_disk);
     let world = World::make(600, &home.path().join("world"));
     let pieces: Vec<_> = world.events.chunks(world.events.len() / 3 + 1).collect();
