@@ -76,7 +76,8 @@ fn pauses(daemon: &Daemon) {
     until("the plan log cannot be written", || {
         (daemon.metric(STALLED, "") > 0.0).then_some(())
     });
-    assert!(daemon.said("the plan log cannot be written").is_some());
+    // Its words take a while from its pipe to where they are looked up.
+    until("it says so", || daemon.said("the plan log cannot be written"));
     // What was on its way to the learner arrives; then nothing more does.
     let mut before = samples(daemon);
     until("nothing more is learned", || {
@@ -128,7 +129,7 @@ fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
     until("a snapshot has failed", || {
         (daemon.metric(FAILED, "{reason=\"full\"}") > 0.0).then_some(())
     });
-    assert!(daemon.said("snapshot not written").is_some());
+    until("it says so", || daemon.said("snapshot not written"));
     until("learning goes on", || (samples(&daemon) > learned).then_some(()));
     serves(&daemon);
     assert_eq!((home.latest(), sound(&home)), (before, n_before));

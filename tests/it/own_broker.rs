@@ -133,7 +133,7 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(n_served > 10);
-    assert!(daemon.said("kafka is disturbed").is_some());
+    until("the outage was noticed", || daemon.said("kafka is disturbed"));
     daemon.snapshot();
     assert_eq!(own.kafka(&["start", "again"]), own.address);
     broker.feed(late);
