@@ -29,7 +29,10 @@ impl Own {
     /// Starts one with the jars that `kafka.py run` has fetched.
     fn start(test: &str) -> Option<Self> {
         if std::env::var_os("OUZEL_KAFKA_JARS").is_none() {
-            skipped(test);
+            skipped(
+                test,
+                "run it by `ops/setup/kafka.py run -- cargo test`, which knows where a broker's jars are",
+            );
             return None;
         }
         let mut own = Self {
