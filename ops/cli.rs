@@ -13,8 +13,9 @@ use std::io::{self, Write};
 use clap::Parser;
 
 pub use args::{
-    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, FileArgs, JoinArgs, Labels,
-    ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
+    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs,
+    Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs,
+    TopicsVerb, Verb, VerifyArgs,
 };
 pub use exit::{Exit, Tell, report};
 pub use point::RangePoint;
@@ -58,6 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
 fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
     match verb {
         Verb::Config(args) => commands::config::run(args, out),
+        Verb::Model(args) => commands::model::run(args, out),
         Verb::Completions(args) => commands::completions::run(args, out),
         Verb::Snapshot(args) => commands::snapshot::run(args, out),
         Verb::Topics(args) => commands::topics::run(args, out),
@@ -144,6 +146,9 @@ mod tests {
             "snapshot list --state a --config b",
             "config check",
             "config check --json",
+            "model",
+            "model describe a b",
+            "model describe --history -1",
             "topics create",
             "completions klingon",
         ] {

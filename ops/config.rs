@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use content::Content;
-pub use model::{Bound, Dense, Model, Optimizer};
+pub use model::{Bound, Dense, Model, Optimizer, READY_MADE};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
 pub use stream::{Dedup, Events, Features, Join, JoinSource, JoinStore, Order, Policy, Sled, Task, Tier};

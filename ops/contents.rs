@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics::counter;
 
 use ouzel_learner::model::encode::{Encoder, ImageEncoder, TextEncoder};
@@ -53,6 +53,19 @@ impl Contents {
         }
         if encoders.iter().all(Option::is_none) {
             return Ok(None);
+        }
+        let folders = [&content.text_encoder, &content.image_encoder];
+        for ((encoder, folder), width) in encoders.iter().zip(folders).zip(config.model.content.widths) {
+            let Some(made) = encoder.as_ref().map(|encoder| encoder.version().dim) else {
+                continue;
+            };
+            if width != 0 && usize::try_from(made) != Ok(width) {
+                bail!(
+                    "the encoder {} makes vectors of {made} floats, model.content.widths says {width}: set it to \
+                     {made}, or to 0 to take the encoder's",
+                    folder.display()
+                );
+            }
         }
         let dir = config.vector_dir();
         let (store, recovery) = VectorStore::open(&dir, VectorLimits::default())
@@ -230,5 +243,26 @@ mod tests {
         for refused in ["../b.jpg", "c.jpg", "none.jpg", "", absolute.to_str().unwrap()] {
             assert_eq!(image(&root, refused), None, "{refused}");
         }
+    }
+
+    #[test]
+    fn an_encoder_of_another_width_than_the_model_reads_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/model/tests/encode/fixtures/tiny-bert");
+        let mut config = Config::default();
+        config.content.text_encoder.clone_from(&folder);
+        config.content.store = dir.path().to_owned();
+        for width in [0, 16] {
+            config.model.content.widths = [width, 0];
+            assert!(Contents::open(&config).unwrap().is_some(), "{width}");
+        }
+        config.model.content.widths = [384, 0];
+        let message = Contents::open(&config).unwrap_err().to_string();
+        let expected = format!(
+            "the encoder {} makes vectors of 16 floats, model.content.widths says 384",
+            folder.display()
+        );
+        assert!(message.starts_with(&expected), "{message}");
     }
 }

@@ -15,6 +15,7 @@ use crate::admin::{AdminReply, AdminRequest, Status};
 use crate::clock::Clock;
 use crate::live::Live;
 use crate::stages::learn::{Ask, Control};
+use crate::turn::Turn;
 
 /// Longest wait for a stage to do what was asked.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,6 +61,8 @@ impl Desk {
                 .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why")),
             AdminRequest::Rollback { id, note } => self.rollback(&id, &note).map(Some),
             AdminRequest::Pin { id, note } => self.pin(&id, &note).map(Some),
+            AdminRequest::FreezeBase { note } => self.turn(Turn::FreezeBase, note).map(Some),
+            AdminRequest::Rebase { note } => self.turn(Turn::Rebase, note).map(Some),
             AdminRequest::Unpin { note } => self
                 .store
                 .unpin(&note, self.clock.now_ms())
@@ -88,6 +91,15 @@ impl Desk {
             .snapshot_now(PATIENCE)
             .context("rolled back, but the snapshot after it was not written")?;
         Ok(id)
+    }
+
+    /// Done between two batches, and durable with the snapshot that follows.
+    fn turn(&self, turn: Turn, note: String) -> anyhow::Result<SnapshotId> {
+        self.ask(Control::Turn(turn, note))?;
+        self.live.snapshot_now(PATIENCE).with_context(|| {
+            let done = turn.done();
+            format!("{done}, but the snapshot after it was not written: until one is, a crash undoes it")
+        })
     }
 
     fn pin(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {

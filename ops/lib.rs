@@ -20,4 +20,5 @@ pub mod stages;
 pub mod supervisor;
 pub mod telemetry;
 pub mod topology;
+pub mod turn;
 pub mod verify;

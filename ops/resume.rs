@@ -166,20 +166,28 @@ pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::
 
 /// What every manifest of this process says of it.
 pub fn provenance(config: &Config, contents: Option<&Contents>) -> Provenance {
-    let fingerprint = Fingerprint {
+    Provenance {
+        fingerprint: fingerprint(config),
+        config_hash: config_hash(config),
+        schema: schema(config, contents),
+    }
+}
+
+/// What decides the bits of what this process learns.
+pub fn fingerprint(config: &Config) -> Fingerprint {
+    Fingerprint {
         ouzel: env!("CARGO_PKG_VERSION").to_owned(),
         git: None,
         libtorch: Some(ouzel_learner::LIBTORCH.to_owned()),
         device: config.learner.device.clone(),
         cpu_capability: ouzel_learner::cpu_capability(),
         n_threads: u32::try_from(config.learner.threads).unwrap_or(u32::MAX),
-    };
-    let config_hash = blake3::hash(config.show().as_bytes()).to_hex().to_string();
-    Provenance {
-        fingerprint,
-        config_hash,
-        schema: schema(config, contents),
     }
+}
+
+/// Hash of the effective configuration.
+pub fn config_hash(config: &Config) -> String {
+    blake3::hash(config.show().as_bytes()).to_hex().to_string()
 }
 
 /// Fingerprint of what gives features and weights their meaning.

@@ -78,7 +78,8 @@ impl Caps {
             "events = {{ max_items = {SLATE}, max_attributes = {VALUES} }}\n\
              join = {{ max_pending = {pending}, max_waiting = {waiting}, max_remembered = {remembered} }}\n\
              learner.max_rows = {rows}\n\
-             model = {{ dim = {DIM}, history_len = {HISTORY} }}\n\
+             model = {{ dim = {DIM}, history_len = {HISTORY}, sequence.history_len = {HISTORY}, \
+             interest.history_len = {HISTORY} }}\n\
              [features]\nhistory_len = {HISTORY}\nhistory_kept = {HISTORY}\n\
              max_users = {users}\nmax_counters = {counters}\nmax_catalog = \"{catalog}B\"\n"
         );

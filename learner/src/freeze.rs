@@ -19,6 +19,18 @@ impl Trainer {
         self.net.is_frozen()
     }
 
+    /// What the base is, once it is frozen: equal texts, equal bits.
+    #[must_use]
+    pub fn base(&self) -> Option<String> {
+        self.weights.frozen.map(|base| format!("{base:016x}"))
+    }
+
+    /// Whether any layer has an adapter.
+    #[must_use]
+    pub fn has_adapters(&self) -> bool {
+        self.net.params().any(|(name, _)| is_adapter(name))
+    }
+
     /// Whether there is anything to freeze.
     #[must_use]
     pub fn has_base(&self) -> bool {

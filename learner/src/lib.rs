@@ -27,7 +27,7 @@ pub use clip::Clipped;
 pub use config::LearnerConfig;
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
-pub use optim::DenseRule;
+pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::weights_hash;
 pub use trainer::{StepReport, Trainer};

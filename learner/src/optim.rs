@@ -11,9 +11,9 @@ pub(crate) use dense::DenseOptimizer;
 pub use dense::DenseRule;
 
 /// Floats of state behind an embedding row: the accumulated mean squared gradient.
-pub(crate) const ROW_STATE: usize = 1;
+pub const ROW_STATE: usize = 1;
 /// Floats of state behind a wide weight: FTRL's `z` and `n`.
-pub(crate) const WIDE_STATE: usize = 2;
+pub const WIDE_STATE: usize = 2;
 
 const EPSILON: f32 = 1e-8;
 

@@ -29,6 +29,18 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
+    /// Freeze the base of the model; answered once a snapshot has it.
+    FreezeBase {
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Add what the adapters have learned to the base; answered once a snapshot has it.
+    Rebase {
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
     /// Serve the newest version again.
     Unpin {
         /// Why, for the audit log.

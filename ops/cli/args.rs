@@ -41,6 +41,8 @@ pub enum Verb {
     Snapshot(SnapshotArgs),
     /// Show, check and describe the configuration
     Config(ConfigArgs),
+    /// Say what a model is made of, and what it costs
+    Model(ModelArgs),
     /// Make the topics
     Topics(TopicsArgs),
     /// Print a completion script for a shell
@@ -60,6 +62,7 @@ impl Verb {
             Verb::Verify(_) => "verify",
             Verb::Snapshot(_) => "snapshot",
             Verb::Config(_) => "config",
+            Verb::Model(_) => "model",
             Verb::Topics(_) => "topics",
             Verb::Completions(_) => "completions",
         }
@@ -249,6 +252,18 @@ pub enum SnapshotVerb {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
+    /// Freeze the base of the model, the blocks over content and history: adapters learn in its place from here on
+    FreezeBase {
+        /// Why, for the audit log and the manifest
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// Add what the adapters have learned to the frozen base, and start them anew
+    Rebase {
+        /// Why, for the audit log and the manifest
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
     /// Remove old snapshots; pinned, served and newest ones stay
     Gc {
         /// How many to keep [default: snapshot.keep of the configuration]
@@ -289,6 +304,43 @@ pub enum ConfigVerb {
     },
     /// Print the JSON Schema of the configuration file
     Schema,
+}
+
+/// `ouzel model`.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ModelVerb,
+}
+
+/// The commands about models.
+#[derive(Debug, Subcommand)]
+pub enum ModelVerb {
+    /// List the ready-made models
+    List,
+    /// Show a model's blocks, its weights, and the operations of a request, of a candidate and of an item
+    Describe(DescribeArgs),
+}
+
+/// `ouzel model describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// A ready-made model, or a .toml file with keys of [model] [default: the configuration's]
+    #[arg(value_name = "NAME|FILE.toml")]
+    pub model: Option<String>,
+    /// The configuration that it is to run under [default: every default, and vectors as `make encoders` has them]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Entries of the user's history [default: as many as each block reads]
+    #[arg(long, value_name = "N")]
+    pub history: Option<u32>,
+    /// Candidates of a request
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub candidates: u32,
 }
 
 /// A configuration file, by place or by name.
@@ -400,11 +452,16 @@ mod tests {
             "snapshot pin 1 --note why",
             "snapshot unpin",
             "snapshot rollback 00000000000000000001",
+            "snapshot freeze-base --config c --note warm",
+            "snapshot rebase --json --config c",
             "snapshot gc --keep 3",
             "config show",
             "config show f",
             "config check --config f",
             "config schema",
+            "model list --json",
+            "model describe",
+            "model describe din --config f --history 20 --candidates 8 --json",
             "topics create --config f --partitions 4",
             "verify --kills 200 --seed 7 --json --state s",
             "completions zsh",

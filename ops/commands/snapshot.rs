@@ -4,6 +4,7 @@
 //! socket, because it owns the state directory; otherwise it is done here.
 
 mod text;
+mod turn;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,12 +17,13 @@ use crate::admin::{AdminReply, AdminRequest, Client};
 use crate::cli::{Exit, SnapshotArgs, SnapshotVerb, StateArgs, Tell};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::turn::Turn;
 
 /// Where the state is and who may own it.
 struct Place {
     dir: PathBuf,
     socket: PathBuf,
-    keep: usize,
+    config: Config,
 }
 
 /// Runs the command.
@@ -49,13 +51,19 @@ pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
                 id: id.to_string(),
                 note: note.clone(),
             };
-            let by = place.change(&request, |store, now_ms| Ok(store.pin(id, note, now_ms)?))?;
-            done(&format!("pinned {id}"), Some(id), by, args.json, out)
+            let by = place.change(&request, |store, now_ms| {
+                store.pin(id, note, now_ms)?;
+                Ok(Some(id))
+            })?;
+            done(&format!("pinned {id}"), by, args.json, out)
         }
         SnapshotVerb::Unpin { note } => {
             let request = AdminRequest::Unpin { note: note.clone() };
-            let by = place.change(&request, |store, now_ms| Ok(store.unpin(note, now_ms)?))?;
-            done("unpinned", None, by, args.json, out)
+            let by = place.change(&request, |store, now_ms| {
+                store.unpin(note, now_ms)?;
+                Ok(None)
+            })?;
+            done("unpinned", by, args.json, out)
         }
         SnapshotVerb::Rollback { id, note } => {
             let id = resolve(&store, id)?;
@@ -66,11 +74,23 @@ pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
             let by = place.change(&request, |store, now_ms| {
                 store.rollback(id, note, now_ms)?;
                 // It is to be served, whatever was pinned before.
-                Ok(store.unpin(note, now_ms)?)
+                store.unpin(note, now_ms)?;
+                Ok(Some(id))
             })?;
-            done(&format!("rolled back to {id}"), Some(id), by, args.json, out)
+            done(&format!("rolled back to {id}"), by, args.json, out)
         }
-        SnapshotVerb::Gc { keep } => gc(&place, keep.unwrap_or(place.keep), args.json, out),
+        SnapshotVerb::FreezeBase { note } => {
+            let request = AdminRequest::FreezeBase { note: note.clone() };
+            take(&place, &request, Turn::FreezeBase, note, args.json, out)
+        }
+        SnapshotVerb::Rebase { note } => {
+            let request = AdminRequest::Rebase { note: note.clone() };
+            take(&place, &request, Turn::Rebase, note, args.json, out)
+        }
+        SnapshotVerb::Gc { keep } => {
+            let keep = keep.unwrap_or(place.config.snapshot.keep);
+            gc(&place, keep, args.json, out)
+        }
     }
 }
 
@@ -87,8 +107,8 @@ impl Place {
         }
         let place = Self {
             socket: config.admin_socket(),
-            keep: config.snapshot.keep,
-            dir: config.snapshot.dir,
+            dir: config.snapshot.dir.clone(),
+            config,
         };
         if !place.dir.is_dir() {
             return Err(anyhow!("there is no state directory {}", place.dir.display()))
@@ -97,18 +117,24 @@ impl Place {
         Ok(place)
     }
 
-    /// Has the daemon do `request`, or does it here. Returns who did it.
+    /// Has the daemon do `request`, or does it here. Returns who did it, and what snapshot it was about.
     fn change(
         &self,
         request: &AdminRequest,
-        offline: impl FnOnce(&Store, i64) -> anyhow::Result<()>,
-    ) -> anyhow::Result<&'static str> {
+        offline: impl FnOnce(&Store, i64) -> anyhow::Result<Option<SnapshotId>>,
+    ) -> anyhow::Result<By> {
         let Some(mut daemon) = Client::connect(&self.socket)? else {
-            offline(&Store::open(&self.dir)?, SystemClock.now_ms())?;
-            return Ok("this command");
+            let snapshot = offline(&Store::open(&self.dir)?, SystemClock.now_ms())?;
+            return Ok(By {
+                who: "this command",
+                snapshot,
+            });
         };
         match daemon.ask(request)? {
-            AdminReply::Done { .. } => Ok("the running daemon"),
+            AdminReply::Done { snapshot } => Ok(By {
+                who: "the running daemon",
+                snapshot: snapshot.map(|id| id.parse()).transpose()?,
+            }),
             AdminReply::Refused {
                 error,
                 hint: Some(hint),
@@ -117,6 +143,31 @@ impl Place {
             AdminReply::Status(_) => bail!("the running daemon answered another question"),
         }
     }
+}
+
+/// Who changed something, and the snapshot it was about.
+struct By {
+    who: &'static str,
+    snapshot: Option<SnapshotId>,
+}
+
+/// Freezes or re-bases, and says in which snapshot that is.
+fn take(
+    place: &Place,
+    request: &AdminRequest,
+    turn: Turn,
+    note: &str,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let by = place.change(request, |store, now_ms| {
+        turn::offline(store, &place.config, turn, note, now_ms).map(Some)
+    })?;
+    let what = match by.snapshot {
+        Some(id) => format!("{} in snapshot {id}", turn.done()),
+        None => turn.done().to_owned(),
+    };
+    done(&what, by, json, out)
 }
 
 /// An id, its number without the zeros, or an alias.
@@ -210,16 +261,11 @@ fn gc(place: &Place, keep: usize, json: bool, out: &mut dyn Write) -> anyhow::Re
     Ok(Exit::Ok)
 }
 
-fn done(
-    what: &str,
-    id: Option<SnapshotId>,
-    by: &str,
-    json: bool,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+fn done(what: &str, by: By, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let By { who, snapshot } = by;
     match json {
-        true => write_json(&json!({ "snapshot": id, "done_by": by }), out)?,
-        false => writeln!(out, "{what}, by {by}")?,
+        true => write_json(&json!({ "snapshot": snapshot, "done_by": who }), out)?,
+        false => writeln!(out, "{what}, by {who}")?,
     }
     Ok(Exit::Ok)
 }

@@ -13,14 +13,14 @@ use ouzel_learner::model::{
 };
 use ouzel_learner::{DenseRule, LearnerConfig};
 
-use super::{Config, Policy};
+use super::{Config, ConfigError, Policy, Problem, validate};
 
 /// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default = "Model::plain", deny_unknown_fields)]
 pub struct Model {
     /// The model that the other keys change: one of `em3-hstu`, `em3-din`, `hstu`, `din`, `deepfm`, `mmoe`, or the path
-    /// of a TOML file with keys of this section.
+    /// of a `.toml` file with keys of this section, from the working directory. `ouzel model describe` shows it.
     pub from: String,
     /// Width of an embedding row, floats.
     #[schemars(range(min = 1))]
@@ -69,8 +69,8 @@ impl Default for Model {
 /// What a configuration starts from that names no model.
 const DEFAULT_MODEL: &str = "em3-hstu";
 
-/// The ready-made models by name.
-pub(crate) const READY_MADE: [(&str, &str); 6] = [
+/// The ready-made models by name, each as the text of its file.
+pub const READY_MADE: [(&str, &str); 6] = [
     ("em3-hstu", include_str!("../models/em3-hstu.toml")),
     ("em3-din", include_str!("../models/em3-din.toml")),
     ("hstu", include_str!("../models/hstu.toml")),
@@ -130,34 +130,55 @@ impl Model {
             .get("from")
             .and_then(toml::Value::as_str)
             .unwrap_or(DEFAULT_MODEL);
-        let text = match ready_made(from) {
-            Some(text) => text.to_owned(),
-            None if Path::new(from)
-                .extension()
-                .is_some_and(|extension| extension == "toml") =>
-            {
-                fs::read_to_string(from)
-                    .map_err(|error| format!("cannot read the model file {from}: {error}"))?
-            }
-            None => {
-                let names = READY_MADE.map(|(name, _)| name).join(", ");
-                return Err(format!(
-                    "no model is called {from:?}; there are {names}, or name a .toml file"
-                ));
-            }
-        };
-        let mut table: toml::Table = text
-            .parse()
-            .map_err(|error| format!("cannot read the model file {from}: {error}"))?;
+        let mut table = keys(from, MOST_FILES)?;
         overlay(&mut table, stated);
-        let model: Self = table
-            .try_into()
-            .map_err(|error| format!("cannot use the model {from} with these changes: {error}"))?;
+        let model: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
+            let at = error.path().to_string();
+            let message = error.inner().message().trim_end().replace('\n', ", ");
+            format!("cannot use the model {from} with these changes: {at}: {message}")
+        })?;
         Ok(Self {
             from: from.to_owned(),
             ..model
         })
     }
+}
+
+/// Model files that may start from each other; more of them go round in a circle.
+const MOST_FILES: usize = 8;
+
+/// The keys of a ready-made model, or of a file and of those it starts from.
+fn keys(from: &str, n_left: usize) -> Result<toml::Table, String> {
+    let text = match ready_made(from) {
+        Some(text) => text.to_owned(),
+        None if Path::new(from)
+            .extension()
+            .is_some_and(|extension| extension == "toml") =>
+        {
+            fs::read_to_string(from).map_err(|error| format!("cannot read the model file {from}: {error}"))?
+        }
+        None => {
+            let names = READY_MADE.map(|(name, _)| name).join(", ");
+            return Err(format!(
+                "no model is called {from:?}; there are {names}, or name a .toml file"
+            ));
+        }
+    };
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let message = error.message().trim_end().replace('\n', ", ");
+        format!("cannot read the model file {from}: {message}")
+    })?;
+    let Some(below) = table.get("from").and_then(toml::Value::as_str) else {
+        return Ok(table);
+    };
+    if n_left == 0 {
+        return Err(format!(
+            "more than {MOST_FILES} model files start from each other, the last of them {from}"
+        ));
+    }
+    let mut below = keys(below, n_left - 1)?;
+    overlay(&mut below, &table);
+    Ok(below)
 }
 
 /// Puts the values of `over` in place of those of `under`, table by table.
@@ -294,13 +315,32 @@ impl Config {
         }
     }
 
-    /// The shape of the ranker.
+    /// The shape of the ranker. Blocks that read content are left out where nothing brings any.
     #[must_use]
     pub fn model_config(&self) -> ModelConfig {
+        let stated = self.stated_model();
+        if stated.content.widths.iter().any(|width| *width > 0) {
+            return stated;
+        }
+        ModelConfig {
+            content: ContentConfig {
+                enabled: false,
+                ..stated.content
+            },
+            interest: InterestConfig {
+                enabled: false,
+                ..stated.interest
+            },
+            contrast: 0,
+            ..stated
+        }
+    }
+
+    /// The shape of the ranker as it is stated, whether or not anything brings content.
+    #[must_use]
+    pub fn stated_model(&self) -> ModelConfig {
         let policy = self.loss_policy();
         let model = &self.model;
-        // Without frozen vectors there is nothing to make content of.
-        let has_content = model.content.enabled && model.content.widths.iter().any(|width| *width > 0);
         ModelConfig {
             dim: model.dim,
             row_init_std: single(model.row_init_std),
@@ -310,15 +350,9 @@ impl Config {
             fm: model.fm,
             features: model.features,
             learned_missing: model.learned_missing,
-            content: ContentConfig {
-                enabled: has_content,
-                ..model.content
-            },
-            interest: InterestConfig {
-                enabled: model.interest.enabled && has_content,
-                ..model.interest
-            },
-            contrast: if has_content { model.contrast } else { 0 },
+            content: model.content,
+            interest: model.interest,
+            contrast: model.contrast,
             sequence: model.sequence.clone(),
             head: model.head,
             lora: model.lora.clone(),
@@ -326,6 +360,33 @@ impl Config {
             tasks: self.task_names(),
             output: policy.output(),
             auxiliary: policy.auxiliary(),
+        }
+    }
+
+    /// This configuration with another model than its own: a ready-made one, or that of a file.
+    pub fn with_model(mut self, from: &str) -> Result<Self, ConfigError> {
+        let refuse = |problem| ConfigError::Invalid {
+            problems: vec![problem],
+        };
+        let problem = |key: &str, message, hint| Problem {
+            file: from.to_owned(),
+            at: None,
+            key: key.to_owned(),
+            message,
+            hint,
+        };
+        let mut stated = toml::Table::new();
+        stated.insert("from".to_owned(), from.into());
+        self.model = Model::resolve(Some(&stated)).map_err(|why| refuse(problem("", why, None)))?;
+        let config = self.with_widths();
+        let faults = validate::faults(&config).into_iter();
+        let problems: Vec<Problem> = faults
+            .map(|fault| problem(&fault.key, fault.message, fault.hint))
+            .collect();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid { problems })
         }
     }
 
@@ -391,148 +452,4 @@ fn single(rate: f64) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_defaults_here_are_those_of_the_rooms() {
-        let config = Config {
-            model: Model::plain(),
-            ..Config::default()
-        };
-        assert_eq!(config.learner_config(), LearnerConfig::default());
-        assert_eq!(
-            config.model_config(),
-            ModelConfig {
-                seed: 0,
-                ..ModelConfig::default()
-            }
-        );
-    }
-    #[test]
-    fn each_policy_of_the_join_gets_a_model_and_a_learner_that_fit() {
-        for (name, expected) in [
-            ("eager", LossPolicy::Plain),
-            ("wait", LossPolicy::Plain),
-            ("fnw", LossPolicy::Fnw),
-            ("fnc", LossPolicy::Fnc),
-            ("es_dfm", LossPolicy::EsDfm),
-            ("defer", LossPolicy::Defer),
-        ] {
-            let config = Config::parse(&format!("join.policy = \"{name}\""), "x").unwrap();
-            let learner = config.learner_config();
-            assert_eq!(learner.policy, expected, "{name}");
-            learner.check(&config.model_config()).unwrap();
-        }
-    }
-
-    #[test]
-    fn calibration_wants_labels_that_are_certain_in_the_end() {
-        for (policy, is_fine) in [
-            ("eager", true),
-            ("wait", true),
-            ("defer", true),
-            ("fnw", false),
-            ("fnc", false),
-            ("es_dfm", false),
-        ] {
-            let text = format!("join.policy = \"{policy}\"\nlearner.calibrate = true");
-            let parsed = Config::parse(&text, "x");
-            assert_eq!(parsed.is_ok(), is_fine, "{policy}");
-            if let Ok(config) = parsed {
-                config.learner_config().check(&config.model_config()).unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn the_optimizer_of_dense_weights_is_chosen_by_name() {
-        for (name, expected) in [
-            ("adagrad", Some(DenseRule::Adagrad)),
-            ("adam", Some(DenseRule::Adam)),
-            ("sgd", None),
-        ] {
-            let parsed = Config::parse(&format!("optimizer.dense = \"{name}\""), "x");
-            assert_eq!(
-                parsed.ok().map(|config| config.learner_config().dense),
-                expected,
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn tasks_in_weights_and_bounds_are_those_of_the_join() {
-        const TASKS: &str = r#"
-            join.tasks = [{ name = "click", window = "10m" }, { name = "buy", window = "1h" }, { name = "order", window = "1h" }]
-        "#;
-        let parse = |rest: &str| Config::parse(&format!("{TASKS}\n{rest}"), "x");
-        let fine = r#"
-            [optimizer.task_weights]
-            order = 2.5
-            [[learner.bounds]]
-            first = "click"
-            then = "buy"
-            both = "order"
-        "#;
-        let config = parse(fine).unwrap();
-        let learner = config.learner_config();
-        learner.check(&config.model_config()).unwrap();
-        assert_eq!(learner.task_weights.len(), 1);
-        assert_eq!((learner.bounds.len(), learner.bounds[0].weight), (1, 0.05));
-        assert_eq!(
-            Config::parse(&config.show(), "shown").unwrap(),
-            config,
-            "{}",
-            config.show()
-        );
-        for (wrong, at, why) in [
-            (
-                "optimizer.task_weights.like = 1.0",
-                "optimizer.task_weights.like",
-                "no task like",
-            ),
-            (
-                "optimizer.task_weights.buy = -1.0",
-                "optimizer.task_weights.buy",
-                "0 or more",
-            ),
-            (
-                &fine.replace("\"buy\"", "\"like\""),
-                "learner.bounds[0].then",
-                "no task like",
-            ),
-            (
-                &fine.replace("\"buy\"", "\"order\""),
-                "learner.bounds[0]",
-                "each once",
-            ),
-            (
-                &format!("{fine}\nweight = -0.1"),
-                "learner.bounds[0].weight",
-                "0 or more",
-            ),
-            (&format!("join.policy = \"fnc\"\n{fine}"), "learner.bounds", "fnc"),
-        ] {
-            let message = parse(wrong).unwrap_err().to_string();
-            assert!(
-                message.contains(at) && message.contains(why),
-                "{wrong}: {message}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_rate_of_negatives_is_a_share_of_them() {
-        for (rate, is_fine) in [
-            ("1.0", true),
-            ("0.01", true),
-            ("0.0", false),
-            ("1.5", false),
-            ("-1.0", false),
-        ] {
-            let parsed = Config::parse(&format!("learner.negative_rate = {rate}"), "x");
-            assert_eq!(parsed.is_ok(), is_fine, "{rate}");
-        }
-    }
-}
+mod tests;

@@ -173,7 +173,7 @@ fn hint(root: &Schema, schema: &Schema, path: &str, name: &str) -> String {
 }
 
 /// The name most like `name`, if any is alike enough.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
     known
         .map(|known| (strsim::jaro_winkler(&name, known), known))

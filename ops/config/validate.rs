@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use ouzel_learner::model::SequenceKind;
 use ouzel_sample::MAX_TASKS;
 use tracing_subscriber::EnvFilter;
 
+use super::parse::nearest;
 use super::{Config, Dedup, Period, Policy};
 
 /// Longest path of a Unix socket on Linux, in bytes, without the final zero, and without the `.new` it is bound
@@ -186,20 +188,38 @@ fn kafka(config: &Config, faults: &mut Faults) {
 
 fn model(config: &Config, faults: &mut Faults) {
     let model = &config.model;
-    faults.unless_positive(model.dim, "model.dim");
-    faults.unless(
-        !model.hidden.is_empty() && !model.hidden.contains(&0),
-        "model.hidden",
-        "must list at least one layer, each at least 1 wide",
-    );
-    faults.unless(
-        model.history_len <= config.features.history_len,
-        "model.history_len",
-        format!(
-            "must be at most features.history_len, {}",
-            config.features.history_len
+    let stated = config.stated_model();
+    for fault in stated.faults() {
+        let unknown = fault.unknown.as_deref();
+        let layers = unknown.map(|_| stated.adaptable()).unwrap_or_default();
+        let near = unknown.and_then(|name| nearest(name, layers.iter().map(String::as_str)));
+        faults.0.push(Fault {
+            key: format!("model.{}", fault.key),
+            message: fault.message,
+            hint: near.map(|near| format!("the nearest known name is `{near}`")),
+        });
+    }
+    let has_sequence = model.sequence.kind != SequenceKind::Mean;
+    for (is_read, key, len) in [
+        (true, "model.history_len", model.history_len),
+        (
+            has_sequence,
+            "model.sequence.history_len",
+            model.sequence.history_len,
         ),
-    );
+        (
+            model.interest.enabled,
+            "model.interest.history_len",
+            model.interest.history_len,
+        ),
+    ] {
+        let longest = config.features.history_len;
+        faults.unless(
+            !is_read || len <= longest,
+            key,
+            format!("must be at most features.history_len, {longest}"),
+        );
+    }
     let optimizer = &config.optimizer;
     let positive = [
         ("model.row_init_std", model.row_init_std),

@@ -20,6 +20,7 @@ use crate::live::Live;
 use crate::metrics::{FRESHNESS_SECONDS, SNAPSHOTS_SKIPPED_TOTAL};
 use crate::stages::save::Save;
 use crate::stages::{JoinCut, Joined};
+use crate::turn::Turn;
 
 /// Shortest time from one published version to the next, while batches keep coming. A version costs the
 /// learner a copy of each page it then writes, so not every batch makes one.
@@ -33,6 +34,8 @@ const BUCKETS_EVERY: u64 = 50;
 pub enum Control {
     /// Go on from the weights of this snapshot.
     Rollback(SnapshotId),
+    /// Freeze the base, or re-base it; and why.
+    Turn(Turn, String),
     /// Serve this snapshot until further notice.
     Pin(SnapshotId),
     /// Serve the newest version again.
@@ -124,12 +127,17 @@ impl Learn {
 
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
+        let was_frozen = self.trainer.is_frozen();
         self.trainer.predict(&batch.shown, &batch.vectors)?;
         let report = self
             .trainer
             .step(batch)
             .with_context(|| format!("cannot learn from batch {}", batch.seq))?;
         histogram!(names::STEP_SECONDS).record(started.elapsed());
+        if self.trainer.is_frozen() != was_frozen {
+            let after = self.trainer.config().freeze_samples;
+            self.note(format!("base frozen after {after} samples, as configured"));
+        }
         if !report.is_learned {
             tracing::error!(
                 batch = batch.seq,
@@ -251,6 +259,7 @@ impl Learn {
             sample_seq: stage.ledger.n_samples(),
             ledger_hash: stage.ledger.hex(),
             weights_hash: String::new(),
+            frozen: self.trainer.base(),
             positions: stage
                 .positions
                 .iter()
@@ -308,9 +317,20 @@ impl Learn {
                 self.trainer = trainer;
                 self.live.set_pinned(None);
                 self.live.rolled_back(id);
-                self.note = Some(format!("rolled back to {id} while running"));
+                self.note(format!("rolled back to {id} while running"));
                 let version = Version::new(&id.to_string(), self.trainer.weights()?)?;
                 self.published.publish(Arc::new(version));
+            }
+            Control::Turn(turn, why) => {
+                turn.check(&self.trainer)?;
+                if let Some(latest) = self.live.latest() {
+                    self.store
+                        .announce(turn.verb(), latest, &why, self.clock.now_ms())?;
+                }
+                let note = turn.take(&mut self.trainer, &why)?;
+                tracing::info!(note, "the lineage turns");
+                self.note(note);
+                self.publish()?;
             }
             Control::Pin(id) => {
                 let version = Version::new(&id.to_string(), self.restore(id)?.weights()?)?;
@@ -323,6 +343,14 @@ impl Learn {
             }
         }
         Ok(())
+    }
+
+    /// Has the next manifest say this, beside what it was to say already.
+    fn note(&mut self, what: String) {
+        self.note = Some(match self.note.take() {
+            Some(before) => format!("{before}; {what}"),
+            None => what,
+        });
     }
 
     fn restore(&self, id: SnapshotId) -> anyhow::Result<Trainer> {

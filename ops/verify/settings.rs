@@ -35,6 +35,8 @@ pub fn settings() -> Config {
     config.learner.flush_idle = Period::from_ms(0);
     config.model.dim = 4;
     config.model.history_len = 20;
+    config.model.sequence.history_len = 20;
+    config.model.interest.history_len = 20;
     config.model.hidden = vec![16];
     config.snapshot.every_batches = SNAPSHOT_EVERY[1];
     config.snapshot.keep = KEEP_FEW;

@@ -28,6 +28,10 @@ pub enum Verb {
     Unpin,
     /// Snapshots were removed.
     Gc,
+    /// The base of the model was frozen.
+    FreezeBase,
+    /// What adapters had learned was added to the base.
+    Rebase,
 }
 
 /// One line.

@@ -77,6 +77,12 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether it has a file of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
     /// Hash of the named files as they would be written, those that are there, in the order given. Equal hashes
     /// mean equal names, types, shapes and bits.
     #[must_use]

@@ -83,6 +83,9 @@ pub struct Cut {
     pub ledger_hash: String,
     /// Hash over weights and optimizer state.
     pub weights_hash: String,
+    /// What the base of the model is, once it is frozen: equal texts, equal bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<String>,
     /// Next offset to read, by `stream[partition]`.
     pub positions: BTreeMap<String, i64>,
     /// Next offset whose effect is not yet in the weights, by `stream[partition]`, where it differs.

@@ -79,6 +79,16 @@ impl Store {
         self.sync_dir(&self.root)
     }
 
+    /// Notes what is about to be done to the state that `id` is the newest snapshot of; the snapshot that comes of it is
+    /// written like any other.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn announce(&self, verb: Verb, id: SnapshotId, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _verbs = self.verbs()?;
+        self.record(verb, Some(id), &[], note, now_ms)
+    }
+
     /// Removes old snapshots and returns their ids. The newest `keep` (at least one) that look sound and were
     /// not rolled back stay, and everything above the oldest of them, and whatever an alias names.
     ///

@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod disk;
 mod follow;
+mod freeze;
 mod mutations;
 mod outage;
 mod own_broker;

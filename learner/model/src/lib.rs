@@ -11,6 +11,7 @@
 
 pub mod blocks;
 mod config;
+pub mod cost;
 pub mod encode;
 mod error;
 mod fields;
@@ -28,7 +29,7 @@ mod table;
 mod weights;
 
 pub use config::{
-    ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig, Output,
+    ContentConfig, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig, Output,
     SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use error::Error;

@@ -82,7 +82,7 @@ mod tests {
 
     use ouzel_sample::{
         Batcher, Candidate, Dense, Kind, Labels, N_DENSE, PartitionId, Position, Predicted, Request, Sample,
-        Stream,
+        Stream, VectorId,
     };
 
     use super::*;
@@ -107,6 +107,7 @@ mod tests {
                 ts: EventTime(0),
                 context: Vec::new(),
                 history: Vec::new(),
+                contents: Vec::new(),
                 n_items: 1,
             }),
             candidate: Arc::new(Candidate {
@@ -114,6 +115,7 @@ mod tests {
                 attributes: Vec::new(),
                 position: None,
                 dense: Dense::new([0.0; N_DENSE]),
+                content: VectorId::NONE,
                 predicted: Predicted::default(),
             }),
             labels: Labels::UNKNOWN.with(PRIMARY, is_positive),

@@ -90,6 +90,7 @@ fn snapshots_are_listed_shown_and_compared() {
         out.contains("2026-05-01T12:00:00Z") && out.contains("join.bin"),
         "{out}"
     );
+    assert!(out.contains("\nbase           not frozen\n"), "{out}");
     assert_eq!(json_of(dir.path(), "show 1")["manifest"]["cut"]["batch_seq"], 10);
 
     let (code, out, _) = snapshot(dir.path(), "diff 0 latest");
@@ -190,6 +191,13 @@ fn what_is_not_there_is_said_in_one_line_with_a_hint() {
         assert_eq!((found, out.as_str()), (code, ""), "{line}: {err}");
         assert!(err.starts_with(&format!("error: {expected}")), "{line}: {err}");
     }
+    let dir = state(1);
+    for verb in ["freeze-base", "rebase"] {
+        let (code, _, err) = snapshot(dir.path(), verb);
+        let expected = "error: snapshot 00000000000000000000 was written under another configuration";
+        assert!(code == 1 && err.starts_with(expected), "{err}");
+    }
+    assert_eq!(latest(dir.path()), 0);
     let (code, _, err) = snapshot(&dir.path().join("nowhere"), "list");
     assert_eq!(code, 1);
     assert!(

@@ -5,6 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ouzel_snapshot::{Audit, Diff, Listed, Manifest, Report};
 
+use crate::commands::table::table;
+
 /// A line per snapshot.
 pub(super) fn list(listed: &[Listed], out: &mut dyn Write) -> io::Result<()> {
     let header = [
@@ -73,6 +75,13 @@ pub(super) fn show(entry: &Listed, manifest: &Manifest, out: &mut dyn Write) -> 
         ("event time", time(cut.event_time_ms)),
         ("ledger", cut.ledger_hash.clone()),
         ("weights", cut.weights_hash.clone()),
+        (
+            "base",
+            match &cut.frozen {
+                Some(base) => format!("frozen, {base}"),
+                None => "not frozen".to_owned(),
+            },
+        ),
         ("configuration", cut.config_hash.clone()),
         ("schema", cut.schema_fingerprint.clone()),
     ];
@@ -206,27 +215,6 @@ fn section<'a>(
     }
     writeln!(out, "{name}")?;
     table(&rows, out)
-}
-
-/// Columns as wide as their widest cell, two spaces between.
-fn table(rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
-    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..n_columns).map(width).collect();
-    for row in rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 /// A time in UTC, or that there is none.

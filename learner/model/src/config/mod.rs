@@ -1,6 +1,7 @@
 //! The model's configuration: its shape, not how it learns.
 
 mod blocks;
+mod check;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ pub use blocks::{
     ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
     TOKEN_FIELDS,
 };
+pub use check::Fault;
 
 /// Shape of the ranker. Part of the schema: another value means other weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,225 @@
+//! Small models counted by hand.
+
+use ouzel_sample::N_DENSE;
+
+use super::*;
+use crate::config::{ContentConfig, HeadConfig, InterestConfig, LoraConfig, SequenceConfig};
+
+/// Rows of 2, one hidden layer of 4: tokens are 4 wide.
+fn plain() -> ModelConfig {
+    ModelConfig {
+        dim: 2,
+        hidden: vec![4],
+        ..ModelConfig::default()
+    }
+}
+
+/// Two vectors of 5 and 3 to 2 queries of 4, so 4 tokens in one layer and a content vector of 8.
+fn with_content() -> ModelConfig {
+    ModelConfig {
+        content: ContentConfig {
+            enabled: true,
+            widths: [5, 3],
+            width: 4,
+            queries: 2,
+            layers: 1,
+            heads: 2,
+        },
+        interest: InterestConfig {
+            enabled: true,
+            width: 6,
+            history_len: 7,
+        },
+        contrast: 3,
+        ..plain()
+    }
+}
+
+fn with_sequence(sequence: SequenceConfig) -> ModelConfig {
+    ModelConfig { sequence, ..plain() }
+}
+
+#[track_caller]
+fn of(config: &ModelConfig, block: Block) -> Cost {
+    let found = costs(config).into_iter().find(|cost| cost.block == block);
+    found.expect("the block is there")
+}
+
+fn flops(fixed: u64, per_entry: u64, per_pair: u64) -> Flops {
+    Flops {
+        fixed,
+        per_entry,
+        per_pair,
+    }
+}
+
+#[test]
+fn a_plain_model_costs_its_first_layer_its_products_and_its_output() {
+    let blocks: Vec<Block> = costs(&plain()).iter().map(|cost| cost.block).collect();
+    assert_eq!(blocks, [Block::Fields, Block::Features, Block::Fm, Block::Head]);
+    let fields = of(&plain(), Block::Fields);
+    // 4 outputs of 3 fields of 2, and of 4 fields of 2.
+    assert_eq!(
+        (fields.request, fields.candidate),
+        (flops(48, 0, 0), flops(64, 0, 0))
+    );
+    assert_eq!(
+        of(&plain(), Block::Features).candidate.fixed,
+        2 * 4 * N_DENSE as u64
+    );
+    let fm = of(&plain(), Block::Fm);
+    assert_eq!((fm.request.fixed, fm.candidate.fixed), (18, 24 + 6));
+    assert_eq!(of(&plain(), Block::Head).candidate.fixed, 2 * 4);
+}
+
+#[test]
+fn content_is_paid_once_an_item_and_interest_for_each_entry() {
+    let config = with_content();
+    let content = of(&config, Block::Content);
+    // 5 -> 4 and 3 -> 4; four products 4 -> 4 of 4 tokens; 16 scores and 16 reads over 4 numbers.
+    assert_eq!(content.item, 40 + 24 + 4 * 4 * 32 + 2 * 16 * 4 * 2);
+    // 8 -> 4 into the first layer, 8 -> 2 as a field.
+    assert_eq!(content.candidate, flops(64 + 32, 0, 0));
+    let interest = of(&config, Block::Interest);
+    // Key: 8 -> 6. Adapters by default, of rank 8: 8 -> 8 -> 6.
+    let (layer, adapter) = (2 * 8 * 6, 2 * 8 * (8 + 6));
+    assert_eq!((interest.history_len, interest.item), (7, layer));
+    assert_eq!(interest.request, flops(0, adapter, 0));
+    // Query, and 8 -> 4; an entry is a score over 6 numbers and a read of 8.
+    assert_eq!(interest.candidate, flops(layer + adapter + 64, 12 + 16, 0));
+    // 4 -> 3 and 8 -> 3.
+    assert_eq!(of(&config, Block::Contrast).item, 24 + 48);
+    // A content is one more field.
+    assert_eq!(of(&config, Block::Fm).candidate.fixed, 30 + 6);
+}
+
+#[test]
+fn din_pays_for_each_pair_of_candidate_and_entry_its_product_alone() {
+    let din = SequenceConfig {
+        kind: SequenceKind::Din,
+        unit: [3, 2],
+        history_len: 9,
+        ..SequenceConfig::default()
+    };
+    let cost = of(&with_sequence(din.clone()), Block::Sequence);
+    // 4 -> 3 is 24; the unit goes on 3 -> 2 -> 1; 4 numbers are read.
+    assert_eq!(cost.history_len, 9);
+    assert_eq!(cost.request, flops(0, 24, 0));
+    assert_eq!(cost.candidate, flops(24 + 2 * 4 * 4, 24 + 12 + 4 + 8, 0));
+    // An adapter of rank 1 is merged into the whole of the first layer, 16 -> 3.
+    let adapted = ModelConfig {
+        lora: LoraConfig {
+            rank: 1,
+            on: vec!["sequence.first".to_owned()],
+            ..LoraConfig::default()
+        },
+        ..with_sequence(din)
+    };
+    let with = of(&adapted, Block::Sequence);
+    assert_eq!(
+        (with.request, with.candidate),
+        (flops(2 * 16 * 3, 24, 0), cost.candidate)
+    );
+}
+
+#[test]
+fn hstu_is_quadratic_in_the_history_in_all_layers_but_the_last() {
+    let hstu = |layers, kind| SequenceConfig {
+        kind,
+        width: 3,
+        layers,
+        heads: 2,
+        key: 1,
+        value: 2,
+        ..SequenceConfig::default()
+    };
+    // Tokens 4 -> 3; keys 2, values 4, so 3 -> 12; a pair is 2 * (2 + 4); out of 3 * 4 or, by the paper, of 4.
+    let (embed, uvqk, pair, out, short) = (24, 72, 12, 72, 24);
+    let one = of(&with_sequence(hstu(1, SequenceKind::Hstu)), Block::Sequence);
+    assert_eq!(one.request, flops(0, embed + uvqk, 0));
+    let first = 2 * 4 * 3;
+    assert_eq!(one.candidate, flops(embed + uvqk + pair + out + first, pair, 0));
+    let two = of(&with_sequence(hstu(2, SequenceKind::Hstu)), Block::Sequence);
+    assert_eq!(two.request, flops(0, embed + 2 * uvqk + out, pair));
+    assert_eq!(
+        two.candidate,
+        flops(embed + 2 * (uvqk + pair + out) + first, 2 * pair, 0)
+    );
+    let paper = of(
+        &with_sequence(hstu(2, SequenceKind::HstuResearch)),
+        Block::Sequence,
+    );
+    assert_eq!(paper.request, flops(0, embed + 2 * uvqk + short, pair));
+    assert_eq!(paper.request.at(10), 10 * (24 + 144 + 24) + 100 * 12);
+    // An adapter of rank 2 on 3 -> 12 is one more 3 -> 2 -> 12.
+    let adapted = ModelConfig {
+        lora: LoraConfig {
+            rank: 2,
+            on: vec!["sequence.layer0.uvqk".to_owned()],
+            ..LoraConfig::default()
+        },
+        ..with_sequence(hstu(1, SequenceKind::Hstu))
+    };
+    assert_eq!(
+        of(&adapted, Block::Sequence).request,
+        flops(0, embed + uvqk + 2 * 2 * (3 + 12), 0)
+    );
+}
+
+#[test]
+fn heads_cost_their_layers_for_each_task() {
+    let head = |kind| ModelConfig {
+        hidden: vec![4, 3],
+        tasks: vec!["click".to_owned(), "order".to_owned()],
+        head: HeadConfig {
+            kind,
+            experts: 2,
+            expert: 5,
+            tower: 6,
+        },
+        ..plain()
+    };
+    let cost = |kind| of(&head(kind), Block::Head).candidate.fixed;
+    let hidden = 2 * 4 * 3;
+    assert_eq!(cost(HeadKind::Single), hidden + 2 * 3 * 2);
+    assert_eq!(cost(HeadKind::SharedBottom), hidden + 2 * (2 * 3 * 6 + 2 * 6));
+    // Two experts 3 -> 5; a task has a gate 3 -> 2, their mixture of 5 numbers, a tower 5 -> 6 and an output.
+    let task = 2 * 3 * 2 + 2 * 2 * 5 + 2 * 5 * 6 + 2 * 6;
+    assert_eq!(cost(HeadKind::Mmoe), hidden + 2 * 2 * 3 * 5 + 2 * task);
+    let auxiliary = ModelConfig {
+        auxiliary: 2,
+        ..head(HeadKind::Single)
+    };
+    assert_eq!(
+        of(&auxiliary, Block::Head).candidate.fixed,
+        hidden + 2 * 3 * 2 + 2 * 3 * 4
+    );
+}
+
+#[test]
+fn every_weight_belongs_to_a_block_that_is_there() {
+    for kind in [HeadKind::Single, HeadKind::Mmoe] {
+        for sequence in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::HstuResearch] {
+            for config in [plain(), with_content()] {
+                let config = ModelConfig {
+                    head: HeadConfig {
+                        kind,
+                        ..HeadConfig::default()
+                    },
+                    sequence: SequenceConfig {
+                        kind: sequence,
+                        ..SequenceConfig::default()
+                    },
+                    learned_missing: true,
+                    auxiliary: 1,
+                    hidden: vec![4, 4],
+                    ..config
+                };
+                let there: Vec<Block> = costs(&config).iter().map(|cost| cost.block).collect();
+                for shape in shapes(&config) {
+                    assert!(there.contains(&Block::of(&shape.name)), "{}", shape.name);
+                }
+            }
+        }
+    }
+}

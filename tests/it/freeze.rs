@@ -1,0 +1,249 @@
+//! Freezing the base and re-basing it are events of the lineage: whoever dies around them, the bits are the same.
+
+use ouzel_snapshot::{Manifest, SnapshotId};
+use serde_json::Value;
+
+use super::broker::Broker;
+use super::daemon::{Daemon, Home};
+use super::world::World;
+
+/// One HSTU layer with adapters. Snapshots are written when they are asked for, and at the first batch and the end.
+const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
+                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.hold = \"300ms\"\n\
+                        model = { from = \"hstu\", lora.rank = 2, lora.on = [\"sequence.layer0.uvqk\"] }";
+
+/// A weight of the base, and one of an adapter.
+const BASE: &str = "sequence.token.weight";
+const ADAPTER: &str = "sequence.layer0.uvqk.lora_b";
+
+/// A daemon that is killed, or not, where nothing depends on it.
+struct Lineage<'a> {
+    broker: &'a Broker,
+    home: Home,
+    daemon: Option<Daemon>,
+    /// Records that the daemon's start found in its snapshot.
+    n_before: u64,
+    is_killed: bool,
+}
+
+impl<'a> Lineage<'a> {
+    fn new(broker: &'a Broker, is_killed: bool) -> Self {
+        let mut home = Home::new(broker, SETTINGS);
+        let daemon = Some(home.start());
+        Self {
+            broker,
+            home,
+            daemon,
+            n_before: 0,
+            is_killed,
+        }
+    }
+
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap()
+    }
+
+    /// Waits until everything fed is joined.
+    fn joined(&self) {
+        self.daemon().joined(self.broker.n_records() - self.n_before);
+    }
+
+    /// Where a crash may happen.
+    fn crash(&mut self) {
+        if self.is_killed {
+            self.daemon.take().unwrap().kill();
+            self.n_before = self.home.n_resumed();
+            self.daemon = Some(self.home.start());
+        }
+    }
+
+    /// Has something done that ends in a snapshot; returns that.
+    #[track_caller]
+    fn done(&self, args: &[&str]) -> SnapshotId {
+        let done = self.home.snapshot(&[args, &["--json"]].concat()).json();
+        assert_eq!(done["done_by"], "the running daemon");
+        let id: SnapshotId = done["snapshot"].as_str().unwrap().parse().unwrap();
+        assert_eq!(self.home.latest(), Some(id));
+        id
+    }
+}
+
+/// How many values of a dense weight differ between two snapshots.
+#[track_caller]
+fn differing(home: &Home, a: SnapshotId, b: SnapshotId, weight: &str) -> u64 {
+    let (a, b) = (a.number().to_string(), b.number().to_string());
+    let diff = home.snapshot(&["diff", &a, &b, "--json"]).json();
+    let files = diff["files"].as_array().unwrap();
+    let dense = files
+        .iter()
+        .find(|file| file["name"] == "dense.safetensors")
+        .unwrap();
+    let arrays = dense["arrays"].as_array().unwrap();
+    // Arrays that are equal may not be told of.
+    let array = arrays.iter().find(|array| array["name"] == weight);
+    array.map_or(0, |array| array["n_differing"].as_u64().unwrap())
+}
+
+/// Learns, freezes, learns, re-bases, learns; returns the manifests after each of the two and of the end.
+fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
+    let mut lineage = Lineage::new(broker, is_killed);
+    let pieces: Vec<_> = world.events.chunks(world.events.len().div_ceil(3)).collect();
+    broker.feed(pieces[0]);
+    lineage.joined();
+    let before = lineage.daemon().snapshot();
+    let said = lineage.home.snapshot(&["rebase"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err
+            .starts_with("error: the running daemon refused: there is nothing to add"),
+        "{}",
+        said.err
+    );
+    assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+
+    let frozen = lineage.done(&["freeze-base", "--note", "warm enough"]);
+    let at_freeze = lineage.home.manifest();
+    assert_eq!((at_freeze.id, at_freeze.parent), (frozen, Some(before)));
+    let note = at_freeze.note.clone().unwrap();
+    let expected = format!(
+        "base frozen before batch {}: warm enough",
+        at_freeze.cut.batch_seq
+    );
+    assert_eq!(note, expected);
+    assert_eq!(differing(&lineage.home, before, frozen, BASE), 0);
+    lineage.crash();
+    let said = lineage.home.snapshot(&["freeze-base"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("the base is frozen already"), "{}", said.err);
+    assert!(
+        lineage
+            .home
+            .snapshot(&["show", "latest"])
+            .out
+            .contains("frozen, ")
+    );
+
+    broker.feed(pieces[1]);
+    lineage.joined();
+    // What was learned since is in no snapshot, and is learned again.
+    lineage.crash();
+    lineage.joined();
+    let second = lineage.daemon().snapshot();
+    assert_eq!(
+        differing(&lineage.home, frozen, second, BASE),
+        0,
+        "it stands still"
+    );
+    assert!(
+        differing(&lineage.home, frozen, second, ADAPTER) > 0,
+        "adapters learn"
+    );
+    assert_eq!(lineage.home.manifest().cut.frozen, at_freeze.cut.frozen);
+
+    lineage.done(&["rebase"]);
+    let at_rebase = lineage.home.manifest();
+    assert!(at_rebase.cut.frozen.is_some() && at_rebase.cut.frozen != at_freeze.cut.frozen);
+    lineage.crash();
+    broker.feed(pieces[2]);
+    broker.heartbeat(world.end_ms + 3_600_000);
+    lineage.joined();
+    lineage.daemon.take().unwrap().stop();
+    let audit = std::fs::read_to_string(lineage.home.state().join("audit.log")).unwrap();
+    assert!(
+        audit.contains("\"freeze_base\"") && audit.contains("\"rebase\""),
+        "{audit}"
+    );
+    let verified = lineage.home.snapshot(&["verify", "--json"]).json();
+    assert_eq!(verified["ok"], true, "{verified}");
+    [at_freeze, at_rebase, lineage.home.manifest()]
+}
+
+#[test]
+fn a_crash_around_freezing_and_re_basing_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::make(300, dir.path());
+    let [crashed, calm] = [true, false].map(|is_killed| learned(&world, &Broker::embedded(1), is_killed));
+    for (crashed, calm) in crashed.iter().zip(&calm) {
+        assert_eq!(crashed.cut.ledger_hash, calm.cut.ledger_hash);
+        assert_eq!(crashed.cut.frozen, calm.cut.frozen);
+        assert_eq!(crashed.cut.weights_hash, calm.cut.weights_hash);
+        assert_eq!(crashed.note, calm.note);
+    }
+}
+
+#[test]
+fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
+    let broker = Broker::embedded(1);
+    let mut home = Home::new(&broker, SETTINGS);
+    let world = World::make(200, &home.path().join("world"));
+    let (early, late) = world.events.split_at(world.events.len() / 2);
+    let daemon = home.start();
+    broker.feed(early);
+    daemon.joined(broker.n_records());
+    daemon.stop();
+    let before = home.manifest();
+
+    // Only under the settings that it was written by.
+    let state = home.state();
+    let said = super::run_here(&["snapshot", "freeze-base", "--state", state.to_str().unwrap()]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("was written under another configuration"),
+        "{}",
+        said.err
+    );
+    assert!(said.err.contains("\nhint: "), "{}", said.err);
+    let said = home.snapshot(&["rebase"]);
+    assert!(
+        said.err.starts_with("error: there is nothing to add to the base"),
+        "{}",
+        said.err
+    );
+    assert_eq!(home.latest(), Some(before.id), "a refusal changes nothing");
+
+    let done: Value = home.snapshot(&["freeze-base", "--json"]).json();
+    assert_eq!(done["done_by"], "this command");
+    let after = home.manifest();
+    assert_eq!(done["snapshot"], after.id.to_string());
+    assert_eq!(after.parent, Some(before.id));
+    assert_eq!(after.cut.positions, before.cut.positions);
+    assert_eq!(after.cut.plan_position, before.cut.plan_position);
+    assert_eq!(after.cut.ledger_hash, before.cut.ledger_hash);
+    assert_ne!(after.cut.weights_hash, before.cut.weights_hash);
+    assert!(before.cut.frozen.is_none() && after.cut.frozen.is_some());
+    let differ: Vec<&str> = after
+        .files
+        .iter()
+        .filter(|file| before.file(&file.name).map(|old| &old.blake3) != Some(&file.blake3))
+        .map(|file| file.name.as_str())
+        .collect();
+    assert_eq!(differ, ["trainer.json"], "nothing else has changed");
+
+    let n_resumed = home.n_resumed();
+    let daemon = home.start();
+    broker.feed(late);
+    let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
+    daemon.joined(broker.n_records() - n_resumed);
+    daemon.stop();
+    let end = home.manifest();
+    assert_eq!(end.cut.frozen, after.cut.frozen);
+    assert_eq!(differing(&home, before.id, end.id, BASE), 0);
+    assert!(differing(&home, before.id, end.id, ADAPTER) > 0);
+    assert_eq!(
+        end.cut.sample_seq, world.expected.shown,
+        "no sample is lost or made twice"
+    );
+    assert_eq!(end.cut.counters["pending_items"], n_beats);
+    assert_eq!(home.snapshot(&["verify"]).code, Some(0));
+}
+
+#[test]
+fn a_model_without_a_base_has_none_to_freeze() {
+    let broker = Broker::embedded(1);
+    let mut home = Home::new(&broker, "model.from = \"deepfm\"");
+    let daemon = home.start();
+    let said = home.snapshot(&["freeze-base"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("no base to freeze"), "{}", said.err);
+    daemon.stop();
+}
