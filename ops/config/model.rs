@@ -206,7 +206,8 @@ pub struct Optimizer {
     pub dense: Dense,
     /// Learning rate of the blocks over content and history, of adapters and of the contrast's projections.
     pub block_rate: f64,
-    /// Weight of the contrast of items' ids and contents beside the log-loss; 0 for none.
+    /// Weight of the contrast of items' ids and contents beside the log-loss; 0 for none. Small logs do not pay for it:
+    /// on MovieLens .01 costs .002 AUC, on MIND .1 costs .008.
     pub contrast_weight: f64,
     /// What the contrast's scores are divided by.
     pub contrast_temperature: f64,
@@ -284,8 +285,8 @@ impl Default for Optimizer {
             row_accumulator: 0.1,
             dense: Dense::Adagrad,
             dense_rate: 0.03,
-            block_rate: 0.003,
-            contrast_weight: 0.01,
+            block_rate: 0.002,
+            contrast_weight: 0.0,
             contrast_temperature: 0.1,
             freeze_samples: 0,
             warmup_samples: 0,

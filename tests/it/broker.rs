@@ -39,7 +39,10 @@ impl Broker {
     pub(crate) fn real(test: &str, n_partitions: i32) -> Option<Self> {
         let named = std::env::var("OUZEL_KAFKA_BOOTSTRAP").ok();
         let Some(bootstrap) = named.filter(|bootstrap| !bootstrap.is_empty()) else {
-            skipped(test);
+            skipped(
+                test,
+                "set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker",
+            );
             return None;
         };
         Some(Self::at(bootstrap, test, n_partitions))
@@ -170,6 +173,6 @@ fn feeder(bootstrap: &str, topics: &Topics) -> Feeder {
     clippy::print_stderr,
     reason = "a skipped test says so where the runner shows it"
 )]
-pub(crate) fn skipped(test: &str) {
-    eprintln!("SKIPPED {test}: set OUZEL_KAFKA_BOOTSTRAP=host:port to run it against a real broker");
+pub(crate) fn skipped(test: &str, how: &str) {
+    eprintln!("SKIPPED {test}: {how}");
 }

@@ -76,7 +76,8 @@ fn pauses(daemon: &Daemon) {
     until("the plan log cannot be written", || {
         (daemon.metric(STALLED, "") > 0.0).then_some(())
     });
-    assert!(daemon.said("the plan log cannot be written").is_some());
+    // Its words take a while from its pipe to where they are looked up.
+    until("it says so", || daemon.said("the plan log cannot be written"));
     // What was on its way to the learner arrives; then nothing more does.
     let mut before = samples(daemon);
     until("nothing more is learned", || {
@@ -128,7 +129,7 @@ fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
     until("a snapshot has failed", || {
         (daemon.metric(FAILED, "{reason=\"full\"}") > 0.0).then_some(())
     });
-    assert!(daemon.said("snapshot not written").is_some());
+    until("it says so", || daemon.said("snapshot not written"));
     until("learning goes on", || (samples(&daemon) > learned).then_some(()));
     serves(&daemon);
     assert_eq!((home.latest(), sound(&home)), (before, n_before));
@@ -248,7 +249,7 @@ fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
 fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
     let broker = Broker::embedded(1);
     let on_disk =
-        format!("{SETTINGS}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 8, cache = \"1MiB\" }}");
+        format!("{SETTINGS}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 2, cache = \"256B\" }}");
     let mut home = Home::new(&broker, &on_disk);
     let world = World::make(600, &home.path().join("world"));
     let pieces: Vec<_> = world.events.chunks(world.events.len() / 3 + 1).collect();

@@ -54,6 +54,26 @@ fn records(world: &World) -> Vec<Vec<Recorded>> {
 /// Runs the stage from `cut`, or from nothing, with the plan log at `dir`, on the records from there up to
 /// `ends`, by stream.
 fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usize]) -> anyhow::Result<Ran> {
+    let next = |id| cut.and_then(|cut| cut.stage.positions.next(id)).unwrap_or(0);
+    let start: Positions = Stream::ALL
+        .iter()
+        .map(|stream| (id(*stream), next(id(*stream))))
+        .collect();
+    let mut reads = Vec::new();
+    for (stream, (records, end)) in Stream::ALL.iter().zip(records.iter().zip(ends)) {
+        let next = usize::try_from(next(id(*stream)))?;
+        if next < *end {
+            reads.push(Read::Records(records[next..*end].to_vec()));
+        }
+        if *end == records.len() {
+            reads.push(Read::AtEnd(id(*stream)));
+        }
+    }
+    run_on(dir, cut, &start, reads)
+}
+
+/// The same on what is read of these partitions.
+fn run_on(dir: &Path, cut: Option<&JoinCut>, start: &Positions, reads: Vec<Read>) -> anyhow::Result<Ran> {
     let config = Config::default();
     let stage = match cut {
         None => Stage::new(
@@ -70,10 +90,6 @@ fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usi
             &stage.batcher,
         )?,
     };
-    let start: Positions = Stream::ALL
-        .iter()
-        .map(|stream| (id(*stream), stage.positions().next(id(*stream)).unwrap_or(0)))
-        .collect();
     let from = cut.map_or(0, |cut| cut.plan_position);
     let (plan, _) = PlanLog::open(dir, from)?;
     let replay: VecDeque<_> = plan.read_from(from)?.collect::<Result<_, _>>()?;
@@ -85,19 +101,13 @@ fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usi
     let (to_join, from_poll) = channel();
     // Wide enough for all, as nobody takes anything out before the end.
     let (to_learner, from_join) = sync_channel(10_000);
-    for (stream, (records, end)) in Stream::ALL.iter().zip(records.iter().zip(ends)) {
-        let next = usize::try_from(start.next(id(*stream)).unwrap())?;
-        if next < *end {
-            to_join.send(Read::Records(records[next..*end].to_vec()))?;
-        }
-        if *end == records.len() {
-            to_join.send(Read::AtEnd(id(*stream)))?;
-        }
+    for read in reads {
+        to_join.send(read)?;
     }
     drop(to_join);
     let join = Join::new(
         stage,
-        Orderer::new(&start, cut.is_none()),
+        Orderer::new(start, cut.is_none()),
         plan,
         replay,
         settings,
@@ -150,4 +160,67 @@ fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
         assert_eq!(cut.stage.features, expected.stage.features);
     }
     assert!(n_without_cut > 0, "some stops fell into an entry of the plan");
+}
+
+#[test]
+fn a_partition_that_the_log_gains_is_followed_like_the_others() {
+    let home = tempfile::tempdir().unwrap();
+    let world = World::make(200, &home.path().join("world"));
+    let [items, impressions, actions] = <[_; 3]>::try_from(records(&world)).unwrap();
+    let new = PartitionId {
+        stream: Stream::Impressions,
+        partition: 1,
+    };
+    // Every other slate of the second half goes there.
+    let half = impressions.len() / 2;
+    let (mut stayed, mut moved) = (impressions[..half].to_vec(), Vec::new());
+    for (number, recorded) in impressions[half..].iter().enumerate() {
+        let (partition, to) = if number % 2 == 0 {
+            (id(Stream::Impressions), &mut stayed)
+        } else {
+            (new, &mut moved)
+        };
+        let offset = i64::try_from(to.len()).unwrap();
+        to.push(Recorded {
+            position: Position { partition, offset },
+            ..recorded.clone()
+        });
+    }
+    let all = |is_new: bool| {
+        let mut reads = Vec::new();
+        let lanes = [
+            (id(Stream::Items), items.clone()),
+            (id(Stream::Impressions), stayed.clone()),
+        ];
+        for (id, records) in lanes.into_iter().chain([(id(Stream::Actions), actions.clone())]) {
+            reads.extend([Read::Records(records), Read::AtEnd(id)]);
+        }
+        if is_new {
+            reads.push(Read::Added(new));
+        }
+        reads.extend([Read::Records(moved.clone()), Read::AtEnd(new)]);
+        reads
+    };
+    let before: Positions = Stream::ALL.iter().map(|stream| (id(*stream), 0)).collect();
+    let plan = home.path().join("plan");
+    let ran = run_on(&plan, None, &before, all(true)).unwrap();
+    let expected = ran.last_cut.unwrap();
+    assert_eq!(
+        expected.stage.positions.next(new),
+        i64::try_from(moved.len()).ok()
+    );
+
+    // A restart finds it among the others.
+    let mut after = before;
+    after.set(new, 0);
+    let followed = run_on(&plan, None, &after, all(false)).unwrap();
+    let cut = followed.last_cut.unwrap();
+    assert_eq!(followed.n_batches, ran.n_batches);
+    assert_eq!(
+        cut.plan_position, expected.plan_position,
+        "nothing new was written down"
+    );
+    assert_eq!(cut.stage.ledger, expected.stage.ledger);
+    assert_eq!(cut.stage.join, expected.stage.join, "time is held alike");
+    assert_eq!(cut.stage.features, expected.stage.features);
 }

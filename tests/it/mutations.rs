@@ -221,6 +221,8 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
             Err(error) => {
                 assert!(error.is_of_the_store(), "{error}");
                 n_noticed += 1;
+                // It has the directory locked.
+                drop(harmed);
                 harmed = stage(&config, &store, Some(&cut)).unwrap();
                 at = 0;
                 continue;
@@ -246,6 +248,7 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
     let mut batches = Vec::new();
     if harmed.finish(&mut batches).is_err() {
         n_noticed += 1;
+        drop(harmed);
         harmed = stage(&config, &store, Some(&cut)).unwrap();
         batches.clear();
         for recorded in &records {

@@ -4,7 +4,7 @@
 //! Six runs, or as many as `OUZEL_SCHEDULES` says. `ouzel verify` does the like to a daemon from outside, with
 //! SIGSTOP; it cannot move that one's clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use ouzel::supervisor::{Shutdown, Task, Waited};
 use ouzel::telemetry::Metrics;
 use ouzel::topology::{self, AnySource, Plan};
 use ouzel::verify::evidence::Evidence;
-use ouzel_ingest::{DeadLetters, Error, MemorySource, PartitionState, Polled, Source};
+use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
 use ouzel_sample::{PartitionId, Position, Record, Stream};
 use ouzel_snapshot::Store;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -27,9 +27,11 @@ use super::world::{Dice, START_MS, World};
 const N_PARTITIONS: u64 = 2;
 /// The clock tells any time this long after the world's.
 const JUMP_MS: u64 = 60 * 86_400_000;
+/// Most records of a piece.
+const LARGEST: usize = 12;
 /// One call in this many is held up, by so many microseconds at most.
-const HELD_UP: u64 = 8;
-const LONGEST_US: u64 = 4000;
+const HELD_UP: u64 = 2;
+const LONGEST_US: u64 = 5000;
 
 /// What one run is put through.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +47,8 @@ impl Schedule {
     fn number(n: u64) -> Self {
         Self {
             seed: n,
-            is_on_one_core: n & 1 != 0,
-            is_held_up: n & 2 != 0,
+            is_on_one_core: n & 2 != 0,
+            is_held_up: n & 1 != 0,
             is_clock_jumping: n & 4 != 0 || n == 3,
         }
     }
@@ -78,50 +80,90 @@ impl Clock for Unsteady {
     }
 }
 
-/// A source that hands its records out in pieces of any size, with delays.
+/// A source that hands its records out in pieces of any size, of any partition, with delays: the catalog first, as
+/// the stages ask for it.
 struct Haphazard {
     schedule: Schedule,
-    inner: MemorySource,
-    pieces: VecDeque<Polled>,
+    lanes: BTreeMap<PartitionId, VecDeque<Record>>,
+    /// Those that still have something to tell, if only that they are at their end.
+    left: Vec<PartitionId>,
+    paused: BTreeSet<PartitionId>,
     dice: Dice,
 }
 
-impl Source for Haphazard {
-    fn poll(&mut self, timeout: Duration) -> Result<Polled, Error> {
-        self.schedule.hold_up(&mut self.dice);
-        if self.pieces.is_empty() {
-            match self.inner.poll(timeout)? {
-                Polled::Records(records) => {
-                    let mut left = records.as_slice();
-                    while !left.is_empty() {
-                        let n = usize::try_from(1 + self.dice.below(left.len() as u64)).unwrap();
-                        let (piece, rest) = left.split_at(n);
-                        self.pieces.push_back(Polled::Records(piece.to_vec()));
-                        left = rest;
-                    }
-                }
-                other => return Ok(other),
-            }
+impl Haphazard {
+    fn new(records: &[Record], schedule: Schedule) -> Self {
+        let mut lanes = BTreeMap::<_, VecDeque<_>>::new();
+        for record in records {
+            let lane = lanes.entry(record.position.partition).or_default();
+            lane.push_back(record.clone());
         }
-        Ok(self.pieces.pop_front().expect("records are never empty"))
+        Self {
+            schedule,
+            left: lanes.keys().copied().collect(),
+            lanes,
+            paused: BTreeSet::new(),
+            dice: Dice::new(schedule.seed),
+        }
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.dice.below(n as u64)).unwrap()
+    }
+}
+
+impl Source for Haphazard {
+    fn poll(&mut self, _: Duration) -> Result<Polled, Error> {
+        self.schedule.hold_up(&mut self.dice);
+        if self.left.is_empty() {
+            return Ok(Polled::Finished);
+        }
+        let of = |is_wanted: &dyn Fn(&PartitionId) -> bool| -> Vec<PartitionId> {
+            self.left.iter().copied().filter(is_wanted).collect()
+        };
+        let mut open = of(&|id| id.stream == Stream::Items);
+        if open.is_empty() {
+            open = of(&|id| !self.paused.contains(id));
+        }
+        if open.is_empty() {
+            return Ok(Polled::Idle);
+        }
+        let id = open[self.below(open.len())];
+        let n = 1 + self.below(LARGEST);
+        let lane = self.lanes.get_mut(&id).unwrap();
+        let piece: Vec<Record> = lane.drain(..n.min(lane.len())).collect();
+        if piece.is_empty() {
+            self.left.retain(|left| *left != id);
+            return Ok(Polled::AtEnd(id));
+        }
+        Ok(Polled::Records(piece))
     }
 
     fn pause(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.inner.pause(partitions)
+        self.paused.extend(partitions);
+        Ok(())
     }
 
     fn resume(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.inner.resume(partitions)
+        self.paused.retain(|id| !partitions.contains(id));
+        Ok(())
     }
 
     fn partitions(&self) -> Vec<PartitionState> {
-        self.inner.partitions()
+        let state = |id: &PartitionId| PartitionState {
+            id: *id,
+            name: id.to_string(),
+            low: 0,
+            high: None,
+            next: 0,
+        };
+        self.lanes.keys().map(state).collect()
     }
 }
 
 /// The world's records, those of a key in one partition.
 fn records(world: &World) -> Vec<Record> {
-    let mut next = std::collections::BTreeMap::<PartitionId, i64>::new();
+    let mut next = BTreeMap::<PartitionId, i64>::new();
     let record = |event: &ouzel_ingest::DataEvent| {
         let sum: u64 = event.key.bytes().map(u64::from).sum();
         let partition = PartitionId {
@@ -145,9 +187,10 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
     let state = dir.join(format!("state-{}", schedule.seed));
+    // Held for next to nothing: what arrives is joined at once, unless its turn has not come.
     let text = format!(
         "snapshot.dir = {state:?}\nserving.listen = \"127.0.0.1:0\"\nlearner.batch_min_samples = 32\n\
-         learner.flush_idle = \"0s\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
+         learner.flush_idle = \"0s\"\norder.hold = \"1ms\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
     );
     let config = Config::parse(&text, "schedules.toml").unwrap();
     if schedule.is_on_one_core {
@@ -160,15 +203,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     }
     let plan = Plan {
         config: &config,
-        open: Box::new(|from| {
-            let source = Haphazard {
-                schedule,
-                inner: MemorySource::new(records.to_vec(), from),
-                pieces: VecDeque::new(),
-                dice: Dice::new(schedule.seed),
-            };
-            Ok(Box::new(source) as AnySource)
-        }),
+        open: Box::new(|_| Ok(Box::new(Haphazard::new(records, schedule)) as AnySource)),
         letters: DeadLetters::discard(),
         seed: Box::new(|_| {}),
         clock: Arc::new(Unsteady {
@@ -197,8 +232,7 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
         let of = records
             .iter()
             .filter(|record| record.position.partition.stream == stream);
-        let partitions: std::collections::BTreeSet<i32> =
-            of.map(|record| record.position.partition.partition).collect();
+        let partitions: BTreeSet<i32> = of.map(|record| record.position.partition.partition).collect();
         assert_eq!(partitions.len() as u64, N_PARTITIONS);
     }
     // A thread of its own for each: what it is bound to goes with it.

@@ -317,3 +317,25 @@ fn a_record_out_of_place_is_refused_by_name() {
     );
     assert_eq!(orderer.n_queued(shown()), 1);
 }
+
+#[test]
+fn a_partition_that_the_log_gains_is_waited_for_and_merged() {
+    let mut orderer = orderer(&[shown(), acted(0)], false);
+    orderer.push(record(shown(), 0, Some(10), 10)).unwrap();
+    orderer.push(record(acted(0), 0, Some(30), 30)).unwrap();
+    orderer.push(record(shown(), 1, Some(40), 40)).unwrap();
+    orderer.add(acted(1));
+    assert_eq!(
+        drain(&mut orderer, true),
+        Vec::<String>::new(),
+        "what is in it is not known"
+    );
+    orderer.push(record(acted(1), 0, Some(20), 20)).unwrap();
+    orderer.at_end(acted(1));
+    orderer.add(acted(1));
+    let merged = ["impressions[0]@0", "actions[1]@0", "actions[0]@0"];
+    orderer.at_end(acted(0));
+    assert_eq!(drain(&mut orderer, false), merged[..2]);
+    assert_eq!(drain(&mut orderer, true), [merged[2], "impressions[0]@1"]);
+    assert_eq!(orderer.positions().next(acted(1)), Some(1));
+}

@@ -25,6 +25,7 @@ use super::{PartitionState, Polled, Source};
 use crate::{Error, Topics};
 
 pub(crate) use client::Client;
+use growth::Scout;
 pub use range::{Range, RangeBound};
 use reader::Reader;
 pub(crate) use reader::{REQUEST_TIMEOUT, partitions_of, unreachable};
@@ -35,10 +36,6 @@ const SLICE: Duration = Duration::from_millis(5);
 
 /// How often gaps in the offsets are checked against the log's low watermark.
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a topic, each in its turn, is asked whether it has gained partitions. Records of one wait unseen for
-/// that long at most times the number of topics, which is short beside any bound on lateness.
-const GROW_EVERY: Duration = Duration::from_secs(1);
 
 /// How to reach the log.
 #[derive(Clone, Debug)]
@@ -80,10 +77,8 @@ pub struct KafkaSource {
     /// Next offset to hand out, by partition.
     handed: Positions,
     last_audit: Option<Instant>,
-    /// When topics were last asked whether they have grown; `None` where that does not matter.
-    last_growth: Option<Instant>,
-    /// Which stream is asked next.
-    growth_turn: usize,
+    /// Looks for new partitions, where they are wanted.
+    scout: Option<Scout>,
 }
 
 impl KafkaSource {
@@ -102,7 +97,9 @@ impl KafkaSource {
             readers.push(reader);
         }
         let mut source = Self::start(readers)?;
-        source.last_growth = until.is_none().then(Instant::now);
+        if until.is_none() {
+            source.scout = Some(Scout::connect(config)?);
+        }
         Ok(source)
     }
 
@@ -144,8 +141,7 @@ impl KafkaSource {
             parked: BTreeMap::new(),
             handed: Positions::default(),
             last_audit: None,
-            last_growth: None,
-            growth_turn: 0,
+            scout: None,
         };
         for reader in &source.readers {
             reader.assign()?;
@@ -197,18 +193,15 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// Takes up partitions that a topic has gained; asks one at most once per [`GROW_EVERY`].
+    /// Takes up partitions that a topic has gained.
     fn grow(&mut self) -> Result<(), Error> {
-        if self.last_growth.is_none_or(|last| last.elapsed() < GROW_EVERY) {
+        let Some(scout) = &mut self.scout else {
             return Ok(());
-        }
-        let turn = self.growth_turn % self.readers.len();
-        for id in self.readers[turn].grow()? {
+        };
+        for id in scout.look(&mut self.readers)? {
             self.handed.set(id, 0);
             self.ready.push_back(Ok(Polled::Added(id)));
         }
-        self.growth_turn = turn + 1;
-        self.last_growth = Some(Instant::now());
         Ok(())
     }
 

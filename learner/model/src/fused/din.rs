@@ -3,9 +3,9 @@
 //! The first layer's product block, `(q * k) Wp`, is `k (diag(q) Wp)`: with the block of `k` added, one small matrix a
 //! candidate, by which the whole history is multiplied once. No pair is ever laid out, and histories are not padded.
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
-use super::kernel::{Matrix, add_product, sigmoid};
+use super::kernel::{Left, add_product, add_scaled, dot, sigmoid};
 
 /// The block's weights, each matrix as `[in, out]` and as `[out, in]`.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +101,7 @@ impl Din {
     /// What each candidate reads of its history.
     pub(crate) fn forward(&self, inputs: DinInputs<'_>) -> DinPass {
         let mut pass = DinPass::default();
-        Arch::new().dispatch(|| self.forward_loops(inputs, &mut pass));
+        Arch::new().dispatch(Forward(self, inputs, &mut pass));
         pass
     }
 
@@ -112,7 +112,7 @@ impl Din {
             tokens: vec![0.0; inputs.tokens.len()],
             ..DinGradients::default()
         };
-        Arch::new().dispatch(|| self.backward_loops(inputs, pass, read, &mut out));
+        Arch::new().dispatch(Backward(self, inputs, pass, read, &mut out));
         out
     }
 
@@ -145,45 +145,27 @@ impl Din {
             let (history, n) = inputs.history(*request, width);
             self.of_candidate(target, &mut of_candidate);
             of_query.copy_from_slice(&self.first_bias);
-            add_product(
-                &mut of_query,
-                Matrix::rows(target, width),
-                &self.query,
-                [1, width, first],
-            );
+            add_product(&mut of_query, Left::Rows(target), &self.query, [1, width, first]);
             let from = pass.hidden.len();
             for _ in 0..n {
                 pass.hidden.extend_from_slice(&of_query);
             }
             let hidden = &mut pass.hidden[from..];
-            add_product(
-                hidden,
-                Matrix::rows(history, width),
-                &of_candidate,
-                [n, width, first],
-            );
-            active.clear();
-            active.extend(hidden.iter().map(|x| x * sigmoid(*x)));
+            add_product(hidden, Left::Rows(history), &of_candidate, [n, width, first]);
+            active.resize(n * first, 0.0);
+            silu(&mut active, hidden);
             let from = pass.second.len();
             for _ in 0..n {
                 pass.second.extend_from_slice(&self.second_bias);
             }
             let last = &mut pass.second[from..];
-            add_product(
-                last,
-                Matrix::rows(&active, first),
-                &self.second_weight,
-                [n, first, second],
-            );
-            for (entry, last) in history.chunks_exact(width).zip(last.chunks_exact(second)) {
-                let mut score = self.score_bias;
-                for (x, weight) in last.iter().zip(&self.score) {
-                    score += x * sigmoid(*x) * weight;
-                }
+            add_product(last, Left::Rows(&active), &self.second_weight, [n, first, second]);
+            active.resize(n * second, 0.0);
+            silu(&mut active, last);
+            for (entry, active) in history.chunks_exact(width).zip(active.chunks_exact(second)) {
+                let score = self.score_bias + dot(active, &self.score);
                 pass.scores.push(score);
-                for (read, value) in read.iter_mut().zip(entry) {
-                    *read = score.mul_add(*value, *read);
-                }
+                add_scaled(read, score, entry);
             }
         }
     }
@@ -214,21 +196,20 @@ impl Din {
             let scores = &pass.scores[pair..pair + n];
             pair += n;
 
-            of_second.clear();
+            of_second.resize(n * second, 0.0);
             let entries = history
                 .chunks_exact(width)
                 .zip(of_history.chunks_exact_mut(width));
-            for (((entry, of_entry), last), score) in entries.zip(last.chunks_exact(second)).zip(scores) {
-                let mut of_score = 0.0;
-                for ((read, value), of_value) in read.iter().zip(entry).zip(of_entry.iter_mut()) {
-                    of_score += read * value;
-                    *of_value = score.mul_add(*read, *of_value);
-                }
+            let lasts = last.chunks_exact(second).zip(of_second.chunks_exact_mut(second));
+            for (((entry, of_entry), (last, of_last)), score) in entries.zip(lasts).zip(scores) {
+                let of_score = dot(read, entry);
+                add_scaled(of_entry, *score, read);
                 out.score_bias += of_score;
-                for ((x, weight), of_weight) in last.iter().zip(&self.score).zip(&mut out.score_weight) {
+                let weights = self.score.iter().zip(out.score_weight.iter_mut());
+                for ((of_last, x), (weight, of_weight)) in of_last.iter_mut().zip(last).zip(weights) {
                     let s = sigmoid(*x);
                     *of_weight += of_score * x * s;
-                    of_second.push(of_score * weight * s * (1.0 - s).mul_add(*x, 1.0));
+                    *of_last = of_score * weight * s * (1.0 - s).mul_add(*x, 1.0);
                 }
             }
             for of_last in of_second.chunks_exact(second) {
@@ -236,19 +217,24 @@ impl Din {
                     *sum += value;
                 }
             }
-            active.clear();
-            active.extend(hidden.iter().map(|x| x * sigmoid(*x)));
+            active.resize(n * first, 0.0);
+            silu(&mut active, hidden);
             // [second, n] x [n, first]
-            let of_last = Matrix::rows(&of_second, second);
+
             add_product(
                 &mut second_weight,
-                of_last.transposed(),
+                Left::Columns(&of_second),
                 &active,
                 [second, n, first],
             );
             of_hidden.clear();
             of_hidden.resize(n * first, 0.0);
-            add_product(&mut of_hidden, of_last, &second_turned, [n, second, first]);
+            add_product(
+                &mut of_hidden,
+                Left::Rows(&of_second),
+                &second_turned,
+                [n, second, first],
+            );
             for (of, x) in of_hidden.iter_mut().zip(hidden) {
                 let s = sigmoid(*x);
                 *of *= s * (1.0 - s).mul_add(*x, 1.0);
@@ -265,22 +251,17 @@ impl Din {
 
             // The small matrix: [width, n] x [n, first], then to its parts.
             of_matrix.fill(0.0);
-            let keys = Matrix::rows(history, width);
-            add_product(&mut of_matrix, keys.transposed(), &of_hidden, [width, n, first]);
-            let of_target = &mut out.target[at];
             add_product(
-                of_target,
-                Matrix::rows(&of_query, first),
-                &query_turned,
-                [1, first, width],
+                &mut of_matrix,
+                Left::Columns(history),
+                &of_hidden,
+                [width, n, first],
             );
+            let of_target = &mut out.target[at];
+            add_product(of_target, Left::Rows(&of_query), &query_turned, [1, first, width]);
             for (i, (of_row, q)) in of_matrix.chunks_exact(first).zip(target).enumerate() {
                 let row = i * first..(i + 1) * first;
-                let mut sum = 0.0;
-                for (of, weight) in of_row.iter().zip(&self.product[row.clone()]) {
-                    sum += of * weight;
-                }
-                of_target[i] += sum;
+                of_target[i] += dot(of_row, &self.product[row.clone()]);
                 for (((of, key), product), (query, of_query)) in of_row
                     .iter()
                     .zip(&mut key[row.clone()])
@@ -301,12 +282,7 @@ impl Din {
                     *out = q.mul_add(*product, *key);
                 }
             }
-            add_product(
-                of_history,
-                Matrix::rows(&of_hidden, first),
-                &turned,
-                [n, first, width],
-            );
+            add_product(of_history, Left::Rows(&of_hidden), &turned, [n, first, width]);
         }
         out.second_weight = second_weight;
         out.first_weight = (0..first * 4 * width)
@@ -324,6 +300,36 @@ impl Din {
     }
 }
 
+/// The passes as things to call, not closures: a closure is compiled by itself, without the vector instructions that
+/// it is called for.
+struct Forward<'a>(&'a Din, DinInputs<'a>, &'a mut DinPass);
+
+impl NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.forward_loops(self.1, self.2);
+    }
+}
+
+struct Backward<'a>(
+    &'a Din,
+    DinInputs<'a>,
+    &'a DinPass,
+    &'a [f32],
+    &'a mut DinGradients,
+);
+
+impl NullaryFnOnce for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.backward_loops(self.1, self.2, self.3, self.4);
+    }
+}
+
 impl<'a> DinInputs<'a> {
     fn start(&self, request: i64, width: usize) -> usize {
         usize::try_from(request).unwrap_or(0) * self.len * width
@@ -338,6 +344,13 @@ impl<'a> DinInputs<'a> {
             .unwrap_or(0);
         let start = self.start(request, width);
         (&self.tokens[start..start + n * width], n)
+    }
+}
+
+#[inline(always)]
+fn silu(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x * sigmoid(*x);
     }
 }
 

@@ -6,62 +6,47 @@
 /// Columns of a block of the result: one or two vector registers wide.
 const COLUMNS: usize = 16;
 /// Rows of a block: together with the columns as many sums as fit the registers.
-const ROWS: usize = 6;
+const ROWS: usize = 8;
 
-/// A matrix in memory: its entry `(row, column)` is at `row * stride.0 + column * stride.1`.
+/// The left side of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) stride: (usize, usize),
-}
-
-impl<'a> Matrix<'a> {
-    /// Row after row of `width`.
-    #[inline(always)]
-    pub(super) fn rows(values: &'a [f32], width: usize) -> Self {
-        Self {
-            values,
-            stride: (width, 1),
-        }
-    }
-
-    /// The same memory, its rows taken as columns.
-    #[inline(always)]
-    pub(super) fn transposed(self) -> Self {
-        Self {
-            stride: (self.stride.1, self.stride.0),
-            ..self
-        }
-    }
+pub(super) enum Left<'a> {
+    /// `[m, k]`, row after row.
+    Rows(&'a [f32]),
+    /// `[k, m]`, row after row: the transpose of what is multiplied.
+    Columns(&'a [f32]),
 }
 
 /// `c += a b`: `a [m, k]`, `b [k, n]` row after row, `c [m, n]` row after row.
 #[inline(always)]
-pub(super) fn add_product(c: &mut [f32], a: Matrix<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
+pub(super) fn add_product(c: &mut [f32], a: Left<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
     let mut row = 0;
     while row + ROWS <= m {
-        rows::<ROWS>(c, a, b, row, [k, n]);
+        rows::<ROWS>(c, a, b, row, [m, k, n]);
         row += ROWS;
     }
     while row < m {
-        rows::<1>(c, a, b, row, [k, n]);
+        rows::<1>(c, a, b, row, [m, k, n]);
         row += 1;
     }
 }
 
 /// `R` rows of the product from `row` on.
 #[inline(always)]
-fn rows<const R: usize>(c: &mut [f32], a: Matrix<'_>, b: &[f32], row: usize, [k, n]: [usize; 2]) {
-    let mut column = 0;
-    while column + COLUMNS <= n {
+fn rows<const R: usize>(c: &mut [f32], a: Left<'_>, b: &[f32], row: usize, [m, k, n]: [usize; 3]) {
+    let whole = n - n % COLUMNS;
+    for column in (0..whole).step_by(COLUMNS) {
         let mut sums = [[0.0f32; COLUMNS]; R];
         for i in 0..k {
-            let Some(b) = b.get(i * n + column..i * n + column + COLUMNS) else {
+            let Some(line) = b.get(i * n + column..i * n + column + COLUMNS) else {
                 return;
             };
             for (r, sums) in sums.iter_mut().enumerate() {
-                let a = a.values[(row + r) * a.stride.0 + i * a.stride.1];
-                for (sum, b) in sums.iter_mut().zip(b) {
+                let a = match a {
+                    Left::Rows(a) => a[(row + r) * k + i],
+                    Left::Columns(a) => a[i * m + row + r],
+                };
+                for (sum, b) in sums.iter_mut().zip(line) {
                     *sum = a.mul_add(*b, *sum);
                 }
             }
@@ -72,17 +57,45 @@ fn rows<const R: usize>(c: &mut [f32], a: Matrix<'_>, b: &[f32], row: usize, [k,
                 *c += sum;
             }
         }
-        column += COLUMNS;
     }
-    for r in 0..R {
-        for column in column..n {
+    for r in row..row + R {
+        for column in whole..n {
             let mut sum = 0.0f32;
             for i in 0..k {
-                sum = a.values[(row + r) * a.stride.0 + i * a.stride.1].mul_add(b[i * n + column], sum);
+                let a = match a {
+                    Left::Rows(a) => a[r * k + i],
+                    Left::Columns(a) => a[i * m + r],
+                };
+                sum = a.mul_add(b[i * n + column], sum);
             }
-            c[(row + r) * n + column] += sum;
+            c[r * n + column] += sum;
         }
     }
+}
+
+/// `out += scale * x`
+#[inline(always)]
+pub(super) fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = scale.mul_add(*x, *out);
+    }
+}
+
+/// The sum of products, in as many sums side by side as a block has columns.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; COLUMNS];
+    let (a, b) = (a.chunks_exact(COLUMNS), b.chunks_exact(COLUMNS));
+    let mut rest = 0.0f32;
+    for (a, b) in a.remainder().iter().zip(b.remainder()) {
+        rest = a.mul_add(*b, rest);
+    }
+    for (a, b) in a.zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = a.mul_add(*b, *sum);
+        }
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 /// `1 / (1 + exp(-x))` to within some units of the last place: exponentials by a polynomial on `[-ln 2 / 2, ln 2 / 2]`.
@@ -136,9 +149,9 @@ mod tests {
                     let a: Vec<f32> = (0..m * k).map(number).collect();
                     let b: Vec<f32> = (0..k * n).map(|at| number(at + 1000)).collect();
                     let turned: Vec<f32> = (0..k * m).map(|at| a[(at % m) * k + at / m]).collect();
-                    for a_matrix in [Matrix::rows(&a, k), Matrix::rows(&turned, m).transposed()] {
+                    for left in [Left::Rows(&a), Left::Columns(&turned)] {
                         let mut c = vec![1.0; m * n];
-                        add_product(&mut c, a_matrix, &b, [m, k, n]);
+                        add_product(&mut c, left, &b, [m, k, n]);
                         for (at, found) in c.iter().enumerate() {
                             let (row, column) = (at / n, at % n);
                             let sum: f32 = (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum();
