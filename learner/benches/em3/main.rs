@@ -1,12 +1,15 @@
 //! Samples trained and candidates scored a second by the models with content and sequence blocks, by the shape of a
 //! batch. One JSON object a line.
 //!
-//! `em3 [--threads N] [--seconds S] [--model NAME] [--shape RxCxN]`, all with defaults.
+//! `em3 [--threads N] [--seconds S] [--model NAME] [--shape RxCxN]`, all with defaults. With `--dump FILE`, the batches of
+//! the first model and shape are written there with its weights and scores instead, for `tests/peers/em3_torch.py`.
 
 #![expect(clippy::print_stdout, reason = "figures go to stdout")]
 
+mod dump;
 mod world;
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -43,6 +46,12 @@ fn main() {
             .map(str::to_owned)
             .to_vec(),
     };
+    if let Some(path) = of("--dump") {
+        let batches: Vec<Batch> = (0..BATCHES).map(|seq| world.batch(shapes[0], seq)).collect();
+        let mut trainer = trained(&models[0], shapes[0], &batches, 0, threads);
+        dump::dump(Path::new(&path), &world, &batches, &mut trainer);
+        return;
+    }
     for name in &models {
         for shape in &shapes {
             let batches: Vec<Batch> = (0..BATCHES).map(|seq| world.batch(*shape, seq)).collect();
@@ -112,15 +121,8 @@ fn config(name: &str, history: usize) -> ModelConfig {
     }
 }
 
-/// Samples trained a second, each batch predicted and learned from, and candidates scored a second.
-fn measure(
-    name: &str,
-    shape: Shape,
-    batches: &[Batch],
-    freeze: u64,
-    threads: i32,
-    seconds: f64,
-) -> (f64, f64) {
+/// A trainer that has gone through the batches once.
+fn trained(name: &str, shape: Shape, batches: &[Batch], freeze: u64, threads: i32) -> Trainer {
     let learner = LearnerConfig {
         dense: DenseRule::Adam,
         dense_rate: 1e-3,
@@ -135,6 +137,19 @@ fn measure(
     for batch in batches {
         trainer.step(batch).expect("a made-up batch is learned from");
     }
+    trainer
+}
+
+/// Samples trained a second, each batch predicted and learned from, and candidates scored a second.
+fn measure(
+    name: &str,
+    shape: Shape,
+    batches: &[Batch],
+    freeze: u64,
+    threads: i32,
+    seconds: f64,
+) -> (f64, f64) {
+    let mut trainer = trained(name, shape, batches, freeze, threads);
     let mut next = batches.iter().cycle();
     let train = rate(seconds, || {
         let batch = next.next().expect("a cycle has no end");

@@ -9,7 +9,7 @@ use ouzel_sample::{
     VectorTable,
 };
 
-const N_ITEMS: u64 = 20_000;
+pub(crate) const N_ITEMS: u64 = 20_000;
 const N_USERS: u64 = 200_000;
 const N_CATEGORIES: u64 = 1_000;
 const CATEGORY: u64 = 1 << 32;
@@ -67,6 +67,17 @@ impl World {
             samples,
             vectors,
         }
+    }
+
+    /// An item's frozen vector.
+    pub(crate) fn vector(&self, item: u64, modality: usize) -> Vec<f32> {
+        let list = self.table.list();
+        let vectors = list.get(self.content(item)).expect("every item has contents");
+        vectors[modality]
+            .as_ref()
+            .expect("in both modalities")
+            .values
+            .to_vec()
     }
 
     fn content(&self, item: u64) -> VectorId {
