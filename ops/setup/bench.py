@@ -25,6 +25,7 @@ import kafka
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / "tests" / "peers"
+LAYOUTS = ("idiomatic", "request-once")
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -62,6 +63,11 @@ def rows():
         what = "{} candidates".format(n)
         yield Row(scored, what, "ranker", "score/{}".format(n), "PyTorch", "score/{}".format(n))
         yield Row(both, what, "ranker", "read_and_score/{}".format(n), "PyTorch", "score/{}".format(n))
+    for what, unit in (("train", "samples/s"), ("score", "candidates/s")):
+        section = "em3-din, 64 requests of 8 candidates and 50 past actions, {}: {}, one thread".format(what, unit)
+        for state in ("warm-up", "frozen"):
+            for layout in LAYOUTS:
+                yield Row(section, state, "em3", "{}/{}".format(what, state), "PyTorch " + layout, what)
 
 
 def build(is_only_kafka):
@@ -69,7 +75,7 @@ def build(is_only_kafka):
     command = ["cargo", "bench", "--no-run", "--message-format=json-render-diagnostics"]
     command += ["--package", "ouzel-ingest", "--bench", "kafka"]
     if not is_only_kafka:
-        command += ["--bench", "join", "--package", "ouzel-learner", "--bench", "ranker"]
+        command += ["--bench", "join", "--package", "ouzel-learner", "--bench", "ranker", "--bench", "em3"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         raise BenchError("the benchmarks do not build, see above")
@@ -115,15 +121,26 @@ class Peers:
 
     def skip(self, peer, why):
         self.skipped[peer] = why
+        self.skipped.update({"{} {}".format(peer, layout): why for layout in LAYOUTS})
         say("*** SKIPPED: the {} peer: {} ***".format(peer, why))
 
     def run(self, peer, seconds):
         """The figures of one peer; none of one that is skipped."""
         if peer in self.skipped:
             return {}
+        if peer.removeprefix("PyTorch ") in LAYOUTS:
+            command = [self.torch_python, "-W", "ignore", PEERS / "em3_torch.py", pathlib.Path(self.folder) / "em3.safetensors"]
+            return json.loads(ran([*command, "--layout", peer.removeprefix("PyTorch "), "--seconds", str(seconds)]))
         if peer == "plain Python":
             return json.loads(ran([sys.executable, PEERS / "plain_join.py", self.folder]))
         return json.loads(ran([self.torch_python, PEERS / "recipe_torch.py", self.folder, "--seconds", str(seconds)]))
+
+
+def em3(program, seconds, *arguments):
+    """Figures of the models with content, by what and state."""
+    lines = ran([program, "--model", "em3-din", "--shape", "64x8x50", "--seconds", str(seconds), *arguments]).splitlines()
+    found = [json.loads(line) for line in lines]
+    return {"{}/{}".format(what, of["state"]): of[what] for of in found for what in ("train", "score")}
 
 
 def measure(table, programs, peers, rounds, seconds):
@@ -135,8 +152,9 @@ def measure(table, programs, peers, rounds, seconds):
         ranker = medians(ran([programs["ranker"], "--bench", "--min-time", str(seconds)]))
         torch = peers.run("PyTorch", seconds)
         losses.update({name: loss for name, loss in torch.items() if name.startswith("log_loss/")})
-        ours = {"join": join, "ranker": ranker}
+        ours = {"join": join, "ranker": ranker, "em3": em3(programs["em3"], seconds)}
         theirs = {"plain Rust": join, "plain Python": python, "PyTorch": torch}
+        theirs.update({peer: peers.run(peer, seconds) for peer in ("PyTorch " + layout for layout in LAYOUTS)})
         for row in table:
             figure = ours[row.program].get(row.ours)
             if figure is None:
@@ -177,9 +195,9 @@ def show(table, peers):
     for row in sorted(table, key=lambda row: row.section):
         if row.section != section:
             section = row.section
-            print("\n{}\n  {:<20}{:>12}  {:<14}{:>12}{:>8}".format(section, "", "ouzel", "peer", "", "ratio"))
+            print("\n{}\n  {:<20}{:>12}  {:<21}{:>12}{:>8}".format(section, "", "ouzel", "peer", "", "ratio"))
         ours = statistics.median(ours for ours, _ in row.figures)
-        line = "  {:<20}{:>12,.0f}  {:<14}".format(row.name, ours, row.peer)
+        line = "  {:<20}{:>12,.0f}  {:<21}".format(row.name, ours, row.peer)
         if row.peer in peers.skipped:
             print(line + "{:>12}".format("skipped"))
             continue
@@ -205,6 +223,7 @@ def main():
         say("writing the worlds")
         for program in (programs["join"], programs["ranker"]):
             ran([program], OUZEL_BENCH_DUMP=folder)
+        em3(programs["em3"], args.seconds, "--dump", pathlib.Path(folder) / "em3.safetensors")
         peers = Peers(folder, args.torch_python)
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]

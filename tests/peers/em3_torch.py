@@ -183,7 +183,8 @@ class RequestOnce(Model):
         scores = ask @ k.transpose(1, 2) + SCALE * (ask @ w["interest_key_lora_b"]) @ low.transpose(1, 2)
         found = (torch.softmax(scores / k.shape[2] ** 0.5, 2) @ past).view(r * c, -1)
         user_side = torch.cat([user, zero, items.sum(1) / n**0.5], 1) @ w["first_user"].T
-        candidate = torch.cat([item, about, zero, zero], 1)
+        none = torch.zeros_like(item)
+        candidate = torch.cat([item, about, none, none], 1)
         parts = ((candidate, "candidate"), (b["dense"], "dense"), (content, "content"), (found, "interest"), (read, "sequence"))
         first_layer = sum(x @ w["first_" + name].T for x, name in parts) + w["first_bias"] + user_side.repeat_interleave(c, 0)
         return self.head(F.relu(first_layer)), query[first], contents
