@@ -203,6 +203,8 @@ fn settings(args: &DemoArgs) -> Config {
         .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     // One machine runs the broker, the feeder, the caller and the daemon: a late answer is still an answer.
     config.serving.deadline = Period::from_secs(2);
+    // Lone impressions without content: the blocks over history have little to learn from, and learn it slowly.
+    config.optimizer.block_rate = 3e-4;
     config.snapshot.every_batches = 200;
     config.snapshot.keep = 100;
     config.log.level = "warn".to_owned();

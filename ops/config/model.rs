@@ -282,10 +282,10 @@ impl Default for Optimizer {
     fn default() -> Self {
         Self {
             row_rate: 0.05,
-            row_accumulator: 0.1,
+            row_accumulator: 0.05,
             dense: Dense::Adagrad,
             dense_rate: 0.03,
-            block_rate: 0.002,
+            block_rate: 0.001,
             contrast_weight: 0.0,
             contrast_temperature: 0.1,
             freeze_samples: 0,

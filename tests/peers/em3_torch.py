@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 HEADS, SCALE, TEMPERATURE, CONTRAST = 4, 2.0, 0.1, 0.05
-ROW_RATE, ROW_START, RATE = 0.05, 0.1, 1e-3
+ROW_RATE, ROW_START, RATE = 0.05, 0.05, 1e-3
 KINDS = {"F32": torch.float32, "I64": torch.int64}
 
 

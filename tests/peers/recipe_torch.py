@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 DIM, HIDDEN, N_DENSE = 8, 128, 56
-ROW_RATE, ROW_START, DENSE_RATE = 0.05, 0.1, 0.03
+ROW_RATE, ROW_START, DENSE_RATE = 0.05, 0.05, 0.03
 ALPHA, BETA, L2 = 0.02, 1.0, 1.0
 SLATE_LOSS = 0.3
 FIELDS = ("user", "context", "history", "item", "category", "author", "tag")
