@@ -305,6 +305,8 @@ impl<'a> Lineage<'a> {
         if !status.success() {
             bail!("the last daemon ended with {status} on SIGTERM");
         }
+        // It may have begun a segment, and written an early batch down in it, since the log was consumed.
+        self.link_plan()?;
         let recovery = self.home.store().newest_valid()?;
         let snapshot = recovery.snapshot.context("the last daemon left no snapshot")?;
         Ok((snapshot, pace))
