@@ -37,7 +37,7 @@ verify-long: export OUZEL_ATTACK_IDS ?= 10000000
 verify-long: libtorch data encoders ## what `make test` has no time for: many more cases, mutations and ids, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
 	@cargo build --release --bin ouzel
-	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED)
+	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED) --fail-points all
 
 fmt-check: ## the format, as rustfmt.toml has it
 	cargo fmt --all --check

@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use clap::Parser;
 
 pub use args::{
-    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs,
-    Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs, TopicsArgs,
-    TopicsVerb, Verb, VerifyArgs,
+    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FailPoints, FileArgs,
+    JoinArgs, Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs,
+    TopicsArgs, TopicsVerb, Verb, VerifyArgs,
 };
 pub use exit::{Exit, Tell, report};
 pub use point::RangePoint;

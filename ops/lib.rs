@@ -11,6 +11,7 @@ pub mod config;
 pub mod contents;
 pub mod control;
 pub mod demo;
+pub mod failpoint;
 pub mod gauges;
 pub mod live;
 pub mod metrics;

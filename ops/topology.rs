@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::control::Desk;
+use crate::failpoint::{self, FailPoint};
 use crate::gauges;
 use crate::live::Live;
 use crate::resume::{Found, provenance};
@@ -108,7 +109,8 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let address = listener
         .local_addr()
         .context("cannot read the address listened on")?;
-    let store = Arc::new(Store::open(dir)?);
+    let store = Arc::new(Store::open_on(failpoint::file_system(), dir)?);
+    failpoint::reach(FailPoint::StoreOpened);
     let found = Found::in_store(&store)?;
     let source = (plan.open)(&found.positions()?)?;
     let partitions = source.partitions();
@@ -121,6 +123,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         (plan.seed)(begin.stage.features());
     }
 
+    failpoint::reach(FailPoint::Restored);
     let live = Arc::new(Live::default());
     if let Some(id) = begin.snapshot {
         live.saved(id, live.lineage());

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod feed;
 pub mod harm;
 pub mod lineage;
+pub mod points;
 pub mod report;
 pub mod settings;
 pub mod world;
@@ -26,6 +27,7 @@ use anyhow::Context;
 
 use ouzel_snapshot::SnapshotId;
 
+use crate::cli::FailPoints;
 use crate::config::{Config, Period};
 
 use daemon::{Home, can_bind_to_one_core};
@@ -61,6 +63,8 @@ pub struct Request {
     pub exe: PathBuf,
     /// Where its state directories go.
     pub dir: PathBuf,
+    /// Fail points to die at, too.
+    pub fail_points: Option<FailPoints>,
     /// Keep those of lineages that passed, too.
     pub is_kept: bool,
 }
@@ -84,6 +88,9 @@ pub fn run(request: &Request, mut tell: impl FnMut(u64, u64, &str)) -> anyhow::R
         report.enter(Check::Halted, &name, outcome.map(n_samples), &mut tell)?;
     }
 
+    if let Some(which) = request.fail_points {
+        points::run(request, which, &mut log, &golden, &mut report, &mut tell)?;
+    }
     while report.n_kills() < request.kills - on_growing && report.failures.len() < MOST_FAILURES {
         let name = format!("settled-{:04}", report.n_lineages());
         let most = request.kills - on_growing - report.n_kills();
@@ -164,9 +171,23 @@ impl Golden {
     }
 
     fn lineage<'a>(&self, request: &'a Request, name: &str, log: &'a mut Log) -> anyhow::Result<Lineage<'a>> {
+        let every = Dice::new(request.seed, name).index(SNAPSHOT_EVERY.len());
+        self.lineage_of(request, name, log, SNAPSHOT_EVERY[every])
+    }
+
+    /// With a snapshot every so many batches.
+    fn lineage_of<'a>(
+        &self,
+        request: &'a Request,
+        name: &str,
+        log: &'a mut Log,
+        every_batches: u64,
+    ) -> anyhow::Result<Lineage<'a>> {
         let mut dice = Dice::new(request.seed, name);
+        // The first number decided how often.
+        dice.below(1);
         let mut config = self.config.clone();
-        config.snapshot.every_batches = SNAPSHOT_EVERY[dice.index(SNAPSHOT_EVERY.len())];
+        config.snapshot.every_batches = every_batches;
         let home = Home::new(&request.dir.join(name), &config)?;
         Ok(Lineage::new(home, &request.exe, log, self.pace, dice))
     }

@@ -5,13 +5,24 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use ouzel::failpoint::FailPoint;
+
 /// One of each kind, of which one kills twice.
 const KILLS: &str = "8";
 
 #[test]
 fn a_kill_of_every_kind_changes_nothing() {
     let output = Command::new(env!("CARGO_BIN_EXE_ouzel"))
-        .args(["verify", "--kills", KILLS, "--seed", "1", "--json"])
+        .args([
+            "verify",
+            "--kills",
+            KILLS,
+            "--seed",
+            "1",
+            "--fail-points",
+            "named",
+            "--json",
+        ])
         .stdin(Stdio::null())
         .output()
         .expect("the program starts");
@@ -31,12 +42,13 @@ fn a_kill_of_every_kind_changes_nothing() {
             (name, (n("passed"), n("failed")))
         })
         .collect();
-    for name in ["halted", "settled", "growing"] {
+    for name in ["halted", "points", "settled", "growing"] {
         assert!(
             matches!(checks[name], (1.., 0)),
             "{name} passed at least once and never failed: {checks:?}"
         );
     }
+    assert_eq!(report["fail_points"]["named"], FailPoint::NAMED.len(), "{out}");
     let harms = report["harms"].as_array().expect("harms are listed");
     let met: Vec<&str> = harms
         .iter()

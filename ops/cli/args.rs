@@ -159,6 +159,15 @@ pub struct ScoreArgs {
     pub requests: PathBuf,
 }
 
+/// Fail points to die at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FailPoints {
+    /// Those that have a name.
+    Named,
+    /// And every write-side call of a snapshot.
+    All,
+}
+
 /// `ouzel verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -168,6 +177,9 @@ pub struct VerifyArgs {
     /// Decides the events, the delays and the damages; the instants are the machine's
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+    /// Have daemons die at fail points, too: each that has a name, or also each write-side call of a snapshot
+    #[arg(long, value_name = "WHICH")]
+    pub fail_points: Option<FailPoints>,
     /// Print one JSON document on stdout instead of the table
     #[arg(long)]
     pub json: bool,

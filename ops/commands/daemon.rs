@@ -8,6 +8,7 @@ use ouzel_ingest::{DeadLetters, KafkaSource};
 use crate::cli::{DaemonArgs, Exit, Tell};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::failpoint;
 use crate::supervisor::{Shutdown, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
 use crate::topology::{self, AnySource, Plan};
@@ -16,6 +17,7 @@ use crate::topology::{self, AnySource, Plan};
 pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
     telemetry::init_logs(&config.log)?;
+    failpoint::arm().exit(Exit::Usage)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }

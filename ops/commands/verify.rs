@@ -26,6 +26,7 @@ pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         seed: args.seed,
         exe: std::env::current_exe().context("cannot find this program's own file")?,
         dir: dir.clone(),
+        fail_points: args.fail_points,
         is_kept: args.state.is_some(),
     };
     let mut progress = Progress::new("kills", Some(args.kills), Style::detect(args.json));

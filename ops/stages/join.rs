@@ -20,6 +20,7 @@ use ouzel_ingest::plan::{PlanEntry, PlanError, PlanLog};
 use ouzel_ingest::{Stage, StageError};
 use ouzel_sample::{Batch, Event, Id, ItemVectors, Origin, PartitionId, Vector};
 
+use crate::failpoint::{self, FailPoint};
 use crate::live::Live;
 use crate::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 use crate::stages::backlog::Backlog;
@@ -296,6 +297,7 @@ impl Join {
                 self.orderer.follow(next.runs.iter().copied());
             } else {
                 tracing::info!(plan_position = self.plan_position, "caught up with the plan log");
+                failpoint::reach(FailPoint::CaughtUp);
             }
             return Ok(is_sent);
         }
@@ -303,6 +305,7 @@ impl Join {
         if !runs.is_empty() || is_flush {
             self.write(|plan| plan.append(runs.clone(), Vec::new(), Vec::new(), is_flush))?;
             self.plan_position = self.plan.position();
+            failpoint::reach(FailPoint::PlanAppended);
         }
         self.send(batches)
     }
@@ -321,6 +324,7 @@ impl Join {
             if self.out.send(Joined::Batch(batch)).is_err() {
                 return Ok(false);
             }
+            failpoint::reach(FailPoint::BatchHanded);
         }
         // In the middle of a followed entry the plan has no name for this point.
         if is_cut && !self.is_in_entry {
@@ -333,18 +337,22 @@ impl Join {
     /// Sends the stage's state after everything taken so far. False when the learner is gone.
     fn cut(&mut self, is_last: bool, answers: Option<u64>) -> anyhow::Result<bool> {
         self.write(PlanLog::sync)?;
+        failpoint::reach(FailPoint::PlanSynced);
         let cut = JoinCut {
             stage: self.stage.cut()?,
             plan_position: self.plan_position,
             answers,
             is_last,
         };
+        failpoint::reach(FailPoint::CutTaken);
         if self.replay.is_empty() {
             self.write(PlanLog::roll)?;
+            failpoint::reach(FailPoint::PlanRolled);
             let keep_from = self.live.plan_keep_from.load(Ordering::Acquire);
             if let Err(error) = self.plan.prune(keep_from) {
                 tracing::warn!(error = %chain(&error), "old parts of the plan log not removed");
             }
+            failpoint::reach(FailPoint::PlanPruned);
         }
         self.live.joined(&self.stage);
         Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())

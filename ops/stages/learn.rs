@@ -16,6 +16,7 @@ use ouzel_serving::{Published, Version};
 use ouzel_snapshot::{Alias, Cut, Draft, Fingerprint, SnapshotId, Store};
 
 use crate::clock::Clock;
+use crate::failpoint::{self, FailPoint};
 use crate::live::Live;
 use crate::metrics::{FRESHNESS_SECONDS, SNAPSHOTS_SKIPPED_TOTAL};
 use crate::stages::save::Save;
@@ -168,6 +169,7 @@ impl Learn {
         counter!(names::BATCHES).increment(1);
         self.live.samples.fetch_add(n_samples, Ordering::Relaxed);
         self.live.batches.fetch_add(1, Ordering::Relaxed);
+        failpoint::reach(FailPoint::BatchLearned);
         Ok(())
     }
 
@@ -203,6 +205,7 @@ impl Learn {
         };
         let version = Version::new(&latest.to_string(), self.trainer.weights()?)?;
         self.published.publish(Arc::new(version));
+        failpoint::reach(FailPoint::VersionPublished);
         let now = self.clock.now_ms();
         for recorded in &self.unserved {
             #[expect(clippy::cast_precision_loss, reason = "a delay in a histogram")]
@@ -286,6 +289,7 @@ impl Learn {
         draft.add_blob("features.bin", stage.features)?;
         draft.add_blob("batcher.bin", stage.batcher)?;
         draft.add_blob("validation.json", self.progressive.dump())?;
+        failpoint::reach(FailPoint::CutCompleted);
         let save = Save {
             draft,
             lineage: self.live.lineage(),

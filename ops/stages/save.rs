@@ -12,6 +12,7 @@ use ouzel_learner::weights_hash;
 use ouzel_snapshot::{Alias, Draft, SnapshotId, Store};
 
 use crate::clock::Clock;
+use crate::failpoint::{self, FailPoint};
 use crate::live::Live;
 
 /// From a snapshot that could not be written to the next one asked for; doubled up to the second with each failure.
@@ -81,11 +82,14 @@ impl Saver {
 
     fn write(&self, draft: &Draft) -> Result<SnapshotId, ouzel_snapshot::Error> {
         let id = self.store.write(draft)?;
+        failpoint::reach(FailPoint::SnapshotWritten);
         self.store.set_alias(Alias::Latest, id)?;
+        failpoint::reach(FailPoint::LatestMoved);
         // What follows only saves room: the snapshot is there and counts.
         if let Err(error) = self.store.gc(self.keep, self.clock.now_ms()) {
             tracing::warn!(%error, "old snapshots not removed");
         }
+        failpoint::reach(FailPoint::Collected);
         let kept = self.store.list()?;
         let oldest = kept
             .iter()

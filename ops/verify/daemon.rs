@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,12 +14,14 @@ use ouzel_snapshot::Store;
 
 use crate::admin::{AdminReply, AdminRequest};
 use crate::config::Config;
+use crate::failpoint::{VARIABLE, Visit};
 
 /// Longest wait for an answer on the admin socket: a daemon that starts up may not be listening yet, and the
 /// moment of a kill must not wait for it.
 const ANSWER: Duration = Duration::from_millis(20);
 /// Longest wait for a daemon to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(60);
+const SIGABRT: i32 = 6;
 /// Lines of a daemon's log in the message about its failure.
 const LAST_LINES: usize = 6;
 
@@ -109,8 +112,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `exe daemon` in `home`; through `taskset` on one core, if asked to.
-    pub fn start(exe: &Path, home: &Home, is_on_one_core: bool) -> anyhow::Result<Self> {
+    /// Starts `exe daemon` in `home`; through `taskset` on one core, if asked to, and to die at a fail point.
+    pub fn start(
+        exe: &Path,
+        home: &Home,
+        is_on_one_core: bool,
+        fail_at: Option<Visit>,
+    ) -> anyhow::Result<Self> {
         let n_before = match home.store().newest_valid()?.snapshot {
             Some(snapshot) => snapshot
                 .manifest()
@@ -132,6 +140,10 @@ impl Daemon {
                 command.args(["-c", "0"]).arg(exe);
                 command
             }
+        };
+        match fail_at {
+            Some(visit) => command.env(VARIABLE, visit.to_string()),
+            None => command.env_remove(VARIABLE),
         };
         let child = command
             .arg("daemon")
@@ -173,6 +185,12 @@ impl Daemon {
                 self.home.last_words()
             ),
         }
+    }
+
+    /// True once it has died of its fail point.
+    pub fn has_aborted(&mut self) -> anyhow::Result<bool> {
+        let status = self.child.try_wait().context("cannot look after a daemon")?;
+        Ok(status.is_some_and(|status| status.signal() == Some(SIGABRT)))
     }
 
     /// Records of the log that it has taken, those of its snapshot included; `None` while it does not answer.

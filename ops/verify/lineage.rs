@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use ouzel_snapshot::Snapshot;
 
+use crate::failpoint::Visit;
+
 use super::daemon::{Daemon, Home};
 use super::dice::Dice;
 use super::evidence::{Evidence, compare};
@@ -79,8 +81,10 @@ enum Until {
 
 /// What was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Met {
+pub enum Met {
+    /// What was waited for.
     Moment,
+    /// The end of the log, before that.
     Consumed,
 }
 
@@ -94,6 +98,8 @@ pub struct Lineage<'a> {
     pub ready: Vec<Duration>,
     /// Its snapshots that were compared with those of the undisturbed run at the same place.
     pub compared: BTreeSet<String>,
+    /// The fail points that its daemons died at.
+    pub points: Vec<Visit>,
     /// Its daemons get one core.
     pub is_on_one_core: bool,
     exe: &'a Path,
@@ -101,6 +107,8 @@ pub struct Lineage<'a> {
     pace: Pace,
     dice: Dice,
     daemon: Option<Daemon>,
+    /// What the next daemon dies at by itself.
+    fail_at: Option<Visit>,
     /// Where hard links to every plan segment are kept, pruned or not.
     archive: Option<PathBuf>,
 }
@@ -113,12 +121,14 @@ impl<'a> Lineage<'a> {
             kills: Vec::new(),
             ready: Vec::new(),
             compared: BTreeSet::new(),
+            points: Vec::new(),
             is_on_one_core: false,
             exe,
             log,
             pace,
             dice,
             daemon: None,
+            fail_at: None,
             archive: None,
         }
     }
@@ -147,6 +157,29 @@ impl<'a> Lineage<'a> {
             self.compare(golden)?;
         }
         Ok(())
+    }
+
+    /// Kills a daemon that has written a snapshot and learned a little more.
+    pub fn kill_after_first_snapshot(&mut self) -> anyhow::Result<()> {
+        let after = self.pace.whole / 20;
+        match self.wait(&Until::Snapshots(1, after))? {
+            Met::Moment => self.kill(Harm::Random),
+            Met::Consumed => bail!("the log was consumed before there was a snapshot"),
+        }
+    }
+
+    /// Starts a daemon that dies at this place, and waits until it has, or has consumed the log.
+    pub fn die_at(&mut self, visit: Visit) -> anyhow::Result<Met> {
+        self.fail_at = Some(visit);
+        let met = self.wait(&Until::Consumed);
+        self.fail_at = None;
+        let met = met.with_context(|| format!("to die at {visit}"))?;
+        match met {
+            Met::Moment => self.points.push(visit),
+            // It may still come to the place while it ends: another one is to do that.
+            Met::Consumed => drop(self.take()),
+        }
+        Ok(met)
     }
 
     /// SIGKILLs so far.
@@ -249,7 +282,8 @@ impl<'a> Lineage<'a> {
     /// Waits, starting a daemon if none runs, and tends the log meanwhile.
     fn wait(&mut self, until: &Until) -> anyhow::Result<Met> {
         if self.daemon.is_none() {
-            self.daemon = Some(Daemon::start(self.exe, &self.home, self.is_on_one_core)?);
+            let daemon = Daemon::start(self.exe, &self.home, self.is_on_one_core, self.fail_at)?;
+            self.daemon = Some(daemon);
         }
         let began = Instant::now();
         let mut asked = None;
@@ -260,6 +294,10 @@ impl<'a> Lineage<'a> {
             let Some(daemon) = &mut self.daemon else {
                 bail!("a daemon is missing")
             };
+            if self.fail_at.is_some() && daemon.has_aborted()? {
+                self.take();
+                return Ok(Met::Moment);
+            }
             daemon.check()?;
             let age = daemon.age();
             if asked.is_none_or(|asked: Instant| asked.elapsed() >= ASK_EVERY) {
@@ -326,7 +364,7 @@ impl<'a> Lineage<'a> {
     }
 
     /// Compares each snapshot with that of the undisturbed run at the same place, if there is one.
-    fn compare(&mut self, golden: &[Evidence]) -> anyhow::Result<()> {
+    pub fn compare(&mut self, golden: &[Evidence]) -> anyhow::Result<()> {
         let found = Evidence::all(&self.home)?;
         self.compared.extend(compare(
             &found,

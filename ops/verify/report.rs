@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::failpoint::{FailPoint, Visit};
+
 use super::Request;
 use super::harm::Harm;
 use super::lineage::{Hit, Kill, Lineage, Pace};
@@ -18,6 +20,8 @@ use super::lineage::{Hit, Kill, Lineage, Pace};
 pub enum Check {
     /// Held up at random instants, on all cores or one, it equals the undisturbed run.
     Halted,
+    /// Died at fail points on a settled log, it equals the undisturbed run.
+    Points,
     /// Killed on a settled log, it equals the undisturbed run.
     Settled,
     /// Killed on a growing log, it equals a new process that follows its plan log.
@@ -25,13 +29,14 @@ pub enum Check {
 }
 
 impl Check {
-    const ALL: [Check; 3] = [Check::Halted, Check::Settled, Check::Growing];
+    const ALL: [Check; 4] = [Check::Halted, Check::Points, Check::Settled, Check::Growing];
 
     fn name(self) -> &'static str {
         match self {
             Check::Halted => {
                 "held up at random, every other one on one core: the undisturbed run, bit for bit"
             }
+            Check::Points => "died at fail points on a settled log: the undisturbed run, bit for bit",
             Check::Settled => "killed on a settled log: the undisturbed run, bit for bit",
             Check::Growing => "killed on a growing log: its plan log followed by a new process, bit for bit",
         }
@@ -63,6 +68,8 @@ pub struct Report {
     is_kept: bool,
     kills: Vec<Kill>,
     last_kills: Vec<Kill>,
+    points: Vec<Visit>,
+    last_points: usize,
     ready: Vec<Duration>,
     passed: BTreeMap<Check, u64>,
     n_lineages: u64,
@@ -87,6 +94,8 @@ impl Report {
             is_kept: request.is_kept,
             kills: Vec::new(),
             last_kills: Vec::new(),
+            points: Vec::new(),
+            last_points: 0,
             ready: Vec::new(),
             passed: BTreeMap::new(),
             n_lineages: 0,
@@ -130,6 +139,22 @@ impl Report {
         self.n_compared += lineage.compared.len();
     }
 
+    /// Takes over where a lineage died by itself.
+    pub fn take_points(&mut self, lineage: &Lineage<'_>) {
+        self.points.extend_from_slice(&lineage.points);
+        self.last_points = lineage.points.len();
+        self.ready.extend(&lineage.ready);
+        self.n_compared += lineage.compared.len();
+    }
+
+    /// Named fail points, and write-side calls of a snapshot, that daemons died at.
+    #[must_use]
+    pub fn n_points(&self) -> (usize, usize) {
+        let is_call = |visit: &&Visit| matches!(visit.point, FailPoint::Call(_));
+        let n_calls = self.points.iter().filter(is_call).count();
+        (self.points.len() - n_calls, n_calls)
+    }
+
     /// Enters how a lineage ended: its samples, or what is wrong. Removes its folder if it passed.
     pub fn enter(
         &mut self,
@@ -140,6 +165,7 @@ impl Report {
     ) -> anyhow::Result<()> {
         self.n_lineages += 1;
         let kills = std::mem::take(&mut self.last_kills);
+        let n_deaths = kills.len() + std::mem::take(&mut self.last_points);
         let dir = self.dir.join(name);
         let words = match outcome {
             Ok(n_samples) => {
@@ -148,11 +174,11 @@ impl Report {
                 if !self.is_kept {
                     std::fs::remove_dir_all(&dir)?;
                 }
-                format!("{name}: {} kills, equal", kills.len())
+                format!("{name}: {n_deaths} kills, equal")
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                let words = format!("{name}: FAILED after {} kills: {error}", kills.len());
+                let words = format!("{name}: FAILED after {n_deaths} kills: {error}");
                 self.failures.push(Failure {
                     lineage: name.to_owned(),
                     check,
@@ -209,11 +235,13 @@ impl Report {
             })
             .collect();
         let (median, longest) = self.restarts();
+        let (n_named, n_calls) = self.n_points();
         json!({
             "ok": self.is_passed(),
             "seed": self.seed,
             "kills": self.n_kills(),
             "harms": harms,
+            "fail_points": { "named": n_named, "snapshot_calls": n_calls },
             "checks": checks,
             "snapshots_compared": self.n_compared,
             "samples": self.n_samples,
@@ -244,6 +272,11 @@ impl Report {
                 self.n_damages(harm)
             )?;
         }
+        let (n_named, n_calls) = self.n_points();
+        writeln!(
+            out,
+            "deaths at {n_named} named fail points, and at {n_calls} write-side calls of a snapshot"
+        )?;
         writeln!(
             out,
             "lineages that came to the same ledger, weights, optimizer state, join state and features"
@@ -302,6 +335,7 @@ mod tests {
             seed: 77,
             exe: PathBuf::new(),
             dir: dir.to_owned(),
+            fail_points: None,
             is_kept: false,
         }
     }
