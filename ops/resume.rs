@@ -1,5 +1,6 @@
 //! Where a start begins: from the newest valid snapshot, or from nothing.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use metrics::counter;
 use ouzel_ingest::Stage;
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
-use ouzel_sample::{DENSE_NAMES, FeatureState, PartitionId, Positions, Stream};
-use ouzel_snapshot::{Fingerprint, Snapshot, SnapshotId, Store};
+use ouzel_sample::{DENSE_NAMES, FeatureState, MODALITIES, PartitionId, Positions, Stream};
+use ouzel_snapshot::{Cut, Fingerprint, Snapshot, SnapshotId, Store};
 
+use crate::cli::Tell;
 use crate::config::{Config, JoinSource};
 use crate::contents::Contents;
 use crate::metrics::VECTORS_LOST;
@@ -118,12 +120,16 @@ impl Found {
             });
         };
         let id = snapshot.id();
-        let schema = schema(config, contents);
-        if snapshot.manifest().cut.schema_fingerprint != schema {
-            bail!(
-                "snapshot {id} was made under another schema ([ids], [features], [content], [join] tasks or source, or \
-                 [model] differ): restore that configuration, or start in an empty state directory"
-            );
+        let cut = &snapshot.manifest().cut;
+        check_schema(id, cut, config)?;
+        let now = encoders(contents);
+        if cut.encoders != now {
+            let (was, is) = (words(&cut.encoders), words(&now));
+            return Err(anyhow!(
+                "snapshot {id} was made with the encoders {was}, and [content] names {is}: their vectors cannot be \
+                 compared"
+            ))
+            .hint("go back to those, or encode everything anew with `ouzel snapshot re-encode --config FILE`");
         }
         let stage = Stage::restore_in(
             &store,
@@ -164,12 +170,46 @@ pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::
     Ok(())
 }
 
+/// Refuses a snapshot whose features or weights mean something else under this configuration.
+pub fn check_schema(id: SnapshotId, cut: &Cut, config: &Config) -> anyhow::Result<()> {
+    if cut.schema_fingerprint != schema(config) {
+        bail!(
+            "snapshot {id} was made under another schema ([ids], [features], content.texts, [join] tasks or source, or \
+             [model] with the widths of vectors differ): restore that configuration, or start in an empty state directory"
+        );
+    }
+    Ok(())
+}
+
+/// The encoders by modality, as manifests name them.
+pub fn encoders(contents: Option<&Contents>) -> BTreeMap<String, String> {
+    let versions = contents.map(Contents::versions).unwrap_or_default();
+    let named = MODALITIES.iter().zip(versions);
+    named
+        .filter_map(|(modality, version)| Some(((*modality).to_owned(), version?.to_string())))
+        .collect()
+}
+
+/// Encoders for people.
+pub fn words(encoders: &BTreeMap<String, String>) -> String {
+    let words: Vec<String> = encoders
+        .iter()
+        .map(|(modality, by)| format!("{modality} {by}"))
+        .collect();
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words.join(", ")
+    }
+}
+
 /// What every manifest of this process says of it.
 pub fn provenance(config: &Config, contents: Option<&Contents>) -> Provenance {
     Provenance {
         fingerprint: fingerprint(config),
         config_hash: config_hash(config),
-        schema: schema(config, contents),
+        schema: schema(config),
+        encoders: encoders(contents),
     }
 }
 
@@ -191,12 +231,11 @@ pub fn config_hash(config: &Config) -> String {
 }
 
 /// Fingerprint of what gives features and weights their meaning.
-fn schema(config: &Config, contents: Option<&Contents>) -> String {
+pub fn schema(config: &Config) -> String {
     let mut meaning = serde_json::json!({
         "salt": config.ids.salt,
         "dense": DENSE_NAMES.as_slice(),
         "features": config.feature_config().meaning(),
-        "encoders": contents.map(Contents::versions),
         "texts": config.content.texts,
         "tasks": config.task_names(),
         "model": config.model_config(),

@@ -276,6 +276,13 @@ pub enum SnapshotVerb {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
+    /// Make the vectors of all contents anew with the encoders that [content] names now, after a change of them.
+    /// The daemon must be stopped
+    ReEncode {
+        /// Why, for the audit log and the manifest
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
     /// Remove old snapshots; pinned, served and newest ones stay
     Gc {
         /// How many to keep [default: snapshot.keep of the configuration]

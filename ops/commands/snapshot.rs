@@ -3,6 +3,7 @@
 //! Reading needs no lock and goes on beside a daemon. Changing asks the daemon if one answers on the admin
 //! socket, because it owns the state directory; otherwise it is done here.
 
+mod reencode;
 mod text;
 mod turn;
 
@@ -87,6 +88,7 @@ pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
             let request = AdminRequest::Rebase { note: note.clone() };
             take(&place, &request, Turn::Rebase, note, args.json, out)
         }
+        SnapshotVerb::ReEncode { note } => reencode(&place, note, args.json, out),
         SnapshotVerb::Gc { keep } => {
             let keep = keep.unwrap_or(place.config.snapshot.keep);
             gc(&place, keep, args.json, out)
@@ -168,6 +170,26 @@ fn take(
         None => turn.done().to_owned(),
     };
     done(&what, by, json, out)
+}
+
+/// Encodes everything anew, and says in which snapshot that is.
+fn reencode(place: &Place, note: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    if Client::connect(&place.socket)?.is_some() {
+        return Err(anyhow!("a daemon runs in {}", place.dir.display()))
+            .hint("stop it: vectors of one encoder are never compared with those of another");
+    }
+    let store = Store::open(&place.dir)?;
+    let (id, n_vectors) = reencode::offline(&store, &place.config, note, SystemClock.now_ms())?;
+    let by = By {
+        who: "this command",
+        snapshot: Some(id),
+    };
+    done(
+        &format!("{n_vectors} sets of vectors encoded anew in snapshot {id}"),
+        by,
+        json,
+        out,
+    )
 }
 
 /// An id, its number without the zeros, or an alias.

@@ -1,7 +1,7 @@
 //! Encode: turns new items' contents into vectors, beside the stream and never in its way.
 //!
 //! Join sends every item version it takes; what comes back is used from the next entry of the plan log on. The
-//! backlog may be long after a start: it costs this thread's time, which yields to every other.
+//! backlog may be long after a start: it costs this thread's time, which gives way to every other.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, PoisonError};
@@ -14,6 +14,10 @@ use crate::metrics::{ITEMS_TO_ENCODE, VECTORS_LOST};
 
 /// Items encoded between two looks at the input.
 const CHUNK: usize = 256;
+
+/// Of the thread: the least urgent there is.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 19;
 
 /// Join's end of the line.
 pub struct Encoding {
@@ -69,6 +73,7 @@ pub struct Encode {
 impl Encode {
     /// Encodes until join ends.
     pub fn run(self, input: &Receiver<Arc<Item>>) -> anyhow::Result<()> {
+        give_way();
         let mut backlog: Vec<Arc<Item>> = Vec::new();
         loop {
             if backlog.is_empty() {
@@ -100,5 +105,13 @@ impl Encode {
         vectors.iter().enumerate().any(|(modality, vector)| {
             vector.is_some() && known.map(|known| origin(&known[modality])) != Some(origin(vector))
         })
+    }
+}
+
+/// Lets every other thread go first. Linux knows a niceness of threads; elsewhere it is the process's, and stays.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "the encoding thread cannot be made to give way to others");
     }
 }

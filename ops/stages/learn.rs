@@ -55,6 +55,8 @@ pub struct Provenance {
     pub config_hash: String,
     /// Fingerprint of the schema.
     pub schema: String,
+    /// Version of the encoder of each modality that has one.
+    pub encoders: BTreeMap<String, String>,
 }
 
 /// The stage.
@@ -258,6 +260,7 @@ impl Learn {
         let manifest_cut = Cut {
             config_hash: self.provenance.config_hash.clone(),
             schema_fingerprint: self.provenance.schema.clone(),
+            encoders: self.provenance.encoders.clone(),
             batch_seq: self.trainer.next_batch(),
             sample_seq: stage.ledger.n_samples(),
             ledger_hash: stage.ledger.hex(),

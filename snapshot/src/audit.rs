@@ -32,6 +32,8 @@ pub enum Verb {
     FreezeBase,
     /// What adapters had learned was added to the base.
     Rebase,
+    /// Contents were encoded anew, by other encoders.
+    ReEncode,
 }
 
 /// One line.

@@ -75,6 +75,9 @@ pub struct Cut {
     pub config_hash: String,
     /// Fingerprint of the feature schema.
     pub schema_fingerprint: String,
+    /// Version of the encoder of each modality that has one; their vectors are what weights and histories mean.
+    #[serde(default)]
+    pub encoders: BTreeMap<String, String>,
     /// Batches learned from.
     pub batch_seq: u64,
     /// Samples learned from.

@@ -15,6 +15,7 @@ mod crash;
 mod daemon;
 mod demo;
 mod disk;
+mod encoders;
 mod follow;
 mod freeze;
 mod mutations;

@@ -1,0 +1,101 @@
+//! A change of encoders is a migration that somebody asks for, and never happens by itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ouzel_serving::RankRequest;
+
+use super::broker::Broker;
+use super::daemon::Home;
+use super::world::World;
+use super::{run, until};
+
+/// Vectors of the encoder are 16 floats.
+fn tiny_bert() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/model/tests/encode/fixtures/tiny-bert")
+}
+
+/// The same encoder with other weights: the sign of its last number is turned.
+fn another_bert(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(tiny_bert().join(name), folder.join(name)).unwrap();
+    }
+    let path = folder.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x80;
+    fs::write(&path, bytes).unwrap();
+}
+
+/// Names another encoder in a configuration.
+fn rename(home: &Home, from: &Path, to: &Path) {
+    let text = fs::read_to_string(home.config()).unwrap();
+    let renamed = text.replace(from.to_str().unwrap(), to.to_str().unwrap());
+    assert_ne!(renamed, text);
+    fs::write(home.config(), renamed).unwrap();
+}
+
+#[test]
+fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
+    let broker = Broker::embedded(1);
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::make(60, dir.path());
+    let settings = format!(
+        "learner.batch_min_samples = 32\ncontent.text_encoder = {:?}",
+        tiny_bert()
+    );
+    let mut home = Home::new(&broker, &settings);
+    broker.feed(&world.events);
+    let daemon = home.start();
+    daemon.joined(broker.n_records());
+    until("every item is encoded", || {
+        let left = daemon.metric("ouzel_ops_items_to_encode", "");
+        (left < 1.0).then_some(())
+    });
+    daemon.stop();
+    let before = home.manifest();
+    let was = before.cut.encoders["text"].clone();
+    assert!(was.starts_with("tiny-bert-"), "{was}");
+
+    let said = home.snapshot(&["re-encode"]);
+    assert!(
+        said.err.contains("there is nothing to encode anew"),
+        "{}",
+        said.err
+    );
+
+    let other = home.path().join("other-bert");
+    another_bert(&other);
+    rename(&home, &tiny_bert(), &other);
+    let config = home.config();
+    let refused = run(["daemon", "--config", config.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(1));
+    for words in [was.as_str(), "text other-bert-", "ouzel snapshot re-encode"] {
+        assert!(refused.err.contains(words), "{words}: {}", refused.err);
+    }
+
+    let done = home
+        .snapshot(&["re-encode", "--note", "a better one", "--json"])
+        .json();
+    assert_eq!(done["done_by"], "this command");
+    let after = home.manifest();
+    assert_eq!(after.parent, Some(before.id));
+    let is = after.cut.encoders["text"].clone();
+    assert!(is.starts_with("other-bert-"), "{is}");
+    let note = format!("encoded anew by text {is} in place of text {was}: a better one");
+    assert_eq!(after.note, Some(note));
+    assert_eq!(after.cut.weights_hash, before.cut.weights_hash);
+    assert_eq!(after.cut.positions, before.cut.positions);
+
+    let daemon = home.start();
+    daemon.ready();
+    let n_lost = daemon.metric("ouzel_ops_vectors_lost_total", "");
+    assert!(n_lost < 1.0, "{n_lost} vectors are lost");
+    let answer = daemon.rank(&RankRequest {
+        user_id: "user-1".to_owned(),
+        items: vec!["item-3".to_owned()],
+        ..RankRequest::default()
+    });
+    assert!(answer.items[0].score.is_finite());
+    daemon.stop();
+}
