@@ -86,6 +86,7 @@ impl Net {
         if let Some(before) = before
             && self.frozen.is_some()
             && self.frozen == before.frozen
+            && !self.config.contents_learn_frozen()
         {
             self.kept = before.kept;
         }
@@ -316,7 +317,8 @@ impl Net {
 
     /// Where the contents of a batch come from: kept while what makes them stands still.
     fn source(&self, inputs: &ContentInputs) -> Result<ContentSource, Error> {
-        if self.frozen.is_none() && !self.is_still {
+        let is_moving = self.frozen.is_none() || self.config.contents_learn_frozen();
+        if is_moving && !self.is_still {
             let frozen = frozen(&inputs.frozen, &self.config.content, self.device)?;
             return Ok(ContentSource::Frozen(frozen));
         }

@@ -191,6 +191,53 @@ fn rebasing_changes_no_answer_and_lets_adapters_start_anew() {
 }
 
 #[test]
+fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
+    let batches = batches_with_content(6, 200);
+    let (mut model, learner) = em3(SequenceKind::Din, 0);
+    model.lora.on = ["content.layer0.query", "interest.query"]
+        .map(str::to_owned)
+        .to_vec();
+    let mut trainer = Trainer::new(model.clone(), learner.clone()).unwrap();
+    let (warm, rest) = batches.split_at(10);
+    let (last, rest) = rest.split_last().unwrap();
+    learn(&mut trainer, warm);
+    trainer.freeze().unwrap();
+    let score = |trainer: &mut Trainer, before: Option<Net>| {
+        let weights = trainer.weights().unwrap();
+        let inputs = Inputs::of_samples(&weights.config, &last.samples, &last.vectors);
+        let net = Net::new(&weights, Device::Cpu).unwrap().still(before);
+        let scores = net.score(&inputs, &weights).unwrap();
+        (scores, net)
+    };
+    let (_, served) = score(&mut trainer, None);
+    let before = trainer.weights().unwrap();
+    learn(&mut trainer, rest);
+    let after = trainer.weights().unwrap();
+    for (name, array) in &after.dense {
+        let has_moved = array.values != before.dense[name].values;
+        assert!(!(is_base(name) && has_moved), "{name} is of the base");
+        assert!(has_moved || !is_adapter(name), "{name} should learn");
+    }
+    let fresh = score(&mut trainer, None).0;
+    assert_eq!(
+        score(&mut trainer, Some(served)).0,
+        fresh,
+        "nothing kept is of an older adapter"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    trainer.save(&mut draft).unwrap();
+    let id = store.write(&draft).unwrap();
+    let mut restored = Trainer::load(&store.read(id).unwrap(), &model, learner).unwrap();
+    for trainer in [&mut trainer, &mut restored] {
+        learn(trainer, std::slice::from_ref(last));
+    }
+    assert_eq!(trainer.hash().unwrap(), restored.hash().unwrap());
+}
+
+#[test]
 fn a_model_without_blocks_has_nothing_to_freeze() {
     let (model, learner) = configs();
     let mut trainer = Trainer::new(model, learner).unwrap();

@@ -78,7 +78,6 @@ impl ModelConfig {
             .iter()
             .filter(|shape| shape.extents.len() == 2)
             .filter_map(|shape| shape.name.strip_suffix(".weight"))
-            .filter(|layer| !layer.starts_with("content."))
             .map(str::to_owned)
             .collect();
         layers.sort();
@@ -125,15 +124,8 @@ impl ModelConfig {
         wrong
             .map(|layer| Fault {
                 key: "lora.on".to_owned(),
-                unknown: (!layer.starts_with("content.")).then(|| layer.clone()),
-                message: if layer.starts_with("content.") {
-                    format!(
-                        "{layer} can have no adapter: content vectors are constants once the base is frozen; put it \
-                         on a layer of interest or sequence"
-                    )
-                } else {
-                    format!("the model has no layer {layer}; it has {}", layers.join(", "))
-                },
+                unknown: Some(layer.clone()),
+                message: format!("the model has no layer {layer}; it has {}", layers.join(", ")),
             })
             .collect()
     }
@@ -216,7 +208,12 @@ mod tests {
             move |m: &mut ModelConfig| m.lora.on.clone_from(&layers)
         };
         let mut fine = whole();
-        on(&["sequence.layer0.uvqk", "interest.key", "out"])(&mut fine);
+        on(&[
+            "sequence.layer0.uvqk",
+            "interest.key",
+            "out",
+            "content.layer0.query",
+        ])(&mut fine);
         assert_eq!(fine.faults(), []);
         check(
             on(&["sequence.layer1.uvqk"]),
@@ -224,7 +221,6 @@ mod tests {
             "no layer sequence.layer1.uvqk",
         );
         check(on(&["first.user"]), "lora.on", "it has cic.content, ");
-        check(on(&["content.layer0.query"]), "lora.on", "constants");
         check(
             |m| {
                 m.head = HeadConfig {

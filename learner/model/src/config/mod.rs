@@ -146,6 +146,13 @@ impl ModelConfig {
         self.tasks.len().max(1)
     }
 
+    /// Whether contents go on learning once the base is frozen: adapters on their layers do.
+    #[must_use]
+    pub fn contents_learn_frozen(&self) -> bool {
+        let is_content = |layer: &String| layer.starts_with("content.");
+        self.content.enabled && self.lora.rank > 0 && self.lora.on.iter().any(is_content)
+    }
+
     /// Newest actions whose contents the model reads, count; at least 1 where it reads any content.
     #[must_use]
     pub fn history_contents(&self) -> usize {
