@@ -9,13 +9,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use metrics::counter;
 use ouzel_sample::{
     Action, Ask, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id,
-    Impression, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
+    Impression, ItemVectors, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::deleted::Deleted;
 use crate::join::{AnyStore, Captured, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
+use crate::metrics::DELETED;
 use crate::tier::{Heard, Slates};
 
 /// A failure of the stage. None of them is about a single record: those are counted and passed.
@@ -87,6 +90,7 @@ pub struct Stage {
     join: Join,
     features: Arc<FeatureState>,
     rest: Rest,
+    deleted: Deleted,
     groups: Vec<Vec<Sample>>,
     /// Slates accepted since the last batch. Not part of a cut: it serves validation alone.
     shown: Vec<Shown>,
@@ -148,6 +152,7 @@ impl Stage {
                 rejected: BTreeMap::new(),
                 n_items: 0,
             },
+            deleted: Deleted::default(),
             groups: Vec::new(),
             shown: Vec::new(),
         }
@@ -186,10 +191,16 @@ impl Stage {
             let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
             Join::Here(Box::new(store.start(start, StageError::is_of_the_store)?))
         };
+        let (rest, deleted) = postcard::take_from_bytes(batcher)?;
+        let deleted = match deleted {
+            [] => Deleted::default(),
+            deleted => postcard::from_bytes(deleted)?,
+        };
         Ok(Self {
             join,
             features: Arc::new(FeatureState::load(feature_bytes, features)?),
-            rest: postcard::from_bytes(batcher)?,
+            rest,
+            deleted,
             groups: Vec::new(),
             shown: Vec::new(),
         })
@@ -215,7 +226,17 @@ impl Stage {
         let outcome = match (&recorded.event, &mut self.join) {
             (Ok(Event::Item(item)), _) => {
                 self.rest.n_items += 1;
-                self.features.put_item((**item).clone());
+                if self.deleted.restore(item.id, item.ts) {
+                    self.features.put_item((**item).clone());
+                }
+                Outcome::Passed
+            }
+            (Ok(Event::Deleted(deletion)), _) => {
+                self.rest.n_items += 1;
+                if self.features.delete_item(deletion) {
+                    self.deleted.delete(deletion.item, deletion.ts);
+                    counter!(DELETED).increment(1);
+                }
                 Outcome::Passed
             }
             (Ok(Event::Told(told)), Join::Tier(_)) => {
@@ -315,7 +336,12 @@ impl Stage {
     /// Closes the open batch. Live, only a journaled decision may call this.
     pub fn flush(&mut self) -> Option<Batch> {
         let batch = self.rest.batcher.flush()?;
-        Some(complete(batch, &self.features, &mut self.shown))
+        Some(complete(
+            batch,
+            &self.features,
+            &mut self.shown,
+            &mut self.deleted,
+        ))
     }
 
     /// The whole state.
@@ -334,8 +360,25 @@ impl Stage {
                 Join::Tier(slates) => slates.export(),
             },
             features: self.features.dump(),
-            batcher: postcard::to_stdvec(&self.rest).expect("the batcher has no type that postcard refuses"),
+            batcher: self.dump_rest(),
         })
+    }
+
+    /// The batcher's state, with the deleted items behind it where there ever was one.
+    fn dump_rest(&self) -> Vec<u8> {
+        let invariant = "the batcher has no type that postcard refuses";
+        let mut bytes = postcard::to_stdvec(&self.rest).expect(invariant);
+        if !self.deleted.is_untouched() {
+            bytes.extend(postcard::to_stdvec(&self.deleted).expect(invariant));
+        }
+        bytes
+    }
+
+    /// Gives an item what was encoded of its contents, unless it was deleted meanwhile.
+    pub fn use_vectors(&self, item: Id, vectors: ItemVectors) {
+        if !self.deleted.has(item) {
+            self.features.vectors().put(item, vectors);
+        }
     }
 
     /// The feature state, to be read by others.
@@ -421,7 +464,12 @@ impl Stage {
         let before = out.len();
         for group in self.groups.drain(..) {
             if let Some(batch) = self.rest.batcher.push(group) {
-                out.push(complete(batch, &self.features, &mut self.shown));
+                out.push(complete(
+                    batch,
+                    &self.features,
+                    &mut self.shown,
+                    &mut self.deleted,
+                ));
             }
         }
         if out.len() > before {
@@ -431,8 +479,16 @@ impl Stage {
     }
 }
 
-/// A batch with the slates shown before it, and the contents of both.
-fn complete(mut batch: Batch, features: &FeatureState, shown: &mut Vec<Shown>) -> Batch {
+/// A batch with the slates shown before it, the contents of both, and what it must know of deleted items.
+fn complete(
+    mut batch: Batch,
+    features: &FeatureState,
+    shown: &mut Vec<Shown>,
+    deleted: &mut Deleted,
+) -> Batch {
+    if deleted.tell(&mut batch) {
+        features.drop_unused_vectors();
+    }
     batch.shown = std::mem::take(shown);
     let slates = batch.shown.iter();
     let requests = slates.clone().map(|slate| &*slate.request);
