@@ -96,4 +96,156 @@ mod tests {
         assert!(deleted.restore(Id(1), EventTime(10)) && !deleted.has(Id(1)));
         assert!(deleted.restore(Id(2), EventTime(0)), "never deleted");
     }
+
+    use std::sync::Arc;
+
+    use ouzel_sample::{
+        Ask, Deletion, Event, FeatureConfig, FeatureState, Impression, Item, PartitionId, Position, Recorded,
+        ShownItem, Stream, VectorId,
+    };
+
+    use crate::Stage;
+    use crate::join::JoinConfig;
+
+    const MINUTE: i64 = 60_000;
+
+    fn record(stream: Stream, offset: i64, event: Event) -> Recorded {
+        let partition = PartitionId { stream, partition: 0 };
+        Recorded {
+            position: Position { partition, offset },
+            timestamp_ms: None,
+            event: Ok(event),
+        }
+    }
+
+    fn item(offset: i64, ts: i64) -> Recorded {
+        let item = Item {
+            id: Id(7),
+            name: "seven".into(),
+            ts: EventTime(ts),
+            attributes: vec![],
+            texts: vec![],
+            image: None,
+            vectors: vec![("text".into(), vec![0.5, 1.0])],
+        };
+        record(Stream::Items, offset, Event::Item(Box::new(item)))
+    }
+
+    fn deletion(offset: i64, ts: i64) -> Recorded {
+        let deletion = Deletion {
+            item: Id(7),
+            ts: EventTime(ts),
+        };
+        record(Stream::Items, offset, Event::Deleted(deletion))
+    }
+
+    /// A slate of the item and another, its window closed by the next.
+    fn impression(n: i64) -> Recorded {
+        let shown = |item| ShownItem {
+            item: Id(item),
+            position: None,
+        };
+        let impression = Impression {
+            request: Id(n.unsigned_abs()),
+            user: Id(1),
+            ts: EventTime(n * 20 * MINUTE),
+            items: vec![shown(7), shown(8)],
+            context: vec![],
+            revealed: None,
+        };
+        record(Stream::Impressions, n, Event::Impression(impression))
+    }
+
+    fn config() -> FeatureConfig {
+        FeatureConfig {
+            history_contents: 5,
+            ..FeatureConfig::default()
+        }
+    }
+
+    fn stage() -> Stage {
+        let partitions = [Stream::Impressions].map(|stream| PartitionId { stream, partition: 0 });
+        let features = Arc::new(FeatureState::new(config()));
+        Stage::new(JoinConfig::default(), partitions, features, 2).unwrap()
+    }
+
+    /// What each record does: the deleted items of the batches it fills.
+    fn told(stage: &mut Stage, recorded: &Recorded) -> Vec<Vec<Id>> {
+        let mut batches = Vec::new();
+        stage.take(recorded, &mut batches).unwrap();
+        batches.into_iter().map(|batch| batch.deleted).collect()
+    }
+
+    #[test]
+    fn a_deleted_item_is_forgotten_at_its_place_in_the_log_and_named_until_it_is_back() {
+        let mut stage = stage();
+        let records = [
+            (item(0, 1), vec![]),
+            (impression(1), vec![]),
+            (impression(2), vec![vec![]]),
+            (deletion(1, 0), vec![]),
+            (impression(3), vec![vec![]]),
+            (deletion(2, 50 * MINUTE), vec![]),
+            // The batch of the impression from before names it.
+            (impression(4), vec![vec![Id(7)]]),
+            (impression(5), vec![vec![Id(7)]]),
+            // Of an older version, and then of a new one.
+            (item(3, 49 * MINUTE), vec![]),
+            (impression(6), vec![vec![Id(7)]]),
+            (item(4, 110 * MINUTE), vec![]),
+            (impression(7), vec![vec![]]),
+        ];
+        let mut is_known = Vec::new();
+        for (recorded, expected) in &records {
+            // The stage as it was at a cut before any record does the same.
+            let cut = stage.cut().unwrap();
+            let restored = Stage::restore(
+                JoinConfig::default(),
+                config(),
+                &cut.join,
+                &cut.features,
+                &cut.batcher,
+            );
+            let mut restored = restored.unwrap();
+            assert_eq!(&told(&mut stage, recorded), expected, "{recorded:?}");
+            assert_eq!(&told(&mut restored, recorded), expected, "{recorded:?}");
+            let (after, again) = (stage.cut().unwrap(), restored.cut().unwrap());
+            assert_eq!((after.features, after.batcher), (again.features, again.batcher));
+            is_known.push(stage.features().item(Id(7)).is_some());
+            assert_eq!(
+                stage.features().vectors().of(Id(7)) != VectorId::NONE,
+                is_known[is_known.len() - 1]
+            );
+        }
+        let expected = [&[true; 5][..], &[false; 5], &[true; 2]].concat();
+        assert_eq!(is_known, expected);
+    }
+
+    #[test]
+    fn a_deleted_item_can_still_be_asked_for_and_is_like_one_never_seen() {
+        let mut stage = stage();
+        for recorded in [item(0, 1), impression(1), deletion(1, 30 * MINUTE)] {
+            stage.take(&recorded, &mut Vec::new()).unwrap();
+        }
+        let shown = [7, 9].map(|item| ShownItem {
+            item: Id(item),
+            position: None,
+        });
+        let (_, candidates) = stage.features().read(&Ask {
+            request: Id(5),
+            user: Id(2),
+            ts: EventTime(31 * MINUTE),
+            context: &[],
+            items: &shown,
+            slate_size: None,
+        });
+        let [deleted, unknown] = &candidates[..] else {
+            panic!()
+        };
+        assert_eq!(deleted.dense.to_vec(), unknown.dense.to_vec());
+        assert_eq!((deleted.content, deleted.attributes.len()), (VectorId::NONE, 0));
+        // What was encoded of it meanwhile comes too late.
+        stage.use_vectors(Id(7), Default::default());
+        assert_eq!(stage.features().vectors().of(Id(7)), VectorId::NONE);
+    }
 }
