@@ -6,20 +6,25 @@
 //! Its state between two records is a consistent cut: what was read, what waits for its window, what a user
 //! did, which samples are not yet in a batch, and the ledger of those that are.
 
+mod features;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use metrics::counter;
 use ouzel_sample::{
-    Action, Ask, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id,
-    Impression, ItemVectors, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
+    Action, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id, Impression,
+    ItemVectors, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::deleted::Deleted;
-use crate::join::{AnyStore, Captured, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
+use crate::join::{AnyStore, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
 use crate::metrics::DELETED;
 use crate::tier::{Heard, Slates};
+use features::{capture, complete, show};
+
+pub use features::seed_histories;
 
 /// A failure of the stage. None of them is about a single record: those are counted and passed.
 #[derive(Debug, thiserror::Error)]
@@ -476,71 +481,5 @@ impl Stage {
             self.counters().check().map_err(JoinError::from)?;
         }
         Ok(())
-    }
-}
-
-/// A batch with the slates shown before it, the contents of both, and what it must know of deleted items.
-fn complete(
-    mut batch: Batch,
-    features: &FeatureState,
-    shown: &mut Vec<Shown>,
-    deleted: &mut Deleted,
-) -> Batch {
-    if deleted.tell(&mut batch) {
-        features.drop_unused_vectors();
-    }
-    batch.shown = std::mem::take(shown);
-    let slates = batch.shown.iter();
-    let requests = slates.clone().map(|slate| &*slate.request);
-    let candidates = slates.flat_map(|slate| slate.candidates.iter().map(|candidate| &**candidate));
-    batch.vectors = features.vectors_of(
-        requests.chain(batch.samples.iter().map(|sample| &*sample.request)),
-        candidates.chain(batch.samples.iter().map(|sample| &*sample.candidate)),
-    );
-    batch
-}
-
-/// The features of an impression, before it is counted.
-fn capture(features: &FeatureState, impression: &Impression, shown: &mut Vec<Shown>) -> Captured {
-    let captured = Captured::from(features.read(&Ask {
-        request: impression.request,
-        user: impression.user,
-        ts: impression.ts,
-        context: &impression.context,
-        items: &impression.items,
-        slate_size: None,
-    }));
-    // What is revealed at once is predicted by the very step that learns it.
-    if impression.revealed.is_none() {
-        let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
-        shown.push(Shown { request, candidates });
-    }
-    captured
-}
-
-/// Counts an impression, and the actions revealed with it.
-fn show(features: &FeatureState, impression: &Impression) {
-    features.show(impression);
-    for (item, task) in impression.revealed.iter().flatten() {
-        let action = Action {
-            request: impression.request,
-            item: *item,
-            user: impression.user,
-            ts: impression.ts,
-            task: *task,
-            value: None,
-        };
-        features.act(&action, &impression.context);
-    }
-}
-
-/// Ids of a folder's histories, hashed: seeds the feature state before the first record.
-pub fn seed_histories(
-    features: &FeatureState,
-    histories: impl IntoIterator<Item = (Id, Vec<Id>)>,
-    ts: EventTime,
-) {
-    for (user, items) in histories {
-        features.seed_history(user, &items, ts);
     }
 }

@@ -15,8 +15,8 @@ use crate::features::user::UserState;
 use crate::features::vector_map::VectorMap;
 use crate::features::vectors::{N_MODALITIES, VectorId, VectorTable, given};
 use crate::{
-    Action, Attribute, Candidate, Deletion, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted,
-    Request, ShownItem, Slot, about,
+    Action, Attribute, Candidate, EventTime, HistoryEntry, Id, IdMap, Impression, Item, Predicted, Request,
+    ShownItem, Slot, about,
 };
 
 /// What a reader asks for: features of these items for this user, as of `ts`.
@@ -81,32 +81,6 @@ impl FeatureState {
                 bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
             }
             self.bound_catalog();
-        }
-    }
-
-    /// Forgets an item with its vectors and its counter, unless its version is newer than that: true when it did. What
-    /// its vectors took is free after [`drop_unused_vectors`](Self::drop_unused_vectors). Counters of users with the
-    /// item go as others do, when they are not touched for long; histories go on naming it.
-    pub fn delete_item(&self, deletion: &Deletion) -> bool {
-        let Deletion { item, ts } = *deletion;
-        if self.items.get(&item).is_some_and(|known| known.ts > ts) {
-            return false;
-        }
-        if let Some((_, before)) = self.items.remove(&item) {
-            let bytes = &self.held.catalog_bytes;
-            bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
-        }
-        self.vectors.forget(item);
-        if self.counters.remove(&CounterKey::new(Of::Item, item)).is_some() {
-            self.held.n_counters.fetch_sub(1, Ordering::Relaxed);
-        }
-        true
-    }
-
-    /// Forgets the vectors that no item has any more: what is left to do after items were deleted, once for many.
-    pub fn drop_unused_vectors(&self) {
-        if !self.vectors.is_empty() {
-            self.vectors.retain(|_| true);
         }
     }
 
