@@ -9,6 +9,7 @@ mod model;
 mod parse;
 mod properties;
 mod rooms;
+mod rows;
 mod sections;
 mod show;
 mod stream;
@@ -26,6 +27,7 @@ use thiserror::Error;
 pub use content::Content;
 pub use model::{Bound, Dense, Model, Optimizer, READY_MADE};
 pub use properties::{Properties, PropertyError, ResolvedProperties};
+pub use rows::{FeatureRows, Rows, UserRows};
 pub use sections::{Admin, Ids, Kafka, Learner, Log, LogFormat, Serving, Snapshot, Topics};
 pub use stream::{Dedup, Events, Features, Join, JoinSource, JoinStore, Order, Policy, Sled, Task, Tier};
 pub use units::{ByteSize, Period, UnitError};
@@ -56,6 +58,8 @@ pub struct Config {
     pub model: Model,
     /// How the ranker learns.
     pub optimizer: Optimizer,
+    /// When an id gets an embedding row, and when it loses it.
+    pub rows: Rows,
     /// What is kept on disk.
     pub snapshot: Snapshot,
     /// The scoring port.

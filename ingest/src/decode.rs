@@ -18,8 +18,8 @@ mod wire;
 use std::borrow::Cow;
 
 use ouzel_sample::{
-    Action, Attribute, Event, EventTime, Id, IdKind, IdSpace, Impression, Item, MAX_ID_BYTES, Record,
-    Recorded, Reject, RejectReason, ShownItem, Slot, Stream, TaskId,
+    Action, Attribute, Deletion, Event, EventTime, Id, IdKind, IdSpace, Impression, Item, MAX_ID_BYTES,
+    Record, Recorded, Reject, RejectReason, ShownItem, Slot, Stream, TaskId,
 };
 
 pub use reveal::Reveal;
@@ -150,6 +150,17 @@ impl Decoder {
             }
             Stream::Items => {
                 let wire: wire::Item<'_> = serde_json::from_slice(payload).map_err(refuse)?;
+                if wire.deleted == Some(true) {
+                    let deletion = Deletion {
+                        item: self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?,
+                        ts: self.time(wire.ts_ms, record)?,
+                    };
+                    let skipped = Skipped {
+                        unknown: wire.n_unknown,
+                        ignored: wire.n_ignored,
+                    };
+                    return Ok((Event::Deleted(deletion), skipped));
+                }
                 let (item, n_numbers) = self.item(&wire, record)?;
                 let skipped = Skipped {
                     unknown: wire.n_unknown,

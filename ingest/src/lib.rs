@@ -6,6 +6,7 @@
 
 mod data_dir;
 mod decode;
+mod deleted;
 mod dlq;
 mod embedded;
 mod error;

@@ -11,6 +11,8 @@ pub const RECORDS: &str = "ouzel_ingest_records_total";
 pub const BYTES: &str = "ouzel_ingest_bytes_total";
 /// Events decoded, by stream.
 pub const EVENTS: &str = "ouzel_ingest_events_total";
+/// Items deleted by their events.
+pub const DELETED: &str = "ouzel_ingest_deleted_items_total";
 /// Records that could not be used, by stream and reason.
 pub const REJECTED: &str = "ouzel_ingest_rejected_total";
 /// Fields no contract names, by stream.
@@ -53,6 +55,7 @@ pub fn describe() {
         (RECORDS, "records read from the log"),
         (BYTES, "bytes of payload read from the log"),
         (EVENTS, "events decoded"),
+        (DELETED, "items deleted by their events"),
         (REJECTED, "records that could not be used, by reason"),
         (UNKNOWN_FIELDS, "fields that no contract names, kept out"),
         (IGNORED_FIELDS, "values the contract names and nothing reads yet"),

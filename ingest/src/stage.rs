@@ -6,17 +6,25 @@
 //! Its state between two records is a consistent cut: what was read, what waits for its window, what a user
 //! did, which samples are not yet in a batch, and the ledger of those that are.
 
+mod features;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use metrics::counter;
 use ouzel_sample::{
-    Action, Ask, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id,
-    Impression, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
+    Action, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id, Impression,
+    ItemVectors, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::join::{AnyStore, Captured, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
+use crate::deleted::Deleted;
+use crate::join::{AnyStore, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
+use crate::metrics::DELETED;
 use crate::tier::{Heard, Slates};
+use features::{capture, complete, show};
+
+pub use features::seed_histories;
 
 /// A failure of the stage. None of them is about a single record: those are counted and passed.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +95,7 @@ pub struct Stage {
     join: Join,
     features: Arc<FeatureState>,
     rest: Rest,
+    deleted: Deleted,
     groups: Vec<Vec<Sample>>,
     /// Slates accepted since the last batch. Not part of a cut: it serves validation alone.
     shown: Vec<Shown>,
@@ -148,6 +157,7 @@ impl Stage {
                 rejected: BTreeMap::new(),
                 n_items: 0,
             },
+            deleted: Deleted::default(),
             groups: Vec::new(),
             shown: Vec::new(),
         }
@@ -186,10 +196,16 @@ impl Stage {
             let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
             Join::Here(Box::new(store.start(start, StageError::is_of_the_store)?))
         };
+        let (rest, deleted) = postcard::take_from_bytes(batcher)?;
+        let deleted = match deleted {
+            [] => Deleted::default(),
+            deleted => postcard::from_bytes(deleted)?,
+        };
         Ok(Self {
             join,
             features: Arc::new(FeatureState::load(feature_bytes, features)?),
-            rest: postcard::from_bytes(batcher)?,
+            rest,
+            deleted,
             groups: Vec::new(),
             shown: Vec::new(),
         })
@@ -215,7 +231,17 @@ impl Stage {
         let outcome = match (&recorded.event, &mut self.join) {
             (Ok(Event::Item(item)), _) => {
                 self.rest.n_items += 1;
-                self.features.put_item((**item).clone());
+                if self.deleted.restore(item.id, item.ts) {
+                    self.features.put_item((**item).clone());
+                }
+                Outcome::Passed
+            }
+            (Ok(Event::Deleted(deletion)), _) => {
+                self.rest.n_items += 1;
+                if self.features.delete_item(deletion) {
+                    self.deleted.delete(deletion.item, deletion.ts);
+                    counter!(DELETED).increment(1);
+                }
                 Outcome::Passed
             }
             (Ok(Event::Told(told)), Join::Tier(_)) => {
@@ -315,7 +341,12 @@ impl Stage {
     /// Closes the open batch. Live, only a journaled decision may call this.
     pub fn flush(&mut self) -> Option<Batch> {
         let batch = self.rest.batcher.flush()?;
-        Some(complete(batch, &self.features, &mut self.shown))
+        Some(complete(
+            batch,
+            &self.features,
+            &mut self.shown,
+            &mut self.deleted,
+        ))
     }
 
     /// The whole state.
@@ -334,8 +365,25 @@ impl Stage {
                 Join::Tier(slates) => slates.export(),
             },
             features: self.features.dump(),
-            batcher: postcard::to_stdvec(&self.rest).expect("the batcher has no type that postcard refuses"),
+            batcher: self.dump_rest(),
         })
+    }
+
+    /// The batcher's state, with the deleted items behind it where there ever was one.
+    fn dump_rest(&self) -> Vec<u8> {
+        let invariant = "the batcher has no type that postcard refuses";
+        let mut bytes = postcard::to_stdvec(&self.rest).expect(invariant);
+        if !self.deleted.is_untouched() {
+            bytes.extend(postcard::to_stdvec(&self.deleted).expect(invariant));
+        }
+        bytes
+    }
+
+    /// Gives an item what was encoded of its contents, unless it was deleted meanwhile.
+    pub fn use_vectors(&self, item: Id, vectors: ItemVectors) {
+        if !self.deleted.has(item) {
+            self.features.vectors().put(item, vectors);
+        }
     }
 
     /// The feature state, to be read by others.
@@ -421,70 +469,17 @@ impl Stage {
         let before = out.len();
         for group in self.groups.drain(..) {
             if let Some(batch) = self.rest.batcher.push(group) {
-                out.push(complete(batch, &self.features, &mut self.shown));
+                out.push(complete(
+                    batch,
+                    &self.features,
+                    &mut self.shown,
+                    &mut self.deleted,
+                ));
             }
         }
         if out.len() > before {
             self.counters().check().map_err(JoinError::from)?;
         }
         Ok(())
-    }
-}
-
-/// A batch with the slates shown before it, and the contents of both.
-fn complete(mut batch: Batch, features: &FeatureState, shown: &mut Vec<Shown>) -> Batch {
-    batch.shown = std::mem::take(shown);
-    let slates = batch.shown.iter();
-    let requests = slates.clone().map(|slate| &*slate.request);
-    let candidates = slates.flat_map(|slate| slate.candidates.iter().map(|candidate| &**candidate));
-    batch.vectors = features.vectors_of(
-        requests.chain(batch.samples.iter().map(|sample| &*sample.request)),
-        candidates.chain(batch.samples.iter().map(|sample| &*sample.candidate)),
-    );
-    batch
-}
-
-/// The features of an impression, before it is counted.
-fn capture(features: &FeatureState, impression: &Impression, shown: &mut Vec<Shown>) -> Captured {
-    let captured = Captured::from(features.read(&Ask {
-        request: impression.request,
-        user: impression.user,
-        ts: impression.ts,
-        context: &impression.context,
-        items: &impression.items,
-        slate_size: None,
-    }));
-    // What is revealed at once is predicted by the very step that learns it.
-    if impression.revealed.is_none() {
-        let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
-        shown.push(Shown { request, candidates });
-    }
-    captured
-}
-
-/// Counts an impression, and the actions revealed with it.
-fn show(features: &FeatureState, impression: &Impression) {
-    features.show(impression);
-    for (item, task) in impression.revealed.iter().flatten() {
-        let action = Action {
-            request: impression.request,
-            item: *item,
-            user: impression.user,
-            ts: impression.ts,
-            task: *task,
-            value: None,
-        };
-        features.act(&action, &impression.context);
-    }
-}
-
-/// Ids of a folder's histories, hashed: seeds the feature state before the first record.
-pub fn seed_histories(
-    features: &FeatureState,
-    histories: impl IntoIterator<Item = (Id, Vec<Id>)>,
-    ts: EventTime,
-) {
-    for (user, items) in histories {
-        features.seed_history(user, &items, ts);
     }
 }

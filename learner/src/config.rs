@@ -10,6 +10,7 @@ use ouzel_model::ModelConfig;
 use crate::error::Error;
 use crate::loss::{Bound, Policy};
 use crate::optim::DenseRule;
+use crate::rules::RowRules;
 
 /// Optimizers, losses and batch size. Changing a rate does not change the schema.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,9 +64,11 @@ pub struct LearnerConfig {
     /// Share of negatives that are learned from, in `(0, 1]`; positives always are. Predictions stay calibrated
     /// to all samples, and counts, validation and the prior still see every one.
     pub negative_rate: f32,
-    /// Embedding rows, and weights of the wide part, count each. Beyond it those that have learned least are
+    /// Rows of each embedding table, and weights of the wide part, count each. Beyond it those that have learned least are
     /// forgotten.
     pub max_rows: usize,
+    /// The rules that rows live by.
+    pub rows: RowRules,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads of one libtorch operation. Recorded: another count may give other bits.
@@ -99,6 +102,7 @@ impl Default for LearnerConfig {
             calibrate: false,
             negative_rate: 1.0,
             max_rows: 20_000_000,
+            rows: RowRules::default(),
             device: "cpu".into(),
             threads: 1,
         }
@@ -110,6 +114,9 @@ impl LearnerConfig {
     pub fn check(&self, model: &ModelConfig) -> Result<(), Error> {
         if !(self.negative_rate > 0.0 && self.negative_rate <= 1.0) {
             return Err(Error::NegativeRate(self.negative_rate));
+        }
+        if let Some((key, why)) = self.rows.fault() {
+            return Err(Error::Rows { key, why });
         }
         if self.calibrate && !self.policy.is_certain_in_the_end() {
             return Err(Error::Calibrate(self.policy));

@@ -24,6 +24,14 @@ pub enum Error {
     /// A share of negatives that is none.
     #[error("cannot learn from a share of {0} of the negatives: it must be above 0 and at most 1")]
     NegativeRate(f32),
+    /// A rule of rows that cannot be kept.
+    #[error("cannot keep the rule rows.{key}: it {why}")]
+    Rows {
+        /// Which.
+        key: String,
+        /// Why not.
+        why: String,
+    },
     /// The model was not made for the label policy.
     #[error(
         "the label policy {policy:?} needs a model with output and auxiliary logits {needs:?}, this one has \

@@ -3,6 +3,7 @@
 //! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
+mod admit;
 mod backward;
 mod calibration;
 mod clip;
@@ -16,7 +17,9 @@ mod objective;
 mod optim;
 mod persist;
 mod prior;
+mod rules;
 mod schedule;
+mod sightings;
 #[cfg(test)]
 mod testing;
 mod trainer;
@@ -30,4 +33,5 @@ pub use fingerprint::{LIBTORCH, cpu_capability};
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::weights_hash;
+pub use rules::{FeatureRules, RowRules};
 pub use trainer::{StepReport, Trainer, settle};

@@ -14,7 +14,13 @@ pub const CLIPPED: &str = "ouzel_learner_steps_clipped_total";
 pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
 /// Rows by table.
 pub const ROWS: &str = "ouzel_learner_rows";
-/// Rows forgotten because a table was full.
+/// Ids that had waited for a row and got it.
+pub const ADMITTED: &str = "ouzel_learner_rows_admitted_total";
+/// Sightings of ids that went on waiting for a row.
+pub const SIGHTINGS: &str = "ouzel_learner_sightings_waiting_total";
+/// Ids that wait for a row.
+pub const WAITING: &str = "ouzel_learner_waiting_ids";
+/// Rows forgotten, by reason: a full table, expiry, or a deleted item.
 pub const FORGOTTEN: &str = "ouzel_learner_rows_forgotten_total";
 /// Progressive AUC over the window.
 pub const AUC: &str = "ouzel_learner_window_auc_ratio";
@@ -54,8 +60,19 @@ pub fn describe() {
     describe_counter!(
         FORGOTTEN,
         Unit::Count,
-        "rows forgotten because a table was full, those that had learned least"
+        "rows forgotten, by reason: full for those that had learned least of a full table, expired, deleted"
     );
+    describe_counter!(
+        ADMITTED,
+        Unit::Count,
+        "ids that were sighted often enough, by rows.*.sightings and users, and got a row"
+    );
+    describe_counter!(
+        SIGHTINGS,
+        Unit::Count,
+        "sightings of ids that were not sighted often enough yet"
+    );
+    describe_gauge!(WAITING, Unit::Count, "ids whose sightings are counted");
     describe_gauge!(
         AUC,
         "progressive AUC of the primary task over the last window of samples"

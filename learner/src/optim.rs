@@ -2,8 +2,7 @@
 
 mod dense;
 
-use ouzel_model::Table;
-use ouzel_sample::Id;
+use ouzel_model::{Feature, Key, Rows, Table};
 
 use crate::config::LearnerConfig;
 
@@ -17,23 +16,32 @@ pub const WIDE_STATE: usize = 2;
 
 const EPSILON: f32 = 1e-8;
 
-/// Row-wise Adagrad: one accumulator a row, of the mean square of its gradient (Mudigere et al. 2022, 4.1).
+/// Row-wise Adagrad: one accumulator a row, of the mean square of its gradient (Mudigere et al. 2022, 4.1). `places`
+/// says where the rows are, `rates` how fast those of each feature learn.
 ///
 /// # Shapes
-/// `keys [n_unique]`, `gradient [n_unique, dim]`
-pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], rate: f32) {
-    let dim = table.dim();
-    #[expect(clippy::cast_precision_loss, reason = "a row's width")]
-    let width = dim as f32;
-    for (key, gradient) in keys.iter().zip(gradient.chunks_exact(dim)) {
+/// `keys [n_unique]`, `places [n_unique]`, `gradient [n_unique, dim]`
+pub(crate) fn row_adagrad(
+    rows: &mut Rows,
+    keys: &[Key],
+    places: &[Option<u32>],
+    gradient: &[f32],
+    rates: [f32; Feature::N],
+) {
+    let gradients = gradient.chunks_exact(rows.dim());
+    for ((key, row), gradient) in keys.iter().zip(places).zip(gradients) {
+        let table = rows.table_mut(key.feature);
+        let dim = table.dim();
+        #[expect(clippy::cast_precision_loss, reason = "a row's width")]
+        let width = dim as f32;
+        let gradient = &gradient[..dim];
         let squares: f32 = gradient.iter().map(|g| g * g).sum();
-        if squares <= 0.0 {
+        let Some(row) = row.filter(|_| squares > 0.0) else {
             continue;
-        }
-        let row = table.insert(*key);
+        };
         let row = table.row_mut(row);
         row[dim] += squares / width;
-        let step = rate / (row[dim].sqrt() + EPSILON);
+        let step = rates[key.feature.index()] / (row[dim].sqrt() + EPSILON);
         for (weight, gradient) in row.iter_mut().zip(gradient) {
             *weight -= step * gradient;
         }
@@ -43,12 +51,12 @@ pub(crate) fn row_adagrad(table: &mut Table, keys: &[Id], gradient: &[f32], rate
 /// FTRL-Proximal without L1 (McMahan et al. 2013, algorithm 1). A row is `[w, z, n]`.
 ///
 /// # Shapes
-/// `keys [n_unique]`, `gradient [n_unique]`
-pub(crate) fn ftrl(table: &mut Table, keys: &[Id], gradient: &[f32], config: &LearnerConfig) {
+/// `places [n_unique]`, `gradient [n_unique]`
+pub(crate) fn ftrl(table: &mut Table, places: &[Option<u32>], gradient: &[f32], config: &LearnerConfig) {
     let (alpha, beta, l2) = (config.wide_alpha, config.wide_beta, config.wide_l2);
-    for (key, g) in keys.iter().zip(gradient) {
-        let row = table.insert(*key);
-        let [w, z, n] = table.row_mut(row) else {
+    for (row, g) in places.iter().zip(gradient) {
+        let Some(row) = row else { continue };
+        let [w, z, n] = table.row_mut(*row) else {
             unreachable!("a wide row is [w, z, n]")
         };
         let sigma = ((*n + g * g).sqrt() - n.sqrt()) / alpha;
@@ -60,11 +68,21 @@ pub(crate) fn ftrl(table: &mut Table, keys: &[Id], gradient: &[f32], config: &Le
 
 #[cfg(test)]
 mod tests {
+    use ouzel_model::ModelConfig;
+    use ouzel_sample::Id;
+
     use super::*;
 
     #[test]
     fn row_adagrad_takes_the_textbook_steps() {
-        let mut table = Table::new("rows", 2, ROW_STATE, 0.0, 0.1, 1);
+        let config = ModelConfig {
+            dim: 2,
+            row_init_std: 0.0,
+            ..ModelConfig::default()
+        };
+        let mut rows = Rows::new(&config, ROW_STATE, 0.1);
+        let key = Key::user(Id(7));
+        let place = rows.insert(key);
         let (mut weight, mut accumulator) = ([0.0f64; 2], 0.1f64);
         for step in 1..=50 {
             let gradient = [0.3 / f64::from(step), -0.2];
@@ -73,9 +91,10 @@ mod tests {
                 *w -= 0.5 * g / accumulator.sqrt();
             }
             #[expect(clippy::cast_possible_truncation, reason = "the table holds f32")]
-            row_adagrad(&mut table, &[Id(7)], &gradient.map(|g| g as f32), 0.5);
+            let gradient = gradient.map(|g| g as f32);
+            row_adagrad(&mut rows, &[key], &[Some(place)], &gradient, [0.5, 0.0, 0.0]);
         }
-        let row = table.row(table.find(Id(7)).unwrap());
+        let row = rows.table(Feature::User).row(place);
         for (found, expected) in row.iter().zip(weight) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
         }
@@ -90,7 +109,8 @@ mod tests {
             ..Default::default()
         };
         let mut table = Table::new("wide", 1, WIDE_STATE, 0.0, 0.0, 1);
-        ftrl(&mut table, &[Id(1)], &[0.5], &config);
+        table.insert(Id(1));
+        ftrl(&mut table, &[Some(0)], &[0.5], &config);
         // One step from zero: w = -alpha g / (beta + |g|).
         let w = table.row(0)[0];
         assert!((w + 0.1 * 0.5 / 1.5).abs() < 1e-7, "{w}");

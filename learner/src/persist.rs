@@ -5,20 +5,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use ouzel_model::{Array as Plain, ModelConfig, Pages, Table, Weights};
+use ouzel_model::{Array as Plain, Feature, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 
+use crate::admit::Age;
 use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
+use crate::sightings::Waiting;
 use crate::trainer::Trainer;
 
 const DENSE: &str = "dense.safetensors";
 const DENSE_STATE: &str = "dense_state.safetensors";
 const ROWS: &str = "rows.safetensors";
 const WIDE: &str = "wide.safetensors";
+/// Sightings of ids that wait for their rows, where any must.
+const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
 
 /// The small part of the state, kept as JSON so that a person can read it.
@@ -43,6 +47,9 @@ struct Small {
     /// Per task: its calibration, where there is any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     calibration: Vec<Line>,
+    /// Event time by which rows expire, where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    age: Option<Age>,
 }
 
 impl Trainer {
@@ -71,11 +78,21 @@ impl Trainer {
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
             calibration: self.calibrator.lines.clone(),
+            age: self.age,
         };
         draft.add_arrays(DENSE, dense)?;
         draft.add_arrays(DENSE_STATE, state)?;
-        draft.add_arrays(ROWS, table_arrays(&weights.rows)?)?;
-        draft.add_arrays(WIDE, table_arrays(&weights.wide)?)?;
+        let mut rows = Arrays::new();
+        for (table, n) in weights.rows.tables().zip(0..) {
+            add_table(&mut rows, &prefix(n, table), table)?;
+        }
+        let mut wide = Arrays::new();
+        add_table(&mut wide, "", &weights.wide)?;
+        draft.add_arrays(ROWS, rows)?;
+        draft.add_arrays(WIDE, wide)?;
+        if self.config.rows.waits() != [false; Feature::N] {
+            draft.add_arrays(ADMISSION, waiting_arrays(self.sightings.export())?)?;
+        }
         draft.add_blob(
             TRAINER,
             serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
@@ -100,6 +117,7 @@ impl Trainer {
                 small.model
             )));
         }
+        let expires = config.rows.expire_ms > 0;
         let mut weights = Weights::new(small.model.clone(), ROW_STATE, config.row_accumulator, WIDE_STATE);
         let mut dense = snapshot.arrays(DENSE)?;
         let mut state = snapshot.arrays(DENSE_STATE)?;
@@ -109,8 +127,12 @@ impl Trainer {
             let values: Arc<[f32]> = dense.take::<f32>(name, &shape)?.into();
             weights.dense.insert(name.clone(), Plain { shape, values });
         }
-        fill(&mut weights.rows, snapshot.arrays(ROWS)?)?;
-        fill(&mut weights.wide, snapshot.arrays(WIDE)?)?;
+        let mut rows = snapshot.arrays(ROWS)?;
+        for (table, n) in weights.rows.tables_mut().zip(0..) {
+            let prefix = prefix(n, table);
+            fill(table, &prefix, &mut rows, expires)?;
+        }
+        fill(&mut weights.wide, "", &mut snapshot.arrays(WIDE)?, expires)?;
         if small.prior.len() != weights.prior.len() || small.seen.len() != weights.prior.len() {
             return Err(refuse(format!(
                 "it has {} priors for {} tasks",
@@ -142,6 +164,15 @@ impl Trainer {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
+        let is_waiting = snapshot
+            .manifest()
+            .files
+            .iter()
+            .any(|file| file.name == ADMISSION);
+        if is_waiting && trainer.config.rows.waits() != [false; Feature::N] {
+            trainer.sightings.import(&waiting(snapshot.arrays(ADMISSION)?)?);
+        }
+        trainer.age = small.age.filter(|_| expires);
         trainer.next_batch = small.next_batch;
         trainer.n_samples = small.samples;
         Ok(trainer)
@@ -182,7 +213,10 @@ impl Trainer {
 /// Hash over the trainer's part of a draft, names and shapes included.
 #[must_use]
 pub fn weights_hash(draft: &Draft) -> String {
-    draft.hash_of(&[DENSE, DENSE_STATE, ROWS, WIDE, TRAINER])
+    let admission = draft.has(ADMISSION).then_some(ADMISSION);
+    let always = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER];
+    let names: Vec<&str> = always.into_iter().chain(admission).collect();
+    draft.hash_of(&names)
 }
 
 /// The name of what an optimizer keeps of a dense weight.
@@ -190,27 +224,71 @@ fn state_name(weight: &str, what: &str) -> String {
     format!("{weight}.{what}")
 }
 
-fn table_arrays(table: &Table) -> Result<Arrays, Error> {
-    let Pages { ids, values, free } = table.pages();
-    let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
-    let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
-    let mut arrays = Arrays::new();
-    arrays.insert("ids", Array::new(&[table.len()], ids)?)?;
-    arrays.insert("values", Array::shared(&[table.len(), table.stride()], values)?)?;
-    if !free.is_empty() {
-        arrays.insert("free", Array::new(&[free.len()], free)?)?;
+/// What stands before the names of a table's arrays: nothing for the first, which there always is.
+fn prefix(n: usize, table: &Table) -> String {
+    match n {
+        0 => String::new(),
+        _ => format!("{}.", table.name()),
     }
-    Ok(arrays)
 }
 
-fn fill(table: &mut Table, mut arrays: Arrays) -> Result<(), Error> {
-    let ids = arrays.take::<u64>("ids", &[ANY])?;
-    let values = arrays.take::<f32>("values", &[ids.len(), table.stride()])?;
-    let has_free = arrays.iter().any(|(name, _)| name == "free");
-    let free = if has_free {
-        arrays.take::<u32>("free", &[ANY])?
+fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Result<(), Error> {
+    let Pages {
+        ids,
+        values,
+        seen,
+        free,
+    } = table.pages();
+    let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
+    let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
+    let name = |name: &str| format!("{prefix}{name}");
+    arrays.insert(name("ids"), Array::new(&[table.len()], ids)?)?;
+    arrays.insert(
+        name("values"),
+        Array::shared(&[table.len(), table.stride()], values)?,
+    )?;
+    if !free.is_empty() {
+        arrays.insert(name("free"), Array::new(&[free.len()], free)?)?;
+    }
+    if !seen.is_empty() {
+        let seen = seen.into_iter().map(|page| -> Shared<u32> { page }).collect();
+        arrays.insert(name("seen"), Array::shared(&[table.len()], seen)?)?;
+    }
+    Ok(())
+}
+
+/// Fills a table; when its rows were seen only where rows `expire`.
+fn fill(table: &mut Table, prefix: &str, arrays: &mut Arrays, expires: bool) -> Result<(), Error> {
+    let name = |name: &str| format!("{prefix}{name}");
+    let has = |arrays: &Arrays, name: &str| arrays.iter().any(|(found, _)| found == name);
+    let ids = arrays.take::<u64>(&name("ids"), &[ANY])?;
+    let values = arrays.take::<f32>(&name("values"), &[ids.len(), table.stride()])?;
+    let free = if has(arrays, &name("free")) {
+        arrays.take::<u32>(&name("free"), &[ANY])?
     } else {
         Vec::new()
     };
-    Ok(table.import(&ids, &values, &free)?)
+    table.import(&ids, &values, &free)?;
+    if expires && has(arrays, &name("seen")) {
+        table.import_seen(&arrays.take::<u32>(&name("seen"), &[ids.len()])?)?;
+    }
+    Ok(())
+}
+
+fn waiting_arrays(waiting: Waiting) -> Result<Arrays, Error> {
+    let n = waiting.ids.len();
+    let mut arrays = Arrays::new();
+    arrays.insert("ids", Array::new(&[n], waiting.ids)?)?;
+    arrays.insert("counts", Array::new(&[n], waiting.counts)?)?;
+    arrays.insert("users", Array::new(&[n, Waiting::USERS], waiting.users)?)?;
+    Ok(arrays)
+}
+
+fn waiting(mut arrays: Arrays) -> Result<Waiting, Error> {
+    let ids = arrays.take::<u64>("ids", &[ANY])?;
+    Ok(Waiting {
+        counts: arrays.take::<u16>("counts", &[ids.len()])?,
+        users: arrays.take::<u16>("users", &[ids.len(), Waiting::USERS])?,
+        ids,
+    })
 }

@@ -89,5 +89,6 @@ pub(crate) fn batch(samples: Vec<Sample>) -> Batch {
         shown: Vec::new(),
         samples,
         vectors: Default::default(),
+        deleted: Vec::new(),
     }
 }

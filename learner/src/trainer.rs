@@ -1,8 +1,9 @@
 //! The trainer: one pure step from a batch to the next weights.
 
-use ouzel_model::{Inputs, ModelConfig, Net, Weights};
+use ouzel_model::{Feature, Inputs, ModelConfig, Net, Table, Weights};
 use ouzel_sample::{Batch, Sample, Shown, VectorMap};
 
+use crate::admit::Age;
 use crate::backward::{self, plain};
 use crate::calibration::Calibrator;
 use crate::clip::Clipped;
@@ -11,7 +12,8 @@ use crate::error::Error;
 use crate::objective::{Objective, Predicted};
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
-use crate::update::{Gradient, RowGradient, Updated};
+use crate::sightings::Sightings;
+use crate::update::Gradient;
 
 /// Slates predicted in one forward pass.
 const PREDICT_SLATES: usize = 256;
@@ -38,6 +40,10 @@ pub struct Trainer {
     pub(crate) next_batch: u64,
     /// Samples learned from, count.
     pub(crate) n_samples: u64,
+    /// Ids that wait for their rows.
+    pub(crate) sightings: Sightings,
+    /// Event time, where rows expire.
+    pub(crate) age: Option<Age>,
 }
 
 /// What one step did.
@@ -52,6 +58,14 @@ pub struct StepReport {
     pub n_learned: usize,
     /// Rows forgotten after it because a table was full, count.
     pub n_forgotten: usize,
+    /// Rows forgotten after it because they were not seen for too long, count.
+    pub n_expired: usize,
+    /// Rows forgotten before it because their items were deleted, count.
+    pub n_deleted: usize,
+    /// Ids that had waited for a row and got it, count.
+    pub n_admitted: usize,
+    /// Sightings of ids that wait on, count.
+    pub n_waiting: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
     /// Tasks whose calibration has moved further within an hour of event time than preferences do.
@@ -67,6 +81,10 @@ impl Default for StepReport {
             loss: 0.0,
             n_learned: 0,
             n_forgotten: 0,
+            n_expired: 0,
+            n_deleted: 0,
+            n_admitted: 0,
+            n_waiting: 0,
             is_learned: true,
             jumped: Vec::new(),
             clipped: Clipped::default(),
@@ -82,8 +100,15 @@ impl Trainer {
     }
 
     /// A trainer around weights, its optimizer state behind the rows kept, that of dense weights new.
-    pub(crate) fn with(weights: Weights, config: LearnerConfig) -> Result<Self, Error> {
+    pub(crate) fn with(mut weights: Weights, config: LearnerConfig) -> Result<Self, Error> {
         config.check(&weights.config)?;
+        let waits = config.rows.waits();
+        weights.rows.set_waits(waits);
+        let n_waiting = if waits == [false; Feature::N] {
+            0
+        } else {
+            config.rows.waiting
+        };
         settle(config.threads);
         let net = Net::new(&weights, config.device()?)?;
         backward::track_params(&net);
@@ -103,6 +128,8 @@ impl Trainer {
             calibrator: Calibrator::new(n_calibrated),
             next_batch: 0,
             n_samples: 0,
+            sightings: Sightings::new(n_waiting),
+            age: None,
         })
     }
 
@@ -129,10 +156,23 @@ impl Trainer {
         &self.config
     }
 
-    /// Rows of the embedding table and of the wide table.
+    /// Embedding rows, and weights of the wide part.
     #[must_use]
     pub fn n_rows(&self) -> (usize, usize) {
-        (self.weights.rows.n_live(), self.weights.wide.n_live())
+        let rows = self.weights.rows.tables().map(Table::n_live).sum();
+        (rows, self.weights.wide.n_live())
+    }
+
+    /// The tables by name, each with its rows.
+    pub fn tables(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let tables = self.weights.rows.tables().chain([&self.weights.wide]);
+        tables.map(|table| (table.name(), table.n_live()))
+    }
+
+    /// Ids that wait for a row, count.
+    #[must_use]
+    pub fn n_waiting(&self) -> usize {
+        self.sightings.len()
     }
 
     /// The current version: rows shared page by page, dense weights copied out.
@@ -164,16 +204,18 @@ impl Trainer {
         let n_tasks = self.weights.config.n_tasks();
         let objective = Objective::new(&self.config, &self.weights.config);
         let samples = objective.conditioned(&batch.samples);
+        let n_deleted = self.forget(&batch.deleted);
+        self.advance(batch);
         let is_taken: Vec<bool> = samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
-            self.learn(batch.seq, &samples, &batch.vectors, &objective)?
+            self.learn(batch, &samples, &objective)?
         } else {
             let of = |taken: bool| {
                 let chosen = samples.iter().zip(&is_taken).filter(|(_, t)| **t == taken);
                 chosen.map(|(sample, _)| sample.clone()).collect::<Vec<_>>()
             };
             let dropped = self.primary(&of(false), &batch.vectors)?;
-            let learned = self.learn(batch.seq, &of(true), &batch.vectors, &objective)?;
+            let learned = self.learn(batch, &of(true), &objective)?;
             let (mut taken, mut dropped) = (learned.logits.chunks_exact(n_tasks), dropped.into_iter());
             let mut logits = Vec::with_capacity(samples.len() * n_tasks);
             for is_taken in &is_taken {
@@ -197,7 +239,11 @@ impl Trainer {
         self.net.set_prior(&self.weights.prior)?;
         self.freeze_when_due()?;
         self.weights.calibration = self.calibrator.served(n_tasks);
-        Ok(report)
+        Ok(StepReport {
+            n_deleted,
+            n_expired: self.expire(),
+            ..report
+        })
     }
 
     /// Primary logits of samples that are not learned from: of the moment they were shown, where that is known.
@@ -217,16 +263,18 @@ impl Trainer {
     /// One step of the optimizers.
     fn learn(
         &mut self,
-        batch: u64,
+        batch: &Batch,
         samples: &[Sample],
-        vectors: &VectorMap,
         objective: &Objective,
     ) -> Result<StepReport, Error> {
         if samples.is_empty() {
             return Ok(StepReport::default());
         }
-        let at = |source| Error::Torch { batch, source };
-        let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
+        let at = |source| Error::Torch {
+            batch: batch.seq,
+            source,
+        };
+        let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
         let leaves = backward::track(self.net.gather(&inputs, &self.weights)?, &inputs);
         let output = self.net.forward(&leaves)?;
         let logits = plain(&output.logits.detach()).map_err(at)?;
@@ -251,26 +299,22 @@ impl Trainer {
                 .map(|contrast| contrast * (weight * f64::from(n))),
             _ => None,
         };
-        let (dense, mut rows, mut wide_rows) = self
+        let (dense, mut rows, wide_rows) = self
             .backward(&inputs, leaves, &output, &gradients, contrast)
             .map_err(at)?;
-        let Updated { is_learned, clipped } = self
+        let updated = self
             .update(Gradient {
                 loss,
-                n_samples: samples.len() as u64,
+                inputs: &inputs,
+                samples,
+                deleted: &batch.deleted,
                 dense: &dense,
-                rows: RowGradient {
-                    keys: &inputs.rows,
-                    values: &mut rows,
-                },
-                wide: RowGradient {
-                    keys: &inputs.wide,
-                    values: &mut wide_rows,
-                },
+                rows: &mut rows,
+                wide: &wide_rows,
             })
             .map_err(at)?;
         let max = self.config.max_rows;
-        let n_forgotten = self.weights.rows.bound(max) + self.weights.wide.bound(max);
+        let n_forgotten = self.weights.tables_mut().map(|table| table.bound(max)).sum();
         let (logits, jumped) = self.calibrate(samples, objective, logits);
         Ok(StepReport {
             logits,
@@ -278,8 +322,11 @@ impl Trainer {
             loss: loss / n,
             n_learned: samples.len(),
             n_forgotten,
-            is_learned,
-            clipped,
+            n_admitted: updated.n_admitted,
+            n_waiting: updated.n_waiting,
+            is_learned: updated.is_learned,
+            clipped: updated.clipped,
+            ..StepReport::default()
         })
     }
 }

@@ -2,9 +2,10 @@
 
 use tch::{TchError, Tensor};
 
-use ouzel_model::{is_adapter, is_base};
-use ouzel_sample::Id;
+use ouzel_model::{Feature, Inputs, Key, is_adapter, is_base};
+use ouzel_sample::{Id, Sample};
 
+use crate::admit::Places;
 use crate::clip::{Clipped, factor, scale, squares, squares_of};
 use crate::optim::{ftrl, row_adagrad};
 use crate::schedule::Schedule;
@@ -15,24 +16,18 @@ use crate::trainer::Trainer;
 pub(crate) struct Gradient<'a> {
     /// The loss itself, nats.
     pub(crate) loss: f32,
-    /// Samples that it is the sum over, count.
-    pub(crate) n_samples: u64,
+    /// What was read.
+    pub(crate) inputs: &'a Inputs,
+    /// The samples that it is the sum over.
+    pub(crate) samples: &'a [Sample],
+    /// Items among them that have no rows any more.
+    pub(crate) deleted: &'a [Id],
     /// By dense weight, in the order of the net's parameters; none for one that stands still.
     pub(crate) dense: &'a [Option<Tensor>],
-    /// By embedding row.
-    pub(crate) rows: RowGradient<'a>,
-    /// By weight of the wide part.
-    pub(crate) wide: RowGradient<'a>,
-}
-
-/// The gradient by some rows of a table.
-///
-/// # Shapes
-/// `keys [n_unique]`, `values [n_unique, dim]`
-#[derive(Debug)]
-pub(crate) struct RowGradient<'a> {
-    pub(crate) keys: &'a [Id],
-    pub(crate) values: &'a mut [f32],
+    /// By embedding row, `[n_unique, dim]`.
+    pub(crate) rows: &'a mut [f32],
+    /// By weight of the wide part, `[n_unique]`.
+    pub(crate) wide: &'a [f32],
 }
 
 /// What became of a step.
@@ -42,40 +37,50 @@ pub(crate) struct Updated {
     pub(crate) is_learned: bool,
     /// What was too long.
     pub(crate) clipped: Clipped,
+    /// Ids that had waited for a row and got it.
+    pub(crate) n_admitted: usize,
+    /// Sightings of ids that wait on.
+    pub(crate) n_waiting: usize,
 }
 
 impl Trainer {
     /// Moves every weight that has a gradient; none when anything is not finite.
+    ///
+    /// Ids that have no row have no gradient either: it stops before them, and counts for no length.
     ///
     /// Wide weights are not clipped: a sample adds at most its own share of 1 to their gradient. Nor are they on the
     /// schedule: FTRL has its own.
     pub(crate) fn update(&mut self, gradient: Gradient<'_>) -> Result<Updated, TchError> {
         let Gradient {
             loss,
-            n_samples,
+            inputs,
+            samples,
+            deleted,
             dense,
             rows,
             wide,
         } = gradient;
-        let (of_dense, of_rows) = (squares_of(dense)?, squares(rows.values));
+        let (of_dense, of_rows) = (squares_of(dense)?, squares(rows));
         let is_finite = loss.is_finite()
             && of_dense.is_finite()
             && of_rows.is_finite()
-            && wide.values.iter().all(|g| g.is_finite());
+            && wide.iter().all(|g| g.is_finite());
         if !is_finite {
             return Ok(Updated::default());
         }
-        self.n_samples += n_samples;
-        let (dense_rate, row_rate) = self.rates();
+        self.n_samples += samples.len() as u64;
+        let places = self.admit(inputs, samples, deleted);
+        self.see(inputs, &places);
+        let is_cut = self.cut(&inputs.rows, &places, rows);
+        let (dense_rate, row_rates) = self.rates();
+        let of_rows = if is_cut { squares(rows) } else { of_rows };
         let by_rows = factor(of_rows, self.config.clip_rows);
         if let Some(factor) = by_rows {
-            scale(rows.values, factor);
+            scale(rows, factor);
         }
-        for key in rows.keys {
-            self.weights.rows.insert(*key);
-        }
-        row_adagrad(&mut self.weights.rows, rows.keys, rows.values, row_rate);
-        ftrl(&mut self.weights.wide, wide.keys, wide.values, &self.config);
+        let tables = &mut self.weights.rows;
+        row_adagrad(tables, &inputs.rows, &places.rows, rows, row_rates);
+        ftrl(&mut self.weights.wide, &places.wide, wide, &self.config);
 
         let by_dense = factor(of_dense, self.config.clip_dense);
         let block_rate = self.config.block_rate / self.config.dense_rate * dense_rate;
@@ -95,14 +100,34 @@ impl Trainer {
         Ok(Updated {
             is_learned: true,
             clipped,
+            n_admitted: places.n_admitted,
+            n_waiting: places.n_waiting,
         })
     }
 
-    /// Rates of dense weights and of rows at the samples learned from so far.
-    fn rates(&self) -> (f64, f32) {
+    /// Takes the gradient from ids without a row, and from what lies behind a narrow row. False when there was none
+    /// of either.
+    fn cut(&self, keys: &[Key], places: &Places, gradient: &mut [f32]) -> bool {
+        let rows = &self.weights.rows;
+        let widths = Feature::ALL.map(|feature| rows.width(feature));
+        let mut is_cut = false;
+        let gradients = gradient.chunks_exact_mut(rows.dim());
+        for ((key, row), gradient) in keys.iter().zip(&places.rows).zip(gradients) {
+            let width = row.map_or(0, |_| widths[key.feature.index()]);
+            is_cut |= width < gradient.len();
+            gradient[width..].fill(0.0);
+        }
+        is_cut
+    }
+
+    /// Rates of dense weights, and of rows by feature, at the samples learned from so far.
+    fn rates(&self) -> (f64, [f32; Feature::N]) {
         let factor = Schedule::new(&self.config).factor(self.n_samples);
         #[expect(clippy::cast_possible_truncation, reason = "a rate needs no more digits")]
-        let row_rate = self.config.row_rate * factor as f32;
-        (self.config.dense_rate * factor, row_rate)
+        let row_rates = Feature::ALL.map(|feature| {
+            let own = self.config.rows.of(feature).rate;
+            own.unwrap_or(self.config.row_rate) * factor as f32
+        });
+        (self.config.dense_rate * factor, row_rates)
     }
 }

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use ouzel_learner::model::cost::{Block, Cost, Flops, costs};
 use ouzel_learner::model::{
-    CANDIDATE_FIELDS, HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS, USER_FIELDS, is_adapter, is_base,
-    shapes,
+    CANDIDATE_FIELDS, Feature, HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS, USER_FIELDS, is_adapter,
+    is_base, shapes,
 };
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
 use ouzel_sample::{MODALITIES, N_DENSE};
@@ -265,6 +265,11 @@ fn rows(model: &ModelConfig) -> Vec<Rows> {
         state_bytes: n_state * size_of::<f32>(),
     };
     let mut tables = vec![table("rows", model.dim, ROW_STATE)];
+    for feature in Feature::ALL {
+        if model.width(feature) != model.dim {
+            tables.push(table(feature.name(), model.width(feature), ROW_STATE));
+        }
+    }
     if model.wide {
         tables.push(table("wide", 1, WIDE_STATE));
     }

@@ -352,7 +352,7 @@ impl Pipeline {
             progress.finish(n_encoded, &progress::Figures::default());
         }
         for (item, vectors) in items.iter().zip(vectors) {
-            self.stage.features().vectors().put(item.id, vectors);
+            self.stage.use_vectors(item.id, vectors);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_learner::loss::{Bound as LossBound, Policy as LossPolicy};
 use ouzel_learner::model::{
-    ContentConfig, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig,
+    ContentConfig, Dims, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig,
 };
 use ouzel_learner::{DenseRule, LearnerConfig};
 
@@ -25,6 +25,9 @@ pub struct Model {
     /// Width of an embedding row, floats.
     #[schemars(range(min = 1))]
     pub dim: usize,
+    /// Widths of the rows of features that need fewer floats than `dim`; 0 for `dim`. Blocks read such a row with zeros
+    /// behind it. A feature with a width of its own has a table of its own.
+    pub dims: Dims,
     /// Standard deviation of a new row's values.
     pub row_init_std: f64,
     /// Newest actions of the user that feed the history field, count; at most `features.history_len`.
@@ -89,6 +92,7 @@ impl Model {
     fn plain() -> Self {
         let ModelConfig {
             dim,
+            dims,
             history_len,
             hidden,
             wide,
@@ -106,6 +110,7 @@ impl Model {
         Self {
             from: DEFAULT_MODEL.to_owned(),
             dim,
+            dims,
             row_init_std: 0.02,
             history_len,
             hidden,
@@ -344,6 +349,7 @@ impl Config {
         let model = &self.model;
         ModelConfig {
             dim: model.dim,
+            dims: model.dims,
             row_init_std: single(model.row_init_std),
             history_len: model.history_len,
             hidden: model.hidden.clone(),
@@ -438,6 +444,7 @@ impl Config {
             calibrate: self.learner.calibrate,
             negative_rate: single(self.learner.negative_rate),
             max_rows: self.learner.max_rows,
+            rows: self.rows.rules(),
             device: self.learner.device.clone(),
             threads: i32::try_from(self.learner.threads).unwrap_or(i32::MAX),
         }

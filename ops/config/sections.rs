@@ -94,8 +94,8 @@ pub struct Learner {
     /// `join.policy` that tells every outcome once it is certain: `eager`, `wait` or `defer`. A jump of more than .5
     /// within an hour of event time is logged and counted in `ouzel_learner_calibration_jumps_total`.
     pub calibrate: bool,
-    /// Embedding rows, and weights of the wide part, count each; about 100 bytes a row of 8 floats, and as much
-    /// again while a version of them is served. Beyond it those that have learned least are forgotten.
+    /// Embedding rows of each table, and weights of the wide part, count each; about 30 bytes a row beside its floats, and
+    /// as much again while a version of them is served. Beyond it those that have learned least are forgotten.
     #[schemars(range(min = 1))]
     pub max_rows: usize,
     /// Seeds every random number. The same log and seed give the same model.

@@ -88,6 +88,14 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "must be above 0 and at most 1",
     );
     faults.unless_positive(learner.max_rows, "learner.max_rows");
+    if let Some((key, why)) = config.rows.rules().fault() {
+        faults.unless(false, format!("rows.{key}"), why);
+    }
+    faults.unless(
+        config.rows.expire_after <= LONGEST,
+        "rows.expire_after",
+        format!("must be at most {LONGEST}, which is ten years"),
+    );
     faults.unless_positive(learner.threads, "learner.threads");
     faults.unless(
         is_device(&learner.device),

@@ -283,7 +283,7 @@ impl Join {
             for (item, contents) in entry.encoded.clone() {
                 if let Some(encoding) = &self.encoding {
                     let vectors = encoding.planned(contents)?;
-                    self.stage.features().vectors().put(item, vectors);
+                    self.stage.use_vectors(item, vectors);
                 }
             }
             if entry.flush {
@@ -408,7 +408,7 @@ impl Join {
         self.write(|plan| plan.append(runs.clone(), Vec::new(), notes.clone(), false))?;
         self.plan_position = self.plan.position();
         for (item, vectors) in new {
-            self.stage.features().vectors().put(item, vectors);
+            self.stage.use_vectors(item, vectors);
         }
         Ok(())
     }

@@ -156,7 +156,15 @@ impl Learn {
             let task = self.trainer.model().tasks.get(*task).cloned().unwrap_or_default();
             counter!(names::CALIBRATION_JUMPS, "task" => task).increment(1);
         }
-        counter!(names::FORGOTTEN).increment(report.n_forgotten as u64);
+        for (reason, n) in [
+            ("full", report.n_forgotten),
+            ("expired", report.n_expired),
+            ("deleted", report.n_deleted),
+        ] {
+            counter!(names::FORGOTTEN, "reason" => reason).increment(n as u64);
+        }
+        counter!(names::ADMITTED).increment(report.n_admitted as u64);
+        counter!(names::SIGHTINGS).increment(report.n_waiting as u64);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {
             scores
@@ -191,11 +199,12 @@ impl Learn {
         if window.samples > 0 {
             self.tell_buckets();
         }
-        let (rows, wide) = self.trainer.n_rows();
-        for (table, n) in [("rows", rows), ("wide", wide)] {
-            #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-            gauge!(names::ROWS, "table" => table).set(n as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+        let float = |n: usize| n as f64;
+        for (table, n) in self.trainer.tables() {
+            gauge!(names::ROWS, "table" => table).set(float(n));
         }
+        gauge!(names::WAITING).set(float(self.trainer.n_waiting()));
         self.live.learned(window, total);
         if self.live.pinned().is_some() {
             // What is not served is not fresh, and nothing is kept of it for a pin that stays for days.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ledger, Sample, Shown, VectorMap};
+use crate::{Id, Ledger, Sample, Shown, VectorMap};
 
 /// What the learner takes one step on.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Batch {
     pub samples: Vec<Sample>,
     /// The content vectors that both name.
     pub vectors: VectorMap,
+    /// Items that have no rows from here on: deleted since the batch before, or before that and named by this one.
+    pub deleted: Vec<Id>,
 }
 
 /// Collects samples until a batch is full.
@@ -70,6 +72,7 @@ impl Batcher {
             shown: Vec::new(),
             samples: std::mem::take(&mut self.open),
             vectors: VectorMap::default(),
+            deleted: Vec::new(),
         })
     }
 

@@ -36,6 +36,8 @@ pub enum Event {
     Action(Action),
     /// An item is new or has changed.
     Item(Box<Item>),
+    /// An item is gone on purpose, and is to be forgotten.
+    Deleted(Deletion),
     /// What the join tier made of an impression or an action.
     Told(Box<Told>),
 }
@@ -48,9 +50,19 @@ impl Event {
             Event::Impression(impression) => impression.ts,
             Event::Action(action) => action.ts,
             Event::Item(item) => item.ts,
+            Event::Deleted(deletion) => deletion.ts,
             Event::Told(told) => told.ts(),
         }
     }
+}
+
+/// An item's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Which item.
+    pub item: Id,
+    /// When; a version made later stands.
+    pub ts: EventTime,
 }
 
 /// One slate shown to one user.

@@ -19,7 +19,7 @@ mod told;
 
 pub use batch::{Batch, Batcher};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
-pub use event::{Action, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
+pub use event::{Action, Deletion, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
 pub use features::{
     Ask, DENSE_NAMES, Dense, FeatureConfig, FeatureState, FeatureStateError, ItemVectors, MODALITIES,
     N_DENSE, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorMap, VectorTable, dense_index,

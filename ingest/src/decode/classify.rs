@@ -17,6 +17,7 @@ enum Shape {
     Slate,
     Attributes,
     Vectors,
+    Flag,
 }
 
 impl Shape {
@@ -30,6 +31,7 @@ impl Shape {
             Shape::Slate => "a list of objects",
             Shape::Attributes => "an object of strings, numbers, booleans or lists of them",
             Shape::Vectors => "an object of lists of numbers",
+            Shape::Flag => "true or false",
         }
     }
 }
@@ -60,6 +62,7 @@ const ITEM: &[(&str, Shape)] = &[
     ("image", Shape::Text),
     ("vectors", Shape::Vectors),
     ("features", Shape::Attributes),
+    ("deleted", Shape::Flag),
 ];
 
 /// The reason `payload`, which is no event of `stream`, was refused. `parse` is what the typed parse said.
@@ -130,6 +133,7 @@ fn first_mismatch(
 fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
     let fits = match shape {
         Shape::Text => value.is_string(),
+        Shape::Flag => value.is_boolean(),
         Shape::Integer => {
             if value
                 .as_u64()

@@ -187,6 +187,25 @@ fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
 }
 
 #[test]
+fn an_item_says_by_a_flag_that_it_is_deleted_and_needs_to_say_no_more() {
+    let tombstone = json!({"item_id": "a", "ts_ms": TS, "deleted": true, "title": "gone"});
+    let Ok(Event::Deleted(deletion)) = decode(Stream::Items, &tombstone) else {
+        panic!()
+    };
+    assert_eq!(deletion.item, IdSpace::new(7).id(IdKind::Item, "a"));
+    assert_eq!(deletion.ts, EventTime(TS));
+    for (deleted, is_item) in [(json!(false), true), (json!(null), true), (json!("true"), false)] {
+        let event = decode(
+            Stream::Items,
+            &json!({"item_id": "a", "ts_ms": TS, "deleted": deleted}),
+        );
+        assert_eq!(matches!(event, Ok(Event::Item(_))), is_item, "{event:?}");
+        assert_eq!(event.is_err(), !is_item);
+    }
+    assert!(decode(Stream::Items, &json!({"ts_ms": TS, "deleted": true})).is_err());
+}
+
+#[test]
 fn the_record_travels_with_the_event_or_its_rejection() {
     for payload in [impression().to_string(), "{".to_owned()] {
         let recorded = decoder().decode(&record(Stream::Impressions, payload));

@@ -138,6 +138,7 @@ object! {
         image: Text<'a>,
         vectors: Pairs<'a, Vec<f32>>,
         features: Pairs<'a, OneOrMany<Scalar<'a>>>,
+        deleted: bool,
     } ignored {}
 }
 

@@ -134,7 +134,7 @@ impl<S: JoinStore> Joiner<S> {
             Ok(Event::Action(action)) => {
                 self.action(recorded.position.partition, recorded.timestamp_ms, action, out)
             }
-            Ok(Event::Item(_) | Event::Told(_)) => Ok(Outcome::Passed),
+            Ok(Event::Item(_) | Event::Deleted(_) | Event::Told(_)) => Ok(Outcome::Passed),
             Err(_) => {
                 match recorded.position.partition.stream {
                     Stream::Items | Stream::Samples => {}

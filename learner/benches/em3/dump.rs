@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use ouzel_learner::Trainer;
-use ouzel_learner::model::{Fields, Inputs, Net};
+use ouzel_learner::model::{Fields, Inputs, Key, Net};
 use ouzel_sample::{Batch, Id};
 
 use crate::world::{IMAGE, N_ITEMS, TEXT, World};
@@ -29,9 +29,9 @@ pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut 
         let mut users = Vec::new();
         let (mut history, mut about, mut content) = (Vec::new(), Vec::new(), Vec::new());
         for request in &requests {
-            Fields::new(request, request.history.len()).user(|field, id, _| {
+            Fields::new(request, request.history.len()).user(|field, key, _| {
                 if field == 0 {
-                    users.push(rows.place(id));
+                    users.push(rows.place(key));
                 }
             });
             for entry in &request.history {
@@ -51,8 +51,9 @@ pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut 
             .iter()
             .map(|sample| Fields::target(&sample.candidate))
             .collect();
-        let of =
-            |at: usize, rows: &mut Rows| -> Vec<i64> { targets.iter().map(|ids| rows.of(ids[at])).collect() };
+        let of = |at: usize, rows: &mut Rows| -> Vec<i64> {
+            targets.iter().map(|keys| rows.of(keys[at])).collect()
+        };
         add("item", Tensor::from_slice(&of(0, &mut rows)));
         add("about", Tensor::from_slice(&of(1, &mut rows)));
         let contents: Vec<i64> = batch
@@ -79,11 +80,8 @@ pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut 
         let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");
         add("logits", Tensor::from_slice(&scores));
     }
-    let mut table = vec![0.0; rows.ids.len() * weights.rows.dim()];
-    for (id, row) in rows.ids.iter().zip(table.chunks_exact_mut(weights.rows.dim())) {
-        weights.rows.read(*id, row);
-    }
-    let n_rows = i64::try_from(rows.ids.len()).expect("few rows");
+    let table = weights.rows.read_all(&rows.keys);
+    let n_rows = i64::try_from(rows.keys.len()).expect("few rows");
     out.push(("rows".into(), Tensor::from_slice(&table).reshape([n_rows, -1])));
     for (modality, (name, width)) in [("text", TEXT), ("image", IMAGE)].into_iter().enumerate() {
         let values: Vec<f32> = (0..N_ITEMS)
@@ -96,23 +94,23 @@ pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut 
     Tensor::write_safetensors(&named, path).expect("the file to dump to can be written");
 }
 
-/// Rows by their ids, numbered as they come.
+/// Rows by their keys, numbered as they come.
 #[derive(Default)]
 struct Rows {
-    places: HashMap<Id, i64>,
-    ids: Vec<Id>,
+    places: HashMap<Key, i64>,
+    keys: Vec<Key>,
 }
 
 impl Rows {
-    fn place(&mut self, id: Id) -> i64 {
-        *self.places.entry(id).or_insert_with(|| {
-            self.ids.push(id);
-            i64::try_from(self.ids.len() - 1).expect("few rows")
+    fn place(&mut self, key: Key) -> i64 {
+        *self.places.entry(key).or_insert_with(|| {
+            self.keys.push(key);
+            i64::try_from(self.keys.len() - 1).expect("few rows")
         })
     }
 
-    fn of(&mut self, id: Option<Id>) -> i64 {
-        self.place(id.expect("every made-up item has a category"))
+    fn of(&mut self, key: Option<Key>) -> i64 {
+        self.place(key.expect("every made-up item has a category"))
     }
 }
 

@@ -62,6 +62,7 @@ impl World {
         });
         let vectors = VectorMap::new(&self.table.list(), ids);
         Batch {
+            deleted: Vec::new(),
             seq,
             shown: Vec::new(),
             samples,

@@ -33,6 +33,16 @@ pub enum Error {
         /// Values in a row.
         stride: usize,
     },
+    /// Times of rows that are not those of the table.
+    #[error("cannot tell {n_rows} rows of table {table:?} when they were seen from {n_seen} times")]
+    WrongSeen {
+        /// Which table.
+        table: &'static str,
+        /// Its rows.
+        n_rows: usize,
+        /// Times given.
+        n_seen: usize,
+    },
     /// libtorch refused.
     #[error("libtorch failed: {0}")]
     Torch(#[from] tch::TchError),

@@ -82,7 +82,7 @@ impl Leaves {
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
-        let rows = Inputs::read(&inputs.rows, &weights.rows);
+        let rows = weights.rows.read_all(&inputs.rows);
         let wide = Inputs::read(&inputs.wide, &weights.wide);
         let put = Put { device };
         let (n_requests, n_candidates) = (len(inputs.n_requests()), len(inputs.n_candidates()));

@@ -5,7 +5,7 @@
 //! of losses, optimizers, threads, channels or clocks, and of files only the folders that an encoder is read from: the
 //! learner moves the weights, the scorer only reads them.
 //!
-//! Reading order: [`ModelConfig`], [`Table`] (rows), [`Fields`] (which ids feed which field), [`Inputs`]
+//! Reading order: [`ModelConfig`], [`Rows`] (tables of rows), [`Fields`] (which ids feed which field), [`Inputs`]
 //! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable), and apart
 //! from all of these [`encode`].
 
@@ -24,16 +24,17 @@ pub mod metrics;
 mod net;
 mod params;
 mod random;
+mod rows;
 mod shapes;
 mod table;
 mod weights;
 
 pub use config::{
-    ContentConfig, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig, Output,
-    SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig,
+    Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use error::Error;
-pub use fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
+pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
 pub use fused::{SequenceGradients, SequencePass};
 pub use groups::{Groups, Layout};
 pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
@@ -41,6 +42,7 @@ pub use leaves::{ContentLeaves, ContentSource, Leaves};
 pub use net::{Net, Outputs};
 pub use params::Params;
 pub use random::{normal, uniform};
+pub use rows::Rows;
 pub use shapes::{Shape, is_adapter, is_base, shapes};
 pub use table::{PAGE_ROWS, Pages, Table};
 pub use weights::{Array, Calibration, Dense, Weights};

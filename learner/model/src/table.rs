@@ -3,16 +3,22 @@
 //! Rows live in copy-on-write pages. Publishing a version clones the page pointers; the learner's next write
 //! to a shared page copies that page alone. A row holds its weights and, behind them, whatever state the
 //! learner's optimizer keeps of it, so that both move, snapshot and roll back together.
+//!
+//! At a million rows of 32 floats a row costs `4 * dim + 28` bytes with its optimizer state, its id, when it was last
+//! seen and its place in the index; `tests/bytes.rs` measures it.
 
 mod bound;
+mod index;
+mod seen;
 
 use std::sync::Arc;
 
-use ouzel_sample::{Id, IdMap};
+use ouzel_sample::Id;
 
 use crate::error::Error;
 use crate::random::normal;
 use bound::Free;
+use index::Index;
 
 /// Rows in a page: small enough that one written row copies little, large enough that a version of a million
 /// rows clones only some thousand pointers.
@@ -25,14 +31,16 @@ pub struct Pages {
     pub ids: Vec<Arc<Vec<Id>>>,
     /// Weights and state, `[n_rows, stride]` in all.
     pub values: Vec<Arc<Vec<f32>>>,
+    /// When each was last seen, `[n_rows]` in all; empty where nobody asks.
+    pub seen: Vec<Arc<Vec<u32>>>,
     /// Rows among them that have no id any more and are taken next, ascending.
     pub free: Vec<u32>,
 }
 
 /// An embedding table.
 ///
-/// Cloning it makes a published version: the id map is shared (only ever grown by the one owner that
-/// inserts, until a sweep replaces it), the pages are shared until written. A version does not see rows inserted
+/// Cloning it makes a published version: the index is shared (only ever added to by the one owner that inserts, until
+/// it is full and a new one takes its place), the pages are shared until written. A version does not see rows inserted
 /// after it was made.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -42,9 +50,11 @@ pub struct Table {
     init_std: f32,
     init_state: f32,
     seed: u64,
-    index: Arc<IdMap<Id, u32>>,
+    index: Index,
     ids: Vec<Arc<Vec<Id>>>,
     pages: Vec<Arc<Vec<f32>>>,
+    /// Paged like the rows, where somebody asks for it.
+    seen: Option<Vec<Arc<Vec<u32>>>>,
     n_rows: usize,
     free: Free,
 }
@@ -68,12 +78,19 @@ impl Table {
             init_std,
             init_state,
             seed,
-            index: Arc::new(IdMap::default()),
+            index: Index::for_rows(0),
             ids: Vec::new(),
             pages: Vec::new(),
+            seen: None,
             n_rows: 0,
             free: Free::default(),
         }
+    }
+
+    /// What it is called in messages and in a snapshot.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Floats of weight in a row.
@@ -103,8 +120,10 @@ impl Table {
     /// The row of `id`, if this version has it.
     #[must_use]
     pub fn find(&self, id: Id) -> Option<u32> {
-        let row = *self.index.get(&id)?;
-        (usize_of(row) < self.n_rows && !self.free.has(row)).then_some(row)
+        self.index.find(id, |row| {
+            let (page, place) = Self::id_place(row);
+            usize_of(row) < self.n_rows && self.ids[page][place] == id && !self.free.has(row)
+        })
     }
 
     /// The row of `id`, made if it is not there.
@@ -124,8 +143,22 @@ impl Table {
         let values = self.row_mut(row);
         fill_new(&mut values[..dim], seed, id, std);
         values[dim..].fill(state);
-        self.index.insert(id, row);
+        self.list(id, row);
         row
+    }
+
+    /// Enters a row into the index, its id in place.
+    fn list(&mut self, id: Id, row: u32) {
+        if !self.index.is_full() {
+            self.index.put(id, row);
+            return;
+        }
+        // Places of rows that have gone to other ids stay behind.
+        let index = Index::for_rows(self.live().count());
+        for (row, id) in self.live() {
+            index.put(id, row);
+        }
+        self.index = index;
     }
 
     /// A row behind the last, with its id and no values yet.
@@ -135,6 +168,9 @@ impl Table {
             self.pages
                 .push(Arc::new(Vec::with_capacity(PAGE_ROWS * self.stride)));
             self.ids.push(Arc::new(Vec::with_capacity(PAGE_ROWS)));
+            if let Some(seen) = &mut self.seen {
+                seen.push(Arc::new(Vec::with_capacity(PAGE_ROWS)));
+            }
         }
         let page = self
             .pages
@@ -144,6 +180,9 @@ impl Table {
         page.resize(page.len() + self.stride, 0.0);
         let ids = self.ids.last_mut().expect("ids are paged like rows");
         own(ids, PAGE_ROWS).push(id);
+        if let Some(seen) = self.seen.as_mut().and_then(|seen| seen.last_mut()) {
+            own(seen, PAGE_ROWS).push(0);
+        }
         self.n_rows += 1;
         row
     }
@@ -178,6 +217,7 @@ impl Table {
         Pages {
             ids: self.ids.clone(),
             values: self.pages.clone(),
+            seen: self.seen.clone().unwrap_or_default(),
             free: self.free.rows().to_vec(),
         }
     }
@@ -200,9 +240,14 @@ impl Table {
         for (id, values) in ids.iter().zip(values.chunks_exact(self.stride)) {
             let row = self.push(Id(*id));
             self.row_mut(row).copy_from_slice(values);
-            if !self.free.has(row) && self.index.insert(Id(*id), row).is_some() {
+            if self.free.has(row) {
+                continue;
+            }
+            // It is found already if an earlier row has it, before it is listed itself.
+            if self.find(Id(*id)).is_some() {
                 return Err(wrong);
             }
+            self.list(Id(*id), row);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::rows::Rows;
 use crate::shapes::{is_base, shapes};
 use crate::table::Table;
 
@@ -27,8 +28,8 @@ pub struct Weights {
     pub config: ModelConfig,
     /// Dense weights.
     pub dense: Dense,
-    /// Embedding rows `[n_rows, dim]`.
-    pub rows: Table,
+    /// Embedding rows.
+    pub rows: Rows,
     /// Weights of the wide part `[n_rows, 1]`.
     pub wide: Table,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
@@ -71,14 +72,7 @@ impl Weights {
     /// `row_state_init` their initial value.
     #[must_use]
     pub fn new(config: ModelConfig, row_state: usize, row_state_init: f32, wide_state: usize) -> Self {
-        let rows = Table::new(
-            "rows",
-            config.dim,
-            row_state,
-            config.row_init_std,
-            row_state_init,
-            config.seed,
-        );
+        let rows = Rows::new(&config, row_state, row_state_init);
         let wide = Table::new("wide", 1, wide_state, 0.0, 0.0, config.seed);
         let dense = initial(&config);
         let prior = vec![0.0; config.n_tasks()];
@@ -92,6 +86,11 @@ impl Weights {
             frozen: None,
             calibration,
         }
+    }
+
+    /// Every table of rows, the wide part's last.
+    pub fn tables_mut(&mut self) -> impl Iterator<Item = &mut Table> {
+        self.rows.tables_mut().chain(std::iter::once(&mut self.wide))
     }
 
     /// A number that stands for the base weights: two versions that are frozen and have the same share all that is

@@ -14,6 +14,7 @@ mod calibrates;
 mod delayed;
 mod learns;
 mod restores;
+mod rows;
 mod scores;
 mod thinned;
 mod updates;

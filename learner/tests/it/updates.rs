@@ -25,9 +25,8 @@ fn rows(weights: &Weights) -> Vec<f32> {
     weights
         .rows
         .pages()
-        .values
         .iter()
-        .flat_map(|page| page.to_vec())
+        .flat_map(|pages| pages.values.iter().flat_map(|page| page.to_vec()))
         .collect()
 }
 

@@ -1,4 +1,4 @@
-//! The bounds of the feature state: expiry by event time, and a cap with deterministic eviction.
+//! What the feature state forgets: by expiry in event time, by a cap with deterministic eviction, and on purpose.
 //!
 //! What is dropped is a function of the state and the event alone (least recently touched first, ties by key),
 //! so a replay drops the same. The work is done in sweeps over everything, rare enough to cost nothing per
@@ -7,8 +7,9 @@
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
+use crate::features::counter::{CounterKey, Of};
 use crate::features::state::FeatureState;
-use crate::{EventTime, Id, IdMap};
+use crate::{Deletion, EventTime, Id, IdMap};
 
 /// How much is held, and when it is looked through next.
 #[derive(Debug)]
@@ -90,6 +91,34 @@ impl FeatureState {
         }
         self.vectors.retain(|item| self.items.contains_key(&item));
         self.held.catalog_bytes.store(held, Ordering::Relaxed);
+    }
+}
+
+impl FeatureState {
+    /// Forgets an item with its vectors and its counter, unless its version is newer than that: true when it did. What
+    /// its vectors took is free after [`drop_unused_vectors`](Self::drop_unused_vectors). Counters of users with the
+    /// item go as others do, when they are not touched for long; histories go on naming it.
+    pub fn delete_item(&self, deletion: &Deletion) -> bool {
+        let Deletion { item, ts } = *deletion;
+        if self.items.get(&item).is_some_and(|known| known.ts > ts) {
+            return false;
+        }
+        if let Some((_, before)) = self.items.remove(&item) {
+            let bytes = &self.held.catalog_bytes;
+            bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
+        }
+        self.vectors.forget(item);
+        if self.counters.remove(&CounterKey::new(Of::Item, item)).is_some() {
+            self.held.n_counters.fetch_sub(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Forgets the vectors that no item has any more: what is left to do after items were deleted, once for many.
+    pub fn drop_unused_vectors(&self) {
+        if !self.vectors.is_empty() {
+            self.vectors.retain(|_| true);
+        }
     }
 }
 

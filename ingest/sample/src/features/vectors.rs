@@ -196,6 +196,11 @@ impl VectorTable {
             .store(list.iter().map(n_bytes).sum(), Ordering::Relaxed);
     }
 
+    /// Forgets which vectors an item has. The numbers go with the next [`retain`](Self::retain).
+    pub(crate) fn forget(&self, item: Id) {
+        self.current.remove(&item);
+    }
+
     /// The contents whose vectors a loaded table still lacks, each once.
     #[must_use]
     pub fn missing(&self) -> BTreeSet<(usize, ContentHash)> {

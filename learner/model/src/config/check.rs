@@ -1,6 +1,7 @@
 //! What a model's configuration cannot be, beyond what its types say.
 
 use crate::config::{LoraConfig, ModelConfig};
+use crate::fields::Feature;
 use crate::shapes::shapes;
 
 /// A setting that makes no model.
@@ -32,6 +33,21 @@ impl ModelConfig {
         };
         for (key, size) in self.sizes() {
             unless(size >= 1, key, "must be at least 1".to_owned());
+        }
+        for feature in Feature::ALL {
+            let width = self.width(feature);
+            unless(
+                width <= self.dim,
+                match feature {
+                    Feature::User => "dims.user",
+                    Feature::Item => "dims.item",
+                    Feature::Attribute => "dims.attribute",
+                },
+                format!(
+                    "must be at most dim: blocks read rows of one width, {}, and a row of {width} does not fit; raise dim",
+                    self.dim
+                ),
+            );
         }
         let is_hidden = !self.hidden.is_empty() && !self.hidden.contains(&0);
         unless(
@@ -180,6 +196,7 @@ mod tests {
         check(|m| m.sequence.key = 0, "sequence.key", "at least 1");
         check(|m| m.sequence.unit = [3, 0], "sequence.unit", "at least 1");
         check(|m| m.head.experts = 0, "head.experts", "at least 1");
+        check(|m| m.dims.item = 9, "dims.item", "a row of 9 does not fit");
         check(|m| m.hidden = Vec::new(), "hidden", "at least one layer");
         check(|m| m.hidden = vec![8, 0], "hidden", "at least 1 wide");
         check(|m| m.lora.alpha = f64::NAN, "lora.alpha", "more than 0");

@@ -6,6 +6,8 @@ mod check;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fields::Feature;
+
 pub use blocks::{
     ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
     TOKEN_FIELDS,
@@ -16,8 +18,11 @@ pub use check::Fault;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Width of an embedding row, floats.
+    /// Width of an embedding row as the blocks read it, floats.
     pub dim: usize,
+    /// Widths of the rows that are narrower, by feature.
+    #[serde(skip_serializing_if = "is_default")]
+    pub dims: Dims,
     /// Standard deviation of a new row's values.
     pub row_init_std: f32,
     /// Newest actions of the user that feed the history field, count.
@@ -55,6 +60,18 @@ pub struct ModelConfig {
     /// Auxiliary logits a task, which only training reads, count. Set from the label policy.
     #[serde(skip_serializing_if = "is_default")]
     pub auxiliary: usize,
+}
+
+/// Widths of embedding rows by feature, floats; 0 for the model's `dim`, which none may exceed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dims {
+    /// Of users.
+    pub user: usize,
+    /// Of items, as candidates and in histories.
+    pub item: usize,
+    /// Of categorical values of items and of requests.
+    pub attribute: usize,
 }
 
 /// Which live features the model reads.
@@ -118,6 +135,7 @@ impl Default for ModelConfig {
     fn default() -> Self {
         Self {
             dim: 8,
+            dims: Dims::default(),
             row_init_std: 0.02,
             history_len: 100,
             hidden: vec![128],
@@ -151,6 +169,17 @@ impl ModelConfig {
     pub fn contents_learn_frozen(&self) -> bool {
         let is_content = |layer: &String| layer.starts_with("content.");
         self.content.enabled && self.lora.rank > 0 && self.lora.on.iter().any(is_content)
+    }
+
+    /// Floats of weight in a row of this feature. The blocks read it as if zeros stood behind it, up to `dim`.
+    #[must_use]
+    pub fn width(&self, feature: Feature) -> usize {
+        let own = match feature {
+            Feature::User => self.dims.user,
+            Feature::Item => self.dims.item,
+            Feature::Attribute => self.dims.attribute,
+        };
+        if own == 0 { self.dim } else { own }
     }
 
     /// Newest actions whose contents the model reads, count; at least 1 where it reads any content.

@@ -12,7 +12,7 @@ use std::hash::BuildHasherDefault;
 use ouzel_sample::{Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, Shown, VectorMap};
 
 use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
-use crate::fields::{CANDIDATE_FIELDS, Fields, USER_FIELDS};
+use crate::fields::{CANDIDATE_FIELDS, Fields, Key, USER_FIELDS};
 use crate::groups::Groups;
 use crate::table::Table;
 pub use contents::ContentInputs;
@@ -22,7 +22,7 @@ pub use pool::Pool;
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// Unique keys of embedding rows, in order of first use.
-    pub rows: Vec<Id>,
+    pub rows: Vec<Key>,
     /// Unique keys of the wide part.
     pub wide: Vec<Id>,
     /// Segments `[n_requests * USER_FIELDS]` over `rows`.
@@ -120,7 +120,7 @@ impl Inputs {
         self.request_of.len()
     }
 
-    /// Reads the unique rows from a table, `[n_unique, dim]`.
+    /// Reads the unique weights of a table, `[n_unique, dim]`.
     #[must_use]
     pub fn read(keys: &[Id], table: &Table) -> Vec<f32> {
         let mut out = vec![0.0; keys.len() * table.dim()];
@@ -135,25 +135,33 @@ impl Inputs {
 struct Builder<'a> {
     config: &'a ModelConfig,
     inputs: Inputs,
-    rows: Unique,
-    wide: Unique,
+    rows: Unique<Key>,
+    wide: Unique<Id>,
     histories: Vec<(i64, Vec<HistoryEntry>)>,
     contents: contents::Collected,
 }
 
-/// Places of ids in order of first use.
-#[derive(Default)]
-struct Unique {
+/// Places of keys in order of first use, each found by its id.
+struct Unique<K> {
     place: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
-    ids: Vec<Id>,
+    keys: Vec<K>,
 }
 
-impl Unique {
-    fn place(&mut self, id: Id) -> usize {
-        let ids = &mut self.ids;
+impl<K> Default for Unique<K> {
+    fn default() -> Self {
+        Self {
+            place: HashMap::default(),
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl<K> Unique<K> {
+    fn place(&mut self, id: Id, key: K) -> usize {
+        let keys = &mut self.keys;
         *self.place.entry(id).or_insert_with(|| {
-            ids.push(id);
-            ids.len() - 1
+            keys.push(key);
+            keys.len() - 1
         })
     }
 }
@@ -186,7 +194,7 @@ impl<'a> Builder<'a> {
     fn request(&mut self, request: &Request) {
         let mut fields: [Vec<(usize, f32)>; USER_FIELDS] = Default::default();
         Fields::new(request, self.config.history_len)
-            .user(|field, id, coefficient| fields[field].push((self.rows.place(id), coefficient)));
+            .user(|field, key, coefficient| fields[field].push((self.rows.place(key.id, key), coefficient)));
         for field in fields {
             self.inputs.user.segment(field);
         }
@@ -210,24 +218,24 @@ impl<'a> Builder<'a> {
 
     fn candidate(&mut self, request: &Request, request_index: i64, candidate: &Candidate) {
         let mut fields: [Vec<(usize, f32)>; CANDIDATE_FIELDS] = Default::default();
-        Fields::candidate(candidate, |field, id, coefficient| {
-            fields[field].push((self.rows.place(id), coefficient));
+        Fields::candidate(candidate, |field, key, coefficient| {
+            fields[field].push((self.rows.place(key.id, key), coefficient));
         });
         for field in fields {
             self.inputs.candidate.segment(field);
         }
         if self.reads_target() {
-            for id in Fields::target(candidate) {
-                let member = id.map(|id| (self.rows.place(id), 1.0));
+            for key in Fields::target(candidate) {
+                let member = key.map(|key| (self.rows.place(key.id, key), 1.0));
                 self.inputs.history.target.segment(member);
             }
         }
         if self.config.content.enabled {
             self.contents.candidates.push(candidate.content);
         }
-        Fields::new(request, self.config.history_len).wide(candidate, |id| {
+        Fields::new(request, self.config.history_len).wide(candidate, |id, _| {
             if self.config.wide {
-                self.inputs.wide_sum.add(self.wide.place(id), 1.0);
+                self.inputs.wide_sum.add(self.wide.place(id, id), 1.0);
             }
         });
         self.inputs.wide_sum.close();
@@ -244,8 +252,8 @@ impl<'a> Builder<'a> {
         if self.config.sequence.kind != SequenceKind::Mean || self.config.interest.enabled {
             self.inputs.groups = Groups::new(&self.inputs.request_of, self.inputs.n_requests);
         }
-        self.inputs.rows = self.rows.ids;
-        self.inputs.wide = self.wide.ids;
+        self.inputs.rows = self.rows.keys;
+        self.inputs.wide = self.wide.keys;
         self.inputs
     }
 
@@ -259,8 +267,9 @@ impl<'a> Builder<'a> {
         out.len = len;
         for (now, entries) in std::mem::take(&mut self.histories) {
             for entry in &entries {
-                for id in Fields::token(entry) {
-                    out.tokens.segment(id.map(|id| (self.rows.place(id), 1.0)));
+                for key in Fields::token(entry) {
+                    out.tokens
+                        .segment(key.map(|key| (self.rows.place(key.id, key), 1.0)));
                 }
                 out.valid.push(1.0);
                 out.tasks.push(i64::from(entry.task));

@@ -1,15 +1,15 @@
-//! The bound of a table: beyond it the rows that have learned least are forgotten.
+//! What a table forgets: ids by name, and beyond its bound the rows that have learned least.
 //!
 //! How much a row has learned is the last float of its state, the sum of its squared gradients, so nothing more
 //! is kept of it, and which rows go is a function of the table alone. A tenth of the bound goes at once: the work
 //! is a pass over all rows, rare enough to cost little per batch. The rows left free are taken again in order.
 //!
-//! A published version stays as it was: the rows it has are looked up in the index it has, which a sweep replaces
-//! and never shrinks, and rows that were free when it was made are none of its own.
+//! A published version stays as it was: it knows its rows by the ids in its own pages, the index never lets go of a
+//! place, and rows that were free when it was made are none of its own.
 
 use std::sync::Arc;
 
-use ouzel_sample::{Id, IdMap};
+use ouzel_sample::Id;
 
 use super::{PAGE_ROWS, Table, usize_of};
 
@@ -59,15 +59,28 @@ impl Table {
             .map(|(row, id)| (self.row(row)[self.stride - 1].to_bits(), id, row))
             .collect();
         order.select_nth_unstable(n_forgotten - 1);
-        let mut free = self.free.rows().to_vec();
-        free.extend(order[..n_forgotten].iter().map(|(_, _, row)| *row));
-        let index = IdMap::with_capacity_and_hasher(max, std::hash::BuildHasherDefault::default());
-        for (_, id, row) in &order[n_forgotten..] {
-            index.insert(*id, *row);
-        }
-        self.index = Arc::new(index);
-        self.free = Free::new(free);
+        self.release(order[..n_forgotten].iter().map(|(_, _, row)| *row));
         n_forgotten
+    }
+
+    /// Forgets these ids, those without a row passed over. Returns how many had one.
+    pub fn forget(&mut self, ids: &[Id]) -> usize {
+        let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.find(*id)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let n_forgotten = rows.len();
+        self.release(rows);
+        n_forgotten
+    }
+
+    /// Takes the ids of these rows from them, each of which has one.
+    pub(super) fn release(&mut self, rows: impl IntoIterator<Item = u32>) {
+        let mut free = self.free.rows().to_vec();
+        let n_free = free.len();
+        free.extend(rows);
+        if free.len() > n_free {
+            self.free = Free::new(free);
+        }
     }
 
     /// Rows with an id.
@@ -77,7 +90,7 @@ impl Table {
     }
 
     /// Every row with an id, in row order.
-    fn live(&self) -> impl Iterator<Item = (u32, Id)> + '_ {
+    pub(super) fn live(&self) -> impl Iterator<Item = (u32, Id)> + '_ {
         let rows = self.ids.iter().flat_map(|page| page.iter().copied());
         let mut free = self.free.rows().iter().copied().peekable();
         (0..)
@@ -161,6 +174,44 @@ mod tests {
             assert!(table.find(Id(id)).is_some());
         }
         assert_eq!(read(&table, 7)[0], 7f32.to_bits());
+    }
+
+    #[test]
+    fn an_id_forgotten_by_name_is_new_again_and_only_in_versions_made_later() {
+        let mut table = table(1..300);
+        let before = table.clone();
+        assert_eq!(table.forget(&[Id(7), Id(7), Id(250), Id(9999)]), 2);
+        assert_eq!((table.find(Id(7)), table.find(Id(250))), (None, None));
+        assert_eq!(table.n_live(), 297);
+        assert_eq!(read(&before, 7)[0], 7f32.to_bits());
+        let between = table.clone();
+        // The places of forgotten rows are taken by others, and the ids come back elsewhere: many times over.
+        for round in 0..2000u64 {
+            learn(&mut table, 10_000 + round);
+            learn(&mut table, 7);
+            assert_eq!(table.forget(&[Id(10_000 + round), Id(7)]), 2);
+        }
+        learn(&mut table, 250);
+        assert_eq!((table.len(), table.n_live()), (299, 298));
+        assert_eq!(read(&before, 250)[0], 250f32.to_bits());
+        assert_eq!((between.find(Id(7)), between.find(Id(250))), (None, None));
+        assert_eq!(read(&table, 250)[0], 250f32.to_bits());
+        assert_eq!(table.forget(&[]), 0);
+    }
+
+    #[test]
+    fn two_runs_evict_alike() {
+        let run = || {
+            let mut table = table(0..0);
+            for step in 0..3000u64 {
+                learn(&mut table, step * 7919 % 1013);
+                table.bound(500);
+            }
+            table
+        };
+        let (one, other) = (run(), run());
+        assert_eq!(one.pages(), other.pages());
+        assert!(one.n_live() <= 500 && one.len() == 501, "{}", one.len());
     }
 
     #[test]

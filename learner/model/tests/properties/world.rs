@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ouzel_model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, ModelConfig, Net, SequenceConfig,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, ModelConfig, Net, SequenceConfig,
     SequenceKind, Weights, normal, shapes,
 };
 use ouzel_sample::{
@@ -182,8 +182,8 @@ pub(crate) fn weights(config: &ModelConfig) -> Weights {
             .collect();
     }
     for item in 0..40u64 {
-        for id in [Id(item), Id(1000 + item % 3)] {
-            weights.rows.insert(id);
+        for key in [Key::item(Id(item)), Key::attribute(Id(1000 + item % 3))] {
+            weights.rows.insert(key);
         }
     }
     weights

@@ -1,0 +1,251 @@
+//! Items that were deleted on purpose: what a batch must be told of them.
+//!
+//! The learner forgets their rows with the next batch, and every batch says which items of its own have no rows, since
+//! histories go on naming a deleted item and samples of it may still wait for their windows. Until an item event
+//! brings it back: then it is a new item.
+
+use std::collections::BTreeMap;
+
+use ouzel_sample::{Batch, EventTime, Id};
+use serde::{Deserialize, Serialize};
+
+/// Deleted items that are remembered, 40 bytes each. Beyond it those deleted first are forgotten, a tenth at once; one
+/// that is still named then gets a new row.
+const MOST: usize = 1 << 20;
+
+/// The items that are deleted as of the records taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Deleted {
+    /// When, and as which of all.
+    items: BTreeMap<Id, (EventTime, u64)>,
+    /// Deletions so far, count.
+    n: u64,
+    /// Those of which no batch has been told yet.
+    new: Vec<Id>,
+}
+
+impl Deleted {
+    /// True as long as nothing was deleted.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.n == 0
+    }
+
+    pub(crate) fn has(&self, item: Id) -> bool {
+        self.items.contains_key(&item)
+    }
+
+    /// An item is deleted by an event of this time.
+    pub(crate) fn delete(&mut self, item: Id, ts: EventTime) {
+        self.items.insert(item, (ts, self.n));
+        self.n += 1;
+        self.new.push(item);
+        if self.items.len() > MOST {
+            let mut order: Vec<u64> = self.items.values().map(|(_, n)| *n).collect();
+            let (_, oldest_kept, _) = order.select_nth_unstable(MOST / 10);
+            let oldest_kept = *oldest_kept;
+            self.items.retain(|_, (_, n)| *n >= oldest_kept);
+        }
+    }
+
+    /// An item event of this time brings an item back. False when it was deleted later than that.
+    pub(crate) fn restore(&mut self, item: Id, ts: EventTime) -> bool {
+        if self.items.get(&item).is_some_and(|(deleted, _)| *deleted > ts) {
+            return false;
+        }
+        self.items.remove(&item);
+        true
+    }
+
+    /// Tells a batch. True when items were deleted since the one before.
+    pub(crate) fn tell(&mut self, batch: &mut Batch) -> bool {
+        let is_new = !self.new.is_empty();
+        batch.deleted = std::mem::take(&mut self.new);
+        if !self.items.is_empty() {
+            let named = batch.samples.iter().flat_map(|sample| {
+                let history = sample.request.history.iter().map(|entry| entry.item);
+                history.chain([sample.candidate.item])
+            });
+            batch
+                .deleted
+                .extend(named.filter(|item| self.items.contains_key(item)));
+        }
+        batch.deleted.sort_unstable();
+        batch.deleted.dedup();
+        is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_item_deleted_first_is_forgotten_first() {
+        let mut deleted = Deleted::default();
+        let n = MOST as u64 + 1;
+        (0..n).for_each(|item| deleted.delete(Id(n - item), EventTime(1)));
+        assert!(deleted.has(Id(1)) && !deleted.has(Id(n)));
+        assert_eq!(deleted.items.len(), MOST + 1 - MOST / 10);
+    }
+
+    #[test]
+    fn an_item_comes_back_by_an_event_that_is_not_older() {
+        let mut deleted = Deleted::default();
+        deleted.delete(Id(1), EventTime(10));
+        assert!(!deleted.restore(Id(1), EventTime(9)) && deleted.has(Id(1)));
+        assert!(deleted.restore(Id(1), EventTime(10)) && !deleted.has(Id(1)));
+        assert!(deleted.restore(Id(2), EventTime(0)), "never deleted");
+    }
+
+    use std::sync::Arc;
+
+    use ouzel_sample::{
+        Ask, Deletion, Event, FeatureConfig, FeatureState, Impression, Item, PartitionId, Position, Recorded,
+        ShownItem, Stream, VectorId,
+    };
+
+    use crate::Stage;
+    use crate::join::JoinConfig;
+
+    const MINUTE: i64 = 60_000;
+
+    fn record(stream: Stream, offset: i64, event: Event) -> Recorded {
+        let partition = PartitionId { stream, partition: 0 };
+        Recorded {
+            position: Position { partition, offset },
+            timestamp_ms: None,
+            event: Ok(event),
+        }
+    }
+
+    fn item(offset: i64, ts: i64) -> Recorded {
+        let item = Item {
+            id: Id(7),
+            name: "seven".into(),
+            ts: EventTime(ts),
+            attributes: vec![],
+            texts: vec![],
+            image: None,
+            vectors: vec![("text".into(), vec![0.5, 1.0])],
+        };
+        record(Stream::Items, offset, Event::Item(Box::new(item)))
+    }
+
+    fn deletion(offset: i64, ts: i64) -> Recorded {
+        let deletion = Deletion {
+            item: Id(7),
+            ts: EventTime(ts),
+        };
+        record(Stream::Items, offset, Event::Deleted(deletion))
+    }
+
+    /// A slate of the item and another, its window closed by the next.
+    fn impression(n: i64) -> Recorded {
+        let shown = |item| ShownItem {
+            item: Id(item),
+            position: None,
+        };
+        let impression = Impression {
+            request: Id(n.unsigned_abs()),
+            user: Id(1),
+            ts: EventTime(n * 20 * MINUTE),
+            items: vec![shown(7), shown(8)],
+            context: vec![],
+            revealed: None,
+        };
+        record(Stream::Impressions, n, Event::Impression(impression))
+    }
+
+    fn config() -> FeatureConfig {
+        FeatureConfig {
+            history_contents: 5,
+            ..FeatureConfig::default()
+        }
+    }
+
+    fn stage() -> Stage {
+        let partitions = [Stream::Impressions].map(|stream| PartitionId { stream, partition: 0 });
+        let features = Arc::new(FeatureState::new(config()));
+        Stage::new(JoinConfig::default(), partitions, features, 2).unwrap()
+    }
+
+    /// What each record does: the deleted items of the batches it fills.
+    fn told(stage: &mut Stage, recorded: &Recorded) -> Vec<Vec<Id>> {
+        let mut batches = Vec::new();
+        stage.take(recorded, &mut batches).unwrap();
+        batches.into_iter().map(|batch| batch.deleted).collect()
+    }
+
+    #[test]
+    fn a_deleted_item_is_forgotten_at_its_place_in_the_log_and_named_until_it_is_back() {
+        let mut stage = stage();
+        let records = [
+            (item(0, 1), vec![]),
+            (impression(1), vec![]),
+            (impression(2), vec![vec![]]),
+            (deletion(1, 0), vec![]),
+            (impression(3), vec![vec![]]),
+            (deletion(2, 50 * MINUTE), vec![]),
+            // The batch of the impression from before names it.
+            (impression(4), vec![vec![Id(7)]]),
+            (impression(5), vec![vec![Id(7)]]),
+            // Of an older version, and then of a new one.
+            (item(3, 49 * MINUTE), vec![]),
+            (impression(6), vec![vec![Id(7)]]),
+            (item(4, 110 * MINUTE), vec![]),
+            (impression(7), vec![vec![]]),
+        ];
+        let mut is_known = Vec::new();
+        for (recorded, expected) in &records {
+            // The stage as it was at a cut before any record does the same.
+            let cut = stage.cut().unwrap();
+            let restored = Stage::restore(
+                JoinConfig::default(),
+                config(),
+                &cut.join,
+                &cut.features,
+                &cut.batcher,
+            );
+            let mut restored = restored.unwrap();
+            assert_eq!(&told(&mut stage, recorded), expected, "{recorded:?}");
+            assert_eq!(&told(&mut restored, recorded), expected, "{recorded:?}");
+            let (after, again) = (stage.cut().unwrap(), restored.cut().unwrap());
+            assert_eq!((after.features, after.batcher), (again.features, again.batcher));
+            is_known.push(stage.features().item(Id(7)).is_some());
+            assert_eq!(
+                stage.features().vectors().of(Id(7)) != VectorId::NONE,
+                is_known[is_known.len() - 1]
+            );
+        }
+        let expected = [&[true; 5][..], &[false; 5], &[true; 2]].concat();
+        assert_eq!(is_known, expected);
+    }
+
+    #[test]
+    fn a_deleted_item_can_still_be_asked_for_and_is_like_one_never_seen() {
+        let mut stage = stage();
+        for recorded in [item(0, 1), impression(1), deletion(1, 30 * MINUTE)] {
+            stage.take(&recorded, &mut Vec::new()).unwrap();
+        }
+        let shown = [7, 9].map(|item| ShownItem {
+            item: Id(item),
+            position: None,
+        });
+        let (_, candidates) = stage.features().read(&Ask {
+            request: Id(5),
+            user: Id(2),
+            ts: EventTime(31 * MINUTE),
+            context: &[],
+            items: &shown,
+            slate_size: None,
+        });
+        let [deleted, unknown] = &candidates[..] else {
+            panic!()
+        };
+        assert_eq!(deleted.dense.to_vec(), unknown.dense.to_vec());
+        assert_eq!((deleted.content, deleted.attributes.len()), (VectorId::NONE, 0));
+        // What was encoded of it meanwhile comes too late.
+        stage.use_vectors(Id(7), Default::default());
+        assert_eq!(stage.features().vectors().of(Id(7)), VectorId::NONE);
+    }
+}

@@ -1,0 +1,173 @@
+//! Which ids have rows: admission by sightings, expiry by event time, and ids that are deleted.
+//!
+//! A sighting is a sample learned from that names the id: as its item, as an attribute of that item, and, once for all
+//! samples of a request in a batch, as its user or a value of its context. An item in somebody's history is none: it
+//! was one when it was shown. Everything here follows the batches, so a replay makes and forgets the same rows.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use ouzel_model::{Fields, Inputs, Key};
+use ouzel_sample::{Batch, EventTime, Id, Sample};
+
+use crate::trainer::Trainer;
+
+/// Minutes between two looks through all rows, event time.
+const SWEEP_EVERY: u32 = 60;
+const MINUTE_MS: i64 = 60_000;
+
+/// Event time as rows keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Age {
+    /// Latest event time learned from, minutes since 1970.
+    pub(crate) now: u32,
+    /// When all rows were looked through last.
+    pub(crate) swept: u32,
+}
+
+impl Age {
+    fn at(now: u32) -> Self {
+        Self { now, swept: now }
+    }
+}
+
+/// Where the rows of a batch are, in the order of [`Inputs`]; none for an id that has none.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) rows: Vec<Option<u32>>,
+    pub(crate) wide: Vec<Option<u32>>,
+    /// Ids that got a row by this batch after they had waited for it.
+    pub(crate) n_admitted: usize,
+    /// Sightings of ids that wait on.
+    pub(crate) n_waiting: usize,
+}
+
+impl Trainer {
+    /// Gives rows to those ids of a batch that may have one: not to items that are `deleted`.
+    pub(crate) fn admit(&mut self, inputs: &Inputs, samples: &[Sample], deleted: &[Id]) -> Places {
+        let mut places = Places::default();
+        let waits = self.config.rows.waits();
+        let weights = &mut self.weights;
+        if deleted.is_empty() && waits == [false; 3] {
+            places.rows = inputs
+                .rows
+                .iter()
+                .map(|key| Some(weights.rows.insert(*key)))
+                .collect();
+            places.wide = inputs
+                .wide
+                .iter()
+                .map(|id| Some(weights.wide.insert(*id)))
+                .collect();
+            return places;
+        }
+        let refused: HashSet<Key> = deleted.iter().map(|item| Key::item(*item)).collect();
+        let waits = |key: &Key| waits[key.feature.index()];
+        for (key, user) in sightings(samples) {
+            if !waits(&key) || refused.contains(&key) || weights.rows.find(key).is_some() {
+                continue;
+            }
+            let rules = self.config.rows.of(key.feature);
+            if self.sightings.sight(key.id, user, rules.sightings, rules.users) {
+                weights.rows.insert(key);
+                places.n_admitted += 1;
+            } else {
+                places.n_waiting += 1;
+            }
+        }
+        let place = |key: &Key| match () {
+            () if refused.contains(key) => None,
+            () if waits(key) => weights.rows.find(*key),
+            () => Some(weights.rows.insert(*key)),
+        };
+        places.rows = inputs.rows.iter().map(place).collect();
+        // A weight of the wide part comes with its row.
+        let mut comes_with: HashMap<Id, Key> = HashMap::new();
+        for sample in samples {
+            Fields::new(&sample.request, 0).wide(&sample.candidate, |id, key| {
+                comes_with.entry(id).or_insert(key);
+            });
+        }
+        let wide = &mut weights.wide;
+        let place = |id: &Id| match wide.find(*id) {
+            Some(row) => Some(row),
+            None => {
+                let key = comes_with.get(id)?;
+                weights.rows.find(*key)?;
+                Some(wide.insert(*id))
+            }
+        };
+        places.wide = inputs.wide.iter().map(place).collect();
+        places
+    }
+
+    /// Notes that the rows of a batch are seen.
+    pub(crate) fn see(&mut self, inputs: &Inputs, places: &Places) {
+        let Some(Age { now, .. }) = self.age else { return };
+        for (key, row) in inputs.rows.iter().zip(&places.rows) {
+            if let Some(row) = row {
+                self.weights.rows.table_mut(key.feature).see(*row, now);
+            }
+        }
+        for row in places.wide.iter().flatten() {
+            self.weights.wide.see(*row, now);
+        }
+    }
+
+    /// Moves event time on to that of a batch, where rows expire. Rows of which nothing is known count as seen then.
+    pub(crate) fn advance(&mut self, batch: &Batch) {
+        let latest = batch.samples.iter().map(|sample| sample.request.ts).max();
+        let Some(latest) = latest.filter(|_| self.config.rows.expire_ms > 0) else {
+            return;
+        };
+        let now = minutes(latest);
+        let age = self.age.get_or_insert_with(|| Age::at(now));
+        age.now = age.now.max(now);
+        for table in self.weights.tables_mut() {
+            table.keep_seen(age.now);
+        }
+    }
+
+    /// Forgets the rows that were not seen for too long, when an hour has passed. Returns how many.
+    pub(crate) fn expire(&mut self) -> usize {
+        let Some(age) = &mut self.age else { return 0 };
+        if age.now / SWEEP_EVERY == age.swept / SWEEP_EVERY {
+            return 0;
+        }
+        age.swept = age.now;
+        let kept = u32::try_from(self.config.rows.expire_ms / MINUTE_MS).unwrap_or(u32::MAX);
+        let oldest = age.now.saturating_sub(kept);
+        self.weights.tables_mut().map(|table| table.expire(oldest)).sum()
+    }
+
+    /// Forgets the rows of items, the weights that come with them, and their sightings. Returns how many rows and
+    /// weights there were.
+    pub(crate) fn forget(&mut self, items: &[Id]) -> usize {
+        let ids: Vec<Id> = items.iter().map(|item| Key::item(*item).id).collect();
+        for id in &ids {
+            self.sightings.forget(*id);
+        }
+        self.weights.tables_mut().map(|table| table.forget(&ids)).sum()
+    }
+}
+
+/// What these samples sight, and by which user, in their order.
+fn sightings(samples: &[Sample]) -> impl Iterator<Item = (Key, Id)> + '_ {
+    let mut requests: HashSet<Id> = HashSet::new();
+    samples.iter().flat_map(move |sample| {
+        let user = sample.request.user;
+        let mut sighted = Vec::new();
+        if requests.insert(sample.request.id) {
+            sighted.push((Key::user(user), user));
+            let context = sample.request.context.iter();
+            sighted.extend(context.map(|value| (Key::attribute(*value), user)));
+        }
+        Fields::candidate(&sample.candidate, |_, key, _| sighted.push((key, user)));
+        sighted
+    })
+}
+
+fn minutes(time: EventTime) -> u32 {
+    u32::try_from(time.0.max(0) / MINUTE_MS).unwrap_or(u32::MAX)
+}
