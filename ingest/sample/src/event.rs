@@ -12,7 +12,7 @@ pub struct Record {
     /// The log's own timestamp, ms since the epoch; the reference for clock-skew checks. A file has none of
     /// its own and states the event's.
     pub timestamp_ms: Option<i64>,
-    /// The payload; `None` is a null value (a tombstone in Kafka's words).
+    /// The payload; `None` is a null value. That of an item's tombstone in Kafka is the deletion it stands for.
     pub payload: Option<Vec<u8>>,
 }
 

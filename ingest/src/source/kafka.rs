@@ -13,6 +13,7 @@ mod growth;
 pub(crate) mod properties;
 mod range;
 mod reader;
+mod tombstone;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

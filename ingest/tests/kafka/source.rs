@@ -127,6 +127,24 @@ fn a_paused_partition_is_silent_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn the_tombstone_of_an_item_is_read_as_its_deletion() {
+    let world = world(1);
+    world
+        .feeder
+        .send(Stream::Items, "film-7", Some(1_700_000_000_000), None)
+        .unwrap();
+    world.feeder.flush(PATIENCE).unwrap();
+    let mut told = Told::default();
+    told.until(&mut world.open(), |told| told.n() == 1);
+    let payload = told.records[&id(Stream::Items, 0)][0].payload.as_deref().unwrap();
+    let event: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!(
+        event,
+        serde_json::json!({ "item_id": "film-7", "ts_ms": 1_700_000_000_000_i64, "deleted": true })
+    );
+}
+
+#[test]
 fn null_values_and_large_records_pass_through_to_the_decoder() {
     let world = world(1);
     world.feeder.send(Stream::Actions, "k", None, None).unwrap();

@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::info;
 
 use super::cursor::{Cursor, Step};
+use super::tombstone;
 use super::trouble::{Meaning, meaning};
 use super::{Client, KafkaConfig, is_transient, properties};
 use crate::Error;
@@ -201,7 +202,8 @@ impl Reader {
                 }
             }
             let is_done = cursor.is_done;
-            let payload = message.payload().map(<[u8]>::to_vec);
+            let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
+            let payload = tombstone::payload(self.stream, message.payload(), message.key(), timestamp_ms);
             n_records += 1;
             n_bytes += payload.as_ref().map_or(0, Vec::len);
             if run.last().is_some_and(|last| last.position.partition != id) {
@@ -212,7 +214,7 @@ impl Reader {
                     partition: id,
                     offset: message.offset(),
                 },
-                timestamp_ms: message.timestamp().to_millis().filter(|ms| *ms >= 0),
+                timestamp_ms,
                 payload,
             });
             if is_done {
