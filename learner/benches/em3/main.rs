@@ -1,11 +1,16 @@
 //! Samples trained and candidates scored a second by the models with content and sequence blocks, by the shape of a
 //! batch. One JSON object a line.
 //!
+//! Beside each rate stand its microseconds a sample, and the share that a step's arithmetic, as `ouzel model describe`
+//! counts it, has of the rate of matrix products in libtorch: of 1024 x 1024 x 1024, and of the largest that the model
+//! makes, both measured between the models.
+//!
 //! `em3 [--threads N] [--seconds S] [--model NAME] [--shape RxCxN]`, all with defaults. With `--dump FILE`, the batches of
 //! the first model and shape are written there with its weights and scores instead, for `tests/peers/em3_torch.py`.
 
 #![expect(clippy::print_stdout, reason = "figures go to stdout")]
 
+mod arithmetic;
 mod dump;
 mod world;
 
@@ -42,9 +47,18 @@ fn main() {
     };
     let models = match of("--model") {
         Some(name) => vec![name],
-        None => ["em3-din", "em3-hstu", "din", "hstu", "mean"]
-            .map(str::to_owned)
-            .to_vec(),
+        None => [
+            "em3-din",
+            "em3-hstu",
+            "din",
+            "hstu",
+            "mean",
+            "default-deepfm",
+            "default-din",
+            "default-hstu",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     };
     if let Some(path) = of("--dump") {
         let batches: Vec<Batch> = (0..BATCHES).map(|seq| world.batch(shapes[0], seq)).collect();
@@ -52,25 +66,36 @@ fn main() {
         dump::dump(Path::new(&path), &world, &batches, &mut trainer);
         return;
     }
+    tch::set_num_threads(threads);
     for name in &models {
         for shape in &shapes {
+            let gemm = [[1024; 3], arithmetic::LARGEST].map(|size| arithmetic::gemm(size, seconds / 4.0));
             let batches: Vec<Batch> = (0..BATCHES).map(|seq| world.batch(*shape, seq)).collect();
             for (state, freeze) in [("warm-up", 0), ("frozen", 1)] {
                 if freeze > 0 && !name.starts_with("em3") {
                     continue;
                 }
                 let (train, score) = measure(name, *shape, &batches, freeze, threads, seconds);
+                let flops = arithmetic::of_sample(&config(name, shape.history()), &batches[0], freeze > 0);
                 println!(
                     "{}",
                     json!({
                         "model": name, "state": state, "threads": threads,
                         "requests": shape.requests, "candidates": shape.candidates, "history": shape.history,
                         "train": train, "score": score,
+                        "train_us": rounded(1e6 / train), "score_us": rounded(1e6 / score),
+                        "train_share": gemm.map(|gemm| rounded(train * flops.train / gemm)),
+                        "score_share": gemm.map(|gemm| rounded(score * flops.score / gemm)),
+                        "gemm_gflops": gemm.map(|gemm| rounded(gemm / 1e9)),
                     })
                 );
             }
         }
     }
+}
+
+fn rounded(x: f64) -> f64 {
+    (x * 1e3).round() / 1e3
 }
 
 fn shape(text: &str) -> Shape {
@@ -86,6 +111,22 @@ fn shape(text: &str) -> Shape {
 }
 
 fn config(name: &str, history: usize) -> ModelConfig {
+    // As the ready-made files of these names have them.
+    if let Some(kind) = match name {
+        "default-deepfm" => Some(SequenceKind::Mean),
+        "default-din" => Some(SequenceKind::Din),
+        "default-hstu" => Some(SequenceKind::Hstu),
+        _ => None,
+    } {
+        let sequence = SequenceConfig {
+            kind,
+            ..SequenceConfig::default()
+        };
+        return ModelConfig {
+            sequence,
+            ..ModelConfig::default()
+        };
+    }
     let has_content = name.starts_with("em3");
     ModelConfig {
         dim: 32,
@@ -132,7 +173,7 @@ fn trained(name: &str, shape: Shape, batches: &[Batch], freeze: u64, threads: i3
         threads,
         ..LearnerConfig::default()
     };
-    let model = config(name, usize::try_from(shape.history).unwrap_or(1));
+    let model = config(name, shape.history());
     let mut trainer = Trainer::new(model, learner).expect("the configuration is valid");
     for batch in batches {
         trainer.step(batch).expect("a made-up batch is learned from");
