@@ -1,12 +1,12 @@
 //! How much arithmetic a sample takes, and how fast libtorch multiplies matrices.
 
-use std::time::Instant;
-
 use tch::{Device, Kind, Tensor};
 
 use ouzel_learner::model::cost::{Flops, costs};
 use ouzel_learner::model::{Inputs, ModelConfig};
 use ouzel_sample::Batch;
+
+use crate::rate;
 
 /// Rows, depth and columns of the largest product of a batch of 64 requests with 50 past items: those that are distinct,
 /// through the layer that takes a picture's vector.
@@ -47,13 +47,11 @@ pub(crate) fn of_sample(config: &ModelConfig, batch: &Batch, is_frozen: bool) ->
 /// Floating-point operations a second of a product of these sizes.
 pub(crate) fn gemm([m, k, n]: [i64; 3], seconds: f64) -> f64 {
     let [a, b] = [[m, k], [k, n]].map(|size| Tensor::ones(size, (Kind::Float, Device::Cpu)));
-    let _warm = a.matmul(&b);
-    let (start, mut done) = (Instant::now(), 0.0);
-    while start.elapsed().as_secs_f64() < seconds {
-        let _product = a.matmul(&b);
-        done += 1.0;
-    }
     #[expect(clippy::cast_precision_loss, reason = "sizes")]
-    let size = (m * k * n) as f64;
-    2.0 * size * done / start.elapsed().as_secs_f64()
+    let flops = 2.0 * (m * k * n) as f64;
+    let products = rate(seconds, || {
+        let _product = a.matmul(&b);
+        1
+    });
+    flops * products.by_processor
 }

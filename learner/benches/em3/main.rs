@@ -1,7 +1,7 @@
 //! Samples trained and candidates scored a second by the models with content and sequence blocks, by the shape of a
 //! batch. One JSON object a line.
 //!
-//! Beside each rate stand its microseconds a sample, and the share that a step's arithmetic, as `ouzel model describe`
+//! Beside each rate stand the microseconds a sample takes of one processor, and the share that a step's arithmetic, as `ouzel model describe`
 //! counts it, has of the rate of matrix products in libtorch: of 1024 x 1024 x 1024, and of the largest that the model
 //! makes, both measured between the models.
 //!
@@ -75,17 +75,18 @@ fn main() {
                 if freeze > 0 && !name.starts_with("em3") {
                     continue;
                 }
-                let (train, score) = measure(name, *shape, &batches, freeze, threads, seconds);
+                let [train, score] = measure(name, *shape, &batches, freeze, threads, seconds);
                 let flops = arithmetic::of_sample(&config(name, shape.history()), &batches[0], freeze > 0);
                 println!(
                     "{}",
                     json!({
                         "model": name, "state": state, "threads": threads,
                         "requests": shape.requests, "candidates": shape.candidates, "history": shape.history,
-                        "train": train, "score": score,
-                        "train_us": rounded(1e6 / train), "score_us": rounded(1e6 / score),
-                        "train_share": gemm.map(|gemm| rounded(train * flops.train / gemm)),
-                        "score_share": gemm.map(|gemm| rounded(score * flops.score / gemm)),
+                        "train": train.by_clock.round(), "score": score.by_clock.round(),
+                        "train_us": rounded(1e6 / train.by_processor),
+                        "score_us": rounded(1e6 / score.by_processor),
+                        "train_share": gemm.map(|gemm| rounded(train.by_processor * flops.train / gemm)),
+                        "score_share": gemm.map(|gemm| rounded(score.by_processor * flops.score / gemm)),
                         "gemm_gflops": gemm.map(|gemm| rounded(gemm / 1e9)),
                     })
                 );
@@ -189,7 +190,7 @@ fn measure(
     freeze: u64,
     threads: i32,
     seconds: f64,
-) -> (f64, f64) {
+) -> [Rate; 2] {
     let mut trainer = trained(name, shape, batches, freeze, threads);
     let mut next = batches.iter().cycle();
     let train = rate(seconds, || {
@@ -206,17 +207,40 @@ fn measure(
         let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");
         scores.len() as u64
     });
-    (train, score)
+    [train, score]
+}
+
+/// What is done a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    pub(crate) by_clock: f64,
+    /// Of the calling thread's time on a processor, which others on the machine take less from.
+    pub(crate) by_processor: f64,
 }
 
 /// What `work` says it did, a second.
-fn rate(seconds: f64, mut work: impl FnMut() -> u64) -> f64 {
+pub(crate) fn rate(seconds: f64, mut work: impl FnMut() -> u64) -> Rate {
     work();
-    let (start, mut done) = (Instant::now(), 0);
+    let (start, start_on, mut done) = (Instant::now(), on_processor(), 0);
     while start.elapsed().as_secs_f64() < seconds {
         done += work();
     }
     #[expect(clippy::cast_precision_loss, reason = "a count")]
     let done = done as f64;
-    (done / start.elapsed().as_secs_f64()).round()
+    let by_clock = done / start.elapsed().as_secs_f64();
+    let by_processor = match (start_on, on_processor()) {
+        (Some(start), Some(end)) if end > start => done / (end - start),
+        _ => by_clock,
+    };
+    Rate {
+        by_clock,
+        by_processor,
+    }
+}
+
+/// Seconds that the calling thread has been on a processor, where the system tells.
+fn on_processor() -> Option<f64> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds: f64 = told.split(' ').next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
 }

@@ -82,35 +82,23 @@ impl NullaryFnOnce for Product<'_> {
 
 #[inline(always)]
 fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
+    let line = |row: usize| a.values[row * a.stride..][..k].iter();
     let mut row = 0;
     while row + ROWS <= m {
-        let c = &mut c[row * stride..];
-        let lines: [&[f32]; ROWS] = std::array::from_fn(|r| &a.values[(row + r) * a.stride..][..k]);
-        block(
-            c,
-            stride,
-            b,
-            [k, n],
-            #[inline(always)]
-            |i| {
-                std::array::from_fn::<f32, ROWS, _>(
-                    #[inline(always)]
-                    |r| lines[r][i],
-                )
-            },
-        );
+        // Side by side in one iterator, they need no check of their own at each step.
+        let first = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
+        let second = line(row + 4)
+            .zip(line(row + 5))
+            .zip(line(row + 6))
+            .zip(line(row + 7));
+        let left = first
+            .zip(second)
+            .map(|((((a, b), c), d), (((e, f), g), h))| [*a, *b, *c, *d, *e, *f, *g, *h]);
+        block(&mut c[row * stride..], stride, b, left, n);
         row += ROWS;
     }
     while row < m {
-        let line = &a.values[row * a.stride..][..k];
-        block(
-            &mut c[row * stride..],
-            stride,
-            b,
-            [k, n],
-            #[inline(always)]
-            |i| [line[i]],
-        );
+        block(&mut c[row * stride..], stride, b, line(row).map(|a| [*a]), n);
         row += 1;
     }
 }
@@ -119,53 +107,41 @@ fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [u
 fn columns_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
     let mut row = 0;
     while row + ROWS <= m {
-        block(
-            &mut c[row * stride..],
-            stride,
-            b,
-            [k, n],
-            #[inline(always)]
-            |i| {
-                let mut out = [0.0f32; ROWS];
-                out.copy_from_slice(&a.values[i * a.stride + row..][..ROWS]);
-                out
-            },
-        );
+        let left = a.values.chunks(a.stride).take(k).map(|line| {
+            let mut left = [0.0; ROWS];
+            left.copy_from_slice(&line[row..row + ROWS]);
+            left
+        });
+        block(&mut c[row * stride..], stride, b, left, n);
         row += ROWS;
     }
     while row < m {
-        block(
-            &mut c[row * stride..],
-            stride,
-            b,
-            [k, n],
-            #[inline(always)]
-            |i| [a.values[i * a.stride + row]],
-        );
+        let left = a.values.chunks(a.stride).take(k).map(|line| [line[row]]);
+        block(&mut c[row * stride..], stride, b, left, n);
         row += 1;
     }
 }
 
-/// `R` rows of a product, `left` giving what step `i` of the sum multiplies.
+/// `R` rows of a product, `left` giving what each step of the sum multiplies.
 #[inline(always)]
 fn block<const R: usize>(
     c: &mut [f32],
     stride: usize,
     b: Rows<'_>,
-    [k, n]: [usize; 2],
-    left: impl Fn(usize) -> [f32; R],
+    left: impl Iterator<Item = [f32; R]> + Clone,
+    n: usize,
 ) {
     let mut column = 0;
     while column + COLUMNS <= n {
-        tile::<R, COLUMNS>(c, stride, b, k, column, &left);
+        tile::<R, COLUMNS>(c, stride, b, column, left.clone());
         column += COLUMNS;
     }
     if column + HALF <= n {
-        tile::<R, HALF>(c, stride, b, k, column, &left);
+        tile::<R, HALF>(c, stride, b, column, left.clone());
         column += HALF;
     }
     while column < n {
-        tile::<R, 1>(c, stride, b, k, column, &left);
+        tile::<R, 1>(c, stride, b, column, left.clone());
         column += 1;
     }
 }
@@ -176,16 +152,12 @@ fn tile<const R: usize, const C: usize>(
     c: &mut [f32],
     stride: usize,
     b: Rows<'_>,
-    k: usize,
     column: usize,
-    left: &impl Fn(usize) -> [f32; R],
+    left: impl Iterator<Item = [f32; R]>,
 ) {
     let mut sums = [[0.0f32; C]; R];
-    for i in 0..k {
-        let Some(line) = b.values.get(i * b.stride + column..i * b.stride + column + C) else {
-            return;
-        };
-        let left = left(i);
+    for (left, line) in left.zip(b.values.chunks(b.stride)) {
+        let line = &line[column..column + C];
         for (sums, a) in sums.iter_mut().zip(left) {
             for (sum, b) in sums.iter_mut().zip(line) {
                 *sum = a.mul_add(*b, *sum);
@@ -255,13 +227,10 @@ pub(super) fn total(x: &[f32]) -> f32 {
 
 /// Halves onto halves, which vector instructions do side by side.
 #[inline(always)]
-fn of_block(mut sums: [f32; COLUMNS]) -> f32 {
-    for half in [COLUMNS / 2, COLUMNS / 4, COLUMNS / 8, COLUMNS / 16] {
-        for i in 0..half {
-            sums[i] += sums[i + half];
-        }
-    }
-    sums[0]
+fn of_block(sums: [f32; COLUMNS]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| sums[i] + sums[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// `x / (1 + exp(-x))`
