@@ -112,22 +112,25 @@ impl Back<'_> {
             let gate = &self.pass.row[3 * at.start..][..values];
             let z = &self.pass.z[candidate * sizes.projected()..][..values];
             let of_z = &mut self.z[candidate * sizes.projected()..][..values];
-            let gates = of_gate.iter().zip(of_gated).zip(gate).zip(z).zip(of_z);
-            let norms = normed
-                .iter()
-                .zip(by)
-                .zip(bias)
-                .zip(of_by.iter_mut())
-                .zip(of_bias.iter_mut());
-            for ((((((of_gate, of_gated), gate), z), of_z), norms), of_normed) in
-                gates.zip(norms).zip(&mut of_normed)
+            // Short loops, of which the compiler makes vectors.
+            for (of_z, z) in of_z.iter_mut().zip(z) {
+                *of_z = slope(*z);
+            }
+            let affine = normed.iter().zip(by).zip(bias);
+            for (((of_z, of_gate), of_gated), ((x, by), bias)) in
+                of_z.iter_mut().zip(of_gate).zip(of_gated).zip(affine)
             {
-                let ((((x, by), bias), of_by), of_bias) = norms;
-                *of_z = of_gated.mul_add(x.mul_add(*by, *bias), *of_gate) * slope(*z);
-                let of_affine = of_gated * gate;
-                *of_by = of_affine.mul_add(*x, *of_by);
-                *of_bias += of_affine;
-                *of_normed = of_affine * by;
+                *of_z *= of_gated.mul_add(x.mul_add(*by, *bias), *of_gate);
+            }
+            for ((of, of_gated), gate) in of_normed.iter_mut().zip(of_gated).zip(gate) {
+                *of = of_gated * gate;
+            }
+            add(of_bias, &of_normed);
+            for ((of_by, of), x) in of_by.iter_mut().zip(&of_normed).zip(normed) {
+                *of_by = of.mul_add(*x, *of_by);
+            }
+            for (of, by) in of_normed.iter_mut().zip(by) {
+                *of *= by;
             }
             #[expect(clippy::cast_precision_loss, reason = "a width")]
             let share = 1.0 / values as f32;
@@ -220,10 +223,14 @@ impl Back<'_> {
                 let (these, rest) = scores.split_at(n * columns);
                 scores = rest;
                 active.resize(n * columns, 0.0);
+                for (active, score) in active.iter_mut().zip(these) {
+                    *active = sigmoid(*score);
+                }
+                // A loop of its own: with the exponential in it, the compiler makes no vectors of it.
                 for ((active, of), score) in active.iter_mut().zip(&mut of_active).zip(these) {
-                    let s = sigmoid(*score);
-                    *active = score * s * sizes.share;
+                    let s = *active;
                     *of *= s * (1.0 - s).mul_add(*score, 1.0) * sizes.share;
+                    *active = score * s * sizes.share;
                 }
                 let of_scores = &of_active;
                 add_product(&mut of_entries, Left::Rows(of_scores), &asks, [n, columns, width]);
