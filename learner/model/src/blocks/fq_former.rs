@@ -123,11 +123,11 @@ fn ask(
     let share = |at: i64| shares.f_narrow(3, at, 1);
     let mut read = share(0)? * values.f_narrow(2, 0, 1)?;
     for at in 1..n_queries {
-        read = read + share(at)? * values.f_narrow(2, at, 1)?;
+        read += share(at)? * values.f_narrow(2, at, 1)?;
     }
     for (token, at) in tokens.iter().zip(n_queries..) {
         let value = params.linear(&format!("{name}.value"), token)?;
-        read = read + share(at)? * value.f_reshape([n, heads, 1, head])?;
+        read += share(at)? * value.f_reshape([n, heads, 1, head])?;
     }
     let read = read.f_transpose(1, 2)?.f_reshape([n, n_queries, width])?;
     settle(params, name, &read, queries)

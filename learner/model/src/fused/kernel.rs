@@ -210,7 +210,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *sum = a.mul_add(*b, *sum);
         }
     }
-    of_block(sums) + rest
+    of_block(&sums) + rest
 }
 
 /// The sum of numbers, in the same way.
@@ -222,12 +222,12 @@ pub(super) fn total(x: &[f32]) -> f32 {
     for x in x {
         add(&mut sums, x);
     }
-    of_block(sums) + rest
+    of_block(&sums) + rest
 }
 
-/// Halves onto halves, which vector instructions do side by side.
-#[inline(always)]
-fn of_block(sums: [f32; COLUMNS]) -> f32 {
+/// Halves onto halves. Not inlined: the compiler would cut the sums before it into pieces for this.
+#[inline(never)]
+fn of_block(sums: &[f32; COLUMNS]) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|i| sums[i] + sums[i + 8]);
     let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
     (four[0] + four[2]) + (four[1] + four[3])

@@ -18,7 +18,7 @@ pub(crate) enum ByHand {
     /// See [`crate::blocks::din`].
     Din(Din),
     /// See [`crate::blocks::hstu`].
-    Hstu(Hstu),
+    Hstu(Box<Hstu>),
 }
 
 /// What the candidates of a batch read of their histories.
@@ -64,7 +64,8 @@ impl ByHand {
     /// The block with the weights of this moment.
     pub(crate) fn new(params: &Params, config: &ModelConfig) -> Result<Self, Error> {
         if config.sequence.kind == SequenceKind::Hstu {
-            return Ok(Self::Hstu(Hstu::new(params, &config.sequence, config.dim)?));
+            let block = Hstu::new(params, &config.sequence, config.dim)?;
+            return Ok(Self::Hstu(Box::new(block)));
         }
         let plain = |name: &str| crate::net::to_vec(params.get(name)?);
         let mut layers = Vec::new();

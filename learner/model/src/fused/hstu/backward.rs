@@ -352,8 +352,8 @@ impl Back<'_> {
         let (dim, width) = (self.block.sizes.dim, self.block.sizes.width);
         let mut out = vec![0.0; self.pass.rows.len()];
         let begins = inputs.entries.begins(self.block.counts);
-        for field in 0..TOKEN_FIELDS {
-            let (begin, n) = (begins[field], inputs.entries.n_of(field));
+        for (field, begin) in begins.into_iter().enumerate().take(TOKEN_FIELDS) {
+            let n = inputs.entries.n_of(field);
             let projected = &self.table[begin * width..(begin + n) * width];
             add_product_to(
                 &mut out[begin * dim..],

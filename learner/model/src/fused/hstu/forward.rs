@@ -74,8 +74,8 @@ impl HstuPass {
         let begins = inputs.entries.begins(block.counts);
         let n_projected = begins[TOKEN_FIELDS];
         let mut table = vec![0.0; n_projected * width];
-        for field in 0..TOKEN_FIELDS {
-            let (begin, n) = (begins[field], inputs.entries.n_of(field));
+        for (field, begin) in begins.into_iter().enumerate().take(TOKEN_FIELDS) {
+            let n = inputs.entries.n_of(field);
             add_product(
                 &mut table[begin * width..],
                 Left::Rows(&self.rows[begin * dim..]),
@@ -93,8 +93,9 @@ impl HstuPass {
             for (x, ((((a, b), c), d), e)) in row.iter_mut().zip(parts) {
                 *x = (a + b) + (c + d) + e;
             }
-            *scale = to_deviation_one(row);
+            *scale = dot(row, row);
         }
+        to_deviation_one(&mut self.entries, width);
     }
 
     #[inline(always)]
@@ -115,6 +116,7 @@ impl HstuPass {
         for ((row, scale), x) in candidates.zip(self.out.chunks_exact(width)) {
             *scale = to_mean_zero(row, x);
         }
+        to_deviation_one(&mut self.candidates, width);
         self.z = block.project_bias.repeat(n);
         add_product(
             &mut self.z,
@@ -230,12 +232,15 @@ impl HstuPass {
         self.read = Normed::zeros(n, values);
         let Normed { rows, scale } = &mut self.read;
         let normed = rows.chunks_exact_mut(values).zip(scale);
-        for (row, (normed, scale)) in self.row.chunks_exact_mut(3 * values).zip(normed) {
+        for (row, (normed, scale)) in self.row.chunks_exact(3 * values).zip(normed) {
+            *scale = to_mean_zero(normed, &row[values..2 * values]);
+        }
+        to_deviation_one(&mut self.read, values);
+        let normed = self.read.rows.chunks_exact(values);
+        for (row, normed) in self.row.chunks_exact_mut(3 * values).zip(normed) {
             let (gate, rest) = row.split_at_mut(values);
-            let (read, gated) = rest.split_at_mut(values);
-            *scale = to_mean_zero(normed, read);
             let norm = block.out_norm[0].iter().zip(&block.out_norm[1]);
-            for (((out, gate), x), (by, bias)) in gated.iter_mut().zip(gate).zip(normed).zip(norm) {
+            for (((out, gate), x), (by, bias)) in rest[values..].iter_mut().zip(gate).zip(normed).zip(norm) {
                 *out = *gate * x.mul_add(*by, *bias);
             }
         }
@@ -256,28 +261,30 @@ fn part_rows<'a>(table: &'a [f32], width: usize, places: &[usize; PARTS]) -> [&'
     [row(a), row(b), row(c), row(d), row(e)]
 }
 
-/// Brings a row of mean 0 to deviation 1; what it was multiplied by.
+/// Brings rows of mean 0 to deviation 1, their sums of squares being where what they were multiplied by will be.
 #[inline(always)]
-fn to_deviation_one(row: &mut [f32]) -> f32 {
+fn to_deviation_one(normed: &mut Normed, width: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a width")]
-    let width = row.len() as f32;
-    let scale = (dot(row, row) / width + EPSILON).sqrt().recip();
-    for x in row {
-        *x *= scale;
+    let share = 1.0 / width as f32;
+    for scale in &mut normed.scale {
+        *scale = 1.0 / scale.mul_add(share, EPSILON).sqrt();
     }
-    scale
+    for (row, scale) in normed.rows.chunks_exact_mut(width).zip(&normed.scale) {
+        for x in row {
+            *x *= scale;
+        }
+    }
 }
 
-/// Brings a row to mean 0 and deviation 1; what it was multiplied by.
+/// Takes a row's mean off; what is left as a sum of squares.
 #[inline(always)]
 fn to_mean_zero(out: &mut [f32], x: &[f32]) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "a width")]
-    let width = x.len() as f32;
-    let mean = total(x) / width;
+    let mean = total(x) / x.len() as f32;
     for (out, x) in out.iter_mut().zip(x) {
         *out = x - mean;
     }
-    to_deviation_one(out)
+    dot(out, out)
 }
 
 /// Vectors as columns of a matrix, as many as fill whole blocks of a product.
