@@ -3,7 +3,7 @@
 //! Three things make it cheap. A token is linear in its rows, so each row of a batch is projected once and an entry is
 //! a sum of rows. A score is `q (K x + b) = (q K) x + q b` and what is read `V (sum of a x) + b (sum of a)`, so that
 //! entries have neither keys nor values: candidates bring their queries to the entries' space and what they find back
-//! from there, which is less work for slates below `2 width` candidates or so. And histories are not padded.
+//! from there, which with two heads is less work for slates below `width` candidates or so. And histories are not padded.
 
 mod backward;
 mod entries;
