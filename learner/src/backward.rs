@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tch::{Kind, TchError, Tensor};
 
-use ouzel_model::{Inputs, Leaves, Net, Outputs, SequenceGradients};
+use ouzel_model::{Inputs, Leaves, Net, Outputs};
 
 use crate::objective::Gradients;
 use crate::trainer::Trainer;
@@ -80,13 +80,11 @@ impl Trainer {
         if let Some(pass) = &pass
             && let Some(read) = found.pop()
         {
-            let SequenceGradients {
-                tokens,
-                target,
-                weights,
-            } = pass.backward(&plain(&read)?);
-            inputs.history.tokens.scatter(&tokens, dim, &mut rows);
-            inputs.history.target.scatter(&target, dim, &mut rows);
+            let learns = self
+                .net
+                .params()
+                .any(|(name, _)| is_by_hand(name) && learns(name));
+            let weights = pass.backward(inputs, &plain(&read)?, &mut rows, learns);
             by_hand.extend(weights);
         }
         let mut wide = vec![0.0; inputs.wide.len()];

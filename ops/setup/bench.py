@@ -163,6 +163,25 @@ def measure(table, programs, peers, rounds, seconds):
     return losses
 
 
+def by_shape(program, seconds):
+    """Figures of both models with content, by the shape of a batch."""
+    for model in ("em3-din", "em3-hstu"):
+        for line in ran([program, "--model", model, "--seconds", str(seconds)]).splitlines():
+            yield json.loads(line)
+
+
+def show_by_shape(figures):
+    print("\nby history and slate, one thread: microseconds a sample; in brackets the arithmetic that `model describe` counts,")
+    print("as a share of the rate of a 1024^3 product in libtorch and of the model's largest")
+    print("  {:<10}{:<9}{:>9}{:>12}{:>10}{:>18}{:>10}{:>18}".format("", "", "history", "candidates", "train", "", "score", ""))
+    for of in figures:
+        line = "  {model:<10}{state:<9}{history:>9}{candidates:>12}".format(**of)
+        for what in ("train", "score"):
+            shares = "({})".format(", ".join("{:.0%}".format(share) for share in of[what + "_share"]))
+            line += "{:>10.1f}{:>18}".format(of[what + "_us"], shares)
+        print(line)
+
+
 def from_kafka(program, rounds):
     """Figures of the join from a real broker, none where there cannot be one."""
     try:
@@ -227,8 +246,10 @@ def main():
         peers = Peers(folder, args.torch_python)
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
+    shapes = list(by_shape(programs["em3"], args.seconds / 2))
     streams = from_kafka(programs["kafka"], args.rounds)
     show(table, peers)
+    show_by_shape(shapes)
     show_from_kafka(streams)
     if losses:
         print("\nlog-loss of one pass over the same batches, which shows that both learn the same model")

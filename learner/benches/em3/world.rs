@@ -25,6 +25,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    pub(crate) fn history(self) -> usize {
+        usize::try_from(self.history).unwrap_or(1)
+    }
+
     pub(crate) fn samples(self) -> u64 {
         self.requests * self.candidates
     }

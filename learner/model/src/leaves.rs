@@ -1,5 +1,7 @@
 //! A batch as tensors: the rows it reads, gathered, and everything else it brings.
 
+use std::sync::Arc;
+
 use tch::{Device, Tensor};
 
 use ouzel_sample::{ItemVectors, N_DENSE, N_MODALITIES};
@@ -9,10 +11,9 @@ use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::fused::SequencePass;
+use crate::fused::{ByHand, SequencePass};
 use crate::groups::Layout;
 use crate::inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
-use crate::params::Params;
 use crate::weights::Weights;
 
 /// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`Leaves::of_rows`].
@@ -72,13 +73,13 @@ pub enum ContentSource {
 }
 
 impl Leaves {
-    /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` are the weights of a
-    /// sequence block that runs in plain loops.
-    pub fn gather(
+    /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` is a sequence
+    /// block that runs in plain loops.
+    pub(crate) fn gather(
         inputs: &Inputs,
         weights: &Weights,
         device: Device,
-        by_hand: Option<&Params>,
+        by_hand: Option<Arc<ByHand>>,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
@@ -97,7 +98,7 @@ impl Leaves {
             ..
         } = &inputs.history;
         let pass = match by_hand.filter(|_| *n > 0) {
-            Some(params) => Some(SequencePass::new(params, inputs, &rows, dim)?),
+            Some(block) => Some(SequencePass::new(block, inputs, &rows, dim)?),
             None => None,
         };
         let history = if *n > 0 && pass.is_none() {

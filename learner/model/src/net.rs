@@ -9,6 +9,7 @@
 //! through them: a model with them learns the same primary logits as one without.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
@@ -18,6 +19,7 @@ use crate::blocks::interest::Contents;
 use crate::blocks::{contrast, din, fm, fq_former, head, hstu, interest};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
+use crate::fused::ByHand;
 use crate::inputs::{ContentInputs, Inputs};
 use crate::kept::Kept;
 use crate::leaves::{ContentLeaves, ContentSource, Leaves, frozen, len};
@@ -37,6 +39,10 @@ pub struct Net {
     frozen: Option<u64>,
     /// What was computed of the base weights alone.
     kept: RefCell<Kept>,
+    /// Whether the sequence block runs in plain loops.
+    is_by_hand: bool,
+    /// That block, while its weights stand still.
+    sequence: RefCell<Option<Arc<ByHand>>>,
     /// Whether no weight of this network will move.
     is_still: bool,
     device: Device,
@@ -66,12 +72,17 @@ impl Net {
                 .f_to_device(device)?;
             params.push((shape.name, tensor));
         }
+        let has_no_adapter = !params
+            .iter()
+            .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
         Ok(Self {
             params: Params::new(params, config.lora.scale()),
             prior: Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?,
             mask: mask(&config, device)?,
             frozen: weights.frozen,
             kept: RefCell::default(),
+            is_by_hand: has_no_adapter && device == Device::Cpu && ByHand::runs(&config),
+            sequence: RefCell::default(),
             is_still: false,
             config,
             device,
@@ -123,6 +134,7 @@ impl Net {
     pub fn set_frozen(&mut self, frozen: Option<u64>) {
         self.frozen = frozen;
         self.kept = RefCell::default();
+        self.sequence = RefCell::default();
     }
 
     /// Replaces the offset of each task's logit.
@@ -148,18 +160,26 @@ impl Net {
 
     /// A batch as tensors.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        let params = self.is_by_hand().then_some(&self.params);
-        Leaves::gather(inputs, weights, self.device, params, |contents| {
+        Leaves::gather(inputs, weights, self.device, self.by_hand()?, |contents| {
             self.source(contents)
         })
     }
 
-    /// Whether the sequence block runs in plain loops: DIN on the CPU, without adapters.
-    fn is_by_hand(&self) -> bool {
-        let has_adapter = self
-            .params()
-            .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
-        self.config.sequence.kind == SequenceKind::Din && self.device == Device::Cpu && !has_adapter
+    /// The sequence block where it runs in plain loops: on the CPU, without adapters. Made anew of its weights while
+    /// they move.
+    fn by_hand(&self) -> Result<Option<Arc<ByHand>>, Error> {
+        if !self.is_by_hand {
+            return Ok(None);
+        }
+        let mut sequence = self.sequence.borrow_mut();
+        if let Some(block) = sequence.as_ref() {
+            return Ok(Some(Arc::clone(block)));
+        }
+        let block = Arc::new(ByHand::new(&self.params, &self.config)?);
+        if self.is_still || self.is_frozen() {
+            *sequence = Some(Arc::clone(&block));
+        }
+        Ok(Some(block))
     }
 
     /// Outputs of a batch.

@@ -71,6 +71,20 @@ impl Params {
         })
     }
 
+    /// Some outputs of a layer, each a start and a count, side by side.
+    pub fn outputs(&self, layer: &str, x: &Tensor, outputs: &[(i64, i64)]) -> Result<Tensor, Error> {
+        let of = |all: &Tensor| -> Result<Tensor, Error> {
+            let parts = outputs.iter().map(|(start, n)| all.f_narrow(0, *start, *n));
+            Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
+        };
+        let bias = self.find(&format!("{layer}.bias")).map(of).transpose()?;
+        let base = x.f_linear(&of(self.get(&format!("{layer}.weight"))?)?, bias)?;
+        Ok(match self.adapter(layer) {
+            Some((a, b)) => base + x.f_matmul(&a.f_tr()?)?.f_matmul(&of(b)?.f_tr()?)? * self.lora_scale,
+            None => base,
+        })
+    }
+
     /// A layer without its adapter.
     pub fn base(&self, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
         let weight = self.get(&format!("{layer}.weight"))?;

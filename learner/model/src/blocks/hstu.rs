@@ -37,22 +37,28 @@ pub fn forward(
     let times = Times::new(history)?;
     for layer in 0..config.layers {
         let name = format!("sequence.layer{layer}");
-        let user = Rows::project(params, &name, &form, &past)?;
         let asks = Rows::project(params, &name, &form, &target)?;
         let bias = form.bias(params, &name, &times)?;
+        // Of the last layer nobody reads the history's rows, so that they neither ask nor are gated.
+        let is_last = layer + 1 == config.layers;
+        let (read, next) = if is_last {
+            (Read::project(params, &name, &form, &past)?, None)
+        } else {
+            let user = Rows::project(params, &name, &form, &past)?;
+            let next = user.read_causal(params, &name, &form, &past, history, bias.as_ref())?;
+            (user.read, Some(next))
+        };
         target = asks.read_past(
             params,
             &name,
             &form,
             &target,
-            &user,
+            &read,
             history,
             bias.as_ref(),
             layout,
         )?;
-        if layer + 1 < config.layers {
-            past = user.read_causal(params, &name, &form, &past, history, bias.as_ref())?;
-        }
+        past = next.unwrap_or(past);
     }
     layout.ungroup(&target)
 }
@@ -104,6 +110,23 @@ impl Form {
             n: as_f64(size(config.history_len.max(1))),
             is_research: config.kind == SequenceKind::HstuResearch,
         }
+    }
+
+    /// The rows as a layer takes them.
+    fn norm(&self, params: &Params, name: &str, x: &Tensor) -> Result<Tensor, Error> {
+        let weight = |part: &str| params.find(&format!("{name}.norm.{part}"));
+        norm(x, weight("weight"), weight("bias"), EPSILON)
+    }
+
+    fn activate(&self, z: Tensor) -> Result<Tensor, Error> {
+        Ok(if self.is_research { z.f_silu()? } else { z })
+    }
+
+    /// Each head's part of `z [b, n, ..]` from `from` on, `[b, heads, n, width]`.
+    fn heads(&self, z: &Tensor, from: i64, width: i64) -> Result<Tensor, Error> {
+        let (b, n, _) = z.size3()?;
+        let part = z.f_narrow(2, from, self.heads * width)?;
+        Ok(part.f_reshape([b, n, self.heads, width])?.f_transpose(1, 2)?)
     }
 
     fn attend(&self, scores: Tensor) -> Result<Tensor, Error> {
@@ -178,38 +201,50 @@ impl Times {
     }
 }
 
-/// Queries, keys, values and gates of rows `[b, n, width]`.
-struct Rows {
-    /// `[b, n, heads * value]`
-    gate: Tensor,
+/// What others read of rows `[b, n, width]`.
+struct Read {
     /// `[b, heads, n, value]`
     value: Tensor,
-    /// `[b, heads, n, key]`
-    query: Tensor,
     /// `[b, heads, n, key]`
     key: Tensor,
 }
 
+impl Read {
+    /// Of rows that are only read.
+    fn project(params: &Params, name: &str, form: &Form, x: &Tensor) -> Result<Self, Error> {
+        let (values, keys) = (form.heads * form.value, form.heads * form.key);
+        let outputs = [(values, values), (2 * values + keys, keys)];
+        let z = params.outputs(&format!("{name}.uvqk"), &form.norm(params, name, x)?, &outputs)?;
+        let z = form.activate(z)?;
+        Ok(Self {
+            value: form.heads(&z, 0, form.value)?,
+            key: form.heads(&z, values, form.key)?,
+        })
+    }
+}
+
+/// Rows `[b, n, width]` that read others.
+struct Rows {
+    /// `[b, n, heads * value]`
+    gate: Tensor,
+    /// `[b, heads, n, key]`
+    query: Tensor,
+    read: Read,
+}
+
 impl Rows {
     fn project(params: &Params, name: &str, form: &Form, x: &Tensor) -> Result<Self, Error> {
-        let weight = |part: &str| params.find(&format!("{name}.norm.{part}"));
-        let z = params.linear(
-            &format!("{name}.uvqk"),
-            &norm(x, weight("weight"), weight("bias"), EPSILON)?,
-        )?;
-        let z = if form.is_research { z.f_silu()? } else { z };
-        let (b, n) = (x.size()[0], x.size()[1]);
+        let z = params.linear(&format!("{name}.uvqk"), &form.norm(params, name, x)?)?;
+        let z = form.activate(z)?;
         let (values, keys) = (form.heads * form.value, form.heads * form.key);
-        let heads = |from: i64, width: i64| -> Result<Tensor, Error> {
-            let part = z.f_narrow(2, from, form.heads * width)?;
-            Ok(part.f_reshape([b, n, form.heads, width])?.f_transpose(1, 2)?)
-        };
         let gate = z.f_narrow(2, 0, values)?;
         Ok(Self {
             gate: if form.is_research { gate } else { gate.f_silu()? },
-            value: heads(values, form.value)?,
-            query: heads(2 * values, form.key)?,
-            key: heads(2 * values + keys, form.key)?,
+            query: form.heads(&z, 2 * values, form.key)?,
+            read: Read {
+                value: form.heads(&z, values, form.value)?,
+                key: form.heads(&z, 2 * values + keys, form.key)?,
+            },
         })
     }
 
@@ -224,13 +259,13 @@ impl Rows {
         bias: Option<&Bias>,
     ) -> Result<Tensor, Error> {
         let n = x.size()[1];
-        let mut scores = self.query.f_matmul(&self.key.f_transpose(2, 3)?)?;
+        let mut scores = self.query.f_matmul(&self.read.key.f_transpose(2, 3)?)?;
         if let Some(bias) = bias {
             scores += &bias.past;
         }
         let causal = Tensor::f_ones([n, n], (Kind::Float, x.device()))?.f_tril(0)?;
         let valid = history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
-        let read = (form.attend(scores)? * causal * valid).f_matmul(&self.value)?;
+        let read = (form.attend(scores)? * causal * valid).f_matmul(&self.read.value)?;
         self.out(params, name, form, x, &read)
     }
 
@@ -245,14 +280,15 @@ impl Rows {
         name: &str,
         form: &Form,
         x: &Tensor,
-        user: &Rows,
+        user: &Read,
         history: &History,
         bias: Option<&Bias>,
         layout: &Layout,
     ) -> Result<Tensor, Error> {
         let keys = layout.of_request(&user.key)?;
         let mut scores = self.query.f_matmul(&keys.f_transpose(2, 3)?)?;
-        let mut own = (&self.query * &self.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
+        let mut own =
+            (&self.query * &self.read.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
         if let Some(bias) = bias {
             scores += layout.of_request(&bias.target)?;
             own += &bias.own;
@@ -262,7 +298,7 @@ impl Rows {
             .f_unsqueeze(1)?
             .f_unsqueeze(1)?;
         let past = (form.attend(scores)? * valid).f_matmul(&layout.of_request(&user.value)?)?;
-        let read = past + form.attend(own)? * &self.value;
+        let read = past + form.attend(own)? * &self.read.value;
         self.out(params, name, form, x, &read)
     }
 

@@ -5,7 +5,7 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::kernel::{Left, add_product, add_scaled, dot, sigmoid};
+use super::kernel::{Left, add_product, add_scaled, dot, sigmoid, silu, slope, transpose};
 
 /// The block's weights, each matrix as `[in, out]` and as `[out, in]`.
 #[derive(Clone, Debug, Default)]
@@ -236,8 +236,7 @@ impl Din {
                 [n, second, first],
             );
             for (of, x) in of_hidden.iter_mut().zip(hidden) {
-                let s = sigmoid(*x);
-                *of *= s * (1.0 - s).mul_add(*x, 1.0);
+                *of *= slope(*x);
             }
             of_query.fill(0.0);
             for of in of_hidden.chunks_exact(first) {
@@ -345,20 +344,6 @@ impl<'a> DinInputs<'a> {
         let start = self.start(request, width);
         (&self.tokens[start..start + n * width], n)
     }
-}
-
-#[inline(always)]
-fn silu(out: &mut [f32], x: &[f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x * sigmoid(*x);
-    }
-}
-
-/// `[rows, columns]` -> `[columns, rows]`
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..rows * columns)
-        .map(|at| values[(at % rows) * columns + at / rows])
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,12 +1,38 @@
 //! Small matrix products and the logistic function, written so that the compiler makes vector instructions of them.
 //!
-//! Everything here is inlined into a caller that [`pulp`] has compiled for the machine at hand. The order of every
-//! sum is fixed, so one machine gives the same bits each time.
+//! Products bring their own vector instructions; everything else here is inlined into a caller that [`pulp`] has compiled
+//! for the machine at hand. The order of every sum is fixed, so one machine gives the same bits each time.
+
+use pulp::{Arch, NullaryFnOnce};
 
 /// Columns of a block of the result: one or two vector registers wide.
-const COLUMNS: usize = 16;
+pub(super) const COLUMNS: usize = 16;
+/// Columns of the block behind the last whole one.
+const HALF: usize = 8;
 /// Rows of a block: together with the columns as many sums as fit the registers.
 const ROWS: usize = 8;
+
+/// Rows of numbers, each `stride` behind the one before it.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Columns of a matrix with rows of `stride`, from `column` on.
+    #[inline(always)]
+    pub(super) fn of(values: &'a [f32], stride: usize, column: usize) -> Self {
+        let values = values.get(column..).unwrap_or_default();
+        Self { values, stride }
+    }
+
+    /// The rows from `row` on.
+    #[inline(always)]
+    pub(super) fn below(self, row: usize) -> Self {
+        Self::of(self.values, self.stride, row * self.stride)
+    }
+}
 
 /// The left side of a product.
 #[derive(Clone, Copy)]
@@ -15,61 +41,150 @@ pub(super) enum Left<'a> {
     Rows(&'a [f32]),
     /// `[k, m]`, row after row: the transpose of what is multiplied.
     Columns(&'a [f32]),
+    /// `[m, k]`, a part of a matrix.
+    Part(Rows<'a>),
+    /// `[k, m]`, a part of a matrix: the transpose of what is multiplied.
+    Turned(Rows<'a>),
 }
 
 /// `c += a b`: `a [m, k]`, `b [k, n]` row after row, `c [m, n]` row after row.
-#[inline(always)]
 pub(super) fn add_product(c: &mut [f32], a: Left<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
+    add_product_to(c, n, a, Rows::of(b, n, 0), [m, k, n]);
+}
+
+/// The same for parts of matrices: the rows of `c` are `stride` apart.
+pub(super) fn add_product_to(c: &mut [f32], stride: usize, a: Left<'_>, b: Rows<'_>, size: [usize; 3]) {
+    // Compiled once, not into each of its callers.
+    Arch::new().dispatch(Product(c, stride, a, b, size));
+}
+
+struct Product<'a>(&'a mut [f32], usize, Left<'a>, Rows<'a>, [usize; 3]);
+
+impl NullaryFnOnce for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self(c, stride, a, b, [m, k, n]) = self;
+        let (a, is_turned) = match a {
+            Left::Rows(a) => (Rows::of(a, k, 0), false),
+            Left::Part(a) => (a, false),
+            Left::Columns(a) => (Rows::of(a, m, 0), true),
+            Left::Turned(a) => (a, true),
+        };
+        if is_turned {
+            columns_by(c, stride, a, b, [m, k, n]);
+        } else {
+            rows_by(c, stride, a, b, [m, k, n]);
+        }
+    }
+}
+
+#[inline(always)]
+fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
+    let line = |row: usize| a.values[row * a.stride..][..k].iter();
     let mut row = 0;
     while row + ROWS <= m {
-        rows::<ROWS>(c, a, b, row, [m, k, n]);
+        // Side by side in one iterator, they need no check of their own at each step.
+        let first = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
+        let second = line(row + 4)
+            .zip(line(row + 5))
+            .zip(line(row + 6))
+            .zip(line(row + 7));
+        let left = first
+            .zip(second)
+            .map(|((((a, b), c), d), (((e, f), g), h))| [*a, *b, *c, *d, *e, *f, *g, *h]);
+        block(&mut c[row * stride..], stride, b, left, n);
         row += ROWS;
     }
     while row < m {
-        rows::<1>(c, a, b, row, [m, k, n]);
+        block(&mut c[row * stride..], stride, b, line(row).map(|a| [*a]), n);
         row += 1;
     }
 }
 
-/// `R` rows of the product from `row` on.
 #[inline(always)]
-fn rows<const R: usize>(c: &mut [f32], a: Left<'_>, b: &[f32], row: usize, [m, k, n]: [usize; 3]) {
-    let whole = n - n % COLUMNS;
-    for column in (0..whole).step_by(COLUMNS) {
-        let mut sums = [[0.0f32; COLUMNS]; R];
-        for i in 0..k {
-            let Some(line) = b.get(i * n + column..i * n + column + COLUMNS) else {
-                return;
-            };
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = match a {
-                    Left::Rows(a) => a[(row + r) * k + i],
-                    Left::Columns(a) => a[i * m + row + r],
-                };
-                for (sum, b) in sums.iter_mut().zip(line) {
-                    *sum = a.mul_add(*b, *sum);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            let at = (row + r) * n + column;
-            for (c, sum) in c[at..at + COLUMNS].iter_mut().zip(sums) {
-                *c += sum;
+fn columns_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
+    let mut row = 0;
+    while row + ROWS <= m {
+        let left = a.values.chunks(a.stride).take(k).map(|line| {
+            let mut left = [0.0; ROWS];
+            left.copy_from_slice(&line[row..row + ROWS]);
+            left
+        });
+        block(&mut c[row * stride..], stride, b, left, n);
+        row += ROWS;
+    }
+    while row < m {
+        let left = a.values.chunks(a.stride).take(k).map(|line| [line[row]]);
+        block(&mut c[row * stride..], stride, b, left, n);
+        row += 1;
+    }
+}
+
+/// `R` rows of a product, `left` giving what each step of the sum multiplies.
+#[inline(always)]
+fn block<const R: usize>(
+    c: &mut [f32],
+    stride: usize,
+    b: Rows<'_>,
+    left: impl Iterator<Item = [f32; R]> + Clone,
+    n: usize,
+) {
+    let mut column = 0;
+    while column + COLUMNS <= n {
+        tile::<R, COLUMNS>(c, stride, b, column, left.clone());
+        column += COLUMNS;
+    }
+    if column + HALF <= n {
+        tile::<R, HALF>(c, stride, b, column, left.clone());
+        column += HALF;
+    }
+    while column < n {
+        tile::<R, 1>(c, stride, b, column, left.clone());
+        column += 1;
+    }
+}
+
+/// `R` rows and `C` columns of a product, summed in registers. Every sum runs in the order of `k`, whatever the tile.
+#[inline(always)]
+fn tile<const R: usize, const C: usize>(
+    c: &mut [f32],
+    stride: usize,
+    b: Rows<'_>,
+    column: usize,
+    left: impl Iterator<Item = [f32; R]>,
+) {
+    let mut sums = [[0.0f32; C]; R];
+    for (left, line) in left.zip(b.values.chunks(b.stride)) {
+        let line = &line[column..column + C];
+        for (sums, a) in sums.iter_mut().zip(left) {
+            for (sum, b) in sums.iter_mut().zip(line) {
+                *sum = a.mul_add(*b, *sum);
             }
         }
     }
-    for r in row..row + R {
-        for column in whole..n {
-            let mut sum = 0.0f32;
-            for i in 0..k {
-                let a = match a {
-                    Left::Rows(a) => a[r * k + i],
-                    Left::Columns(a) => a[i * m + r],
-                };
-                sum = a.mul_add(b[i * n + column], sum);
-            }
-            c[r * n + column] += sum;
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, sum) in c[r * stride + column..][..C].iter_mut().zip(sums) {
+            *c += sum;
         }
+    }
+}
+
+/// `[rows, columns]` -> `[columns, rows]`
+pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for column in 0..columns {
+        out.extend((0..rows).map(|row| values[row * columns + column]));
+    }
+    out
+}
+
+/// `out += x`
+#[inline(always)]
+pub(super) fn add(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += x;
     }
 }
 
@@ -95,7 +210,42 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *sum = a.mul_add(*b, *sum);
         }
     }
-    sums.iter().sum::<f32>() + rest
+    of_block(&sums) + rest
+}
+
+/// The sum of numbers, in the same way.
+#[inline(always)]
+pub(super) fn total(x: &[f32]) -> f32 {
+    let mut sums = [0.0f32; COLUMNS];
+    let x = x.chunks_exact(COLUMNS);
+    let rest: f32 = x.remainder().iter().sum();
+    for x in x {
+        add(&mut sums, x);
+    }
+    of_block(&sums) + rest
+}
+
+/// Halves onto halves. Not inlined: the compiler would cut the sums before it into pieces for this.
+#[inline(never)]
+fn of_block(sums: &[f32; COLUMNS]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| sums[i] + sums[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// `x / (1 + exp(-x))`
+#[inline(always)]
+pub(super) fn silu(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x * sigmoid(*x);
+    }
+}
+
+/// The derivative of [`silu`].
+#[inline(always)]
+pub(super) fn slope(x: f32) -> f32 {
+    let s = sigmoid(x);
+    s * (1.0 - s).mul_add(x, 1.0)
 }
 
 /// `1 / (1 + exp(-x))` to within some units of the last place: exponentials by a polynomial on `[-ln 2 / 2, ln 2 / 2]`.

@@ -5,7 +5,9 @@
 //! [`crate::blocks`] say what is computed, on any device, and a test holds both to each other.
 
 mod din;
+mod hstu;
 mod kernel;
 mod pass;
 
-pub use pass::{SequenceGradients, SequencePass};
+pub(crate) use pass::ByHand;
+pub use pass::SequencePass;

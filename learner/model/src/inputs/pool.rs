@@ -36,7 +36,8 @@ impl Pool {
         self.ends.is_empty()
     }
 
-    fn segments(&self) -> impl Iterator<Item = &[(usize, f32)]> {
+    /// The segments' members, rows with their coefficients.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &[(usize, f32)]> {
         let mut start = 0;
         self.ends.iter().map(move |end| {
             let segment = &self.members[start..*end];

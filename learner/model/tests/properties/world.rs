@@ -127,6 +127,10 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
             ));
         }
     }
+    // On the CPU a last layer that is also the first runs in plain loops.
+    let mut one_layer = model(SequenceKind::Hstu, HeadKind::Single, true);
+    one_layer.sequence.layers = 1;
+    models.push(("Hstu of one layer".to_owned(), one_layer));
     models
 }
 
