@@ -90,7 +90,7 @@ fn params(weights: &Weights) -> Params {
 }
 
 fn pass(weights: &Weights, params: &Params, inputs: &Inputs) -> SequencePass {
-    let rows = Inputs::read(&inputs.rows, &weights.rows);
+    let rows = weights.rows.read_all(&inputs.rows);
     let block = Arc::new(ByHand::new(params, &weights.config).unwrap());
     SequencePass::new(block, inputs, &rows, weights.config.dim).unwrap()
 }
