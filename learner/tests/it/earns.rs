@@ -243,6 +243,6 @@ fn adapters_of_a_frozen_base_follow_a_drift_within_a_thousand_events() {
 
 #[test]
 fn the_contrast_of_ids_and_contents_is_off_by_default() {
-    // In neither world does it raise the figures.
+    // In the world of cold candidates a weight of .01 or .1 changes the figures by .001 either way.
     assert!(LearnerConfig::default().contrast_weight <= 0.0);
 }
