@@ -78,7 +78,7 @@ pub struct LearnerConfig {
 impl Default for LearnerConfig {
     fn default() -> Self {
         Self {
-            batch_min_samples: 128,
+            batch_min_samples: 64,
             row_rate: 0.05,
             row_accumulator: 0.05,
             dense: DenseRule::default(),

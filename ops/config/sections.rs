@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use ouzel_learner::LearnerConfig;
+
 use super::model::Bound;
 use super::properties::Properties;
 use super::units::{ByteSize, Period};
@@ -118,7 +120,7 @@ pub struct Learner {
 impl Default for Learner {
     fn default() -> Self {
         Self {
-            batch_min_samples: 128,
+            batch_min_samples: LearnerConfig::default().batch_min_samples,
             negative_rate: 1.0,
             calibrate: false,
             max_rows: 20_000_000,

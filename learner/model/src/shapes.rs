@@ -26,6 +26,8 @@ enum Start {
     Xavier,
     /// Uniform within `1 / sqrt(in)`.
     Fan,
+    /// Uniform within `sqrt(3)`: what comes out of an input of length 1 has variance 1.
+    Unit,
     /// Normal of this many thousandths.
     Normal(u16),
 }
@@ -47,6 +49,7 @@ impl Shape {
             Start::One => vec![1.0; self.extents.iter().product()],
             Start::Xavier => within((6.0 / f32_of(self.extents.iter().sum())).sqrt()),
             Start::Fan => within(f32_of(self.extents.last().copied().unwrap_or(1)).sqrt().recip()),
+            Start::Unit => within(3f32.sqrt()),
             Start::Normal(thousandths) => (0..n)
                 .map(|lane| f32::from(thousandths) / 1000.0 * normal(seed, stream, lane))
                 .collect(),
@@ -175,7 +178,14 @@ fn fq_former(list: &mut List, config: &ModelConfig) {
     );
     for (name, width) in MODALITIES.iter().zip(content.widths) {
         if width > 0 {
-            list.linear(&format!("content.{name}"), width, content.width, true);
+            // Frozen vectors have length 1: under Xavier's bound a token would drown in the queries, and contents would
+            // all be alike.
+            list.add(
+                &format!("content.{name}.weight"),
+                &[content.width, width],
+                Start::Unit,
+            );
+            list.add(&format!("content.{name}.bias"), &[content.width], Start::Zero);
         }
     }
     for layer in 0..content.layers {

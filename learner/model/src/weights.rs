@@ -129,9 +129,10 @@ impl Weights {
     }
 }
 
-/// Initial dense weights.
+/// Initial dense weights. The keys of content interest start as its queries, so that what it finds first is what is
+/// like the candidate: from two unlike starts it would have to learn that before it is of any use.
 fn initial(config: &ModelConfig) -> Dense {
-    shapes(config)
+    let mut dense: Dense = shapes(config)
         .into_iter()
         .zip(0u64..)
         .map(|(shape, stream)| {
@@ -142,5 +143,9 @@ fn initial(config: &ModelConfig) -> Dense {
             };
             (shape.name, array)
         })
-        .collect()
+        .collect();
+    if let Some(query) = dense.get("interest.query.weight").cloned() {
+        dense.insert("interest.key.weight".to_owned(), query);
+    }
+    dense
 }

@@ -10,7 +10,7 @@ use ouzel_sample::Batch;
 use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
 use tch::Device;
 
-use crate::world::{N_CONTENT, batches, batches_with_content, configs};
+use crate::world::{N_CONTENT, batches, batches_with_content, configs, unpredicted};
 
 fn em3(kind: SequenceKind, freeze_samples: u64) -> (ModelConfig, LearnerConfig) {
     let (model, learner) = configs();
@@ -54,6 +54,7 @@ fn learn(trainer: &mut Trainer, batches: &[Batch]) {
 fn auc(model: ModelConfig, learner: LearnerConfig, batches: &[Batch]) -> f64 {
     let mut trainer = Trainer::new(model, learner).unwrap();
     let mut log = ScoreLog::default();
+    unpredicted(batches);
     for batch in batches {
         let report = trainer.step(batch).unwrap();
         assert!(report.is_learned);

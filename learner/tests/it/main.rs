@@ -12,6 +12,7 @@ mod bound;
 mod bounds;
 mod calibrates;
 mod delayed;
+mod earns;
 mod learns;
 mod restores;
 mod rows;

@@ -49,6 +49,13 @@ pub(crate) fn batches_with_content(seed: u64, n_requests: u64) -> Vec<Batch> {
         .collect()
 }
 
+/// Forgets what another trainer predicted of these samples: the first prediction is the one that validation keeps.
+pub(crate) fn unpredicted(batches: &[Batch]) {
+    for sample in batches.iter().flat_map(|batch| &batch.samples) {
+        sample.candidate.predicted.set(f32::NAN);
+    }
+}
+
 /// The same world slate by slate, its click rates given: of items of the other parity and of the same.
 pub(crate) fn slates(seed: u64, n_requests: u64, rates: [f32; 2]) -> impl Iterator<Item = Vec<Sample>> {
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
@@ -119,7 +126,12 @@ fn content(item: u64) -> Vec<f32> {
     vector
 }
 
-fn show(features: &FeatureState, impression: &Impression, clicked: impl Fn(u64, u64) -> bool) -> Vec<Sample> {
+/// The samples of a slate, in whose place and on which item `clicked` says whether there is a click.
+pub(crate) fn show(
+    features: &FeatureState,
+    impression: &Impression,
+    clicked: impl Fn(u64, u64) -> bool,
+) -> Vec<Sample> {
     let ask = Ask {
         request: impression.request,
         user: impression.user,

@@ -191,7 +191,7 @@ impl Default for LoraConfig {
     fn default() -> Self {
         Self {
             rank: 8,
-            alpha: 16.0,
+            alpha: 128.0,
             on: vec!["interest.query".into(), "interest.key".into()],
         }
     }
