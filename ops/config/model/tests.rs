@@ -305,7 +305,8 @@ fn the_reference_has_every_key_with_its_default() {
         let [_, key, _, default, _, _, _] = cells.as_slice() else {
             return None;
         };
-        let is_code = key.starts_with('`');
+        // Tables of figures have keys, too, but no default in their third column.
+        let is_code = key.starts_with('`') && default.starts_with('`');
         is_code.then(|| (key.replace('`', ""), default.replace('`', "")))
     });
     assert_eq!(cells.collect::<BTreeMap<_, _>>(), known);

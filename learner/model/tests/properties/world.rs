@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ouzel_model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, ModelConfig, Net, SequenceConfig,
-    SequenceKind, Weights, normal, shapes,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, LoraConfig, ModelConfig, Net,
+    SequenceConfig, SequenceKind, Weights, normal, shapes,
 };
 use ouzel_sample::{
     Attribute, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Predicted, Request,
@@ -168,6 +168,11 @@ pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -
             experts: 3,
             expert: 8,
             tower: 4,
+        },
+        // Adapters are about as large as the weights below them: rounding is then that of scores.
+        lora: LoraConfig {
+            alpha: 16.0,
+            ..LoraConfig::default()
         },
         ..ModelConfig::default()
     }
