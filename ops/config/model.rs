@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_learner::loss::{Bound as LossBound, Policy as LossPolicy};
 use ouzel_learner::model::{
-    ContentConfig, Dims, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig,
+    ContentConfig, Dims, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, Products,
+    SequenceConfig,
 };
 use ouzel_learner::{DenseRule, LearnerConfig};
 
@@ -40,6 +41,8 @@ pub struct Model {
     pub fm: bool,
     /// Whether a live feature of which nothing is known reads as a value that is learned, not as 0.
     pub learned_missing: bool,
+    /// In what precision libtorch multiplies matrices: `f32`, or `bf16` where the processor has units for it.
+    pub products: Products,
     /// Width of the space in which items' ids and contents are contrasted, floats; 0 for none. See
     /// `optimizer.contrast_weight`.
     pub contrast: usize,
@@ -105,6 +108,7 @@ impl Model {
             sequence,
             head,
             lora,
+            products,
             ..
         } = ModelConfig::default();
         Self {
@@ -124,6 +128,7 @@ impl Model {
             sequence,
             head,
             lora,
+            products,
         }
     }
 
@@ -363,6 +368,7 @@ impl Config {
             sequence: model.sequence.clone(),
             head: model.head,
             lora: model.lora.clone(),
+            products: model.products,
             seed: self.learner.seed,
             tasks: self.task_names(),
             output: policy.output(),

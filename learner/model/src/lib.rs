@@ -31,7 +31,7 @@ mod weights;
 
 pub use config::{
     ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig,
-    Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    Output, Products, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};

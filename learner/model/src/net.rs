@@ -76,7 +76,7 @@ impl Net {
             .iter()
             .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
         Ok(Self {
-            params: Params::new(params, config.lora.scale()),
+            params: Params::new(params, config.lora.scale()).with(config.products),
             prior: Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?,
             mask: mask(&config, device)?,
             frozen: weights.frozen,
@@ -185,32 +185,31 @@ impl Net {
     /// Outputs of a batch.
     pub fn forward(&self, leaves: &Leaves) -> Result<Outputs, Error> {
         let of_request = |x: &Tensor| x.f_index_select(0, &leaves.request_of);
-        let weight = |name: &str| -> Result<Tensor, Error> { Ok(self.params.get(name)?.f_tr()?) };
-        let mut first = of_request(&leaves.user.f_flatten(1, -1)?.f_matmul(&weight("first.user")?)?)?
-            + leaves
-                .candidate
-                .f_flatten(1, -1)?
-                .f_matmul(&weight("first.candidate")?)?
-            + self.features(&leaves.dense)?.f_matmul(&weight("first.dense")?)?
+        let of = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
+            self.params.product(x, &self.params.get(weight)?.f_tr()?, None)
+        };
+        let mut first = of_request(&of(&leaves.user.f_flatten(1, -1)?, "first.user")?)?
+            + of(&leaves.candidate.f_flatten(1, -1)?, "first.candidate")?
+            + of(&self.features(&leaves.dense)?, "first.dense")?
             + self.params.get("first.bias")?;
         let mut fields = leaves.candidate.shallow_clone();
         let mut contents = None;
         if let Some(leaves_of) = &leaves.contents {
             let (targets, past) = self.contents(leaves_of)?;
             let of_candidate = targets.f_index_select(0, &leaves_of.of_candidate)?;
-            first += of_candidate.f_matmul(&weight("first.content")?)?;
+            first += of(&of_candidate, "first.content")?;
             if self.config.fm {
-                let field = of_candidate.f_matmul(&weight("fm.content")?)?;
+                let field = of(&of_candidate, "fm.content")?;
                 fields = Tensor::f_cat(&[fields, field.f_unsqueeze(1)?], 1)?;
             }
             if let (true, Some(layout)) = (self.config.interest.enabled, &leaves.layout) {
                 let found = interest::forward(&self.params, &of_candidate, &past, layout)?;
-                first += found.f_matmul(&weight("first.interest")?)?;
+                first += of(&found, "first.interest")?;
             }
             contents = Some(targets);
         }
         if let Some(pass) = &leaves.pass {
-            first += pass.read.f_matmul(&weight("first.sequence")?)?;
+            first += of(&pass.read, "first.sequence")?;
         }
         if let (Some(history), Some(target), Some(layout)) = (&leaves.history, &leaves.target, &leaves.layout)
         {
@@ -223,7 +222,7 @@ impl Net {
                 }
             };
             if let Some(read) = read {
-                first += read.f_matmul(&weight("first.sequence")?)?;
+                first += of(&read, "first.sequence")?;
             }
         }
         let mut hidden = first.f_relu()?;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use crate::config::Products;
 use crate::error::Error;
 
 /// The dense weights as tensors on one device, owned by one thread.
@@ -16,6 +17,7 @@ pub struct Params {
     tensors: Vec<Tensor>,
     place: HashMap<String, usize>,
     lora_scale: f64,
+    products: Products,
 }
 
 impl Params {
@@ -32,6 +34,35 @@ impl Params {
             params.tensors.push(tensor);
         }
         params
+    }
+
+    /// The same with products in this precision.
+    #[must_use]
+    pub fn with(mut self, products: Products) -> Self {
+        self.products = products;
+        self
+    }
+
+    /// `x w + bias`, of `x [.., in]` and `w [in, out]`.
+    pub fn product(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
+        let y = match self.products {
+            Products::F32 => x.f_matmul(w)?,
+            Products::Bf16 => {
+                let [x, w] = [x, w].map(|factor| factor.f_to_kind(Kind::BFloat16));
+                x?.f_matmul(&w?)?.f_to_kind(Kind::Float)?
+            }
+        };
+        Ok(match bias {
+            Some(bias) => y + bias,
+            None => y,
+        })
+    }
+
+    fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
+        match self.products {
+            Products::F32 => Ok(x.f_linear(weight, bias)?),
+            Products::Bf16 => self.product(x, &weight.f_tr()?, bias),
+        }
     }
 
     /// Names and weights, in order.
@@ -78,7 +109,7 @@ impl Params {
             Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
         };
         let bias = self.find(&format!("{layer}.bias")).map(of).transpose()?;
-        let base = x.f_linear(&of(self.get(&format!("{layer}.weight"))?)?, bias)?;
+        let base = self.apply(x, &of(self.get(&format!("{layer}.weight"))?)?, bias.as_ref())?;
         Ok(match self.adapter(layer) {
             Some((a, b)) => base + x.f_matmul(&a.f_tr()?)?.f_matmul(&of(b)?.f_tr()?)? * self.lora_scale,
             None => base,
@@ -88,7 +119,7 @@ impl Params {
     /// A layer without its adapter.
     pub fn base(&self, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
         let weight = self.get(&format!("{layer}.weight"))?;
-        Ok(x.f_linear(weight, self.find(&format!("{layer}.bias")))?)
+        self.apply(x, weight, self.find(&format!("{layer}.bias")))
     }
 
     /// What a layer's adapter adds to it; the cost is that of its rank.

@@ -1,7 +1,7 @@
 //! Models with content and sequence blocks, through the whole trainer.
 
 use ouzel_learner::model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, ModelConfig, Net, SequenceConfig,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, ModelConfig, Net, Products, SequenceConfig,
     SequenceKind, is_adapter, is_base,
 };
 use ouzel_learner::validation::ScoreLog;
@@ -236,6 +236,20 @@ fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
         learn(trainer, std::slice::from_ref(last));
     }
     assert_eq!(trainer.hash().unwrap(), restored.hash().unwrap());
+}
+
+#[test]
+fn products_of_half_the_bits_learn_as_much() {
+    let batches = batches_with_content(1, 400);
+    let (model, learner) = em3(SequenceKind::Hstu, 0);
+    let single = auc(model.clone(), learner.clone(), &batches);
+    let model = ModelConfig {
+        products: Products::Bf16,
+        ..model
+    };
+    let half = auc(model, learner, &batches);
+    assert!((single - half).abs() < 0.01, "{single} and {half}");
+    assert!(single.to_bits() != half.to_bits(), "the setting is not heard");
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub struct ModelConfig {
     /// Names of the tasks, the primary one first. Set from the join's tasks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
+    /// In what precision libtorch multiplies matrices.
+    #[serde(skip_serializing_if = "is_default")]
+    pub products: Products,
     /// What an output of the network stands for. Set from the label policy.
     #[serde(skip_serializing_if = "is_default")]
     pub output: Output,
@@ -91,6 +94,18 @@ impl Default for FeatureSet {
             similarity: true,
         }
     }
+}
+
+/// In what precision libtorch multiplies matrices. Weights, sums between products and optimizers are in `f32` always,
+/// and so are the blocks that run in plain loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Products {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Factors of 8 bits of mantissa, for processors and devices with units for them.
+    Bf16,
 }
 
 /// What an output of the network stands for.
@@ -152,6 +167,7 @@ impl Default for ModelConfig {
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
+            products: Products::F32,
             auxiliary: 0,
         }
     }
