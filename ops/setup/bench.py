@@ -75,7 +75,7 @@ def build(is_only_kafka):
     command = ["cargo", "bench", "--no-run", "--message-format=json-render-diagnostics"]
     command += ["--package", "ouzel-ingest", "--bench", "kafka"]
     if not is_only_kafka:
-        command += ["--bench", "join", "--package", "ouzel-learner", "--bench", "ranker", "--bench", "em3"]
+        command += ["--bench", "join", "--package", "ouzel-learner", "--bench", "ranker", "--bench", "em3", "--bench", "backlog"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         raise BenchError("the benchmarks do not build, see above")
@@ -182,6 +182,26 @@ def show_by_shape(figures):
         print(line)
 
 
+def encoders(program):
+    """What encoders do a second, and a backlog's effect on steps; none without their weights."""
+    folder = REPOSITORY / ".encoders"
+    if not folder.is_dir():
+        say("*** SKIPPED: the encoders: make encoders fetches them ***")
+        return []
+    return [json.loads(line) for line in ran([program, "--encoders", folder, "--items", "2000"]).splitlines()]
+
+
+def show_encoders(figures):
+    print("\nfrozen encoders, one thread: contents/s")
+    for of in figures:
+        if "encoder" in of:
+            print("  {encoder:<20}{contents:<44}{a_second:>8,.0f}".format(**of))
+        else:
+            with_, without = of["step_ms_with"], of["step_ms_without"]
+            line = "  learner's step with a backlog of {:,} titles: median {:.2f} ms, without {:.2f} ms, ratio {:.2f}"
+            print(line.format(of["backlog"], with_["median"], without["median"], of["ratio"]["median"]))
+
+
 def from_kafka(program, rounds):
     """Figures of the join from a real broker, none where there cannot be one."""
     try:
@@ -247,9 +267,11 @@ def main():
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
     shapes = list(by_shape(programs["em3"], args.seconds / 2))
+    encoded = encoders(programs["backlog"])
     streams = from_kafka(programs["kafka"], args.rounds)
     show(table, peers)
     show_by_shape(shapes)
+    show_encoders(encoded)
     show_from_kafka(streams)
     if losses:
         print("\nlog-loss of one pass over the same batches, which shows that both learn the same model")

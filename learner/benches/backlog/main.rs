@@ -41,7 +41,8 @@ fn main() {
         asked.get(at + 1).cloned()
     };
     settle(1);
-    let folder = of("--encoders").unwrap_or_else(|| ".encoders".to_owned());
+    let folder =
+        of("--encoders").unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.encoders").to_owned());
     let folder = Path::new(&folder);
     let text = TextEncoder::load(&folder.join("all-minilm-l6-v2"), Device::Cpu)
         .expect("make encoders has fetched it");
@@ -61,7 +62,10 @@ fn words(number: usize, n: usize) -> Content {
 }
 
 fn throughput(text: &TextEncoder, image: &ImageEncoder) {
-    for (what, n_words, n) in [("titles of 10 words", 10, 512), ("texts of 100 words", 100, 128)] {
+    for (what, n_words, n) in [
+        ("texts of 10 words, about 30 tokens", 10, 512),
+        ("texts of 100 words, cut at 256 tokens", 100, 128),
+    ] {
         let contents: Vec<Content> = (0..n).map(|number| words(number, n_words)).collect();
         tell(what, text, &contents);
     }
