@@ -276,7 +276,7 @@ pub enum SnapshotVerb {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
-    /// Make the vectors of all contents anew with the encoders that [content] names now, after a change of them.
+    /// Make the vectors of all contents anew with the encoders that the configuration names now, after a change.
     /// The daemon must be stopped
     ReEncode {
         /// Why, for the audit log and the manifest
