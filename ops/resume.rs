@@ -170,6 +170,18 @@ pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::
     Ok(())
 }
 
+/// The join side of a snapshot, whatever `join.store` says, for who looks at it and does not go on from it.
+pub fn in_memory(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
+    Stage::restore(
+        config.join_config(),
+        config.feature_config(),
+        &snapshot.blob("join.bin")?,
+        &snapshot.blob("features.bin")?,
+        &snapshot.blob("batcher.bin")?,
+    )
+    .with_context(|| format!("cannot restore the join state of snapshot {}", snapshot.id()))
+}
+
 /// Refuses a snapshot whose features or weights mean something else under this configuration.
 pub fn check_schema(id: SnapshotId, cut: &Cut, config: &Config) -> anyhow::Result<()> {
     if cut.schema_fingerprint != schema(config) {

@@ -171,7 +171,7 @@ impl Golden {
     }
 
     fn lineage<'a>(&self, request: &'a Request, name: &str, log: &'a mut Log) -> anyhow::Result<Lineage<'a>> {
-        let every = Dice::new(request.seed, name).index(SNAPSHOT_EVERY.len());
+        let every = Dice::new(request.seed, &format!("snapshots of {name}")).index(SNAPSHOT_EVERY.len());
         self.lineage_of(request, name, log, SNAPSHOT_EVERY[every])
     }
 
@@ -183,9 +183,7 @@ impl Golden {
         log: &'a mut Log,
         every_batches: u64,
     ) -> anyhow::Result<Lineage<'a>> {
-        let mut dice = Dice::new(request.seed, name);
-        // The first number decided how often.
-        dice.below(1);
+        let dice = Dice::new(request.seed, name);
         let mut config = self.config.clone();
         config.snapshot.every_batches = every_batches;
         let home = Home::new(&request.dir.join(name), &config)?;

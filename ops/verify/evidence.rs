@@ -2,8 +2,9 @@
 
 use anyhow::{Context, bail};
 
-use ouzel_ingest::Stage;
 use ouzel_snapshot::{Manifest, Snapshot};
+
+use crate::resume::in_memory;
 
 use super::daemon::Home;
 use super::world::Expected;
@@ -124,15 +125,7 @@ pub fn compare(found: &[Evidence], others: &[Evidence], what: &str) -> anyhow::R
 /// Restores the join from `snapshot`, which counts its slots again, and compares its outcomes with what the
 /// world says must have become of every record.
 pub fn outcomes(home: &Home, snapshot: &Snapshot, expected: &Expected) -> anyhow::Result<()> {
-    let config = home.config();
-    let stage = Stage::restore(
-        config.join_config(),
-        config.feature_config(),
-        &snapshot.blob("join.bin")?,
-        &snapshot.blob("features.bin")?,
-        &snapshot.blob("batcher.bin")?,
-    )
-    .context("the last snapshot's join state cannot be restored")?;
+    let stage = in_memory(home.config(), snapshot)?;
     let counters = stage.counters();
     counters.check()?;
     let differences = expected.differences(counters);

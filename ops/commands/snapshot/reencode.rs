@@ -5,14 +5,13 @@
 
 use anyhow::{Context, anyhow, bail};
 
-use ouzel_ingest::Stage;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_snapshot::{Alias, Draft, FileKind, SnapshotId, Store, Verb};
 
 use crate::cli::Tell;
 use crate::config::Config;
 use crate::contents::Contents;
-use crate::resume::{check_schema, config_hash, encoders, fingerprint, restore_vectors, words};
+use crate::resume::{check_schema, config_hash, encoders, fingerprint, in_memory, restore_vectors, words};
 
 /// Encodes anew what the newest valid snapshot names, and makes the outcome the latest. Returns it, and how many sets
 /// of vectors it holds.
@@ -44,14 +43,7 @@ pub(super) fn offline(
         ))
         .hint("start the daemon with the encoders it had, and stop it with SIGTERM: its last snapshot has them all");
     }
-    let stage = Stage::restore(
-        config.join_config(),
-        config.feature_config(),
-        &snapshot.blob("join.bin")?,
-        &snapshot.blob("features.bin")?,
-        &snapshot.blob("batcher.bin")?,
-    )
-    .with_context(|| format!("cannot restore the join state of snapshot {id}"))?;
+    let stage = in_memory(config, &snapshot)?;
     if let Some(contents) = &contents {
         restore_vectors(contents, stage.features())?;
     }
