@@ -114,8 +114,8 @@ impl Config {
             policy: match policy {
                 Policy::Eager => LabelPolicy::Eager,
                 Policy::Wait => LabelPolicy::Wait,
-                Policy::Fnw => LabelPolicy::Fnw,
-                Policy::Fnc => LabelPolicy::Fnc,
+                Policy::Fnw => LabelPolicy::Fnw { ahead_ms: wait_ms },
+                Policy::Fnc => LabelPolicy::Fnc { ahead_ms: wait_ms },
                 Policy::EsDfm => LabelPolicy::EsDfm { wait_ms },
                 Policy::Defer => LabelPolicy::Defer { wait_ms },
             },
@@ -210,7 +210,13 @@ mod tests {
     fn the_defaults_here_are_those_of_the_rooms() {
         let config = Config::default();
         assert_eq!(config.feature_config(), FeatureConfig::default());
-        assert_eq!(config.join_config(), JoinConfig::default());
+        // Which stream is joined and which loss undoes it are chosen together, here alone.
+        let policy = LabelPolicy::Fnw { ahead_ms: 60_000 };
+        let join = JoinConfig {
+            policy,
+            ..JoinConfig::default()
+        };
+        assert_eq!(config.join_config(), join);
         assert_eq!(config.event_limits(), EventLimits::default());
         assert_eq!(config.join_store(Path::new("x")), StoreConfig::Memory);
         let on_disk = Config::parse("join.store = \"sled\"", "x").unwrap();

@@ -47,11 +47,14 @@ pub struct Join {
     pub source: JoinSource,
     /// What is learned, the primary task first; 1 to 8 tasks.
     pub tasks: Vec<Task>,
-    /// Which samples an outcome makes, and when: `eager` makes a positive when its action comes and a negative
-    /// when the window closes; `wait` makes both when it closes; `fnw`, `fnc`, `es_dfm` and `defer` make early
-    /// negatives and correct them.
+    /// Which samples an outcome makes, and when: `fnw` and `fnc` make a negative when an item is shown and a
+    /// positive when its action comes, `es_dfm` and `defer` what was seen after `policy_wait` and a correction;
+    /// `eager` makes a positive when its action comes and a negative when the window closes; `wait` makes both
+    /// when it closes.
     pub policy: Policy,
-    /// From the impression to the first sample under `es_dfm` and `defer`, event time.
+    /// Event time. From the impression to the first sample under `es_dfm` and `defer`; under `fnw` and `fnc`, how
+    /// far actions may be behind an impression before its negatives wait for them, so that an outage of actions
+    /// is not learned as nobody's interest.
     pub policy_wait: Period,
     /// How far the watermark stays behind the newest event, event time. An event that comes later than this
     /// may be too late for its window.
@@ -127,7 +130,7 @@ impl Default for Join {
                 name: "click".to_owned(),
                 window: Period::from_secs(600),
             }],
-            policy: Policy::Eager,
+            policy: Policy::Fnw,
             policy_wait: Period::from_secs(60),
             lateness: Period::from_secs(60),
             skew: Period::from_secs(5),

@@ -240,7 +240,8 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     assert_eq!(differing(&home, before.id, end.id, BASE), 0);
     assert!(differing(&home, before.id, end.id, ADAPTER) > 0);
     assert_eq!(
-        end.cut.sample_seq, world.expected.shown,
+        end.cut.sample_seq,
+        world.expected.samples(),
         "no sample is lost or made twice"
     );
     assert_eq!(end.cut.counters["pending_items"], n_beats);

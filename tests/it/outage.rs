@@ -36,7 +36,7 @@ fn an_outage_of_the_broker_is_waited_out_and_served_through() {
     broker.set_reachable(false);
     daemon.stop();
     let cut = home.manifest().cut;
-    assert_eq!(cut.sample_seq, world.expected.shown);
+    assert_eq!(cut.sample_seq, world.expected.samples());
     assert_eq!(cut.counters["click.positive"], world.expected.positives);
     assert_eq!(cut.counters["pending_items"], n_beats);
 }

@@ -241,7 +241,7 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
         std::thread::scope(|scope| scope.spawn(move || run(dir, records, schedule)).join().unwrap())
     };
     let calm = run(Schedule::number(0));
-    assert_eq!(calm.n_samples, world.expected.shown);
+    assert_eq!(calm.n_samples, world.expected.samples());
     assert!(calm.n_batches > 20);
     for n in 1..n_runs {
         let schedule = Schedule::number(n);

@@ -45,7 +45,7 @@ fn a_stop_leaves_everything_read_in_the_last_snapshot() {
     assert_eq!(daemon.ended(), Some(0));
     assert!(!home.state().join("admin.sock").exists());
     let cut = home.manifest().cut;
-    assert_eq!(cut.sample_seq, world.expected.shown);
+    assert_eq!(cut.sample_seq, world.expected.samples());
     assert_eq!(cut.counters["click.positive"], world.expected.positives);
 }
 

@@ -157,7 +157,8 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
 
     let cut = home.manifest().cut;
     assert_eq!(
-        cut.sample_seq, world.expected.shown,
+        cut.sample_seq,
+        world.expected.samples(),
         "going back loses and repeats no sample"
     );
     assert_eq!(cut.counters["click.positive"], world.expected.positives);

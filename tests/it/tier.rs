@@ -133,14 +133,14 @@ fn check(mut home: Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
     );
     assert_eq!(
         home.manifest().cut.sample_seq,
-        expected.shown,
-        "one sample for each shown item"
+        expected.samples(),
+        "one sample for each shown item, and for each positive one more"
     );
     // Another start goes on from there.
     let again = home.start();
     again.ready();
     again.stop();
-    assert_eq!(home.manifest().cut.sample_seq, expected.shown);
+    assert_eq!(home.manifest().cut.sample_seq, expected.samples());
 }
 
 #[test]

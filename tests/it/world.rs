@@ -39,6 +39,13 @@ pub(crate) struct Expected {
     pub(crate) orphans: u64,
 }
 
+impl Expected {
+    /// What the default policy tells: each shown item, and each positive once more.
+    pub(crate) fn samples(&self) -> u64 {
+        self.shown + self.positives
+    }
+}
+
 /// A world, in order of time.
 pub(crate) struct World {
     /// Its events: the catalog first.

@@ -42,9 +42,18 @@ pub enum LabelPolicy {
     Wait,
     /// On the impression every task as negative (`EarlyNegative`); when an action joins, its positive again
     /// (`LatePositive`); nothing when the window closes. For the fake-negative-weighted loss.
-    Fnw,
+    ///
+    /// An impression that is more than `ahead_ms` ahead of the watermark is told when that has come so near:
+    /// while no actions come, which stops time, items are not told as negatives for want of them.
+    Fnw {
+        /// How far ahead of the watermark an impression may be to be told at once, ms.
+        ahead_ms: i64,
+    },
     /// The same stream as `fnw`, for the fake-negative-calibrated transform at serving.
-    Fnc,
+    Fnc {
+        /// As that of `fnw`.
+        ahead_ms: i64,
+    },
     /// `wait_ms` after the impression (at the window's end if that is sooner) the label seen so far: `Final` if
     /// positive, else `EarlyNegative`; a positive that joins later again (`LatePositive`); nothing when the
     /// window closes.
@@ -66,13 +75,21 @@ pub enum LabelPolicy {
 }
 
 impl LabelPolicy {
-    /// How long after the impression the observed labels are emitted, if the policy does that.
+    /// How far past the impression the watermark must be for a sample of what is seen by then, ms, if the policy
+    /// makes one; less than 0 where it may still be behind.
     #[must_use]
     pub fn wait_ms(self) -> Option<i64> {
         match self {
+            LabelPolicy::Eager | LabelPolicy::Wait => None,
+            LabelPolicy::Fnw { ahead_ms } | LabelPolicy::Fnc { ahead_ms } => Some(-ahead_ms),
             LabelPolicy::EsDfm { wait_ms } | LabelPolicy::Defer { wait_ms } => Some(wait_ms),
-            _ => None,
         }
+    }
+
+    /// True of the policies that tell an impression as negatives when it comes.
+    #[must_use]
+    pub fn is_at_once(self) -> bool {
+        matches!(self, LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. })
     }
 }
 
@@ -133,12 +150,17 @@ impl JoinConfig {
                 return refuse("tasks.window_ms", out_of_span(task.window_ms));
             }
         }
-        let bounds = [
-            ("lateness_ms", self.lateness_ms),
-            ("skew_ms", self.skew_ms),
-            ("policy.wait_ms", self.policy.wait_ms().unwrap_or(0)),
-        ];
-        for (field, value) in bounds {
+        let bounds = [("lateness_ms", self.lateness_ms), ("skew_ms", self.skew_ms)];
+        let of_policy = match self.policy {
+            LabelPolicy::Eager | LabelPolicy::Wait => None,
+            LabelPolicy::Fnw { ahead_ms } | LabelPolicy::Fnc { ahead_ms } => {
+                Some(("policy.ahead_ms", ahead_ms))
+            }
+            LabelPolicy::EsDfm { wait_ms } | LabelPolicy::Defer { wait_ms } => {
+                Some(("policy.wait_ms", wait_ms))
+            }
+        };
+        for (field, value) in bounds.into_iter().chain(of_policy) {
             if !(0..=MAX_SPAN_MS).contains(&value) {
                 return refuse(field, out_of_span(value));
             }
@@ -187,7 +209,7 @@ impl JoinConfig {
         self.dedup_ms.unwrap_or_else(|| self.least_dedup_ms())
     }
 
-    /// From an impression to the sample of `task` with what was seen so far, ms, where the policy has one.
+    /// As [`LabelPolicy::wait_ms`], of `task`: at the latest when its window closes.
     pub(crate) fn wait_ms(&self, task: &TaskConfig) -> Option<i64> {
         self.policy.wait_ms().map(|wait| wait.min(task.window_ms))
     }
@@ -252,6 +274,10 @@ mod tests {
         assert_eq!(
             refused(|c| c.policy = LabelPolicy::Defer { wait_ms: -1 }),
             "policy.wait_ms"
+        );
+        assert_eq!(
+            refused(|c| c.policy = LabelPolicy::Fnw { ahead_ms: -1 }),
+            "policy.ahead_ms"
         );
     }
 }

@@ -1,12 +1,10 @@
 //! A second joiner that is too simple to be wrong: plain lists, linear scans, every question asked anew of the
 //! whole past. It shares no code with the first one but the configuration.
 
-use std::collections::BTreeMap;
-
 use ouzel_sample::{Kind, PartitionId};
 
 use crate::join::config::{JoinConfig, LabelPolicy};
-use crate::join::world::{Happening, Made, Told, record_ms};
+use crate::join::world::{Happening, Made, Told, record_ms, watermarks};
 
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
@@ -21,6 +19,8 @@ struct Shown {
     revealed: Option<Vec<(u64, u8)>>,
     is_forced: bool,
     is_forgotten: bool,
+    /// Its items were told as negatives, by a policy that does so at once.
+    is_told: bool,
     /// Tasks whose positives wait for the window.
     held: Vec<u8>,
     /// (item, task), and whether its action came.
@@ -108,6 +108,7 @@ impl<'a> Oracle<'a> {
                     revealed: revealed.clone(),
                     is_forced: false,
                     is_forgotten,
+                    is_told: false,
                     positives: Vec::new(),
                     copied: Vec::new(),
                 };
@@ -115,7 +116,7 @@ impl<'a> Oracle<'a> {
                 self.shown.push(shown);
                 let index = self.shown.len() - 1;
                 if !is_late {
-                    self.first_samples(index, group);
+                    self.first_samples(k, index, group);
                 }
                 let (mine, others) = self.waiting.drain(..).partition(|w| w.request == *request);
                 self.waiting = others;
@@ -177,9 +178,9 @@ impl<'a> Oracle<'a> {
         (0..self.config.n_tasks()).any(|task| self.is_task_open(s, task, now))
     }
 
-    /// When the sample with the labels seen so far is made.
+    /// When the sample with the labels seen so far is made, if time alone makes it.
     fn wait_end(&self, s: &Shown, task: usize) -> Option<i64> {
-        let wait = self.config.policy.wait_ms()?;
+        let wait = self.config.policy.wait_ms().filter(|_| !s.is_told)?;
         Some(s.ts + wait.min(self.config.tasks[task].window_ms))
     }
 
@@ -214,12 +215,16 @@ impl<'a> Oracle<'a> {
             self.told.fates[2] += 1;
             return "late action";
         }
+        if self.config.policy.is_at_once() && !s.is_told {
+            self.tell_negatives(index, group);
+        }
+        let s = &self.shown[index];
         let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
         let made = |kind| self.made(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
         match (self.config.policy, was_sampled) {
             (LabelPolicy::Eager, _) if s.held.contains(&a.task) => {}
             (LabelPolicy::Eager, _) => group.push(made(Kind::Final)),
-            (LabelPolicy::Fnw | LabelPolicy::Fnc, _) => group.push(made(Kind::LatePositive)),
+            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. }, _) => group.push(made(Kind::LatePositive)),
             (LabelPolicy::EsDfm { .. }, true) => group.push(made(Kind::LatePositive)),
             (LabelPolicy::Defer { .. }, true) => {
                 group.push(made(Kind::RealCopy));
@@ -232,7 +237,7 @@ impl<'a> Oracle<'a> {
         "matched"
     }
 
-    fn first_samples(&mut self, index: usize, group: &mut Vec<Made>) {
+    fn first_samples(&mut self, k: usize, index: usize, group: &mut Vec<Made>) {
         let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
         if let Some(revealed) = self.shown[index].revealed.clone() {
             for item in self.shown[index].items.clone() {
@@ -244,15 +249,21 @@ impl<'a> Oracle<'a> {
                 }
                 group.push(self.made(&self.shown[index], item, Kind::Final, labels, None));
             }
-        } else if matches!(self.config.policy, LabelPolicy::Fnw | LabelPolicy::Fnc) {
-            let s = &self.shown[index];
-            for item in &s.items {
-                let labels = (0..n_tasks)
-                    .filter(|task| !s.late[usize::from(*task)])
-                    .map(|task| (task, false));
-                group.push(self.made(s, *item, Kind::EarlyNegative, labels.collect(), None));
-            }
+        } else if self.config.policy.is_at_once()
+            && (self.wait_end(&self.shown[index], 0)).is_some_and(|end| end < self.watermarks[k])
+        {
+            self.tell_negatives(index, group);
         }
+    }
+
+    fn tell_negatives(&mut self, index: usize, group: &mut Vec<Made>) {
+        let s = &self.shown[index];
+        for item in &s.items {
+            let tasks = (0u8..).zip(&s.late).filter(|(_, late)| !**late);
+            let labels = tasks.map(|(task, _)| (task, false)).collect();
+            group.push(self.made(s, *item, Kind::EarlyNegative, labels, None));
+        }
+        self.shown[index].is_told = true;
     }
 
     /// Everything whose time comes with happening `k`, in order of that time.
@@ -286,6 +297,7 @@ impl<'a> Oracle<'a> {
             let waits = of(&|task| self.wait_end(s, task));
             let closes = of(&|task| Some(s.ts + self.config.tasks[task].window_ms));
             let group = self.closing_samples(s, &waits, &closes, false);
+            self.shown[index].is_told |= self.config.policy.is_at_once();
             self.tell_group(group);
         }
         let (given_up, waiting) = self
@@ -314,6 +326,11 @@ impl<'a> Oracle<'a> {
         };
         let mut told: Vec<(u64, Kind, LabelList)> = Vec::new();
         for item in &s.items {
+            if self.config.policy.is_at_once() {
+                let negatives = waits.iter().map(|task| (*task, false)).collect();
+                told.push((*item, Kind::EarlyNegative, negatives));
+                continue;
+            }
             told.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
         }
         for item in &s.items {
@@ -338,7 +355,7 @@ impl<'a> Oracle<'a> {
                     let rest = label(*item, closes, &|t| !s.copied.contains(&(*item, t)));
                     told.push((*item, Kind::RealCopy, rest));
                 }
-                LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm { .. } => {}
+                LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. } => {}
             }
         }
         for (item, kind, labels) in told {
@@ -452,42 +469,4 @@ impl<'a> Oracle<'a> {
             self.told.groups.push(group);
         }
     }
-}
-
-/// The watermark before each happening, and after the last.
-pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[Happening]) -> Vec<i64> {
-    let mut newest: BTreeMap<PartitionId, (i64, bool)> = partitions
-        .iter()
-        .map(|partition| (*partition, (i64::MIN, false)))
-        .collect();
-    let mut watermarks = vec![i64::MIN];
-    for happening in all {
-        match happening {
-            Happening::Shown { partition, ts, .. }
-            | Happening::Acted { partition, ts, .. }
-            | Happening::Advanced(partition, ts) => {
-                let (old, _) = newest[partition];
-                newest.insert(*partition, (old.max(*ts), false));
-            }
-            Happening::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
-            Happening::Idle(partition) => {
-                let others = |(id, (_, is_idle)): (&PartitionId, &(i64, bool))| {
-                    id != partition && id.stream == partition.stream && !is_idle
-                };
-                if newest.iter().any(others) {
-                    newest.get_mut(partition).unwrap().1 = true;
-                }
-            }
-            Happening::Broken(_) => {}
-        }
-        let least = newest
-            .values()
-            .filter(|(_, is_idle)| !is_idle)
-            .map(|(ts, _)| *ts)
-            .min()
-            .unwrap();
-        let last = *watermarks.last().unwrap();
-        watermarks.push(last.max(least.saturating_sub(lateness_ms)));
-    }
-    watermarks
 }

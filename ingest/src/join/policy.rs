@@ -20,13 +20,12 @@ pub(crate) enum Close {
     Overload,
 }
 
-/// The impression joined; `tasks` are those whose windows are open.
-pub(crate) fn shown(policy: LabelPolicy, open: &Open, tasks: u8, group: &mut Vec<Sample>) {
-    if matches!(policy, LabelPolicy::Fnw | LabelPolicy::Fnc) {
-        for item in &open.items {
-            push(group, open, item, Kind::EarlyNegative, labels(tasks, 0), None);
-        }
+/// `tasks` are told as negatives, by the policies that do not wait.
+pub(crate) fn shown(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+    for item in &open.items {
+        push(group, open, item, Kind::EarlyNegative, labels(tasks, 0), None);
     }
+    open.sampled |= tasks;
 }
 
 /// An action joined as the positive of `task` for item `index`, whose `positive` bit is already set.
@@ -43,7 +42,7 @@ pub(crate) fn acted(
     let kind = match policy {
         LabelPolicy::Eager if open.held & bit != 0 => return,
         LabelPolicy::Eager => Kind::Final,
-        LabelPolicy::Fnw | LabelPolicy::Fnc => Kind::LatePositive,
+        LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } => Kind::LatePositive,
         LabelPolicy::EsDfm { .. } if was_sampled => Kind::LatePositive,
         LabelPolicy::Defer { .. } if was_sampled => Kind::RealCopy,
         LabelPolicy::Wait | LabelPolicy::EsDfm { .. } | LabelPolicy::Defer { .. } => return,
@@ -54,8 +53,11 @@ pub(crate) fn acted(
     push(group, open, &open.items[index], kind, labels(bit, bit), record_ms);
 }
 
-/// The wait of `tasks` is over: what was seen so far is emitted, by the policies that wait.
-pub(crate) fn waited(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+/// Event time has come to the first samples of `tasks`: by the policies that wait, what was seen so far.
+pub(crate) fn waited(policy: LabelPolicy, open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+    if policy.is_at_once() {
+        return shown(open, tasks, group);
+    }
     for item in &open.items {
         split(group, open, item, tasks);
     }
@@ -90,7 +92,7 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
                 let known = labels(rest, positive & rest);
                 push(group, open, item, Kind::RealCopy, known, None);
             }
-            (LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm { .. }, _) => {}
+            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. }, _) => {}
         }
     }
 }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
 use crate::join::fault::Fault;
-use crate::join::oracle::{Oracle, watermarks};
+use crate::join::oracle::Oracle;
 use crate::join::world::*;
 use crate::join::*;
 

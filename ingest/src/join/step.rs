@@ -109,7 +109,12 @@ impl Step<'_> {
             }
             *slot = Some(Slot::Closed(closed));
         } else {
-            policy::shown(self.config.policy, &open, all & !late, &mut self.group);
+            let wait = self.config.policy.wait_ms();
+            if self.config.policy.is_at_once()
+                && wait.is_some_and(|wait| passed(open.request.ts, wait) <= self.now)
+            {
+                policy::shown(&mut open, all & !late, &mut self.group);
+            }
             for action in &waiting {
                 let is_late = match self.act(&mut open, action) {
                     Outcome::Matched(_) => false,
@@ -217,7 +222,7 @@ impl Step<'_> {
     fn shut(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: Close) {
         let Some(Slot::Open(open)) = slot else { return };
         if waits != 0 {
-            policy::waited(open, waits, &mut self.group);
+            policy::waited(self.config.policy, open, waits, &mut self.group);
         }
         if closes != 0 {
             for item in &open.items {
@@ -264,6 +269,14 @@ impl Step<'_> {
         if open.closed & bit != 0 || since_shown > latest {
             self.counters.late_actions += 1;
             return Outcome::LateAction;
+        }
+        if self.config.policy.is_at_once() {
+            // Actions do come; and a positive corrects only what was told.
+            let untold = self.config.all_tasks() & !(open.closed | open.sampled);
+            if untold != 0 {
+                policy::shown(open, untold, &mut self.group);
+                open.next = self.next(open);
+            }
         }
         open.items[index].positive |= bit;
         self.counters.matched += 1;

@@ -7,6 +7,8 @@ use ouzel_sample::{
 use crate::join::world::capture;
 use crate::join::*;
 
+mod policies;
+
 const SHOWN: PartitionId = PartitionId {
     stream: Stream::Impressions,
     partition: 0,
@@ -143,100 +145,6 @@ impl Bench {
     }
 }
 
-/// Item 1 is clicked at once and ordered late; item 2 is clicked after 60 ms.
-fn stream_of(policy: LabelPolicy) -> Vec<String> {
-    let mut bench = Bench::with(policy);
-    let mut told = Vec::new();
-    bench.show(REQUEST, 0);
-    told.push(bench.told());
-    assert!(matches!(bench.act(1, CLICK, 20), Outcome::Matched(Some(_))));
-    told.push(bench.told());
-    bench.pass(51);
-    told.push(bench.told());
-    bench.act(2, CLICK, 60);
-    told.push(bench.told());
-    bench.pass(101);
-    told.push(bench.told());
-    bench.act(1, ORDER, 900);
-    told.push(bench.told());
-    bench.pass(1_001);
-    told.push(bench.told());
-    bench.joiner.counters().check().unwrap();
-    told
-}
-
-#[test]
-fn each_policy_emits_its_stream() {
-    let wait_ms = 50;
-    let (both_clicks, order) = ("1 final click=1 @27", "1 final order=1 @907");
-    let cases = [
-        (
-            LabelPolicy::Eager,
-            [
-                "",
-                both_clicks,
-                "",
-                "2 final click=1 @67",
-                "",
-                order,
-                "2 final order=0",
-            ],
-        ),
-        (
-            LabelPolicy::Wait,
-            [
-                "",
-                "",
-                "",
-                "",
-                "1 final click=1, 2 final click=1",
-                "",
-                "1 final order=1, 2 final order=0",
-            ],
-        ),
-        (
-            LabelPolicy::Fnw,
-            [
-                "1 early click=0 order=0, 2 early click=0 order=0",
-                "1 late click=1 @27",
-                "",
-                "2 late click=1 @67",
-                "",
-                "1 late order=1 @907",
-                "",
-            ],
-        ),
-        (
-            LabelPolicy::EsDfm { wait_ms },
-            [
-                "",
-                "",
-                "1 final click=1, 1 early order=0, 2 early click=0 order=0",
-                "2 late click=1 @67",
-                "",
-                "1 late order=1 @907",
-                "",
-            ],
-        ),
-        (
-            LabelPolicy::Defer { wait_ms },
-            [
-                "",
-                "",
-                "1 final click=1, 1 early order=0, 2 early click=0 order=0",
-                "2 copy click=1 @67",
-                "1 copy click=1",
-                "1 copy order=1 @907",
-                "2 copy order=0",
-            ],
-        ),
-    ];
-    for (policy, expected) in cases {
-        assert_eq!(stream_of(policy), expected, "{policy:?}");
-    }
-    assert_eq!(stream_of(LabelPolicy::Fnc), stream_of(LabelPolicy::Fnw));
-}
-
 #[test]
 fn an_action_counts_from_the_skew_before_the_impression_to_the_end_of_its_window() {
     let cases = [
@@ -268,29 +176,6 @@ fn a_window_closes_when_no_on_time_action_can_come_any_more() {
     assert_eq!(bench.told(), "2 final click=0");
     assert_eq!(bench.act(2, CLICK, 100), Outcome::LateAction);
     assert_eq!(bench.act(1, CLICK, 100), Outcome::DuplicateAction);
-}
-
-#[test]
-fn eager_tells_no_positive_before_a_negative_of_its_task_could_be_told() {
-    let mut bench = Bench::at_the_start(config(LabelPolicy::Eager));
-    bench.show(REQUEST, 0);
-    assert!(matches!(bench.act(1, CLICK, 50), Outcome::Matched(_)));
-    assert!(matches!(bench.act(2, ORDER, 60), Outcome::Matched(_)));
-    bench.pass(100);
-    assert_eq!(bench.told(), "", "no window has closed yet");
-    bench.pass(101);
-    assert_eq!(bench.told(), "1 final click=1, 2 final click=0");
-    // Clicks are under way now, orders are not: their first window is still open.
-    let bytes = bench.joiner.export().unwrap();
-    bench.joiner = Joiner::import(config(LabelPolicy::Eager), MemStore::default(), &bytes).unwrap();
-    bench.show(REQUEST + 1, 110);
-    bench.act_on(REQUEST + 1, 1, CLICK, 120);
-    bench.act_on(REQUEST + 1, 1, ORDER, 130);
-    assert_eq!(bench.told(), "1 final click=1 @127");
-    bench.pass(1_001);
-    assert_eq!(bench.told(), "2 final click=0 | 1 final order=0, 2 final order=1");
-    bench.pass(1_111);
-    assert_eq!(bench.told(), "1 final order=1, 2 final order=0");
 }
 
 #[test]

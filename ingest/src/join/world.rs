@@ -1,5 +1,7 @@
 //! Random worlds for the property tests: configurations and events, and how a joiner is driven through them.
 
+use std::collections::BTreeMap;
+
 use ouzel_sample::{
     Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
     Recorded, Reject, RejectReason, Request, Sample, ShownItem, Stream, VectorId,
@@ -77,8 +79,8 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     let policy = prop_oneof![
         3 => Just(LabelPolicy::Eager),
         1 => Just(LabelPolicy::Wait),
-        1 => Just(LabelPolicy::Fnw),
-        1 => Just(LabelPolicy::Fnc),
+        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnw { ahead_ms }),
+        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnc { ahead_ms }),
         1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
         2 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
     ];
@@ -415,4 +417,42 @@ pub(super) fn joined<S: JoinStore>(
         ],
     };
     Ok((told, exports))
+}
+
+/// The watermark before each happening, and after the last.
+pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[Happening]) -> Vec<i64> {
+    let mut newest: BTreeMap<PartitionId, (i64, bool)> = partitions
+        .iter()
+        .map(|partition| (*partition, (i64::MIN, false)))
+        .collect();
+    let mut watermarks = vec![i64::MIN];
+    for happening in all {
+        match happening {
+            Happening::Shown { partition, ts, .. }
+            | Happening::Acted { partition, ts, .. }
+            | Happening::Advanced(partition, ts) => {
+                let (old, _) = newest[partition];
+                newest.insert(*partition, (old.max(*ts), false));
+            }
+            Happening::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
+            Happening::Idle(partition) => {
+                let others = |(id, (_, is_idle)): (&PartitionId, &(i64, bool))| {
+                    id != partition && id.stream == partition.stream && !is_idle
+                };
+                if newest.iter().any(others) {
+                    newest.get_mut(partition).unwrap().1 = true;
+                }
+            }
+            Happening::Broken(_) => {}
+        }
+        let least = newest
+            .values()
+            .filter(|(_, is_idle)| !is_idle)
+            .map(|(ts, _)| *ts)
+            .min()
+            .unwrap();
+        let last = *watermarks.last().unwrap();
+        watermarks.push(last.max(least.saturating_sub(lateness_ms)));
+    }
+    watermarks
 }

@@ -48,7 +48,7 @@ fn config() -> impl Strategy<Value = JoinConfig> {
     let policy = prop_oneof![
         3 => Just(LabelPolicy::Eager),
         1 => Just(LabelPolicy::Wait),
-        1 => Just(LabelPolicy::Fnw),
+        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnw { ahead_ms }),
         1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
         1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
     ];

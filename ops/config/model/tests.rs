@@ -10,7 +10,12 @@ fn the_defaults_here_are_those_of_the_rooms() {
         model: Model::plain(),
         ..Config::default()
     };
-    assert_eq!(config.learner_config(), LearnerConfig::default());
+    // Which stream is joined and which loss undoes it are chosen together, here alone.
+    let of_join = LearnerConfig {
+        policy: LossPolicy::Fnw,
+        ..LearnerConfig::default()
+    };
+    assert_eq!(config.learner_config(), of_join);
     assert_eq!(
         config.model_config(),
         ModelConfig {
