@@ -222,7 +222,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
             stage.take(&recorded, &mut batches).unwrap();
         }
         for batch in batches.drain(..) {
-            trainer.predict(&batch.shown, &batch.vectors).unwrap();
+            trainer.predict(&batch).unwrap();
             n_forgotten += trainer.step(&batch).unwrap().n_forgotten;
             n_batches += 1;
             if n_batches.is_multiple_of(10) {

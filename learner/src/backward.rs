@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tch::{Kind, TchError, Tensor};
 
+use ouzel_model::plain::to_vec;
 use ouzel_model::{Inputs, Leaves, Net, Outputs};
 
 use crate::objective::Gradients;
@@ -84,15 +85,15 @@ impl Trainer {
                 .net
                 .params()
                 .any(|(name, _)| is_by_hand(name) && learns(name));
-            let weights = pass.backward(inputs, &plain(&read)?, &mut rows, learns);
+            let weights = pass.backward(inputs, &to_vec(&read)?, &mut rows, learns);
             by_hand.extend(weights);
         }
         let mut wide = vec![0.0; inputs.wide.len()];
         if has_wide && let Some(gradient) = found.pop() {
-            inputs.wide_sum.scatter(&plain(&gradient)?, 1, &mut wide);
+            inputs.wide_sum.scatter(&to_vec(&gradient)?, 1, &mut wide);
         }
         for ((_, pool), gradient) in pools.iter().zip(&found[n_dense..]) {
-            pool.scatter(&plain(gradient)?, dim, &mut rows);
+            pool.scatter(&to_vec(gradient)?, dim, &mut rows);
         }
         let mut found = found.into_iter();
         let dense = self
@@ -113,9 +114,4 @@ fn times(output: &Tensor, gradient: &[f32]) -> Result<Tensor, TchError> {
         .f_to_device(output.device())?
         .f_view_as(output)?;
     (output * start).f_sum(Kind::Float)
-}
-
-/// A tensor's values in row-major order.
-pub(crate) fn plain(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
-    Vec::<f32>::try_from(tensor.f_contiguous()?.f_view(-1)?)
 }

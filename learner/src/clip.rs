@@ -5,6 +5,8 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use ouzel_model::plain::values;
+
 /// Which gradients of a step were longer than allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clipped {
@@ -21,16 +23,29 @@ pub(crate) fn factor(squares: f64, most: f64) -> Option<f64> {
     (most > 0.0 && norm > most).then(|| most / norm)
 }
 
-/// Sum of the squares of plain numbers, in their order; finite exactly when all of them are.
+/// Sum of the squares of plain numbers; finite exactly when all of them are.
 pub(crate) fn squares(gradient: &[f32]) -> f64 {
-    gradient.iter().map(|g| f64::from(*g).powi(2)).sum()
+    // Side by side: a single sum would wait for itself.
+    let mut sums = [0.0f64; 8];
+    let pieces = gradient.chunks_exact(sums.len());
+    let rest: f64 = pieces.remainder().iter().map(|g| f64::from(*g).powi(2)).sum();
+    for piece in pieces {
+        for (sum, g) in sums.iter_mut().zip(piece) {
+            *sum += f64::from(*g).powi(2);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 /// Sum of the squares of all tensors, in their order; not finite when one of them is not.
 pub(crate) fn squares_of(gradients: &[Option<Tensor>]) -> Result<f64, TchError> {
     let mut total = 0.0;
     for gradient in gradients.iter().flatten() {
-        total += f64::try_from(gradient.f_square()?.f_sum(Kind::Double)?)?;
+        let gradient = gradient.f_contiguous()?;
+        total += match values(&gradient) {
+            Some(values) => squares(values),
+            None => f64::try_from(gradient.f_square()?.f_sum(Kind::Double)?)?,
+        };
     }
     Ok(total)
 }

@@ -1,10 +1,14 @@
 //! The trainer: one pure step from a batch to the next weights.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ouzel_model::plain::to_vec;
 use ouzel_model::{Feature, Inputs, ModelConfig, Net, Table, Weights};
-use ouzel_sample::{Batch, Sample, Shown, VectorMap};
+use ouzel_sample::{Batch, Candidate, Sample, Shown, VectorMap};
 
 use crate::admit::Age;
-use crate::backward::{self, plain};
+use crate::backward;
 use crate::calibration::Calibrator;
 use crate::clip::Clipped;
 use crate::config::LearnerConfig;
@@ -181,9 +185,23 @@ impl Trainer {
         Ok(self.weights.clone())
     }
 
-    /// Predicts slates that were just shown, so that validation can compare the prediction of that moment with
-    /// an outcome that comes later. Changes no weight.
-    pub fn predict(&self, shown: &[Shown], vectors: &VectorMap) -> Result<(), Error> {
+    /// Predicts the slates shown while a batch filled, so that validation can compare the prediction of that moment
+    /// with an outcome that comes later. Those that are in the batch itself the step predicts, before it learns.
+    /// Changes no weight.
+    pub fn predict(&self, batch: &Batch) -> Result<(), Error> {
+        let told: HashSet<*const Candidate> =
+            batch.samples.iter().map(|s| Arc::as_ptr(&s.candidate)).collect();
+        let is_told = |candidate: &Arc<Candidate>| told.contains(&Arc::as_ptr(candidate));
+        let untold = batch
+            .shown
+            .iter()
+            .filter(|slate| !slate.candidates.iter().all(is_told));
+        let untold: Vec<Shown> = untold.cloned().collect();
+        self.predict_shown(&untold, &batch.vectors)
+    }
+
+    /// Predicts slates of any time as of now. Changes no weight.
+    pub fn predict_shown(&self, shown: &[Shown], vectors: &VectorMap) -> Result<(), Error> {
         // A replay that catches up can bring thousands of slates at once; pieces keep the tensors small.
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
@@ -277,9 +295,9 @@ impl Trainer {
         let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
         let leaves = backward::track(self.net.gather(&inputs, &self.weights)?, &inputs);
         let output = self.net.forward(&leaves)?;
-        let logits = plain(&output.logits.detach()).map_err(at)?;
+        let logits = to_vec(&output.logits).map_err(at)?;
         let auxiliary = match &output.auxiliary {
-            Some(auxiliary) => self.prior.beside(plain(&auxiliary.detach()).map_err(at)?),
+            Some(auxiliary) => self.prior.beside(to_vec(auxiliary).map_err(at)?),
             None => Vec::new(),
         };
         let gradients = objective.gradients(

@@ -359,7 +359,7 @@ impl Pipeline {
 
     fn learn(&mut self, batches: Vec<Batch>) -> anyhow::Result<()> {
         for batch in batches {
-            self.trainer.predict(&batch.shown, &batch.vectors)?;
+            self.trainer.predict(&batch)?;
             let report = self.trainer.step(&batch)?;
             self.scores.add(&batch, &report.logits);
             self.progressive.add(&batch, &report.logits);

@@ -51,7 +51,7 @@ pub fn score(
         .iter()
         .flat_map(|slate| slate.candidates.iter().map(|c| &**c));
     let vectors = features.vectors_of(requests, candidates);
-    trainer.predict(&shown, &vectors)?;
+    trainer.predict_shown(&shown, &vectors)?;
     let mut log = ScoreLog::default();
     for slate in &shown {
         for candidate in &slate.candidates {

@@ -131,7 +131,7 @@ impl Learn {
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
         let was_frozen = self.trainer.is_frozen();
-        self.trainer.predict(&batch.shown, &batch.vectors)?;
+        self.trainer.predict(batch)?;
         let report = self
             .trainer
             .step(batch)

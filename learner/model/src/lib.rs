@@ -23,6 +23,7 @@ mod leaves;
 pub mod metrics;
 mod net;
 mod params;
+pub mod plain;
 mod random;
 mod rows;
 mod shapes;

@@ -24,6 +24,7 @@ use crate::inputs::{ContentInputs, Inputs};
 use crate::kept::Kept;
 use crate::leaves::{ContentLeaves, ContentSource, Leaves, frozen, len};
 use crate::params::Params;
+use crate::plain::to_vec;
 use crate::shapes::{is_adapter, is_base, shapes};
 use crate::weights::{Array, Dense, Weights};
 
@@ -389,16 +390,4 @@ fn mask(config: &ModelConfig, device: Device) -> Result<Option<Tensor>, Error> {
         f32::from(u8::from(is_read))
     });
     Ok(Some(Tensor::f_from_slice(&mask)?.f_to_device(device)?))
-}
-
-pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
-    let flat = tensor
-        .f_detach()?
-        .f_to_device(Device::Cpu)?
-        .f_contiguous()?
-        .f_view(-1)?;
-    let mut out = vec![0.0; flat.size1()?.try_into().unwrap_or(0)];
-    let n = out.len();
-    flat.f_copy_data(&mut out, n)?;
-    Ok(out)
 }

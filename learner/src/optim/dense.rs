@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
+use ouzel_model::plain::{values, values_mut};
+
 /// Adam's decay of the running mean of gradients, and of their squares (Kingma and Ba 2015). The first is a little
 /// longer than the usual .9: a stream's gradients are noisy, and nothing is seen twice.
 const BETAS: (f64, f64) = (0.95, 0.999);
@@ -87,21 +89,89 @@ impl DenseOptimizer {
         tch::no_grad(|| {
             for (((weight, rate), kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
                 let Some(gradient) = gradient else { continue };
-                let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
-                let gradient = scaled.as_ref().unwrap_or(gradient);
-                let mut weight = weight.f_detach()?;
                 kept.n_steps += 1;
-                match (self.rule, kept.tensors.as_mut_slice()) {
-                    (DenseRule::Adagrad, [sum]) => adagrad(&mut weight, sum, gradient, rate)?,
-                    (DenseRule::Adam, [mean, square]) => {
-                        adam(&mut weight, [mean, square], gradient, rate, kept.n_steps)?;
-                    }
-                    _ => unreachable!("what is kept was made for the rule"),
+                let (mut weight, n) = (weight.f_detach()?, kept.n_steps);
+                let gradient = gradient.f_contiguous()?;
+                if self
+                    .rule
+                    .by_hand(&mut weight, &mut kept.tensors, &gradient, rate, factor, n)
+                {
+                    continue;
                 }
+                let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
+                let gradient = scaled.as_ref().unwrap_or(&gradient);
+                self.rule
+                    .by_torch(&mut weight, &mut kept.tensors, gradient, rate, n)?;
             }
             Ok(())
         })
     }
+}
+
+impl DenseRule {
+    /// The `n`-th step of a weight on any device.
+    fn by_torch(
+        self,
+        weight: &mut Tensor,
+        kept: &mut [Tensor],
+        gradient: &Tensor,
+        rate: f64,
+        n: u64,
+    ) -> Result<(), TchError> {
+        match (self, kept) {
+            (DenseRule::Adagrad, [sum]) => adagrad(weight, sum, gradient, rate),
+            (DenseRule::Adam, [mean, square]) => adam(weight, [mean, square], gradient, rate, n),
+            _ => unreachable!("what is kept was made for the rule"),
+        }
+    }
+
+    /// The same in one pass over the numbers, for weights on the CPU. False, and nothing done, for others.
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    fn by_hand(
+        self,
+        weight: &mut Tensor,
+        kept: &mut [Tensor],
+        gradient: &Tensor,
+        rate: f64,
+        factor: Option<f64>,
+        n: u64,
+    ) -> bool {
+        let factor = factor.unwrap_or(1.0) as f32;
+        let (Some(weight), Some(gradient)) = (values_mut(weight), values(gradient)) else {
+            return false;
+        };
+        let gradient = gradient.iter().map(|g| factor * g);
+        match (self, kept) {
+            (DenseRule::Adagrad, [sum]) => {
+                let Some(sum) = values_mut(sum) else { return false };
+                for ((w, sum), g) in weight.iter_mut().zip(sum).zip(gradient) {
+                    *sum += g * g;
+                    *w -= rate as f32 * (g / (sum.sqrt() + EPSILON as f32));
+                }
+            }
+            (DenseRule::Adam, [mean, square]) => {
+                let (Some(mean), Some(square)) = (values_mut(mean), values_mut(square)) else {
+                    return false;
+                };
+                let [keep, keep_square] = [BETAS.0, BETAS.1].map(|beta| beta as f32);
+                let [new, new_square] = [BETAS.0, BETAS.1].map(|beta| (1.0 - beta) as f32);
+                let rate = (rate / unbiased(BETAS.0, n)) as f32;
+                let scale = (1.0 / unbiased(BETAS.1, n).sqrt()) as f32;
+                for (((w, mean), square), g) in weight.iter_mut().zip(mean).zip(square).zip(gradient) {
+                    *mean = *mean * keep + g * new;
+                    *square = *square * keep_square + g * g * new_square;
+                    *w -= rate * (*mean / (square.sqrt() * scale + EPSILON as f32));
+                }
+            }
+            _ => unreachable!("what is kept was made for the rule"),
+        }
+        true
+    }
+}
+
+/// What a running mean that started from 0 has of its weight after `n` steps.
+fn unbiased(beta: f64, n: u64) -> f64 {
+    1.0 - beta.powi(i32::try_from(n).unwrap_or(i32::MAX))
 }
 
 /// `w -= rate g / (sqrt(sum of g^2) + eps)`
@@ -126,12 +196,11 @@ fn adam(
     let _square = square
         .f_mul_scalar_(BETAS.1)?
         .f_add_(&gradient.f_square()?.f_mul_scalar(1.0 - BETAS.1)?)?;
-    let unbiased = |beta: f64| 1.0 - beta.powi(i32::try_from(n).unwrap_or(i32::MAX));
     let size = square
         .f_sqrt()?
-        .f_div_scalar(unbiased(BETAS.1).sqrt())?
+        .f_div_scalar(unbiased(BETAS.1, n).sqrt())?
         .f_add_scalar(EPSILON)?;
-    let step = mean.f_div(&size)?.f_mul_scalar(rate / unbiased(BETAS.0))?;
+    let step = mean.f_div(&size)?.f_mul_scalar(rate / unbiased(BETAS.0, n))?;
     let _moved = weight.f_sub_(&step)?;
     Ok(())
 }
@@ -193,6 +262,26 @@ mod tests {
         }
         let moved = (ours - theirs.detach()).abs().max();
         assert!(f64::try_from(moved).unwrap() < 2e-6);
+    }
+
+    #[test]
+    fn by_hand_and_by_libtorch_are_the_same_steps() {
+        for rule in [DenseRule::Adagrad, DenseRule::Adam] {
+            let [mut hand, mut torch] =
+                [(); 2].map(|()| Tensor::full([4, 5], 0.3, (tch::Kind::Float, tch::Device::Cpu)));
+            let [mut of_hand, mut of_torch] =
+                [(); 2].map(|()| rule.kept().iter().map(|_| hand.zeros_like()).collect::<Vec<_>>());
+            for n in 1..=50u64 {
+                let step = i32::try_from(n).unwrap();
+                let values: Vec<f32> = (0..20).map(|lane| gradient(step, lane)).collect();
+                let gradient = Tensor::from_slice(&values).view([4, 5]);
+                assert!(rule.by_hand(&mut hand, &mut of_hand, &gradient, 0.01, Some(0.5), n));
+                rule.by_torch(&mut torch, &mut of_torch, &(&gradient * 0.5), 0.01, n)
+                    .unwrap();
+                let off = f64::try_from((&hand - &torch).abs().max()).unwrap();
+                assert!(off < 1e-6, "{rule:?}, step {n}: {off}");
+            }
+        }
     }
 
     #[test]

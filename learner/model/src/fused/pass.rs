@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::leaves::len;
 use crate::params::Params;
+use crate::plain::to_vec;
 
 /// A sequence block that runs in plain loops, its weights as they were when it was made.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl ByHand {
             let block = Hstu::new(params, &config.sequence, config.dim)?;
             return Ok(Self::Hstu(Box::new(block)));
         }
-        let plain = |name: &str| crate::net::to_vec(params.get(name)?);
+        let plain = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };
         let mut layers = Vec::new();
         for layer in LAYERS {
             layers.push([

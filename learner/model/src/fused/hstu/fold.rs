@@ -7,8 +7,8 @@
 use super::super::kernel::{add, add_scaled, dot, transpose};
 use crate::config::{SequenceConfig, TOKEN_FIELDS};
 use crate::error::Error;
-use crate::net::to_vec;
 use crate::params::Params;
+use crate::plain::to_vec;
 
 /// Sizes of the block.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +105,7 @@ pub(super) struct Folded {
 impl Hstu {
     /// From the weights of a model whose rows have `dim` floats.
     pub(crate) fn new(params: &Params, config: &SequenceConfig, dim: usize) -> Result<Self, Error> {
-        let get = |name: &str| to_vec(params.get(name)?);
+        let get = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };
         let sizes = Sizes {
             dim,
             width: config.width,
