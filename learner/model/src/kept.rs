@@ -1,7 +1,7 @@
 //! Content vectors that stand still: computed once an item, kept while the weights that make them do not move.
 //!
-//! Items are computed one by one. Beside others an item's last bits would depend on its place among them, and a
-//! restart, which finds nothing kept and meets items in another order, would not come to the same weights.
+//! An item's bits must not depend on the items it is computed beside: a restart, which finds nothing kept and meets
+//! items in another order, would not come to the same weights.
 
 use std::collections::HashMap;
 
@@ -23,20 +23,30 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Computes what is not there yet. `compute` makes an item's content vector and key.
+    /// Computes what is not there yet. `compute` makes the content vectors and keys of items, row by row.
     pub(crate) fn complete(
         &mut self,
         inputs: &ContentInputs,
-        compute: impl Fn(&[ItemVectors]) -> Result<(Vec<f32>, Vec<f32>), Error>,
+        compute: impl FnOnce(&[&ItemVectors]) -> Result<(Vec<f32>, Vec<f32>), Error>,
     ) -> Result<(), Error> {
         if self.items.len() + inputs.ids.len() > MAX {
             self.items.clear();
         }
-        for (id, vectors) in inputs.ids.iter().zip(&inputs.frozen) {
-            if !self.items.contains_key(id) {
-                let (vector, key) = compute(std::slice::from_ref(vectors))?;
-                self.items.insert(*id, (vector.into(), key.into()));
-            }
+        let known = |id: &VectorId| self.items.contains_key(id);
+        let (ids, items): (Vec<VectorId>, Vec<&ItemVectors>) = inputs
+            .ids
+            .iter()
+            .zip(&inputs.frozen)
+            .filter(|(id, _)| !known(id))
+            .unzip();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (vectors, keys) = compute(&items)?;
+        let (vector, key) = (vectors.len() / ids.len(), keys.len() / ids.len());
+        for (at, id) in ids.into_iter().enumerate() {
+            let part = |of: &[f32], width: usize| of[at * width..(at + 1) * width].into();
+            self.items.insert(id, (part(&vectors, vector), part(&keys, key)));
         }
         Ok(())
     }

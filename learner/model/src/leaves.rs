@@ -62,7 +62,12 @@ pub struct ContentLeaves {
 #[derive(Debug)]
 pub enum ContentSource {
     /// Made anew of frozen vectors.
-    Frozen(Frozen),
+    Frozen {
+        /// Those of candidates' contents.
+        targets: Frozen,
+        /// The contents of histories, made already, `[n, out]`; none where there are no others than candidates'.
+        past: Option<Tensor>,
+    },
     /// Kept, since what makes them stands still.
     Kept {
         /// `[n, out]`
@@ -74,12 +79,13 @@ pub enum ContentSource {
 
 impl Leaves {
     /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` is a sequence
-    /// block that runs in plain loops.
+    /// block that runs in plain loops, and keeps what gradients need if the pass `goes_back`.
     pub(crate) fn gather(
         inputs: &Inputs,
         weights: &Weights,
         device: Device,
         by_hand: Option<Arc<ByHand>>,
+        goes_back: bool,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
@@ -98,7 +104,7 @@ impl Leaves {
             ..
         } = &inputs.history;
         let pass = match by_hand.filter(|_| *n > 0) {
-            Some(block) => Some(SequencePass::new(block, inputs, &rows, dim)?),
+            Some(block) => Some(SequencePass::new(block, inputs, &rows, dim, goes_back)?),
             None => None,
         };
         let history = if *n > 0 && pass.is_none() {

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use ouzel_sample::{DENSE_NAMES, MODALITIES};
+use ouzel_sample::{DENSE_NAMES, ItemVectors, MODALITIES};
 
 use crate::blocks::interest::Contents;
 use crate::blocks::{contrast, din, fm, fq_former, head, hstu, interest};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
-use crate::fused::ByHand;
+use crate::fused::{ByHand, FqFormer};
 use crate::inputs::{ContentInputs, Inputs};
 use crate::kept::Kept;
 use crate::leaves::{ContentLeaves, ContentSource, Leaves, frozen, len};
@@ -44,6 +44,10 @@ pub struct Net {
     is_by_hand: bool,
     /// That block, while its weights stand still.
     sequence: RefCell<Option<Arc<ByHand>>>,
+    /// Whether contents from which no gradient goes back are made in plain loops.
+    has_content_by_hand: bool,
+    /// Their block, while its weights stand still.
+    content: RefCell<Option<Arc<FqFormer>>>,
     /// Whether no weight of this network will move.
     is_still: bool,
     device: Device,
@@ -84,6 +88,8 @@ impl Net {
             kept: RefCell::default(),
             is_by_hand: has_no_adapter && device == Device::Cpu && ByHand::runs(&config),
             sequence: RefCell::default(),
+            has_content_by_hand: device == Device::Cpu && FqFormer::runs(&config),
+            content: RefCell::default(),
             is_still: false,
             config,
             device,
@@ -136,6 +142,7 @@ impl Net {
         self.frozen = frozen;
         self.kept = RefCell::default();
         self.sequence = RefCell::default();
+        self.content = RefCell::default();
     }
 
     /// Replaces the offset of each task's logit.
@@ -159,28 +166,49 @@ impl Net {
             .collect()
     }
 
-    /// A batch as tensors.
+    /// A batch as tensors, to be learned from.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        Leaves::gather(inputs, weights, self.device, self.by_hand()?, |contents| {
+        self.gather_for(inputs, weights, true)
+    }
+
+    fn gather_for(&self, inputs: &Inputs, weights: &Weights, goes_back: bool) -> Result<Leaves, Error> {
+        let by_hand = self.by_hand()?;
+        Leaves::gather(inputs, weights, self.device, by_hand, goes_back, |contents| {
             self.source(contents)
         })
     }
 
-    /// The sequence block where it runs in plain loops: on the CPU, without adapters. Made anew of its weights while
-    /// they move.
+    /// The sequence block where it runs in plain loops: on the CPU, without adapters.
     fn by_hand(&self) -> Result<Option<Arc<ByHand>>, Error> {
-        if !self.is_by_hand {
-            return Ok(None);
+        let make = || ByHand::new(&self.params, &self.config);
+        self.is_by_hand
+            .then(|| self.made(&self.sequence, make))
+            .transpose()
+    }
+
+    /// The block that makes contents, where it runs in plain loops.
+    fn content_by_hand(&self) -> Result<Option<Arc<FqFormer>>, Error> {
+        let make = || FqFormer::new(&self.params, &self.config);
+        self.has_content_by_hand
+            .then(|| self.made(&self.content, make))
+            .transpose()
+    }
+
+    /// A block made of its weights: anew while they move.
+    fn made<T>(
+        &self,
+        last: &RefCell<Option<Arc<T>>>,
+        make: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Arc<T>, Error> {
+        let mut last = last.borrow_mut();
+        if let Some(block) = last.as_ref() {
+            return Ok(Arc::clone(block));
         }
-        let mut sequence = self.sequence.borrow_mut();
-        if let Some(block) = sequence.as_ref() {
-            return Ok(Some(Arc::clone(block)));
-        }
-        let block = Arc::new(ByHand::new(&self.params, &self.config)?);
+        let block = Arc::new(make()?);
         if self.is_still || self.is_frozen() {
-            *sequence = Some(Arc::clone(&block));
+            *last = Some(Arc::clone(&block));
         }
-        Ok(Some(block))
+        Ok(block)
     }
 
     /// Outputs of a batch.
@@ -271,7 +299,7 @@ impl Net {
 
     /// The log-odds of each outcome as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
-        let outputs = tch::no_grad(|| self.forward(&self.gather(inputs, weights)?))?;
+        let outputs = tch::no_grad(|| self.forward(&self.gather_for(inputs, weights, false)?))?;
         let logits = to_vec(&outputs.logits)?.into_iter();
         let lines = weights.calibration.iter().cycle();
         Ok(logits
@@ -301,18 +329,12 @@ impl Net {
                 let targets = vectors.f_narrow(0, 0, leaves.n_targets)?;
                 (targets, vectors.shallow_clone(), keys.shallow_clone())
             }
-            ContentSource::Frozen(items) => {
-                let n = items.present.size()[0];
-                let of_targets = items.narrow(0, leaves.n_targets)?;
-                let targets = fq_former::forward(&self.params, &self.config.content, &of_targets)?;
-                let vectors = if n > leaves.n_targets {
-                    let past = items.narrow(leaves.n_targets, n - leaves.n_targets)?;
-                    let past =
-                        tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &past))?;
-                    Tensor::f_cat(&[targets.f_detach()?, past], 0)?
-                } else {
-                    targets.f_detach()?
-                };
+            ContentSource::Frozen { targets, past } => {
+                let targets = fq_former::forward(&self.params, &self.config.content, targets)?;
+                let mut vectors = targets.f_detach()?;
+                if let Some(past) = past {
+                    vectors = Tensor::f_cat(&[&vectors, past], 0)?;
+                }
                 let keys = self.keys(&vectors)?;
                 (targets, vectors, keys)
             }
@@ -338,33 +360,56 @@ impl Net {
     /// Where the contents of a batch come from: kept while what makes them stands still.
     fn source(&self, inputs: &ContentInputs) -> Result<ContentSource, Error> {
         let is_moving = self.frozen.is_none() || self.config.contents_learn_frozen();
+        let by_hand = self.content_by_hand()?;
+        let out = self.config.content.out();
         if is_moving && !self.is_still {
-            let frozen = frozen(&inputs.frozen, &self.config.content, self.device)?;
-            return Ok(ContentSource::Frozen(frozen));
+            let (targets, past) = inputs.frozen.split_at(inputs.n_targets);
+            let past = match (&by_hand, past) {
+                (_, []) => None,
+                (Some(block), _) => {
+                    let made = block.forward(&past.iter().collect::<Vec<_>>());
+                    Some(Tensor::f_from_slice(&made)?.f_reshape([-1, len(out)])?)
+                }
+                (None, _) => Some(self.by_torch(past)?),
+            };
+            let targets = frozen(targets, &self.config.content, self.device)?;
+            return Ok(ContentSource::Frozen { targets, past });
         }
         let mut kept = self.kept.borrow_mut();
         kept.complete(inputs, |items| {
-            tch::no_grad(|| {
-                let items = frozen(items, &self.config.content, self.device)?;
-                let vectors = fq_former::forward(&self.params, &self.config.content, &items)?;
-                let keys = self.keys(&vectors)?;
-                Ok((to_vec(&vectors)?, to_vec(&keys)?))
-            })
+            if let Some(block) = &by_hand {
+                let vectors = block.forward(items);
+                let keys = block.keys(&vectors);
+                return Ok((vectors, keys));
+            }
+            let (mut vectors, mut keys) = (Vec::new(), Vec::new());
+            for item in items {
+                let vector = self.by_torch(std::slice::from_ref(*item))?;
+                keys.extend(to_vec(&tch::no_grad(|| self.keys(&vector))?)?);
+                vectors.extend(to_vec(&vector)?);
+            }
+            Ok((vectors, keys))
         })?;
         let width = if self.config.interest.enabled {
             self.config.interest.width
         } else {
             0
         };
-        let (vectors, keys) = kept.read(&inputs.ids, self.config.content.out(), width);
+        let (vectors, keys) = kept.read(&inputs.ids, out, width);
         let put = |values: &[f32], width: usize| -> Result<Tensor, Error> {
             let values = Tensor::f_from_slice(values)?.f_reshape([len(inputs.ids.len()), len(width)])?;
             Ok(values.f_to_device(self.device)?)
         };
         Ok(ContentSource::Kept {
-            vectors: put(&vectors, self.config.content.out())?,
+            vectors: put(&vectors, out)?,
             keys: put(&keys, width)?,
         })
+    }
+
+    /// Content vectors from which no gradient goes back, `[n, out]`.
+    fn by_torch(&self, items: &[ItemVectors]) -> Result<Tensor, Error> {
+        let items = frozen(items, &self.config.content, self.device)?;
+        tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &items))
     }
 }
 

@@ -22,22 +22,6 @@ pub struct Frozen {
     pub present: Tensor,
 }
 
-impl Frozen {
-    /// Those of `n` items from `start`.
-    pub fn narrow(&self, start: i64, n: i64) -> Result<Self, Error> {
-        let mut vectors = [const { None }; N_MODALITIES];
-        for (out, all) in vectors.iter_mut().zip(&self.vectors) {
-            if let Some(all) = all {
-                *out = Some(all.f_narrow(0, start, n)?);
-            }
-        }
-        Ok(Self {
-            vectors,
-            present: self.present.f_narrow(0, start, n)?,
-        })
-    }
-}
-
 /// The content vectors of items, `[n, queries * width]`.
 pub fn forward(params: &Params, config: &ContentConfig, frozen: &Frozen) -> Result<Tensor, Error> {
     let n = frozen.present.size()[0];

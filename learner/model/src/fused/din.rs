@@ -5,7 +5,7 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::kernel::{Left, add_product, add_scaled, dot, sigmoid, silu, slope, transpose};
+use super::kernel::{Left, add, add_product, add_scaled, dot, sigmoid, silu, transpose};
 
 /// The block's weights, each matrix as `[in, out]` and as `[out, in]`.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ pub(crate) struct DinInputs<'a> {
     pub(crate) len: usize,
 }
 
-/// A forward pass, as far as the backward pass needs it.
+/// A forward pass; all but what was read is there for the backward pass alone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DinPass {
     /// What each candidate read, `[n_candidates, width]`.
@@ -98,10 +98,11 @@ impl Din {
         }
     }
 
-    /// What each candidate reads of its history.
-    pub(crate) fn forward(&self, inputs: DinInputs<'_>) -> DinPass {
+    /// What each candidate reads of its history. Where it `goes_back` all of the pass is kept; else one candidate's
+    /// stays in the nearest cache and makes room for the next one's.
+    pub(crate) fn forward(&self, inputs: DinInputs<'_>, goes_back: bool) -> DinPass {
         let mut pass = DinPass::default();
-        Arch::new().dispatch(Forward(self, inputs, &mut pass));
+        Arch::new().dispatch(Forward(self, inputs, goes_back, &mut pass));
         pass
     }
 
@@ -131,8 +132,20 @@ impl Din {
     }
 
     #[inline(always)]
-    fn forward_loops(&self, inputs: DinInputs<'_>, pass: &mut DinPass) {
+    fn forward_loops(&self, inputs: DinInputs<'_>, goes_back: bool, pass: &mut DinPass) {
         let (width, first, second) = (self.width, self.first, self.second);
+        let lens = inputs
+            .request_of
+            .iter()
+            .map(|request| inputs.history(*request, width).1);
+        let n_kept = match goes_back {
+            true => lens.sum(),
+            false => lens.max().unwrap_or(0),
+        };
+        pass.hidden = vec![0.0; n_kept * first];
+        pass.second = vec![0.0; n_kept * second];
+        pass.scores = vec![0.0; n_kept];
+        let mut pair = 0;
         let mut of_candidate = vec![0.0; width * first];
         let mut of_query = vec![0.0; first];
         let mut active = Vec::new();
@@ -146,26 +159,31 @@ impl Din {
             self.of_candidate(target, &mut of_candidate);
             of_query.copy_from_slice(&self.first_bias);
             add_product(&mut of_query, Left::Rows(target), &self.query, [1, width, first]);
-            let from = pass.hidden.len();
-            for _ in 0..n {
-                pass.hidden.extend_from_slice(&of_query);
+            let hidden = &mut pass.hidden[pair * first..(pair + n) * first];
+            let last = &mut pass.second[pair * second..(pair + n) * second];
+            let scores = &mut pass.scores[pair..pair + n];
+            if goes_back {
+                pair += n;
+            } else {
+                hidden.fill(0.0);
+                last.fill(0.0);
             }
-            let hidden = &mut pass.hidden[from..];
             add_product(hidden, Left::Rows(history), &of_candidate, [n, width, first]);
             active.resize(n * first, 0.0);
-            silu(&mut active, hidden);
-            let from = pass.second.len();
-            for _ in 0..n {
-                pass.second.extend_from_slice(&self.second_bias);
+            for (active, hidden) in active.chunks_exact_mut(first).zip(hidden.chunks_exact_mut(first)) {
+                add(hidden, &of_query);
+                silu(active, hidden);
             }
-            let last = &mut pass.second[from..];
             add_product(last, Left::Rows(&active), &self.second_weight, [n, first, second]);
             active.resize(n * second, 0.0);
-            silu(&mut active, last);
-            for (entry, active) in history.chunks_exact(width).zip(active.chunks_exact(second)) {
-                let score = self.score_bias + dot(active, &self.score);
-                pass.scores.push(score);
-                add_scaled(read, score, entry);
+            for (active, last) in active.chunks_exact_mut(second).zip(last.chunks_exact_mut(second)) {
+                add(last, &self.second_bias);
+                silu(active, last);
+            }
+            let entries = history.chunks_exact(width).zip(active.chunks_exact(second));
+            for ((entry, active), score) in entries.zip(scores) {
+                *score = self.score_bias + dot(active, &self.score);
+                add_scaled(read, *score, entry);
             }
         }
     }
@@ -183,7 +201,7 @@ impl Din {
         out.score_weight = vec![0.0; second];
         let mut second_weight = vec![0.0; second * first];
         let mut of_query = vec![0.0; first];
-        let [mut active, mut of_hidden, mut of_second] = [(); 3].map(|()| Vec::new());
+        let [mut active, mut slopes, mut of_hidden, mut of_second] = [(); 4].map(|()| Vec::new());
         let mut pair = 0;
         for (candidate, request) in inputs.request_of.iter().enumerate() {
             let at = candidate * width..(candidate + 1) * width;
@@ -218,9 +236,13 @@ impl Din {
                 }
             }
             active.resize(n * first, 0.0);
-            silu(&mut active, hidden);
+            slopes.resize(n * first, 0.0);
+            for ((active, slope), x) in active.iter_mut().zip(&mut slopes).zip(hidden) {
+                let s = sigmoid(*x);
+                *active = x * s;
+                *slope = s * (1.0 - s).mul_add(*x, 1.0);
+            }
             // [second, n] x [n, first]
-
             add_product(
                 &mut second_weight,
                 Left::Columns(&of_second),
@@ -235,13 +257,11 @@ impl Din {
                 &second_turned,
                 [n, second, first],
             );
-            for (of, x) in of_hidden.iter_mut().zip(hidden) {
-                *of *= slope(*x);
-            }
             of_query.fill(0.0);
-            for of in of_hidden.chunks_exact(first) {
-                for (sum, value) in of_query.iter_mut().zip(of) {
-                    *sum += value;
+            for (of, slopes) in of_hidden.chunks_exact_mut(first).zip(slopes.chunks_exact(first)) {
+                for ((of, slope), sum) in of.iter_mut().zip(slopes).zip(&mut of_query) {
+                    *of *= slope;
+                    *sum += *of;
                 }
             }
             for (sum, value) in out.first_bias.iter_mut().zip(&of_query) {
@@ -301,14 +321,14 @@ impl Din {
 
 /// The passes as things to call, not closures: a closure is compiled by itself, without the vector instructions that
 /// it is called for.
-struct Forward<'a>(&'a Din, DinInputs<'a>, &'a mut DinPass);
+struct Forward<'a>(&'a Din, DinInputs<'a>, bool, &'a mut DinPass);
 
 impl NullaryFnOnce for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        self.0.forward_loops(self.1, self.2);
+        self.0.forward_loops(self.1, self.2, self.3);
     }
 }
 
@@ -431,8 +451,12 @@ mod tests {
                 request_of: &request_of,
                 len,
             };
-            let pass = block.forward(inputs);
+            let pass = block.forward(inputs, true);
             close("read", &pass.read, &read);
+            assert!(
+                block.forward(inputs, false).read == pass.read,
+                "the same bits, kept or not"
+            );
             let found = block.backward(inputs, &pass, &direction);
             let score_bias = [found.score_bias];
             let found: [(&str, &[f32]); 8] = [

@@ -97,9 +97,19 @@ fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [u
         block(&mut c[row * stride..], stride, b, left, n);
         row += ROWS;
     }
-    while row < m {
+    if row + 4 <= m {
+        let left = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
+        let left = left.map(|(((a, b), c), d)| [*a, *b, *c, *d]);
+        block(&mut c[row * stride..], stride, b, left, n);
+        row += 4;
+    }
+    if row + 2 <= m {
+        let left = line(row).zip(line(row + 1)).map(|(a, b)| [*a, *b]);
+        block(&mut c[row * stride..], stride, b, left, n);
+        row += 2;
+    }
+    if row < m {
         block(&mut c[row * stride..], stride, b, line(row).map(|a| [*a]), n);
-        row += 1;
     }
 }
 
@@ -255,7 +265,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Adding it rounds to whole numbers, which then stand in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -82,8 +82,15 @@ impl ByHand {
 }
 
 impl SequencePass {
-    /// The forward pass of a batch whose unique rows are `rows [n, dim]`.
-    pub(crate) fn new(block: Arc<ByHand>, inputs: &Inputs, rows: &[f32], dim: usize) -> Result<Self, Error> {
+    /// The forward pass of a batch whose unique rows are `rows [n, dim]`. Only one that `goes_back` may be asked for
+    /// gradients.
+    pub(crate) fn new(
+        block: Arc<ByHand>,
+        inputs: &Inputs,
+        rows: &[f32],
+        dim: usize,
+        goes_back: bool,
+    ) -> Result<Self, Error> {
         let history = &inputs.history;
         let target = history.target.gather(rows, dim);
         let (run, read) = match &*block {
@@ -93,7 +100,7 @@ impl SequencePass {
                 let lens: Vec<usize> = valid
                     .map(|valid| valid.iter().filter(|v| **v > 0.0).count())
                     .collect();
-                let pass = din.forward(din_inputs(inputs, &target, &tokens, &lens));
+                let pass = din.forward(din_inputs(inputs, &target, &tokens, &lens), goes_back);
                 let read = Tensor::f_from_slice(&pass.read)?;
                 (Run::Din { pass, tokens, lens }, read)
             }

@@ -92,7 +92,7 @@ fn params(weights: &Weights) -> Params {
 fn pass(weights: &Weights, params: &Params, inputs: &Inputs) -> SequencePass {
     let rows = weights.rows.read_all(&inputs.rows);
     let block = Arc::new(ByHand::new(params, &weights.config).unwrap());
-    SequencePass::new(block, inputs, &rows, weights.config.dim).unwrap()
+    SequencePass::new(block, inputs, &rows, weights.config.dim, true).unwrap()
 }
 
 /// Outputs and all gradients are those that libtorch finds by itself, within these shares of the largest.
@@ -107,7 +107,7 @@ fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs,
             n_present: 0,
         })
     };
-    let mut leaves = Leaves::gather(&inputs, weights, Device::Cpu, None, no_content).unwrap();
+    let mut leaves = Leaves::gather(&inputs, weights, Device::Cpu, None, true, no_content).unwrap();
     for (leaf, _) in leaves.of_rows(&inputs) {
         *leaf = leaf.set_requires_grad(true);
     }
