@@ -21,12 +21,14 @@ pub(crate) enum Fault {
     ForgetEarlyActions,
     /// A closed request is not remembered.
     ForgetClosed,
+    /// A positive is told before its item was told as a negative.
+    PositiveFirst,
 }
 
 impl Fault {
     /// Every fault.
     #[cfg(test)]
-    pub(crate) const ALL: [Fault; 8] = [
+    pub(crate) const ALL: [Fault; 9] = [
         Fault::ForgetImpressionDedup,
         Fault::ForgetActionDedup,
         Fault::WindowEdge,
@@ -35,5 +37,6 @@ impl Fault {
         Fault::IgnoreActionsWatermark,
         Fault::ForgetEarlyActions,
         Fault::ForgetClosed,
+        Fault::PositiveFirst,
     ];
 }

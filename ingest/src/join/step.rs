@@ -270,7 +270,7 @@ impl Step<'_> {
             self.counters.late_actions += 1;
             return Outcome::LateAction;
         }
-        if self.config.policy.is_at_once() {
+        if self.config.policy.is_at_once() && !self.has(Fault::PositiveFirst) {
             // Actions do come; and a positive corrects only what was told.
             let untold = self.config.all_tasks() & !(open.closed | open.sampled);
             if untold != 0 {
