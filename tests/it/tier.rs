@@ -77,9 +77,13 @@ impl Drop for Member {
 }
 
 /// A home of a learner behind the tier, and of its members.
+///
+/// Records are held back for longer than a busy machine takes to fetch those beside them. Without that one owner of
+/// a unit may read an action before its impression and the next one after it, and an action that is late is then
+/// counted as such by both.
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
-        "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
+        "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\norder.hold = \"2s\"\njoin.source = \"tier\"\n\
          tier = {{ group = {group:?}, session_timeout = \"3s\", commit = \"100ms\" }}"
     );
     Home::new(broker, &settings)
