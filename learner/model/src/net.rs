@@ -360,11 +360,16 @@ impl Net {
     /// Where the contents of a batch come from: kept while what makes them stands still.
     fn source(&self, inputs: &ContentInputs) -> Result<ContentSource, Error> {
         let is_moving = self.frozen.is_none() || self.config.contents_learn_frozen();
-        let by_hand = self.content_by_hand()?;
         let out = self.config.content.out();
         if is_moving && !self.is_still {
             let (targets, past) = inputs.frozen.split_at(inputs.n_targets);
-            let past = match (&by_hand, past) {
+            // Folding the weights anew each step is for nothing where no history has content.
+            let by_hand = if past.is_empty() {
+                None
+            } else {
+                self.content_by_hand()?
+            };
+            let past = match (by_hand, past) {
                 (_, []) => None,
                 (Some(block), _) => {
                     let made = block.forward(&past.iter().collect::<Vec<_>>());
@@ -375,6 +380,7 @@ impl Net {
             let targets = frozen(targets, &self.config.content, self.device)?;
             return Ok(ContentSource::Frozen { targets, past });
         }
+        let by_hand = self.content_by_hand()?;
         let mut kept = self.kept.borrow_mut();
         kept.complete(inputs, |items| {
             if let Some(block) = &by_hand {
