@@ -276,7 +276,12 @@ impl Stage {
                         task: caught_up.task,
                         value: None,
                     };
-                    features.act(&action, &impression.context);
+                    let context = if caught_up.is_late {
+                        &[][..]
+                    } else {
+                        &impression.context
+                    };
+                    features.act(&action, context);
                 }
             }
             (Ok(Event::Action(action)), Outcome::Matched(request)) => {

@@ -17,7 +17,7 @@ use std::{env, fs};
 
 use join_alloc::{ACTED, SHOWN, fill, id, in_use, joiner};
 use ouzel_ingest::join::{JoinError, JoinStore, Joiner, MemStore, Outcome, SledLimits, SledStore};
-use ouzel_sample::{Action, EventTime, Ledger, Sample};
+use ouzel_sample::{Action, EventTime, Ledger, Position, Sample};
 
 /// One test at a time: memory is counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -56,7 +56,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
             task: 0,
             value: None,
         };
-        let outcome = joiner.action(ACTED, None, &action, &mut out).unwrap();
+        let outcome = joiner.action(acted_at(n), None, &action, &mut out).unwrap();
         assert!(matches!(outcome, Outcome::Matched(Some(_))), "{outcome:?}");
     }
     // Close it piece by piece, so that the samples do not pile up here.
@@ -80,6 +80,13 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     assert_eq!(joiner.counters().pending_items, 0);
 }
 
+fn acted_at(n: u64) -> Position {
+    Position {
+        partition: ACTED,
+        offset: i64::try_from(n).unwrap(),
+    }
+}
+
 /// Pending impressions of one damaged store: several of the half megabytes that sled writes at once.
 const N_DAMAGED: u64 = 4_000;
 
@@ -95,7 +102,7 @@ fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
             task: 0,
             value: None,
         };
-        joiner.action(ACTED, None, &action, &mut out)?;
+        joiner.action(acted_at(n), None, &action, &mut out)?;
     }
     let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
     for partition in [SHOWN, ACTED] {

@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 
 use ouzel_ingest::join::JoinConfig;
 use ouzel_ingest::tier::{Group, Progress, Tell, Unit, Writer};
-use ouzel_ingest::{DeadLetters, Decoder, KafkaConfig, KafkaSource, Polled, Source};
+use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, KafkaSource, Polled, Source};
 use ouzel_sample::{PartitionId, Positions, RejectReason};
 
 use crate::metrics::{TIER_RELEASED_TOTAL, TIER_UNITS};
@@ -149,9 +149,16 @@ impl Units {
                 gauge!(TIER_UNITS).set(self.units.len() as f64);
                 Ok(())
             }
-            // Retention may have gone on between the question and the reading: ask again.
+            // Retention may have gone on between the question and the reading, and a broker that has just started
+            // may not know yet what was there before: ask again.
             Err(error)
-                if error.is_transient() || matches!(error, ouzel_ingest::Error::RetentionPassed { .. }) =>
+                if error.is_transient()
+                    || matches!(
+                        error,
+                        SourceError::RetentionPassed { .. }
+                            | SourceError::MissingTopic { .. }
+                            | SourceError::MissingPartition { .. }
+                    ) =>
             {
                 tracing::warn!(%error, "cannot take up units yet");
                 self.wanted = Some((owned, Instant::now() + TRY_AGAIN));
@@ -161,7 +168,7 @@ impl Units {
         }
     }
 
-    fn take_up(&mut self, owned: &BTreeSet<i32>) -> Result<(), ouzel_ingest::Error> {
+    fn take_up(&mut self, owned: &BTreeSet<i32>) -> Result<(), SourceError> {
         let mut new = BTreeMap::new();
         let mut from: Vec<(PartitionId, i64)> = self
             .units

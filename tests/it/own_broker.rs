@@ -20,14 +20,14 @@ const OUTAGE: Duration = Duration::from_secs(10);
 const SOON_MS: i64 = 50_000;
 
 /// A broker that this test may stop.
-struct Own {
+pub(crate) struct Own {
     dir: TempDir,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Own {
     /// Starts one with the jars that `kafka.py run` has fetched.
-    fn start(test: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str) -> Option<Self> {
         if std::env::var_os("OUZEL_KAFKA_JARS").is_none() {
             skipped(
                 test,
@@ -45,7 +45,7 @@ impl Own {
 
     /// Runs `kafka.py` on it and returns what that prints.
     #[track_caller]
-    fn kafka(&self, args: &[&str]) -> String {
+    pub(crate) fn kafka(&self, args: &[&str]) -> String {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/setup/kafka.py");
         let mut command = Command::new("python3");
         command

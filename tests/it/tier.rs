@@ -3,16 +3,21 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::broker::Broker;
 use super::daemon::{Daemon, Home};
+use super::own_broker::Own;
 use super::world::{Expected, World};
 use super::{ouzel, until};
 
 /// Window and lateness as configured by default, and some.
 const AFTER_MS: i64 = 700_000;
+
+/// How long a broker stands still.
+const OUTAGE: Duration = Duration::from_secs(6);
 
 /// One `ouzel join`.
 struct Member {
@@ -23,7 +28,12 @@ struct Member {
 impl Member {
     /// Starts one under a name of its own.
     fn start(home: &Home, name: &str) -> Self {
-        let log = home.path().join(format!("join-{name}"));
+        Self::start_logged(home, name, &format!("join-{name}"))
+    }
+
+    /// The same, with its log elsewhere.
+    fn start_logged(home: &Home, name: &str, log: &str) -> Self {
+        let log = home.path().join(log);
         let config = home.config();
         let args = ["join", "--config", config.to_str().unwrap(), "--instance", name];
         let child = ouzel(args).stderr(File::create(&log).unwrap()).spawn().unwrap();
@@ -77,13 +87,9 @@ impl Drop for Member {
 }
 
 /// A home of a learner behind the tier, and of its members.
-///
-/// Records are held back for longer than a busy machine takes to fetch those beside them. Without that one owner of
-/// a unit may read an action before its impression and the next one after it, and an action that is late is then
-/// counted as such by both.
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
-        "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\norder.hold = \"2s\"\njoin.source = \"tier\"\n\
+        "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
          tier = {{ group = {group:?}, session_timeout = \"3s\", commit = \"100ms\" }}"
     );
     Home::new(broker, &settings)
@@ -96,7 +102,7 @@ fn n_shown(daemon: &Daemon) -> f64 {
 
 /// Waits until every outcome has been heard, then compares them all with what the world knows.
 #[track_caller]
-fn check(mut home: Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
+fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
     let decided = expected.shown as f64;
     until("every outcome is heard", || {
         let of = |outcome| {
@@ -159,8 +165,65 @@ fn a_learner_behind_one_joining_process_learns_every_outcome_once() {
     until("the units are taken up", || {
         (member.n_said("unit begins") == 2).then_some(())
     });
-    check(home, daemon, &world.expected, n_beats);
+    check(&mut home, daemon, &world.expected, n_beats);
     member.stop();
+}
+
+#[test]
+fn of_two_joining_processes_with_one_name_one_goes_on() {
+    let Some(broker) = Broker::real("name", 2) else {
+        return;
+    };
+    let mut home = home(&broker, &format!("name-{}", std::process::id()));
+    let world = World::make(300, &home.path().join("world"));
+    let (early, late) = world.events.split_at(world.events.len() / 2);
+    let daemon = home.start();
+    let first = Member::start_logged(&home, "a", "first");
+    broker.feed(early);
+    until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    let second = Member::start_logged(&home, "a", "second");
+    // Either takes the name back once, and whoever loses it again knows that it is not alone.
+    let mut members = [first, second];
+    let ended = until("one of them has given up", || {
+        members
+            .iter_mut()
+            .position(|member| member.child.try_wait().unwrap().is_some())
+    });
+    let [first, second] = members;
+    let (ended, lives) = if ended == 0 {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    assert_eq!(ended.n_said("it is taken back, once"), 1);
+    assert!(ended.n_said("FencedInstanceId") > 0);
+    broker.feed(late);
+    let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
+    check(&mut home, daemon, &world.expected, n_beats);
+    lives.stop();
+}
+
+#[test]
+fn joining_processes_outlive_a_broker_that_stands_still() {
+    let Some(own) = Own::start("outage") else {
+        return;
+    };
+    let broker = Broker::at(own.address.clone(), "outage", 2);
+    let mut home = home(&broker, "outage");
+    let world = World::make(600, &home.path().join("world"));
+    let (early, late) = world.events.split_at(world.events.len() / 2);
+    let members = ["a", "b"].map(|name| Member::start(&home, name));
+    let daemon = home.start();
+    broker.feed(early);
+    until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    own.kafka(&["stop"]);
+    // Longer than a session, so that the units are taken up anew.
+    std::thread::sleep(OUTAGE);
+    assert_eq!(own.kafka(&["start", "again"]), own.address);
+    broker.feed(late);
+    let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
+    check(&mut home, daemon, &world.expected, n_beats);
+    members.into_iter().for_each(Member::stop);
 }
 
 #[test]
@@ -227,7 +290,7 @@ fn joining_processes_and_their_learner_may_die_at_any_time() {
         (c.n_said("unit begins") > 0).then_some(())
     });
     assert!([&b, &c, &d].iter().any(|member| member.has_warmed_up()));
-    check(home, daemon, expected, n_beats);
+    check(&mut home, daemon, expected, n_beats);
     for member in [b, c, d] {
         member.stop();
     }

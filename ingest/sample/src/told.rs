@@ -44,9 +44,16 @@ pub enum Telling {
         made: Vec<Made>,
         /// Its last window is closed: the rest is negative, and nothing more will be told.
         is_closed: bool,
+        /// With `acted`: every action before this offset was told, unless it is one that nothing is told of.
+        settled: i64,
     },
     /// An action after its window; its user did it all the same.
-    LateAction(Action),
+    LateAction {
+        /// It.
+        action: Action,
+        /// As in [`Telling::Outcome`].
+        settled: i64,
+    },
 }
 
 /// An action on an item of an impression.
@@ -58,8 +65,8 @@ pub struct Acted {
     pub task: TaskId,
     /// When.
     pub ts: EventTime,
-    /// It came before its impression, and after the window: it makes no positive.
-    pub is_late: bool,
+    /// Where its record is in the actions partition.
+    pub offset: i64,
 }
 
 /// A sample without its features.
@@ -85,7 +92,7 @@ impl Told {
             Telling::Outcome { acted, .. } => {
                 acted.iter().map(|acted| acted.ts).max().unwrap_or(EventTime::MIN)
             }
-            Telling::LateAction(action) => action.ts,
+            Telling::LateAction { action, .. } => action.ts,
         }
     }
 }

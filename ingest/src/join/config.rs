@@ -1,9 +1,10 @@
 //! What can be set about the join, with its defaults and what makes a setting invalid.
 
-use ouzel_sample::{MAX_TASKS, TaskId};
+use ouzel_sample::{EventTime, MAX_TASKS, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::join::JoinError;
+use crate::join::step::passed;
 
 /// One task: the type of action that is its positive, and how long that action is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +208,11 @@ impl JoinConfig {
     #[must_use]
     pub fn dedup_ms(&self) -> i64 {
         self.dedup_ms.unwrap_or_else(|| self.least_dedup_ms())
+    }
+
+    /// The watermark at which an action of `ts` whose impression did not come is given up.
+    pub(crate) fn gives_up(&self, ts: EventTime) -> EventTime {
+        passed(ts, self.lateness_ms + self.skew_ms)
     }
 
     /// As [`LabelPolicy::wait_ms`], of `task`: at the latest when its window closes.

@@ -47,6 +47,8 @@ pub struct CaughtUp {
     pub task: TaskId,
     /// When.
     pub ts: EventTime,
+    /// Where its record is in its partition.
+    pub offset: i64,
     /// It was after its window, and made no positive.
     pub is_late: bool,
 }
@@ -131,9 +133,7 @@ impl<S: JoinStore> Joiner<S> {
         self.caught_up.clear();
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
-            Ok(Event::Action(action)) => {
-                self.action(recorded.position.partition, recorded.timestamp_ms, action, out)
-            }
+            Ok(Event::Action(action)) => self.action(recorded.position, recorded.timestamp_ms, action, out),
             Ok(Event::Item(_) | Event::Deleted(_) | Event::Told(_)) => Ok(Outcome::Passed),
             Err(_) => {
                 match recorded.position.partition.stream {
@@ -170,24 +170,24 @@ impl<S: JoinStore> Joiner<S> {
         Ok(outcome)
     }
 
-    /// An action of `partition`, whose record says `record_ms`.
+    /// An action recorded at `position`, whose record says `record_ms`.
     pub fn action(
         &mut self,
-        partition: PartitionId,
+        position: Position,
         record_ms: Option<i64>,
         action: &Action,
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
-        let patience = self.config.lateness_ms + self.config.skew_ms;
         let waiting = Waiting {
             item: action.item,
             ts: action.ts,
-            expires: passed(action.ts, patience),
+            expires: self.config.gives_up(action.ts),
             record_ms: record_ms.unwrap_or(action.ts.0),
+            offset: position.offset,
             task: action.task,
         };
         let outcome = self.change(action.request, out, |step, slot| step.action(slot, waiting))?;
-        self.advance(partition, action.ts, out)?;
+        self.advance(position.partition, action.ts, out)?;
         Ok(outcome)
     }
 
@@ -242,7 +242,8 @@ impl<S: JoinStore> Joiner<S> {
     }
 
     /// Actions that had come before their impression and were counted for it by the last step. What an action
-    /// says of its user may be used only now, for the impression's own features must not contain it.
+    /// says of its user may be used only now, for the impression's own features must not contain it. In order of
+    /// arrival, the late ones last.
     pub fn take_caught_up(&mut self) -> Vec<CaughtUp> {
         std::mem::take(&mut self.caught_up)
     }

@@ -82,6 +82,8 @@ pub struct Waiting {
     pub expires: EventTime,
     /// Timestamp of its record, ms; its own where the record has none.
     pub record_ms: i64,
+    /// Where its record is in its partition.
+    pub offset: i64,
     /// Which task's positive it is.
     pub task: TaskId,
 }

@@ -15,7 +15,7 @@ use crate::join::slot::{Class, Slot};
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeljoin2";
+const MAGIC: &[u8; 10] = b"ouzeljoin3";
 
 #[derive(Serialize, Deserialize)]
 struct Header {

@@ -125,9 +125,11 @@ impl Step<'_> {
                     item: action.item,
                     task: action.task,
                     ts: action.ts,
+                    offset: action.offset,
                     is_late,
                 });
             }
+            self.caught_up.sort_by_key(|caught_up| caught_up.is_late);
             self.counters.pending_items += n_items;
             open.next = self.next(&open);
             *slot = Some(Slot::Open(Box::new(open)));

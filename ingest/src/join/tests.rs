@@ -98,8 +98,12 @@ impl Bench {
             task,
             value: None,
         };
+        let position = Position {
+            partition: ACTED,
+            offset: ts,
+        };
         self.joiner
-            .action(ACTED, Some(ts + 7), &action, &mut self.out)
+            .action(position, Some(ts + 7), &action, &mut self.out)
             .unwrap()
     }
 

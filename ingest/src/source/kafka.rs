@@ -296,6 +296,13 @@ pub(crate) fn is_transient(code: Code) -> bool {
             | Code::LeaderNotAvailable
             | Code::NotLeaderForPartition
             | Code::BrokerNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::WaitingForCoordinator
+            // A broker that has just started knows of no partition for a while.
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition
             | Code::QueueFull
     )
 }

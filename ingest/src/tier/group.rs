@@ -5,7 +5,7 @@
 //! point from which a new owner has to tell again; the watermark there is the commit's metadata.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 use ouzel_sample::{EventTime, Stream};
@@ -20,6 +20,10 @@ use crate::source::kafka::{Client, REQUEST_TIMEOUT, partitions_of, properties};
 use crate::tier::begin::{Held, Trouble};
 use crate::tier::{Begin, Progress};
 use crate::{Error, KafkaConfig, Topics};
+
+/// Nobody else is taken to have this process's name if it loses it once in so long: a client that asks twice to
+/// become a member, because the first answer is slow, may lose it to itself.
+const ONCE_IN: Duration = Duration::from_secs(60);
 
 /// How a process takes part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +42,13 @@ pub struct GroupConfig {
 /// The membership of this process.
 pub struct Group {
     consumer: BaseConsumer<Client>,
+    kafka: KafkaConfig,
+    config: GroupConfig,
     topics: Topics,
     owned: BTreeSet<i32>,
     max_future_skew_ms: i64,
+    /// When it last lost its name.
+    fenced: Option<Instant>,
 }
 
 impl Group {
@@ -49,31 +57,14 @@ impl Group {
     /// # Errors
     /// When no broker answers, a topic is missing, the topics do not fit each other or a property is refused.
     pub fn join(kafka: &KafkaConfig, config: &GroupConfig) -> Result<Self, Error> {
-        let mut settings = properties::consumer(&kafka.bootstrap, &kafka.properties)?;
-        settings
-            .set("group.id", &config.group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", config.session_timeout_ms.to_string())
-            .set(
-                "heartbeat.interval.ms",
-                (config.session_timeout_ms / 4).clamp(1, 3000).to_string(),
-            )
-            // It reads nothing: where it would start and how far it would read ahead are of no account.
-            .set("auto.offset.reset", "latest")
-            .set("enable.partition.eof", "false")
-            .set("queued.min.messages", "1")
-            .set("fetch.message.max.bytes", "1024");
-        if !config.instance.is_empty() {
-            settings.set("group.instance.id", &config.instance);
-        }
-        let consumer: BaseConsumer<Client> = settings
-            .create_with_context(Client::default())
-            .map_err(|error| Error::client(&error))?;
         let group = Self {
-            consumer,
+            consumer: consumer(kafka, config)?,
+            kafka: kafka.clone(),
+            config: config.clone(),
             topics: kafka.topics.clone(),
             owned: BTreeSet::new(),
             max_future_skew_ms: config.max_future_skew_ms,
+            fenced: None,
         };
         let [impressions, actions] = [&group.topics.impressions, &group.topics.actions];
         let n = |topic: &str| Ok(partitions_of(&group.consumer, topic, &kafka.bootstrap)?.len());
@@ -86,10 +77,7 @@ impl Group {
                 n_actions,
             });
         }
-        group
-            .consumer
-            .subscribe(&[impressions])
-            .map_err(|error| Error::broker("subscribe to", impressions.as_str(), &error))?;
+        group.subscribe()?;
         Ok(group)
     }
 
@@ -105,7 +93,7 @@ impl Group {
             let is_final = matches!(error, KafkaError::MessageConsumptionFatal(_))
                 || matches!(code, Some(Code::FencedInstanceId | Code::Fatal));
             if is_final {
-                return Err(Error::broker("stay in", "the join group", &error));
+                return self.rejoin(&error).map(Some);
             }
             debug!(%error, "the join group");
         }
@@ -134,6 +122,34 @@ impl Group {
             .map_err(|error| Error::broker("pause", "the group's own reading", &error))?;
         self.owned.clone_from(&owned);
         Ok(Some(owned))
+    }
+
+    /// Becomes a member anew, without units, after `error` has ended the membership.
+    fn rejoin(&mut self, error: &KafkaError) -> Result<BTreeSet<i32>, Error> {
+        let is_fenced = self
+            .consumer
+            .client()
+            .fatal_error()
+            .is_some_and(|(code, _)| code == Code::FencedInstanceId);
+        if !is_fenced || self.fenced.is_some_and(|at| at.elapsed() < ONCE_IN) {
+            return Err(Error::broker("stay in", "the join group", error));
+        }
+        warn!(
+            instance = self.config.instance,
+            "another member has this instance name: it is taken back, once"
+        );
+        self.fenced = Some(Instant::now());
+        self.consumer = consumer(&self.kafka, &self.config)?;
+        self.subscribe()?;
+        self.owned.clear();
+        Ok(BTreeSet::new())
+    }
+
+    fn subscribe(&self) -> Result<(), Error> {
+        let topic = self.topics.impressions.as_str();
+        self.consumer
+            .subscribe(&[topic])
+            .map_err(|error| Error::broker("subscribe to", topic, &error))
     }
 
     /// Where the unit of `partition` begins, which is said and counted.
@@ -305,4 +321,27 @@ impl Group {
         }
         Some(found)
     }
+}
+
+fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<Client>, Error> {
+    let mut settings = properties::consumer(&kafka.bootstrap, &kafka.properties)?;
+    settings
+        .set("group.id", &config.group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        .set(
+            "heartbeat.interval.ms",
+            (config.session_timeout_ms / 4).clamp(1, 3000).to_string(),
+        )
+        // It reads nothing: where it would start and how far it would read ahead are of no account.
+        .set("auto.offset.reset", "latest")
+        .set("enable.partition.eof", "false")
+        .set("queued.min.messages", "1")
+        .set("fetch.message.max.bytes", "1024");
+    if !config.instance.is_empty() {
+        settings.set("group.instance.id", &config.instance);
+    }
+    settings
+        .create_with_context(Client::default())
+        .map_err(|error| Error::client(&error))
 }

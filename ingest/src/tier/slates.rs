@@ -3,7 +3,9 @@
 //! Whatever is told twice is dropped, by the source record it is about. Impressions: within one partition of the
 //! topic, those of one unit come in the order of their offsets, and whoever repeats them repeats them in that
 //! order, leaving none out; so an offset below the newest one was heard before. Outcomes: by item, task and whether
-//! it is the first thing said of them or what follows it. Of an impression that is over nothing is kept at all.
+//! it is the first thing said of them or what follows it. Actions: by offset, which of those that may come again
+//! are kept, for the two that run a unit one after the other may have read an action before its impression and
+//! after it, and tell of it in another order. Of an impression that is over nothing is kept at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use crate::join::{Captured, Counters, JoinConfig, JoinError, LabelPolicy};
 use crate::metrics::{TIER_ABANDONED, TIER_STALE};
 
 /// First bytes of a state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeltier1";
+const MAGIC: &[u8; 10] = b"ouzeltier2";
 
 /// The state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,12 +40,36 @@ pub struct Slates {
 struct Lane {
     /// One past the newest impression told.
     shown: i64,
-    /// One past the newest late action told.
-    late_actions: i64,
+    /// What was told of the unit's actions.
+    actions: Actions,
     /// The unit's watermark.
     now: EventTime,
     /// When which impression will be over.
     until: BTreeSet<(EventTime, i64)>,
+}
+
+/// Offsets of actions that were told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Actions {
+    /// All before it count as told.
+    settled: i64,
+    /// Those from there on.
+    told: BTreeSet<i64>,
+}
+
+impl Actions {
+    /// True for an action that was not told yet, which it is from now on.
+    fn is_new(&mut self, offset: i64) -> bool {
+        offset >= self.settled && self.told.insert(offset)
+    }
+
+    /// Before `settled` nothing new will be told.
+    fn settle(&mut self, settled: i64) {
+        if settled > self.settled {
+            self.settled = settled;
+            self.told = self.told.split_off(&settled);
+        }
+    }
 }
 
 /// An impression of which something is still to be told.
@@ -59,8 +85,6 @@ struct Slate {
     /// Its certain positives wait for its end: it was shown before any window was closed, and a model of
     /// positives alone would predict nothing else.
     is_held: bool,
-    /// The late actions that had come before it were heard; they are told together.
-    is_caught_up: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,6 +239,7 @@ impl Slates {
                 acted,
                 made,
                 is_closed,
+                settled,
             } => {
                 let Some(slate) = self.open.get_mut(&key) else {
                     return stale("outcome");
@@ -230,11 +255,12 @@ impl Slates {
                         }
                     }
                 }
+                let told_actions = &mut lane(&mut self.lanes, (from, unit)).actions;
                 let actions: Vec<Action> = acted
                     .iter()
-                    .filter_map(|acted| slate.act(acted, &mut self.counters))
+                    .filter_map(|acted| slate.act(acted, told_actions, &mut self.counters))
                     .collect();
-                slate.is_caught_up |= acted.iter().any(|acted| acted.is_late);
+                told_actions.settle(*settled);
                 if actions.len() < acted.len() {
                     stale("action");
                 }
@@ -255,12 +281,13 @@ impl Slates {
                 }
                 Heard::Acted(actions, Some(request))
             }
-            Telling::LateAction(action) => {
-                let lane = lane(&mut self.lanes, (from, unit));
-                if told.at.offset < lane.late_actions {
+            Telling::LateAction { action, settled } => {
+                let told_actions = &mut lane(&mut self.lanes, (from, unit)).actions;
+                let is_new = told_actions.is_new(told.at.offset);
+                told_actions.settle(*settled);
+                if !is_new {
                     return stale("late_action");
                 }
-                lane.late_actions = told.at.offset + 1;
                 self.counters.actions += 1;
                 self.counters.late_actions += 1;
                 Heard::Acted(vec![*action], None)
@@ -284,7 +311,6 @@ impl Slates {
             lane,
             late,
             is_held: !self.is_started,
-            is_caught_up: false,
         };
         self.counters.impressions += 1;
         self.counters.accepted += 1;
@@ -401,28 +427,23 @@ impl Slate {
     }
 
     /// The action, if it is new.
-    fn act(&mut self, acted: &Acted, counters: &mut Counters) -> Option<Action> {
+    fn act(&mut self, acted: &Acted, told: &mut Actions, counters: &mut Counters) -> Option<Action> {
         let bit = 1u8 << acted.task;
-        let is_known = self.late & bit == 0;
         let item = find(&mut self.items, acted.item)?;
-        let is_heard = if acted.is_late {
-            self.is_caught_up
-        } else {
-            item.positive & bit != 0
-        };
-        if is_heard {
+        let is_new = told.is_new(acted.offset);
+        if item.positive & bit != 0 {
+            return None;
+        }
+        // Its sample is told with it, whatever was said of the action before.
+        item.positive |= bit;
+        if self.late & bit == 0 {
+            counters.decide(acted.task, true);
+        }
+        if !is_new {
             return None;
         }
         counters.actions += 1;
-        if acted.is_late {
-            counters.late_actions += 1;
-        } else {
-            item.positive |= bit;
-            counters.matched += 1;
-            if is_known {
-                counters.decide(acted.task, true);
-            }
-        }
+        counters.matched += 1;
         Some(Action {
             request: self.request.id,
             item: acted.item,
@@ -441,7 +462,7 @@ fn find(items: &mut [Shown], id: ouzel_sample::Id) -> Option<&mut Shown> {
 fn lane(lanes: &mut BTreeMap<(i32, i32), Lane>, key: (i32, i32)) -> &mut Lane {
     lanes.entry(key).or_insert_with(|| Lane {
         shown: i64::MIN,
-        late_actions: i64::MIN,
+        actions: Actions::default(),
         now: EventTime::MIN,
         until: BTreeSet::new(),
     })

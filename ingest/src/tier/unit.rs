@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Acted, Candidate, Dense, Event, EventTime, Id, Impression, Made, N_DENSE, PartitionId, Position,
+    Acted, Action, Candidate, Dense, Event, EventTime, Id, Impression, Made, N_DENSE, PartitionId, Position,
     Positions, Predicted, Recorded, Request, Sample, Stream, Telling, Told, VectorId,
 };
 
@@ -58,6 +58,11 @@ pub struct Unit {
     /// Partitions read to the end of the log while warming up.
     ended: BTreeSet<PartitionId>,
     timestamp_ms: Option<i64>,
+    /// Next offset to be joined of its actions.
+    acted: i64,
+    /// Actions that came before their impression, with the watermark at which they are given up, in order of their
+    /// offsets. Some of them were joined since.
+    early: VecDeque<(i64, EventTime)>,
 }
 
 /// The two partitions of unit `partition`.
@@ -83,6 +88,8 @@ impl Unit {
             beyond: VecDeque::new(),
             ended: BTreeSet::new(),
             timestamp_ms: None,
+            acted: begin.from[1],
+            early: VecDeque::new(),
         })
     }
 
@@ -180,12 +187,15 @@ impl Unit {
         };
         let mut groups = Vec::new();
         let outcome = self.joiner.step(&recorded, bare, &mut groups)?;
+        let settled = self.settle(&recorded, &outcome);
         let mut tellings = Tellings::new(groups);
         let at = recorded.position;
         let tell = |at: Position, user: Id, telling| (at, user, telling);
         match (recorded.event, outcome) {
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
-                tellings.act(at, impression.user, self.joiner.take_caught_up());
+                for caught_up in self.joiner.take_caught_up() {
+                    tellings.catch_up(at, &impression, caught_up, settled);
+                }
                 tellings.first = Some(tell(at, impression.user, self.shown(impression, now)));
             }
             (Ok(Event::Impression(impression)), Outcome::Late) => {
@@ -197,14 +207,15 @@ impl Unit {
                     item: action.item,
                     task: action.task,
                     ts: action.ts,
+                    offset: at.offset,
                     is_late: false,
                 };
                 if let Some(shown_at) = shown_at {
-                    tellings.act(shown_at, request.user, vec![acted]);
+                    tellings.act(shown_at, request.user, acted, settled);
                 }
             }
             (Ok(Event::Action(action)), Outcome::LateAction) => {
-                tellings.first = Some(tell(at, action.user, Telling::LateAction(action)));
+                tellings.first = Some(tell(at, action.user, Telling::LateAction { action, settled }));
             }
             _ => {}
         }
@@ -307,6 +318,22 @@ impl Unit {
         }
     }
 
+    /// Notes an action that waits for its impression. Returns the offset before which none does any more.
+    fn settle(&mut self, recorded: &Recorded, outcome: &Outcome) -> i64 {
+        if recorded.position.partition.stream == Stream::Actions {
+            self.acted = recorded.position.offset + 1;
+        }
+        if let (Ok(Event::Action(action)), Outcome::Early) = (&recorded.event, outcome) {
+            let expires = self.joiner.config().gives_up(action.ts);
+            self.early.push_back((recorded.position.offset, expires));
+        }
+        let now = self.joiner.clock().watermark();
+        while self.early.front().is_some_and(|(_, expires)| *expires <= now) {
+            self.early.pop_front();
+        }
+        self.early.front().map_or(self.acted, |(offset, _)| *offset)
+    }
+
     /// Where the impression of `request` stands, while a window of it is open.
     fn shown_at(&self, request: Id) -> Option<Position> {
         match self.joiner.store().get(request) {
@@ -321,6 +348,8 @@ impl Unit {
 struct Tellings {
     first: Option<(Position, Id, Telling)>,
     outcomes: Vec<(Position, Id, Telling)>,
+    /// Late actions that had come before their impression.
+    late: Vec<(Position, Id, Telling)>,
 }
 
 impl Tellings {
@@ -337,34 +366,66 @@ impl Tellings {
                     action_record_ms: sample.action_record_ms,
                 })
                 .collect();
-            Some((at, user, outcome(Vec::new(), made, false)))
+            Some((at, user, outcome(made, false)))
         };
         Self {
             first: None,
             outcomes: groups.into_iter().filter_map(outcome).collect(),
+            late: Vec::new(),
         }
     }
 
-    /// Adds actions to what is said of the impression first.
-    fn act(&mut self, at: Position, user: Id, caught_up: Vec<CaughtUp>) {
-        let new: Vec<Acted> = caught_up
-            .into_iter()
-            .map(|caught_up| Acted {
-                item: caught_up.item,
-                task: caught_up.task,
-                ts: caught_up.ts,
-                is_late: caught_up.is_late,
-            })
-            .collect();
-        if new.is_empty() {
-            return;
+    /// Adds an action that had come before `impression`. One that is too late is told as if it came now.
+    fn catch_up(&mut self, at: Position, impression: &Impression, caught_up: CaughtUp, settled: i64) {
+        if !caught_up.is_late {
+            return self.act(at, impression.user, caught_up, settled);
         }
+        let [_, actions] = pair(at.partition.partition);
+        let at = Position {
+            partition: actions,
+            offset: caught_up.offset,
+        };
+        let action = Action {
+            request: impression.request,
+            item: caught_up.item,
+            user: impression.user,
+            ts: caught_up.ts,
+            task: caught_up.task,
+            value: None,
+        };
+        self.late
+            .push((at, action.user, Telling::LateAction { action, settled }));
+    }
+
+    /// Adds an action in time to what is said of the impression first.
+    fn act(&mut self, at: Position, user: Id, caught_up: CaughtUp, settled: i64) {
+        let new = Acted {
+            item: caught_up.item,
+            task: caught_up.task,
+            ts: caught_up.ts,
+            offset: caught_up.offset,
+        };
         let of = self.outcomes.iter_mut().find(|(of, _, _)| *of == at);
         match of {
-            Some((_, _, Telling::Outcome { acted, .. })) => acted.extend(new),
-            _ => self
-                .outcomes
-                .insert(0, (at, user, outcome(new, Vec::new(), false))),
+            Some((
+                _,
+                _,
+                Telling::Outcome {
+                    acted, settled: of, ..
+                },
+            )) => {
+                acted.push(new);
+                *of = settled;
+            }
+            _ => {
+                let telling = Telling::Outcome {
+                    acted: vec![new],
+                    made: Vec::new(),
+                    is_closed: false,
+                    settled,
+                };
+                self.outcomes.insert(0, (at, user, telling));
+            }
         }
     }
 
@@ -383,18 +444,20 @@ impl Tellings {
         for (at, user) in closed {
             match last.get(&at).map(|index| &mut outcomes[*index].2) {
                 Some(Telling::Outcome { is_closed, .. }) => *is_closed = true,
-                _ => outcomes.push((at, user, outcome(Vec::new(), Vec::new(), true))),
+                _ => outcomes.push((at, user, outcome(Vec::new(), true))),
             }
         }
-        self.first.into_iter().chain(outcomes).collect()
+        self.first.into_iter().chain(outcomes).chain(self.late).collect()
     }
 }
 
-fn outcome(acted: Vec<Acted>, made: Vec<Made>, is_closed: bool) -> Telling {
+/// What becomes of an impression without an action.
+fn outcome(made: Vec<Made>, is_closed: bool) -> Telling {
     Telling::Outcome {
-        acted,
+        acted: Vec::new(),
         made,
         is_closed,
+        settled: i64::MIN,
     }
 }
 

@@ -6,9 +6,13 @@
 //! - `shown`: an accepted impression, `{"request","ts_ms","until_ms","items":[["<item>",<position>|null],..],
 //!   "context":[..],"late":["<task>",..]}`,
 //! - `late`: one whose every window was over, `{"n_items"}`,
-//! - `outcome`: what became known of one, `{"acted":[{"item","task","ts_ms","is_late"}],
+//! - `outcome`: what became known of one, `{"acted":[{"item","task","ts_ms","offset"}],"settled",
 //!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"action_record_ms"}],"closed"}`,
-//! - `late_action`: an action after its window, `{"request","item","task","ts_ms"}`; `at` is that of the action.
+//! - `late_action`: an action after its window, `{"request","item","task","ts_ms","settled"}`; `at` is that of the
+//!   action.
+//!
+//! `settled` is the offset of the oldest action that still waits for its impression, or of the next one: what is to
+//! be told of those before it was told.
 //!
 //! Ids are the salted hashes, 16 hexadecimal digits: the learner needs the same `ids.salt`, which `space` says.
 //! The key is the user's, so everything about one impression is in one partition, in order; the timestamp is that
@@ -24,7 +28,7 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Named in the hash that says whose ids these are; the digit is the version of the format.
-const FORMAT: &str = "ouzel samples 1";
+const FORMAT: &str = "ouzel samples 2";
 
 /// Writes and reads the records of one deployment.
 #[derive(Clone, Debug)]
@@ -89,19 +93,22 @@ impl Wire {
                 acted,
                 made,
                 is_closed,
+                settled,
             } => {
                 line.outcome = Some(Outcome {
                     acted: acted.iter().map(|acted| self.acted(acted)).collect(),
+                    settled: (!acted.is_empty()).then_some(*settled),
                     samples: made.iter().map(|made| self.made(made)).collect(),
                     closed: *is_closed,
                 });
             }
-            Telling::LateAction(action) => {
+            Telling::LateAction { action, settled } => {
                 line.late_action = Some(LateAction {
                     request: Hex(action.request),
                     item: Hex(action.item),
                     task: self.name(action.task),
                     ts_ms: action.ts.0,
+                    settled: *settled,
                 });
             }
         }
@@ -158,7 +165,7 @@ impl Wire {
                             item: acted.item.0,
                             task: self.task(&acted.task)?,
                             ts: EventTime(acted.ts_ms),
-                            is_late: acted.is_late,
+                            offset: acted.offset,
                         })
                     })
                     .collect::<Result<_, Reject>>()?,
@@ -177,17 +184,21 @@ impl Wire {
                     })
                     .collect::<Result<_, Reject>>()?,
                 is_closed: outcome.closed,
+                settled: outcome.settled.unwrap_or(i64::MIN),
             },
             (None, None, None, Some(action)) => {
                 at = about(Stream::Actions);
-                Telling::LateAction(Action {
-                    request: action.request.0,
-                    item: action.item.0,
-                    user,
-                    ts: EventTime(action.ts_ms),
-                    task: self.task(&action.task)?,
-                    value: None,
-                })
+                Telling::LateAction {
+                    settled: action.settled,
+                    action: Action {
+                        request: action.request.0,
+                        item: action.item.0,
+                        user,
+                        ts: EventTime(action.ts_ms),
+                        task: self.task(&action.task)?,
+                        value: None,
+                    },
+                }
             }
             _ => return Err(refuse("not exactly one thing is told".to_owned())),
         };
@@ -204,7 +215,7 @@ impl Wire {
             item: Hex(acted.item),
             task: self.name(acted.task),
             ts_ms: acted.ts.0,
-            is_late: acted.is_late,
+            offset: acted.offset,
         }
     }
 
@@ -284,6 +295,8 @@ struct Late {
 struct Outcome {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     acted: Vec<ActedLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settled: Option<i64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     samples: Vec<SampleLine>,
     #[serde(default, skip_serializing_if = "is_false")]
@@ -295,8 +308,7 @@ struct ActedLine {
     item: Hex,
     task: String,
     ts_ms: i64,
-    #[serde(default, skip_serializing_if = "is_false")]
-    is_late: bool,
+    offset: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -317,6 +329,7 @@ struct LateAction {
     item: Hex,
     task: String,
     ts_ms: i64,
+    settled: i64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

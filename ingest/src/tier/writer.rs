@@ -49,7 +49,7 @@ impl Writer {
             Telling::Shown { .. } => "shown",
             Telling::Late { .. } => "late",
             Telling::Outcome { .. } => "outcome",
-            Telling::LateAction(_) => "late_action",
+            Telling::LateAction { .. } => "late_action",
         };
         loop {
             let mut record = BaseRecord::to(&self.topic)

@@ -1,0 +1,150 @@
+//! Random logs of one unit.
+
+use std::collections::BTreeMap;
+
+use ouzel_sample::{Action, Event, EventTime, Id, Impression, Position, Recorded, ShownItem, Stream};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::unit::pair;
+use crate::join::{JoinConfig, LabelPolicy, TaskConfig};
+
+/// What happens next.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    /// Since what happened before, ms.
+    after: i64,
+    /// How much older it is than its record.
+    pub(super) delay: i64,
+    request: u64,
+    action: Option<(u64, u8)>,
+}
+
+pub(super) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
+    let delay = prop_oneof![4 => Just(0i64), 2 => 0..8i64, 1 => 0..120i64];
+    let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
+    let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
+    let draft = (after, delay, 0..6u64, action).prop_map(|(after, delay, request, action)| Draft {
+        after,
+        delay,
+        request,
+        action,
+    });
+    vec(draft, 1..250)
+}
+
+pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
+    let policy = prop_oneof![
+        3 => Just(LabelPolicy::Eager),
+        1 => Just(LabelPolicy::Wait),
+        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnw { ahead_ms }),
+        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
+        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
+    ];
+    (vec(0..40i64, 2), 0..15i64, 0..4i64, policy).prop_map(|(windows, lateness_ms, skew_ms, policy)| {
+        let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
+        JoinConfig {
+            tasks: windows.iter().enumerate().map(task).collect(),
+            lateness_ms,
+            skew_ms,
+            policy,
+            ..JoinConfig::default()
+        }
+    })
+}
+
+/// The two partitions' records, in the order in which they were written.
+pub(super) fn log(drafts: &[Draft]) -> Vec<Recorded> {
+    let mut next = [0, 0];
+    let mut now = 1_000_000;
+    let mut log = Vec::new();
+    let mut shown = BTreeMap::new();
+    for (index, draft) in (0u64..).zip(drafts) {
+        now += draft.after;
+        let ts = EventTime(now - draft.delay);
+        // Some come again, and all are over some time.
+        let request = Id(draft.request + index / 12 * 6);
+        let user = Id(request.0 % 5);
+        let lane = usize::from(draft.action.is_some());
+        // Whoever sends an impression again sends the same.
+        let shown_ts = match draft.action {
+            None => *shown.entry(request).or_insert(ts),
+            Some(_) => ts,
+        };
+        let event = match draft.action {
+            None => Event::Impression(Impression {
+                request,
+                user,
+                ts: shown_ts,
+                items: (0..=request.0 % 3)
+                    .map(|item| ShownItem {
+                        item: Id(item),
+                        position: None,
+                    })
+                    .collect(),
+                context: vec![Id(request.0 % 2)],
+                revealed: None,
+            }),
+            Some((item, task)) => Event::Action(Action {
+                request,
+                item: Id(item),
+                user,
+                ts,
+                task,
+                value: None,
+            }),
+        };
+        log.push(Recorded {
+            position: Position {
+                partition: pair(0)[lane],
+                offset: next[lane],
+            },
+            timestamp_ms: Some(now),
+            event: Ok(event),
+        });
+        next[lane] += 1;
+    }
+    log
+}
+
+/// Two records, much later: every window closes.
+pub(super) fn end(log: &[Recorded]) -> Vec<Recorded> {
+    pair(0)
+        .into_iter()
+        .map(|partition| {
+            let of = log
+                .iter()
+                .filter(|recorded| recorded.position.partition == partition);
+            let (request, user, ts) = (Id(9_999), Id(9), EventTime(2_000_000));
+            let event = match partition.stream {
+                Stream::Impressions => Event::Impression(Impression {
+                    request,
+                    user,
+                    ts,
+                    items: vec![ShownItem {
+                        item: Id(0),
+                        position: None,
+                    }],
+                    context: Vec::new(),
+                    revealed: None,
+                }),
+                _ => Event::Action(Action {
+                    request: Id(9_998),
+                    item: Id(0),
+                    user,
+                    ts,
+                    task: 0,
+                    value: None,
+                }),
+            };
+            Recorded {
+                position: Position {
+                    partition,
+                    offset: of.count() as i64,
+                },
+                timestamp_ms: Some(2_000_000),
+                event: Ok(event),
+            }
+        })
+        .collect()
+}
