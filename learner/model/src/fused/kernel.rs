@@ -58,6 +58,11 @@ pub(super) fn add_product_to(c: &mut [f32], stride: usize, a: Left<'_>, b: Rows<
     Arch::new().dispatch(Product(c, stride, a, b, size));
 }
 
+/// `c = a b + row`: `a [m, k]`, `row [n]` added to each row. What `c` held is not read.
+pub(super) fn set_product(c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], size: [usize; 3]) {
+    Arch::new().dispatch(SetProduct(c, row, a, b, size));
+}
+
 struct Product<'a>(&'a mut [f32], usize, Left<'a>, Rows<'a>, [usize; 3]);
 
 impl NullaryFnOnce for Product<'_> {
@@ -75,13 +80,33 @@ impl NullaryFnOnce for Product<'_> {
         if is_turned {
             columns_by(c, stride, a, b, [m, k, n]);
         } else {
-            rows_by(c, stride, a, b, [m, k, n]);
+            rows_by::<false>(c, stride, a, b, &[], [m, k, n]);
         }
     }
 }
 
+struct SetProduct<'a>(&'a mut [f32], &'a [f32], &'a [f32], &'a [f32], [usize; 3]);
+
+impl NullaryFnOnce for SetProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self(c, row, a, b, [m, k, n]) = self;
+        rows_by::<true>(c, n, Rows::of(a, k, 0), Rows::of(b, n, 0), row, [m, k, n]);
+    }
+}
+
+/// Starts from `from [n]` and writes where it `SETS`; else it adds to what is there.
 #[inline(always)]
-fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
+fn rows_by<const SETS: bool>(
+    c: &mut [f32],
+    stride: usize,
+    a: Rows<'_>,
+    b: Rows<'_>,
+    from: &[f32],
+    [m, k, n]: [usize; 3],
+) {
     let line = |row: usize| a.values[row * a.stride..][..k].iter();
     let mut row = 0;
     while row + ROWS <= m {
@@ -94,22 +119,29 @@ fn rows_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [u
         let left = first
             .zip(second)
             .map(|((((a, b), c), d), (((e, f), g), h))| [*a, *b, *c, *d, *e, *f, *g, *h]);
-        block(&mut c[row * stride..], stride, b, left, n);
+        block::<_, SETS>(&mut c[row * stride..], stride, b, left, from, n);
         row += ROWS;
     }
     if row + 4 <= m {
         let left = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
         let left = left.map(|(((a, b), c), d)| [*a, *b, *c, *d]);
-        block(&mut c[row * stride..], stride, b, left, n);
+        block::<_, SETS>(&mut c[row * stride..], stride, b, left, from, n);
         row += 4;
     }
     if row + 2 <= m {
         let left = line(row).zip(line(row + 1)).map(|(a, b)| [*a, *b]);
-        block(&mut c[row * stride..], stride, b, left, n);
+        block::<_, SETS>(&mut c[row * stride..], stride, b, left, from, n);
         row += 2;
     }
     if row < m {
-        block(&mut c[row * stride..], stride, b, line(row).map(|a| [*a]), n);
+        block::<_, SETS>(
+            &mut c[row * stride..],
+            stride,
+            b,
+            line(row).map(|a| [*a]),
+            from,
+            n,
+        );
     }
 }
 
@@ -122,50 +154,58 @@ fn columns_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]:
             left.copy_from_slice(&line[row..row + ROWS]);
             left
         });
-        block(&mut c[row * stride..], stride, b, left, n);
+        block::<_, false>(&mut c[row * stride..], stride, b, left, &[], n);
         row += ROWS;
     }
     while row < m {
         let left = a.values.chunks(a.stride).take(k).map(|line| [line[row]]);
-        block(&mut c[row * stride..], stride, b, left, n);
+        block::<_, false>(&mut c[row * stride..], stride, b, left, &[], n);
         row += 1;
     }
 }
 
 /// `R` rows of a product, `left` giving what each step of the sum multiplies.
 #[inline(always)]
-fn block<const R: usize>(
+fn block<const R: usize, const SETS: bool>(
     c: &mut [f32],
     stride: usize,
     b: Rows<'_>,
     left: impl Iterator<Item = [f32; R]> + Clone,
+    from: &[f32],
     n: usize,
 ) {
     let mut column = 0;
     while column + COLUMNS <= n {
-        tile::<R, COLUMNS>(c, stride, b, column, left.clone());
+        tile::<R, COLUMNS, SETS>(c, stride, b, column, from, left.clone());
         column += COLUMNS;
     }
     if column + HALF <= n {
-        tile::<R, HALF>(c, stride, b, column, left.clone());
+        tile::<R, HALF, SETS>(c, stride, b, column, from, left.clone());
         column += HALF;
     }
     while column < n {
-        tile::<R, 1>(c, stride, b, column, left.clone());
+        tile::<R, 1, SETS>(c, stride, b, column, from, left.clone());
         column += 1;
     }
 }
 
 /// `R` rows and `C` columns of a product, summed in registers. Every sum runs in the order of `k`, whatever the tile.
 #[inline(always)]
-fn tile<const R: usize, const C: usize>(
+fn tile<const R: usize, const C: usize, const SETS: bool>(
     c: &mut [f32],
     stride: usize,
     b: Rows<'_>,
     column: usize,
+    from: &[f32],
     left: impl Iterator<Item = [f32; R]>,
 ) {
     let mut sums = [[0.0f32; C]; R];
+    if SETS {
+        let from = &from[column..column + C];
+        for sums in &mut sums {
+            sums.copy_from_slice(from);
+        }
+    }
     for (left, line) in left.zip(b.values.chunks(b.stride)) {
         let line = &line[column..column + C];
         for (sums, a) in sums.iter_mut().zip(left) {
@@ -176,7 +216,11 @@ fn tile<const R: usize, const C: usize>(
     }
     for (r, sums) in sums.iter().enumerate() {
         for (c, sum) in c[r * stride + column..][..C].iter_mut().zip(sums) {
-            *c += sum;
+            if SETS {
+                *c = *sum;
+            } else {
+                *c += sum;
+            }
         }
     }
 }
@@ -188,6 +232,17 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
         out.extend((0..rows).map(|row| values[row * columns + column]));
     }
     out
+}
+
+/// The same for rows of `columns` into what is there.
+#[inline(always)]
+pub(super) fn transpose_to(out: &mut [f32], values: &[f32], columns: usize) {
+    let rows = values.len() / columns.max(1);
+    for (row, values) in values.chunks_exact(columns.max(1)).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            out[column * rows + row] = *value;
+        }
+    }
 }
 
 /// `out += x`
@@ -283,6 +338,32 @@ pub(super) fn exp(x: f32) -> f32 {
     fraction * power
 }
 
+/// The sums of products that [`dot`] adds up at its end, so that many of those ends can come together.
+#[inline(always)]
+pub(super) fn products(a: &[f32], b: &[f32]) -> [f32; COLUMNS] {
+    let mut sums = [0.0f32; COLUMNS];
+    let (a, b) = (a.chunks_exact(COLUMNS), b.chunks_exact(COLUMNS));
+    for ((sum, a), b) in sums.iter_mut().zip(a.remainder()).zip(b.remainder()) {
+        *sum = a.mul_add(*b, *sum);
+    }
+    for (a, b) in a.zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = a.mul_add(*b, *sum);
+        }
+    }
+    sums
+}
+
+/// [`silu`] and its derivative.
+#[inline(always)]
+pub(super) fn silu_and_slope(active: &mut [f32], slopes: &mut [f32], x: &[f32]) {
+    for ((active, slope), x) in active.iter_mut().zip(slopes).zip(x) {
+        let s = sigmoid(*x);
+        *active = x * s;
+        *slope = s * (1.0 - s).mul_add(*x, 1.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,13 +390,17 @@ mod tests {
                     let a: Vec<f32> = (0..m * k).map(number).collect();
                     let b: Vec<f32> = (0..k * n).map(|at| number(at + 1000)).collect();
                     let turned: Vec<f32> = (0..k * m).map(|at| a[(at % m) * k + at / m]).collect();
+                    let row: Vec<f32> = (0..n).map(|at| number(at + 2000)).collect();
+                    let mut set = vec![f32::NAN; m * n];
+                    set_product(&mut set, &row, &a, &b, [m, k, n]);
                     for left in [Left::Rows(&a), Left::Columns(&turned)] {
                         let mut c = vec![1.0; m * n];
                         add_product(&mut c, left, &b, [m, k, n]);
-                        for (at, found) in c.iter().enumerate() {
-                            let (row, column) = (at / n, at % n);
-                            let sum: f32 = (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum();
+                        for (at, (found, set)) in c.iter().zip(&set).enumerate() {
+                            let (line, column) = (at / n, at % n);
+                            let sum: f32 = (0..k).map(|i| a[line * k + i] * b[i * n + column]).sum();
                             assert!((found - 1.0 - sum).abs() < 1e-4, "{m} {k} {n}");
+                            assert!((set - row[column] - sum).abs() < 1e-4, "{m} {k} {n}");
                         }
                     }
                 }
