@@ -221,8 +221,9 @@ impl JoinConfig {
     }
 
     /// Event time after which nothing of a request that was known at a cut is left, ms: see
-    /// [`Joiner::warm_up`](crate::join::Joiner::warm_up). `ahead_ms` bounds how far the newest event read may be
-    /// ahead of the slowest partition. Not valid across an interval in which a cap was enforced.
+    /// [`Joiner::warm_up`](crate::join::Joiner::warm_up). `ahead_ms` bounds how far an event may be ahead of the slowest
+    /// partition when it is read; what is further ahead can only be an action long after its impression, which then
+    /// counts as waiting for it. Not valid across an interval in which a cap was enforced.
     #[must_use]
     pub fn warm_up_ms(&self, ahead_ms: i64) -> i64 {
         let longest = self.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0);

@@ -230,7 +230,7 @@ impl<S: JoinStore> Joiner<S> {
     pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
         joiner.clock = clock.with_lateness(joiner.config.lateness_ms);
-        // What a starting log did differently is over by the cut, as everything else of that time is.
+        // Whether the log was starting at the cut is not known: nothing is held back for it.
         joiner.first_shown = Some(EventTime::MIN);
         Ok(joiner)
     }

@@ -308,8 +308,9 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
     // The cut is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
     let cut = started.map_or(happenings.len(), |started| started.max(happenings.len() / 4));
-    let mut full =
-        Joiner::new(config.clone(), world.partitions.clone(), MemStore::default()).map_err(fail)?;
+    // That a log starts is known to neither, as it is to no unit of a tier.
+    let began = Clock::new(config.lateness_ms, world.partitions.clone());
+    let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
     let (mut newest, mut newest_at_cut, mut ahead) = (i64::MIN, i64::MIN, 0);
     for (offset, happening) in happenings.iter().enumerate() {
@@ -326,7 +327,8 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         apply(&mut full, offset, happening, &mut Vec::new()).map_err(fail)?;
         let Some(warm) = &mut warm else { continue };
         apply(warm, offset, happening, &mut Vec::new()).map_err(fail)?;
-        ahead = ahead.max(newest - (times[offset + 1] + config.lateness_ms));
+        // Of the time before it: an event that is the first for long is looked up before it moves time.
+        ahead = ahead.max(newest - (times[offset] + config.lateness_ms));
         if full.clock().watermark().0 >= newest_at_cut + config.warm_up_ms(ahead) - less_ms {
             warm.arrive(full.counters().clone()).map_err(fail)?;
             prop_assert_eq!(warm.export().map_err(fail)?, full.export().map_err(fail)?);
