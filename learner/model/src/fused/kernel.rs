@@ -11,6 +11,9 @@ pub(super) const COLUMNS: usize = 16;
 const HALF: usize = 8;
 /// Rows of a block: together with the columns as many sums as fit the registers.
 const ROWS: usize = 8;
+/// Columns of a result from which on it pays to turn the columns of a left side into rows first: read down, each number
+/// costs an instruction more.
+const WIDE: usize = 96;
 
 /// Rows of numbers, each `stride` behind the one before it.
 #[derive(Clone, Copy)]
@@ -147,14 +150,25 @@ fn rows_by<const SETS: bool>(
 
 #[inline(always)]
 fn columns_by(c: &mut [f32], stride: usize, a: Rows<'_>, b: Rows<'_>, [m, k, n]: [usize; 3]) {
+    let mut turned = vec![0.0; if n >= WIDE { ROWS * k } else { 0 }];
     let mut row = 0;
     while row + ROWS <= m {
-        let left = a.values.chunks(a.stride).take(k).map(|line| {
+        let lines = a.values.chunks(a.stride).take(k).map(|line| {
             let mut left = [0.0; ROWS];
             left.copy_from_slice(&line[row..row + ROWS]);
             left
         });
-        block::<_, false>(&mut c[row * stride..], stride, b, left, &[], n);
+        let c = &mut c[row * stride..];
+        if n >= WIDE {
+            for (at, left) in lines.enumerate() {
+                for (r, value) in left.into_iter().enumerate() {
+                    turned[r * k + at] = value;
+                }
+            }
+            rows_by::<false>(c, stride, Rows::of(&turned, k, 0), b, &[], [ROWS, k, n]);
+        } else {
+            block::<_, false>(c, stride, b, lines, &[], n);
+        }
         row += ROWS;
     }
     while row < m {

@@ -145,10 +145,11 @@ impl SequencePass {
         let dim = rows.len() / inputs.rows.len().max(1);
         match (&*self.block, &self.run) {
             (ByHand::Din(din), Run::Din { pass, tokens, lens }) => {
-                let found = din.backward(din_inputs(inputs, &self.target, tokens, lens), pass, read);
+                let of = din_inputs(inputs, &self.target, tokens, lens);
+                let found = din.backward(of, pass, read, learns);
                 history.tokens.scatter(&found.tokens, dim, rows);
                 history.target.scatter(&found.target, dim, rows);
-                weights(found)
+                if learns { weights(found) } else { Vec::new() }
             }
             (
                 ByHand::Hstu(hstu),

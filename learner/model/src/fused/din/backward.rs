@@ -2,12 +2,14 @@
 
 use super::{Din, DinGradients, DinInputs, DinPass};
 use crate::fused::kernel::{
-    COLUMNS, Left, add, add_product, products, set_product, silu_and_slope, total, transpose, transpose_to,
+    COLUMNS, Left, add, add_product, products, set_product, silu_and_slope, slope, total, transpose, transpose_to,
 };
 
 /// What a way back collects and reuses from candidate to candidate.
 struct Back<'a> {
     din: &'a Din,
+    /// Whether the weights learn: their gradients are a third of the work.
+    learns: bool,
     /// The matrices of the first layer as `[first, width]`, of the second as `[second, first]`.
     key: Vec<f32>,
     product: Vec<f32>,
@@ -27,6 +29,10 @@ struct Back<'a> {
     of_matrix: Vec<f32>,
     turned: Vec<f32>,
     partial: Vec<f32>,
+    /// Of weights that stand still: the sum of `of_hidden` over a request's candidates, and of products with one
+    /// candidate, `[n, width]`.
+    of_all: Vec<f32>,
+    of_products: Vec<f32>,
 }
 
 impl Din {
@@ -36,11 +42,12 @@ impl Din {
         inputs: DinInputs<'_>,
         pass: &DinPass,
         read: &[f32],
+        learns: bool,
         out: &mut DinGradients,
     ) {
         let (width, first, second) = (self.width, self.first, self.second);
         let n_candidates = inputs.request_of.len();
-        let mut back = Back::new(self);
+        let mut back = Back::new(self, learns);
         out.second_bias = vec![0.0; second];
         out.score_weight = vec![0.0; second];
         let mut of_queries = vec![0.0; n_candidates * first];
@@ -68,6 +75,7 @@ impl Din {
                 size,
             );
             out.score_bias += total(&of_scores);
+            back.begin(n);
             for (candidate, of_scores) in run.zip(of_scores.chunks_exact(n)) {
                 let last = &pass.second[pair * second..(pair + n) * second];
                 let hidden = &pass.hidden[pair * first..(pair + n) * first];
@@ -76,8 +84,16 @@ impl Din {
                 back.of_layers(last, hidden, of_scores, of_query, out);
                 let at = candidate * width..(candidate + 1) * width;
                 let target = &inputs.target[at.clone()];
-                back.of_candidate(&turned, target, &mut out.target[at]);
-                back.of_history(target, &mut out.tokens[at_history.clone()]);
+                let of_history = &mut out.tokens[at_history.clone()];
+                if learns {
+                    back.of_candidate(&turned, target, &mut out.target[at]);
+                    back.of_history(target, of_history);
+                } else {
+                    back.of_both(history, target, &mut out.target[at], of_history);
+                }
+            }
+            if !learns {
+                back.of_keys(&mut out.tokens[at_history]);
             }
         }
         out.first_bias = vec![0.0; first];
@@ -91,6 +107,9 @@ impl Din {
             &query,
             [n_candidates, first, width],
         );
+        if !learns {
+            return;
+        }
         let mut of_query = vec![0.0; width * first];
         add_product(
             &mut of_query,
@@ -104,7 +123,7 @@ impl Din {
 }
 
 impl<'a> Back<'a> {
-    fn new(din: &'a Din) -> Self {
+    fn new(din: &'a Din, learns: bool) -> Self {
         let (width, first, second) = (din.width, din.first, din.second);
         let matrix = || vec![0.0; width * first];
         Self {
@@ -123,8 +142,18 @@ impl<'a> Back<'a> {
             of_hidden: Vec::new(),
             of_last: Vec::new(),
             of_last_turned: Vec::new(),
+            of_all: Vec::new(),
+            of_products: Vec::new(),
+            learns,
             din,
         }
+    }
+
+    /// A request with a history of `n`.
+    fn begin(&mut self, n: usize) {
+        self.of_all.clear();
+        self.of_all.resize(n * self.din.first, 0.0);
+        self.of_products.resize(n * self.din.width, 0.0);
     }
 
     /// From the gradients of one candidate's scores, `[n]`, to those before its first activation; their sum is
@@ -160,14 +189,20 @@ impl<'a> Back<'a> {
                 *sum += *of;
             }
         }
-        transpose_to(&mut self.of_last_turned, &self.of_last, second);
-        silu_and_slope(&mut self.active, &mut self.slopes, hidden);
-        add_product(
-            &mut self.of_second_weight,
-            Left::Rows(&self.of_last_turned),
-            &self.active,
-            [second, n, first],
-        );
+        if self.learns {
+            silu_and_slope(&mut self.active, &mut self.slopes, hidden);
+            transpose_to(&mut self.of_last_turned, &self.of_last, second);
+            add_product(
+                &mut self.of_second_weight,
+                Left::Rows(&self.of_last_turned),
+                &self.active,
+                [second, n, first],
+            );
+        } else {
+            for (slope_of, x) in self.slopes.iter_mut().zip(hidden) {
+                *slope_of = slope(*x);
+            }
+        }
         set_product(
             &mut self.of_hidden,
             &self.zeros,
@@ -213,6 +248,38 @@ impl<'a> Back<'a> {
         for (of, partial) in of_target.iter_mut().zip(self.partial.chunks_exact(COLUMNS)) {
             *of += total(partial);
         }
+    }
+
+    /// To candidate and history `[n, width]` through their product, by weights that stand still: their own gradient, by
+    /// which [`Self::of_candidate`] comes to the candidate's, is not needed, and the key's part waits for all candidates.
+    #[inline(always)]
+    fn of_both(&mut self, history: &[f32], target: &[f32], of_target: &mut [f32], of_history: &mut [f32]) {
+        let (width, first) = (self.din.width, self.din.first);
+        let n = history.len() / width;
+        add(&mut self.of_all, &self.of_hidden);
+        set_product(
+            &mut self.of_products,
+            &vec![0.0; width],
+            &self.of_hidden,
+            &self.product,
+            [n, first, width],
+        );
+        let rows = self.of_products.chunks_exact(width).zip(history.chunks_exact(width));
+        for ((of, history), of_history) in rows.zip(of_history.chunks_exact_mut(width)) {
+            let sides = of_target.iter_mut().zip(of_history).zip(target);
+            for ((of, x), ((of_target, of_history), q)) in of.iter().zip(history).zip(sides) {
+                *of_target = of.mul_add(*x, *of_target);
+                *of_history = of.mul_add(*q, *of_history);
+            }
+        }
+    }
+
+    /// To a history through its part of the first layer, from all candidates of the request.
+    #[inline(always)]
+    fn of_keys(&mut self, of_history: &mut [f32]) {
+        let (width, first) = (self.din.width, self.din.first);
+        let n = of_history.len() / width;
+        add_product(of_history, Left::Rows(&self.of_all), &self.key, [n, first, width]);
     }
 
     /// Adds to the gradient of the history, `[n, width]`.

@@ -110,14 +110,20 @@ impl Din {
         pass
     }
 
-    /// Gradients, `read` being that of what the candidates read.
-    pub(crate) fn backward(&self, inputs: DinInputs<'_>, pass: &DinPass, read: &[f32]) -> DinGradients {
+    /// Gradients, `read` being that of what the candidates read; those of weights only where they `learn`.
+    pub(crate) fn backward(
+        &self,
+        inputs: DinInputs<'_>,
+        pass: &DinPass,
+        read: &[f32],
+        learns: bool,
+    ) -> DinGradients {
         let mut out = DinGradients {
             target: vec![0.0; inputs.target.len()],
             tokens: vec![0.0; inputs.tokens.len()],
             ..DinGradients::default()
         };
-        Arch::new().dispatch(Backward(self, inputs, pass, read, &mut out));
+        Arch::new().dispatch(Backward(self, inputs, pass, read, learns, &mut out));
         out
     }
 
@@ -218,6 +224,7 @@ struct Backward<'a>(
     DinInputs<'a>,
     &'a DinPass,
     &'a [f32],
+    bool,
     &'a mut DinGradients,
 );
 
@@ -226,7 +233,7 @@ impl NullaryFnOnce for Backward<'_> {
 
     #[inline(always)]
     fn call(self) {
-        self.0.backward_loops(self.1, self.2, self.3, self.4);
+        self.0.backward_loops(self.1, self.2, self.3, self.4, self.5);
     }
 }
 

@@ -89,7 +89,7 @@ fn the_loops_are_the_block_and_its_gradients() {
             block.forward(inputs, false).read == pass.read,
             "the same bits, kept or not"
         );
-        let found = block.backward(inputs, &pass, &direction);
+        let found = block.backward(inputs, &pass, &direction, true);
         let score_bias = [found.score_bias];
         let found: [(&str, &[f32]); 8] = [
             ("first.weight", &found.first_weight),
@@ -104,6 +104,9 @@ fn the_loops_are_the_block_and_its_gradients() {
         for ((name, found), expected) in found.into_iter().zip(&expected) {
             close(name, found, expected);
         }
+        let still = block.backward(inputs, &pass, &direction, false);
+        close("target of weights that stand still", &still.target, &expected[6]);
+        close("tokens of weights that stand still", &still.tokens, &expected[7]);
     }
 }
 
