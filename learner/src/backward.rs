@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 use ouzel_model::plain::to_vec;
-use ouzel_model::{Inputs, Leaves, Net, Outputs};
+use ouzel_model::{HandGradients, HandPass, Inputs, Leaves, Net, Outputs};
 
 use crate::objective::Gradients;
 use crate::trainer::Trainer;
@@ -43,6 +43,9 @@ impl Trainer {
         gradients: &Gradients,
         contrast: Option<Tensor>,
     ) -> Result<Of, TchError> {
+        if let Some(hand) = &output.hand {
+            return self.backward_by_hand(hand, inputs, leaves, output, gradients, contrast);
+        }
         // The gradient of this sum is the outputs' gradients carried back.
         let mut sum = times(&output.logits, &gradients.logits)?;
         if let Some(auxiliary) = &output.auxiliary {
@@ -103,6 +106,81 @@ impl Trainer {
                 (false, _) => Ok(None),
                 (true, Some(gradient)) => Ok(Some(Tensor::f_from_slice(gradient)?.f_view_as(weight)?)),
                 (true, None) => Ok(found.next()),
+            })
+            .collect::<Result<_, TchError>>()?;
+        Ok((dense, rows, wide))
+    }
+}
+
+impl Trainer {
+    /// The same behind a pass in plain loops: libtorch has only what makes contents, and what contrasts them with ids.
+    fn backward_by_hand(
+        &self,
+        hand: &HandPass,
+        inputs: &Inputs,
+        leaves: Leaves,
+        output: &Outputs,
+        gradients: &Gradients,
+        contrast: Option<Tensor>,
+    ) -> Result<Of, TchError> {
+        let dim = self.weights.rows.dim();
+        let mut rows = vec![0.0; inputs.rows.len() * dim];
+        let learns = |name: &str| self.net.is_learned(name);
+        let made = output.contents.as_ref().filter(|made| made.requires_grad());
+        let HandGradients {
+            wide,
+            contents,
+            mut weights,
+        } = hand.backward(
+            inputs,
+            &leaves,
+            &gradients.logits,
+            made.is_some(),
+            &learns,
+            &mut rows,
+        );
+        let is_contrasted = contrast.is_some();
+        let mut sum = contrast;
+        if let Some(made) = made {
+            let of_contents = times(made, &contents)?;
+            sum = Some(match sum {
+                Some(sum) => sum + of_contents,
+                None => of_contents,
+            });
+        }
+        let is_left = |name: &str| {
+            learns(name)
+                && ((made.is_some() && name.starts_with("content."))
+                    || (is_contrasted && name.starts_with("cic.")))
+        };
+        let mut targets: Vec<&Tensor> = self
+            .net
+            .params()
+            .filter_map(|(name, tensor)| is_left(name).then_some(tensor))
+            .collect();
+        let ids = leaves.target.as_ref().filter(|_| is_contrasted);
+        targets.extend(ids);
+        let mut found = match &sum {
+            Some(sum) => Tensor::f_run_backward(&[sum], &targets, false, false)?,
+            None => Vec::new(),
+        };
+        if ids.is_some()
+            && let Some(gradient) = found.pop()
+        {
+            inputs.history.target.scatter(&to_vec(&gradient)?, dim, &mut rows);
+        }
+        let mut found = found.into_iter();
+        let dense = self
+            .net
+            .params()
+            .map(|(name, weight)| {
+                if is_left(name) {
+                    return Ok(found.next());
+                }
+                weights
+                    .remove(name)
+                    .map(|gradient| Tensor::f_from_slice(&gradient)?.f_view_as(weight))
+                    .transpose()
             })
             .collect::<Result<_, TchError>>()?;
         Ok((dense, rows, wide))

@@ -137,6 +137,13 @@ impl Trainer {
         })
     }
 
+    /// The same, everything left to libtorch: see [`Net::by_torch`].
+    #[must_use]
+    pub fn by_torch(mut self) -> Self {
+        self.net = self.net.by_torch();
+        self
+    }
+
     /// The number the next batch must have.
     #[must_use]
     pub fn next_batch(&self) -> u64 {
@@ -294,7 +301,7 @@ impl Trainer {
         };
         let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
         let leaves = backward::track(self.net.gather(&inputs, &self.weights)?, &inputs);
-        let output = self.net.forward(&leaves)?;
+        let output = self.net.forward(&inputs, &leaves)?;
         let logits = to_vec(&output.logits).map_err(at)?;
         let auxiliary = match &output.auxiliary {
             Some(auxiliary) => self.prior.beside(to_vec(auxiliary).map_err(at)?),

@@ -36,7 +36,7 @@ pub use config::{
 };
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
-pub use fused::SequencePass;
+pub use fused::{HandGradients, HandPass, SequencePass};
 pub use groups::{Groups, Layout};
 pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
 pub use leaves::{ContentLeaves, ContentSource, Leaves};

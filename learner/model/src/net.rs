@@ -13,20 +13,21 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use ouzel_sample::{DENSE_NAMES, ItemVectors, MODALITIES};
+use ouzel_sample::{DENSE_NAMES, MODALITIES};
 
-use crate::blocks::interest::Contents;
-use crate::blocks::{contrast, din, fm, fq_former, head, hstu, interest};
+use crate::blocks::{contrast, din, fm, head, hstu, interest};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
-use crate::fused::{ByHand, FqFormer};
-use crate::inputs::{ContentInputs, Inputs};
+use crate::fused::{BatchContents, ByHand, FqFormer, Hand, HandPass, Interest, Tower};
+use crate::inputs::Inputs;
 use crate::kept::Kept;
-use crate::leaves::{ContentLeaves, ContentSource, Leaves, frozen, len};
+use crate::leaves::{ContentSource, Leaves, len};
 use crate::params::Params;
 use crate::plain::to_vec;
 use crate::shapes::{is_adapter, is_base, shapes};
 use crate::weights::{Array, Dense, Weights};
+
+mod contents;
 
 /// The dense weights as tensors on one device, owned by one thread.
 #[derive(Debug)]
@@ -48,6 +49,10 @@ pub struct Net {
     has_content_by_hand: bool,
     /// Their block, while its weights stand still.
     content: RefCell<Option<Arc<FqFormer>>>,
+    /// Whether everything from there to the logits runs in plain loops.
+    is_all_by_hand: bool,
+    /// Those loops, where no weight moves.
+    hand: RefCell<Option<Arc<Hand>>>,
     /// Whether no weight of this network will move.
     is_still: bool,
     device: Device,
@@ -62,6 +67,8 @@ pub struct Outputs {
     pub auxiliary: Option<Tensor>,
     /// The content vectors of the batch's candidates, each once; none without content.
     pub contents: Option<Tensor>,
+    /// The pass where it ran in plain loops: then no gradient goes back through `logits`.
+    pub hand: Option<HandPass>,
 }
 
 impl Net {
@@ -80,13 +87,18 @@ impl Net {
         let has_no_adapter = !params
             .iter()
             .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
+        let is_by_hand = has_no_adapter && device == Device::Cpu && ByHand::runs(&config);
+        let has_no_torch = is_by_hand || config.sequence.kind == SequenceKind::Mean;
+        let params = Params::new(params, config.lora.scale()).with(config.products);
         Ok(Self {
-            params: Params::new(params, config.lora.scale()).with(config.products),
+            is_all_by_hand: has_no_torch && device == Device::Cpu && Tower::runs(&config, &params),
+            hand: RefCell::default(),
+            params,
             prior: Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?,
             mask: mask(&config, device)?,
             frozen: weights.frozen,
             kept: RefCell::default(),
-            is_by_hand: has_no_adapter && device == Device::Cpu && ByHand::runs(&config),
+            is_by_hand,
             sequence: RefCell::default(),
             has_content_by_hand: device == Device::Cpu && FqFormer::runs(&config),
             content: RefCell::default(),
@@ -108,6 +120,15 @@ impl Net {
         {
             self.kept = before.kept;
         }
+        self
+    }
+
+    /// A network that leaves everything to libtorch, as on any other device: what plain loops are held to.
+    #[must_use]
+    pub fn by_torch(mut self) -> Self {
+        self.is_by_hand = false;
+        self.has_content_by_hand = false;
+        self.is_all_by_hand = false;
         self
     }
 
@@ -135,6 +156,12 @@ impl Net {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen.is_some()
+    }
+
+    /// 1 for features that are read, else 0; none where all are.
+    #[cfg(test)]
+    pub(crate) fn mask(&self) -> Option<&Tensor> {
+        self.mask.as_ref()
     }
 
     /// Says what the base weights are from now on: a number once they are frozen.
@@ -211,8 +238,63 @@ impl Net {
         Ok(block)
     }
 
+    /// All from the blocks to the logits, where it runs in plain loops.
+    fn all_by_hand(&self) -> Result<Option<Arc<Hand>>, Error> {
+        if !self.is_all_by_hand {
+            return Ok(None);
+        }
+        let mut last = self.hand.borrow_mut();
+        if let Some(hand) = last.as_ref() {
+            return Ok(Some(Arc::clone(hand)));
+        }
+        let mask = self.mask.as_ref().map(to_vec).transpose()?;
+        let interest = match self.config.interest.enabled {
+            true => Some(Interest::new(&self.params, &self.config.lora)?),
+            false => None,
+        };
+        let hand = Arc::new(Hand {
+            tower: Tower::new(&self.params, &self.config, mask)?,
+            interest,
+        });
+        // Heads and adapters learn whatever is frozen.
+        if self.is_still {
+            *last = Some(Arc::clone(&hand));
+        }
+        Ok(Some(hand))
+    }
+
     /// Outputs of a batch.
-    pub fn forward(&self, leaves: &Leaves) -> Result<Outputs, Error> {
+    pub fn forward(&self, inputs: &Inputs, leaves: &Leaves) -> Result<Outputs, Error> {
+        match self.all_by_hand()? {
+            Some(hand) => self.forward_by_hand(hand, inputs, leaves),
+            None => self.forward_by_torch(leaves),
+        }
+    }
+
+    fn forward_by_hand(&self, hand: Arc<Hand>, inputs: &Inputs, leaves: &Leaves) -> Result<Outputs, Error> {
+        let mut made = BatchContents::default();
+        let mut contents = None;
+        if let Some(leaves) = &leaves.contents {
+            let (targets, vectors) = self.content_vectors(leaves)?;
+            made.vectors = to_vec(&vectors)?;
+            made.keys = match &leaves.source {
+                ContentSource::Kept { keys, .. } => Some(to_vec(keys)?),
+                ContentSource::Frozen { .. } => None,
+            };
+            contents = Some(targets);
+        }
+        let pass = HandPass::new(hand, inputs, leaves, made, &self.prior)?;
+        let logits = Tensor::f_from_slice(pass.logits())?;
+        Ok(Outputs {
+            logits: logits.f_view([len(inputs.n_candidates()), len(self.config.n_tasks())])?,
+            auxiliary: None,
+            contents,
+            hand: Some(pass),
+        })
+    }
+
+    /// The same by libtorch, as on any other device.
+    pub(crate) fn forward_by_torch(&self, leaves: &Leaves) -> Result<Outputs, Error> {
         let of_request = |x: &Tensor| x.f_index_select(0, &leaves.request_of);
         let of = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
             self.params.product(x, &self.params.get(weight)?.f_tr()?, None)
@@ -275,6 +357,7 @@ impl Net {
             logits,
             auxiliary,
             contents,
+            hand: None,
         })
     }
 
@@ -299,7 +382,7 @@ impl Net {
 
     /// The log-odds of each outcome as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
-        let outputs = tch::no_grad(|| self.forward(&self.gather_for(inputs, weights, false)?))?;
+        let outputs = tch::no_grad(|| self.forward(inputs, &self.gather_for(inputs, weights, false)?))?;
         let logits = to_vec(&outputs.logits)?.into_iter();
         let lines = weights.calibration.iter().cycle();
         Ok(logits
@@ -319,103 +402,6 @@ impl Net {
             Some(mask) => dense * mask,
             None => dense,
         })
-    }
-
-    /// Content vectors of the batch's candidates, and all of them to be read as the past, from which no gradient
-    /// goes back: a history's contents are learned when they are candidates.
-    fn contents(&self, leaves: &ContentLeaves) -> Result<(Tensor, Contents), Error> {
-        let (targets, vectors, keys) = match &leaves.source {
-            ContentSource::Kept { vectors, keys } => {
-                let targets = vectors.f_narrow(0, 0, leaves.n_targets)?;
-                (targets, vectors.shallow_clone(), keys.shallow_clone())
-            }
-            ContentSource::Frozen { targets, past } => {
-                let targets = fq_former::forward(&self.params, &self.config.content, targets)?;
-                let mut vectors = targets.f_detach()?;
-                if let Some(past) = past {
-                    vectors = Tensor::f_cat(&[&vectors, past], 0)?;
-                }
-                let keys = self.keys(&vectors)?;
-                (targets, vectors, keys)
-            }
-        };
-        let past = Contents {
-            vectors,
-            keys,
-            of_history: leaves.of_history.shallow_clone(),
-            valid: leaves.valid.shallow_clone(),
-        };
-        Ok((targets, past))
-    }
-
-    /// Keys of content interest without their adapter; empty without that block.
-    fn keys(&self, vectors: &Tensor) -> Result<Tensor, Error> {
-        if self.config.interest.enabled {
-            self.params.base("interest.key", vectors)
-        } else {
-            Ok(vectors.f_narrow(1, 0, 0)?)
-        }
-    }
-
-    /// Where the contents of a batch come from: kept while what makes them stands still.
-    fn source(&self, inputs: &ContentInputs) -> Result<ContentSource, Error> {
-        let is_moving = self.frozen.is_none() || self.config.contents_learn_frozen();
-        let out = self.config.content.out();
-        if is_moving && !self.is_still {
-            let (targets, past) = inputs.frozen.split_at(inputs.n_targets);
-            // Folding the weights anew each step is for nothing where no history has content.
-            let by_hand = if past.is_empty() {
-                None
-            } else {
-                self.content_by_hand()?
-            };
-            let past = match (by_hand, past) {
-                (_, []) => None,
-                (Some(block), _) => {
-                    let made = block.forward(&past.iter().collect::<Vec<_>>());
-                    Some(Tensor::f_from_slice(&made)?.f_reshape([-1, len(out)])?)
-                }
-                (None, _) => Some(self.by_torch(past)?),
-            };
-            let targets = frozen(targets, &self.config.content, self.device)?;
-            return Ok(ContentSource::Frozen { targets, past });
-        }
-        let by_hand = self.content_by_hand()?;
-        let mut kept = self.kept.borrow_mut();
-        kept.complete(inputs, |items| {
-            if let Some(block) = &by_hand {
-                let vectors = block.forward(items);
-                let keys = block.keys(&vectors);
-                return Ok((vectors, keys));
-            }
-            let (mut vectors, mut keys) = (Vec::new(), Vec::new());
-            for item in items {
-                let vector = self.by_torch(std::slice::from_ref(*item))?;
-                keys.extend(to_vec(&tch::no_grad(|| self.keys(&vector))?)?);
-                vectors.extend(to_vec(&vector)?);
-            }
-            Ok((vectors, keys))
-        })?;
-        let width = if self.config.interest.enabled {
-            self.config.interest.width
-        } else {
-            0
-        };
-        let (vectors, keys) = kept.read(&inputs.ids, out, width);
-        let put = |values: &[f32], width: usize| -> Result<Tensor, Error> {
-            let values = Tensor::f_from_slice(values)?.f_reshape([len(inputs.ids.len()), len(width)])?;
-            Ok(values.f_to_device(self.device)?)
-        };
-        Ok(ContentSource::Kept {
-            vectors: put(&vectors, out)?,
-            keys: put(&keys, width)?,
-        })
-    }
-
-    /// Content vectors from which no gradient goes back, `[n, out]`.
-    fn by_torch(&self, items: &[ItemVectors]) -> Result<Tensor, Error> {
-        let items = frozen(items, &self.config.content, self.device)?;
-        tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &items))
     }
 }
 

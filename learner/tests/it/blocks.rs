@@ -12,7 +12,7 @@ use tch::Device;
 
 use crate::world::{N_CONTENT, batches, batches_with_content, configs, unpredicted};
 
-fn em3(kind: SequenceKind, freeze_samples: u64) -> (ModelConfig, LearnerConfig) {
+pub(crate) fn em3(kind: SequenceKind, freeze_samples: u64) -> (ModelConfig, LearnerConfig) {
     let (model, learner) = configs();
     let model = ModelConfig {
         hidden: vec![32],

@@ -10,6 +10,7 @@
 mod blocks;
 mod bound;
 mod bounds;
+mod by_hand;
 mod calibrates;
 mod delayed;
 mod earns;

@@ -9,7 +9,8 @@ use pulp::{Arch, NullaryFnOnce};
 
 use ouzel_sample::{ItemVectors, MODALITIES, N_MODALITIES};
 
-use super::kernel::{Left, add_product, add_scaled, dot, exp, total, transpose};
+use super::kernel::{add_scaled, dot, exp, total, transpose};
+use super::product::{Left, add_product};
 use crate::config::{ContentConfig, ModelConfig, Products};
 use crate::error::Error;
 use crate::params::Params;

@@ -6,10 +6,18 @@
 
 mod content;
 mod din;
+mod hand;
 mod hstu;
+mod interest;
 mod kernel;
 mod pass;
+mod product;
+mod tower;
 
 pub(crate) use content::FqFormer;
+pub(crate) use hand::{BatchContents, Hand};
+pub use hand::{HandGradients, HandPass};
+pub(crate) use interest::Interest;
 pub(crate) use pass::ByHand;
 pub use pass::SequencePass;
+pub(crate) use tower::Tower;

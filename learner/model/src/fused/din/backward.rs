@@ -1,9 +1,8 @@
 //! The way back of [`Din`], request by request: what its candidates have in common is done once for all of them.
 
 use super::{Din, DinGradients, DinInputs, DinPass};
-use crate::fused::kernel::{
-    COLUMNS, Left, add, add_product, products, set_product, silu_and_slope, slope, total, transpose, transpose_to,
-};
+use crate::fused::kernel::{COLUMNS, add, products, silu_and_slope, slope, total, transpose, transpose_to};
+use crate::fused::product::{Left, add_product, set_product};
 
 /// What a way back collects and reuses from candidate to candidate.
 struct Back<'a> {
@@ -264,7 +263,10 @@ impl<'a> Back<'a> {
             &self.product,
             [n, first, width],
         );
-        let rows = self.of_products.chunks_exact(width).zip(history.chunks_exact(width));
+        let rows = self
+            .of_products
+            .chunks_exact(width)
+            .zip(history.chunks_exact(width));
         for ((of, history), of_history) in rows.zip(of_history.chunks_exact_mut(width)) {
             let sides = of_target.iter_mut().zip(of_history).zip(target);
             for ((of, x), ((of_target, of_history), q)) in of.iter().zip(history).zip(sides) {

@@ -5,7 +5,8 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::kernel::{Left, add_product, set_product, silu, transpose};
+use super::kernel::{silu, transpose};
+use super::product::{Left, add_product, set_product};
 
 mod backward;
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! From the gradient of what each candidate is after the layer to those of rows and weights.
 
-use super::super::kernel::{
-    Left, Rows, add, add_product, add_product_to, add_scaled, dot, sigmoid, slope, total,
-};
+use super::super::kernel::{add, add_scaled, dot, sigmoid, slope, total};
+use super::super::product::{Left, Rows, add_product, add_product_to};
 use super::fold::Folded;
 use super::forward::{HstuPass, SIDE_BY_SIDE, Turned};
 use super::{Hstu, HstuInputs};

@@ -1,8 +1,7 @@
 //! From rows to what each candidate is after the layer.
 
-use super::super::kernel::{
-    COLUMNS, Left, Rows, add, add_product, add_product_to, add_scaled, dot, sigmoid, silu, total,
-};
+use super::super::kernel::{COLUMNS, add, add_scaled, dot, sigmoid, silu, total};
+use super::super::product::{Left, Rows, add_product, add_product_to};
 use super::entries::PARTS;
 use super::{Hstu, HstuInputs};
 use crate::config::TOKEN_FIELDS;

@@ -1,0 +1,65 @@
+//! A trainer that runs in plain loops against one that leaves everything to libtorch.
+
+use ouzel_learner::model::{Inputs, ModelConfig, Net, SequenceKind};
+use ouzel_learner::{LearnerConfig, Trainer};
+use tch::Device;
+
+use crate::blocks::em3;
+use crate::world::{batches_with_content, configs, unpredicted};
+
+/// Both learn the same steps, and score alike what they have learned.
+fn holds(model: ModelConfig, learner: LearnerConfig) {
+    let batches = batches_with_content(1, 250);
+    let new = || Trainer::new(model.clone(), learner.clone()).unwrap();
+    let (mut by_hand, mut by_torch) = (new(), new().by_torch());
+    for (step, batch) in batches.iter().enumerate() {
+        unpredicted(std::slice::from_ref(batch));
+        let [one, other] = [&mut by_hand, &mut by_torch].map(|trainer| trainer.step(batch).unwrap());
+        assert!(one.is_learned && other.is_learned);
+        assert_eq!(
+            (one.n_learned, one.n_admitted),
+            (other.n_learned, other.n_admitted)
+        );
+        assert!((one.loss - other.loss).abs() < 1e-3, "{step}");
+        for (one, other) in one.logits.iter().zip(&other.logits) {
+            assert!(
+                (one - other).abs() < 2e-3,
+                "step {step}: {one} {other} of {model:?}"
+            );
+        }
+    }
+    let weights = by_hand.weights().unwrap();
+    let batch = batches.last().unwrap();
+    let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
+    let net = || Net::new(&weights, Device::Cpu).unwrap();
+    let expected = net().by_torch().score(&inputs, &weights).unwrap();
+    for net in [net(), net().still(None)] {
+        for (one, other) in net.score(&inputs, &weights).unwrap().iter().zip(&expected) {
+            assert!((one - other).abs() < 1e-4, "{one} {other} of {model:?}");
+        }
+    }
+}
+
+#[test]
+fn plain_loops_learn_the_steps_of_libtorch() {
+    let (model, learner) = configs();
+    holds(model.clone(), learner.clone());
+    let bare = ModelConfig {
+        wide: false,
+        fm: false,
+        hidden: vec![24, 12],
+        learned_missing: true,
+        ..model
+    };
+    holds(bare, learner);
+    for kind in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::Hstu] {
+        for freeze_samples in [0, 300] {
+            let (model, learner) = em3(kind, freeze_samples);
+            let learner = LearnerConfig {
+                contrast_weight: 0.05,
+                ..learner
+            };
+            holds(model, learner);
+        }
+    }
+}
