@@ -1,8 +1,8 @@
-//! Blocks in plain loops for the CPU: sequence blocks with a backward pass by hand, contents forward only.
+//! Models in plain loops for the CPU: blocks and layers with a backward pass by hand, contents forward only.
 //!
 //! libtorch makes one pass over memory for each of a block's operations; here all that belongs to one candidate and
 //! its request's history stays in the nearest cache from the first product to the last. The blocks in
-//! [`crate::blocks`] say what is computed, on any device, and a test holds both to each other.
+//! [`crate::blocks`] and [`crate::Net`] say what is computed, on any device, and tests hold both to each other.
 
 mod content;
 mod din;
