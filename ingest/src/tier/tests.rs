@@ -173,7 +173,7 @@ fn samples(batches: Vec<Batch>) -> Vec<Vec<Sample>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(300), ..ProptestConfig::default() })]
 
     #[test]
     fn a_unit_that_moves_tells_what_it_would_have_told(config in config(), drafts in drafts(), cut in 0..250usize) {

@@ -170,6 +170,7 @@ impl Net {
         self.kept = RefCell::default();
         self.sequence = RefCell::default();
         self.content = RefCell::default();
+        self.hand = RefCell::default();
     }
 
     /// Replaces the offset of each task's logit.
