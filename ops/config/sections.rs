@@ -106,8 +106,8 @@ pub struct Learner {
     /// A live stream that is silent for this long, wall time, has its open batch learned as it is; `0s` never
     /// does that. Written to the plan log, so that a replay does the same.
     pub flush_idle: Period,
-    /// Threads of the tensor library, count. Part of the determinism fingerprint: another number may give
-    /// other low bits.
+    /// Threads of the tensor library, count; what runs in plain loops, most of a model on the CPU, has one. Part of
+    /// the determinism fingerprint: another number may give other low bits.
     #[schemars(range(min = 1))]
     pub threads: usize,
     /// Where the learner computes: `cpu`, or `cuda:N`.
