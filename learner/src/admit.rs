@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use ouzel_model::{Fields, Inputs, Key};
 use ouzel_sample::{Batch, EventTime, Id, Sample};
 
+use crate::error::Error;
 use crate::trainer::Trainer;
 
 /// Minutes between two looks through all rows, event time.
@@ -130,25 +131,28 @@ impl Trainer {
     }
 
     /// Forgets the rows that were not seen for too long, when an hour has passed. Returns how many.
-    pub(crate) fn expire(&mut self) -> usize {
-        let Some(age) = &mut self.age else { return 0 };
+    pub(crate) fn expire(&mut self) -> Result<usize, Error> {
+        let Some(age) = &mut self.age else { return Ok(0) };
         if age.now / SWEEP_EVERY == age.swept / SWEEP_EVERY {
-            return 0;
+            return Ok(0);
         }
         age.swept = age.now;
         let kept = u32::try_from(self.config.rows.expire_ms / MINUTE_MS).unwrap_or(u32::MAX);
         let oldest = age.now.saturating_sub(kept);
-        self.weights.tables_mut().map(|table| table.expire(oldest)).sum()
+        self.release(|weights| weights.tables_mut().map(|table| table.expire(oldest)).sum())
     }
 
     /// Forgets the rows of items, the weights that come with them, and their sightings. Returns how many rows and
     /// weights there were.
-    pub(crate) fn forget(&mut self, items: &[Id]) -> usize {
+    pub(crate) fn forget(&mut self, items: &[Id]) -> Result<usize, Error> {
+        if items.is_empty() {
+            return Ok(0);
+        }
         let ids: Vec<Id> = items.iter().map(|item| Key::item(*item).id).collect();
         for id in &ids {
             self.sightings.forget(*id);
         }
-        self.weights.tables_mut().map(|table| table.forget(&ids)).sum()
+        self.release(|weights| weights.tables_mut().map(|table| table.forget(&ids)).sum())
     }
 }
 

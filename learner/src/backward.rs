@@ -8,11 +8,12 @@ use ouzel_model::plain::to_vec;
 use ouzel_model::{HandGradients, HandPass, Inputs, Leaves, Net, Outputs};
 
 use crate::objective::Gradients;
+use crate::row_gradient::RowGradient;
 use crate::trainer::Trainer;
 
 /// Gradients of a batch: by dense weight in the net's order, none for those that stand still; by embedding row; by
 /// weight of the wide part.
-type Of = (Vec<Option<Tensor>>, Vec<f32>, Vec<f32>);
+type Of = (Vec<Option<Tensor>>, RowGradient, Vec<f32>);
 
 /// Has gradients recorded for what a batch read of the tables.
 pub(crate) fn track(mut leaves: Leaves, inputs: &Inputs) -> Leaves {
@@ -78,17 +79,18 @@ impl Trainer {
         targets.extend(pass.as_ref().map(|pass| &pass.read));
         let mut found = Tensor::f_run_backward(&[&sum], &targets, false, false)?;
 
-        let dim = self.weights.rows.dim();
-        let mut rows = vec![0.0; inputs.rows.len() * dim];
+        let device = self.hot.as_ref().map(|_| self.net.device());
+        let mut rows = RowGradient::zeros(inputs.rows.len(), self.weights.rows.dim(), device)?;
         let mut by_hand = HashMap::new();
         if let Some(pass) = &pass
             && let Some(read) = found.pop()
+            && let Some(rows) = rows.plain()
         {
             let learns = self
                 .net
                 .params()
                 .any(|(name, _)| is_by_hand(name) && learns(name));
-            let weights = pass.backward(inputs, &to_vec(&read)?, &mut rows, learns);
+            let weights = pass.backward(inputs, &to_vec(&read)?, rows, learns);
             by_hand.extend(weights);
         }
         let mut wide = vec![0.0; inputs.wide.len()];
@@ -96,7 +98,7 @@ impl Trainer {
             inputs.wide_sum.scatter(&to_vec(&gradient)?, 1, &mut wide);
         }
         for ((_, pool), gradient) in pools.iter().zip(&found[n_dense..]) {
-            pool.scatter(&to_vec(gradient)?, dim, &mut rows);
+            rows.add(pool, gradient)?;
         }
         let mut found = found.into_iter();
         let dense = self
@@ -183,6 +185,7 @@ impl Trainer {
                     .transpose()
             })
             .collect::<Result<_, TchError>>()?;
+        let rows = RowGradient::Plain { dim, values: rows };
         Ok((dense, rows, wide))
     }
 }

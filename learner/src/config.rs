@@ -67,6 +67,8 @@ pub struct LearnerConfig {
     /// Rows of each embedding table, and weights of the wide part, count each. Beyond it those that have learned least are
     /// forgotten.
     pub max_rows: usize,
+    /// Embedding rows that a device other than the CPU keeps in its memory, count: those that batches read last.
+    pub device_rows: usize,
     /// The rules that rows live by.
     pub rows: RowRules,
     /// `cpu`, `cuda` or `cuda:N`.
@@ -102,6 +104,7 @@ impl Default for LearnerConfig {
             calibrate: false,
             negative_rate: 1.0,
             max_rows: 20_000_000,
+            device_rows: 1_000_000,
             rows: RowRules::default(),
             device: "cpu".into(),
             threads: 1,

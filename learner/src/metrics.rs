@@ -22,6 +22,10 @@ pub const SIGHTINGS: &str = "ouzel_learner_sightings_waiting_total";
 pub const WAITING: &str = "ouzel_learner_waiting_ids";
 /// Rows forgotten, by reason: a full table, expiry, or a deleted item.
 pub const FORGOTTEN: &str = "ouzel_learner_rows_forgotten_total";
+/// Rows that a device other than the CPU keeps.
+pub const DEVICE_ROWS: &str = "ouzel_learner_device_rows";
+/// Rows carried to it, because it had not kept them.
+pub const DEVICE_ROWS_CARRIED: &str = "ouzel_learner_device_rows_carried_total";
 /// Progressive AUC over the window.
 pub const AUC: &str = "ouzel_learner_window_auc_ratio";
 /// Progressive per-request AUC over the window.
@@ -73,6 +77,12 @@ pub fn describe() {
         "sightings of ids that were not sighted often enough yet"
     );
     describe_gauge!(WAITING, Unit::Count, "ids whose sightings are counted");
+    describe_gauge!(DEVICE_ROWS, Unit::Count, "rows in the memory of learner.device");
+    describe_counter!(
+        DEVICE_ROWS_CARRIED,
+        Unit::Count,
+        "rows carried to learner.device; beside the rows that batches read, how often learner.device_rows is too few"
+    );
     describe_gauge!(
         AUC,
         "progressive AUC of the primary task over the last window of samples"

@@ -2,7 +2,8 @@
 
 mod dense;
 
-use ouzel_model::{Feature, Key, Rows, Table};
+use ouzel_model::{Feature, HotRows, Key, Rows, Table};
+use tch::{Kind, TchError, Tensor};
 
 use crate::config::LearnerConfig;
 
@@ -46,6 +47,48 @@ pub(crate) fn row_adagrad(
             *weight -= step * gradient;
         }
     }
+}
+
+/// The same of rows on their device.
+///
+/// # Shapes
+/// `gradient [n_unique, dim]`
+pub(crate) fn row_adagrad_hot(
+    hot: &mut HotRows,
+    rows: &mut Rows,
+    keys: &[Key],
+    places: &[Option<u32>],
+    gradient: &Tensor,
+    rates: [f32; Feature::N],
+) -> Result<(), TchError> {
+    let device = gradient.device();
+    let (mut at, mut taken, mut of_each) = (Vec::new(), Vec::new(), Vec::new());
+    for ((n, key), row) in (0i64..).zip(keys).zip(places) {
+        let Some(row) = row else { continue };
+        #[expect(clippy::cast_precision_loss, reason = "a row's width")]
+        let width = rows.width(key.feature) as f32;
+        at.push(n);
+        taken.push((*key, *row));
+        of_each.extend([width, rates[key.feature.index()]]);
+    }
+    if at.is_empty() {
+        return Ok(());
+    }
+    let at = Tensor::f_from_slice(&at)?.f_to_device(device)?;
+    let of_each = Tensor::f_from_slice(&of_each)?
+        .f_view([-1, 2])?
+        .f_to_device(device)?;
+    let (widths, rates) = (of_each.f_narrow(1, 0, 1)?, of_each.f_narrow(1, 1, 1)?);
+    let gradient = gradient.f_index_select(0, &at)?;
+    let (_, dim) = gradient.size2()?;
+    let places = hot.take(&taken, rows)?;
+    hot.update(&places, |values| {
+        let squares = gradient.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?;
+        let sum = values.f_narrow(1, dim, 1)?.f_add(&squares.f_div(&widths)?)?;
+        let step = rates.f_div(&sum.f_sqrt()?.f_add_scalar(f64::from(EPSILON))?)?;
+        let weights = values.f_narrow(1, 0, dim)?.f_sub(&step.f_mul(&gradient)?)?;
+        Tensor::f_cat(&[weights, sum], 1)
+    })
 }
 
 /// FTRL-Proximal without L1 (McMahan et al. 2013, algorithm 1). A row is `[w, z, n]`.

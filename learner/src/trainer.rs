@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use ouzel_model::plain::to_vec;
-use ouzel_model::{Feature, Inputs, ModelConfig, Net, Table, Weights};
+use ouzel_model::{Feature, HotRows, Inputs, ModelConfig, Net, Table, Weights};
 use ouzel_sample::{Batch, Candidate, Sample, Shown, VectorMap};
+use tch::Device;
 
 use crate::admit::Age;
 use crate::backward;
@@ -48,6 +49,8 @@ pub struct Trainer {
     pub(crate) sightings: Sightings,
     /// Event time, where rows expire.
     pub(crate) age: Option<Age>,
+    /// Rows on the device, where that has memory of its own.
+    pub(crate) hot: Option<HotRows>,
 }
 
 /// What one step did.
@@ -123,7 +126,7 @@ impl Trainer {
         } else {
             0
         };
-        Ok(Self {
+        let mut trainer = Self {
             config,
             weights,
             net,
@@ -134,14 +137,20 @@ impl Trainer {
             n_samples: 0,
             sightings: Sightings::new(n_waiting),
             age: None,
-        })
+            hot: None,
+        };
+        if trainer.net.device() != Device::Cpu {
+            trainer.heat()?;
+        }
+        Ok(trainer)
     }
 
-    /// The same, everything left to libtorch: see [`Net::by_torch`].
-    #[must_use]
-    pub fn by_torch(mut self) -> Self {
+    /// The same, as it runs on any other device than the CPU: everything left to libtorch, see [`Net::by_torch`], and
+    /// rows kept on the device.
+    pub fn by_torch(mut self) -> Result<Self, Error> {
         self.net = self.net.by_torch();
-        self
+        self.heat()?;
+        Ok(self)
     }
 
     /// The number the next batch must have.
@@ -180,6 +189,12 @@ impl Trainer {
         tables.map(|table| (table.name(), table.n_live()))
     }
 
+    /// Rows that the device keeps, and how many were carried there since this was asked last; none on the CPU.
+    pub fn device_rows(&mut self) -> Option<(usize, u64)> {
+        let hot = self.hot.as_mut()?;
+        Some((hot.len(), hot.take_carried()))
+    }
+
     /// Ids that wait for a row, count.
     #[must_use]
     pub fn n_waiting(&self) -> usize {
@@ -189,6 +204,7 @@ impl Trainer {
     /// The current version: rows shared page by page, dense weights copied out.
     pub fn weights(&mut self) -> Result<Weights, Error> {
         self.weights.dense = self.net.export()?;
+        self.cool()?;
         Ok(self.weights.clone())
     }
 
@@ -212,7 +228,7 @@ impl Trainer {
         // A replay that catches up can bring thousands of slates at once; pieces keep the tensors small.
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
-            let logits = self.net.score(&inputs, &self.weights)?;
+            let logits = self.score(&inputs)?;
             let primary = logits.iter().step_by(self.weights.config.n_tasks());
             for (candidate, logit) in piece.iter().flat_map(|slate| &slate.candidates).zip(primary) {
                 candidate.predicted.set(*logit);
@@ -229,7 +245,7 @@ impl Trainer {
         let n_tasks = self.weights.config.n_tasks();
         let objective = Objective::new(&self.config, &self.weights.config);
         let samples = objective.conditioned(&batch.samples);
-        let n_deleted = self.forget(&batch.deleted);
+        let n_deleted = self.forget(&batch.deleted)?;
         self.advance(batch);
         let is_taken: Vec<bool> = samples.iter().map(|s| objective.takes(s)).collect();
         let report = if is_taken.iter().all(|taken| *taken) {
@@ -266,7 +282,7 @@ impl Trainer {
         self.weights.calibration = self.calibrator.served(n_tasks);
         Ok(StepReport {
             n_deleted,
-            n_expired: self.expire(),
+            n_expired: self.expire()?,
             ..report
         })
     }
@@ -278,7 +294,7 @@ impl Trainer {
             return Ok(known);
         }
         let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
-        let logits = self.net.score(&inputs, &self.weights)?;
+        let logits = self.score(&inputs)?;
         Ok(logits
             .into_iter()
             .step_by(self.weights.config.n_tasks())
@@ -300,7 +316,7 @@ impl Trainer {
             source,
         };
         let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
-        let leaves = backward::track(self.net.gather(&inputs, &self.weights)?, &inputs);
+        let leaves = backward::track(self.gather(&inputs)?, &inputs);
         let output = self.net.forward(&inputs, &leaves)?;
         let logits = to_vec(&output.logits).map_err(at)?;
         let auxiliary = match &output.auxiliary {
@@ -339,7 +355,9 @@ impl Trainer {
             })
             .map_err(at)?;
         let max = self.config.max_rows;
-        let n_forgotten = self.weights.tables_mut().map(|table| table.bound(max)).sum();
+        let is_full = self.weights.tables_mut().any(|table| table.n_live() > max);
+        let bound = |weights: &mut Weights| weights.tables_mut().map(|table| table.bound(max)).sum();
+        let n_forgotten = if is_full { self.release(bound)? } else { 0 };
         let (logits, jumped) = self.calibrate(samples, objective, logits);
         Ok(StepReport {
             logits,

@@ -6,8 +6,9 @@ use ouzel_model::{Feature, Inputs, Key, is_adapter, is_base};
 use ouzel_sample::{Id, Sample};
 
 use crate::admit::Places;
-use crate::clip::{Clipped, factor, scale, squares, squares_of};
-use crate::optim::{ftrl, row_adagrad};
+use crate::clip::{Clipped, factor, squares_of};
+use crate::optim::{ftrl, row_adagrad, row_adagrad_hot};
+use crate::row_gradient::RowGradient;
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 
@@ -25,7 +26,7 @@ pub(crate) struct Gradient<'a> {
     /// By dense weight, in the order of the net's parameters; none for one that stands still.
     pub(crate) dense: &'a [Option<Tensor>],
     /// By embedding row, `[n_unique, dim]`.
-    pub(crate) rows: &'a mut [f32],
+    pub(crate) rows: &'a mut RowGradient,
     /// By weight of the wide part, `[n_unique]`.
     pub(crate) wide: &'a [f32],
 }
@@ -60,7 +61,7 @@ impl Trainer {
             rows,
             wide,
         } = gradient;
-        let (of_dense, of_rows) = (squares_of(dense)?, squares(rows));
+        let (of_dense, of_rows) = (squares_of(dense)?, rows.squares()?);
         let is_finite = loss.is_finite()
             && of_dense.is_finite()
             && of_rows.is_finite()
@@ -71,15 +72,23 @@ impl Trainer {
         self.n_samples += samples.len() as u64;
         let places = self.admit(inputs, samples, deleted);
         self.see(inputs, &places);
-        let is_cut = self.cut(&inputs.rows, &places, rows);
+        let is_cut = rows.cut(&self.widths(&inputs.rows, &places))?;
         let (dense_rate, row_rates) = self.rates();
-        let of_rows = if is_cut { squares(rows) } else { of_rows };
+        let of_rows = if is_cut { rows.squares()? } else { of_rows };
         let by_rows = factor(of_rows, self.config.clip_rows);
         if let Some(factor) = by_rows {
-            scale(rows, factor);
+            rows.scale(factor)?;
         }
         let tables = &mut self.weights.rows;
-        row_adagrad(tables, &inputs.rows, &places.rows, rows, row_rates);
+        match (rows, &mut self.hot) {
+            (RowGradient::Hot(rows), Some(hot)) => {
+                row_adagrad_hot(hot, tables, &inputs.rows, &places.rows, rows, row_rates)?;
+            }
+            (rows, _) => {
+                let rows = rows.plain().unwrap_or_default();
+                row_adagrad(tables, &inputs.rows, &places.rows, rows, row_rates);
+            }
+        }
         ftrl(&mut self.weights.wide, &places.wide, wide, &self.config);
 
         let by_dense = factor(of_dense, self.config.clip_dense);
@@ -105,19 +114,12 @@ impl Trainer {
         })
     }
 
-    /// Takes the gradient from ids without a row, and from what lies behind a narrow row. False when there was none
-    /// of either.
-    fn cut(&self, keys: &[Key], places: &Places, gradient: &mut [f32]) -> bool {
+    /// Floats of each row that take a gradient: none of an id without one, and none of what lies behind a narrow row.
+    fn widths(&self, keys: &[Key], places: &Places) -> Vec<usize> {
         let rows = &self.weights.rows;
         let widths = Feature::ALL.map(|feature| rows.width(feature));
-        let mut is_cut = false;
-        let gradients = gradient.chunks_exact_mut(rows.dim());
-        for ((key, row), gradient) in keys.iter().zip(&places.rows).zip(gradients) {
-            let width = row.map_or(0, |_| widths[key.feature.index()]);
-            is_cut |= width < gradient.len();
-            gradient[width..].fill(0.0);
-        }
-        is_cut
+        let width = |(key, row): (&Key, &Option<u32>)| row.map_or(0, |_| widths[key.feature.index()]);
+        keys.iter().zip(&places.rows).map(width).collect()
     }
 
     /// Rates of dense weights, and of rows by feature, at the samples learned from so far.

@@ -450,6 +450,7 @@ impl Config {
             calibrate: self.learner.calibrate,
             negative_rate: single(self.learner.negative_rate),
             max_rows: self.learner.max_rows,
+            device_rows: self.learner.device_rows,
             rows: self.rows.rules(),
             device: self.learner.device.clone(),
             threads: i32::try_from(self.learner.threads).unwrap_or(i32::MAX),

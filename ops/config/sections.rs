@@ -100,6 +100,10 @@ pub struct Learner {
     /// as much again while a version of them is served. Beyond it those that have learned least are forgotten.
     #[schemars(range(min = 1))]
     pub max_rows: usize,
+    /// Embedding rows that a GPU keeps in its memory, count: those that batches read last, `4 * (model.dim + 1)` bytes
+    /// each. Another number gives the same bits.
+    #[schemars(range(min = 1))]
+    pub device_rows: usize,
     /// Seeds every random number. The same log and seed give the same model.
     #[schemars(range(min = 0, max = 9_223_372_036_854_775_807_i64))]
     pub seed: u64,
@@ -124,6 +128,7 @@ impl Default for Learner {
             negative_rate: 1.0,
             calibrate: false,
             max_rows: 20_000_000,
+            device_rows: LearnerConfig::default().device_rows,
             seed: 0,
             flush_idle: Period::from_ms(200),
             threads: 1,

@@ -88,6 +88,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "must be above 0 and at most 1",
     );
     faults.unless_positive(learner.max_rows, "learner.max_rows");
+    faults.unless_positive(learner.device_rows, "learner.device_rows");
     if let Some((key, why)) = config.rows.rules().fault() {
         faults.unless(false, format!("rows.{key}"), why);
     }

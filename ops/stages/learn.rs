@@ -205,6 +205,10 @@ impl Learn {
             gauge!(names::ROWS, "table" => table).set(float(n));
         }
         gauge!(names::WAITING).set(float(self.trainer.n_waiting()));
+        if let Some((n, n_carried)) = self.trainer.device_rows() {
+            gauge!(names::DEVICE_ROWS).set(float(n));
+            counter!(names::DEVICE_ROWS_CARRIED).increment(n_carried);
+        }
         self.live.learned(window, total);
         if self.live.pinned().is_some() {
             // What is not served is not fresh, and nothing is kept of it for a pin that stays for days.

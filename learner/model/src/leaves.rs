@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::fused::{ByHand, SequencePass};
 use crate::groups::Layout;
-use crate::inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+use crate::inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
 use crate::weights::Weights;
 
 /// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`Leaves::of_rows`].
@@ -39,6 +39,23 @@ pub struct Leaves {
     pub layout: Option<Layout>,
     /// The sequence block, where it ran in plain loops; there is no `history` then.
     pub pass: Option<SequencePass>,
+}
+
+/// The weights of a batch's unique rows, `[n_unique, dim]`.
+#[derive(Debug)]
+pub enum BatchRows<'a> {
+    /// Read from the tables.
+    Plain(Vec<f32>),
+    /// On the device already, see [`HotRows`](crate::HotRows).
+    Hot(&'a Tensor),
+}
+
+impl BatchRows<'_> {
+    /// Those of the tables.
+    #[must_use]
+    pub fn plain(inputs: &Inputs, weights: &Weights) -> Self {
+        Self::Plain(weights.rows.read_all(&inputs.rows))
+    }
 }
 
 /// The contents of a batch.
@@ -78,10 +95,11 @@ pub enum ContentSource {
 }
 
 impl Leaves {
-    /// Gathers a batch from the rows of a version. `source` makes its contents; `by_hand` is a sequence
-    /// block that runs in plain loops, and keeps what gradients need if the pass `goes_back`.
+    /// Gathers a batch from its rows and the other weights of a version. `source` makes its contents; `by_hand` is a
+    /// sequence block that runs in plain loops, and keeps what gradients need if the pass `goes_back`.
     pub(crate) fn gather(
         inputs: &Inputs,
+        rows: &BatchRows<'_>,
         weights: &Weights,
         device: Device,
         by_hand: Option<Arc<ByHand>>,
@@ -89,12 +107,14 @@ impl Leaves {
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
-        let rows = weights.rows.read_all(&inputs.rows);
         let wide = Inputs::read(&inputs.wide, &weights.wide);
         let put = Put { device };
         let (n_requests, n_candidates) = (len(inputs.n_requests()), len(inputs.n_candidates()));
         let rows_of = |pool: &Pool, shape: &[i64]| -> Result<Tensor, Error> {
-            put.f32(&pool.gather(&rows, dim), shape)
+            match rows {
+                BatchRows::Plain(rows) => put.f32(&pool.gather(rows, dim), shape),
+                BatchRows::Hot(rows) => Ok(Bags::new(pool, device)?.sum(rows)?.f_view(shape)?),
+            }
         };
         let token = len(TOKEN_FIELDS * dim);
         let HistoryInputs {
@@ -103,9 +123,11 @@ impl Leaves {
             target,
             ..
         } = &inputs.history;
-        let pass = match by_hand.filter(|_| *n > 0) {
-            Some(block) => Some(SequencePass::new(block, inputs, &rows, dim, goes_back)?),
-            None => None,
+        let pass = match (by_hand.filter(|_| *n > 0), rows) {
+            (Some(block), BatchRows::Plain(rows)) => {
+                Some(SequencePass::new(block, inputs, rows, dim, goes_back)?)
+            }
+            _ => None,
         };
         let history = if *n > 0 && pass.is_none() {
             let shape = [n_requests, len(*n)];

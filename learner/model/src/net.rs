@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::fused::{BatchContents, ByHand, FqFormer, Hand, HandPass, Interest, Tower};
 use crate::inputs::Inputs;
 use crate::kept::Kept;
-use crate::leaves::{ContentSource, Leaves, len};
+use crate::leaves::{BatchRows, ContentSource, Leaves, len};
 use crate::params::Params;
 use crate::plain::to_vec;
 use crate::shapes::{is_adapter, is_base, shapes};
@@ -196,14 +196,29 @@ impl Net {
 
     /// A batch as tensors, to be learned from.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        self.gather_for(inputs, weights, true)
+        self.gather_for(inputs, &BatchRows::plain(inputs, weights), weights, true)
     }
 
-    fn gather_for(&self, inputs: &Inputs, weights: &Weights, goes_back: bool) -> Result<Leaves, Error> {
-        let by_hand = self.by_hand()?;
-        Leaves::gather(inputs, weights, self.device, by_hand, goes_back, |contents| {
-            self.source(contents)
-        })
+    /// The same of a batch's rows, wherever they are.
+    pub fn gather_rows(
+        &self,
+        inputs: &Inputs,
+        rows: &BatchRows<'_>,
+        weights: &Weights,
+    ) -> Result<Leaves, Error> {
+        self.gather_for(inputs, rows, weights, true)
+    }
+
+    fn gather_for(
+        &self,
+        inputs: &Inputs,
+        rows: &BatchRows<'_>,
+        weights: &Weights,
+        goes_back: bool,
+    ) -> Result<Leaves, Error> {
+        let (device, by_hand) = (self.device, self.by_hand()?);
+        let source = |contents: &_| self.source(contents);
+        Leaves::gather(inputs, rows, weights, device, by_hand, goes_back, source)
     }
 
     /// The sequence block where it runs in plain loops: on the CPU, without adapters.
@@ -383,7 +398,20 @@ impl Net {
 
     /// The log-odds of each outcome as plain numbers, without recording gradients, `[n_candidates * n_tasks]`.
     pub fn score(&self, inputs: &Inputs, weights: &Weights) -> Result<Vec<f32>, Error> {
-        let outputs = tch::no_grad(|| self.forward(inputs, &self.gather_for(inputs, weights, false)?))?;
+        self.score_rows(inputs, &BatchRows::plain(inputs, weights), weights)
+    }
+
+    /// The same of a batch's rows, wherever they are.
+    pub fn score_rows(
+        &self,
+        inputs: &Inputs,
+        rows: &BatchRows<'_>,
+        weights: &Weights,
+    ) -> Result<Vec<f32>, Error> {
+        let outputs = tch::no_grad(|| {
+            let leaves = self.gather_for(inputs, rows, weights, false)?;
+            self.forward(inputs, &leaves)
+        })?;
         let logits = to_vec(&outputs.logits)?.into_iter();
         let lines = weights.calibration.iter().cycle();
         Ok(logits

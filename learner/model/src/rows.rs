@@ -51,6 +51,12 @@ impl Rows {
         self.dim
     }
 
+    /// Floats of the optimizer behind a row.
+    #[must_use]
+    pub fn n_state(&self) -> usize {
+        self.shared.stride() - self.shared.dim()
+    }
+
     /// Floats of weight in a row of this feature, at most `dim`.
     #[must_use]
     pub fn width(&self, feature: Feature) -> usize {

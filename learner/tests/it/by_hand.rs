@@ -8,10 +8,10 @@ use crate::blocks::em3;
 use crate::world::{batches_with_content, configs, unpredicted};
 
 /// Both learn the same steps, and score alike what they have learned.
-fn holds(model: ModelConfig, learner: LearnerConfig) {
+pub(crate) fn holds(model: ModelConfig, learner: LearnerConfig) {
     let batches = batches_with_content(1, 250);
     let new = || Trainer::new(model.clone(), learner.clone()).unwrap();
-    let (mut by_hand, mut by_torch) = (new(), new().by_torch());
+    let (mut by_hand, mut by_torch) = (new(), new().by_torch().unwrap());
     for (step, batch) in batches.iter().enumerate() {
         unpredicted(std::slice::from_ref(batch));
         let [one, other] = [&mut by_hand, &mut by_torch].map(|trainer| trainer.step(batch).unwrap());

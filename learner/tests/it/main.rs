@@ -14,6 +14,7 @@ mod by_hand;
 mod calibrates;
 mod delayed;
 mod earns;
+mod hot;
 mod learns;
 mod restores;
 mod rows;

@@ -46,6 +46,33 @@ impl Pool {
         })
     }
 
+    /// The pool that goes the other way: a segment for each of `n_rows` rows, of the segments that it is a member of.
+    #[must_use]
+    pub fn transposed(&self, n_rows: usize) -> Self {
+        let mut ends = vec![0; n_rows];
+        for (row, _) in &self.members {
+            ends[*row] += 1;
+        }
+        let mut end = 0;
+        let mut next: Vec<usize> = ends
+            .iter_mut()
+            .map(|n| {
+                let start = end;
+                end += *n;
+                *n = end;
+                start
+            })
+            .collect();
+        let mut members = vec![(0, 0.0); self.members.len()];
+        for (at, segment) in self.segments().enumerate() {
+            for (row, coefficient) in segment {
+                members[next[*row]] = (at, *coefficient);
+                next[*row] += 1;
+            }
+        }
+        Self { ends, members }
+    }
+
     /// Sums rows into segments.
     ///
     /// # Shapes

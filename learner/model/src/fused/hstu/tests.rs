@@ -13,7 +13,7 @@ use crate::config::{ModelConfig, SequenceConfig, SequenceKind};
 use crate::error::Error;
 use crate::fused::{ByHand, SequencePass};
 use crate::inputs::Inputs;
-use crate::leaves::Leaves;
+use crate::leaves::{BatchRows, Leaves};
 use crate::params::Params;
 use crate::plain::to_vec;
 use crate::random::normal;
@@ -107,7 +107,16 @@ fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs,
             n_present: 0,
         })
     };
-    let mut leaves = Leaves::gather(&inputs, weights, Device::Cpu, None, true, no_content).unwrap();
+    let mut leaves = Leaves::gather(
+        &inputs,
+        &BatchRows::plain(&inputs, weights),
+        weights,
+        Device::Cpu,
+        None,
+        true,
+        no_content,
+    )
+    .unwrap();
     for (leaf, _) in leaves.of_rows(&inputs) {
         *leaf = leaf.set_requires_grad(true);
     }
