@@ -3,14 +3,20 @@
 /// The libtorch that tch 0.26 is built for.
 pub const LIBTORCH: &str = "2.13.0";
 
-/// The instruction set libtorch chooses on this machine, by its own names. `ATEN_CPU_CAPABILITY` overrides it,
-/// as it does for libtorch.
+/// The instruction set libtorch chooses on this machine, by its own names, with `+BF16` behind it where there are units
+/// for products of rounded factors. `ATEN_CPU_CAPABILITY` overrides the former, as it does for libtorch.
 #[must_use]
 pub fn cpu_capability() -> String {
-    if let Ok(forced) = std::env::var("ATEN_CPU_CAPABILITY") {
-        return forced.to_uppercase();
-    }
-    detected().to_owned()
+    let chosen = match std::env::var("ATEN_CPU_CAPABILITY") {
+        Ok(forced) => forced.to_uppercase(),
+        Err(_) => detected().to_owned(),
+    };
+    let units = if ouzel_model::has_bf16_units() {
+        "+BF16"
+    } else {
+        ""
+    };
+    chosen + units
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -41,7 +41,8 @@ pub struct Model {
     pub fm: bool,
     /// Whether a live feature of which nothing is known reads as a value that is learned, not as 0.
     pub learned_missing: bool,
-    /// In what precision libtorch multiplies matrices: `f32`, or `bf16` where the processor has units for it.
+    /// In what precision matrices are multiplied: `f32`, or `bf16`, which is faster where processor or device have units
+    /// for it.
     pub products: Products,
     /// Width of the space in which items' ids and contents are contrasted, floats; 0 for none. See
     /// `optimizer.contrast_weight`.

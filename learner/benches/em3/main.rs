@@ -20,7 +20,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use ouzel_learner::model::{
-    ContentConfig, Inputs, InterestConfig, ModelConfig, Net, SequenceConfig, SequenceKind,
+    ContentConfig, Inputs, InterestConfig, ModelConfig, Net, Products, SequenceConfig, SequenceKind,
 };
 use ouzel_learner::{DenseRule, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
@@ -111,7 +111,14 @@ fn shape(text: &str) -> Shape {
     }
 }
 
+/// The model of a name; one that ends in `-bf16` with products of rounded factors.
 fn config(name: &str, history: usize) -> ModelConfig {
+    if let Some(name) = name.strip_suffix("-bf16") {
+        return ModelConfig {
+            products: Products::Bf16,
+            ..config(name, history)
+        };
+    }
     // As the ready-made files of these names have them.
     if let Some(kind) = match name {
         "default-deepfm" => Some(SequenceKind::Mean),

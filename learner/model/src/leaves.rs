@@ -11,7 +11,7 @@ use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::fused::{ByHand, SequencePass};
+use crate::fused::{ByHand, SequencePass, WayBack};
 use crate::groups::Layout;
 use crate::inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
 use crate::weights::Weights;
@@ -96,14 +96,14 @@ pub enum ContentSource {
 
 impl Leaves {
     /// Gathers a batch from its rows and the other weights of a version. `source` makes its contents; `by_hand` is a
-    /// sequence block that runs in plain loops, and keeps what gradients need if the pass `goes_back`.
+    /// sequence block that runs in plain loops, and keeps what gradients need that go `back`.
     pub(crate) fn gather(
         inputs: &Inputs,
         rows: &BatchRows<'_>,
         weights: &Weights,
         device: Device,
         by_hand: Option<Arc<ByHand>>,
-        goes_back: bool,
+        back: WayBack,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();
@@ -124,9 +124,7 @@ impl Leaves {
             ..
         } = &inputs.history;
         let pass = match (by_hand.filter(|_| *n > 0), rows) {
-            (Some(block), BatchRows::Plain(rows)) => {
-                Some(SequencePass::new(block, inputs, rows, dim, goes_back)?)
-            }
+            (Some(block), BatchRows::Plain(rows)) => Some(SequencePass::new(block, inputs, rows, dim, back)?),
             _ => None,
         };
         let history = if *n > 0 && pass.is_none() {

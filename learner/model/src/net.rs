@@ -16,9 +16,9 @@ use tch::{Device, Tensor};
 use ouzel_sample::{DENSE_NAMES, MODALITIES};
 
 use crate::blocks::{contrast, din, fm, head, hstu, interest};
-use crate::config::{ModelConfig, SequenceKind};
+use crate::config::{ModelConfig, Products, SequenceKind};
 use crate::error::Error;
-use crate::fused::{BatchContents, ByHand, FqFormer, Hand, HandPass, Interest, Tower};
+use crate::fused::{BatchContents, ByHand, FqFormer, Hand, HandPass, Interest, Tower, WayBack};
 use crate::inputs::Inputs;
 use crate::kept::Kept;
 use crate::leaves::{BatchRows, ContentSource, Leaves, len};
@@ -89,9 +89,18 @@ impl Net {
             .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
         let is_by_hand = has_no_adapter && device == Device::Cpu && ByHand::runs(&config);
         let has_no_torch = is_by_hand || config.sequence.kind == SequenceKind::Mean;
-        let params = Params::new(params, config.lora.scale()).with(config.products);
+        let params = Params::new(params, config.lora.scale());
+        let is_all_by_hand = has_no_torch && device == Device::Cpu && Tower::runs(&config, &params);
+        // Plain loops round what pays; what is left to libtorch beside them is too small for it.
+        let products = match is_all_by_hand {
+            true => Products::F32,
+            false => config.products,
+        };
+        let params = params.with(products);
+        let has_content_by_hand =
+            device == Device::Cpu && products == Products::F32 && FqFormer::runs(&config);
         Ok(Self {
-            is_all_by_hand: has_no_torch && device == Device::Cpu && Tower::runs(&config, &params),
+            is_all_by_hand,
             hand: RefCell::default(),
             params,
             prior: Tensor::f_from_slice(&weights.prior)?.f_to_device(device)?,
@@ -100,7 +109,7 @@ impl Net {
             kept: RefCell::default(),
             is_by_hand,
             sequence: RefCell::default(),
-            has_content_by_hand: device == Device::Cpu && FqFormer::runs(&config),
+            has_content_by_hand,
             content: RefCell::default(),
             is_still: false,
             config,
@@ -129,6 +138,7 @@ impl Net {
         self.is_by_hand = false;
         self.has_content_by_hand = false;
         self.is_all_by_hand = false;
+        self.params = self.params.with(self.config.products);
         self
     }
 
@@ -196,7 +206,7 @@ impl Net {
 
     /// A batch as tensors, to be learned from.
     pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
-        self.gather_for(inputs, &BatchRows::plain(inputs, weights), weights, true)
+        self.gather_rows(inputs, &BatchRows::plain(inputs, weights), weights)
     }
 
     /// The same of a batch's rows, wherever they are.
@@ -206,7 +216,11 @@ impl Net {
         rows: &BatchRows<'_>,
         weights: &Weights,
     ) -> Result<Leaves, Error> {
-        self.gather_for(inputs, rows, weights, true)
+        let back = match self.is_frozen() {
+            true => WayBack::Inputs,
+            false => WayBack::Weights,
+        };
+        self.gather_for(inputs, rows, weights, back)
     }
 
     fn gather_for(
@@ -214,11 +228,11 @@ impl Net {
         inputs: &Inputs,
         rows: &BatchRows<'_>,
         weights: &Weights,
-        goes_back: bool,
+        back: WayBack,
     ) -> Result<Leaves, Error> {
         let (device, by_hand) = (self.device, self.by_hand()?);
         let source = |contents: &_| self.source(contents);
-        Leaves::gather(inputs, rows, weights, device, by_hand, goes_back, source)
+        Leaves::gather(inputs, rows, weights, device, by_hand, back, source)
     }
 
     /// The sequence block where it runs in plain loops: on the CPU, without adapters.
@@ -409,7 +423,7 @@ impl Net {
         weights: &Weights,
     ) -> Result<Vec<f32>, Error> {
         let outputs = tch::no_grad(|| {
-            let leaves = self.gather_for(inputs, rows, weights, false)?;
+            let leaves = self.gather_for(inputs, rows, weights, WayBack::Nowhere)?;
             self.forward(inputs, &leaves)
         })?;
         let logits = to_vec(&outputs.logits)?.into_iter();

@@ -1,6 +1,6 @@
 //! Tensors as plain numbers, where they lie.
 //!
-//! The one place with `unsafe` in it: [`tch`] has no other way to read or write the numbers of a tensor but to copy them.
+//! One of two places with `unsafe` in them, with `fused/half`: [`tch`] has no other way to read or write the numbers of a tensor but to copy them.
 //! An optimizer of many small weights would otherwise spend its time on calls.
 
 use tch::{Device, Kind, TchError, Tensor};

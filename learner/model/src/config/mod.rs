@@ -54,7 +54,7 @@ pub struct ModelConfig {
     /// Names of the tasks, the primary one first. Set from the join's tasks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
-    /// In what precision libtorch multiplies matrices.
+    /// In what precision matrices are multiplied.
     #[serde(skip_serializing_if = "is_default")]
     pub products: Products,
     /// What an output of the network stands for. Set from the label policy.
@@ -96,8 +96,8 @@ impl Default for FeatureSet {
     }
 }
 
-/// In what precision libtorch multiplies matrices. Weights, sums between products and optimizers are in `f32` always,
-/// and so are the blocks that run in plain loops.
+/// In what precision matrices are multiplied. Weights, sums and optimizers are in `f32` always. In plain loops the
+/// products of DIN and of the layers behind the blocks are rounded, those of small matrices and all others are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Products {

@@ -11,7 +11,7 @@ use ouzel_sample::{ItemVectors, MODALITIES, N_MODALITIES};
 
 use super::kernel::{add_scaled, dot, exp, total, transpose};
 use super::product::{Left, add_product};
-use crate::config::{ContentConfig, ModelConfig, Products};
+use crate::config::{ContentConfig, ModelConfig};
 use crate::error::Error;
 use crate::params::Params;
 use crate::plain::to_vec;
@@ -52,10 +52,7 @@ struct Folded {
 impl FqFormer {
     /// Whether a model's contents can be made so: the others are left to libtorch.
     pub(crate) fn runs(config: &ModelConfig) -> bool {
-        config.content.enabled
-            && config.content.layers == 1
-            && config.products == Products::F32
-            && !config.contents_learn_frozen()
+        config.content.enabled && config.content.layers == 1 && !config.contents_learn_frozen()
     }
 
     /// The block with the weights of this moment.

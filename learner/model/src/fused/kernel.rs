@@ -145,13 +145,13 @@ pub(super) fn products(a: &[f32], b: &[f32]) -> [f32; COLUMNS] {
     sums
 }
 
-/// [`silu`] and its derivative.
+/// [`silu`], its derivative in place of what it is of.
 #[inline(always)]
-pub(super) fn silu_and_slope(active: &mut [f32], slopes: &mut [f32], x: &[f32]) {
-    for ((active, slope), x) in active.iter_mut().zip(slopes).zip(x) {
+pub(super) fn silu_and_slope(active: &mut [f32], x: &mut [f32]) {
+    for (active, x) in active.iter_mut().zip(x) {
         let s = sigmoid(*x);
-        *active = x * s;
-        *slope = s * (1.0 - s).mul_add(*x, 1.0);
+        *active = *x * s;
+        *x = s * (1.0 - s).mul_add(*x, 1.0);
     }
 }
 

@@ -6,18 +6,21 @@
 
 mod content;
 mod din;
+mod half;
 mod hand;
 mod hstu;
 mod interest;
 mod kernel;
 mod pass;
 mod product;
+mod spare;
 mod tower;
 
 pub(crate) use content::FqFormer;
+pub use half::has_bf16_units;
 pub(crate) use hand::{BatchContents, Hand};
 pub use hand::{HandGradients, HandPass};
 pub(crate) use interest::Interest;
-pub(crate) use pass::ByHand;
 pub use pass::SequencePass;
+pub(crate) use pass::{ByHand, WayBack};
 pub(crate) use tower::Tower;

@@ -13,6 +13,17 @@ use crate::leaves::len;
 use crate::params::Params;
 use crate::plain::to_vec;
 
+/// How far gradients will go back through a pass, which says what it must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WayBack {
+    /// It only scores.
+    Nowhere,
+    /// To what it read, by weights that stand still.
+    Inputs,
+    /// To its weights as well.
+    Weights,
+}
+
 /// A sequence block that runs in plain loops, its weights as they were when it was made.
 #[derive(Debug)]
 pub(crate) enum ByHand {
@@ -77,19 +88,19 @@ impl ByHand {
             ]);
         }
         let parts = |at: usize| -> [&[f32]; 2] { [&layers[at][0], &layers[at][1]] };
-        Ok(Self::Din(Din::new(parts(0), parts(1), parts(2))))
+        Ok(Self::Din(Din::new(parts(0), parts(1), parts(2), config.products)))
     }
 }
 
 impl SequencePass {
-    /// The forward pass of a batch whose unique rows are `rows [n, dim]`. Only one that `goes_back` may be asked for
-    /// gradients.
+    /// The forward pass of a batch whose unique rows are `rows [n, dim]`. It may be asked for gradients as far as it
+    /// goes `back`.
     pub(crate) fn new(
         block: Arc<ByHand>,
         inputs: &Inputs,
         rows: &[f32],
         dim: usize,
-        goes_back: bool,
+        back: WayBack,
     ) -> Result<Self, Error> {
         let history = &inputs.history;
         let target = history.target.gather(rows, dim);
@@ -100,7 +111,7 @@ impl SequencePass {
                 let lens: Vec<usize> = valid
                     .map(|valid| valid.iter().filter(|v| **v > 0.0).count())
                     .collect();
-                let pass = din.forward(din_inputs(inputs, &target, &tokens, &lens), goes_back);
+                let pass = din.forward(din_inputs(inputs, &target, &tokens, &lens), back);
                 let read = Tensor::f_from_slice(&pass.read)?;
                 (Run::Din { pass, tokens, lens }, read)
             }

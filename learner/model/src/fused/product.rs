@@ -7,11 +7,16 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::half;
+use crate::config::Products;
+
 /// Rows of a block: together with the columns as many sums as fit the registers.
 const ROWS: usize = 8;
 /// Columns of a result from which on it pays to turn the columns of a left side into rows first: read down, each number
 /// costs an instruction more.
 const WIDE: usize = 96;
+/// Length of sums and columns of a result from which on rounded factors are faster.
+const PACKED: usize = 32;
 
 /// Rows of numbers, each `stride` behind the one before it.
 #[derive(Clone, Copy)]
@@ -26,6 +31,12 @@ impl<'a> Rows<'a> {
     pub(super) fn of(values: &'a [f32], stride: usize, column: usize) -> Self {
         let values = values.get(column..).unwrap_or_default();
         Self { values, stride }
+    }
+
+    /// One row, with what lies behind it.
+    #[inline(always)]
+    pub(super) fn row(self, row: usize) -> &'a [f32] {
+        &self.values[row * self.stride..]
     }
 
     /// The rows from `row` on.
@@ -62,6 +73,44 @@ pub(super) fn add_product_to(c: &mut [f32], stride: usize, a: Left<'_>, b: Rows<
 /// `c = a b + row`: `a [m, k]`, `row [n]` added to each row. What `c` held is not read.
 pub(super) fn set_product(c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], size: [usize; 3]) {
     Arch::new().dispatch(SetProduct(c, row, a, b, size));
+}
+
+/// The same in the precision that a model is configured with.
+impl Products {
+    /// See [`add_product`].
+    pub(super) fn add_product(self, c: &mut [f32], a: Left<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
+        self.add_product_to(c, n, a, Rows::of(b, n, 0), [m, k, n]);
+    }
+
+    /// See [`add_product_to`].
+    pub(super) fn add_product_to(
+        self,
+        c: &mut [f32],
+        stride: usize,
+        a: Left<'_>,
+        b: Rows<'_>,
+        size: [usize; 3],
+    ) {
+        match self.is_half(size) {
+            true => half::product(c, stride, a, b, None, size),
+            false => add_product_to(c, stride, a, b, size),
+        }
+    }
+
+    /// See [`set_product`].
+    pub(super) fn set_product(self, c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], size: [usize; 3]) {
+        let [_, _, n] = size;
+        match self.is_half(size) {
+            true => half::product(c, n, Left::Rows(a), Rows::of(b, n, 0), Some(row), size),
+            false => set_product(c, row, a, b, size),
+        }
+    }
+
+    /// Whether factors are rounded. Those of small matrices are not: to pack them would take as long as it saves. How
+    /// many rows there are decides nothing, so that a row's bits do not depend on it.
+    fn is_half(self, [_, k, n]: [usize; 3]) -> bool {
+        self == Self::Bf16 && k >= PACKED && n >= PACKED
+    }
 }
 
 struct Product<'a>(&'a mut [f32], usize, Left<'a>, Rows<'a>, [usize; 3]);

@@ -1,7 +1,9 @@
 //! The way back of [`Din`], request by request: what its candidates have in common is done once for all of them.
 
-use super::{Din, DinGradients, DinInputs, DinPass};
-use crate::fused::kernel::{COLUMNS, add, products, silu_and_slope, slope, total, transpose, transpose_to};
+use std::ops::Range;
+
+use super::{Din, DinGradients, DinInputs, DinPass, Kept};
+use crate::fused::kernel::{COLUMNS, add, products, total, transpose, transpose_to};
 use crate::fused::product::{Left, add_product, set_product};
 
 /// What a way back collects and reuses from candidate to candidate.
@@ -18,8 +20,6 @@ struct Back<'a> {
     of_product: Vec<f32>,
     of_second_weight: Vec<f32>,
     zeros: Vec<f32>,
-    active: Vec<f32>,
-    slopes: Vec<f32>,
     /// `[n, first]`, `[n, second]` and its transpose.
     of_hidden: Vec<f32>,
     of_last: Vec<f32>,
@@ -76,11 +76,11 @@ impl Din {
             out.score_bias += total(&of_scores);
             back.begin(n);
             for (candidate, of_scores) in run.zip(of_scores.chunks_exact(n)) {
-                let last = &pass.second[pair * second..(pair + n) * second];
-                let hidden = &pass.hidden[pair * first..(pair + n) * first];
+                let layers = [(&pass.first, first), (&pass.second, second)];
+                let layers = layers.map(|(kept, width)| kept.of(pair * width..(pair + n) * width));
                 pair += n;
                 let of_query = &mut of_queries[candidate * first..(candidate + 1) * first];
-                back.of_layers(last, hidden, of_scores, of_query, out);
+                back.of_layers(layers, of_scores, of_query, out);
                 let at = candidate * width..(candidate + 1) * width;
                 let target = &inputs.target[at.clone()];
                 let of_history = &mut out.tokens[at_history.clone()];
@@ -121,6 +121,13 @@ impl Din {
     }
 }
 
+impl Kept {
+    /// Slopes, and outputs where they were kept.
+    fn of(&self, at: Range<usize>) -> [&[f32]; 2] {
+        [&self.slopes[at.clone()], self.active.get(at).unwrap_or_default()]
+    }
+}
+
 impl<'a> Back<'a> {
     fn new(din: &'a Din, learns: bool) -> Self {
         let (width, first, second) = (din.width, din.first, din.second);
@@ -136,8 +143,6 @@ impl<'a> Back<'a> {
             of_matrix: matrix(),
             turned: matrix(),
             partial: vec![0.0; width * COLUMNS],
-            active: Vec::new(),
-            slopes: Vec::new(),
             of_hidden: Vec::new(),
             of_last: Vec::new(),
             of_last_turned: Vec::new(),
@@ -160,56 +165,44 @@ impl<'a> Back<'a> {
     #[inline(always)]
     fn of_layers(
         &mut self,
-        last: &[f32],
-        hidden: &[f32],
+        [of_first, of_second]: [[&[f32]; 2]; 2],
         of_scores: &[f32],
         of_query: &mut [f32],
         out: &mut DinGradients,
     ) {
         let (first, second, n) = (self.din.first, self.din.second, of_scores.len());
-        for values in [&mut self.active, &mut self.slopes, &mut self.of_hidden] {
-            values.resize(n * first, 0.0);
-        }
+        let ([slopes, active], [slopes_last, active_last]) = (of_first, of_second);
+        self.of_hidden.resize(n * first, 0.0);
         for values in [&mut self.of_last, &mut self.of_last_turned] {
             values.resize(n * second, 0.0);
         }
-        let active = &mut self.active[..n * second];
-        silu_and_slope(active, &mut self.of_last, last);
-        add_product(
-            &mut out.score_weight,
-            Left::Rows(of_scores),
-            active,
-            [1, n, second],
-        );
-        for (of_last, of_score) in self.of_last.chunks_exact_mut(second).zip(of_scores) {
+        let rows = self.of_last.chunks_exact_mut(second);
+        for ((of_last, slopes), of_score) in rows.zip(slopes_last.chunks_exact(second)).zip(of_scores) {
             let weights = self.din.score.iter().zip(&mut out.second_bias);
-            for (of, (weight, sum)) in of_last.iter_mut().zip(weights) {
-                *of *= of_score * weight;
+            for ((of, slope), (weight, sum)) in of_last.iter_mut().zip(slopes).zip(weights) {
+                *of = slope * (of_score * weight);
                 *sum += *of;
             }
         }
         if self.learns {
-            silu_and_slope(&mut self.active, &mut self.slopes, hidden);
+            let size = [1, n, second];
+            add_product(&mut out.score_weight, Left::Rows(of_scores), active_last, size);
             transpose_to(&mut self.of_last_turned, &self.of_last, second);
-            add_product(
+            self.din.products.add_product(
                 &mut self.of_second_weight,
                 Left::Rows(&self.of_last_turned),
-                &self.active,
+                active,
                 [second, n, first],
             );
-        } else {
-            for (slope_of, x) in self.slopes.iter_mut().zip(hidden) {
-                *slope_of = slope(*x);
-            }
         }
-        set_product(
+        self.din.products.set_product(
             &mut self.of_hidden,
             &self.zeros,
             &self.of_last,
             &self.second,
             [n, second, first],
         );
-        let slopes = self.slopes.chunks_exact(first);
+        let slopes = slopes.chunks_exact(first);
         for (of_hidden, slopes) in self.of_hidden.chunks_exact_mut(first).zip(slopes) {
             for ((of, slope), sum) in of_hidden.iter_mut().zip(slopes).zip(of_query.iter_mut()) {
                 *of *= slope;
@@ -223,7 +216,7 @@ impl<'a> Back<'a> {
     #[inline(always)]
     fn of_candidate(&mut self, history: &[f32], target: &[f32], of_target: &mut [f32]) {
         let (width, first) = (self.din.width, self.din.first);
-        set_product(
+        self.din.products.set_product(
             &mut self.of_matrix,
             &self.zeros,
             history,
@@ -256,7 +249,7 @@ impl<'a> Back<'a> {
         let (width, first) = (self.din.width, self.din.first);
         let n = history.len() / width;
         add(&mut self.of_all, &self.of_hidden);
-        set_product(
+        self.din.products.set_product(
             &mut self.of_products,
             &vec![0.0; width],
             &self.of_hidden,
@@ -281,7 +274,10 @@ impl<'a> Back<'a> {
     fn of_keys(&mut self, of_history: &mut [f32]) {
         let (width, first) = (self.din.width, self.din.first);
         let n = of_history.len() / width;
-        add_product(of_history, Left::Rows(&self.of_all), &self.key, [n, first, width]);
+        let size = [n, first, width];
+        self.din
+            .products
+            .add_product(of_history, Left::Rows(&self.of_all), &self.key, size);
     }
 
     /// Adds to the gradient of the history, `[n, width]`.
@@ -295,7 +291,7 @@ impl<'a> Back<'a> {
             }
         }
         let n = of_history.len() / width;
-        add_product(
+        self.din.products.add_product(
             of_history,
             Left::Rows(&self.of_hidden),
             &self.turned,

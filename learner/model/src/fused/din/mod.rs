@@ -5,8 +5,11 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::kernel::{silu, transpose};
+use super::kernel::{silu, silu_and_slope, transpose};
+use super::pass::WayBack;
 use super::product::{Left, add_product, set_product};
+use super::spare::Spare;
+use crate::config::Products;
 
 mod backward;
 #[cfg(test)]
@@ -15,6 +18,7 @@ mod tests;
 /// The block's weights, each matrix as `[in, out]` and as `[out, in]`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Din {
+    products: Products,
     width: usize,
     first: usize,
     second: usize,
@@ -46,16 +50,45 @@ pub(crate) struct DinInputs<'a> {
 }
 
 /// A forward pass; all but what was read is there for the backward pass alone.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct DinPass {
     /// What each candidate read, `[n_candidates, width]`.
     pub(crate) read: Vec<f32>,
-    /// First layer before its activation, `[pairs, first]`.
-    hidden: Vec<f32>,
-    /// Second layer before its activation, `[pairs, second]`.
-    second: Vec<f32>,
+    first: Kept,
+    second: Kept,
     /// `[pairs]`; of each request, those of a candidate after those of the one before it.
     scores: Vec<f32>,
+}
+
+/// What is kept of a layer, `[pairs, out]`.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The derivative of its activation.
+    slopes: Spare,
+    /// What came out; of one candidate where the weights do not learn.
+    active: Spare,
+}
+
+impl Kept {
+    /// Room for `n` numbers; for one candidate's `most` where they are not kept.
+    fn new(back: WayBack, n: usize, most: usize) -> Self {
+        let n_of = |is_kept| Spare::new(if is_kept { n } else { most });
+        Self {
+            slopes: n_of(back != WayBack::Nowhere),
+            active: n_of(back == WayBack::Weights),
+        }
+    }
+
+    /// Where the next `n` numbers go, `done` of them being there.
+    #[inline(always)]
+    fn next(&mut self, back: WayBack, done: usize, n: usize) -> [&mut [f32]; 2] {
+        let at = |is_kept: bool| if is_kept { done } else { 0 };
+        let (slopes, active) = (at(back != WayBack::Nowhere), at(back == WayBack::Weights));
+        [
+            &mut self.slopes[slopes..slopes + n],
+            &mut self.active[active..active + n],
+        ]
+    }
 }
 
 /// Gradients, shaped as what they are of; those of weights as the layers' own, `[out, in]`.
@@ -78,6 +111,7 @@ impl Din {
         [first, first_bias]: [&[f32]; 2],
         [second, second_bias]: [&[f32]; 2],
         [score, score_bias]: [&[f32]; 2],
+        products: Products,
     ) -> Self {
         let (n_first, n_second) = (first_bias.len(), second_bias.len());
         let width = first.len() / n_first.max(1) / 4;
@@ -89,6 +123,7 @@ impl Din {
                 .collect()
         };
         Self {
+            products,
             width,
             first: n_first,
             second: n_second,
@@ -103,11 +138,11 @@ impl Din {
         }
     }
 
-    /// What each candidate reads of its history. Where it `goes_back` all of the pass is kept; else one candidate's
-    /// stays in the nearest cache and makes room for the next one's.
-    pub(crate) fn forward(&self, inputs: DinInputs<'_>, goes_back: bool) -> DinPass {
+    /// What each candidate reads of its history. What no gradient asks for is not kept: one candidate's stays in the
+    /// nearest cache and makes room for the next one's.
+    pub(crate) fn forward(&self, inputs: DinInputs<'_>, back: WayBack) -> DinPass {
         let mut pass = DinPass::default();
-        Arch::new().dispatch(Forward(self, inputs, goes_back, &mut pass));
+        Arch::new().dispatch(Forward(self, inputs, back, &mut pass));
         pass
     }
 
@@ -143,19 +178,16 @@ impl Din {
     }
 
     #[inline(always)]
-    fn forward_loops(&self, inputs: DinInputs<'_>, goes_back: bool, pass: &mut DinPass) {
+    fn forward_loops(&self, inputs: DinInputs<'_>, back: WayBack, pass: &mut DinPass) {
         let (width, first, second) = (self.width, self.first, self.second);
         let lens = inputs
             .request_of
             .iter()
             .map(|request| inputs.history(*request, width).1);
-        let n_kept = match goes_back {
-            true => lens.clone().sum(),
-            false => lens.clone().max().unwrap_or(0),
-        };
-        pass.hidden = vec![0.0; n_kept * first];
-        pass.second = vec![0.0; n_kept * second];
-        pass.scores = vec![0.0; lens.sum()];
+        let (n_pairs, most): (usize, usize) = (lens.clone().sum(), lens.max().unwrap_or(0));
+        pass.first = Kept::new(back, n_pairs * first, most * first);
+        pass.second = Kept::new(back, n_pairs * second, most * second);
+        pass.scores = vec![0.0; n_pairs];
         pass.read = vec![0.0; inputs.target.len()];
         let mut of_candidate = vec![0.0; width * first];
         let mut of_queries = vec![0.0; inputs.request_of.len() * first];
@@ -166,8 +198,7 @@ impl Din {
             &self.query,
             [inputs.request_of.len(), width, first],
         );
-        let mut active = Vec::new();
-        let (mut kept, mut pair) = (0, 0);
+        let (mut done, mut pair) = (0, 0);
         for run in inputs.runs() {
             let (history, n) = inputs.history(inputs.request_of[run.start], width);
             let scores = &mut pass.scores[pair..pair + run.len() * n];
@@ -178,24 +209,24 @@ impl Din {
                 .zip(of_queries[run.start * first..run.end * first].chunks_exact(first));
             for ((target, of_query), scores) in targets.zip(scores.chunks_exact_mut(n.max(1))) {
                 self.of_candidate(target, &mut of_candidate);
-                let hidden = &mut pass.hidden[kept * first..(kept + n) * first];
-                let last = &mut pass.second[kept * second..(kept + n) * second];
-                if goes_back {
-                    kept += n;
-                }
-                set_product(hidden, of_query, history, &of_candidate, [n, width, first]);
-                active.resize(n * first, 0.0);
-                silu(&mut active, hidden);
+                let [hidden, active] = pass.first.next(back, done * first, n * first);
+                let size = [n, width, first];
+                self.products
+                    .set_product(hidden, of_query, history, &of_candidate, size);
+                activate(back, active, hidden);
+                let [last, active_last] = pass.second.next(back, done * second, n * second);
+                let size = [n, first, second];
+                self.products
+                    .set_product(last, &self.second_bias, active, &self.second_weight, size);
+                activate(back, active_last, last);
+                done += n;
                 set_product(
-                    last,
-                    &self.second_bias,
-                    &active,
-                    &self.second_weight,
-                    [n, first, second],
+                    scores,
+                    &[self.score_bias],
+                    active_last,
+                    &self.score,
+                    [n, second, 1],
                 );
-                active.resize(n * second, 0.0);
-                silu(&mut active, last);
-                set_product(scores, &[self.score_bias], &active, &self.score, [n, second, 1]);
             }
             add_product(
                 &mut pass.read[at],
@@ -207,9 +238,18 @@ impl Din {
     }
 }
 
+/// [`silu`], its derivative in place of what it is of where a gradient goes back.
+#[inline(always)]
+fn activate(back: WayBack, active: &mut [f32], x: &mut [f32]) {
+    match back {
+        WayBack::Nowhere => silu(active, x),
+        WayBack::Inputs | WayBack::Weights => silu_and_slope(active, x),
+    }
+}
+
 /// The passes as things to call, not closures: a closure is compiled by itself, without the vector instructions that
 /// it is called for.
-struct Forward<'a>(&'a Din, DinInputs<'a>, bool, &'a mut DinPass);
+struct Forward<'a>(&'a Din, DinInputs<'a>, WayBack, &'a mut DinPass);
 
 impl NullaryFnOnce for Forward<'_> {
     type Output = ();

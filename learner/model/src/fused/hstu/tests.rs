@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::blocks::hstu;
 use crate::config::{ModelConfig, SequenceConfig, SequenceKind};
 use crate::error::Error;
-use crate::fused::{ByHand, SequencePass};
+use crate::fused::{ByHand, SequencePass, WayBack};
 use crate::inputs::Inputs;
 use crate::leaves::{BatchRows, Leaves};
 use crate::params::Params;
@@ -92,7 +92,7 @@ fn params(weights: &Weights) -> Params {
 fn pass(weights: &Weights, params: &Params, inputs: &Inputs) -> SequencePass {
     let rows = weights.rows.read_all(&inputs.rows);
     let block = Arc::new(ByHand::new(params, &weights.config).unwrap());
-    SequencePass::new(block, inputs, &rows, weights.config.dim, true).unwrap()
+    SequencePass::new(block, inputs, &rows, weights.config.dim, WayBack::Weights).unwrap()
 }
 
 /// Outputs and all gradients are those that libtorch finds by itself, within these shares of the largest.
@@ -113,7 +113,7 @@ fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs,
         weights,
         Device::Cpu,
         None,
-        true,
+        WayBack::Weights,
         no_content,
     )
     .unwrap();

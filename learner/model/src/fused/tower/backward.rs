@@ -4,7 +4,7 @@ use pulp::{Arch, NullaryFnOnce};
 
 use super::{Layer, PARTS, PIECE, Tower, TowerInputs, TowerPass};
 use crate::fused::kernel::add;
-use crate::fused::product::{Left, Rows, add_product, add_product_to};
+use crate::fused::product::{Left, Rows};
 
 /// Gradients, shaped as what they are of.
 #[derive(Debug, Default)]
@@ -69,6 +69,7 @@ impl Tower {
         out.interest = Vec::with_capacity(n * interest);
         out.sequence = Vec::with_capacity(n * sequence);
         out.contents = vec![0.0; if contents_learn { inputs.contents.len() } else { 0 }];
+        let products = self.first.products;
         let (mut of, mut of_before, mut of_read) = (Vec::new(), Vec::new(), Vec::new());
         for start in (0..n).step_by(PIECE) {
             let piece = start..n.min(start + PIECE);
@@ -86,14 +87,16 @@ impl Tower {
                 of_before.clear();
                 of_before.resize(piece.len() * layer.n_in, 0.0);
                 let size = [piece.len(), layer.n_out, layer.n_in];
-                add_product(&mut of_before, Left::Rows(&of), &layer.weight, size);
+                layer
+                    .products
+                    .add_product(&mut of_before, Left::Rows(&of), &layer.weight, size);
                 for (of, active) in of_before.iter_mut().zip(active) {
                     *of = if *active > 0.0 { *of } else { 0.0 };
                 }
                 std::mem::swap(&mut of, &mut of_before);
             }
             let read = &pass.read[start * n_in..piece.end * n_in];
-            add_product(
+            products.add_product(
                 &mut of_first_weight,
                 Left::Columns(&of),
                 read,
@@ -101,7 +104,7 @@ impl Tower {
             );
             of_read.clear();
             of_read.resize(piece.len() * asked, 0.0);
-            add_product_to(
+            products.add_product_to(
                 &mut of_read,
                 asked,
                 Left::Rows(&of),
@@ -172,7 +175,7 @@ impl Tower {
         let (mut of_weight, mut of_bias) = (vec![0.0; layer.weight.len()], vec![0.0; layer.n_out]);
         layer.weights(of_requests, inputs.user, &mut of_weight, &mut of_bias);
         out.user = vec![0.0; inputs.user.len()];
-        add_product(
+        layer.products.add_product(
             &mut out.user,
             Left::Rows(of_requests),
             &layer.weight,
@@ -221,7 +224,8 @@ impl Layer {
     #[inline(always)]
     fn weights(&self, of: &[f32], x: &[f32], of_weight: &mut [f32], of_bias: &mut [f32]) {
         let n = of.len() / self.n_out.max(1);
-        add_product(of_weight, Left::Columns(of), x, [self.n_out, n, self.n_in]);
+        let size = [self.n_out, n, self.n_in];
+        self.products.add_product(of_weight, Left::Columns(of), x, size);
         for row in of.chunks_exact(self.n_out.max(1)) {
             add(of_bias, row);
         }

@@ -1,6 +1,7 @@
 //! The factorisation machine's second-order term, as [`crate::blocks::fm`] has it, and its gradients.
 
 use super::{Layer, TowerInputs, row_of};
+use crate::config::Products;
 use crate::fused::kernel::add;
 use crate::fused::product::{Left, add_product};
 
@@ -36,7 +37,7 @@ impl Fm {
     pub(super) fn new(dim: usize, content: Option<Vec<f32>>) -> Self {
         Self {
             dim,
-            content: content.map(|weight| Layer::new(weight, vec![0.0; dim])),
+            content: content.map(|weight| Layer::new(weight, vec![0.0; dim], Products::F32)),
         }
     }
 

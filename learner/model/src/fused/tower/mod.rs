@@ -7,7 +7,7 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use super::kernel::transpose;
-use super::product::{Left, add_product, set_product};
+use super::product::Left;
 use crate::config::{HeadKind, ModelConfig, Products};
 use crate::error::Error;
 use crate::params::Params;
@@ -57,6 +57,7 @@ pub(crate) struct Tower {
 struct Layer {
     n_in: usize,
     n_out: usize,
+    products: Products,
     /// `[out, in]`
     weight: Vec<f32>,
     /// `[in, out]`
@@ -111,7 +112,6 @@ impl Tower {
                 .any(|block| name.starts_with(block))
         };
         config.head.kind == HeadKind::Single
-            && config.products == Products::F32
             && config.auxiliary == 0
             && params
                 .iter()
@@ -124,6 +124,7 @@ impl Tower {
             Ok(params.find(name).map(to_vec).transpose()?)
         };
         let get = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };
+        let products = config.products;
         let bias = get("first.bias")?;
         let n_first = bias.len();
         let mut weights = Vec::new();
@@ -146,15 +147,15 @@ impl Tower {
             .chain(["out".to_owned()])
         {
             let (weight, bias) = (get(&format!("{name}.weight"))?, get(&format!("{name}.bias"))?);
-            layers.push((name, Layer::new(weight, bias)));
+            layers.push((name, Layer::new(weight, bias, products)));
         }
         let fm = match config.fm {
             true => Some(Fm::new(config.dim, find("fm.content")?)),
             false => None,
         };
         Ok(Self {
-            user: Layer::new(get("first.user")?, bias),
-            first: Layer::new(side_by_side, vec![0.0; n_first]),
+            user: Layer::new(get("first.user")?, bias, products),
+            first: Layer::new(side_by_side, vec![0.0; n_first], products),
             parts,
             layers,
             missing: find("missing")?,
@@ -200,7 +201,8 @@ impl Tower {
                 row.copy_from_slice(row_of(&of_requests, *request, width));
             }
             let size = [piece.len(), self.first.n_in, width];
-            add_product(first, Left::Rows(read), &self.first.turned, size);
+            let products = self.first.products;
+            products.add_product(first, Left::Rows(read), &self.first.turned, size);
             for (at, (_, layer)) in self.layers.iter().enumerate() {
                 let (before, after) = pass.active.split_at_mut(at + 1);
                 let before = &mut before[at][start * layer.n_in..piece.end * layer.n_in];
@@ -210,7 +212,9 @@ impl Tower {
                 }
                 let after = &mut after[0][start * layer.n_out..piece.end * layer.n_out];
                 let size = [piece.len(), layer.n_in, layer.n_out];
-                set_product(after, &layer.bias, before, &layer.turned, size);
+                layer
+                    .products
+                    .set_product(after, &layer.bias, before, &layer.turned, size);
             }
         }
         pass.logits = pass.active.pop().unwrap_or_default();
@@ -265,13 +269,14 @@ impl Tower {
 
 impl Layer {
     /// From `weight [out, in]`, `bias [out]`.
-    fn new(weight: Vec<f32>, bias: Vec<f32>) -> Self {
+    fn new(weight: Vec<f32>, bias: Vec<f32>, products: Products) -> Self {
         let n_out = bias.len();
         let n_in = weight.len() / n_out.max(1);
         Self {
             n_in,
             n_out,
             turned: transpose(&weight, n_out, n_in),
+            products,
             weight,
             bias,
         }
@@ -281,7 +286,9 @@ impl Layer {
     fn apply(&self, x: &[f32]) -> Vec<f32> {
         let n = x.len() / self.n_in.max(1);
         let mut out = vec![0.0; n * self.n_out];
-        set_product(&mut out, &self.bias, x, &self.turned, [n, self.n_in, self.n_out]);
+        let size = [n, self.n_in, self.n_out];
+        self.products
+            .set_product(&mut out, &self.bias, x, &self.turned, size);
         out
     }
 }
