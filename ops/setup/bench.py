@@ -65,7 +65,7 @@ def rows():
         yield Row(both, what, "ranker", "read_and_score/{}".format(n), "PyTorch", "score/{}".format(n))
     for what, unit in (("train", "samples/s"), ("score", "candidates/s")):
         section = "em3-din, 64 requests of 8 candidates and 50 past actions, {}: {}, one thread".format(what, unit)
-        for state in ("warm-up", "frozen"):
+        for state in ("warm-up", "frozen", "warm-up, bf16", "frozen, bf16"):
             for layout in LAYOUTS:
                 yield Row(section, state, "em3", "{}/{}".format(what, state), "PyTorch " + layout, what)
 
@@ -137,10 +137,13 @@ class Peers:
 
 
 def em3(program, seconds, *arguments):
-    """Figures of the models with content, by what and state."""
-    lines = ran([program, "--model", "em3-din", "--shape", "64x8x50", "--seconds", str(seconds), *arguments]).splitlines()
-    found = [json.loads(line) for line in lines]
-    return {"{}/{}".format(what, of["state"]): of[what] for of in found for what in ("train", "score")}
+    """Figures of the model with content, by what and state, and of the same with products of rounded factors."""
+    found = {}
+    for model, behind in (("em3-din", ""), ("em3-din-bf16", ", bf16")):
+        command = [program, "--model", model, "--shape", "64x8x50", "--seconds", str(seconds), *arguments]
+        for of in map(json.loads, ran(command).splitlines()):
+            found.update({"{}/{}{}".format(what, of["state"], behind): of[what] for what in ("train", "score")})
+    return found
 
 
 def measure(table, programs, peers, rounds, seconds):
@@ -262,7 +265,7 @@ def main():
         say("writing the worlds")
         for program in (programs["join"], programs["ranker"]):
             ran([program], OUZEL_BENCH_DUMP=folder)
-        em3(programs["em3"], args.seconds, "--dump", pathlib.Path(folder) / "em3.safetensors")
+        ran([programs["em3"], "--model", "em3-din", "--shape", "64x8x50", "--dump", pathlib.Path(folder) / "em3.safetensors"])
         peers = Peers(folder, args.torch_python)
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
