@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 use ouzel_model::plain::to_vec;
-use ouzel_model::{HandGradients, HandPass, Inputs, Leaves, Net, Outputs};
+use ouzel_model::{ContentSource, HandGradients, HandPass, Inputs, Leaves, Net, Outputs};
 
 use crate::objective::Gradients;
 use crate::row_gradient::RowGradient;
@@ -21,6 +21,9 @@ pub(crate) fn track(mut leaves: Leaves, inputs: &Inputs) -> Leaves {
         *leaf = leaf.set_requires_grad(true);
     }
     leaves.wide = leaves.wide.set_requires_grad(true);
+    if let Some(ContentSource::ByHand { targets, .. }) = leaves.contents.as_mut().map(|of| &mut of.source) {
+        *targets = targets.set_requires_grad(true);
+    }
     if let Some(pass) = &mut leaves.pass {
         pass.read = pass.read.set_requires_grad(true);
     }
@@ -115,7 +118,8 @@ impl Trainer {
 }
 
 impl Trainer {
-    /// The same behind a pass in plain loops: libtorch has only what makes contents, and what contrasts them with ids.
+    /// The same behind a pass in plain loops: libtorch has only what contrasts contents with ids, and contents that are
+    /// not made in plain loops.
     fn backward_by_hand(
         &self,
         hand: &HandPass,
@@ -131,7 +135,7 @@ impl Trainer {
         let made = output.contents.as_ref().filter(|made| made.requires_grad());
         let HandGradients {
             wide,
-            contents,
+            mut contents,
             mut weights,
         } = hand.backward(
             inputs,
@@ -141,9 +145,13 @@ impl Trainer {
             &learns,
             &mut rows,
         );
+        let by_hand = match leaves.contents.as_ref().map(|of| &of.source) {
+            Some(ContentSource::ByHand { pass, .. }) => Some(pass),
+            _ => None,
+        };
         let is_contrasted = contrast.is_some();
         let mut sum = contrast;
-        if let Some(made) = made {
+        if let Some(made) = made.filter(|_| by_hand.is_none()) {
             let of_contents = times(made, &contents)?;
             sum = Some(match sum {
                 Some(sum) => sum + of_contents,
@@ -152,7 +160,7 @@ impl Trainer {
         }
         let is_left = |name: &str| {
             learns(name)
-                && ((made.is_some() && name.starts_with("content."))
+                && ((made.is_some() && by_hand.is_none() && name.starts_with("content."))
                     || (is_contrasted && name.starts_with("cic.")))
         };
         let mut targets: Vec<&Tensor> = self
@@ -161,15 +169,27 @@ impl Trainer {
             .filter_map(|(name, tensor)| is_left(name).then_some(tensor))
             .collect();
         let ids = leaves.target.as_ref().filter(|_| is_contrasted);
+        let of_contrast = made.filter(|_| by_hand.is_some() && is_contrasted);
         targets.extend(ids);
+        targets.extend(of_contrast);
         let mut found = match &sum {
             Some(sum) => Tensor::f_run_backward(&[sum], &targets, false, false)?,
             None => Vec::new(),
         };
+        if of_contrast.is_some()
+            && let Some(gradient) = found.pop()
+        {
+            for (sum, of) in contents.iter_mut().zip(to_vec(&gradient)?) {
+                *sum += of;
+            }
+        }
         if ids.is_some()
             && let Some(gradient) = found.pop()
         {
             inputs.history.target.scatter(&to_vec(&gradient)?, dim, &mut rows);
+        }
+        if let Some(pass) = by_hand {
+            weights.extend(pass.backward(&contents));
         }
         let mut found = found.into_iter();
         let dense = self

@@ -11,7 +11,7 @@ use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::fused::{ByHand, SequencePass, WayBack};
+use crate::fused::{ByHand, ContentPass, SequencePass, WayBack};
 use crate::groups::Layout;
 use crate::inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
 use crate::weights::Weights;
@@ -83,6 +83,15 @@ pub enum ContentSource {
         /// Those of candidates' contents.
         targets: Frozen,
         /// The contents of histories, made already, `[n, out]`; none where there are no others than candidates'.
+        past: Option<Tensor>,
+    },
+    /// The same in plain loops.
+    ByHand {
+        /// Those of candidates, as they were made.
+        pass: Box<ContentPass>,
+        /// The same as a tensor, `[n_targets, out]`; the learner asks for its gradient.
+        targets: Tensor,
+        /// As above.
         past: Option<Tensor>,
     },
     /// Kept, since what makes them stands still.

@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
-pub use fused::{HandGradients, HandPass, SequencePass, has_bf16_units};
+pub use fused::{ContentPass, HandGradients, HandPass, SequencePass, has_bf16_units};
 pub use groups::{Groups, Layout};
 pub use hot::HotRows;
 pub use inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};

@@ -309,7 +309,7 @@ impl Net {
             made.vectors = to_vec(&vectors)?;
             made.keys = match &leaves.source {
                 ContentSource::Kept { keys, .. } => Some(to_vec(keys)?),
-                ContentSource::Frozen { .. } => None,
+                ContentSource::Frozen { .. } | ContentSource::ByHand { .. } => None,
             };
             contents = Some(targets);
         }

@@ -10,11 +10,16 @@ use pulp::{Arch, NullaryFnOnce};
 use ouzel_sample::{ItemVectors, MODALITIES, N_MODALITIES};
 
 use super::kernel::{add_scaled, dot, exp, total, transpose};
-use super::product::{Left, add_product};
+use super::product::{Left, add_product, set_product};
 use crate::config::{ContentConfig, ModelConfig};
 use crate::error::Error;
 use crate::params::Params;
 use crate::plain::to_vec;
+
+mod back;
+mod pass;
+
+pub use pass::ContentPass;
 
 /// Items whose vectors are laid side by side at a time, so that they stay in the cache.
 const PIECE: usize = 64;
@@ -256,17 +261,27 @@ impl FqFormer {
     /// Layer normalisation of a row.
     #[inline(always)]
     fn settle(&self, row: &mut [f32]) {
-        #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
-        let n = row.len() as f32;
-        let mean = total(row) / n;
-        for x in row.iter_mut() {
-            *x -= mean;
-        }
-        let scale = 1.0 / (dot(row, row) / n + EPSILON).sqrt();
+        normalise(row);
         for ((x, weight), bias) in row.iter_mut().zip(&self.norm[0]).zip(&self.norm[1]) {
-            *x = (*x * scale).mul_add(*weight, *bias);
+            *x = x.mul_add(*weight, *bias);
         }
     }
+}
+
+/// Takes a row to mean 0 and variance 1. Returns what it was multiplied by.
+#[inline(always)]
+fn normalise(row: &mut [f32]) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
+    let n = row.len() as f32;
+    let mean = total(row) / n;
+    for x in row.iter_mut() {
+        *x -= mean;
+    }
+    let factor = 1.0 / (dot(row, row) / n + EPSILON).sqrt();
+    for x in row.iter_mut() {
+        *x *= factor;
+    }
+    factor
 }
 
 /// An item's vector of a modality; one of another width than the model reads counts as missing.
@@ -276,6 +291,7 @@ fn vector(item: &ItemVectors, modality: usize, width: usize) -> Option<&[f32]> {
 }
 
 /// A layer as plain numbers, `[out, in]`.
+#[derive(Debug)]
 struct Linear {
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -285,11 +301,10 @@ impl Linear {
     /// The layer applied to rows.
     fn rows(&self, x: &[f32]) -> Vec<f32> {
         let (n_out, n_in) = (self.bias.len(), self.weight.len() / self.bias.len().max(1));
-        let mut out = Vec::new();
-        for row in x.chunks_exact(n_in) {
-            let of = |at: usize| self.bias[at] + dot(row, &self.weight[at * n_in..][..n_in]);
-            out.extend((0..n_out).map(of));
-        }
+        let n = x.len() / n_in.max(1);
+        let mut out = vec![0.0; n * n_out];
+        let turned = transpose(&self.weight, n_out, n_in);
+        set_product(&mut out, &self.bias, x, &turned, [n, n_in, n_out]);
         out
     }
 }
@@ -307,108 +322,4 @@ impl NullaryFnOnce for Forward<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use ouzel_sample::Vector;
-    use tch::Device;
-
-    use super::*;
-    use crate::blocks::fq_former;
-    use crate::config::InterestConfig;
-    use crate::leaves::frozen;
-    use crate::normal;
-    use crate::shapes::shapes;
-    use tch::Tensor;
-
-    fn config(queries: usize, heads: usize, width: usize, widths: [usize; N_MODALITIES]) -> ModelConfig {
-        ModelConfig {
-            content: ContentConfig {
-                enabled: true,
-                widths,
-                queries,
-                heads,
-                width,
-                ..ContentConfig::default()
-            },
-            interest: InterestConfig {
-                enabled: true,
-                ..InterestConfig::default()
-            },
-            ..ModelConfig::default()
-        }
-    }
-
-    /// Weights of all sizes, biases and norms included.
-    fn params(config: &ModelConfig) -> Params {
-        let made = (0..).zip(shapes(config)).map(|(stream, shape)| {
-            let n: usize = shape.extents.iter().product();
-            let values: Vec<f32> = (0..n as u64).map(|lane| 0.4 * normal(5, stream, lane)).collect();
-            let extents: Vec<i64> = shape.extents.iter().map(|n| i64::try_from(*n).unwrap()).collect();
-            (shape.name, Tensor::from_slice(&values).reshape(&extents))
-        });
-        Params::new(made, 1.0)
-    }
-
-    /// Some with both modalities, some with one or none, some of another width than the model reads.
-    fn items(n: u64, widths: [usize; N_MODALITIES]) -> Vec<ItemVectors> {
-        let made = |item: u64, modality: usize| {
-            let width = match (item + modality as u64) % 5 {
-                0 => return None,
-                1 if item.is_multiple_of(7) => 3,
-                _ => widths[modality],
-            };
-            let values: Vec<f32> = (0..width as u64)
-                .map(|lane| normal(item, modality as u64, lane))
-                .collect();
-            Vector::given(&values)
-        };
-        (0..n).map(|item| [made(item, 0), made(item, 1)]).collect()
-    }
-
-    #[test]
-    fn the_loops_are_the_block() {
-        for (queries, heads, width, widths) in [
-            (2, 4, 64, [384, 512]),
-            (1, 1, 8, [5, 0]),
-            (3, 2, 10, [7, 20]),
-            (4, 8, 16, [0, 33]),
-        ] {
-            let config = config(queries, heads, width, widths);
-            let (params, items) = (params(&config), items(150, widths));
-            let tensors = frozen(&items, &config.content, Device::Cpu).unwrap();
-            let expected = fq_former::forward(&params, &config.content, &tensors).unwrap();
-            let expected_keys = params.base("interest.key", &expected).unwrap();
-            let block = FqFormer::new(&params, &config).unwrap();
-            let found = block.forward(&items.iter().collect::<Vec<_>>());
-            let keys = block.keys(&found);
-            for (found, expected) in [(found, expected), (keys, expected_keys)] {
-                let expected = to_vec(&expected).unwrap();
-                assert_eq!(found.len(), expected.len());
-                let most = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
-                for (found, expected) in found.iter().zip(&expected) {
-                    assert!(
-                        (found - expected).abs() <= 1e-5 * most,
-                        "{widths:?}: {found} {expected}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_item_has_the_same_bits_in_any_company() {
-        let config = config(2, 4, 64, [384, 512]);
-        let block = FqFormer::new(&params(&config), &config).unwrap();
-        let items = items(150, [384, 512]);
-        let together = block.forward(&items.iter().collect::<Vec<_>>());
-        let keys = block.keys(&together);
-        for (at, item) in items.iter().enumerate() {
-            let alone = block.forward(&[item]);
-            assert!(alone[..] == together[at * 128..(at + 1) * 128], "item {at}");
-            let width = keys.len() / items.len();
-            assert!(
-                block.keys(&alone)[..] == keys[at * width..(at + 1) * width],
-                "key of item {at}"
-            );
-        }
-    }
-}
+mod tests;

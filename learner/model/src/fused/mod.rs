@@ -1,4 +1,4 @@
-//! Models in plain loops for the CPU: blocks and layers with a backward pass by hand, contents forward only.
+//! Models in plain loops for the CPU: blocks and layers with a backward pass by hand.
 //!
 //! libtorch makes one pass over memory for each of a block's operations; here all that belongs to one candidate and
 //! its request's history stays in the nearest cache from the first product to the last. The blocks in
@@ -16,6 +16,7 @@ mod product;
 mod spare;
 mod tower;
 
+pub use content::ContentPass;
 pub(crate) use content::FqFormer;
 pub use half::has_bf16_units;
 pub(crate) use hand::{BatchContents, Hand};

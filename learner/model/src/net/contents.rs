@@ -8,6 +8,7 @@ use super::Net;
 use crate::blocks::fq_former;
 use crate::blocks::interest::Contents;
 use crate::error::Error;
+use crate::fused::ContentPass;
 use crate::inputs::ContentInputs;
 use crate::leaves::{ContentLeaves, ContentSource, frozen, len};
 use crate::plain::to_vec;
@@ -18,7 +19,7 @@ impl Net {
         let (targets, vectors) = self.content_vectors(leaves)?;
         let keys = match &leaves.source {
             ContentSource::Kept { keys, .. } => keys.shallow_clone(),
-            ContentSource::Frozen { .. } => self.keys(&vectors)?,
+            ContentSource::Frozen { .. } | ContentSource::ByHand { .. } => self.keys(&vectors)?,
         };
         let past = Contents {
             vectors,
@@ -39,11 +40,10 @@ impl Net {
             }
             ContentSource::Frozen { targets, past } => {
                 let targets = fq_former::forward(&self.params, &self.config.content, targets)?;
-                let mut vectors = targets.f_detach()?;
-                if let Some(past) = past {
-                    vectors = Tensor::f_cat(&[&vectors, past], 0)?;
-                }
-                Ok((targets, vectors))
+                Ok((targets.shallow_clone(), beside(&targets, past.as_ref())?))
+            }
+            ContentSource::ByHand { targets, past, .. } => {
+                Ok((targets.shallow_clone(), beside(targets, past.as_ref())?))
             }
         }
     }
@@ -77,6 +77,15 @@ impl Net {
                 }
                 (None, _) => Some(self.contents_by_torch(past)?),
             };
+            if self.is_all_by_hand && self.has_content_by_hand {
+                let pass = ContentPass::new(&self.params, &self.config, targets)?;
+                return Ok(ContentSource::ByHand {
+                    targets: Tensor::f_from_slice(pass.vectors())?
+                        .f_view([len(inputs.n_targets), len(out)])?,
+                    pass: Box::new(pass),
+                    past,
+                });
+            }
             let targets = frozen(targets, &self.config.content, self.device)?;
             return Ok(ContentSource::Frozen { targets, past });
         }
@@ -117,4 +126,13 @@ impl Net {
         let items = frozen(items, &self.config.content, self.device)?;
         tch::no_grad(|| fq_former::forward(&self.params, &self.config.content, &items))
     }
+}
+
+/// Contents of candidates with those of the past behind them, from which no gradient goes back.
+fn beside(targets: &Tensor, past: Option<&Tensor>) -> Result<Tensor, Error> {
+    let targets = targets.f_detach()?;
+    Ok(match past {
+        Some(past) => Tensor::f_cat(&[&targets, past], 0)?,
+        None => targets,
+    })
 }

@@ -135,6 +135,7 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
                 vectors = to_vec(expected.contents.as_ref().unwrap()).unwrap();
                 vectors.extend(to_vec(past.as_ref().unwrap()).unwrap());
             }
+            ContentSource::ByHand { .. } => unreachable!("not what was put there"),
         }
     }
     let learning = Learning {
