@@ -82,7 +82,7 @@ impl Home {
         Store::inspect(&self.state())
     }
 
-    /// The snapshot that a start would resume from.
+    /// The snapshot that was made current last.
     pub(crate) fn latest(&self) -> Option<SnapshotId> {
         self.store().alias(Alias::Latest).unwrap()
     }
@@ -94,12 +94,11 @@ impl Home {
         snapshot.expect("there is a snapshot").manifest().clone()
     }
 
-    /// Records that are in the snapshot a start would resume from.
+    /// Records that are in the snapshot a start would resume from: also from a first one that was whole when its writer
+    /// was killed, but not made current yet.
     pub(crate) fn n_resumed(&self) -> u64 {
-        if self.latest().is_none() {
-            return 0;
-        }
-        let sum: i64 = self.manifest().cut.positions.values().sum();
+        let snapshot = self.store().newest_valid().unwrap().snapshot;
+        let sum: i64 = snapshot.map_or(0, |snapshot| snapshot.manifest().cut.positions.values().sum());
         u64::try_from(sum).unwrap()
     }
 
@@ -229,6 +228,45 @@ impl Daemon {
     /// True once it has ended, by itself or not.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits until it has joined `n` records since its start, or has ended. True when it lives.
+    #[track_caller]
+    pub(crate) fn joined_or_ended(&mut self, n: u64) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        until("it has joined or ended", || {
+            if self.has_ended() {
+                return Some(false);
+            }
+            let status = self.try_status()?;
+            let threads = || self.threads();
+            assert!(
+                Instant::now() < deadline,
+                "{n} records to be joined: {status:?}\n{}",
+                threads()
+            );
+            (status.events >= n).then_some(true)
+        })
+    }
+
+    /// Its threads by name, each with what it is doing.
+    fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let about = |task: PathBuf, what: &str| fs::read_to_string(task.join(what)).unwrap_or_default();
+        let lines = tasks.map(|task| {
+            let task = task.unwrap().path();
+            let state = about(task.clone(), "status");
+            let state = state
+                .lines()
+                .find(|line| line.starts_with("State"))
+                .unwrap_or_default();
+            format!(
+                "{} {state} {}",
+                about(task.clone(), "comm").trim(),
+                about(task, "wchan")
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until it has joined `n` records since its start.

@@ -308,12 +308,7 @@ fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
     for (n, piece) in pieces.iter().enumerate() {
         broker.feed(piece);
         let all = broker.n_records();
-        let mut is_alive = true;
-        until("the piece is joined, or the store has failed", || {
-            is_alive = !daemon.has_ended();
-            (!is_alive || daemon.try_status()?.events >= all - resumed).then_some(())
-        });
-        if !is_alive {
+        if !daemon.joined_or_ended(all - resumed) {
             n_stopped += 1;
             resumed = home.n_resumed();
             daemon = revive(&mut home, daemon);
@@ -334,12 +329,7 @@ fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
     let all = broker.n_records();
     // The last cut reads all of the store. Where that fails the daemon has to be started once more.
     loop {
-        let mut is_alive = true;
-        until("everything is joined, or the store has failed", || {
-            is_alive = !daemon.has_ended();
-            (!is_alive || daemon.try_status()?.events >= all - resumed).then_some(())
-        });
-        if is_alive {
+        if daemon.joined_or_ended(all - resumed) {
             daemon.signal("TERM");
             if daemon.ended() == Some(0) {
                 break;
