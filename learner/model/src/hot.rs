@@ -199,25 +199,31 @@ impl HotRows {
         if self.places.len() < self.max {
             self.grow(wanted.next_power_of_two().max(PLACES).min(self.max))?;
         }
-        let is_now = |place: &Place| place.read == self.now;
-        let mut others: Vec<(u64, u32)> = (0..)
-            .zip(&self.places)
-            .filter_map(|(at, place)| place.filter(|place| !is_now(place)).map(|place| (place.read, at)))
-            .collect();
-        if let Some(n_short) = n.checked_sub(self.free.len()).filter(|n| *n > 0) {
-            // A tenth at once: the next batches find room.
-            let n_going = n_short.max(self.places.len() / 10).min(others.len());
-            others.sort_unstable();
-            let going: Vec<u32> = others[..n_going].iter().map(|(_, at)| *at).collect();
-            self.carry_back(&going, rows)?;
-            for at in going {
-                if let Some(gone) = self.places[usize_of(at)].take() {
-                    self.found.remove(&gone.key.id);
-                    self.free.push(at);
-                }
-            }
+        if n > self.free.len() {
+            self.evict(n - self.free.len(), rows)?;
         }
         self.grow(self.places.len() + n.saturating_sub(self.free.len()))
+    }
+
+    /// Gives up `n` places or more, as far as there are rows that were not read now.
+    fn evict(&mut self, n: usize, rows: &mut Rows) -> Result<(), TchError> {
+        let mut others: Vec<(u64, u32)> = (0..)
+            .zip(&self.places)
+            .filter_map(|(at, place)| place.map(|place| (place.read, at)))
+            .filter(|(read, _)| *read < self.now)
+            .collect();
+        others.sort_unstable();
+        // A tenth at once: the next batches find room.
+        others.truncate(n.max(self.places.len() / 10));
+        let going: Vec<u32> = others.into_iter().map(|(_, at)| at).collect();
+        self.carry_back(&going, rows)?;
+        for at in going {
+            if let Some(gone) = self.places[usize_of(at)].take() {
+                self.found.remove(&gone.key.id);
+                self.free.push(at);
+            }
+        }
+        Ok(())
     }
 
     fn grow(&mut self, n: usize) -> Result<(), TchError> {
