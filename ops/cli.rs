@@ -17,7 +17,7 @@ pub use args::{
     JoinArgs, Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, SnapshotArgs, SnapshotVerb, StateArgs,
     TopicsArgs, TopicsVerb, Verb, VerifyArgs,
 };
-pub use exit::{Exit, Tell, report};
+pub use exit::{ErrorExt, Exit, report};
 pub use point::RangePoint;
 
 use crate::commands;

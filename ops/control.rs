@@ -13,31 +13,31 @@ use ouzel_snapshot::{SnapshotId, Store};
 
 use crate::admin::{AdminReply, AdminRequest, Status};
 use crate::clock::Clock;
-use crate::live::Live;
-use crate::stages::learn::{Ask, Control};
-use crate::turn::Turn;
+use crate::live::PipelineStatus;
+use crate::stages::learn::{Control, ControlRequest};
+use crate::turn::ModelOp;
 
 /// Longest wait for a stage to do what was asked.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers requests.
-pub struct Desk {
-    live: Arc<Live>,
+pub struct AdminHandler {
+    live: Arc<PipelineStatus>,
     store: Arc<Store>,
     published: Arc<Published<Version>>,
-    learner: Sender<Ask>,
+    learner: Sender<ControlRequest>,
     clock: Arc<dyn Clock>,
     started: Instant,
 }
 
-impl Desk {
+impl AdminHandler {
     /// A desk for one pipeline.
     #[must_use]
     pub fn new(
-        live: Arc<Live>,
+        live: Arc<PipelineStatus>,
         store: Arc<Store>,
         published: Arc<Published<Version>>,
-        learner: Sender<Ask>,
+        learner: Sender<ControlRequest>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -61,8 +61,8 @@ impl Desk {
                 .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why")),
             AdminRequest::Rollback { id, note } => self.rollback(&id, &note).map(Some),
             AdminRequest::Pin { id, note } => self.pin(&id, &note).map(Some),
-            AdminRequest::FreezeBase { note } => self.turn(Turn::FreezeBase, note).map(Some),
-            AdminRequest::Rebase { note } => self.turn(Turn::Rebase, note).map(Some),
+            AdminRequest::FreezeBase { note } => self.turn(ModelOp::FreezeBase, note).map(Some),
+            AdminRequest::Rebase { note } => self.turn(ModelOp::Rebase, note).map(Some),
             AdminRequest::Unpin { note } => self
                 .store
                 .unpin(&note, self.clock.now_ms())
@@ -94,8 +94,8 @@ impl Desk {
     }
 
     /// Done between two batches, and durable with the snapshot that follows.
-    fn turn(&self, turn: Turn, note: String) -> anyhow::Result<SnapshotId> {
-        self.ask(Control::Turn(turn, note))?;
+    fn turn(&self, turn: ModelOp, note: String) -> anyhow::Result<SnapshotId> {
+        self.ask(Control::ModelOp(turn, note))?;
         self.live.snapshot_now(PATIENCE).with_context(|| {
             let done = turn.done();
             format!("{done}, but the snapshot after it was not written: until one is, a crash undoes it")

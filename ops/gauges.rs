@@ -7,14 +7,14 @@ use metrics::{counter, gauge};
 use ouzel_ingest::join::Counters;
 
 use crate::clock::Clock;
-use crate::live::Live;
+use crate::live::PipelineStatus;
 use crate::metrics::{
     ACTION_COVERAGE, EVENT_LAG_SECONDS, EVENTS_TOTAL, OUTCOMES_TOTAL, PENDING, RESIDENT_BYTES,
     SNAPSHOT_AGE_SECONDS, WATERMARK_SECONDS,
 };
 
 /// Brings every gauge up to date.
-pub fn set(live: &Live, clock: &dyn Clock) {
+pub fn set(live: &PipelineStatus, clock: &dyn Clock) {
     counter!(EVENTS_TOTAL).absolute(live.events.load(Ordering::Relaxed));
     let counters = live.counters();
     gauge!(PENDING).set(float(counters.pending_items));

@@ -17,7 +17,7 @@ const MAX_FRESHNESS: usize = 1_000_000;
 
 /// Shared figures of one pipeline.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct PipelineStatus {
     /// Records taken by the join stage.
     pub events: AtomicU64,
     /// Records rejected.
@@ -56,7 +56,7 @@ struct Inner {
     freshness_ms: Vec<i64>,
 }
 
-impl Live {
+impl PipelineStatus {
     /// Newest event time joined: what "now" is for a scorer, so that an old log is served in its own time.
     #[must_use]
     pub fn event_time(&self) -> EventTime {
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_asked_for_is_the_one_cut_after_the_question() {
-        let live = Live::default();
+        let live = PipelineStatus::default();
         assert_eq!(live.take_cut_wanted(), None);
         thread::scope(|scope| {
             let asked = scope.spawn(|| live.snapshot_now(LONG));
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_of_a_lineage_left_behind_is_not_the_latest() {
-        let live = Live::default();
+        let live = PipelineStatus::default();
         let before = live.lineage();
         live.saved(SnapshotId::new(4), before);
         live.rolled_back(SnapshotId::new(2));

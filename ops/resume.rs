@@ -11,9 +11,9 @@ use ouzel_ingest::Stage;
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{DENSE_NAMES, FeatureState, MODALITIES, PartitionId, Positions, Stream};
-use ouzel_snapshot::{Cut, Fingerprint, Snapshot, SnapshotId, Store};
+use ouzel_snapshot::{CheckpointMeta, Fingerprint, Snapshot, SnapshotId, Store};
 
-use crate::cli::Tell;
+use crate::cli::ErrorExt;
 use crate::config::{Config, JoinSource};
 use crate::contents::Contents;
 use crate::metrics::VECTORS_LOST;
@@ -24,7 +24,7 @@ const WINDOW_SAMPLES: usize = 20_000;
 
 /// What was found in the store.
 #[derive(Debug)]
-pub struct Found {
+pub struct ResumePoint {
     snapshot: Option<Snapshot>,
 }
 
@@ -41,7 +41,7 @@ pub struct Start {
     pub snapshot: Option<SnapshotId>,
 }
 
-impl Found {
+impl ResumePoint {
     /// Looks for the newest valid snapshot. Refuses to begin from nothing where there were snapshots and none
     /// can be used: a person should see that first.
     pub fn in_store(store: &Store) -> anyhow::Result<Self> {
@@ -183,7 +183,7 @@ pub fn in_memory(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> 
 }
 
 /// Refuses a snapshot whose features or weights mean something else under this configuration.
-pub fn check_schema(id: SnapshotId, cut: &Cut, config: &Config) -> anyhow::Result<()> {
+pub fn check_schema(id: SnapshotId, cut: &CheckpointMeta, config: &Config) -> anyhow::Result<()> {
     if cut.schema_fingerprint != schema(config) {
         bail!(
             "snapshot {id} was made under another schema ([ids], [features], content.texts, [join] tasks or source, or \

@@ -8,12 +8,12 @@ pub mod backlog;
 pub mod encode;
 pub mod idle;
 pub mod join;
+pub mod join_worker;
 pub mod learn;
 pub mod poll;
 pub mod save;
-pub mod units;
 
-use ouzel_ingest::Cut;
+use ouzel_ingest::StageCheckpoint;
 use ouzel_sample::{Batch, PartitionId, Recorded};
 
 /// From poll to join.
@@ -35,17 +35,17 @@ pub enum Joined {
     /// The next batch.
     Batch(Batch),
     /// The stage's state after the last batch: to be completed with the weights and written.
-    Cut(Box<JoinCut>),
+    Checkpoint(Box<JoinCheckpoint>),
 }
 
 /// The join side of a snapshot.
 #[derive(Debug)]
-pub struct JoinCut {
+pub struct JoinCheckpoint {
     /// The stage.
-    pub stage: Cut,
+    pub stage: StageCheckpoint,
     /// Plan entries that are in it.
     pub plan_position: u64,
-    /// Requests for a cut that this one answers, by [`Live::take_cut_wanted`](crate::live::Live).
+    /// Requests for a cut that this one answers, by [`PipelineStatus::take_cut_wanted`](crate::live::PipelineStatus).
     pub answers: Option<u64>,
     /// The last one before the end.
     pub is_last: bool,

@@ -22,22 +22,22 @@ use anyhow::Context;
 use ouzel_ingest::order::{Orderer, is_bootstrapping};
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
-use ouzel_learner::settle;
+use ouzel_learner::set_intra_op_threads;
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, FeatureState, PartitionId, Positions};
 use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
 use ouzel_snapshot::Store;
 
 use crate::admin;
-use crate::cli::Tell;
+use crate::cli::ErrorExt;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::contents::Contents;
-use crate::control::Desk;
+use crate::control::AdminHandler;
 use crate::failpoint::{self, FailPoint};
 use crate::gauges;
-use crate::live::Live;
-use crate::resume::{Found, provenance};
+use crate::live::PipelineStatus;
+use crate::resume::{ResumePoint, provenance};
 use crate::stages::backlog::Backlog;
 use crate::stages::encode::{Encode, Encoding};
 use crate::stages::join::{Join, JoinSettings};
@@ -59,7 +59,7 @@ pub type AnySource = Box<dyn Source + Send>;
 pub type Open<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
 
 /// What differs between a daemon and a demo.
-pub struct Plan<'a> {
+pub struct PipelineSpec<'a> {
     /// Everything that can be set.
     pub config: &'a Config,
     /// Opens the source at the positions given.
@@ -79,7 +79,7 @@ pub struct Running {
     /// Its threads.
     pub supervisor: Supervisor,
     /// Its figures.
-    pub live: Arc<Live>,
+    pub live: Arc<PipelineStatus>,
     /// Where it answers.
     pub address: SocketAddr,
     /// Its snapshots.
@@ -87,7 +87,7 @@ pub struct Running {
 }
 
 /// Starts every stage. `recorder` renders the metrics page.
-pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::Result<Running> {
+pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::Result<Running> {
     let config = plan.config;
     let dir = &config.snapshot.dir;
     let clock = plan.clock;
@@ -111,7 +111,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         .context("cannot read the address listened on")?;
     let store = Arc::new(Store::open_on(failpoint::file_system(), dir)?);
     failpoint::reach(FailPoint::StoreOpened);
-    let found = Found::in_store(&store)?;
+    let found = ResumePoint::in_store(&store)?;
     let source = (plan.open)(&found.positions()?)?;
     let partitions = source.partitions();
     let ids: Vec<PartitionId> = partitions.iter().map(|partition| partition.id).collect();
@@ -124,7 +124,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     }
 
     failpoint::reach(FailPoint::Restored);
-    let live = Arc::new(Live::default());
+    let live = Arc::new(PipelineStatus::default());
     if let Some(id) = begin.snapshot {
         live.saved(id, live.lineage());
         let n_learned = begin.stage.ledger().n_samples() - begin.stage.n_open() as u64;
@@ -167,7 +167,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         let queue = Arc::clone(&queue);
         let number = u16::try_from(number).context("serving.workers is at most 65535")?;
         supervisor.spawn(Task::Scorer(number), move || {
-            settle(threads);
+            set_intra_op_threads(threads);
             work(&queue, &mut scorer);
             Ok(())
         })?;
@@ -215,7 +215,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
         buckets_told: None,
     };
     supervisor.spawn(Task::Learner, move || {
-        settle(threads);
+        set_intra_op_threads(threads);
         learn.run(&from_join)
     })?;
 
@@ -243,7 +243,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
                 out: to_join,
             };
             supervisor.spawn(Task::Encode, move || {
-                settle(threads);
+                set_intra_op_threads(threads);
                 encode.run(&from_join)
             })?;
             Some(encoding)
@@ -272,7 +272,7 @@ pub fn start(plan: Plan<'_>, recorder: Metrics, shutdown: &Shutdown) -> anyhow::
     let hears = shutdown.clone();
     supervisor.spawn(Task::Poll, move || poll.run(&hears))?;
 
-    let desk = Desk::new(
+    let desk = AdminHandler::new(
         Arc::clone(&live),
         Arc::clone(&store),
         Arc::clone(&published),
@@ -317,6 +317,6 @@ fn plan_log(
     Ok((log, entries))
 }
 
-fn publish_positions(live: &Live, stage: &Stage) {
+fn publish_positions(live: &PipelineStatus, stage: &Stage) {
     live.joined(stage);
 }

@@ -11,14 +11,14 @@ use ouzel_snapshot::Verb;
 
 /// An event of a lineage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum ModelOp {
     /// The base stands still from here on, and adapters learn.
     FreezeBase,
     /// What the adapters have learned is added to the base.
     Rebase,
 }
 
-impl Turn {
+impl ModelOp {
     /// As the audit log has it.
     #[must_use]
     pub fn verb(self) -> Verb {

@@ -40,7 +40,7 @@ use report::{Check, Report};
 use settings::{KEEP_ALL, SNAPSHOT_EVERY, settings};
 use world::World;
 
-/// Slates of a world for each kill, and the least and most of them: up to a few seconds of work for a daemon.
+/// JoinResultReceiver of a world for each kill, and the least and most of them: up to a few seconds of work for a daemon.
 const SLATES_PER_KILL: u64 = 100;
 const SLATES: (u64, u64) = (800, 3000);
 /// For so many kills, there is one run that is not killed but held up.
@@ -69,7 +69,7 @@ pub struct Request {
     pub is_kept: bool,
 }
 
-/// Verifies, telling `tell` of each lineage.
+/// Verifies, event `tell` of each lineage.
 pub fn run(request: &Request, mut tell: impl FnMut(u64, u64, &str)) -> anyhow::Result<Report> {
     let started = Instant::now();
     let mut report = Report::new(request);

@@ -18,7 +18,7 @@ use ouzel_learner::Trainer;
 use ouzel_sample::{
     Candidate, EventTime, FeatureState, PartitionId, Position, Record, Recorded, Request, Stream,
 };
-use ouzel_snapshot::{Cut, Draft, Fingerprint};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 use serde_json::{Value, json};
 
 const START_MS: i64 = 1_700_000_000_000;
@@ -237,7 +237,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         let is_cut = flood.n_ids > (n_cuts + 1) * n_ids / 5;
         let written = is_cut.then(|| {
             let cut = stage.cut().unwrap();
-            let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+            let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
             trainer.save(&mut draft).unwrap();
             n_cuts += 1;
             (cut, draft)

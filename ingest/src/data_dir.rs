@@ -42,7 +42,7 @@ pub struct DataEvent {
 /// What a folder holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataSummary {
-    /// Slates.
+    /// JoinResultReceiver.
     pub n_requests: u64,
     /// Shown items.
     pub n_impressions: u64,

@@ -170,7 +170,7 @@ impl Decoder {
             }
             Stream::Samples => {
                 let told = self.tier.decode(payload)?;
-                Ok((Event::Told(Box::new(told)), Skipped::default()))
+                Ok((Event::JoinRecord(Box::new(told)), Skipped::default()))
             }
         }
     }

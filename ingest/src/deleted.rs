@@ -100,8 +100,8 @@ mod tests {
     use std::sync::Arc;
 
     use ouzel_sample::{
-        Ask, Deletion, Event, FeatureConfig, FeatureState, Impression, Item, PartitionId, Position, Recorded,
-        ShownItem, Stream, VectorId,
+        Deletion, Event, FeatureConfig, FeatureQuery, FeatureState, Impression, Item, PartitionId, Position,
+        Recorded, ShownItem, Stream, VectorId,
     };
 
     use crate::Stage;
@@ -231,7 +231,7 @@ mod tests {
             item: Id(item),
             position: None,
         });
-        let (_, candidates) = stage.features().read(&Ask {
+        let (_, candidates) = stage.features().read(&FeatureQuery {
             request: Id(5),
             user: Id(2),
             ts: EventTime(31 * MINUTE),

@@ -29,5 +29,5 @@ pub use feeder::Feeder;
 pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, Range, RangeBound, Source,
 };
-pub use stage::{Cut, Stage, StageError, seed_histories};
+pub use stage::{Stage, StageCheckpoint, StageError, seed_histories};
 pub use topics::Topics;

@@ -1,7 +1,7 @@
 //! The join stage: decoded records in merged order in, batches out.
 //!
 //! A pure state machine around the joiner, the feature state and the batcher, and the one writer of all three.
-//! Behind a join tier the joiner's place is taken by [`Slates`], which hear what the tier has joined; all else is
+//! Behind a join tier the joiner's place is taken by [`JoinResultReceiver`], which hear what the tier has joined; all else is
 //! the same.
 //! Its state between two records is a consistent cut: what was read, what waits for its window, what a user
 //! did, which samples are not yet in a batch, and the ledger of those that are.
@@ -14,14 +14,14 @@ use std::sync::Arc;
 use metrics::counter;
 use ouzel_sample::{
     Action, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id, Impression,
-    ItemVectors, Ledger, PartitionId, Positions, Recorded, Sample, Shown, Telling, Told,
+    ItemVectors, JoinEvent, JoinRecord, Ledger, PartitionId, Positions, Recorded, Sample, Shown,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::deleted::Deleted;
 use crate::join::{AnyStore, Counters, JoinConfig, JoinError, Joiner, Mark, Outcome, StoreConfig};
 use crate::metrics::DELETED;
-use crate::tier::{Heard, Slates};
+use crate::tier::{JoinResultReceiver, ReceiveEffect};
 use features::{capture, complete, show};
 
 pub use features::seed_histories;
@@ -50,7 +50,7 @@ impl StageError {
 
 /// The stage's whole state as bytes, between two records.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct StageCheckpoint {
     /// Next offset to read of each partition.
     pub positions: Positions,
     /// Newest event time seen.
@@ -71,7 +71,7 @@ pub struct Cut {
 
 /// What the stage keeps besides the joiner and the features.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Rest {
+struct StageState {
     batcher: Batcher,
     positions: Positions,
     event_time: EventTime,
@@ -86,7 +86,7 @@ enum Join {
     /// This process joins itself.
     Here(Box<Joiner<AnyStore>>),
     /// A tier of others does.
-    Tier(Box<Slates>),
+    Tier(Box<JoinResultReceiver>),
 }
 
 /// The state machine.
@@ -94,10 +94,10 @@ enum Join {
 pub struct Stage {
     join: Join,
     features: Arc<FeatureState>,
-    rest: Rest,
+    rest: StageState,
     deleted: Deleted,
     groups: Vec<Vec<Sample>>,
-    /// Slates accepted since the last batch. Not part of a cut: it serves validation alone.
+    /// JoinResultReceiver accepted since the last batch. Not part of a cut: it serves validation alone.
     shown: Vec<Shown>,
 }
 
@@ -140,7 +140,7 @@ impl Stage {
     #[must_use]
     pub fn behind_tier(config: &JoinConfig, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
         Self::of(
-            Join::Tier(Box::new(Slates::new(config))),
+            Join::Tier(Box::new(JoinResultReceiver::new(config))),
             features,
             batch_min_samples,
         )
@@ -150,7 +150,7 @@ impl Stage {
         Self {
             join,
             features,
-            rest: Rest {
+            rest: StageState {
                 batcher: Batcher::new(batch_min_samples),
                 positions: Positions::default(),
                 event_time: EventTime::MIN,
@@ -190,8 +190,8 @@ impl Stage {
         feature_bytes: &[u8],
         batcher: &[u8],
     ) -> Result<Self, StageError> {
-        let join = if Slates::is_exported(join) {
-            Join::Tier(Box::new(Slates::import(join, config.n_tasks())?))
+        let join = if JoinResultReceiver::is_exported(join) {
+            Join::Tier(Box::new(JoinResultReceiver::import(join, config.n_tasks())?))
         } else {
             let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
             Join::Here(Box::new(store.start(start, StageError::is_of_the_store)?))
@@ -244,7 +244,7 @@ impl Stage {
                 }
                 Outcome::Passed
             }
-            (Ok(Event::Told(told)), Join::Tier(_)) => {
+            (Ok(Event::JoinRecord(told)), Join::Tier(_)) => {
                 self.hear(recorded.position.partition.partition, told);
                 Outcome::Passed
             }
@@ -267,16 +267,16 @@ impl Stage {
         match (&recorded.event, &outcome) {
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
                 show(features, impression);
-                for caught_up in joiner.take_caught_up() {
+                for resolved in joiner.take_resolved() {
                     let action = Action {
                         request: impression.request,
-                        item: caught_up.item,
+                        item: resolved.item,
                         user: impression.user,
-                        ts: caught_up.ts,
-                        task: caught_up.task,
+                        ts: resolved.ts,
+                        task: resolved.task,
                         value: None,
                     };
-                    let context = if caught_up.is_late {
+                    let context = if resolved.is_late {
                         &[][..]
                     } else {
                         &impression.context
@@ -296,7 +296,7 @@ impl Stage {
     }
 
     /// Takes in what partition `from` of the tier's topic tells.
-    fn hear(&mut self, from: i32, told: &Told) {
+    fn hear(&mut self, from: i32, told: &JoinRecord) {
         let Join::Tier(slates) = &mut self.join else {
             return;
         };
@@ -304,9 +304,9 @@ impl Stage {
         let shown = &mut self.shown;
         let captured = |impression: &Impression| capture(features, impression, shown);
         let heard = slates.hear(from, told, captured, &mut self.groups);
-        match (heard, &told.telling) {
-            (Heard::Shown, Telling::Shown { impression, .. }) => show(features, impression),
-            (Heard::Acted(actions, request), _) => {
+        match (heard, &told.event) {
+            (ReceiveEffect::Shown, JoinEvent::Shown { impression, .. }) => show(features, impression),
+            (ReceiveEffect::AttributedAction(actions, request), _) => {
                 let context = request.as_ref().map_or(&[][..], |request| &request.context);
                 for action in &actions {
                     features.act(action, context);
@@ -358,8 +358,8 @@ impl Stage {
     ///
     /// # Panics
     /// Never: the types written have no failing representation.
-    pub fn cut(&self) -> Result<Cut, StageError> {
-        Ok(Cut {
+    pub fn cut(&self) -> Result<StageCheckpoint, StageError> {
+        Ok(StageCheckpoint {
             positions: self.rest.positions.clone(),
             event_time: self.rest.event_time,
             ledger: self.rest.batcher.ledger(),

@@ -14,7 +14,7 @@ use crate::source::kafka::{Client, REQUEST_TIMEOUT, properties, unreachable};
 /// The topic of each stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
-    /// Slates shown.
+    /// JoinResultReceiver shown.
     pub impressions: String,
     /// What users did with them.
     pub actions: String,

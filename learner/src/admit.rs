@@ -40,7 +40,7 @@ pub(crate) struct Places {
     pub(crate) wide: Vec<Option<u32>>,
     /// Ids that got a row by this batch after they had waited for it.
     pub(crate) n_admitted: usize,
-    /// Sightings of ids that wait on.
+    /// AdmissionCounter of ids that wait on.
     pub(crate) n_waiting: usize,
 }
 

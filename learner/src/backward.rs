@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 use ouzel_model::plain::to_vec;
-use ouzel_model::{ContentSource, HandGradients, HandPass, Inputs, Leaves, Net, Outputs};
+use ouzel_model::{BatchTensors, ContentSource, CpuForward, CpuGradients, Inputs, Net, Outputs};
 
 use crate::objective::Gradients;
 use crate::row_gradient::RowGradient;
@@ -16,7 +16,7 @@ use crate::trainer::Trainer;
 type Of = (Vec<Option<Tensor>>, RowGradient, Vec<f32>);
 
 /// Has gradients recorded for what a batch read of the tables.
-pub(crate) fn track(mut leaves: Leaves, inputs: &Inputs) -> Leaves {
+pub(crate) fn track(mut leaves: BatchTensors, inputs: &Inputs) -> BatchTensors {
     for (leaf, _) in leaves.of_rows(inputs) {
         *leaf = leaf.set_requires_grad(true);
     }
@@ -42,7 +42,7 @@ impl Trainer {
     pub(crate) fn backward(
         &self,
         inputs: &Inputs,
-        mut leaves: Leaves,
+        mut leaves: BatchTensors,
         output: &Outputs,
         gradients: &Gradients,
         contrast: Option<Tensor>,
@@ -122,9 +122,9 @@ impl Trainer {
     /// not made in plain loops.
     fn backward_by_hand(
         &self,
-        hand: &HandPass,
+        hand: &CpuForward,
         inputs: &Inputs,
-        leaves: Leaves,
+        leaves: BatchTensors,
         output: &Outputs,
         gradients: &Gradients,
         contrast: Option<Tensor>,
@@ -133,7 +133,7 @@ impl Trainer {
         let mut rows = vec![0.0; inputs.rows.len() * dim];
         let learns = |name: &str| self.net.is_learned(name);
         let made = output.contents.as_ref().filter(|made| made.requires_grad());
-        let HandGradients {
+        let CpuGradients {
             wide,
             mut contents,
             mut weights,

@@ -1,22 +1,22 @@
 //! Rows on the learner's device: read from there, and in the tables again whenever these are looked at.
 //!
-//! Between two versions the tables are behind: only what is [cooled](Trainer::cool) may be shown to others.
+//! Between two versions the tables are behind: only what is [cooled](Trainer::flush_device_rows) may be shown to others.
 
-use ouzel_model::{BatchRows, HotRows, Inputs, Leaves, Weights};
+use ouzel_model::{BatchRows, BatchTensors, DeviceRows, Inputs, Weights};
 
 use crate::error::Error;
 use crate::trainer::Trainer;
 
 impl Trainer {
     /// Keeps rows on the device from now on.
-    pub(crate) fn heat(&mut self) -> Result<(), Error> {
-        let hot = HotRows::new(&self.weights.rows, self.config.device_rows, self.net.device());
+    pub(crate) fn enable_device_cache(&mut self) -> Result<(), Error> {
+        let hot = DeviceRows::new(&self.weights.rows, self.config.device_rows, self.net.device());
         self.hot = Some(hot.map_err(ouzel_model::Error::from)?);
         Ok(())
     }
 
     /// Has the tables hold what the rows are.
-    pub(crate) fn cool(&mut self) -> Result<(), Error> {
+    pub(crate) fn flush_device_rows(&mut self) -> Result<(), Error> {
         match &mut self.hot {
             Some(hot) => Ok(hot
                 .flush(&mut self.weights.rows)
@@ -27,7 +27,7 @@ impl Trainer {
 
     /// Has the tables forget rows. Returns what `forget` does.
     pub(crate) fn release<T>(&mut self, forget: impl FnOnce(&mut Weights) -> T) -> Result<T, Error> {
-        self.cool()?;
+        self.flush_device_rows()?;
         let forgotten = forget(&mut self.weights);
         if let Some(hot) = &mut self.hot {
             hot.forget(&self.weights.rows);
@@ -36,7 +36,7 @@ impl Trainer {
     }
 
     /// A batch as tensors, to be learned from.
-    pub(crate) fn gather(&self, inputs: &Inputs) -> Result<Leaves, Error> {
+    pub(crate) fn gather(&self, inputs: &Inputs) -> Result<BatchTensors, Error> {
         self.with_rows(inputs, |rows| self.net.gather_rows(inputs, rows, &self.weights))
     }
 

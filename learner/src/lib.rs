@@ -3,6 +3,7 @@
 //! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
 //! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
 
+mod admission;
 mod admit;
 mod backward;
 mod calibration;
@@ -21,7 +22,6 @@ mod prior;
 mod row_gradient;
 mod rules;
 mod schedule;
-mod sightings;
 #[cfg(test)]
 mod testing;
 mod trainer;
@@ -36,4 +36,4 @@ pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::weights_hash;
 pub use rules::{FeatureRules, RowRules};
-pub use trainer::{StepReport, Trainer, settle};
+pub use trainer::{StepReport, Trainer, set_intra_op_threads};

@@ -16,7 +16,7 @@ pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
 pub const ROWS: &str = "ouzel_learner_rows";
 /// Ids that had waited for a row and got it.
 pub const ADMITTED: &str = "ouzel_learner_rows_admitted_total";
-/// Sightings of ids that went on waiting for a row.
+/// AdmissionCounter of ids that went on waiting for a row.
 pub const SIGHTINGS: &str = "ouzel_learner_sightings_waiting_total";
 /// Ids that wait for a row.
 pub const WAITING: &str = "ouzel_learner_waiting_ids";

@@ -2,7 +2,7 @@
 
 mod dense;
 
-use ouzel_model::{Feature, HotRows, Key, Rows, Table};
+use ouzel_model::{DeviceRows, Feature, Key, Rows, Table};
 use tch::{Kind, TchError, Tensor};
 
 use crate::config::LearnerConfig;
@@ -54,7 +54,7 @@ pub(crate) fn row_adagrad(
 /// # Shapes
 /// `gradient [n_unique, dim]`
 pub(crate) fn row_adagrad_hot(
-    hot: &mut HotRows,
+    hot: &mut DeviceRows,
     rows: &mut Rows,
     keys: &[Key],
     places: &[Option<u32>],

@@ -8,20 +8,20 @@ use tch::Tensor;
 use ouzel_model::{Array as Plain, Feature, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
 
+use crate::admission::Waiting;
 use crate::admit::Age;
 use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
-use crate::sightings::Waiting;
 use crate::trainer::Trainer;
 
 const DENSE: &str = "dense.safetensors";
 const DENSE_STATE: &str = "dense_state.safetensors";
 const ROWS: &str = "rows.safetensors";
 const WIDE: &str = "wide.safetensors";
-/// Sightings of ids that wait for their rows, where any must.
+/// AdmissionCounter of ids that wait for their rows, where any must.
 const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
 
@@ -203,7 +203,7 @@ impl Trainer {
             None,
             0,
             ouzel_snapshot::Fingerprint::default(),
-            ouzel_snapshot::Cut::default(),
+            ouzel_snapshot::CheckpointMeta::default(),
         );
         self.save(&mut draft)?;
         Ok(weights_hash(&draft))

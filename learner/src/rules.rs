@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_model::Feature;
 
-use crate::sightings::MAX_USERS;
+use crate::admission::MAX_USERS;
 
 /// By feature, and for all rows together. The defaults give every id a row at once and keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct RowRules {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureRules {
-    /// Sightings before an id gets a row, count.
+    /// AdmissionCounter before an id gets a row, count.
     pub sightings: u16,
     /// Distinct users among them, count.
     pub users: usize,

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use ouzel_model::plain::to_vec;
-use ouzel_model::{Feature, HotRows, Inputs, ModelConfig, Net, Table, Weights};
+use ouzel_model::{DeviceRows, Feature, Inputs, ModelConfig, Net, Table, Weights};
 use ouzel_sample::{Batch, Candidate, Sample, Shown, VectorMap};
 use tch::Device;
 
+use crate::admission::AdmissionCounter;
 use crate::admit::Age;
 use crate::backward;
 use crate::calibration::Calibrator;
@@ -17,7 +18,6 @@ use crate::error::Error;
 use crate::objective::{Objective, Predicted};
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
-use crate::sightings::Sightings;
 use crate::update::Gradient;
 
 /// Slates predicted in one forward pass.
@@ -28,7 +28,7 @@ const PREDICT_SLATES: usize = 256;
 /// libtorch and MKL keep that number by calling thread. One that has not set it computes its first products with as many
 /// as there are cores, and so with other bits than a process has that is further on: every thread that computes calls
 /// this before anything else.
-pub fn settle(threads: i32) {
+pub fn set_intra_op_threads(threads: i32) {
     tch::set_num_threads(threads.max(1));
 }
 
@@ -46,11 +46,11 @@ pub struct Trainer {
     /// Samples learned from, count.
     pub(crate) n_samples: u64,
     /// Ids that wait for their rows.
-    pub(crate) sightings: Sightings,
+    pub(crate) sightings: AdmissionCounter,
     /// Event time, where rows expire.
     pub(crate) age: Option<Age>,
     /// Rows on the device, where that has memory of its own.
-    pub(crate) hot: Option<HotRows>,
+    pub(crate) hot: Option<DeviceRows>,
 }
 
 /// What one step did.
@@ -71,7 +71,7 @@ pub struct StepReport {
     pub n_deleted: usize,
     /// Ids that had waited for a row and got it, count.
     pub n_admitted: usize,
-    /// Sightings of ids that wait on, count.
+    /// AdmissionCounter of ids that wait on, count.
     pub n_waiting: usize,
     /// False when the step was skipped because its loss or a gradient was not finite.
     pub is_learned: bool,
@@ -116,7 +116,7 @@ impl Trainer {
         } else {
             config.rows.waiting
         };
-        settle(config.threads);
+        set_intra_op_threads(config.threads);
         let net = Net::new(&weights, config.device()?)?;
         backward::track_params(&net);
         let dense = DenseOptimizer::new(config.dense, net.params().map(|(_, tensor)| tensor));
@@ -135,12 +135,12 @@ impl Trainer {
             calibrator: Calibrator::new(n_calibrated),
             next_batch: 0,
             n_samples: 0,
-            sightings: Sightings::new(n_waiting),
+            sightings: AdmissionCounter::new(n_waiting),
             age: None,
             hot: None,
         };
         if trainer.net.device() != Device::Cpu {
-            trainer.heat()?;
+            trainer.enable_device_cache()?;
         }
         Ok(trainer)
     }
@@ -149,7 +149,7 @@ impl Trainer {
     /// rows kept on the device.
     pub fn by_torch(mut self) -> Result<Self, Error> {
         self.net = self.net.by_torch();
-        self.heat()?;
+        self.enable_device_cache()?;
         Ok(self)
     }
 
@@ -204,7 +204,7 @@ impl Trainer {
     /// The current version: rows shared page by page, dense weights copied out.
     pub fn weights(&mut self) -> Result<Weights, Error> {
         self.weights.dense = self.net.export()?;
-        self.cool()?;
+        self.flush_device_rows()?;
         Ok(self.weights.clone())
     }
 

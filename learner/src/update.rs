@@ -40,7 +40,7 @@ pub(crate) struct Updated {
     pub(crate) clipped: Clipped,
     /// Ids that had waited for a row and got it.
     pub(crate) n_admitted: usize,
-    /// Sightings of ids that wait on.
+    /// AdmissionCounter of ids that wait on.
     pub(crate) n_waiting: usize,
 }
 

@@ -58,7 +58,7 @@ impl fmt::Display for Told {
 impl std::error::Error for Told {}
 
 /// Adds a hint or an exit code to the error of a result.
-pub trait Tell<T> {
+pub trait ErrorExt<T> {
     /// Prints `hint: {hint}` below the error.
     fn hint(self, hint: impl Into<String>) -> anyhow::Result<T>;
 
@@ -66,7 +66,7 @@ pub trait Tell<T> {
     fn exit(self, exit: Exit) -> anyhow::Result<T>;
 }
 
-impl<T, E: Into<anyhow::Error>> Tell<T> for Result<T, E> {
+impl<T, E: Into<anyhow::Error>> ErrorExt<T> for Result<T, E> {
     fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
         self.map_err(|error| {
             let mut told = tell(error.into());

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::anyhow;
 use serde_json::json;
 
-use crate::cli::{ConfigArgs, ConfigVerb, Exit, FileArgs, Tell};
+use crate::cli::{ConfigArgs, ConfigVerb, ErrorExt, Exit, FileArgs};
 use crate::config::{Config, ConfigError, Problem};
 
 /// Runs the command.

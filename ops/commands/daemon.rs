@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ouzel_ingest::{DeadLetters, KafkaSource};
 
-use crate::cli::{DaemonArgs, Exit, Tell};
+use crate::cli::{DaemonArgs, ErrorExt, Exit};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::failpoint;
 use crate::supervisor::{Shutdown, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
-use crate::topology::{self, AnySource, Plan};
+use crate::topology::{self, AnySource, PipelineSpec};
 
 /// Runs the command.
 pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -29,7 +29,7 @@ pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     } else {
         DeadLetters::discard()
     };
-    let plan = Plan {
+    let plan = PipelineSpec {
         config: &config,
         open: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?) as AnySource)),
         letters,

@@ -15,7 +15,7 @@ use ouzel_ingest::{DataDir, DeadLetters, Embedded, Feeder, KafkaConfig, KafkaSou
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, Stream};
 
-use crate::cli::{DemoArgs, Exit, Tell};
+use crate::cli::{DemoArgs, ErrorExt, Exit};
 use crate::clock::SystemClock;
 use crate::commands::replay::{JoinFigures, name_of, seed_histories};
 use crate::config::{Config, Period};
@@ -23,11 +23,11 @@ use crate::demo::call::{Calls, quantile};
 use crate::demo::feed::Fed;
 use crate::demo::summary::Summary;
 use crate::demo::{call, feed, frozen};
-use crate::live::Live;
+use crate::live::PipelineStatus;
 use crate::progress::{Figures, Progress, Style};
 use crate::supervisor::{Shutdown, Task, UnixSignals, Waited};
 use crate::telemetry::{self, Metrics};
-use crate::topology::{self, AnySource, Plan};
+use crate::topology::{self, AnySource, PipelineSpec};
 
 /// Where `make data` leaves MovieLens-100K.
 const MOVIELENS: &str = ".data/movielens100k";
@@ -65,7 +65,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let signals = UnixSignals::install(shutdown.clone())?;
     let scores = Arc::new(Mutex::new(ScoreLog::default()));
     let ends = feed::ends(&data);
-    let plan = Plan {
+    let plan = PipelineSpec {
         config: &config,
         open: Box::new(|from| {
             if !from.is_empty() {
@@ -250,7 +250,7 @@ fn tempdir() -> anyhow::Result<PathBuf> {
     bail!("cannot find a free name for a folder in {}", base.display())
 }
 
-fn figures(live: &Live, calls: &Calls, started: Instant) -> Figures {
+fn figures(live: &PipelineStatus, calls: &Calls, started: Instant) -> Figures {
     let samples = live.samples.load(Ordering::Relaxed);
     let mut fresh: Vec<f64> = live
         .freshness_ms()

@@ -10,9 +10,9 @@ use ouzel_ingest::{DeadLetters, Decoder, KafkaConfig};
 use ouzel_sample::Stream;
 use ouzel_serving::{Queue, http};
 
-use crate::cli::{Exit, JoinArgs, Tell};
+use crate::cli::{ErrorExt, Exit, JoinArgs};
 use crate::config::{Config, JoinSource};
-use crate::stages::units::{UnitSettings, Units};
+use crate::stages::join_worker::{JoinWorker, UnitSettings};
 use crate::supervisor::{Shutdown, Supervisor, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
 
@@ -50,7 +50,7 @@ pub fn run(args: &JoinArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
         &kafka,
         &config.group_config(args.instance.as_deref().unwrap_or_default()),
     )?;
-    let units = Units::new(
+    let units = JoinWorker::new(
         group,
         kafka,
         join,

@@ -17,7 +17,7 @@ use ouzel_learner::model::{
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
 use ouzel_sample::{MODALITIES, N_DENSE};
 
-use crate::cli::{DescribeArgs, Exit, ModelArgs, ModelVerb, Tell};
+use crate::cli::{DescribeArgs, ErrorExt, Exit, ModelArgs, ModelVerb};
 use crate::config::{Config, READY_MADE};
 
 /// Floats of the vectors of the encoders that `make encoders` fetches, by modality.

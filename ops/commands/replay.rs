@@ -23,7 +23,7 @@ use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Bucket, Buckets, Figures, Progressive, ScoreLog};
 use ouzel_sample::{Batch, Event, EventTime, FeatureState, IdKind, Item, Stream};
 
-use crate::cli::{Exit, Labels, RangePoint, ReplayArgs, Tell};
+use crate::cli::{ErrorExt, Exit, Labels, RangePoint, ReplayArgs};
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::progress::{self, Progress, Style};

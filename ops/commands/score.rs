@@ -15,7 +15,7 @@ use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::{Published, RankRequest, RankResponse, Ranker, Scorer, Version};
 use ouzel_snapshot::{Alias, Snapshot, Store};
 
-use crate::cli::{Exit, ScoreArgs, Tell};
+use crate::cli::{ErrorExt, Exit, ScoreArgs};
 use crate::commands::snapshot::resolve;
 use crate::config::Config;
 use crate::contents::Contents;

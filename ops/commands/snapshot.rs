@@ -15,10 +15,10 @@ use ouzel_snapshot::{Alias, Listed, Report, SnapshotId, Store};
 use serde_json::json;
 
 use crate::admin::{AdminReply, AdminRequest, Client};
-use crate::cli::{Exit, SnapshotArgs, SnapshotVerb, StateArgs, Tell};
+use crate::cli::{ErrorExt, Exit, SnapshotArgs, SnapshotVerb, StateArgs};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::turn::Turn;
+use crate::turn::ModelOp;
 
 /// Where the state is and who may own it.
 struct Place {
@@ -82,11 +82,11 @@ pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         }
         SnapshotVerb::FreezeBase { note } => {
             let request = AdminRequest::FreezeBase { note: note.clone() };
-            take(&place, &request, Turn::FreezeBase, note, args.json, out)
+            take(&place, &request, ModelOp::FreezeBase, note, args.json, out)
         }
         SnapshotVerb::Rebase { note } => {
             let request = AdminRequest::Rebase { note: note.clone() };
-            take(&place, &request, Turn::Rebase, note, args.json, out)
+            take(&place, &request, ModelOp::Rebase, note, args.json, out)
         }
         SnapshotVerb::ReEncode { note } => reencode(&place, note, args.json, out),
         SnapshotVerb::Gc { keep } => {
@@ -157,7 +157,7 @@ struct By {
 fn take(
     place: &Place,
     request: &AdminRequest,
-    turn: Turn,
+    turn: ModelOp,
     note: &str,
     json: bool,
     out: &mut dyn Write,

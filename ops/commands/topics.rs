@@ -5,7 +5,7 @@ use std::io::Write;
 use ouzel_ingest::topics;
 use serde_json::json;
 
-use crate::cli::{Exit, Tell, TopicsArgs, TopicsVerb};
+use crate::cli::{ErrorExt, Exit, TopicsArgs, TopicsVerb};
 use crate::config::{Config, JoinSource};
 
 /// Runs the command.

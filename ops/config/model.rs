@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_learner::loss::{Bound as LossBound, Policy as LossPolicy};
 use ouzel_learner::model::{
-    ContentConfig, Dims, FeatureSet, HeadConfig, InterestConfig, LoraConfig, ModelConfig, Products,
+    ContentConfig, Dims, FeatureSet, HeadConfig, InterestConfig, LoraConfig, MatmulPrecision, ModelConfig,
     SequenceConfig,
 };
 use ouzel_learner::{DenseRule, LearnerConfig};
@@ -43,7 +43,7 @@ pub struct Model {
     pub learned_missing: bool,
     /// In what precision matrices are multiplied: `f32`, or `bf16`, which is faster where processor or device have units
     /// for it.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// Width of the space in which items' ids and contents are contrasted, floats; 0 for none. See
     /// `optimizer.contrast_weight`.
     pub contrast: usize,

@@ -48,7 +48,7 @@ impl Default for Kafka {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Topics {
-    /// Slates shown to users, keyed by `request_id`.
+    /// JoinResultReceiver shown to users, keyed by `request_id`.
     pub impressions: String,
     /// What users did with them, keyed by `request_id`.
     pub actions: String,

@@ -272,7 +272,7 @@ pub struct Features {
     /// Users with a history, count. Beyond it those without an action for longest are forgotten.
     #[schemars(range(min = 1))]
     pub max_users: usize,
-    /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
+    /// PipelineStatus counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
     #[schemars(range(min = 1))]
     pub max_counters: usize,
     /// The item catalog. Beyond it the items whose newest version is oldest are forgotten.

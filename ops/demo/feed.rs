@@ -12,7 +12,7 @@ use ouzel_sample::{PartitionId, Positions, Stream};
 use ouzel_snapshot::SnapshotId;
 
 use crate::clock::Clock;
-use crate::live::Live;
+use crate::live::PipelineStatus;
 use crate::supervisor::Shutdown;
 
 /// Longest wait for the broker to acknowledge or the daemon to catch up.
@@ -70,7 +70,7 @@ pub fn ends(data: &DataDir) -> Positions {
 pub fn run(
     data: &DataDir,
     feeder: &Feeder,
-    live: &Live,
+    live: &PipelineStatus,
     fed: &Arc<Fed>,
     clock: &dyn Clock,
     shutdown: &Shutdown,
@@ -116,13 +116,18 @@ pub fn run(
     Ok(())
 }
 
-fn is_far_ahead(n_sent: usize, feeder: &Feeder, live: &Live) -> bool {
+fn is_far_ahead(n_sent: usize, feeder: &Feeder, live: &PipelineStatus) -> bool {
     let n_joined = live.events.load(Ordering::Relaxed);
     n_sent as u64 > n_joined + AHEAD || feeder.unread_bytes(&live.positions()) > EMBEDDED_PARTITION_BYTES / 2
 }
 
 /// Waits until the daemon has joined everything sent.
-fn catch_up(feeder: &Feeder, live: &Live, sent: &Positions, shutdown: &Shutdown) -> anyhow::Result<()> {
+fn catch_up(
+    feeder: &Feeder,
+    live: &PipelineStatus,
+    sent: &Positions,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     feeder.flush(PATIENCE)?;
     let looks = PATIENCE.as_millis() / LOOK.as_millis();
     for _ in 0..looks {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ouzel_ingest::{DataDir, Decoder};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Known, ScoreLog, Scored};
-use ouzel_sample::{Ask, Event, EventTime, FeatureState, Id, Shown, Stream};
+use ouzel_sample::{Event, EventTime, FeatureQuery, FeatureState, Id, Shown, Stream};
 use ouzel_snapshot::Snapshot;
 
 use crate::config::Config;
@@ -33,7 +33,7 @@ pub fn score(
         if impression.ts < from {
             continue;
         }
-        let (request, candidates) = features.read(&Ask {
+        let (request, candidates) = features.read(&FeatureQuery {
             request: impression.request,
             user: impression.user,
             ts: impression.ts,

@@ -21,12 +21,12 @@ use ouzel_ingest::{Stage, StageError};
 use ouzel_sample::{Batch, Event, Id, ItemVectors, Origin, PartitionId, Vector};
 
 use crate::failpoint::{self, FailPoint};
-use crate::live::Live;
+use crate::live::PipelineStatus;
 use crate::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 use crate::stages::backlog::Backlog;
 use crate::stages::encode::Encoding;
 use crate::stages::idle::Idleness;
-use crate::stages::{JoinCut, Joined, Read};
+use crate::stages::{JoinCheckpoint, Joined, Read};
 
 /// How often the stage looks at its clocks when nothing comes.
 const TICK: Duration = Duration::from_millis(5);
@@ -61,7 +61,7 @@ pub struct Join {
     plan_position: u64,
     settings: JoinSettings,
     backlog: Arc<Backlog>,
-    live: Arc<Live>,
+    live: Arc<PipelineStatus>,
     out: SyncSender<Joined>,
     /// When records of each partition came: offset after the last one of a piece, and when.
     arrivals: BTreeMap<PartitionId, VecDeque<(i64, Instant)>>,
@@ -87,7 +87,7 @@ impl Join {
         replay: VecDeque<PlanEntry>,
         settings: JoinSettings,
         backlog: Arc<Backlog>,
-        live: Arc<Live>,
+        live: Arc<PipelineStatus>,
         out: SyncSender<Joined>,
         encoding: Option<Encoding>,
     ) -> Self {
@@ -145,7 +145,7 @@ impl Join {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if !self.release()? || !self.tend()? {
+            if !self.release()? || !self.on_tick()? {
                 return Ok(());
             }
         }
@@ -243,7 +243,7 @@ impl Join {
     }
 
     /// What only time decides: early batches, idle partitions, cuts asked for, durability of the plan.
-    fn tend(&mut self) -> anyhow::Result<bool> {
+    fn on_tick(&mut self) -> anyhow::Result<bool> {
         if self.replay.is_empty() {
             let is_due = self
                 .opened
@@ -338,7 +338,7 @@ impl Join {
     fn cut(&mut self, is_last: bool, answers: Option<u64>) -> anyhow::Result<bool> {
         self.write(PlanLog::sync)?;
         failpoint::reach(FailPoint::PlanSynced);
-        let cut = JoinCut {
+        let cut = JoinCheckpoint {
             stage: self.stage.cut()?,
             plan_position: self.plan_position,
             answers,
@@ -355,7 +355,7 @@ impl Join {
             failpoint::reach(FailPoint::PlanPruned);
         }
         self.live.joined(&self.stage);
-        Ok(self.out.send(Joined::Cut(Box::new(cut))).is_ok())
+        Ok(self.out.send(Joined::Checkpoint(Box::new(cut))).is_ok())
     }
 
     /// Lets partitions that the log has gained hold event time from now on, even before their first record.

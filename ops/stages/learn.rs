@@ -13,15 +13,15 @@ use ouzel_learner::validation::{Bucket, Progressive, ScoreLog};
 use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_serving::{Published, Version};
-use ouzel_snapshot::{Alias, Cut, Draft, Fingerprint, SnapshotId, Store};
+use ouzel_snapshot::{Alias, CheckpointMeta, Draft, Fingerprint, SnapshotId, Store};
 
 use crate::clock::Clock;
 use crate::failpoint::{self, FailPoint};
-use crate::live::Live;
+use crate::live::PipelineStatus;
 use crate::metrics::{FRESHNESS_SECONDS, SNAPSHOTS_SKIPPED_TOTAL};
 use crate::stages::save::Save;
-use crate::stages::{JoinCut, Joined};
-use crate::turn::Turn;
+use crate::stages::{JoinCheckpoint, Joined};
+use crate::turn::ModelOp;
 
 /// Shortest time from one published version to the next, while batches keep coming. A version costs the
 /// learner a copy of each page it then writes, so not every batch makes one.
@@ -36,7 +36,7 @@ pub enum Control {
     /// Go on from the weights of this snapshot.
     Rollback(SnapshotId),
     /// Freeze the base, or re-base it; and why.
-    Turn(Turn, String),
+    ModelOp(ModelOp, String),
     /// Serve this snapshot until further notice.
     Pin(SnapshotId),
     /// Serve the newest version again.
@@ -44,7 +44,7 @@ pub enum Control {
 }
 
 /// A request with the place for its answer.
-pub type Ask = (Control, SyncSender<anyhow::Result<()>>);
+pub type ControlRequest = (Control, SyncSender<anyhow::Result<()>>);
 
 /// What the manifest says besides the state.
 #[derive(Clone, Debug)]
@@ -74,9 +74,9 @@ pub struct Learn {
     /// To the snapshot writer.
     pub saver: SyncSender<Save>,
     /// From the admin socket.
-    pub control: Receiver<Ask>,
+    pub control: Receiver<ControlRequest>,
     /// Figures for others.
-    pub live: Arc<Live>,
+    pub live: Arc<PipelineStatus>,
     /// The one clock: freshness and manifests only.
     pub clock: Arc<dyn Clock>,
     /// For manifests.
@@ -110,7 +110,7 @@ impl Learn {
                     self.learn(&batch)?;
                     is_behind = true;
                 }
-                Ok(Joined::Cut(cut)) => self.save(*cut)?,
+                Ok(Joined::Checkpoint(cut)) => self.save(*cut)?,
                 Err(RecvTimeoutError::Timeout) => {
                     self.published.sweep();
                 }
@@ -258,7 +258,7 @@ impl Learn {
     }
 
     /// Completes a cut with the weights and hands it to the writer.
-    fn save(&mut self, cut: JoinCut) -> anyhow::Result<()> {
+    fn save(&mut self, cut: JoinCheckpoint) -> anyhow::Result<()> {
         let stage = cut.stage;
         let (window, total) = (self.progressive.window(), self.progressive.total());
         let metrics = [
@@ -270,7 +270,7 @@ impl Learn {
             ("window_ne", window.ne),
             ("window_calibration", window.calibration),
         ];
-        let manifest_cut = Cut {
+        let manifest_cut = CheckpointMeta {
             config_hash: self.provenance.config_hash.clone(),
             schema_fingerprint: self.provenance.schema.clone(),
             encoders: self.provenance.encoders.clone(),
@@ -341,7 +341,7 @@ impl Learn {
                 let version = Version::new(&id.to_string(), self.trainer.weights()?)?;
                 self.published.publish(Arc::new(version));
             }
-            Control::Turn(turn, why) => {
+            Control::ModelOp(turn, why) => {
                 turn.check(&self.trainer)?;
                 if let Some(latest) = self.live.latest() {
                     self.store

@@ -13,7 +13,7 @@ use ouzel_snapshot::{Alias, Draft, SnapshotId, Store};
 
 use crate::clock::Clock;
 use crate::failpoint::{self, FailPoint};
-use crate::live::Live;
+use crate::live::PipelineStatus;
 
 /// From a snapshot that could not be written to the next one asked for; doubled up to the second with each failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -23,7 +23,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub struct Save {
     /// All of it, but for the hash of the weights.
     pub draft: Draft,
-    /// The lineage it belongs to, by [`Live::lineage`].
+    /// The lineage it belongs to, by [`PipelineStatus::lineage`].
     pub lineage: u64,
     /// Requests that it answers.
     pub answers: Option<u64>,
@@ -36,7 +36,7 @@ pub struct Saver {
     /// How many are kept.
     pub keep: usize,
     /// Who wants to know.
-    pub live: Arc<Live>,
+    pub live: Arc<PipelineStatus>,
     /// For the audit log.
     pub clock: Arc<dyn Clock>,
 }

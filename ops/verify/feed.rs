@@ -37,7 +37,7 @@ impl Log {
     /// A log that is complete from the beginning.
     pub fn settled(world: World, config: &Config) -> anyhow::Result<Self> {
         let mut log = Self::open(world, config, None)?;
-        log.tend()?;
+        log.on_tick()?;
         Ok(log)
     }
 
@@ -90,7 +90,7 @@ impl Log {
     }
 
     /// Sends what is due; called often.
-    pub fn tend(&mut self) -> anyhow::Result<()> {
+    pub fn on_tick(&mut self) -> anyhow::Result<()> {
         if self.n_records.is_some() {
             return Ok(());
         }

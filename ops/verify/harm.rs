@@ -236,7 +236,7 @@ fn truncate(path: &Path, bytes: u64) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+    use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
     use super::super::settings::settings;
     use super::*;
@@ -281,7 +281,7 @@ mod tests {
         let mut dice = Dice::new(1, "damage");
         for n in 0..2 {
             assert_eq!(damage_snapshot(&home, &mut dice).unwrap(), None);
-            let mut draft = Draft::new(None, n, Fingerprint::default(), Cut::default());
+            let mut draft = Draft::new(None, n, Fingerprint::default(), CheckpointMeta::default());
             draft.add_blob("join.bin", vec![1, 2, 3]).unwrap();
             let id = store.write(&draft).unwrap();
             store.set_alias(Alias::Latest, id).unwrap();

@@ -289,7 +289,7 @@ impl<'a> Lineage<'a> {
         let mut asked = None;
         let mut seen = None;
         loop {
-            self.log.tend()?;
+            self.log.on_tick()?;
             self.link_plan()?;
             let Some(daemon) = &mut self.daemon else {
                 bail!("a daemon is missing")

@@ -1,6 +1,6 @@
 //! Scorer, hot swap, HTTP: what stands between a rank request and the newest model.
 //!
-//! A request enters through [`http`], is checked into a [`RankAsk`], waits in the bounded [`Queue`], is computed
+//! A request enters through [`http`], is checked into a [`CheckedRequest`], waits in the bounded [`Queue`], is computed
 //! by one worker's [`Ranker`] against exactly one version of the [`Published`] model, and leaves as a
 //! [`RankResponse`] that names that version. The crate owns that path and its limits. It must not know how a
 //! model is learned, where events come from, or what a snapshot directory looks like; it spawns no thread of
@@ -19,6 +19,6 @@ mod scorer;
 pub use limits::Limits;
 pub use pool::{Job, PushError, Queue, work};
 pub use published::{Loaded, Published};
-pub use ranker::{RankAsk, RankError, Ranked, Ranker, ServedModel};
+pub use ranker::{CheckedRequest, RankError, Ranked, Ranker, ServedModel};
 pub use request::{Invalid, MAX_CONTEXT, RankRequest, RankResponse, ScoredItem};
 pub use scorer::{Now, Scorer, Version};

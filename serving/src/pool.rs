@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::metrics::{ABANDONED_TOTAL, CANDIDATES_TOTAL, QUEUE_REQUESTS, SCORE_SECONDS};
-use crate::{RankAsk, RankError, Ranked, Ranker};
+use crate::{CheckedRequest, RankError, Ranked, Ranker};
 
 /// How long a worker waits for a request before it lets its ranker drop an old version. Short against the
 /// second within which a replaced version must be freed.
@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Job {
     /// What to score.
-    pub ask: Arc<RankAsk>,
+    pub ask: Arc<CheckedRequest>,
     /// After this nobody waits for the reply.
     pub deadline: Instant,
     /// Where the scores go.
@@ -215,7 +215,7 @@ mod tests {
     struct Count(usize);
 
     impl Ranker for Count {
-        fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+        fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
             self.0 += 1;
             Ok(Ranked {
                 version: 1,
@@ -229,7 +229,7 @@ mod tests {
 
     fn job(deadline: Instant) -> (Job, oneshot::Receiver<Result<Ranked, RankError>>) {
         let (reply, receiver) = oneshot::channel();
-        let ask = RankAsk {
+        let ask = CheckedRequest {
             user_id: "u".to_owned(),
             items: vec!["a".to_owned()],
             context: Vec::new(),
@@ -300,7 +300,7 @@ mod tests {
     fn an_idle_worker_is_told_to_let_go_of_old_versions() {
         struct Idle(Arc<AtomicUsize>);
         impl Ranker for Idle {
-            fn rank(&mut self, _: &RankAsk) -> Result<Ranked, RankError> {
+            fn rank(&mut self, _: &CheckedRequest) -> Result<Ranked, RankError> {
                 Err(RankError::NotReady)
             }
             fn refresh(&mut self) {

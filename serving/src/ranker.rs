@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// A request after every check: what a ranker may rely on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RankAsk {
+pub struct CheckedRequest {
     /// Who asks; 1 to 128 bytes.
     pub user_id: String,
     /// The candidates: 1 to `Limits::max_items` distinct ids of 1 to 128 bytes.
@@ -19,7 +19,7 @@ pub struct RankAsk {
     pub top_k: Option<usize>,
 }
 
-/// The scores of one request, all computed by one version, in the order of [`RankAsk::items`].
+/// The scores of one request, all computed by one version, in the order of [`CheckedRequest::items`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
     /// Number of the version that computed them, see [`crate::Published`].
@@ -103,7 +103,7 @@ pub trait Ranker: Send {
     ///
     /// # Errors
     /// [`RankError::NotReady`] before the first version, [`RankError::Failed`] otherwise.
-    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError>;
+    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError>;
 
     /// Lets go of versions that are no longer the newest. Called when no request has come for a moment, so that
     /// an idle worker does not keep an old version in memory.
@@ -111,7 +111,7 @@ pub trait Ranker: Send {
 }
 
 impl<R: Ranker + ?Sized> Ranker for Box<R> {
-    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
         (**self).rank(ask)
     }
 

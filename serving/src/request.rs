@@ -1,7 +1,7 @@
 //! The shapes of `POST /v1/rank` and what makes a request acceptable.
 //!
 //! Owns the JSON contract in both directions (the [`client`](crate::client) speaks it too) and turns a request
-//! into a [`RankAsk`], scores into a [`RankResponse`]. Knows neither sockets nor models.
+//! into a [`CheckedRequest`], scores into a [`RankResponse`]. Knows neither sockets nor models.
 //!
 //! Two choices a caller should know. Unknown fields are refused, with the field named: a misspelt `context`
 //! would otherwise cost quality for ever without a trace. An item listed twice is refused too: it is an error of
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
-use crate::{RankAsk, Ranked};
+use crate::{CheckedRequest, Ranked};
 
 /// Most context values of one request; as many as an impression may carry.
 pub const MAX_CONTEXT: usize = 512;
@@ -118,7 +118,7 @@ impl RankRequest {
     ///
     /// # Errors
     /// The first thing that is wrong, with its field.
-    pub fn check(self, max_items: usize) -> Result<RankAsk, Invalid> {
+    pub fn check(self, max_items: usize) -> Result<CheckedRequest, Invalid> {
         check_id(&self.user_id, || "user_id".to_owned())?;
         if let Some(request_id) = &self.request_id {
             check_id(request_id, || "request_id".to_owned())?;
@@ -146,7 +146,7 @@ impl RankRequest {
             return Err(Invalid::ZeroTopK);
         }
         let context = check_context(self.context.unwrap_or_default())?;
-        Ok(RankAsk {
+        Ok(CheckedRequest {
             user_id: self.user_id,
             items: self.items,
             context,
@@ -159,7 +159,7 @@ impl RankResponse {
     /// The reply to `ask`: best `top_k` first, ties in the order of the request. `ranked` has been checked
     /// against `ask`, see [`Ranked::checked`].
     #[must_use]
-    pub fn new(ask: &RankAsk, ranked: &Ranked, request_id: Option<String>) -> Self {
+    pub fn new(ask: &CheckedRequest, ranked: &Ranked, request_id: Option<String>) -> Self {
         let n_tasks = ranked.tasks.len();
         let mut order: Vec<usize> = (0..ask.items.len()).collect();
         order.sort_by(|&a, &b| {

@@ -8,10 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use ouzel_model::{Inputs, Net, Weights};
-use ouzel_sample::{Ask, EventTime, FeatureState, Id, IdKind, IdSpace, ShownItem};
+use ouzel_sample::{EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, ShownItem};
 use tch::Device;
 
-use crate::{Loaded, Published, RankAsk, RankError, Ranked, Ranker, ServedModel};
+use crate::{CheckedRequest, Loaded, Published, RankError, Ranked, Ranker, ServedModel};
 
 /// A publishable model: weights that are known to make a network, and the snapshot they belong to.
 #[derive(Debug)]
@@ -124,14 +124,14 @@ impl Scorer {
             let net = Net::new(&loaded.value.weights, self.device).map_err(|error| {
                 RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
             })?;
-            let net = net.still(self.held.take().map(|held| held.net));
+            let net = net.into_inference(self.held.take().map(|held| held.net));
             self.held = Some(Held { loaded, net });
         }
         self.held.as_ref().ok_or(RankError::NotReady)
     }
 
     /// Live features of the request, in the shape training has them.
-    fn inputs(&self, ask: &RankAsk, weights: &Weights) -> Inputs {
+    fn inputs(&self, ask: &CheckedRequest, weights: &Weights) -> Inputs {
         let mut context: Vec<Id> = ask
             .context
             .iter()
@@ -146,7 +146,7 @@ impl Scorer {
                 position: None,
             })
             .collect();
-        let (request, candidates) = self.features.read(&Ask {
+        let (request, candidates) = self.features.read(&FeatureQuery {
             // Names the request within a batch; here it is alone.
             request: Id::default(),
             user: self.ids.id(IdKind::User, &ask.user_id),
@@ -165,7 +165,7 @@ impl Scorer {
 }
 
 impl Ranker for Scorer {
-    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
         self.newest()?;
         let Held { loaded, net } = self.held.as_ref().ok_or(RankError::NotReady)?;
         let Version {
@@ -253,8 +253,8 @@ mod tests {
         )
     }
 
-    fn ask(items: &[&str]) -> RankAsk {
-        RankAsk {
+    fn ask(items: &[&str]) -> CheckedRequest {
+        CheckedRequest {
             user_id: "u".to_owned(),
             items: items.iter().map(|&item| item.to_owned()).collect(),
             context: vec![("tab".to_owned(), "home".to_owned())],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::manifest::check_file_name;
-use crate::{Arrays, Cut, Error, FileKind, Fingerprint, SnapshotId};
+use crate::{Arrays, CheckpointMeta, Error, FileKind, Fingerprint, SnapshotId};
 
 /// Everything a snapshot will hold, gathered at a batch boundary and written by another thread.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Draft {
     /// By what, and on what machine.
     pub created_by: Fingerprint,
     /// The point of the log.
-    pub cut: Cut,
+    pub cut: CheckpointMeta,
     files: BTreeMap<String, Content>,
 }
 
@@ -41,7 +41,12 @@ impl Content {
 impl Draft {
     /// A draft without files.
     #[must_use]
-    pub fn new(parent: Option<SnapshotId>, created_ms: i64, created_by: Fingerprint, cut: Cut) -> Self {
+    pub fn new(
+        parent: Option<SnapshotId>,
+        created_ms: i64,
+        created_by: Fingerprint,
+        cut: CheckpointMeta,
+    ) -> Self {
         Self {
             parent,
             note: None,
@@ -137,7 +142,7 @@ mod tests {
         let draft = |name: &str, array: crate::Array| {
             let mut arrays = Arrays::new();
             arrays.insert(name, array).unwrap();
-            let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+            let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
             draft.add_arrays("a.safetensors", arrays).unwrap();
             draft.add_blob("b.bin", vec![1, 2]).unwrap();
             draft
@@ -159,7 +164,7 @@ mod tests {
 
     #[test]
     fn names_that_are_no_file_of_a_snapshot_are_refused() {
-        let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+        let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
         draft.add_blob("join.bin", vec![1]).unwrap();
         for name in [
             "join.bin",

@@ -59,7 +59,7 @@ pub use error::Error;
 pub use fs::{Fs, FsEntry, FsKind, Lock, Output, RealFs};
 pub use id::SnapshotId;
 pub use manifest::{
-    Cut, FORMAT, FileEntry, FileKind, Fingerprint, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest,
+    CheckpointMeta, FORMAT, FileEntry, FileKind, Fingerprint, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest,
 };
 pub use recover::{Recovery, Skipped};
 pub use snapshot::{FileReport, Report, Snapshot};

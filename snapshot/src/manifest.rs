@@ -35,7 +35,7 @@ pub struct Manifest {
     /// By what, and on what machine.
     pub created_by: Fingerprint,
     /// The point of the log it stands for.
-    pub cut: Cut,
+    pub cut: CheckpointMeta,
     /// Every file of the directory but this one, in order of name.
     pub files: Vec<FileEntry>,
 }
@@ -70,7 +70,7 @@ impl Fingerprint {
 /// One batch boundary: everything the learner knew there besides its weights.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cut {
+pub struct CheckpointMeta {
     /// Hash of the effective configuration.
     pub config_hash: String,
     /// Fingerprint of the feature schema.
@@ -253,12 +253,12 @@ pub(crate) mod tests {
             note: None,
             created_ms: 1_700_000_000_000,
             created_by: Fingerprint::default(),
-            cut: Cut {
+            cut: CheckpointMeta {
                 positions: [("impressions[0]".to_owned(), 42)].into(),
                 metrics: [("auc".to_owned(), Some(0.1 + 0.2)), ("ne".to_owned(), None)].into(),
                 event_time_ms: i64::MIN,
                 sample_seq: u64::MAX,
-                ..Cut::default()
+                ..CheckpointMeta::default()
             },
             files: vec![FileEntry {
                 name: "rows.safetensors".to_owned(),

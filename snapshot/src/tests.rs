@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::sim::SimFs;
-use crate::{Array, Arrays, Cut, Draft, Fingerprint, Shared, Snapshot, SnapshotId, Store};
+use crate::{Array, Arrays, CheckpointMeta, Draft, Fingerprint, Shared, Snapshot, SnapshotId, Store};
 
 const ROOT: &str = "/state";
 
@@ -18,11 +18,11 @@ fn id(number: u64) -> SnapshotId {
 
 /// A draft whose every part follows from `tag`, so that [`check_content`] knows a mix when it sees one.
 fn draft(parent: Option<u64>, tag: u64) -> Draft {
-    let cut = Cut {
+    let cut = CheckpointMeta {
         batch_seq: tag,
         positions: [("impressions[0]".to_owned(), i64::try_from(tag).unwrap())].into(),
         metrics: [("auc".to_owned(), Some(0.75)), ("ne".to_owned(), Some(f64::NAN))].into(),
-        ..Cut::default()
+        ..CheckpointMeta::default()
     };
     let mut draft = Draft::new(parent.map(id), 1_700_000_000_000, Fingerprint::default(), cut);
     let mut rows = Arrays::new();

@@ -10,7 +10,7 @@ use super::daemon::{Daemon, Home};
 use super::until;
 use super::world::START_MS;
 
-/// Slates of the world; each shows as many items as a batch has samples.
+/// JoinResultReceiver of the world; each shows as many items as a batch has samples.
 const N_SLATES: i64 = 240;
 const SLATE: i64 = 8;
 

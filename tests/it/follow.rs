@@ -7,10 +7,10 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::time::Duration;
 
 use ouzel::config::Config;
-use ouzel::live::Live;
+use ouzel::live::PipelineStatus;
 use ouzel::stages::backlog::Backlog;
 use ouzel::stages::join::{Join, JoinSettings};
-use ouzel::stages::{JoinCut, Joined, Read};
+use ouzel::stages::{JoinCheckpoint, Joined, Read};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{Decoder, Stage};
@@ -23,7 +23,7 @@ const BATCH_MIN_SAMPLES: usize = 32;
 /// What one run of the stage gave.
 struct Ran {
     n_batches: u64,
-    last_cut: Option<JoinCut>,
+    last_cut: Option<JoinCheckpoint>,
 }
 
 fn id(stream: Stream) -> PartitionId {
@@ -53,7 +53,12 @@ fn records(world: &World) -> Vec<Vec<Recorded>> {
 
 /// Runs the stage from `cut`, or from nothing, with the plan log at `dir`, on the records from there up to
 /// `ends`, by stream.
-fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usize]) -> anyhow::Result<Ran> {
+fn run(
+    dir: &Path,
+    cut: Option<&JoinCheckpoint>,
+    records: &[Vec<Recorded>],
+    ends: &[usize],
+) -> anyhow::Result<Ran> {
     let next = |id| cut.and_then(|cut| cut.stage.positions.next(id)).unwrap_or(0);
     let start: Positions = Stream::ALL
         .iter()
@@ -73,7 +78,12 @@ fn run(dir: &Path, cut: Option<&JoinCut>, records: &[Vec<Recorded>], ends: &[usi
 }
 
 /// The same on what is read of these partitions.
-fn run_on(dir: &Path, cut: Option<&JoinCut>, start: &Positions, reads: Vec<Read>) -> anyhow::Result<Ran> {
+fn run_on(
+    dir: &Path,
+    cut: Option<&JoinCheckpoint>,
+    start: &Positions,
+    reads: Vec<Read>,
+) -> anyhow::Result<Ran> {
     let config = Config::default();
     let stage = match cut {
         None => Stage::new(
@@ -82,7 +92,7 @@ fn run_on(dir: &Path, cut: Option<&JoinCut>, start: &Positions, reads: Vec<Read>
             Arc::new(FeatureState::new(config.feature_config())),
             BATCH_MIN_SAMPLES,
         )?,
-        Some(JoinCut { stage, .. }) => Stage::restore(
+        Some(JoinCheckpoint { stage, .. }) => Stage::restore(
             config.join_config(),
             config.feature_config(),
             &stage.join,
@@ -112,7 +122,7 @@ fn run_on(dir: &Path, cut: Option<&JoinCut>, start: &Positions, reads: Vec<Read>
         replay,
         settings,
         Arc::new(Backlog::default()),
-        Arc::new(Live::default()),
+        Arc::new(PipelineStatus::default()),
         to_learner,
         None,
     );
@@ -127,7 +137,7 @@ fn run_on(dir: &Path, cut: Option<&JoinCut>, start: &Positions, reads: Vec<Read>
                 assert_eq!(batch.seq, ran.n_batches, "batches follow each other");
                 ran.n_batches += 1;
             }
-            Joined::Cut(cut) => ran.last_cut = Some(*cut),
+            Joined::Checkpoint(cut) => ran.last_cut = Some(*cut),
         }
     }
     Ok(ran)

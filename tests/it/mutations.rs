@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ouzel::config::Config;
 use ouzel_ingest::join::{AnyStore, StoreConfig};
-use ouzel_ingest::{Cut, Decoder, Stage, StageError};
+use ouzel_ingest::{Decoder, Stage, StageCheckpoint, StageError};
 use ouzel_learner::Trainer;
 use ouzel_sample::{Batch, FeatureState, PartitionId, Position, Record, Recorded, Stream};
 
@@ -134,7 +134,7 @@ fn records(world: &World, config: &Config) -> Vec<Recorded> {
     recorded.collect()
 }
 
-fn stage(config: &Config, store: &StoreConfig, cut: Option<&Cut>) -> Result<Stage, StageError> {
+fn stage(config: &Config, store: &StoreConfig, cut: Option<&StageCheckpoint>) -> Result<Stage, StageError> {
     let join = config.join_config();
     match cut {
         Some(cut) => Stage::restore_in(

@@ -13,7 +13,7 @@ use ouzel::clock::Clock;
 use ouzel::config::Config;
 use ouzel::supervisor::{Shutdown, Task, Waited};
 use ouzel::telemetry::Metrics;
-use ouzel::topology::{self, AnySource, Plan};
+use ouzel::topology::{self, AnySource, PipelineSpec};
 use ouzel::verify::evidence::Evidence;
 use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
 use ouzel_sample::{PartitionId, Position, Record, Stream};
@@ -201,7 +201,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
         one.set(first);
         sched_setaffinity(None, &one).unwrap();
     }
-    let plan = Plan {
+    let plan = PipelineSpec {
         config: &config,
         open: Box::new(|_| Ok(Box::new(Haphazard::new(records, schedule)) as AnySource)),
         letters: DeadLetters::discard(),

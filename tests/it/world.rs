@@ -23,7 +23,7 @@ const WINDOW_MS: i64 = 600_000;
 /// What a world must come to, whatever happens to the process that learns it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// Slates.
+    /// JoinResultReceiver.
     pub(crate) requests: u64,
     /// Shown items.
     pub(crate) shown: u64,

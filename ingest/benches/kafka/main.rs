@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use ouzel_ingest::join::JoinConfig;
 use ouzel_ingest::order::Orderer;
-use ouzel_ingest::tier::{Begin, Unit};
+use ouzel_ingest::tier::{Begin, PartitionJoiner};
 use ouzel_ingest::{
     Decoder, Feeder, KafkaConfig, KafkaSource, Limits, Polled, Range, Source, Stage, Topics, topics,
 };
@@ -153,7 +153,7 @@ fn unit(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
         from: [0, 0],
         told_until: None,
     };
-    let mut unit = Unit::new(JoinConfig::default(), 0, &begin)?;
+    let mut unit = PartitionJoiner::new(JoinConfig::default(), 0, &begin)?;
     let (mut tells, mut n_told, mut n_ended) = (Vec::new(), 0, 0);
     let mut source = KafkaSource::open_range(&config, &Range::default())?;
     read(&mut source, |next| {

@@ -9,7 +9,7 @@ use crate::{Id, Ledger, Sample, Shown, VectorMap};
 pub struct Batch {
     /// Running number in this lineage, from 0.
     pub seq: u64,
-    /// Slates shown since the batch before, to be predicted before this one is learned from.
+    /// JoinResultReceiver shown since the batch before, to be predicted before this one is learned from.
     pub shown: Vec<Shown>,
     /// Samples in ledger order.
     pub samples: Vec<Sample>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EventTime, Id, Item, Position, TaskId, Told};
+use crate::{EventTime, Id, Item, JoinRecord, Position, TaskId};
 
 /// A record as a source read it, before decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Event {
     /// An item is gone on purpose, and is to be forgotten.
     Deleted(Deletion),
     /// What the join tier made of an impression or an action.
-    Told(Box<Told>),
+    JoinRecord(Box<JoinRecord>),
 }
 
 impl Event {
@@ -51,7 +51,7 @@ impl Event {
             Event::Action(action) => action.ts,
             Event::Item(item) => item.ts,
             Event::Deleted(deletion) => deletion.ts,
-            Event::Told(told) => told.ts(),
+            Event::JoinRecord(told) => told.ts(),
         }
     }
 }
@@ -156,7 +156,7 @@ pub enum RejectReason {
     TooOld,
     /// An action type that no task names.
     UnknownAction,
-    /// Made by a join tier with other ids or another format.
+    /// LabeledItem by a join tier with other ids or another format.
     Foreign,
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Stream {
     /// The item catalog.
     Items,
-    /// Slates shown to users.
+    /// JoinResultReceiver shown to users.
     Impressions,
     /// What users did with them.
     Actions,

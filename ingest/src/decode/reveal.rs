@@ -45,7 +45,7 @@ impl Reveal {
                 revealed.retain(|(item, _)| impression.items.iter().any(|shown| shown.item == *item));
                 impression.revealed = Some(revealed);
             }
-            Ok(Event::Item(_) | Event::Deleted(_) | Event::Told(_)) | Err(_) => {}
+            Ok(Event::Item(_) | Event::Deleted(_) | Event::JoinRecord(_)) | Err(_) => {}
         }
         Some(recorded)
     }

@@ -40,7 +40,7 @@ impl From<(Request, Vec<Candidate>)> for Captured {
 
 /// An action that had come before its impression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CaughtUp {
+pub struct ResolvedEarlyAction {
     /// On which item.
     pub item: Id,
     /// Which task's action it was.
@@ -91,8 +91,8 @@ pub struct Joiner<S> {
     /// When the first impression was shown; the distant past once every task has closed a window.
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
-    /// See [`Joiner::take_caught_up`]; of the last step alone.
-    caught_up: Vec<CaughtUp>,
+    /// See [`Joiner::take_resolved`]; of the last step alone.
+    resolved: Vec<ResolvedEarlyAction>,
     /// See [`Joiner::take_closed`]; nothing unless it was asked for.
     closed: Option<Vec<(Position, Id)>>,
     pub(crate) fault: Option<Fault>,
@@ -112,7 +112,7 @@ impl<S: JoinStore> Joiner<S> {
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
             first_shown: None,
-            caught_up: Vec::new(),
+            resolved: Vec::new(),
             closed: None,
             store,
             fault: None,
@@ -130,11 +130,11 @@ impl<S: JoinStore> Joiner<S> {
         capture: impl FnOnce(&Impression) -> Captured,
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
-        self.caught_up.clear();
+        self.resolved.clear();
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
             Ok(Event::Action(action)) => self.action(recorded.position, recorded.timestamp_ms, action, out),
-            Ok(Event::Item(_) | Event::Deleted(_) | Event::Told(_)) => Ok(Outcome::Passed),
+            Ok(Event::Item(_) | Event::Deleted(_) | Event::JoinRecord(_)) => Ok(Outcome::Passed),
             Err(_) => {
                 match recorded.position.partition.stream {
                     Stream::Items | Stream::Samples => {}
@@ -244,8 +244,8 @@ impl<S: JoinStore> Joiner<S> {
     /// Actions that had come before their impression and were counted for it by the last step. What an action
     /// says of its user may be used only now, for the impression's own features must not contain it. In order of
     /// arrival, the late ones last.
-    pub fn take_caught_up(&mut self) -> Vec<CaughtUp> {
-        std::mem::take(&mut self.caught_up)
+    pub fn take_resolved(&mut self) -> Vec<ResolvedEarlyAction> {
+        std::mem::take(&mut self.resolved)
     }
 
     /// The same joiner, which keeps what [`Joiner::take_closed`] tells.
@@ -359,12 +359,12 @@ impl<S: JoinStore> Joiner<S> {
             fault: self.fault,
             first_shown: self.first_shown,
             group: Vec::new(),
-            caught_up: Vec::new(),
+            resolved: Vec::new(),
             closed: None,
         };
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;
-        self.caught_up.extend(step.caught_up);
+        self.resolved.extend(step.resolved);
         if let Some(closed) = &mut self.closed {
             closed.extend(step.closed);
         }

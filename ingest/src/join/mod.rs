@@ -34,7 +34,7 @@ pub use clock::{Clock, Mark};
 pub use config::{JoinConfig, LabelPolicy, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
 pub use error::JoinError;
-pub use joiner::{Captured, CaughtUp, Joiner, Outcome};
+pub use joiner::{Captured, Joiner, Outcome, ResolvedEarlyAction};
 pub use sled_store::{SledLimits, SledStore};
 pub use slot::{Class, Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
 pub use store::{JoinStore, MemStore, StoreError};

@@ -8,7 +8,7 @@ use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
 use crate::join::error::JoinError;
 use crate::join::fault::Fault;
-use crate::join::joiner::{Captured, CaughtUp, Outcome};
+use crate::join::joiner::{Captured, Outcome, ResolvedEarlyAction};
 use crate::join::policy::{self, Close};
 use crate::join::slot::{Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
 
@@ -28,7 +28,7 @@ pub(crate) struct Step<'a> {
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) group: Vec<Sample>,
     /// Actions that had waited for this impression and count for it.
-    pub(crate) caught_up: Vec<CaughtUp>,
+    pub(crate) resolved: Vec<ResolvedEarlyAction>,
     /// The impression of this slot, if its last window closed.
     pub(crate) closed: Option<(Position, Id)>,
 }
@@ -121,7 +121,7 @@ impl Step<'_> {
                     Outcome::LateAction => true,
                     _ => continue,
                 };
-                self.caught_up.push(CaughtUp {
+                self.resolved.push(ResolvedEarlyAction {
                     item: action.item,
                     task: action.task,
                     ts: action.ts,
@@ -129,7 +129,7 @@ impl Step<'_> {
                     is_late,
                 });
             }
-            self.caught_up.sort_by_key(|caught_up| caught_up.is_late);
+            self.resolved.sort_by_key(|resolved| resolved.is_late);
             self.counters.pending_items += n_items;
             open.next = self.next(&open);
             *slot = Some(Slot::Open(Box::new(open)));

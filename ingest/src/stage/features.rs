@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ouzel_sample::{Action, Ask, Batch, EventTime, FeatureState, Id, Impression, Shown};
+use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Impression, Shown};
 
 use crate::deleted::Deleted;
 use crate::join::Captured;
@@ -30,7 +30,7 @@ pub(super) fn complete(
 
 /// The features of an impression, before it is counted.
 pub(super) fn capture(features: &FeatureState, impression: &Impression, shown: &mut Vec<Shown>) -> Captured {
-    let captured = Captured::from(features.read(&Ask {
+    let captured = Captured::from(features.read(&FeatureQuery {
         request: impression.request,
         user: impression.user,
         ts: impression.ts,

@@ -1,7 +1,7 @@
 //! Where a unit begins that another process, or nobody, has run before.
 //!
 //! Its state is a function of the log from a while before the point that it goes on from, so it is built by
-//! reading that while again without telling anything. How long that is follows from the windows; where it starts
+//! reading that while again without event anything. How long that is follows from the windows; where it starts
 //! in the log, from timestamps: an event is dated at most the future skew after its record, so everything before
 //! the first record of that time is older than all that still matters.
 

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, Event, FeatureConfig, FeatureState, Id, IdSpace, PartitionId, Position, Record, Recorded, Sample,
-    Stream, Telling,
+    Batch, Event, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent, PartitionId, Position, Record,
+    Recorded, Sample, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::begin::Held;
-use super::unit::pair;
+use super::partition_joiner::pair;
 use super::*;
 use crate::join::{JoinConfig, LabelPolicy};
 use crate::{Decoder, Limits, Stage};
@@ -33,7 +33,7 @@ fn whole() -> Begin {
 
 /// What a unit tells at each record, and how far it was after it.
 fn run(config: &JoinConfig, log: &[Recorded], begin: &Begin) -> Vec<(Vec<Tell>, Progress, bool)> {
-    let mut unit = Unit::new(config.clone(), 0, begin).unwrap();
+    let mut unit = PartitionJoiner::new(config.clone(), 0, begin).unwrap();
     for recorded in log {
         unit.push(recorded.clone()).unwrap();
     }
@@ -57,7 +57,7 @@ fn run_mixed(
     begin: &Begin,
     turns: &[u8],
 ) -> Vec<(Vec<Tell>, Progress)> {
-    let mut unit = Unit::new(config.clone(), 0, begin).unwrap();
+    let mut unit = PartitionJoiner::new(config.clone(), 0, begin).unwrap();
     let of = |id: PartitionId| {
         log.iter()
             .filter(move |recorded| recorded.position.partition == id)
@@ -145,7 +145,7 @@ fn hear<'a>(
             payload: Some(wire.encode(&tell.told)),
         });
         next[lane] += 1;
-        let Ok(Event::Told(told)) = &recorded.event else {
+        let Ok(Event::JoinRecord(told)) = &recorded.event else {
             panic!("{:?}", recorded.event)
         };
         assert_eq!(**told, tell.told, "it reads as it was written");
@@ -193,7 +193,7 @@ proptest! {
         let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
         // It may wait longer for an action that was given up before.
         prop_assert_eq!(unsettled(told(&after)), unsettled(told(&stayed[cut + 1..])));
-        let is_late = |tell: &Tell| matches!(tell.told.telling, Telling::Late { .. });
+        let is_late = |tell: &Tell| matches!(tell.told.event, JoinEvent::Late { .. });
         prop_assert!(told(&before).iter().all(is_late));
     }
 
@@ -334,7 +334,8 @@ proptest! {
 /// The same without what is said of actions still waiting.
 fn unsettled(mut tells: Vec<Tell>) -> Vec<Tell> {
     for tell in &mut tells {
-        if let Telling::Outcome { settled, .. } | Telling::LateAction { settled, .. } = &mut tell.told.telling
+        if let JoinEvent::Outcome { settled, .. } | JoinEvent::LateAction { settled, .. } =
+            &mut tell.told.event
         {
             *settled = 0;
         }
@@ -344,9 +345,9 @@ fn unsettled(mut tells: Vec<Tell>) -> Vec<Tell> {
 
 /// The offsets of all actions that are told.
 fn acted(tells: &[Tell]) -> BTreeSet<i64> {
-    let of = |tell: &Tell| match &tell.told.telling {
-        Telling::Outcome { acted, .. } => acted.iter().map(|acted| acted.offset).collect(),
-        Telling::LateAction { .. } => vec![tell.told.at.offset],
+    let of = |tell: &Tell| match &tell.told.event {
+        JoinEvent::Outcome { acted, .. } => acted.iter().map(|acted| acted.offset).collect(),
+        JoinEvent::LateAction { .. } => vec![tell.told.at.offset],
         _ => Vec::new(),
     };
     tells.iter().flat_map(of).collect()
@@ -370,7 +371,7 @@ fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
 
 /// What a unit tells when it is given the records one by one.
 fn in_order(config: &JoinConfig, log: &[Recorded]) -> Vec<Tell> {
-    let mut unit = Unit::new(config.clone(), 0, &whole()).unwrap();
+    let mut unit = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
     let mut tells = Vec::new();
     for recorded in log {
         unit.push(recorded.clone()).unwrap();

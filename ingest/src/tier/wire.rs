@@ -21,8 +21,8 @@
 use std::fmt;
 
 use ouzel_sample::{
-    Acted, Action, EventTime, Id, IdKind, IdSpace, Impression, Kind, Labels, Made, PartitionId, Position,
-    Reject, RejectReason, ShownItem, Stream, TaskId, Telling, Told,
+    Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, Kind,
+    LabeledItem, Labels, PartitionId, Position, Reject, RejectReason, ShownItem, Stream, TaskId,
 };
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -58,7 +58,7 @@ impl Wire {
     /// # Panics
     /// Never: the types written have no failing representation.
     #[must_use]
-    pub fn encode(&self, told: &Told) -> Vec<u8> {
+    pub fn encode(&self, told: &JoinRecord) -> Vec<u8> {
         let mut line = Line {
             space: self.space,
             at: (told.at.partition.partition, told.at.offset),
@@ -69,8 +69,8 @@ impl Wire {
             outcome: None,
             late_action: None,
         };
-        match &told.telling {
-            Telling::Shown {
+        match &told.event {
+            JoinEvent::Shown {
                 impression,
                 late,
                 until,
@@ -88,8 +88,8 @@ impl Wire {
                     late: self.names(|task| late & (1 << task) != 0),
                 });
             }
-            Telling::Late { n_items } => line.late = Some(Late { n_items: *n_items }),
-            Telling::Outcome {
+            JoinEvent::Late { n_items } => line.late = Some(Late { n_items: *n_items }),
+            JoinEvent::Outcome {
                 acted,
                 made,
                 is_closed,
@@ -102,7 +102,7 @@ impl Wire {
                     closed: *is_closed,
                 });
             }
-            Telling::LateAction { action, settled } => {
+            JoinEvent::LateAction { action, settled } => {
                 line.late_action = Some(LateAction {
                     request: Hex(action.request),
                     item: Hex(action.item),
@@ -116,7 +116,7 @@ impl Wire {
     }
 
     /// What a record says, or why it says nothing.
-    pub(crate) fn decode(&self, payload: &[u8]) -> Result<Told, Reject> {
+    pub(crate) fn decode(&self, payload: &[u8]) -> Result<JoinRecord, Reject> {
         let refuse = |detail: String| Reject::new(RejectReason::Foreign, detail);
         let line: Line = serde_json::from_slice(payload)
             .map_err(|error| Reject::new(RejectReason::MalformedJson, error.to_string()))?;
@@ -133,8 +133,8 @@ impl Wire {
         };
         let mut at = about(Stream::Impressions);
         let user = line.user.0;
-        let telling = match (line.shown, line.late, line.outcome, line.late_action) {
-            (Some(shown), None, None, None) => Telling::Shown {
+        let event = match (line.shown, line.late, line.outcome, line.late_action) {
+            (Some(shown), None, None, None) => JoinEvent::Shown {
                 late: self.mask(&shown.late)?,
                 until: EventTime(shown.until_ms),
                 impression: Impression {
@@ -153,15 +153,15 @@ impl Wire {
                     revealed: None,
                 },
             },
-            (None, Some(late), None, None) => Telling::Late {
+            (None, Some(late), None, None) => JoinEvent::Late {
                 n_items: late.n_items,
             },
-            (None, None, Some(outcome), None) => Telling::Outcome {
+            (None, None, Some(outcome), None) => JoinEvent::Outcome {
                 acted: outcome
                     .acted
                     .iter()
                     .map(|acted| {
-                        Ok(Acted {
+                        Ok(AttributedAction {
                             item: acted.item.0,
                             task: self.task(&acted.task)?,
                             ts: EventTime(acted.ts_ms),
@@ -175,7 +175,7 @@ impl Wire {
                     .map(|sample| {
                         let (positive, negative) =
                             (self.mask(&sample.positive)?, self.mask(&sample.negative)?);
-                        Ok(Made {
+                        Ok(LabeledItem {
                             item: sample.item.0,
                             labels: Labels::of(positive | negative, positive),
                             kind: sample.kind,
@@ -188,7 +188,7 @@ impl Wire {
             },
             (None, None, None, Some(action)) => {
                 at = about(Stream::Actions);
-                Telling::LateAction {
+                JoinEvent::LateAction {
                     settled: action.settled,
                     action: Action {
                         request: action.request.0,
@@ -202,15 +202,15 @@ impl Wire {
             }
             _ => return Err(refuse("not exactly one thing is told".to_owned())),
         };
-        Ok(Told {
+        Ok(JoinRecord {
             at,
             now: line.now_ms.map_or(EventTime::MIN, EventTime),
             user,
-            telling,
+            event,
         })
     }
 
-    fn acted(&self, acted: &Acted) -> ActedLine {
+    fn acted(&self, acted: &AttributedAction) -> ActedLine {
         ActedLine {
             item: Hex(acted.item),
             task: self.name(acted.task),
@@ -219,7 +219,7 @@ impl Wire {
         }
     }
 
-    fn made(&self, made: &Made) -> SampleLine {
+    fn made(&self, made: &LabeledItem) -> SampleLine {
         SampleLine {
             item: Hex(made.item),
             kind: made.kind,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::counter;
-use ouzel_sample::Telling;
+use ouzel_sample::JoinEvent;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -45,11 +45,11 @@ impl Writer {
     pub fn write(&self, tell: &Tell, is_stopped: impl Fn() -> bool) -> Result<bool, Error> {
         let payload = self.wire.encode(&tell.told);
         let key = Wire::key(tell.told.user);
-        let what = match tell.told.telling {
-            Telling::Shown { .. } => "shown",
-            Telling::Late { .. } => "late",
-            Telling::Outcome { .. } => "outcome",
-            Telling::LateAction { .. } => "late_action",
+        let what = match tell.told.event {
+            JoinEvent::Shown { .. } => "shown",
+            JoinEvent::Late { .. } => "late",
+            JoinEvent::Outcome { .. } => "outcome",
+            JoinEvent::LateAction { .. } => "late_action",
         };
         loop {
             let mut record = BaseRecord::to(&self.topic)

@@ -20,7 +20,7 @@ use tch::Device;
 
 use ouzel_learner::model::encode::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_learner::model::{ContentConfig, InterestConfig, ModelConfig, SequenceConfig, SequenceKind};
-use ouzel_learner::{LearnerConfig, Trainer, settle};
+use ouzel_learner::{LearnerConfig, Trainer, set_intra_op_threads};
 use ouzel_sample::{Batch, Content};
 
 use world::{IMAGE, Shape, TEXT, World};
@@ -40,7 +40,7 @@ fn main() {
         let at = asked.iter().position(|arg| arg == name)?;
         asked.get(at + 1).cloned()
     };
-    settle(1);
+    set_intra_op_threads(1);
     let folder =
         of("--encoders").unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.encoders").to_owned());
     let folder = Path::new(&folder);
@@ -104,7 +104,7 @@ fn backlog(encoder: TextEncoder, n_items: usize) {
     let (on, done) = (&is_on, &n_done);
     thread::scope(|scope| {
         scope.spawn(move || {
-            settle(1);
+            set_intra_op_threads(1);
             rustix::process::nice(19).expect("a thread may be made less urgent");
             while done.load(Ordering::Acquire) < n_items {
                 if !on.load(Ordering::Acquire) {

@@ -20,7 +20,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use ouzel_learner::model::{
-    ContentConfig, Inputs, InterestConfig, ModelConfig, Net, Products, SequenceConfig, SequenceKind,
+    ContentConfig, Inputs, InterestConfig, MatmulPrecision, ModelConfig, Net, SequenceConfig, SequenceKind,
 };
 use ouzel_learner::{DenseRule, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
@@ -115,7 +115,7 @@ fn shape(text: &str) -> Shape {
 fn config(name: &str, history: usize) -> ModelConfig {
     if let Some(name) = name.strip_suffix("-bf16") {
         return ModelConfig {
-            products: Products::Bf16,
+            products: MatmulPrecision::Bf16,
             ..config(name, history)
         };
     }
@@ -207,7 +207,7 @@ fn measure(
     });
     let weights = trainer.weights().expect("a trained model has weights");
     let net = Net::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
-    let net = net.still(None);
+    let net = net.into_inference(None);
     let score_one = |batch: &Batch| {
         let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
         let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ouzel_learner::model::uniform;
 use ouzel_sample::{
-    Action, Ask, Attribute, Batch, Batcher, Candidate, EventTime, FeatureConfig, FeatureState, Id, IdKind,
-    IdSpace, Impression, Item, Kind, Labels, PartitionId, Position, Request, Sample, ShownItem, Slot, Stream,
+    Action, Attribute, Batch, Batcher, Candidate, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id,
+    IdKind, IdSpace, Impression, Item, Kind, Labels, PartitionId, Position, Request, Sample, ShownItem, Slot,
+    Stream,
 };
 
 /// What the slates look like.
@@ -175,7 +176,7 @@ impl World {
 
 /// The features of an impression.
 pub(crate) fn read(features: &FeatureState, impression: &Impression) -> (Request, Vec<Candidate>) {
-    features.read(&Ask {
+    features.read(&FeatureQuery {
         request: impression.request,
         user: impression.user,
         ts: impression.ts,

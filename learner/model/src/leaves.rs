@@ -9,16 +9,16 @@ use ouzel_sample::{ItemVectors, N_DENSE, N_MODALITIES};
 use crate::blocks::History;
 use crate::blocks::fq_former::Frozen;
 use crate::config::{ContentConfig, TOKEN_FIELDS};
+use crate::cpu::{ContentPass, CpuSequenceBlock, GradMode, SequencePass};
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::fused::{ByHand, ContentPass, SequencePass, WayBack};
 use crate::groups::Layout;
 use crate::inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
 use crate::weights::Weights;
 
-/// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`Leaves::of_rows`].
+/// The tensors a batch brings. The learner asks for gradients of those made of rows, see [`BatchTensors::of_rows`].
 #[derive(Debug)]
-pub struct Leaves {
+pub struct BatchTensors {
     /// `[n_requests, USER_FIELDS, dim]`
     pub user: Tensor,
     /// `[n_candidates, CANDIDATE_FIELDS, dim]`
@@ -46,7 +46,7 @@ pub struct Leaves {
 pub enum BatchRows<'a> {
     /// Read from the tables.
     Plain(Vec<f32>),
-    /// On the device already, see [`HotRows`](crate::HotRows).
+    /// On the device already, see [`DeviceRows`](crate::DeviceRows).
     Hot(&'a Tensor),
 }
 
@@ -103,7 +103,7 @@ pub enum ContentSource {
     },
 }
 
-impl Leaves {
+impl BatchTensors {
     /// Gathers a batch from its rows and the other weights of a version. `source` makes its contents; `by_hand` is a
     /// sequence block that runs in plain loops, and keeps what gradients need that go `back`.
     pub(crate) fn gather(
@@ -111,8 +111,8 @@ impl Leaves {
         rows: &BatchRows<'_>,
         weights: &Weights,
         device: Device,
-        by_hand: Option<Arc<ByHand>>,
-        back: WayBack,
+        by_hand: Option<Arc<CpuSequenceBlock>>,
+        back: GradMode,
         source: impl FnOnce(&ContentInputs) -> Result<ContentSource, Error>,
     ) -> Result<Self, Error> {
         let dim = weights.rows.dim();

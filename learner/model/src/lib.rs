@@ -11,15 +11,15 @@
 
 pub mod blocks;
 mod config;
+mod content_cache;
 pub mod cost;
+mod cpu;
+mod device_rows;
 pub mod encode;
 mod error;
 mod fields;
-mod fused;
 mod groups;
-mod hot;
 mod inputs;
-mod kept;
 mod leaves;
 pub mod metrics;
 mod net;
@@ -32,16 +32,16 @@ mod table;
 mod weights;
 
 pub use config::{
-    ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, ModelConfig,
-    Output, Products, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig,
+    MatmulPrecision, ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
+pub use cpu::{ContentPass, CpuForward, CpuGradients, SequencePass, has_bf16_units};
+pub use device_rows::DeviceRows;
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
-pub use fused::{ContentPass, HandGradients, HandPass, SequencePass, has_bf16_units};
 pub use groups::{Groups, Layout};
-pub use hot::HotRows;
 pub use inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
-pub use leaves::{BatchRows, ContentLeaves, ContentSource, Leaves};
+pub use leaves::{BatchRows, BatchTensors, ContentLeaves, ContentSource};
 pub use net::{Net, Outputs};
 pub use params::Params;
 pub use random::{normal, uniform};

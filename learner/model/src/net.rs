@@ -16,12 +16,14 @@ use tch::{Device, Tensor};
 use ouzel_sample::{DENSE_NAMES, MODALITIES};
 
 use crate::blocks::{contrast, din, fm, head, hstu, interest};
-use crate::config::{ModelConfig, Products, SequenceKind};
+use crate::config::{MatmulPrecision, ModelConfig, SequenceKind};
+use crate::content_cache::ContentCache;
+use crate::cpu::{
+    BatchContents, CpuForward, CpuModel, CpuSequenceBlock, FqFormer, GradMode, Interest, Tower,
+};
 use crate::error::Error;
-use crate::fused::{BatchContents, ByHand, FqFormer, Hand, HandPass, Interest, Tower, WayBack};
 use crate::inputs::Inputs;
-use crate::kept::Kept;
-use crate::leaves::{BatchRows, ContentSource, Leaves, len};
+use crate::leaves::{BatchRows, BatchTensors, ContentSource, len};
 use crate::params::Params;
 use crate::plain::to_vec;
 use crate::shapes::{is_adapter, is_base, shapes};
@@ -40,11 +42,11 @@ pub struct Net {
     /// Number of the base weights, once they are frozen.
     frozen: Option<u64>,
     /// What was computed of the base weights alone.
-    kept: RefCell<Kept>,
+    kept: RefCell<ContentCache>,
     /// Whether the sequence block runs in plain loops.
     is_by_hand: bool,
     /// That block, while its weights stand still.
-    sequence: RefCell<Option<Arc<ByHand>>>,
+    sequence: RefCell<Option<Arc<CpuSequenceBlock>>>,
     /// Whether contents from which no gradient goes back are made in plain loops.
     has_content_by_hand: bool,
     /// Their block, while its weights stand still.
@@ -52,7 +54,7 @@ pub struct Net {
     /// Whether everything from there to the logits runs in plain loops.
     is_all_by_hand: bool,
     /// Those loops, where no weight moves.
-    hand: RefCell<Option<Arc<Hand>>>,
+    hand: RefCell<Option<Arc<CpuModel>>>,
     /// Whether no weight of this network will move.
     is_still: bool,
     device: Device,
@@ -68,7 +70,7 @@ pub struct Outputs {
     /// The content vectors of the batch's candidates, each once; none without content.
     pub contents: Option<Tensor>,
     /// The pass where it ran in plain loops: then no gradient goes back through `logits`.
-    pub hand: Option<HandPass>,
+    pub hand: Option<CpuForward>,
 }
 
 impl Net {
@@ -87,18 +89,18 @@ impl Net {
         let has_no_adapter = !params
             .iter()
             .any(|(name, _)| is_adapter(name) && name.starts_with("sequence."));
-        let is_by_hand = has_no_adapter && device == Device::Cpu && ByHand::runs(&config);
+        let is_by_hand = has_no_adapter && device == Device::Cpu && CpuSequenceBlock::runs(&config);
         let has_no_torch = is_by_hand || config.sequence.kind == SequenceKind::Mean;
         let params = Params::new(params, config.lora.scale());
         let is_all_by_hand = has_no_torch && device == Device::Cpu && Tower::runs(&config, &params);
         // Plain loops round what pays; what is left to libtorch beside them is too small for it.
         let products = match is_all_by_hand {
-            true => Products::F32,
+            true => MatmulPrecision::F32,
             false => config.products,
         };
         let params = params.with(products);
         let has_content_by_hand =
-            device == Device::Cpu && products == Products::F32 && FqFormer::runs(&config);
+            device == Device::Cpu && products == MatmulPrecision::F32 && FqFormer::runs(&config);
         Ok(Self {
             is_all_by_hand,
             hand: RefCell::default(),
@@ -120,7 +122,7 @@ impl Net {
     /// A network that only scores: what depends on an item and its weights alone is computed once. Takes over what
     /// `before` has kept, where both have the same frozen base.
     #[must_use]
-    pub fn still(mut self, before: Option<Net>) -> Self {
+    pub fn into_inference(mut self, before: Option<Net>) -> Self {
         self.is_still = true;
         if let Some(before) = before
             && self.frozen.is_some()
@@ -205,7 +207,7 @@ impl Net {
     }
 
     /// A batch as tensors, to be learned from.
-    pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<Leaves, Error> {
+    pub fn gather(&self, inputs: &Inputs, weights: &Weights) -> Result<BatchTensors, Error> {
         self.gather_rows(inputs, &BatchRows::plain(inputs, weights), weights)
     }
 
@@ -215,10 +217,10 @@ impl Net {
         inputs: &Inputs,
         rows: &BatchRows<'_>,
         weights: &Weights,
-    ) -> Result<Leaves, Error> {
+    ) -> Result<BatchTensors, Error> {
         let back = match self.is_frozen() {
-            true => WayBack::Inputs,
-            false => WayBack::Weights,
+            true => GradMode::Inputs,
+            false => GradMode::Weights,
         };
         self.gather_for(inputs, rows, weights, back)
     }
@@ -228,16 +230,16 @@ impl Net {
         inputs: &Inputs,
         rows: &BatchRows<'_>,
         weights: &Weights,
-        back: WayBack,
-    ) -> Result<Leaves, Error> {
+        back: GradMode,
+    ) -> Result<BatchTensors, Error> {
         let (device, by_hand) = (self.device, self.by_hand()?);
         let source = |contents: &_| self.source(contents);
-        Leaves::gather(inputs, rows, weights, device, by_hand, back, source)
+        BatchTensors::gather(inputs, rows, weights, device, by_hand, back, source)
     }
 
     /// The sequence block where it runs in plain loops: on the CPU, without adapters.
-    fn by_hand(&self) -> Result<Option<Arc<ByHand>>, Error> {
-        let make = || ByHand::new(&self.params, &self.config);
+    fn by_hand(&self) -> Result<Option<Arc<CpuSequenceBlock>>, Error> {
+        let make = || CpuSequenceBlock::new(&self.params, &self.config);
         self.is_by_hand
             .then(|| self.made(&self.sequence, make))
             .transpose()
@@ -269,7 +271,7 @@ impl Net {
     }
 
     /// All from the blocks to the logits, where it runs in plain loops.
-    fn all_by_hand(&self) -> Result<Option<Arc<Hand>>, Error> {
+    fn all_by_hand(&self) -> Result<Option<Arc<CpuModel>>, Error> {
         if !self.is_all_by_hand {
             return Ok(None);
         }
@@ -282,7 +284,7 @@ impl Net {
             true => Some(Interest::new(&self.params, &self.config.lora)?),
             false => None,
         };
-        let hand = Arc::new(Hand {
+        let hand = Arc::new(CpuModel {
             tower: Tower::new(&self.params, &self.config, mask)?,
             interest,
         });
@@ -294,14 +296,19 @@ impl Net {
     }
 
     /// Outputs of a batch.
-    pub fn forward(&self, inputs: &Inputs, leaves: &Leaves) -> Result<Outputs, Error> {
+    pub fn forward(&self, inputs: &Inputs, leaves: &BatchTensors) -> Result<Outputs, Error> {
         match self.all_by_hand()? {
             Some(hand) => self.forward_by_hand(hand, inputs, leaves),
             None => self.forward_by_torch(leaves),
         }
     }
 
-    fn forward_by_hand(&self, hand: Arc<Hand>, inputs: &Inputs, leaves: &Leaves) -> Result<Outputs, Error> {
+    fn forward_by_hand(
+        &self,
+        hand: Arc<CpuModel>,
+        inputs: &Inputs,
+        leaves: &BatchTensors,
+    ) -> Result<Outputs, Error> {
         let mut made = BatchContents::default();
         let mut contents = None;
         if let Some(leaves) = &leaves.contents {
@@ -313,7 +320,7 @@ impl Net {
             };
             contents = Some(targets);
         }
-        let pass = HandPass::new(hand, inputs, leaves, made, &self.prior)?;
+        let pass = CpuForward::new(hand, inputs, leaves, made, &self.prior)?;
         let logits = Tensor::f_from_slice(pass.logits())?;
         Ok(Outputs {
             logits: logits.f_view([len(inputs.n_candidates()), len(self.config.n_tasks())])?,
@@ -324,7 +331,7 @@ impl Net {
     }
 
     /// The same by libtorch, as on any other device.
-    pub(crate) fn forward_by_torch(&self, leaves: &Leaves) -> Result<Outputs, Error> {
+    pub(crate) fn forward_by_torch(&self, leaves: &BatchTensors) -> Result<Outputs, Error> {
         let of_request = |x: &Tensor| x.f_index_select(0, &leaves.request_of);
         let of = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
             self.params.product(x, &self.params.get(weight)?.f_tr()?, None)
@@ -394,7 +401,7 @@ impl Net {
     /// The contrast of ids and contents of a batch's distinct contents; none for fewer than two.
     pub fn contrast(
         &self,
-        leaves: &Leaves,
+        leaves: &BatchTensors,
         outputs: &Outputs,
         temperature: f64,
     ) -> Result<Option<Tensor>, Error> {
@@ -423,7 +430,7 @@ impl Net {
         weights: &Weights,
     ) -> Result<Vec<f32>, Error> {
         let outputs = tch::no_grad(|| {
-            let leaves = self.gather_for(inputs, rows, weights, WayBack::Nowhere)?;
+            let leaves = self.gather_for(inputs, rows, weights, GradMode::None)?;
             self.forward(inputs, &leaves)
         })?;
         let logits = to_vec(&outputs.logits)?.into_iter();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tch::{Kind, Tensor};
 
-use crate::config::Products;
+use crate::config::MatmulPrecision;
 use crate::error::Error;
 
 /// The dense weights as tensors on one device, owned by one thread.
@@ -17,7 +17,7 @@ pub struct Params {
     tensors: Vec<Tensor>,
     place: HashMap<String, usize>,
     lora_scale: f64,
-    products: Products,
+    products: MatmulPrecision,
 }
 
 impl Params {
@@ -38,7 +38,7 @@ impl Params {
 
     /// The same with products in this precision.
     #[must_use]
-    pub fn with(mut self, products: Products) -> Self {
+    pub fn with(mut self, products: MatmulPrecision) -> Self {
         self.products = products;
         self
     }
@@ -46,8 +46,8 @@ impl Params {
     /// `x w + bias`, of `x [.., in]` and `w [in, out]`.
     pub fn product(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
         let y = match self.products {
-            Products::F32 => x.f_matmul(w)?,
-            Products::Bf16 => {
+            MatmulPrecision::F32 => x.f_matmul(w)?,
+            MatmulPrecision::Bf16 => {
                 let [x, w] = [x, w].map(|factor| factor.f_to_kind(Kind::BFloat16));
                 x?.f_matmul(&w?)?.f_to_kind(Kind::Float)?
             }
@@ -60,8 +60,8 @@ impl Params {
 
     fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
         match self.products {
-            Products::F32 => Ok(x.f_linear(weight, bias)?),
-            Products::Bf16 => self.product(x, &weight.f_tr()?, bias),
+            MatmulPrecision::F32 => Ok(x.f_linear(weight, bias)?),
+            MatmulPrecision::Bf16 => self.product(x, &weight.f_tr()?, bias),
         }
     }
 

@@ -37,12 +37,12 @@ impl DenseRule {
 pub(crate) struct DenseOptimizer {
     rule: DenseRule,
     /// By weight, in the order of the net's parameters.
-    pub(crate) kept: Vec<Kept>,
+    pub(crate) kept: Vec<OptimizerState>,
 }
 
 /// What is kept of one weight.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct OptimizerState {
     /// Steps it has taken, count. Its own: a weight may stand still while others learn, and what corrects for having
     /// started from 0 must know when it did.
     pub(crate) n_steps: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Kept {
     pub(crate) tensors: Vec<Tensor>,
 }
 
-impl Kept {
+impl OptimizerState {
     /// Forgets everything.
     pub(crate) fn reset(&mut self) {
         self.n_steps = 0;
@@ -64,7 +64,7 @@ impl DenseOptimizer {
     /// A new one, everything from 0.
     pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
         let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
-        let kept = weights.map(|weight| Kept {
+        let kept = weights.map(|weight| OptimizerState {
             n_steps: 0,
             tensors: rule.kept().iter().map(|_| zeros(weight)).collect(),
         });

@@ -1,13 +1,13 @@
 //! Models with content and sequence blocks, through the whole trainer.
 
 use ouzel_learner::model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, ModelConfig, Net, Products, SequenceConfig,
-    SequenceKind, is_adapter, is_base,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, MatmulPrecision, ModelConfig, Net,
+    SequenceConfig, SequenceKind, is_adapter, is_base,
 };
 use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 use tch::Device;
 
 use crate::world::{N_CONTENT, batches, batches_with_content, configs, unpredicted};
@@ -102,7 +102,7 @@ fn a_restored_trainer_with_content_goes_on_bit_for_bit_before_and_after_the_free
         let mut saved = Vec::new();
         for (at, batch) in batches.iter().enumerate() {
             if at == 5 || at == 20 {
-                let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+                let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
                 straight.save(&mut draft).unwrap();
                 saved.push((at, store.write(&draft).unwrap(), straight.is_frozen()));
             }
@@ -206,7 +206,7 @@ fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
     let score = |trainer: &mut Trainer, before: Option<Net>| {
         let weights = trainer.weights().unwrap();
         let inputs = Inputs::of_samples(&weights.config, &last.samples, &last.vectors);
-        let net = Net::new(&weights, Device::Cpu).unwrap().still(before);
+        let net = Net::new(&weights, Device::Cpu).unwrap().into_inference(before);
         let scores = net.score(&inputs, &weights).unwrap();
         (scores, net)
     };
@@ -228,7 +228,7 @@ fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
 
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     trainer.save(&mut draft).unwrap();
     let id = store.write(&draft).unwrap();
     let mut restored = Trainer::load(&store.read(id).unwrap(), &model, learner).unwrap();
@@ -244,7 +244,7 @@ fn products_of_half_the_bits_learn_as_much() {
     let (model, learner) = em3(SequenceKind::Hstu, 0);
     let single = auc(model.clone(), learner.clone(), &batches);
     let model = ModelConfig {
-        products: Products::Bf16,
+        products: MatmulPrecision::Bf16,
         ..model
     };
     let half = auc(model, learner, &batches);

@@ -33,7 +33,7 @@ pub(crate) fn holds(model: ModelConfig, learner: LearnerConfig) {
     let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
     let net = || Net::new(&weights, Device::Cpu).unwrap();
     let expected = net().by_torch().score(&inputs, &weights).unwrap();
-    for net in [net(), net().still(None)] {
+    for net in [net(), net().into_inference(None)] {
         for (one, other) in net.score(&inputs, &weights).unwrap().iter().zip(&expected) {
             assert!((one - other).abs() < 1e-4, "{one} {other} of {model:?}");
         }

@@ -5,7 +5,7 @@ use ouzel_learner::model::{Inputs, Net};
 use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Batcher};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{configs, slates};
 
@@ -62,7 +62,7 @@ fn a_calibrated_score_is_served_as_it_is_reported_and_goes_on_after_a_restart() 
         n_jumps += trainer.step(&batch).unwrap().jumped.len();
     }
     assert!(n_jumps > 0, "from nothing to here is a jump");
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     trainer.save(&mut draft).unwrap();
     let id = store.write(&draft).unwrap();
     let snapshot = store.read(id).unwrap();

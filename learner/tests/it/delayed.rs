@@ -7,7 +7,7 @@ use ouzel_learner::model::{Inputs, ModelConfig, Net, uniform};
 use ouzel_learner::validation::{Figures, ScoreLog};
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Batcher, Id, Kind, Labels, Sample, VectorMap};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{configs, slates};
 
@@ -192,7 +192,7 @@ fn auxiliary_heads_leave_the_primary_logits_alone_and_are_part_of_a_snapshot() {
             straight.step(batch).unwrap();
         }
         let before = straight.weights().unwrap();
-        let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+        let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
         straight.save(&mut draft).unwrap();
         let id = store.write(&draft).unwrap();
         let mut restored = Trainer::load(&store.read(id).unwrap(), &model, learner).unwrap();

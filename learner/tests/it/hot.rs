@@ -3,7 +3,7 @@
 use ouzel_learner::model::{Dims, ModelConfig, SequenceKind};
 use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
 use ouzel_sample::{Batch, EventTime};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::blocks::em3;
 use crate::by_hand::holds;
@@ -101,7 +101,7 @@ fn neither_room_nor_versions_nor_restarts_change_a_bit() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     versioned.save(&mut draft).unwrap();
     let id = store.write(&draft).unwrap();
     let (model, learner) = lively();

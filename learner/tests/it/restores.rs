@@ -1,11 +1,11 @@
 use ouzel_learner::model::ModelConfig;
 use ouzel_learner::{Error, Trainer};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs};
 
 fn draft(trainer: &mut Trainer) -> Draft {
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     trainer.save(&mut draft).unwrap();
     draft
 }

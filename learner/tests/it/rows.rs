@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ouzel_learner::model::{Dims, Feature, Fields, Inputs, Key, ModelConfig, Net};
 use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
 use ouzel_sample::{Batch, EventTime, Id};
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 use tch::Device;
 
 use crate::world::{batches, configs};
@@ -52,7 +52,7 @@ fn across_a_restart(model: &ModelConfig, config: &LearnerConfig, batches: &[Batc
     let (first, second) = batches.split_at(batches.len() / 2);
     let mut straight = Trainer::new(model.clone(), config.clone()).unwrap();
     learn(&mut straight, first);
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     straight.save(&mut draft).unwrap();
     let id = store.write(&draft).unwrap();
     let mut restored = Trainer::load(&store.read(id).unwrap(), model, config.clone()).unwrap();
@@ -233,7 +233,7 @@ fn expiry_may_be_turned_on_and_off_at_any_start() {
         .zip([HOUR_MS, 0, HOUR_MS, 0])
     {
         learn(&mut trainer, part);
-        let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+        let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
         trainer.save(&mut draft).unwrap();
         let id = store.write(&draft).unwrap();
         let config = LearnerConfig {

@@ -3,7 +3,7 @@
 use ouzel_learner::model::Weights;
 use ouzel_learner::{Clipped, DenseRule, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
-use ouzel_snapshot::{Cut, Draft, Fingerprint, Store};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs};
 
@@ -71,7 +71,7 @@ fn clipping_counts_the_steps_it_shortens_and_leaves_the_others_alone() {
 fn restored(trainer: &mut Trainer, config: LearnerConfig) -> Trainer {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let mut draft = Draft::new(None, 0, Fingerprint::default(), Cut::default());
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
     trainer.save(&mut draft).unwrap();
     let id = store.write(&draft).unwrap();
     Trainer::load(&store.read(id).unwrap(), trainer.model(), config).unwrap()

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::model::{ModelConfig, uniform};
 use ouzel_sample::{
-    Action, Ask, Attribute, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
-    Kind, Labels, PartitionId, Position, Sample, ShownItem, Slot, Stream,
+    Action, Attribute, Batch, Batcher, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, Impression,
+    Item, Kind, Labels, PartitionId, Position, Sample, ShownItem, Slot, Stream,
 };
 
 const N_USERS: u64 = 20;
@@ -132,7 +132,7 @@ pub(crate) fn show(
     impression: &Impression,
     clicked: impl Fn(u64, u64) -> bool,
 ) -> Vec<Sample> {
-    let ask = Ask {
+    let ask = FeatureQuery {
         request: impression.request,
         user: impression.user,
         ts: impression.ts,

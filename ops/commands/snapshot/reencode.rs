@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use ouzel_ingest::plan::PlanLog;
 use ouzel_snapshot::{Alias, Draft, FileKind, SnapshotId, Store, Verb};
 
-use crate::cli::Tell;
+use crate::cli::ErrorExt;
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::resume::{check_schema, config_hash, encoders, fingerprint, in_memory, restore_vectors, words};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use ouzel_snapshot::{Cut, Draft, Fingerprint};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 use serde_json::Value;
 
 use super::*;
@@ -19,10 +19,10 @@ fn state(n: u64) -> tempfile::TempDir {
     let store = Store::open(dir.path()).unwrap();
     let mut parent = None;
     for i in 0..n {
-        let mut cut = Cut {
+        let mut cut = CheckpointMeta {
             batch_seq: 10 * i,
             sample_seq: 1280 * i,
-            ..Cut::default()
+            ..CheckpointMeta::default()
         };
         cut.metrics.insert("auc".to_owned(), Some(0.75));
         let mut draft = Draft::new(parent, 1_777_636_800_000, Fingerprint::default(), cut);

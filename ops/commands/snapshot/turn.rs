@@ -3,12 +3,12 @@
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_learner::{Trainer, weights_hash};
-use ouzel_snapshot::{Alias, Cut, Draft, FileKind, SnapshotId, Store};
+use ouzel_snapshot::{Alias, CheckpointMeta, Draft, FileKind, SnapshotId, Store};
 
-use crate::cli::Tell;
+use crate::cli::ErrorExt;
 use crate::config::Config;
 use crate::resume::{config_hash, fingerprint};
-use crate::turn::Turn;
+use crate::turn::ModelOp;
 
 /// Does `turn` to the newest valid snapshot and makes the outcome the latest. Everything but the weights is taken over
 /// byte by byte, so a start from it goes on at the same place of the log.
@@ -17,7 +17,7 @@ use crate::turn::Turn;
 pub(super) fn offline(
     store: &Store,
     config: &Config,
-    turn: Turn,
+    turn: ModelOp,
     why: &str,
     now_ms: i64,
 ) -> anyhow::Result<SnapshotId> {
@@ -36,7 +36,7 @@ pub(super) fn offline(
     turn.check(&trainer)?;
     store.announce(turn.verb(), id, why, now_ms)?;
     let note = turn.take(&mut trainer, why)?;
-    let cut = Cut {
+    let cut = CheckpointMeta {
         frozen: trainer.base(),
         ..manifest.cut.clone()
     };

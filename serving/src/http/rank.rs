@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::refusal::{Code, Refusal};
 use super::{App, body};
 use crate::metrics::{REQUEST_SECONDS, REQUESTS_TOTAL};
-use crate::{Job, RankAsk, RankRequest, RankResponse, Ranked};
+use crate::{CheckedRequest, Job, RankRequest, RankResponse, Ranked};
 
 pub(super) async fn rank(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     let started = Instant::now();
@@ -35,7 +35,7 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body) -> Result<RankRespon
 }
 
 /// Sends one ask to the workers and waits for its scores, at most until the deadline.
-pub(super) async fn score(app: &App, ask: Arc<RankAsk>) -> Result<Ranked, Refusal> {
+pub(super) async fn score(app: &App, ask: Arc<CheckedRequest>) -> Result<Ranked, Refusal> {
     let deadline = Instant::now() + app.limits.deadline;
     let (reply, scored) = oneshot::channel();
     app.queue.push(Job { ask, deadline, reply })?;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use ouzel_serving::client::RankClient;
 use ouzel_serving::http::{App, bind, serve};
 use ouzel_serving::{
-    Limits, Loaded, Published, Queue, RankAsk, RankError, RankRequest, Ranked, Ranker, ServedModel, work,
+    CheckedRequest, Limits, Loaded, Published, Queue, RankError, RankRequest, Ranked, Ranker, ServedModel,
+    work,
 };
 use tokio::sync::oneshot;
 
@@ -56,7 +57,7 @@ struct FakeRanker {
 }
 
 impl Ranker for FakeRanker {
-    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
         self.refresh();
         let held = self.held.as_ref().ok_or(RankError::NotReady)?;
         let scores: Vec<f32> = ask
@@ -99,7 +100,7 @@ pub(crate) struct GatedRanker {
 }
 
 impl Ranker for GatedRanker {
-    fn rank(&mut self, ask: &RankAsk) -> Result<Ranked, RankError> {
+    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
         self.entered.send(()).ok();
         self.go_on.recv().ok();
         Ok(Ranked {

@@ -180,7 +180,7 @@ mod tests {
                 item: Id(item),
                 position: None,
             }];
-            let ask = crate::Ask {
+            let ask = crate::FeatureQuery {
                 request: Id(0),
                 user: Id(77),
                 ts: EventTime(5000),

@@ -127,7 +127,7 @@ impl FeatureState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Ask, Attribute, Impression, ShownItem, Slot};
+    use crate::{Action, Attribute, FeatureQuery, Impression, ShownItem, Slot};
 
     fn item(id: u64) -> Item {
         Item {
@@ -198,7 +198,7 @@ mod tests {
                 position: None,
             },
         ];
-        let ask = Ask {
+        let ask = FeatureQuery {
             request: Id(9),
             user: Id(3),
             ts: EventTime(60_000),
@@ -264,7 +264,7 @@ mod tests {
             item: Id(999),
             position: None,
         }];
-        let ask = Ask {
+        let ask = FeatureQuery {
             request: Id(9),
             user: Id(999),
             ts: EventTime(60_000),

@@ -19,6 +19,6 @@ mod vectors;
 pub use config::FeatureConfig;
 pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
 pub use dump::FeatureStateError;
-pub use state::{Ask, FeatureState};
+pub use state::{FeatureQuery, FeatureState};
 pub use vector_map::VectorMap;
 pub use vectors::{ItemVectors, MODALITIES, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorTable};

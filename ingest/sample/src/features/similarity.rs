@@ -154,7 +154,7 @@ mod tests {
         close(top3, 1.4 / 3.0);
         close(recent, 1.4 / 3.0);
         close(passed, 1.0);
-        // Acted on: .36 + .64; passed over: 1; one neighbour at the global rate.
+        // AttributedAction on: .36 + .64; passed over: 1; one neighbour at the global rate.
         close(ctr, logit(1.1 / 3.0) - logit(0.1));
     }
 

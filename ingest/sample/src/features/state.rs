@@ -21,7 +21,7 @@ use crate::{
 
 /// What a reader asks for: features of these items for this user, as of `ts`.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct FeatureQuery<'a> {
     /// The slate.
     pub request: Id,
     /// The user.
@@ -187,7 +187,7 @@ impl FeatureState {
 
     /// The features of `ask.items` as of `ask.ts`. Counters are as of the latest event written.
     #[must_use]
-    pub fn read(&self, ask: &Ask<'_>) -> (Request, Vec<Candidate>) {
+    pub fn read(&self, ask: &FeatureQuery<'_>) -> (Request, Vec<Candidate>) {
         let (history, shown) = match self.users.get(&ask.user) {
             Some(user) => (
                 user.before(ask.ts, self.config.history_len),
@@ -354,7 +354,7 @@ impl FeatureState {
     }
 
     /// What all candidates of a request share.
-    fn shared(&self, ask: &Ask<'_>, history_len: usize, slate_size: u16) -> Shared {
+    fn shared(&self, ask: &FeatureQuery<'_>, history_len: usize, slate_size: u16) -> Shared {
         let rate = self.rate();
         let smooth = Smooth {
             rate,
@@ -383,7 +383,7 @@ impl FeatureState {
         Shared { smooth, values }
     }
 
-    fn dense(&self, ask: &Ask<'_>, shared: &Shared, id: Id, item: Option<&Item>) -> [f32; N_DENSE] {
+    fn dense(&self, ask: &FeatureQuery<'_>, shared: &Shared, id: Id, item: Option<&Item>) -> [f32; N_DENSE] {
         let smooth = &shared.smooth;
         let mut values = shared.values;
         if let Some(counter) = self.counter(Of::Item, id) {

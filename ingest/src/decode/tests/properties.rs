@@ -71,7 +71,7 @@ fn check_event(event: &Event) {
             );
         }
         // Read as it was written, see the tests of the tier.
-        Event::Deleted(_) | Event::Told(_) => {}
+        Event::Deleted(_) | Event::JoinRecord(_) => {}
     }
 }
 

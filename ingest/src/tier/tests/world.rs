@@ -6,7 +6,7 @@ use ouzel_sample::{Action, Event, EventTime, Id, Impression, Position, Recorded,
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::unit::pair;
+use super::super::partition_joiner::pair;
 use crate::join::{JoinConfig, LabelPolicy, TaskConfig};
 
 /// What happens next.

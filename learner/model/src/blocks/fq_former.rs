@@ -114,7 +114,7 @@ fn ask(
         read += share(at)? * value.f_reshape([n, heads, 1, head])?;
     }
     let read = read.f_transpose(1, 2)?.f_reshape([n, n_queries, width])?;
-    settle(params, name, &read, queries)
+    layer_norm(params, name, &read, queries)
 }
 
 /// One layer on `x [n, tokens, width]`, queries first; `absent` as in [`ask`].
@@ -139,11 +139,11 @@ fn self_attention(
     let scores = part("query")?.f_matmul(&part("key")?.f_transpose(2, 3)?)? / scale(head) + mask;
     let read = scores.f_softmax(-1, Kind::Float)?.f_matmul(&part("value")?)?;
     let read = read.f_transpose(1, 2)?.f_reshape([n, n_tokens, width])?;
-    settle(params, name, &read, x)
+    layer_norm(params, name, &read, x)
 }
 
 /// The layer's output from what its rows `x` read.
-fn settle(params: &Params, name: &str, read: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
+fn layer_norm(params: &Params, name: &str, read: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
     norm(
         &(params.linear(&format!("{name}.out"), read)? + x),
         params.find(&format!("{name}.norm.weight")),

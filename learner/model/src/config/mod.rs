@@ -56,7 +56,7 @@ pub struct ModelConfig {
     pub tasks: Vec<String>,
     /// In what precision matrices are multiplied.
     #[serde(skip_serializing_if = "is_default")]
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// What an output of the network stands for. Set from the label policy.
     #[serde(skip_serializing_if = "is_default")]
     pub output: Output,
@@ -100,7 +100,7 @@ impl Default for FeatureSet {
 /// products of DIN and of the layers behind the blocks are rounded, those of small matrices and all others are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Products {
+pub enum MatmulPrecision {
     /// Single precision.
     #[default]
     F32,
@@ -167,7 +167,7 @@ impl Default for ModelConfig {
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
-            products: Products::F32,
+            products: MatmulPrecision::F32,
             auxiliary: 0,
         }
     }

@@ -101,7 +101,7 @@ fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
         let mut weights = weights(&model(kind, HeadKind::Single, true));
         let slates = [world.slate(3, 9, &items(12)), world.slate(4, 4, &items(20))];
         let full = world.score(&net(&weights), &weights, &slates);
-        let still = net(&weights).still(None);
+        let still = net(&weights).into_inference(None);
         for _ in 0..2 {
             let kept = world.score(&still, &weights, &slates);
             assert!(apart(&full, &kept) < SAME, "{kind:?}: {}", apart(&full, &kept));
@@ -114,7 +114,7 @@ fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
             apart(&full, &frozen)
         );
         // The next version of a frozen model takes over what was kept of it.
-        let next = net(&weights).still(Some(net(&weights).still(None)));
+        let next = net(&weights).into_inference(Some(net(&weights).into_inference(None)));
         assert!(apart(&full, &world.score(&next, &weights, &slates)) < SAME);
     }
 }

@@ -1,0 +1,258 @@
+//! AdmissionCounter of ids that have no row yet: the admission counters, in memory of a fixed size.
+//!
+//! An exact count of each id with a 16-bit hash of each of its users, in sets of eight in order of the last sighting.
+//! A set that is full forgets the id that was sighted longest ago. So the error has one side: an id never gets its
+//! row before it was sighted as often, and by as many users, as it must be. It may get it later, when eight others of
+//! its set were sighted since it was, or when two of its users share a hash, which of a pair is one in 65,535. What
+//! is forgotten is a function of the sightings in their order, so a replay forgets the same.
+
+use ouzel_sample::Id;
+
+/// Most users that a rule may ask for.
+pub(crate) const MAX_USERS: usize = KEPT_USERS;
+/// Users that an entry remembers.
+const KEPT_USERS: usize = 7;
+/// Entries of a set.
+const WAYS: usize = 8;
+
+/// What is known of an id, in 24 bytes. An entry without a count is free, and stands behind those that are not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    id: u64,
+    count: u16,
+    users: [u16; KEPT_USERS],
+}
+
+/// The counters as they are written, the ids set by set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// `[n]`
+    pub(crate) ids: Vec<u64>,
+    /// `[n]`
+    pub(crate) counts: Vec<u16>,
+    /// `[n, KEPT_USERS]`, zeros behind the last.
+    pub(crate) users: Vec<u16>,
+}
+
+impl Waiting {
+    /// Users kept of an id.
+    pub(crate) const USERS: usize = KEPT_USERS;
+}
+
+/// The counters.
+#[derive(Debug)]
+pub(crate) struct AdmissionCounter {
+    entries: Vec<Entry>,
+    n_waiting: usize,
+}
+
+impl AdmissionCounter {
+    /// Counters of about `n` ids, none of them sighted.
+    pub(crate) fn new(n: usize) -> Self {
+        Self {
+            entries: vec![Entry::default(); n.next_multiple_of(WAYS)],
+            n_waiting: 0,
+        }
+    }
+
+    /// Ids that are waiting.
+    pub(crate) fn len(&self) -> usize {
+        self.n_waiting
+    }
+
+    /// Counts a sighting of `id` by `user`. True when it was the last that `id` needs, which is forgotten then.
+    pub(crate) fn sight(&mut self, id: Id, user: Id, sightings: u16, users: usize) -> bool {
+        let set = self.set(id);
+        let ways = &mut self.entries[set.clone()];
+        let at = ways.iter().position(|entry| entry.count > 0 && entry.id == id.0);
+        let mut entry = at.map_or_else(
+            || Entry {
+                id: id.0,
+                ..Entry::default()
+            },
+            |at| ways[at],
+        );
+        entry.count = entry.count.saturating_add(1);
+        let user = user_hash(user);
+        let n_before = entry.users.iter().take_while(|kept| **kept != 0).count();
+        let is_new = !entry.users[..n_before].contains(&user);
+        if entry.count >= sightings && n_before + usize::from(is_new) >= users {
+            if let Some(at) = at {
+                self.remove(set.start, at);
+            }
+            return true;
+        }
+        if is_new && n_before < KEPT_USERS {
+            entry.users[n_before] = user;
+        }
+        // To the front, over its own place or else over the last.
+        let last = at.unwrap_or(WAYS - 1);
+        if at.is_none() && ways[last].count == 0 {
+            self.n_waiting += 1;
+        }
+        ways.copy_within(..last, 1);
+        ways[0] = entry;
+        false
+    }
+
+    /// Forgets what is known of an id.
+    pub(crate) fn forget(&mut self, id: Id) {
+        if self.n_waiting == 0 {
+            return;
+        }
+        let set = self.set(id);
+        let at = self.entries[set.clone()]
+            .iter()
+            .position(|entry| entry.count > 0 && entry.id == id.0);
+        if let Some(at) = at {
+            self.remove(set.start, at);
+        }
+    }
+
+    fn remove(&mut self, start: usize, at: usize) {
+        let ways = &mut self.entries[start..start + WAYS];
+        ways.copy_within(at + 1.., at);
+        ways[WAYS - 1] = Entry::default();
+        self.n_waiting -= 1;
+    }
+
+    /// The entries of an id's set.
+    fn set(&self, id: Id) -> std::ops::Range<usize> {
+        let n_sets = self.entries.len() / WAYS;
+        // The high bits of the product are uniform below `n_sets`, whatever that is.
+        let product = u128::from(id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * n_sets as u128;
+        let set = usize::try_from(product >> 64).expect("a set below the number of sets");
+        set * WAYS..(set + 1) * WAYS
+    }
+
+    /// What is known of every id.
+    pub(crate) fn export(&self) -> Waiting {
+        let mut waiting = Waiting::default();
+        for entry in self.entries.iter().filter(|entry| entry.count > 0) {
+            waiting.ids.push(entry.id);
+            waiting.counts.push(entry.count);
+            waiting.users.extend(entry.users);
+        }
+        waiting
+    }
+
+    /// Fills empty counters: exactly as they were if there were as many, as far as there is room otherwise.
+    pub(crate) fn import(&mut self, waiting: &Waiting) {
+        let users = waiting.users.chunks_exact(KEPT_USERS);
+        for ((id, count), kept) in waiting.ids.iter().zip(&waiting.counts).zip(users) {
+            let set = self.set(Id(*id));
+            let free = self.entries[set].iter_mut().find(|entry| entry.count == 0);
+            if let (Some(entry), 1..) = (free, *count) {
+                entry.id = *id;
+                entry.count = *count;
+                entry.users.copy_from_slice(kept);
+                self.n_waiting += 1;
+            }
+        }
+    }
+}
+
+/// A user in 16 bits, never 0.
+fn user_hash(user: Id) -> u16 {
+    let hash = user.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    u16::try_from(hash % 0xffff).map_or(1, |hash| hash + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same by a map that forgets nothing.
+    #[derive(Default)]
+    struct Oracle(BTreeMap<u64, (u16, BTreeSet<u64>)>);
+
+    impl Oracle {
+        fn sight(&mut self, id: u64, user: u64, sightings: u16, users: usize) -> bool {
+            let (count, seen) = self.0.entry(id).or_default();
+            *count += 1;
+            seen.insert(user);
+            let is_enough = *count >= sightings && seen.len() >= users;
+            if is_enough {
+                self.0.remove(&id);
+            }
+            is_enough
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn with_room_for_all_ids_wait_exactly_as_long_as_by_a_map(
+            events in prop::collection::vec((0u64..8, 0u64..12, prop::bool::weighted(0.02)), 0..400),
+            (sightings, users) in (1u16..12, 1usize..=MAX_USERS),
+        ) {
+            // One set, so that a place is where it should be or nowhere.
+            let (mut counters, mut oracle) = (AdmissionCounter::new(8), Oracle::default());
+            for (id, user, is_forgotten) in events {
+                if is_forgotten {
+                    counters.forget(Id(id));
+                    oracle.0.remove(&id);
+                } else {
+                    let found = counters.sight(Id(id), Id(user), sightings, users);
+                    prop_assert_eq!(found, oracle.sight(id, user, sightings, users));
+                }
+                prop_assert_eq!(counters.len(), oracle.0.len());
+            }
+        }
+
+        #[test]
+        fn without_room_an_id_waits_longer_and_never_shorter(
+            events in prop::collection::vec((0u64..60, 0u64..6), 0..600),
+            (sightings, users) in (1u16..6, 1usize..4),
+            cut in 0usize..600,
+        ) {
+            let mut counters = AdmissionCounter::new(16);
+            // Of every sighting since an id was admitted last.
+            let mut oracle: BTreeMap<u64, (u16, BTreeSet<u64>)> = BTreeMap::new();
+            for (n, (id, user)) in events.into_iter().enumerate() {
+                let (count, seen) = oracle.entry(id).or_default();
+                *count += 1;
+                seen.insert(user);
+                if counters.sight(Id(id), Id(user), sightings, users) {
+                    prop_assert!(*count >= sightings && seen.len() >= users, "{} {:?}", count, seen);
+                    oracle.remove(&id);
+                }
+                if n == cut {
+                    let mut restored = AdmissionCounter::new(16);
+                    restored.import(&counters.export());
+                    prop_assert_eq!(&restored.entries, &counters.entries);
+                    prop_assert_eq!(restored.n_waiting, counters.n_waiting);
+                    counters = restored;
+                }
+                prop_assert!(counters.len() <= 16);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_set_forgets_the_id_sighted_longest_ago() {
+        let mut counters = AdmissionCounter::new(8);
+        (0..8).for_each(|id| assert!(!counters.sight(Id(id), Id(1), 2, 1)));
+        // The ninth takes the place of 0, and 0 that of 1.
+        assert!(!counters.sight(Id(8), Id(1), 2, 1));
+        assert!(!counters.sight(Id(0), Id(1), 2, 1));
+        assert!(counters.sight(Id(2), Id(1), 2, 1));
+        assert!(!counters.sight(Id(1), Id(1), 2, 1));
+        assert_eq!(counters.len(), 8);
+    }
+
+    #[test]
+    fn other_counters_take_what_there_is_room_for() {
+        let mut many = AdmissionCounter::new(64);
+        (0..64).for_each(|id| _ = many.sight(Id(id), Id(1), 3, 1));
+        let mut few = AdmissionCounter::new(8);
+        few.import(&many.export());
+        assert_eq!(few.len(), 8);
+        let mut again = AdmissionCounter::new(64);
+        again.import(&few.export());
+        assert_eq!(again.len(), 8);
+    }
+}
