@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tch::{Kind, TchError, Tensor};
 
-use ouzel_model::plain::to_vec;
+use ouzel_model::host_slice::to_vec;
 use ouzel_model::{BatchTensors, ContentSource, CpuForward, CpuGradients, Inputs, Net, Outputs};
 
 use crate::objective::Gradients;

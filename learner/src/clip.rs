@@ -5,7 +5,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use ouzel_model::plain::values;
+use ouzel_model::host_slice::values;
 
 /// Which gradients of a step were longer than allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

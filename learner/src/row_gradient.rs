@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use ouzel_model::plain::to_vec;
+use ouzel_model::host_slice::to_vec;
 use ouzel_model::{Bags, Pool};
 
 use crate::clip::{scale, squares};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_model::plain::to_vec;
+use ouzel_model::host_slice::to_vec;
 use ouzel_model::{DeviceRows, Feature, Inputs, ModelConfig, Net, Table, Weights};
 use ouzel_sample::{Batch, Candidate, Sample, Shown, VectorMap};
 use tch::Device;

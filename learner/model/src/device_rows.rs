@@ -13,8 +13,8 @@ use tch::{Device, Kind, TchError, Tensor};
 use ouzel_sample::{Id, IdHasher};
 
 use crate::fields::Key;
+use crate::host_slice::to_vec;
 use crate::leaves::len;
-use crate::plain::to_vec;
 use crate::rows::Rows;
 
 /// Places at first; there are twice as many whenever they are full, up to what is allowed.

@@ -22,10 +22,10 @@ use crate::cpu::{
     BatchContents, CpuForward, CpuModel, CpuSequenceBlock, FqFormer, GradMode, Interest, Tower,
 };
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
 use crate::leaves::{BatchRows, BatchTensors, ContentSource, len};
 use crate::params::Params;
-use crate::plain::to_vec;
 use crate::shapes::{is_adapter, is_base, shapes};
 use crate::weights::{Array, Dense, Weights};
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
-use ouzel_model::plain::{values, values_mut};
+use ouzel_model::host_slice::{values, values_mut};
 
 /// Adam's decay of the running mean of gradients, and of their squares (Kingma and Ba 2015). The first is a little
 /// longer than the usual .9: a stream's gradients are noisy, and nothing is seen twice.

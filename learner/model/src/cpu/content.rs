@@ -13,8 +13,8 @@ use super::gemm::{Lhs, add_product, set_product};
 use super::kernel::{add_scaled, dot, exp, total, transpose};
 use crate::config::{ContentConfig, ModelConfig};
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::plain::to_vec;
 
 mod back;
 mod pass;

@@ -9,9 +9,9 @@ use tch::Tensor;
 use super::interest::{Interest, InterestInputs, InterestPass, Learning};
 use super::tower::{Tower, TowerInputs, TowerPass};
 use crate::error::Error;
+use crate::host_slice::{to_vec, values};
 use crate::inputs::Inputs;
 use crate::leaves::BatchTensors;
-use crate::plain::{to_vec, values};
 
 /// The blocks with the weights of one moment.
 #[derive(Debug)]

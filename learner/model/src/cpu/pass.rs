@@ -8,10 +8,10 @@ use super::din::{Din, DinGradients, DinInputs, DinPass};
 use super::hstu::{Entries, Hstu, HstuInputs, HstuPass, Slates};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
 use crate::leaves::len;
 use crate::params::Params;
-use crate::plain::to_vec;
 
 /// How far gradients will go back through a pass, which says what it must keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

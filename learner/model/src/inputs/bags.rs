@@ -72,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plain::to_vec;
+    use crate::host_slice::to_vec;
 
     proptest! {
         /// Both ways through bags are both ways through the pool, segments and rows without members included.

@@ -9,9 +9,9 @@ use crate::blocks::fq_former;
 use crate::blocks::interest::Contents;
 use crate::cpu::ContentPass;
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::inputs::ContentInputs;
 use crate::leaves::{ContentLeaves, ContentSource, frozen, len};
-use crate::plain::to_vec;
 
 impl Net {
     /// Content vectors of the batch's candidates, and all of them to be read as the past.

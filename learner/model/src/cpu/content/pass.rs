@@ -13,8 +13,8 @@ use crate::cpu::gemm::set_product;
 use crate::cpu::kernel::{add, add_scaled, dot, exp, transpose};
 use crate::cpu::scratch::ScratchBuffer;
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::plain::to_vec;
 
 /// The weights of one step.
 #[derive(Debug)]

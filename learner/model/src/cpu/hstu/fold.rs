@@ -7,8 +7,8 @@
 use super::super::kernel::{add, add_scaled, dot, transpose};
 use crate::config::{SequenceConfig, TOKEN_FIELDS};
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::plain::to_vec;
 
 /// Sizes of the block.
 #[derive(Clone, Copy, Debug, Default)]

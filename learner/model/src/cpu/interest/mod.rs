@@ -10,8 +10,8 @@ use super::gemm::{Lhs, Rows, add_product, add_product_to};
 use super::kernel::{COLUMNS, exp, total, transpose};
 use crate::config::LoraConfig;
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::plain::to_vec;
 
 mod backward;
 

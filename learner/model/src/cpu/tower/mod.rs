@@ -10,8 +10,8 @@ use super::gemm::Lhs;
 use super::kernel::transpose;
 use crate::config::{HeadKind, MatmulPrecision, ModelConfig};
 use crate::error::Error;
+use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::plain::to_vec;
 use crate::shapes::is_adapter;
 
 mod backward;
