@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use metrics::counter;
 
-use ouzel_ingest::Stage;
+use ouzel_ingest::join::StoreConfig;
+use ouzel_ingest::{Stage, StageBytes};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{DENSE_NAMES, FeatureState, MODALITIES, PartitionId, Positions, Stream};
@@ -107,9 +108,7 @@ impl ResumePoint {
             let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
             let join = config.join_config();
             let stage = match config.join.source {
-                JoinSource::Events => {
-                    Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?
-                }
+                JoinSource::Events => Stage::new(&store, &join, timed, features, learner.batch_min_samples)?,
                 JoinSource::Tier => Stage::behind_tier(&join, features, learner.batch_min_samples),
             };
             return Ok(Start {
@@ -131,13 +130,11 @@ impl ResumePoint {
             ))
             .hint("go back to those, or encode everything anew with `ouzel snapshot re-encode --config FILE`");
         }
-        let stage = Stage::restore_in(
+        let stage = Stage::restore(
             &store,
             &config.join_config(),
             config.feature_config(),
-            &snapshot.blob("join.bin")?,
-            &snapshot.blob("features.bin")?,
-            &snapshot.blob("batcher.bin")?,
+            &stage_bytes(snapshot)?,
         )
         .with_context(|| format!("cannot restore the join state of snapshot {id}"))?;
         if let Some(contents) = contents {
@@ -173,13 +170,21 @@ pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::
 /// The join side of a snapshot, whatever `join.store` says, for who looks at it and does not go on from it.
 pub fn in_memory(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
     Stage::restore(
-        config.join_config(),
+        &StoreConfig::Memory,
+        &config.join_config(),
         config.feature_config(),
-        &snapshot.blob("join.bin")?,
-        &snapshot.blob("features.bin")?,
-        &snapshot.blob("batcher.bin")?,
+        &stage_bytes(snapshot)?,
     )
     .with_context(|| format!("cannot restore the join state of snapshot {}", snapshot.id()))
+}
+
+/// The join side of a snapshot as its files hold it.
+fn stage_bytes(snapshot: &Snapshot) -> anyhow::Result<StageBytes> {
+    Ok(StageBytes {
+        join: snapshot.blob("join.bin")?,
+        features: snapshot.blob("features.bin")?,
+        batcher: snapshot.blob("batcher.bin")?,
+    })
 }
 
 /// Refuses a snapshot whose features or weights mean something else under this configuration.

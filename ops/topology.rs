@@ -19,9 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use ouzel_ingest::order::{Orderer, is_bootstrapping};
 use ouzel_ingest::plan::PlanLog;
-use ouzel_ingest::{DeadLetters, Decoder, Source, Stage};
+use ouzel_ingest::{DeadLetters, Decoder, Sequencer, Source, Stage};
 use ouzel_learner::set_intra_op_threads;
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, FeatureState, PartitionId, Positions};
@@ -40,7 +39,7 @@ use crate::live::PipelineStatus;
 use crate::resume::{ResumePoint, provenance};
 use crate::stages::backlog::Backlog;
 use crate::stages::encode::{Encode, Encoding};
-use crate::stages::join::{Join, JoinSettings};
+use crate::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
 use crate::stages::learn::Learn;
 use crate::stages::poll::Poll;
 use crate::stages::save::Saver;
@@ -134,12 +133,16 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
     }
     publish_positions(&live, &begin.stage);
     let features = Arc::clone(begin.stage.features());
-    let orderer = Orderer::new(
-        &partitions
-            .iter()
-            .map(|partition| (partition.id, partition.next))
-            .collect(),
-        is_bootstrapping(begin.stage.positions()),
+    let start = partitions
+        .iter()
+        .map(|partition| (partition.id, partition.next))
+        .collect();
+    let sequencer = Sequencer::new(
+        begin.stage,
+        &start,
+        found.plan_position(),
+        replay,
+        config.snapshot.every_batches,
     );
 
     let backlog = Arc::new(Backlog::default());
@@ -220,9 +223,8 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
     })?;
 
     let settings = JoinSettings {
-        hold: config.order.hold.duration(),
+        max_reorder_delay: config.order.hold.duration(),
         flush_after: config.learner.flush_idle.duration(),
-        every_batches: config.snapshot.every_batches,
     };
     let encoding = match contents {
         None => None,
@@ -250,15 +252,15 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
         }
     };
     let join = Join::new(
-        begin.stage,
-        orderer,
-        plan_log,
-        replay,
+        sequencer,
+        PlanWriter::new(plan_log, Arc::clone(&backlog)),
         settings,
-        Arc::clone(&backlog),
-        Arc::clone(&live),
-        to_learner,
-        encoding,
+        JoinLinks {
+            backlog: Arc::clone(&backlog),
+            status: Arc::clone(&live),
+            out: to_learner,
+            encoding,
+        },
     );
     supervisor.spawn(Task::Join, move || join.run(&from_poll))?;
 

@@ -13,6 +13,7 @@ use std::fs;
 use std::sync::Arc;
 
 use ouzel::config::Config;
+use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::{Decoder, Stage};
 use ouzel_learner::Trainer;
 use ouzel_sample::{
@@ -197,7 +198,8 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     let features = Arc::new(FeatureState::new(config.feature_config()));
     let learner = config.learner_config();
     let mut stage = Stage::new(
-        config.join_config(),
+        &StoreConfig::Memory,
+        &config.join_config(),
         timed,
         Arc::clone(&features),
         learner.batch_min_samples,
@@ -236,7 +238,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         // Some snapshots on the way, each held while it is written.
         let is_cut = flood.n_ids > (n_cuts + 1) * n_ids / 5;
         let written = is_cut.then(|| {
-            let cut = stage.cut().unwrap();
+            let cut = stage.checkpoint().unwrap();
             let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
             trainer.save(&mut draft).unwrap();
             n_cuts += 1;

@@ -105,7 +105,7 @@ mod tests {
     };
 
     use crate::Stage;
-    use crate::join::JoinConfig;
+    use crate::join::{JoinConfig, StoreConfig};
 
     const MINUTE: i64 = 60_000;
 
@@ -166,7 +166,14 @@ mod tests {
     fn stage() -> Stage {
         let partitions = [Stream::Impressions].map(|stream| PartitionId { stream, partition: 0 });
         let features = Arc::new(FeatureState::new(config()));
-        Stage::new(JoinConfig::default(), partitions, features, 2).unwrap()
+        Stage::new(
+            &StoreConfig::Memory,
+            &JoinConfig::default(),
+            partitions,
+            features,
+            2,
+        )
+        .unwrap()
     }
 
     /// What each record does: the deleted items of the batches it fills.
@@ -198,19 +205,13 @@ mod tests {
         let mut is_known = Vec::new();
         for (recorded, expected) in &records {
             // The stage as it was at a cut before any record does the same.
-            let cut = stage.cut().unwrap();
-            let restored = Stage::restore(
-                JoinConfig::default(),
-                config(),
-                &cut.join,
-                &cut.features,
-                &cut.batcher,
-            );
+            let cut = stage.checkpoint().unwrap();
+            let restored = Stage::restore(&StoreConfig::Memory, &JoinConfig::default(), config(), &cut.bytes);
             let mut restored = restored.unwrap();
             assert_eq!(&told(&mut stage, recorded), expected, "{recorded:?}");
             assert_eq!(&told(&mut restored, recorded), expected, "{recorded:?}");
-            let (after, again) = (stage.cut().unwrap(), restored.cut().unwrap());
-            assert_eq!((after.features, after.batcher), (again.features, again.batcher));
+            let (after, again) = (stage.checkpoint().unwrap(), restored.checkpoint().unwrap());
+            assert_eq!(after.bytes, again.bytes);
             is_known.push(stage.features().item(Id(7)).is_some());
             assert_eq!(
                 stage.features().vectors().of(Id(7)) != VectorId::NONE,

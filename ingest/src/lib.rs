@@ -15,6 +15,7 @@ pub mod join;
 pub mod metrics;
 pub mod order;
 pub mod plan;
+mod sequencer;
 mod source;
 mod stage;
 pub mod tier;
@@ -26,8 +27,9 @@ pub use dlq::{DEFAULT_PREFIX_BYTES, DeadLetters};
 pub use embedded::{EMBEDDED_PARTITION_BYTES, Embedded};
 pub use error::Error;
 pub use feeder::Feeder;
+pub use sequencer::{Effects, Next, Sequencer};
 pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, Range, RangeBound, Source,
 };
-pub use stage::{Stage, StageCheckpoint, StageError, seed_histories};
+pub use stage::{Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
 pub use topics::Topics;

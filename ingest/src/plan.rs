@@ -22,9 +22,6 @@ use std::path::{Path, PathBuf};
 
 pub use entry::{Encoded, PlanEntry, Run};
 
-use ouzel_sample::PartitionId;
-
-use crate::join::Mark;
 use segment::{Chain, Segment};
 
 /// The plan log cannot be read or written.
@@ -63,6 +60,14 @@ pub enum PlanError {
         next: u64,
         /// The entry needed.
         wanted: u64,
+    },
+    /// An entry out of turn.
+    #[error("cannot write plan entry {seq}: the next one is {next}")]
+    Misnumbered {
+        /// Its number.
+        seq: u64,
+        /// The number due.
+        next: u64,
     },
     /// An entry larger than any real one.
     #[error("cannot write plan entry {seq}: {bytes} bytes, at most {most} are possible")]
@@ -184,25 +189,18 @@ impl PlanLog {
         self.next
     }
 
-    /// Appends an entry and returns its number. It is durable only after [`PlanLog::sync`]. After an error the
-    /// entry is not there, and the number is still free.
-    pub fn append(
-        &mut self,
-        runs: Vec<Run>,
-        marks: Vec<(PartitionId, Mark)>,
-        encoded: Vec<Encoded>,
-        flush: bool,
-    ) -> Result<u64, PlanError> {
-        self.mend()?;
-        let seq = self.next;
+    /// Appends the next entry. It is durable only after [`PlanLog::sync`]. After an error the entry is not there,
+    /// and its number is still free.
+    pub fn append(&mut self, entry: &PlanEntry) -> Result<(), PlanError> {
+        if entry.seq != self.next {
+            return Err(PlanError::Misnumbered {
+                seq: entry.seq,
+                next: self.next,
+            });
+        }
+        self.repair()?;
         let mut chain = self.chain;
-        let frame = chain.frame(&PlanEntry {
-            seq,
-            runs,
-            marks,
-            encoded,
-            flush,
-        })?;
+        let frame = chain.frame(entry)?;
         let end = self.synced_bytes + self.unsynced.len() as u64;
         if let Err(source) = self.file.write_all_at(&frame, end) {
             self.is_damaged = true;
@@ -211,12 +209,12 @@ impl PlanLog {
         self.unsynced.extend_from_slice(&frame);
         self.chain = chain;
         self.next += 1;
-        Ok(seq)
+        Ok(())
     }
 
     /// Makes everything appended durable. Call it before a snapshot that depends on it is published.
     pub fn sync(&mut self) -> Result<(), PlanError> {
-        self.mend()?;
+        self.repair()?;
         if self.unsynced.is_empty() {
             return Ok(());
         }
@@ -261,7 +259,7 @@ impl PlanLog {
     ///
     /// After a failed sync the kernel may hold pages for clean that never reached the disk, and a second sync
     /// would succeed and mean nothing: written again, they are dirty again.
-    fn mend(&mut self) -> Result<(), PlanError> {
+    fn repair(&mut self) -> Result<(), PlanError> {
         if !self.is_damaged {
             return Ok(());
         }
@@ -270,7 +268,7 @@ impl PlanLog {
             .write_all_at(&self.unsynced, self.synced_bytes)
             .and_then(|()| self.file.set_len(end))
             .and_then(|()| self.file.sync_all())
-            .map_err(|source| io_error("mend", &self.active(), source))?;
+            .map_err(|source| io_error("repair", &self.active(), source))?;
         self.synced();
         self.is_damaged = false;
         Ok(())

@@ -43,7 +43,7 @@ pub enum StageError {
 impl StageError {
     /// True when the join store failed: the state is undefined, and a cut restores it.
     #[must_use]
-    pub fn is_of_the_store(&self) -> bool {
+    pub fn is_store_failure(&self) -> bool {
         matches!(self, Self::Join(JoinError::Store(_)))
     }
 }
@@ -61,11 +61,18 @@ pub struct StageCheckpoint {
     pub next_batch: u64,
     /// Outcome counters.
     pub counters: Counters,
-    /// The join state.
+    /// The state that [`Stage::restore`] reads.
+    pub bytes: StageBytes,
+}
+
+/// The state of a stage in bytes, one part for each file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageBytes {
+    /// The join, or what the tier has reported.
     pub join: Vec<u8>,
-    /// The feature state.
+    /// Histories, counters and items.
     pub features: Vec<u8>,
-    /// Open batch, ledger and rejection counts.
+    /// Open batch, positions, ledger, rejection counts and deleted items.
     pub batcher: Vec<u8>,
 }
 
@@ -102,24 +109,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A stage that has read nothing. `partitions` are those of impressions and actions, which hold time.
+    /// A stage that has read nothing. `partitions` are those of impressions and actions, which hold event time.
     pub fn new(
-        config: JoinConfig,
-        partitions: impl IntoIterator<Item = PartitionId>,
-        features: Arc<FeatureState>,
-        batch_min_samples: usize,
-    ) -> Result<Self, StageError> {
-        Self::new_in(
-            &StoreConfig::Memory,
-            &config,
-            partitions,
-            features,
-            batch_min_samples,
-        )
-    }
-
-    /// As [`Stage::new`], its join state where `store` says.
-    pub fn new_in(
         store: &StoreConfig,
         config: &JoinConfig,
         partitions: impl IntoIterator<Item = PartitionId>,
@@ -128,7 +119,7 @@ impl Stage {
     ) -> Result<Self, StageError> {
         let partitions: Vec<PartitionId> = partitions.into_iter().collect();
         let start = |store| Ok(Joiner::new(config.clone(), partitions.iter().copied(), store)?);
-        let joiner = store.start(start, StageError::is_of_the_store)?;
+        let joiner = store.start(start, StageError::is_store_failure)?;
         Ok(Self::of(
             Join::Here(Box::new(joiner)),
             features,
@@ -163,47 +154,30 @@ impl Stage {
         }
     }
 
-    /// The stage as it was at a cut.
+    /// The stage as it was at a checkpoint. What `store` held before is ignored.
     pub fn restore(
-        config: JoinConfig,
-        features: FeatureConfig,
-        join: &[u8],
-        feature_bytes: &[u8],
-        batcher: &[u8],
-    ) -> Result<Self, StageError> {
-        Self::restore_in(
-            &StoreConfig::Memory,
-            &config,
-            features,
-            join,
-            feature_bytes,
-            batcher,
-        )
-    }
-
-    /// As [`Stage::restore`], its join state where `store` says. What was there before is not looked at.
-    pub fn restore_in(
         store: &StoreConfig,
         config: &JoinConfig,
         features: FeatureConfig,
-        join: &[u8],
-        feature_bytes: &[u8],
-        batcher: &[u8],
+        bytes: &StageBytes,
     ) -> Result<Self, StageError> {
-        let join = if JoinResultReceiver::is_exported(join) {
-            Join::Tier(Box::new(JoinResultReceiver::import(join, config.n_tasks())?))
+        let join = if JoinResultReceiver::is_exported(&bytes.join) {
+            Join::Tier(Box::new(JoinResultReceiver::import(
+                &bytes.join,
+                config.n_tasks(),
+            )?))
         } else {
-            let start = |store| Ok(Joiner::import(config.clone(), store, join)?);
-            Join::Here(Box::new(store.start(start, StageError::is_of_the_store)?))
+            let start = |store| Ok(Joiner::import(config.clone(), store, &bytes.join)?);
+            Join::Here(Box::new(store.start(start, StageError::is_store_failure)?))
         };
-        let (rest, deleted) = postcard::take_from_bytes(batcher)?;
+        let (rest, deleted) = postcard::take_from_bytes(&bytes.batcher)?;
         let deleted = match deleted {
             [] => Deleted::default(),
             deleted => postcard::from_bytes(deleted)?,
         };
         Ok(Self {
             join,
-            features: Arc::new(FeatureState::load(feature_bytes, features)?),
+            features: Arc::new(FeatureState::load(&bytes.features, features)?),
             rest,
             deleted,
             groups: Vec::new(),
@@ -358,19 +332,21 @@ impl Stage {
     ///
     /// # Panics
     /// Never: the types written have no failing representation.
-    pub fn cut(&self) -> Result<StageCheckpoint, StageError> {
+    pub fn checkpoint(&self) -> Result<StageCheckpoint, StageError> {
         Ok(StageCheckpoint {
             positions: self.rest.positions.clone(),
             event_time: self.rest.event_time,
             ledger: self.rest.batcher.ledger(),
             next_batch: self.rest.batcher.next_batch(),
             counters: self.counters().clone(),
-            join: match &self.join {
-                Join::Here(joiner) => joiner.export()?,
-                Join::Tier(slates) => slates.export(),
+            bytes: StageBytes {
+                join: match &self.join {
+                    Join::Here(joiner) => joiner.export()?,
+                    Join::Tier(receiver) => receiver.export(),
+                },
+                features: self.features.dump(),
+                batcher: self.dump_rest(),
             },
-            features: self.features.dump(),
-            batcher: self.dump_rest(),
         })
     }
 

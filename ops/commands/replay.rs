@@ -239,7 +239,7 @@ impl Pipeline {
             Stage::behind_tier(&join, features, learner.batch_min_samples)
         } else {
             let store = config.join_store(&scratch.0);
-            Stage::new_in(&store, &join, timed, features, learner.batch_min_samples)?
+            Stage::new(&store, &join, timed, features, learner.batch_min_samples)?
         };
         Ok(Self {
             decoder,

@@ -301,9 +301,9 @@ impl Learn {
         );
         draft.note = self.note.take();
         self.trainer.save(&mut draft)?;
-        draft.add_blob("join.bin", stage.join)?;
-        draft.add_blob("features.bin", stage.features)?;
-        draft.add_blob("batcher.bin", stage.batcher)?;
+        draft.add_blob("join.bin", stage.bytes.join)?;
+        draft.add_blob("features.bin", stage.bytes.features)?;
+        draft.add_blob("batcher.bin", stage.bytes.batcher)?;
         draft.add_blob("validation.json", self.progressive.dump())?;
         failpoint::reach(FailPoint::CutCompleted);
         let save = Save {

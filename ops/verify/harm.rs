@@ -239,6 +239,8 @@ mod tests {
     use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
     use super::super::settings::settings;
+    use ouzel_ingest::plan::PlanEntry;
+
     use super::*;
 
     #[test]
@@ -262,7 +264,12 @@ mod tests {
         assert_eq!(tear_plan(&home, &mut dice).unwrap(), None, "there is no log yet");
         let (mut log, _) = PlanLog::open(&home.plan(), 0).unwrap();
         for n in 0..40 {
-            log.append(Vec::new(), Vec::new(), Vec::new(), true).unwrap();
+            let entry = PlanEntry {
+                seq: n,
+                flush: true,
+                ..PlanEntry::default()
+            };
+            log.append(&entry).unwrap();
             if n == 30 {
                 log.roll().unwrap();
             }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use ouzel::config::Config;
 use ouzel::live::PipelineStatus;
 use ouzel::stages::backlog::Backlog;
-use ouzel::stages::join::{Join, JoinSettings};
+use ouzel::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
 use ouzel::stages::{JoinCheckpoint, Joined, Read};
-use ouzel_ingest::order::Orderer;
+use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::plan::PlanLog;
-use ouzel_ingest::{Decoder, Stage};
+use ouzel_ingest::{Decoder, Sequencer, Stage};
 use ouzel_sample::{FeatureState, PartitionId, Position, Positions, Record, Recorded, Stream};
 
 use super::world::World;
@@ -87,26 +87,25 @@ fn run_on(
     let config = Config::default();
     let stage = match cut {
         None => Stage::new(
-            config.join_config(),
+            &StoreConfig::Memory,
+            &config.join_config(),
             [id(Stream::Impressions), id(Stream::Actions)],
             Arc::new(FeatureState::new(config.feature_config())),
             BATCH_MIN_SAMPLES,
         )?,
         Some(JoinCheckpoint { stage, .. }) => Stage::restore(
-            config.join_config(),
+            &StoreConfig::Memory,
+            &config.join_config(),
             config.feature_config(),
-            &stage.join,
-            &stage.features,
-            &stage.batcher,
+            &stage.bytes,
         )?,
     };
     let from = cut.map_or(0, |cut| cut.plan_position);
     let (plan, _) = PlanLog::open(dir, from)?;
-    let replay: VecDeque<_> = plan.read_from(from)?.collect::<Result<_, _>>()?;
+    let recorded: VecDeque<_> = plan.read_from(from)?.collect::<Result<_, _>>()?;
     let settings = JoinSettings {
-        hold: Duration::ZERO,
+        max_reorder_delay: Duration::ZERO,
         flush_after: Duration::ZERO,
-        every_batches: 5,
     };
     let (to_join, from_poll) = channel();
     // Wide enough for all, as nobody takes anything out before the end.
@@ -115,16 +114,17 @@ fn run_on(
         to_join.send(read)?;
     }
     drop(to_join);
+    let backlog = Arc::new(Backlog::default());
     let join = Join::new(
-        stage,
-        Orderer::new(start, cut.is_none()),
-        plan,
-        replay,
+        Sequencer::new(stage, start, from, recorded, 5),
+        PlanWriter::new(plan, Arc::clone(&backlog)),
         settings,
-        Arc::new(Backlog::default()),
-        Arc::new(PipelineStatus::default()),
-        to_learner,
-        None,
+        JoinLinks {
+            backlog,
+            status: Arc::new(PipelineStatus::default()),
+            out: to_learner,
+            encoding: None,
+        },
     );
     join.run(&from_poll)?;
     let mut ran = Ran {
@@ -166,8 +166,8 @@ fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
         assert_eq!(cut.stage.ledger, expected.stage.ledger, "stopped at {ends:?}");
         assert_eq!(cut.stage.next_batch, expected.stage.next_batch);
         assert_eq!(cut.stage.positions, expected.stage.positions);
-        assert_eq!(cut.stage.join, expected.stage.join);
-        assert_eq!(cut.stage.features, expected.stage.features);
+        assert_eq!(cut.stage.bytes.join, expected.stage.bytes.join);
+        assert_eq!(cut.stage.bytes.features, expected.stage.bytes.features);
     }
     assert!(n_without_cut > 0, "some stops fell into an entry of the plan");
 }
@@ -231,6 +231,9 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
         "nothing new was written down"
     );
     assert_eq!(cut.stage.ledger, expected.stage.ledger);
-    assert_eq!(cut.stage.join, expected.stage.join, "time is held alike");
-    assert_eq!(cut.stage.features, expected.stage.features);
+    assert_eq!(
+        cut.stage.bytes.join, expected.stage.bytes.join,
+        "time is held alike"
+    );
+    assert_eq!(cut.stage.bytes.features, expected.stage.bytes.features);
 }

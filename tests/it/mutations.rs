@@ -137,19 +137,12 @@ fn records(world: &World, config: &Config) -> Vec<Recorded> {
 fn stage(config: &Config, store: &StoreConfig, cut: Option<&StageCheckpoint>) -> Result<Stage, StageError> {
     let join = config.join_config();
     match cut {
-        Some(cut) => Stage::restore_in(
-            store,
-            &join,
-            config.feature_config(),
-            &cut.join,
-            &cut.features,
-            &cut.batcher,
-        ),
+        Some(cut) => Stage::restore(store, &join, config.feature_config(), &cut.bytes),
         None => {
             let timed =
                 [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition: 0 });
             let features = Arc::new(FeatureState::new(config.feature_config()));
-            Stage::new_in(store, &join, timed, features, 32)
+            Stage::new(store, &join, timed, features, 32)
         }
     }
 }
@@ -193,7 +186,7 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
         }
     };
     let mut harmed = stage(&config, &store, None).unwrap();
-    let mut cut = harmed.cut().unwrap();
+    let mut cut = harmed.checkpoint().unwrap();
     let (mut n_between, mut n_while_open, mut n_noticed, mut n_cold) = (0, 0, 0, 0);
     let every = records.len() / (n_mutations + 1);
     let mut at = 0;
@@ -203,7 +196,7 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
         let taken = harmed.take(&records[at], &mut batches);
         keep(batches);
         if let Err(error) = taken {
-            assert!(error.is_of_the_store(), "{error}");
+            assert!(error.is_store_failure(), "{error}");
             n_noticed += 1;
             drop(harmed);
             harmed = stage(&config, &store, Some(&cut)).unwrap();
@@ -216,10 +209,10 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
             continue;
         }
         // What is harmed while it is open must not be needed for the cut that would replace it.
-        cut = match harmed.cut() {
+        cut = match harmed.checkpoint() {
             Ok(cut) => cut,
             Err(error) => {
-                assert!(error.is_of_the_store(), "{error}");
+                assert!(error.is_store_failure(), "{error}");
                 n_noticed += 1;
                 // It has the directory locked.
                 drop(harmed);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-use ouzel_ingest::join::JoinConfig;
+use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::{Decoder, Limits, Stage};
 use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Record, Recorded, Stream};
 
@@ -153,5 +153,12 @@ fn decoder() -> Decoder {
 fn stage() -> Stage {
     let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
-    Stage::new(JoinConfig::default(), partitions, features, 128).expect("the default configuration is valid")
+    Stage::new(
+        &StoreConfig::Memory,
+        &JoinConfig::default(),
+        partitions,
+        features,
+        128,
+    )
+    .expect("the default configuration is valid")
 }

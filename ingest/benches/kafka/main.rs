@@ -21,7 +21,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ouzel_ingest::join::JoinConfig;
+use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::tier::{Begin, PartitionJoiner};
 use ouzel_ingest::{
@@ -182,7 +182,13 @@ fn unit(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
 fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
     let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
-    let mut stage = Stage::new(JoinConfig::default(), partitions, features, 128)?;
+    let mut stage = Stage::new(
+        &StoreConfig::Memory,
+        &JoinConfig::default(),
+        partitions,
+        features,
+        128,
+    )?;
     let mut source = KafkaSource::open_range(config, &Range::default())?;
     let start: Positions = Stream::ALL
         .map(|stream| (world::partition(stream), 0))

@@ -36,6 +36,21 @@ pub struct PlanEntry {
     pub flush: bool,
 }
 
+impl PlanEntry {
+    /// True when it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            seq: _,
+            runs,
+            marks,
+            encoded,
+            flush,
+        } = self;
+        runs.is_empty() && marks.is_empty() && encoded.is_empty() && !flush
+    }
+}
+
 /// Runs alternate between few partitions, each going on where it stopped: an index, a gap and a length, three
 /// bytes for most runs.
 #[derive(Serialize, Deserialize)]

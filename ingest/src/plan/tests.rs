@@ -1,9 +1,10 @@
 //! The plan log on disk: what is read back, and what every kind of damage does.
 
-use ouzel_sample::{ContentHash, Id, Stream};
+use ouzel_sample::{ContentHash, Id, PartitionId, Stream};
 use tempfile::TempDir;
 
 use super::*;
+use crate::join::Mark;
 
 fn partition(stream: Stream) -> PartitionId {
     PartitionId { stream, partition: 3 }
@@ -39,14 +40,7 @@ fn entry(n: u64) -> PlanEntry {
 }
 
 fn append(log: &mut PlanLog, n: u64) {
-    let PlanEntry {
-        seq,
-        runs,
-        marks,
-        encoded,
-        flush,
-    } = entry(n);
-    assert_eq!(log.append(runs, marks, encoded, flush).unwrap(), seq);
+    log.append(&entry(n)).unwrap();
 }
 
 /// A log of `n` entries, a new segment before every entry in `rolls`.
@@ -317,7 +311,7 @@ fn what_could_not_be_written_is_written_when_it_can_be() {
     let path = log.active();
     let works = std::mem::replace(&mut log.file, File::open(&path).unwrap());
     for _ in 0..2 {
-        let error = log.append(Vec::new(), Vec::new(), Vec::new(), true).unwrap_err();
+        let error = log.append(&entry(4)).unwrap_err();
         assert!(error.is_transient(), "{error}");
         assert_eq!(log.position(), 4, "the number is still free");
         assert!(log.sync().is_err());

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::begin::Held;
 use super::partition_joiner::pair;
 use super::*;
-use crate::join::{JoinConfig, LabelPolicy};
+use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
 use crate::{Decoder, Limits, Stage};
 
 mod world;
@@ -151,15 +151,9 @@ fn hear<'a>(
         assert_eq!(**told, tell.told, "it reads as it was written");
         stage.take(&recorded, &mut batches).unwrap();
         if restarts.contains(&index) {
-            let cut = stage.cut().unwrap();
-            stage = Stage::restore(
-                config.clone(),
-                FeatureConfig::default(),
-                &cut.join,
-                &cut.features,
-                &cut.batcher,
-            )
-            .unwrap();
+            let cut = stage.checkpoint().unwrap();
+            stage =
+                Stage::restore(&StoreConfig::Memory, config, FeatureConfig::default(), &cut.bytes).unwrap();
         }
         stage.audit().unwrap();
     }
@@ -229,10 +223,10 @@ proptest! {
         let (twice, batches_twice) = hear(&config, both, &restarts);
         prop_assert_eq!(samples(batches), samples(batches_twice));
         prop_assert_eq!(once.counters(), twice.counters());
-        let (once, twice) = (once.cut().unwrap(), twice.cut().unwrap());
+        let (once, twice) = (once.checkpoint().unwrap(), twice.checkpoint().unwrap());
         prop_assert_eq!(once.ledger, twice.ledger);
-        prop_assert_eq!(once.join, twice.join);
-        prop_assert_eq!(once.features, twice.features);
+        prop_assert_eq!(once.bytes.join, twice.bytes.join);
+        prop_assert_eq!(once.bytes.features, twice.bytes.features);
     }
 
     #[test]
@@ -305,7 +299,7 @@ proptest! {
     fn a_learner_behind_the_tier_learns_what_one_process_would(config in config(), drafts in drafts()) {
         let mut log = log(&drafts);
         log.extend(end(&log));
-        let mut stage = Stage::new(config.clone(), pair(0), features(), BATCH).unwrap();
+        let mut stage = Stage::new(&StoreConfig::Memory, &config, pair(0), features(), BATCH).unwrap();
         let mut batches = Vec::new();
         for recorded in &log {
             stage.take(recorded, &mut batches).unwrap();
@@ -326,7 +320,7 @@ proptest! {
         if config.policy != LabelPolicy::Eager {
             prop_assert_eq!(batches, batches_behind);
             prop_assert_eq!(stage.ledger(), behind.ledger());
-            prop_assert_eq!(stage.cut().unwrap().features, behind.cut().unwrap().features);
+            prop_assert_eq!(stage.checkpoint().unwrap().bytes.features, behind.checkpoint().unwrap().bytes.features);
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::{Decoder, Stage};
 use ouzel_sample::{FeatureState, PartitionId, Position, Positions, Record};
@@ -43,7 +44,7 @@ fn join(world: &World, dice: Option<Dice>) -> (Counters, String) {
         .filter(|id| id.stream != Stream::Items)
         .collect();
     let features = Arc::new(FeatureState::new(config.feature_config()));
-    let mut stage = Stage::new(config.join_config(), timed, features, 32).unwrap();
+    let mut stage = Stage::new(&StoreConfig::Memory, &config.join_config(), timed, features, 32).unwrap();
     let mut batches = Vec::new();
     match dice {
         None => {

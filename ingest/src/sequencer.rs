@@ -1,0 +1,356 @@
+//! The sequencer: decoded records in, one recorded order of batches out.
+//!
+//! A pure state machine over the [`Orderer`] and the [`Stage`]. It reads no clock and does no IO: what must happen
+//! outside is returned as [`Effects`], and what depends on a clock or on another machine (how long to wait for a
+//! silent partition, when to close an open batch, when a vector is ready) comes in as an input.
+//!
+//! Every such decision goes into a [`PlanEntry`]. As long as the plan has recorded entries the sequencer follows
+//! them and decides nothing itself; behind them it decides and records. An entry is appended before the batches
+//! that it explains are handed over ([`Effects`] lists them in that order), so a run that follows the plan makes
+//! the same batches as the run that recorded it, wherever that one stopped.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ouzel_sample::{
+    Batch, Event, Id, Item, ItemVectors, Origin, PartitionId, Position, Positions, Recorded, Vector,
+};
+
+use crate::join::Mark;
+use crate::order::{OrderError, Orderer, is_bootstrapping};
+use crate::plan::{Encoded, PlanEntry};
+use crate::stage::{Stage, StageError};
+
+/// What the caller must do before the next input, in the order of the fields.
+#[derive(Debug, Default)]
+#[must_use = "a batch may only be handed over after its plan entry was appended"]
+pub struct Effects {
+    /// Append this entry to the plan log.
+    pub append: Option<PlanEntry>,
+    /// Hand these batches to the learner.
+    pub batches: Vec<Batch>,
+    /// Take a checkpoint: one is due, and the plan position names this point.
+    pub is_checkpoint_due: bool,
+    /// Encode the contents of this item, which is new or has changed.
+    pub encode: Option<Arc<Item>>,
+    /// The last recorded entry is complete: from here on the order is new.
+    pub is_caught_up: bool,
+}
+
+/// What comes next in the order.
+#[derive(Debug)]
+pub enum Next {
+    /// A record, for [`Sequencer::take`].
+    Record(Recorded),
+    /// Every record of the recorded entry was taken: [`Sequencer::end_entry`] completes it with the vectors of
+    /// these items.
+    EndOfEntry(Vec<Encoded>),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Sequencer {
+    stage: Stage,
+    orderer: Orderer,
+    /// Recorded entries that are not complete yet.
+    recorded: VecDeque<PlanEntry>,
+    /// Some records of the first recorded entry were taken: the plan has no name for this point.
+    is_inside_entry: bool,
+    /// Number of the next entry: the plan position of a checkpoint taken now.
+    plan_position: u64,
+    /// Batches from one checkpoint to the next.
+    checkpoint_every: u64,
+    is_checkpoint_due: bool,
+    /// Partitions that the log has gained and the plan does not name yet.
+    added: Vec<PartitionId>,
+}
+
+impl Sequencer {
+    /// A sequencer that continues where `stage` stopped.
+    ///
+    /// `start` has the next offset of each assigned partition, `recorded` the entries of the plan log from
+    /// `plan_position` on, which are followed first.
+    #[must_use]
+    pub fn new(
+        stage: Stage,
+        start: &Positions,
+        plan_position: u64,
+        recorded: VecDeque<PlanEntry>,
+        checkpoint_every: u64,
+    ) -> Self {
+        let mut orderer = Orderer::new(start, is_bootstrapping(stage.positions()));
+        if let Some(entry) = recorded.front() {
+            orderer.follow(entry.runs.iter().copied());
+        }
+        Self {
+            stage,
+            orderer,
+            recorded,
+            is_inside_entry: false,
+            plan_position,
+            checkpoint_every,
+            is_checkpoint_due: false,
+            added: Vec::new(),
+        }
+    }
+
+    /// Queues a record that was read.
+    pub fn push(&mut self, recorded: Recorded) -> Result<(), OrderError> {
+        self.orderer.push(recorded)
+    }
+
+    /// Everything written to `partition` so far was pushed.
+    pub fn at_end(&mut self, partition: PartitionId) {
+        self.orderer.at_end(partition);
+    }
+
+    /// The log has gained `partition`, which is read from offset 0.
+    pub fn added(&mut self, partition: PartitionId) {
+        self.orderer.add(partition);
+        self.added.push(partition);
+    }
+
+    /// A bounded log was pushed to its end.
+    pub fn finished(&mut self) {
+        let partitions: Vec<_> = self.orderer.positions().iter().map(|(id, _)| id).collect();
+        for partition in partitions {
+            self.orderer.finish(partition);
+        }
+    }
+
+    /// What comes next, or `None` until more was pushed.
+    ///
+    /// `is_due` says that the record at [`Sequencer::head`] has waited long enough for partitions at their end.
+    pub fn next(&mut self, is_due: bool) -> Result<Option<Next>, OrderError> {
+        if let Some(entry) = self.recorded.front()
+            && !self.orderer.is_following()
+        {
+            return Ok(Some(Next::EndOfEntry(entry.encoded.clone())));
+        }
+        Ok(self.orderer.next(is_due)?.map(Next::Record))
+    }
+
+    /// Joins the record that [`Sequencer::next`] returned.
+    pub fn take(&mut self, recorded: &Recorded) -> Result<Effects, StageError> {
+        let mut batches = Vec::new();
+        self.stage.take(recorded, &mut batches)?;
+        self.is_inside_entry = self.is_following();
+        let encode = match &recorded.event {
+            Ok(Event::Item(item)) => self.stage.features().item(item.id),
+            _ => None,
+        };
+        let decisions = PlanEntry::default();
+        Ok(Effects {
+            encode,
+            ..self.hand_over(decisions, batches)
+        })
+    }
+
+    /// Completes the recorded entry with the content vectors that it names.
+    pub fn end_entry(&mut self, vectors: Vec<(Id, ItemVectors)>) -> Result<Effects, StageError> {
+        let Some(entry) = self.recorded.pop_front() else {
+            return Ok(Effects::default());
+        };
+        let mut batches = Vec::new();
+        self.decide(&entry.marks, vectors, entry.flush, &mut batches)?;
+        self.plan_position = entry.seq + 1;
+        self.is_inside_entry = false;
+        if let Some(next) = self.recorded.front() {
+            self.orderer.follow(next.runs.iter().copied());
+        }
+        self.note_due(&batches);
+        Ok(Effects {
+            batches,
+            is_checkpoint_due: std::mem::take(&mut self.is_checkpoint_due),
+            is_caught_up: self.recorded.is_empty(),
+            ..Effects::default()
+        })
+    }
+
+    /// Closes the open batch before it is full. Changes nothing while the plan is followed, or without a sample.
+    pub fn flush(&mut self) -> Result<Effects, StageError> {
+        let decisions = PlanEntry {
+            flush: self.stage.n_open() > 0,
+            ..PlanEntry::default()
+        };
+        self.record(decisions, Vec::new())
+    }
+
+    /// Lets partitions that became idle hold event time no longer, and those that the log has gained hold it from
+    /// now on, even before their first record. Changes nothing while the plan is followed.
+    pub fn mark(&mut self, idle: Vec<PartitionId>) -> Result<Effects, StageError> {
+        if self.is_following() {
+            return Ok(Effects::default());
+        }
+        let added = std::mem::take(&mut self.added).into_iter();
+        let marks = added.map(|id| (id, Mark::Active));
+        let decisions = PlanEntry {
+            marks: marks.chain(idle.into_iter().map(|id| (id, Mark::Idle))).collect(),
+            ..PlanEntry::default()
+        };
+        self.record(decisions, Vec::new())
+    }
+
+    /// Uses content vectors from here on. Changes nothing while the plan is followed.
+    pub fn use_vectors(&mut self, vectors: Vec<(Id, ItemVectors)>) -> Result<Effects, StageError> {
+        let content = |vector: &Option<Vector>| match vector.as_ref()?.origin {
+            Origin::Encoded(content) => Some(content),
+            Origin::Given(_) => None,
+        };
+        let decisions = PlanEntry {
+            encoded: vectors
+                .iter()
+                .map(|(item, vectors)| (*item, vectors.each_ref().map(content)))
+                .collect(),
+            ..PlanEntry::default()
+        };
+        self.record(decisions, vectors)
+    }
+
+    /// Names this point in the plan, so that a checkpoint can be taken. `None` inside a recorded entry: a restart
+    /// follows that entry from an earlier checkpoint.
+    pub fn request_checkpoint(&mut self) -> Option<Effects> {
+        self.close(Vec::new())
+    }
+
+    /// The log is over: closes every window and the open batch, then as [`Sequencer::request_checkpoint`]. For
+    /// bounded runs only.
+    pub fn finish(&mut self) -> Result<Option<Effects>, StageError> {
+        let mut batches = Vec::new();
+        if !self.is_inside_entry {
+            self.stage.finish(&mut batches)?;
+        }
+        Ok(self.close(batches))
+    }
+
+    /// True until every recorded entry is complete.
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        !self.recorded.is_empty()
+    }
+
+    /// The joined state.
+    #[must_use]
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Number of the next plan entry: what names a checkpoint taken now.
+    #[must_use]
+    pub fn plan_position(&self) -> u64 {
+        self.plan_position
+    }
+
+    /// Position of the record that merging would release next.
+    #[must_use]
+    pub fn head(&self) -> Option<Position> {
+        self.orderer.head()
+    }
+
+    /// Next offset to release of each assigned partition.
+    #[must_use]
+    pub fn positions(&self) -> &Positions {
+        self.orderer.positions()
+    }
+
+    /// Records of `partition` that were pushed and not released.
+    #[must_use]
+    pub fn n_queued(&self, partition: PartitionId) -> usize {
+        self.orderer.n_queued(partition)
+    }
+
+    /// True when a bounded log was released to its end.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.orderer.is_exhausted()
+    }
+
+    fn close(&mut self, batches: Vec<Batch>) -> Option<Effects> {
+        if self.is_inside_entry {
+            return None;
+        }
+        self.is_checkpoint_due = false;
+        Some(Effects {
+            append: self.next_entry(PlanEntry::default()),
+            batches,
+            is_checkpoint_due: true,
+            ..Effects::default()
+        })
+    }
+
+    /// Carries out new decisions and records them.
+    fn record(
+        &mut self,
+        decisions: PlanEntry,
+        vectors: Vec<(Id, ItemVectors)>,
+    ) -> Result<Effects, StageError> {
+        if self.is_following() || decisions.is_empty() {
+            return Ok(Effects::default());
+        }
+        let mut batches = Vec::new();
+        self.decide(&decisions.marks, vectors, decisions.flush, &mut batches)?;
+        Ok(self.hand_over(decisions, batches))
+    }
+
+    /// Carries out the decisions of one entry, in the order in which an entry lists them.
+    fn decide(
+        &mut self,
+        marks: &[(PartitionId, Mark)],
+        vectors: Vec<(Id, ItemVectors)>,
+        is_flush: bool,
+        batches: &mut Vec<Batch>,
+    ) -> Result<(), StageError> {
+        for (partition, mark) in marks {
+            self.stage.mark(*partition, *mark, batches)?;
+        }
+        for (item, vectors) in vectors {
+            self.stage.use_vectors(item, vectors);
+        }
+        if is_flush {
+            batches.extend(self.stage.flush());
+        }
+        Ok(())
+    }
+
+    /// The effects of new batches and decisions, with an entry where the plan needs one.
+    fn hand_over(&mut self, decisions: PlanEntry, batches: Vec<Batch>) -> Effects {
+        self.note_due(&batches);
+        if self.is_following() || (batches.is_empty() && decisions.is_empty()) {
+            return Effects {
+                batches,
+                ..Effects::default()
+            };
+        }
+        Effects {
+            append: self.next_entry(decisions),
+            batches,
+            is_checkpoint_due: std::mem::take(&mut self.is_checkpoint_due),
+            ..Effects::default()
+        }
+    }
+
+    /// The entry for these decisions and what was released since the last one. `None` without either, and while
+    /// the plan is followed.
+    fn next_entry(&mut self, decisions: PlanEntry) -> Option<PlanEntry> {
+        let entry = PlanEntry {
+            seq: self.plan_position,
+            runs: self.orderer.take_runs(),
+            ..decisions
+        };
+        if self.is_following() || entry.is_empty() {
+            return None;
+        }
+        self.plan_position += 1;
+        Some(entry)
+    }
+
+    /// The first batch of a lineage is due too, so that whatever is served belongs to a snapshot.
+    fn note_due(&mut self, batches: &[Batch]) {
+        self.is_checkpoint_due |= batches
+            .iter()
+            .any(|batch| batch.seq == 0 || (batch.seq + 1).is_multiple_of(self.checkpoint_every));
+    }
+}
