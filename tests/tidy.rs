@@ -1,54 +1,60 @@
-//! The house rules that no compiler checks: who may import whom, how long a file may be, that every file says what it is.
+//! Rules of the repository that no compiler checks: imports between crates, lengths of files, file headers, documents.
 //!
-//! The floors are those of ARCHITECTURE.md. A crate imports only crates of floors below its own, so neighbours never meet;
-//! and each outside library with weight of its own (a broker, tensors, an async runtime) has its seat in named crates.
+//! The layers are those of ARCHITECTURE.md. A crate imports only crates of lower layers, so crates of one layer are
+//! independent. A heavy external library (a broker client, tensors, an async runtime) is allowed in named crates only.
+//! `tidy/documents.rs` checks the Markdown files.
+
+#[path = "tidy/documents.rs"]
+mod documents;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-const LONGEST_FILE_LINES: usize = 500;
+/// Longest file, lines, inline tests included.
+const MAX_FILE_LINES: usize = 500;
 
-/// One crate's place in the house.
-struct Room {
+/// The rules of one crate.
+struct CrateRules {
     name: &'static str,
     folder: &'static str,
-    floor: u8,
-    /// Lower crates that it must not import all the same: what it learns of them comes to it through `ouzel`.
-    never: &'static [&'static str],
-    /// Words that its sources never contain, beyond what the manifests forbid.
+    /// A crate imports crates with a lower number only.
+    layer: u8,
+    /// Crates of lower layers that it must not import either; `ouzel` passes it what it needs of them.
+    must_not_import: &'static [&'static str],
+    /// Words that its sources must not contain, beyond what the manifest forbids.
     forbidden_words: &'static [&'static str],
 }
 
-const HOUSE: &[Room] = &[
-    Room {
+const CRATES: &[CrateRules] = &[
+    CrateRules {
         name: "ouzel",
         folder: ".",
-        floor: 4,
-        never: &[],
+        layer: 4,
+        must_not_import: &[],
         forbidden_words: &[],
     },
-    Room {
+    CrateRules {
         name: "ouzel-learner",
         folder: "learner",
-        floor: 3,
-        never: &["ouzel-ingest"],
+        layer: 3,
+        must_not_import: &["ouzel-ingest"],
         forbidden_words: CLOCK,
     },
-    Room {
+    CrateRules {
         name: "ouzel-serving",
         folder: "serving",
-        floor: 3,
-        never: &["ouzel-ingest"],
+        layer: 3,
+        must_not_import: &["ouzel-ingest"],
         forbidden_words: &[],
     },
-    Room {
+    CrateRules {
         name: "ouzel-model",
         folder: "learner/model",
-        floor: 2,
-        never: &["ouzel-ingest"],
-        // Optimizers and losses are a floor up; what would let channels, threads and clocks in is named here.
+        layer: 2,
+        must_not_import: &["ouzel-ingest"],
+        // The manifest keeps optimizers and losses out; these words keep channels, threads and clocks out.
         forbidden_words: &[
             "std::thread",
             "std::sync::mpsc",
@@ -56,25 +62,25 @@ const HOUSE: &[Room] = &[
             "SystemTime::now",
         ],
     },
-    Room {
+    CrateRules {
         name: "ouzel-ingest",
         folder: "ingest",
-        floor: 1,
-        never: &[],
+        layer: 1,
+        must_not_import: &[],
         forbidden_words: CLOCK,
     },
-    Room {
+    CrateRules {
         name: "ouzel-snapshot",
         folder: "snapshot",
-        floor: 1,
-        never: &[],
+        layer: 1,
+        must_not_import: &[],
         forbidden_words: CLOCK,
     },
-    Room {
+    CrateRules {
         name: "ouzel-sample",
         folder: "ingest/sample",
-        floor: 0,
-        never: &[],
+        layer: 0,
+        must_not_import: &[],
         forbidden_words: &[
             "std::fs",
             "std::net",
@@ -85,11 +91,11 @@ const HOUSE: &[Room] = &[
         ],
     },
 ];
-/// The wall clock would make a replay differ from the run that it repeats.
+/// Reads of the wall clock, which would make a replay differ from the original run.
 const CLOCK: &[&str] = &["SystemTime::now"];
 
-/// Outside libraries with a seat: a crate that is not named beside one never depends on it.
-const SEATS: &[(&str, &[&str])] = &[
+/// External libraries, each with the only crates that may depend on it.
+const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("rdkafka", &["ouzel-ingest"]),
     ("rdkafka-sys", &["ouzel-ingest"]),
     ("tch", &["ouzel-model", "ouzel-learner", "ouzel-serving"]),
@@ -121,11 +127,11 @@ fn manifest(folder: &str) -> Table {
         .unwrap_or_else(|error| panic!("cannot parse {}: {error}", path.display()))
 }
 
-fn room(name: &str) -> Option<&'static Room> {
-    HOUSE.iter().find(|room| room.name == name)
+fn rules(name: &str) -> Option<&'static CrateRules> {
+    CRATES.iter().find(|rules| rules.name == name)
 }
 
-/// The crates that a manifest imports, by the name of the package behind each key, in every section and for every target.
+/// The package names that a manifest depends on, of every section and target.
 fn imports(manifest: &Table) -> Vec<String> {
     let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
     let targets = manifest
@@ -151,51 +157,54 @@ fn imports(manifest: &Table) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with one crate's imports, a line each.
+/// Violations of the import rules in one manifest, one line each.
 fn import_violations(manifest: &Table) -> Vec<String> {
     let name = manifest["package"]["name"]
         .as_str()
         .expect("a package has a name");
-    let Some(importer) = room(name) else {
+    let Some(importer) = rules(name) else {
         return vec![format!(
-            "{name} has no floor: add it to HOUSE in tests/tidy.rs and to ARCHITECTURE.md"
+            "{name} has no layer: add it to CRATES in tests/tidy.rs and to the table in ARCHITECTURE.md"
         )];
     };
     let imports = imports(manifest);
-    let unhoused = imports.iter().filter_map(|import| {
-        let imported = room(import)?;
-        if imported.floor >= importer.floor {
+    let wrong_crates = imports.iter().filter_map(|import| {
+        let imported = rules(import)?;
+        if imported.layer >= importer.layer {
             Some(format!(
-                "{name} (floor {}) imports {import} (floor {})",
-                importer.floor, imported.floor
+                "{name} (layer {}) imports {import} (layer {})",
+                importer.layer, imported.layer
             ))
         } else {
             importer
-                .never
+                .must_not_import
                 .contains(&imported.name)
                 .then(|| format!("{name} must never import {import}"))
         }
     });
-    let unseated = imports.iter().filter_map(|import| {
-        let (_, seats) = SEATS.iter().find(|(library, _)| library == import)?;
-        (!seats.contains(&name)).then(|| format!("{name} imports {import}, whose seats are {seats:?}"))
+    let wrong_libraries = imports.iter().filter_map(|import| {
+        let (_, allowed) = RESTRICTED_LIBRARIES
+            .iter()
+            .find(|(library, _)| library == import)?;
+        (!allowed.contains(&name))
+            .then(|| format!("{name} imports {import}, which only {allowed:?} may import"))
     });
-    unhoused.chain(unseated).collect()
+    wrong_crates.chain(wrong_libraries).collect()
 }
 
-/// Whether a file tests or measures: it has to be short, but may use any word, and its test names say what it is.
+/// Returns true for tests and benchmarks: they may use any word and need no header.
 fn is_test(path: &str) -> bool {
     path.split(['/', '.'])
         .any(|part| ["tests", "benches"].contains(&part))
 }
 
-/// What is wrong with one Rust file, a line each; `forbidden` are the words of the crate that it belongs to.
+/// Violations of the file rules in one Rust file, one line each; `forbidden` are the forbidden words of its crate.
 fn file_violations(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     let mut violations = Vec::new();
     let n_lines = text.lines().count();
-    if n_lines > LONGEST_FILE_LINES {
+    if n_lines > MAX_FILE_LINES {
         violations.push(format!(
-            "{path} has {n_lines} lines, over {LONGEST_FILE_LINES}: split it by idea"
+            "{path} has {n_lines} lines, over {MAX_FILE_LINES}: split it by idea"
         ));
     }
     if is_test(path) {
@@ -203,14 +212,14 @@ fn file_violations(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     }
     if !text.starts_with("//!") {
         violations.push(format!(
-            "{path} does not start with a //! header that says what it is and owns"
+            "{path} does not start with a //! header that says what it is"
         ));
     }
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     for (word, line) in code.flat_map(|line| forbidden.iter().map(move |word| (word, line))) {
         if line.contains(word) {
             violations.push(format!(
-                "{path} uses {word}, which its crate must not know: {}",
+                "{path} uses {word}, which is forbidden in its crate: {}",
                 line.trim()
             ));
         }
@@ -218,7 +227,7 @@ fn file_violations(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     violations
 }
 
-/// All Rust files under a folder, without build output, hidden folders and the folders of other crates.
+/// Appends all Rust files below a folder, except build output, hidden folders and the folders of other crates.
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     let entries =
         fs::read_dir(folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
@@ -238,17 +247,17 @@ fn report(violations: &[String]) {
 }
 
 #[test]
-fn every_crate_imports_only_from_the_floors_below() {
+fn every_crate_imports_only_lower_layers() {
     report(
-        &HOUSE
+        &CRATES
             .iter()
-            .flat_map(|room| import_violations(&manifest(room.folder)))
+            .flat_map(|rules| import_violations(&manifest(rules.folder)))
             .collect::<Vec<_>>(),
     );
 }
 
 #[test]
-fn the_house_and_the_workspace_name_the_same_crates() {
+fn the_rules_and_the_workspace_name_the_same_crates() {
     let mut members: Vec<String> = manifest(".")["workspace"]["members"]
         .as_array()
         .expect("the workspace lists its members")
@@ -256,41 +265,44 @@ fn the_house_and_the_workspace_name_the_same_crates() {
         .map(|member| member.as_str().expect("a member is a path").to_owned())
         .chain([".".to_owned()])
         .collect();
-    let mut folders: Vec<String> = HOUSE.iter().map(|room| room.folder.to_owned()).collect();
+    let mut folders: Vec<String> = CRATES.iter().map(|rules| rules.folder.to_owned()).collect();
     members.sort();
     folders.sort();
     assert_eq!(members, folders);
-    for room in HOUSE {
-        assert_eq!(manifest(room.folder)["package"]["name"].as_str(), Some(room.name));
+    for rules in CRATES {
+        assert_eq!(
+            manifest(rules.folder)["package"]["name"].as_str(),
+            Some(rules.name)
+        );
     }
 }
 
 #[test]
-fn every_file_is_short_and_says_what_it_is() {
+fn every_file_is_short_and_has_a_header() {
     let mut violations = Vec::new();
     let mut n_files = 0;
-    for room in HOUSE {
+    for rules in CRATES {
         let mut files = Vec::new();
-        rust_files(&repository().join(room.folder), &mut files);
+        rust_files(&repository().join(rules.folder), &mut files);
         n_files += files.len();
         for path in files {
-            let shown = path
+            let relative = path
                 .strip_prefix(repository())
                 .unwrap_or(&path)
                 .display()
                 .to_string();
-            violations.extend(file_violations(&shown, &read(&path), room.forbidden_words));
+            violations.extend(file_violations(&relative, &read(&path), rules.forbidden_words));
         }
     }
     assert!(
-        n_files >= HOUSE.len(),
-        "only {n_files} Rust files found: the walk is broken"
+        n_files >= CRATES.len(),
+        "found only {n_files} Rust files: the directory walk is broken"
     );
     report(&violations);
 }
 
 #[test]
-fn a_wrong_import_is_found_in_any_section_and_under_any_name() {
+fn a_wrong_import_is_detected_in_any_section_and_under_any_name() {
     let cases = [
         (
             "[package]\nname='ouzel-learner'\n[dependencies]\nouzel-ingest.workspace=true",
@@ -330,7 +342,7 @@ fn a_wrong_import_is_found_in_any_section_and_under_any_name() {
             "[package]\nname='ouzel-snapshot'\n[dependencies]\nsafetensors='0.8'",
             true,
         ),
-        ("[package]\nname='ouzel-newcomer'", false),
+        ("[package]\nname='ouzel-unknown'", false),
     ];
     for (text, allowed) in cases {
         let violations = import_violations(&text.parse().expect("the case is TOML"));
@@ -339,8 +351,8 @@ fn a_wrong_import_is_found_in_any_section_and_under_any_name() {
 }
 
 #[test]
-fn a_long_silent_or_forbidden_file_is_found() {
-    let long = format!("//! Long.\n{}", "\n".repeat(LONGEST_FILE_LINES));
+fn a_file_that_is_long_or_without_header_or_with_a_forbidden_word_is_detected() {
+    let long = format!("//! Long.\n{}", "\n".repeat(MAX_FILE_LINES));
     let cases = [
         ("a/src/case.rs", "//! A file.\nfn f() {}\n", 0),
         ("a/src/case.rs", "fn f() {}\n", 1),
