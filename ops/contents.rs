@@ -173,7 +173,7 @@ impl Contents {
             for vectors in self.vectors(&items, |_| {})? {
                 for (modality, vector) in vectors.into_iter().enumerate() {
                     let Some(vector) = vector else { continue };
-                    if let ouzel_sample::Origin::Encoded(hash) = vector.origin {
+                    if let ouzel_sample::VectorOrigin::Encoded(hash) = vector.origin {
                         found.insert((modality, hash), vector.values);
                     }
                 }

@@ -252,7 +252,7 @@ pub fn schema(config: &Config) -> String {
     let mut meaning = serde_json::json!({
         "salt": config.ids.salt,
         "dense": DENSE_NAMES.as_slice(),
-        "features": config.feature_config().meaning(),
+        "features": config.feature_config().without_limits(),
         "texts": config.content.texts,
         "tasks": config.task_names(),
         "model": config.model_config(),
@@ -267,7 +267,11 @@ pub fn schema(config: &Config) -> String {
 /// Reads `stream[partition]`.
 fn partition(name: &str) -> anyhow::Result<PartitionId> {
     let parts = name.strip_suffix(']').and_then(|name| name.split_once('['));
-    let stream = parts.and_then(|(name, _)| Stream::EVERY.into_iter().find(|stream| stream.name() == name));
+    let stream = parts.and_then(|(name, _)| {
+        Stream::WITH_SAMPLES
+            .into_iter()
+            .find(|stream| stream.name() == name)
+    });
     let number = parts.and_then(|(_, number)| i32::from_str(number).ok());
     match (stream, number) {
         (Some(stream), Some(partition)) => Ok(PartitionId { stream, partition }),
@@ -283,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_read_as_it_is_written() {
-        for stream in Stream::EVERY {
+        for stream in Stream::WITH_SAMPLES {
             let id = PartitionId {
                 stream,
                 partition: 12,

@@ -14,13 +14,13 @@ pub mod poll;
 pub mod save;
 
 use ouzel_ingest::StageCheckpoint;
-use ouzel_sample::{Batch, PartitionId, Recorded};
+use ouzel_sample::{Batch, DecodedRecord, PartitionId};
 
 /// From poll to join.
 #[derive(Debug)]
 pub enum Read {
     /// Decoded records of one partition, in offset order.
-    Records(Vec<Recorded>),
+    Records(Vec<DecodedRecord>),
     /// A partition was read to its end.
     AtEnd(PartitionId),
     /// The log has gained a partition, which is read from offset 0.

@@ -17,7 +17,7 @@ use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::{Decoder, Stage};
 use ouzel_learner::Trainer;
 use ouzel_sample::{
-    Candidate, EventTime, FeatureState, PartitionId, Position, Record, Recorded, Request, Stream,
+    Candidate, DecodedRecord, EventTime, FeatureState, PartitionId, Position, Record, Request, Stream,
 };
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 use serde_json::{Value, json};
@@ -219,7 +219,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         flood.step(n, &mut records);
         n += 1;
         for record in records.drain(..) {
-            let recorded: Recorded = decoder.decode(&record);
+            let recorded: DecodedRecord = decoder.decode(&record);
             n_rejected += usize::from(recorded.event.is_err());
             stage.take(&recorded, &mut batches).unwrap();
         }

@@ -18,8 +18,8 @@ mod wire;
 use std::borrow::Cow;
 
 use ouzel_sample::{
-    Action, Attribute, Deletion, Event, EventTime, Id, IdKind, IdSpace, Impression, Item, MAX_ID_BYTES,
-    Record, Recorded, Reject, RejectReason, ShownItem, Slot, Stream, TaskId,
+    Action, Attribute, AttributeField, DecodedRecord, Deletion, Event, EventTime, Id, IdKind, IdSpace,
+    Impression, Item, MAX_ID_BYTES, Record, Reject, RejectReason, ShownItem, Stream, TaskId,
 };
 
 pub use reveal::Reveal;
@@ -95,14 +95,14 @@ impl Decoder {
 
     /// The event of `record`, or why there is none. Never panics, whatever the payload.
     #[must_use]
-    pub fn decode(&self, record: &Record) -> Recorded {
+    pub fn decode(&self, record: &Record) -> DecodedRecord {
         let stream = record.position.partition.stream;
         let event = self.event(record);
         match &event {
             Ok((_, skipped)) => self.tally.event(stream, skipped.unknown, skipped.ignored),
             Err(reject) => self.tally.reject(stream, reject.reason),
         }
-        Recorded {
+        DecodedRecord {
             position: record.position,
             timestamp_ms: record.timestamp_ms,
             event: event.map(|(event, _)| event),
@@ -159,7 +159,7 @@ impl Decoder {
                         unknown: wire.n_unknown,
                         ignored: wire.n_ignored,
                     };
-                    return Ok((Event::Deleted(deletion), skipped));
+                    return Ok((Event::Deletion(deletion), skipped));
                 }
                 let (item, n_numbers) = self.item(&wire, record)?;
                 let skipped = Skipped {
@@ -208,7 +208,7 @@ impl Decoder {
             ts,
             items,
             context,
-            revealed: None,
+            known_actions: None,
         })
     }
 
@@ -249,19 +249,19 @@ impl Decoder {
         let id = self.id(IdKind::Item, "item_id", name)?;
         let ts = self.time(wire.ts_ms, record)?;
         let mut attributes = Vec::new();
-        let mut add = |slot, name: &str, value: &str| {
+        let mut add = |field, name: &str, value: &str| {
             if !value.is_empty() {
                 attributes.push(Attribute {
-                    slot,
+                    field,
                     value: self.ids.attribute(name, value),
                 });
             }
         };
         for value in texts(wire.category.as_ref()) {
-            add(Slot::Category, "category", value);
+            add(AttributeField::Category, "category", value);
         }
         for value in texts(wire.author.as_ref()) {
-            add(Slot::Author, "author", value);
+            add(AttributeField::Author, "author", value);
         }
         let mut n_numbers = 0;
         let features = wire.features.as_ref().map_or(&[][..], |pairs| &pairs.0);
@@ -269,8 +269,10 @@ impl Decoder {
         for (name, values) in features {
             for scalar in values.as_slice() {
                 match scalar {
-                    Scalar::Text(text) => add(Slot::Tag, name, text),
-                    Scalar::Bool(flag) => add(Slot::Tag, name, if *flag { "true" } else { "false" }),
+                    Scalar::Text(text) => add(AttributeField::Tag, name, text),
+                    Scalar::Bool(flag) => {
+                        add(AttributeField::Tag, name, if *flag { "true" } else { "false" })
+                    }
                     // The parser has refused numbers that are not finite.
                     Scalar::Integer(_) | Scalar::Unsigned(_) | Scalar::Float(_) => n_numbers += 1,
                     Scalar::Null => {}

@@ -100,8 +100,8 @@ mod tests {
     use std::sync::Arc;
 
     use ouzel_sample::{
-        Deletion, Event, FeatureConfig, FeatureQuery, FeatureState, Impression, Item, PartitionId, Position,
-        Recorded, ShownItem, Stream, VectorId,
+        DecodedRecord, Deletion, Event, FeatureConfig, FeatureQuery, FeatureState, Impression, Item,
+        PartitionId, Position, ShownItem, Stream, VectorId,
     };
 
     use crate::Stage;
@@ -109,16 +109,16 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
 
-    fn record(stream: Stream, offset: i64, event: Event) -> Recorded {
+    fn record(stream: Stream, offset: i64, event: Event) -> DecodedRecord {
         let partition = PartitionId { stream, partition: 0 };
-        Recorded {
+        DecodedRecord {
             position: Position { partition, offset },
             timestamp_ms: None,
             event: Ok(event),
         }
     }
 
-    fn item(offset: i64, ts: i64) -> Recorded {
+    fn item(offset: i64, ts: i64) -> DecodedRecord {
         let item = Item {
             id: Id(7),
             name: "seven".into(),
@@ -131,16 +131,16 @@ mod tests {
         record(Stream::Items, offset, Event::Item(Box::new(item)))
     }
 
-    fn deletion(offset: i64, ts: i64) -> Recorded {
+    fn deletion(offset: i64, ts: i64) -> DecodedRecord {
         let deletion = Deletion {
             item: Id(7),
             ts: EventTime(ts),
         };
-        record(Stream::Items, offset, Event::Deleted(deletion))
+        record(Stream::Items, offset, Event::Deletion(deletion))
     }
 
     /// A slate of the item and another, its window closed by the next.
-    fn impression(n: i64) -> Recorded {
+    fn impression(n: i64) -> DecodedRecord {
         let shown = |item| ShownItem {
             item: Id(item),
             position: None,
@@ -151,7 +151,7 @@ mod tests {
             ts: EventTime(n * 20 * MINUTE),
             items: vec![shown(7), shown(8)],
             context: vec![],
-            revealed: None,
+            known_actions: None,
         };
         record(Stream::Impressions, n, Event::Impression(impression))
     }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// What each record does: the deleted items of the batches it fills.
-    fn told(stage: &mut Stage, recorded: &Recorded) -> Vec<Vec<Id>> {
+    fn told(stage: &mut Stage, recorded: &DecodedRecord) -> Vec<Vec<Id>> {
         let mut batches = Vec::new();
         stage.take(recorded, &mut batches).unwrap();
         batches.into_iter().map(|batch| batch.deleted).collect()
@@ -214,7 +214,7 @@ mod tests {
             assert_eq!(after.bytes, again.bytes);
             is_known.push(stage.features().item(Id(7)).is_some());
             assert_eq!(
-                stage.features().vectors().of(Id(7)) != VectorId::NONE,
+                stage.features().vectors().current(Id(7)) != VectorId::NONE,
                 is_known[is_known.len() - 1]
             );
         }
@@ -247,6 +247,6 @@ mod tests {
         assert_eq!((deleted.content, deleted.attributes.len()), (VectorId::NONE, 0));
         // What was encoded of it meanwhile comes too late.
         stage.use_vectors(Id(7), Default::default());
-        assert_eq!(stage.features().vectors().of(Id(7)), VectorId::NONE);
+        assert_eq!(stage.features().vectors().current(Id(7)), VectorId::NONE);
     }
 }

@@ -58,7 +58,7 @@ impl DeadLetters {
     /// # Errors
     /// When a property is refused.
     pub fn kafka(config: &KafkaConfig) -> Result<Self, Error> {
-        let names = Stream::EVERY.map(|stream| (stream, config.topics.dead_letters(stream)));
+        let names = Stream::WITH_SAMPLES.map(|stream| (stream, config.topics.dead_letters(stream)));
         let producer = feeder::producer(&config.bootstrap, &config.properties, names.into())?;
         Ok(Self::to(Sink::Kafka(Box::new(producer)), config.topics.clone()))
     }

@@ -50,7 +50,7 @@ impl Feeder {
         user_properties: &BTreeMap<String, String>,
         topics: Topics,
     ) -> Result<Self, Error> {
-        let names = Stream::EVERY.map(|stream| (stream, topics.name(stream).to_owned()));
+        let names = Stream::WITH_SAMPLES.map(|stream| (stream, topics.name(stream).to_owned()));
         Ok(Self {
             producer: producer(bootstrap, user_properties, names.into())?,
             topics,

@@ -10,7 +10,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ouzel_sample::{EventTime, PartitionId, Position, Positions, Recorded, Stream};
+use ouzel_sample::{DecodedRecord, EventTime, PartitionId, Position, Positions, Stream};
 
 use crate::plan::Run;
 
@@ -71,7 +71,7 @@ enum Ahead {
 
 #[derive(Debug)]
 struct Lane {
-    records: VecDeque<(Key, Recorded)>,
+    records: VecDeque<(Key, DecodedRecord)>,
     /// The offset the next record pushed must have at least.
     next: i64,
     /// The time of the last record pushed: a rejected record without any time sorts with it.
@@ -141,7 +141,7 @@ impl Orderer {
     }
 
     /// Queues a record. Offsets of a partition may have gaps, but never go back.
-    pub fn push(&mut self, recorded: Recorded) -> Result<(), OrderError> {
+    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), OrderError> {
         let position = recorded.position;
         let lane = self
             .lanes
@@ -209,7 +209,7 @@ impl Orderer {
     ///
     /// Merging waits for every partition that has no record at hand. `release_all` says that those at their end
     /// were waited for long enough; one that is not at its end is always waited for.
-    pub fn next(&mut self, release_all: bool) -> Result<Option<Recorded>, OrderError> {
+    pub fn next(&mut self, release_all: bool) -> Result<Option<DecodedRecord>, OrderError> {
         if let Some(partition) = self.planned_head()? {
             return Ok(partition.and_then(|partition| self.release(partition)));
         }
@@ -330,7 +330,7 @@ impl Orderer {
     }
 
     /// Releases the head of `partition` and takes it down.
-    fn take(&mut self, partition: PartitionId) -> Option<Recorded> {
+    fn take(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
         let recorded = self.release(partition)?;
         let offset = recorded.position.offset;
         match self.runs.last_mut() {
@@ -344,7 +344,7 @@ impl Orderer {
         Some(recorded)
     }
 
-    fn release(&mut self, partition: PartitionId) -> Option<Recorded> {
+    fn release(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
         let lane = self.lanes.get_mut(&partition)?;
         let (key, recorded) = lane.records.pop_front()?;
         self.heads.remove(&key);

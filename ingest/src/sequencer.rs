@@ -16,7 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, Event, Id, Item, ItemVectors, Origin, PartitionId, Position, Positions, Recorded, Vector,
+    Batch, DecodedRecord, Event, Id, Item, ItemVectors, PartitionId, Position, Positions, Vector,
+    VectorOrigin,
 };
 
 use crate::join::Mark;
@@ -44,7 +45,7 @@ pub struct Effects {
 #[derive(Debug)]
 pub enum Next {
     /// A record, for [`Sequencer::take`].
-    Record(Recorded),
+    Record(DecodedRecord),
     /// Every record of the recorded entry was taken: [`Sequencer::end_entry`] completes it with the vectors of
     /// these items.
     EndOfEntry(Vec<Encoded>),
@@ -55,7 +56,7 @@ pub enum Next {
 pub struct Sequencer {
     stage: Stage,
     orderer: Orderer,
-    /// Recorded entries that are not complete yet.
+    /// DecodedRecord entries that are not complete yet.
     recorded: VecDeque<PlanEntry>,
     /// Some records of the first recorded entry were taken: the plan has no name for this point.
     is_inside_entry: bool,
@@ -98,7 +99,7 @@ impl Sequencer {
     }
 
     /// Queues a record that was read.
-    pub fn push(&mut self, recorded: Recorded) -> Result<(), OrderError> {
+    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), OrderError> {
         self.orderer.push(recorded)
     }
 
@@ -134,7 +135,7 @@ impl Sequencer {
     }
 
     /// Joins the record that [`Sequencer::next`] returned.
-    pub fn take(&mut self, recorded: &Recorded) -> Result<Effects, StageError> {
+    pub fn take(&mut self, recorded: &DecodedRecord) -> Result<Effects, StageError> {
         let mut batches = Vec::new();
         self.stage.take(recorded, &mut batches)?;
         self.is_inside_entry = self.is_following();
@@ -197,8 +198,8 @@ impl Sequencer {
     /// Uses content vectors from here on. Changes nothing while the plan is followed.
     pub fn use_vectors(&mut self, vectors: Vec<(Id, ItemVectors)>) -> Result<Effects, StageError> {
         let content = |vector: &Option<Vector>| match vector.as_ref()?.origin {
-            Origin::Encoded(content) => Some(content),
-            Origin::Given(_) => None,
+            VectorOrigin::Encoded(content) => Some(content),
+            VectorOrigin::Provided(_) => None,
         };
         let decisions = PlanEntry {
             encoded: vectors

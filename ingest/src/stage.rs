@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use metrics::counter;
 use ouzel_sample::{
-    Action, Batch, Batcher, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError, Id, Impression,
-    ItemVectors, JoinEvent, JoinRecord, Ledger, PartitionId, Positions, Recorded, Sample, Shown,
+    Action, Batch, Batcher, DecodedRecord, Event, EventTime, FeatureConfig, FeatureState, FeatureStateError,
+    Id, Impression, ItemVectors, JoinEvent, JoinRecord, Ledger, PartitionId, Positions, Sample, ShownSlate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +105,7 @@ pub struct Stage {
     deleted: Deleted,
     groups: Vec<Vec<Sample>>,
     /// JoinResultReceiver accepted since the last batch. Not part of a cut: it serves validation alone.
-    shown: Vec<Shown>,
+    shown: Vec<ShownSlate>,
 }
 
 impl Stage {
@@ -188,7 +188,7 @@ impl Stage {
     /// Takes the next record of the merged log; full batches are appended to `out`.
     ///
     /// A record from before the stage's positions was taken already and changes nothing.
-    pub fn take(&mut self, recorded: &Recorded, out: &mut Vec<Batch>) -> Result<Outcome, StageError> {
+    pub fn take(&mut self, recorded: &DecodedRecord, out: &mut Vec<Batch>) -> Result<Outcome, StageError> {
         if !self.rest.positions.advance(recorded.position) {
             return Ok(Outcome::Passed);
         }
@@ -210,7 +210,7 @@ impl Stage {
                 }
                 Outcome::Passed
             }
-            (Ok(Event::Deleted(deletion)), _) => {
+            (Ok(Event::Deletion(deletion)), _) => {
                 self.rest.n_items += 1;
                 if self.features.delete_item(deletion) {
                     self.deleted.delete(deletion.item, deletion.ts);
@@ -230,7 +230,7 @@ impl Stage {
     }
 
     /// Joins an impression or an action.
-    fn join(&mut self, recorded: &Recorded) -> Result<Outcome, StageError> {
+    fn join(&mut self, recorded: &DecodedRecord) -> Result<Outcome, StageError> {
         let Join::Here(joiner) = &mut self.join else {
             return Ok(Outcome::Passed);
         };
@@ -255,15 +255,15 @@ impl Stage {
                     } else {
                         &impression.context
                     };
-                    features.act(&action, context);
+                    features.add_action(&action, context);
                 }
             }
             (Ok(Event::Action(action)), Outcome::Matched(request)) => {
-                features.act(action, request.as_ref().map_or(&[], |request| &request.context));
+                features.add_action(action, request.as_ref().map_or(&[], |request| &request.context));
             }
             // The user did it, though it comes too late for a sample. One that is early waits: the features
             // of its own impression must not contain it.
-            (Ok(Event::Action(action)), Outcome::LateAction) => features.act(action, &[]),
+            (Ok(Event::Action(action)), Outcome::LateAction) => features.add_action(action, &[]),
             _ => {}
         }
         Ok(outcome)
@@ -283,7 +283,7 @@ impl Stage {
             (ReceiveEffect::AttributedAction(actions, request), _) => {
                 let context = request.as_ref().map_or(&[][..], |request| &request.context);
                 for action in &actions {
-                    features.act(action, context);
+                    features.add_action(action, context);
                 }
             }
             _ => {}

@@ -56,9 +56,9 @@ impl Topics {
     /// Every topic that one process doing everything touches: the three streams, then their dead letters.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
-        let streams = Stream::ALL.iter().map(|stream| self.name(*stream).to_owned());
+        let streams = Stream::EVENTS.iter().map(|stream| self.name(*stream).to_owned());
         streams
-            .chain(Stream::ALL.iter().map(|stream| self.dead_letters(*stream)))
+            .chain(Stream::EVENTS.iter().map(|stream| self.dead_letters(*stream)))
             .collect()
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use ouzel_model::{Calibration, Weights};
-use ouzel_sample::{EventTime, Kind, Sample};
+use ouzel_sample::{EventTime, Sample, SampleKind};
 
 use crate::loss::Policy;
 use crate::objective::Objective;
@@ -193,12 +193,12 @@ impl Trainer {
 }
 
 /// What a certain label adds to the items shown and to the positives among them; none of one that is not certain.
-fn counted(policy: Policy, kind: Kind, y: bool) -> Option<(f64, f64)> {
+fn counted(policy: Policy, kind: SampleKind, y: bool) -> Option<(f64, f64)> {
     let came = f64::from(u8::from(y));
     match (policy, kind) {
         // It was shown, and counted as a negative, before.
-        (Policy::Plain, Kind::Correction) => Some((0.0, 1.0)),
-        (Policy::Plain, _) | (Policy::Defer, Kind::RealCopy) => Some((1.0, came)),
+        (Policy::Plain, SampleKind::Correction) => Some((0.0, 1.0)),
+        (Policy::Plain, _) | (Policy::Defer, SampleKind::RealCopy) => Some((1.0, came)),
         _ => None,
     }
 }
@@ -247,7 +247,7 @@ mod tests {
                 predicted += f64::from(crate::loss::sigmoid(served));
                 came += f64::from(u8::from(y));
             }
-            let told = [sample(i, i, Kind::Final, y)];
+            let told = [sample(i, i, SampleKind::Final, y)];
             if objective.takes(&told[0]) {
                 calibrator.observe(&told, &objective, &[z]);
             }
@@ -283,7 +283,7 @@ mod tests {
             for i in 0..200_000 {
                 // Both outcomes, so that b alone cannot do it.
                 let (z, y) = if i % 2 == 0 { (z, y) } else { (-z, !y) };
-                calibrator.observe(&[sample(i, i, Kind::Final, y)], &objective, &[z]);
+                calibrator.observe(&[sample(i, i, SampleKind::Final, y)], &objective, &[z]);
             }
             let line = &calibrator.lines[0];
             assert!(line.a.is_finite() && line.b.is_finite(), "{z} {y} {line:?}");
@@ -293,7 +293,7 @@ mod tests {
             );
         }
         let mut calibrator = Calibrator::new(1);
-        let told = [sample(1, 1, Kind::Final, true)];
+        let told = [sample(1, 1, SampleKind::Final, true)];
         calibrator.observe(&told, &objective, &[f32::NAN]);
         calibrator.observe(&told, &objective, &[f32::INFINITY]);
         assert_eq!((calibrator.lines[0].a, calibrator.lines[0].b), (1.0, 0.0));
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn only_certain_labels_are_learned_from() {
-        use Kind::{Correction, EarlyNegative, Final, LatePositive, RealCopy};
+        use SampleKind::{Correction, EarlyNegative, Final, LatePositive, RealCopy};
         for (policy, kind, y, expected) in [
             (Policy::Plain, Final, true, Some((1.0, 1.0))),
             (Policy::Plain, Final, false, Some((1.0, 0.0))),

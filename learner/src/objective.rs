@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use ouzel_model::{ModelConfig, uniform};
-use ouzel_sample::{Id, IdHasher, Kind, Sample, TaskId};
+use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 
 use crate::config::LearnerConfig;
 use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
@@ -159,14 +159,14 @@ impl Objective {
         let offset = self.offset();
         match (self.policy, sample.kind) {
             // A positive instead of the negative that was learned before.
-            (_, Kind::Correction) => Loss {
+            (_, SampleKind::Correction) => Loss {
                 value: -z,
                 gradient: -1.0,
             },
             // Certain at once: there is no other sample of this item to be weighed against.
-            (Policy::Fnw, Kind::Final) => binary(z + offset, y),
+            (Policy::Fnw, SampleKind::Final) => binary(z + offset, y),
             // The same, for an output that stands for a stream in which each positive is also a negative.
-            (Policy::Fnc, Kind::Final) if y => {
+            (Policy::Fnc, SampleKind::Final) if y => {
                 let (one, zero) = (binary(z + offset, true), binary(z + offset, false));
                 Loss {
                     value: one.value + self.negative_rate * zero.value,
@@ -220,7 +220,7 @@ impl Objective {
     /// has nothing to add to them.
     fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut Gradients) {
         for (index, sample) in samples.iter().enumerate() {
-            if !matches!(sample.kind, Kind::Final | Kind::EarlyNegative) {
+            if !matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative) {
                 continue;
             }
             for (tasks, weight) in &self.bounds {
@@ -237,7 +237,7 @@ impl Objective {
     }
 
     fn is_certain(&self, sample: &Sample) -> bool {
-        self.policy == Policy::Plain || matches!(sample.kind, Kind::Final | Kind::RealCopy)
+        self.policy == Policy::Plain || matches!(sample.kind, SampleKind::Final | SampleKind::RealCopy)
     }
 }
 
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn certain_labels_alone_give_the_log_loss_and_the_slate_loss() {
-        let samples: Vec<Sample> = (0..3).map(|i| sample(1, i, Kind::Final, i == 1)).collect();
+        let samples: Vec<Sample> = (0..3).map(|i| sample(1, i, SampleKind::Final, i == 1)).collect();
         let logits = [0.5f32, -1.0, 2.0];
         let found = gradients(Policy::Plain, 1.0, &samples, &logits, &[]);
         let (slate, slate_gradient) = loss::slate(&[(0.5, false), (-1.0, true), (2.0, false)]).unwrap();
@@ -299,10 +299,13 @@ mod tests {
         let thin = objective(Policy::EsDfm, 0.1);
         let mut kept = 0u16;
         for request in 0..10_000 {
-            let first = sample(request, 3, Kind::EarlyNegative, false);
+            let first = sample(request, 3, SampleKind::EarlyNegative, false);
             let takes = thin.takes(&first);
-            assert_eq!(takes, thin.takes(&again(&first, Kind::RealCopy, false, false)));
-            assert!(thin.takes(&again(&first, Kind::LatePositive, true, true)));
+            assert_eq!(
+                takes,
+                thin.takes(&again(&first, SampleKind::RealCopy, false, false))
+            );
+            assert!(thin.takes(&again(&first, SampleKind::LatePositive, true, true)));
             assert!(objective(Policy::EsDfm, 1.0).takes(&first));
             kept += u16::from(takes);
         }
@@ -318,7 +321,7 @@ mod tests {
         let two = Objective::new(&config, &model(&["click", "order"]));
         let mut seen = [false; 2];
         for request in 0..20 {
-            let mut both = sample(request, 1, Kind::Final, false);
+            let mut both = sample(request, 1, SampleKind::Final, false);
             both.labels = both.labels.with(1, true);
             assert!(two.takes(&both), "task 1 is positive");
             let predicted = Predicted {
@@ -340,13 +343,13 @@ mod tests {
     fn the_auxiliary_logit_learns_from_each_positive_once() {
         let wrong = 0.5f32; // The gradient at logit 0 of a label 0; that of a label 1 is its negative.
         for (kind, y, is_late, expected) in [
-            (Kind::Final, true, false, wrong),
-            (Kind::Final, false, false, 0.0),
-            (Kind::EarlyNegative, false, false, 0.0),
-            (Kind::LatePositive, true, true, -wrong),
-            (Kind::RealCopy, true, true, -wrong),
-            (Kind::RealCopy, true, false, 0.0),
-            (Kind::RealCopy, false, false, 0.0),
+            (SampleKind::Final, true, false, wrong),
+            (SampleKind::Final, false, false, 0.0),
+            (SampleKind::EarlyNegative, false, false, 0.0),
+            (SampleKind::LatePositive, true, true, -wrong),
+            (SampleKind::RealCopy, true, true, -wrong),
+            (SampleKind::RealCopy, true, false, 0.0),
+            (SampleKind::RealCopy, false, false, 0.0),
         ] {
             let one = again(&sample(1, 1, kind, y), kind, y, is_late);
             let found = gradients(Policy::EsDfm, 0.999, &[one], &[0.0], &[0.0]);
@@ -356,10 +359,10 @@ mod tests {
 
     #[test]
     fn a_certain_positive_under_fnc_is_worth_both_samples_of_its_stream() {
-        let certain = sample(1, 1, Kind::Final, true);
+        let certain = sample(1, 1, SampleKind::Final, true);
         let stream = [
-            again(&certain, Kind::EarlyNegative, false, false),
-            again(&certain, Kind::LatePositive, true, true),
+            again(&certain, SampleKind::EarlyNegative, false, false),
+            again(&certain, SampleKind::LatePositive, true, true),
         ];
         let one = gradients(Policy::Fnc, 1.0, &[certain], &[-0.7], &[]);
         let two = gradients(Policy::Fnc, 1.0, &stream, &[-0.7, -0.7], &[]);
@@ -388,8 +391,8 @@ mod tests {
 
     #[test]
     fn a_correction_turns_the_gradient_of_a_negative_into_that_of_a_positive() {
-        let first = sample(1, 1, Kind::Final, false);
-        let correction = again(&first, Kind::Correction, true, true);
+        let first = sample(1, 1, SampleKind::Final, false);
+        let correction = again(&first, SampleKind::Correction, true, true);
         let found = gradients(Policy::Plain, 1.0, &[first, correction], &[0.8, 0.8], &[]);
         let both = found.logits[0] + found.logits[1];
         assert!((both - binary(0.8, true).gradient).abs() < 1e-6);
@@ -399,7 +402,7 @@ mod tests {
     fn the_weight_of_a_task_is_that_of_all_its_losses_and_of_no_other() {
         let samples: Vec<Sample> = (0..3)
             .map(|i| {
-                let mut both = sample(1, i, Kind::Final, i == 1);
+                let mut both = sample(1, i, SampleKind::Final, i == 1);
                 both.labels = both.labels.with(1, i == 2);
                 both
             })
@@ -434,11 +437,15 @@ mod tests {
     #[test]
     fn a_bound_moves_the_logits_of_its_tasks_once_an_item() {
         let (first, second) = (
-            sample(1, 1, Kind::Final, false),
-            sample(2, 2, Kind::EarlyNegative, false),
+            sample(1, 1, SampleKind::Final, false),
+            sample(2, 2, SampleKind::EarlyNegative, false),
         );
-        let corrections = [Kind::LatePositive, Kind::RealCopy, Kind::Correction]
-            .map(|kind| again(&first, kind, true, true));
+        let corrections = [
+            SampleKind::LatePositive,
+            SampleKind::RealCopy,
+            SampleKind::Correction,
+        ]
+        .map(|kind| again(&first, kind, true, true));
         let samples = [vec![first, second], corrections.to_vec()].concat();
         let logits: Vec<f32> = (0u8..20).map(|i| f32::from(i % 7) / 2.0 - 2.0).collect();
         let found = |weight: f32| {

@@ -4,7 +4,7 @@
 //! outcomes as far as they are known; with [`Policy::Fnc`], of the samples of the stream. Down-sampling does not
 //! touch them.
 
-use ouzel_sample::{Kind, Sample, TaskId};
+use ouzel_sample::{Sample, SampleKind, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::Policy;
@@ -89,11 +89,13 @@ impl Prior {
 /// What a label adds to the counts: items or samples, positives among them.
 fn told(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
     match (policy, sample.kind) {
-        (_, Kind::Correction) => (0.0, 1.0),
+        (_, SampleKind::Correction) => (0.0, 1.0),
         // Stands for both samples of its item, see `Objective`.
-        (Policy::Fnc, Kind::Final) if y => (2.0, 1.0),
-        (Policy::Plain | Policy::Fnc, _) | (_, Kind::Final | Kind::EarlyNegative) => (1.0, one(y)),
-        (_, Kind::LatePositive | Kind::RealCopy) => (0.0, one(is_late(sample, y))),
+        (Policy::Fnc, SampleKind::Final) if y => (2.0, 1.0),
+        (Policy::Plain | Policy::Fnc, _) | (_, SampleKind::Final | SampleKind::EarlyNegative) => {
+            (1.0, one(y))
+        }
+        (_, SampleKind::LatePositive | SampleKind::RealCopy) => (0.0, one(is_late(sample, y))),
     }
 }
 
@@ -101,9 +103,9 @@ fn told(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
 /// window closes, has no action to date it by.
 pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
     let came = match sample.kind {
-        Kind::LatePositive => true,
-        Kind::RealCopy => sample.action_record_ms.is_some(),
-        Kind::Final | Kind::EarlyNegative | Kind::Correction => false,
+        SampleKind::LatePositive => true,
+        SampleKind::RealCopy => sample.action_record_ms.is_some(),
+        SampleKind::Final | SampleKind::EarlyNegative | SampleKind::Correction => false,
     };
     y && came
 }
@@ -111,7 +113,7 @@ pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
 /// Whether a positive comes late, for each positive once.
 pub(crate) fn comes_late(sample: &Sample, y: bool) -> Option<bool> {
     match sample.kind {
-        Kind::Final if y => Some(false),
+        SampleKind::Final if y => Some(false),
         _ => is_late(sample, y).then_some(true),
     }
 }
@@ -159,7 +161,7 @@ mod tests {
     fn labels_known_at_once_give_the_same_prior_as_the_stream_they_stand_for() {
         for (policy, _) in streams() {
             let mut prior = Prior::new(policy, 1);
-            let samples: Vec<Sample> = (0..4).map(|i| sample(1, i, Kind::Final, i < 2)).collect();
+            let samples: Vec<Sample> = (0..4).map(|i| sample(1, i, SampleKind::Final, i < 2)).collect();
             prior.observe(&samples, 1e6);
             let expected = if policy == Policy::Fnc {
                 (6.0, 2.0)
@@ -178,9 +180,9 @@ mod tests {
             [0.25; 2],
             "one half before any was seen"
         );
-        let first = sample(1, 1, Kind::EarlyNegative, false);
-        let early = |_| again(&first, Kind::Final, true, false);
-        let late = |_| again(&first, Kind::LatePositive, true, true);
+        let first = sample(1, 1, SampleKind::EarlyNegative, false);
+        let early = |_| again(&first, SampleKind::Final, true, false);
+        let late = |_| again(&first, SampleKind::LatePositive, true, true);
         prior.observe(&vec![first.clone(); 1000], 1e6);
         prior.observe(&(0..99).map(late).collect::<Vec<_>>(), 1e6);
         prior.observe(&(0..199).map(early).collect::<Vec<_>>(), 1e6);
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn a_late_positive_whose_first_sample_is_not_counted_leaves_the_prior_finite() {
         let mut prior = Prior::new(Policy::Fnw, 1);
-        prior.observe(&[sample(1, 1, Kind::LatePositive, true)], 1e6);
+        prior.observe(&[sample(1, 1, SampleKind::LatePositive, true)], 1e6);
         assert!(prior.log_odds().all(f32::is_finite));
     }
 }

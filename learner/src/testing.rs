@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, Candidate, Dense, EventTime, Id, Kind, Labels, N_DENSE, PartitionId, Position, Request, Sample,
-    Stream, VectorId,
+    Batch, Candidate, Dense, EventTime, Id, Labels, N_DENSE, PartitionId, Position, Request, Sample,
+    SampleKind, Stream, VectorId,
 };
 
 /// A sample of one task. Samples of one item must share its candidate: use [`again`] for the others.
-pub(crate) fn sample(request: u64, item: u64, kind: Kind, y: bool) -> Sample {
+pub(crate) fn sample(request: u64, item: u64, kind: SampleKind, y: bool) -> Sample {
     let partition = PartitionId {
         stream: Stream::Impressions,
         partition: 0,
@@ -36,12 +36,12 @@ pub(crate) fn sample(request: u64, item: u64, kind: Kind, y: bool) -> Sample {
         kind,
         weight: 1.0,
         shown_at: Position { partition, offset: 0 },
-        action_record_ms: matches!(kind, Kind::LatePositive).then_some(1),
+        action_record_ms: matches!(kind, SampleKind::LatePositive).then_some(1),
     }
 }
 
 /// A later sample of the same item.
-pub(crate) fn again(first: &Sample, kind: Kind, y: bool, is_late: bool) -> Sample {
+pub(crate) fn again(first: &Sample, kind: SampleKind, y: bool, is_late: bool) -> Sample {
     Sample {
         labels: Labels::UNKNOWN.with(0, y),
         kind,
@@ -53,7 +53,7 @@ pub(crate) fn again(first: &Sample, kind: Kind, y: bool, is_late: bool) -> Sampl
 /// What each policy's stream tells of four items: an early positive, a late one, two negatives.
 pub(crate) fn streams() -> Vec<(crate::loss::Policy, Vec<Sample>)> {
     use crate::loss::Policy;
-    use Kind::{EarlyNegative, Final, LatePositive, RealCopy};
+    use SampleKind::{EarlyNegative, Final, LatePositive, RealCopy};
     let outcome = |item: u64| sample(1, item, Final, item < 2);
     let certain: Vec<Sample> = (0..4).map(outcome).collect();
     let presumed = |items: &[u64]| -> Vec<Sample> {

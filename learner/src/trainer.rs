@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ouzel_model::host_slice::to_vec;
 use ouzel_model::{DeviceRows, Feature, Inputs, ModelConfig, Net, Table, Weights};
-use ouzel_sample::{Batch, Candidate, Sample, Shown, VectorMap};
+use ouzel_sample::{Batch, Candidate, Sample, ShownSlate, VectorMap};
 use tch::Device;
 
 use crate::admission::AdmissionCounter;
@@ -219,12 +219,12 @@ impl Trainer {
             .shown
             .iter()
             .filter(|slate| !slate.candidates.iter().all(is_told));
-        let untold: Vec<Shown> = untold.cloned().collect();
+        let untold: Vec<ShownSlate> = untold.cloned().collect();
         self.predict_shown(&untold, &batch.vectors)
     }
 
     /// Predicts slates of any time as of now. Changes no weight.
-    pub fn predict_shown(&self, shown: &[Shown], vectors: &VectorMap) -> Result<(), Error> {
+    pub fn predict_shown(&self, shown: &[ShownSlate], vectors: &VectorMap) -> Result<(), Error> {
         // A replay that catches up can bring thousands of slates at once; pieces keep the tensors small.
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);

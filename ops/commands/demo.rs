@@ -58,7 +58,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         topics: config.topics(),
         is_whole_log_expected: true,
         // A real broker answers a waiting fetch when data comes; the embedded one only when the wait is over.
-        streams: Stream::ALL.to_vec(),
+        streams: Stream::EVENTS.to_vec(),
         properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
     };
     let shutdown = Shutdown::new();

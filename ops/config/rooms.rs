@@ -48,8 +48,8 @@ impl Config {
             properties: properties.as_map().clone(),
             topics: self.topics(),
             streams: match self.join.source {
-                JoinSource::Events => Stream::ALL.to_vec(),
-                JoinSource::Tier => Stream::TIER.to_vec(),
+                JoinSource::Events => Stream::EVENTS.to_vec(),
+                JoinSource::Tier => Stream::BEHIND_TIER.to_vec(),
             },
             is_whole_log_expected: false,
         })

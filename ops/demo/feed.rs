@@ -43,7 +43,7 @@ impl Fed {
 /// Where each partition of the folder's log ends.
 #[must_use]
 pub fn ends(data: &DataDir) -> Positions {
-    let mut ends: Positions = Stream::ALL
+    let mut ends: Positions = Stream::EVENTS
         .iter()
         .map(|stream| {
             (

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ouzel_ingest::{DataDir, Decoder};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Known, ScoreLog, Scored};
-use ouzel_sample::{Event, EventTime, FeatureQuery, FeatureState, Id, Shown, Stream};
+use ouzel_sample::{Event, EventTime, FeatureQuery, FeatureState, Id, ShownSlate, Stream};
 use ouzel_snapshot::Snapshot;
 
 use crate::config::Config;
@@ -41,7 +41,7 @@ pub fn score(
             items: &impression.items,
             slate_size: None,
         });
-        shown.push(Shown {
+        shown.push(ShownSlate {
             request: Arc::new(request),
             candidates: candidates.into_iter().map(Arc::new).collect(),
         });

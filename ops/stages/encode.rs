@@ -99,8 +99,8 @@ impl Encode {
 
     fn is_new(&self, item: Id, vectors: &ItemVectors) -> bool {
         let table = self.features.vectors();
-        let list = table.list();
-        let known = list.get(table.of(item));
+        let list = table.read();
+        let known = list.get(table.current(item));
         let origin = |vector: &Option<Vector>| vector.as_ref().map(|vector| vector.origin);
         vectors.iter().enumerate().any(|(modality, vector)| {
             vector.is_some() && known.map(|known| origin(&known[modality])) != Some(origin(vector))

@@ -18,7 +18,7 @@ use metrics::counter;
 use ouzel_ingest::metrics::STORE_FAILURES;
 use ouzel_ingest::plan::Encoded;
 use ouzel_ingest::{Effects, Next, Sequencer, StageError};
-use ouzel_sample::{Id, ItemVectors, Recorded};
+use ouzel_sample::{DecodedRecord, Id, ItemVectors};
 
 use crate::failpoint::{self, FailPoint};
 use crate::live::PipelineStatus;
@@ -200,7 +200,7 @@ impl Join {
         Ok(())
     }
 
-    fn take(&mut self, recorded: &Recorded) -> anyhow::Result<Effects> {
+    fn take(&mut self, recorded: &DecodedRecord) -> anyhow::Result<Effects> {
         let position = recorded.position;
         self.links.backlog.released(position.partition, 1);
         self.arrivals.forget(position);

@@ -236,13 +236,13 @@ mod tests {
             item: ids.id(IdKind::Item, "b"),
             position: Some(0),
         };
-        features.show(&Impression {
+        features.add_impression(&Impression {
             request: Id(1),
             user: ids.id(IdKind::User, "u"),
             ts: EventTime(10),
             items: vec![shown],
             context: Vec::new(),
-            revealed: None,
+            known_actions: None,
         });
         Scorer::new(
             Arc::clone(published),

@@ -14,7 +14,7 @@ use ouzel::stages::{JoinCheckpoint, Joined, Read};
 use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{Decoder, Sequencer, Stage};
-use ouzel_sample::{FeatureState, PartitionId, Position, Positions, Record, Recorded, Stream};
+use ouzel_sample::{DecodedRecord, FeatureState, PartitionId, Position, Positions, Record, Stream};
 
 use super::world::World;
 
@@ -31,7 +31,7 @@ fn id(stream: Stream) -> PartitionId {
 }
 
 /// The world's records by stream.
-fn records(world: &World) -> Vec<Vec<Recorded>> {
+fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
     let config = Config::default();
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
     let of = |stream| {
@@ -48,7 +48,7 @@ fn records(world: &World) -> Vec<Vec<Recorded>> {
         });
         recorded.collect()
     };
-    Stream::ALL.map(of).to_vec()
+    Stream::EVENTS.map(of).to_vec()
 }
 
 /// Runs the stage from `cut`, or from nothing, with the plan log at `dir`, on the records from there up to
@@ -56,16 +56,16 @@ fn records(world: &World) -> Vec<Vec<Recorded>> {
 fn run(
     dir: &Path,
     cut: Option<&JoinCheckpoint>,
-    records: &[Vec<Recorded>],
+    records: &[Vec<DecodedRecord>],
     ends: &[usize],
 ) -> anyhow::Result<Ran> {
     let next = |id| cut.and_then(|cut| cut.stage.positions.next(id)).unwrap_or(0);
-    let start: Positions = Stream::ALL
+    let start: Positions = Stream::EVENTS
         .iter()
         .map(|stream| (id(*stream), next(id(*stream))))
         .collect();
     let mut reads = Vec::new();
-    for (stream, (records, end)) in Stream::ALL.iter().zip(records.iter().zip(ends)) {
+    for (stream, (records, end)) in Stream::EVENTS.iter().zip(records.iter().zip(ends)) {
         let next = usize::try_from(next(id(*stream)))?;
         if next < *end {
             reads.push(Read::Records(records[next..*end].to_vec()));
@@ -191,7 +191,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
             (new, &mut moved)
         };
         let offset = i64::try_from(to.len()).unwrap();
-        to.push(Recorded {
+        to.push(DecodedRecord {
             position: Position { partition, offset },
             ..recorded.clone()
         });
@@ -211,7 +211,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
         reads.extend([Read::Records(moved.clone()), Read::AtEnd(new)]);
         reads
     };
-    let before: Positions = Stream::ALL.iter().map(|stream| (id(*stream), 0)).collect();
+    let before: Positions = Stream::EVENTS.iter().map(|stream| (id(*stream), 0)).collect();
     let plan = home.path().join("plan");
     let ran = run_on(&plan, None, &before, all(true)).unwrap();
     let expected = ran.last_cut.unwrap();

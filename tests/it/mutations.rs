@@ -14,7 +14,7 @@ use ouzel::config::Config;
 use ouzel_ingest::join::{AnyStore, StoreConfig};
 use ouzel_ingest::{Decoder, Stage, StageCheckpoint, StageError};
 use ouzel_learner::Trainer;
-use ouzel_sample::{Batch, FeatureState, PartitionId, Position, Record, Recorded, Stream};
+use ouzel_sample::{Batch, DecodedRecord, FeatureState, PartitionId, Position, Record, Stream};
 
 use super::broker::Broker;
 use super::daemon::{Daemon, Home};
@@ -112,7 +112,7 @@ fn config(text: &str) -> Config {
 }
 
 /// The world's records in its own order.
-fn records(world: &World, config: &Config) -> Vec<Recorded> {
+fn records(world: &World, config: &Config) -> Vec<DecodedRecord> {
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
     let mut next = BTreeMap::<Stream, i64>::new();
     let recorded = world.events.iter().map(|event| {

@@ -22,7 +22,7 @@ use divan::counter::ItemsCount;
 
 use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::{Decoder, Limits, Stage};
-use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Record, Recorded, Stream};
+use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, Stream};
 
 use plain_join::PlainJoin;
 use world::{FEED, FILMS, World};
@@ -78,7 +78,7 @@ fn decode(bencher: Bencher<'_, '_>, world: &World) {
 #[divan::bench(args = WORLDS, sample_count = 20)]
 fn join(bencher: Bencher<'_, '_>, world: &World) {
     let decoder = decoder();
-    let events: Vec<Recorded> = world.log().iter().map(|record| decoder.decode(record)).collect();
+    let events: Vec<DecodedRecord> = world.log().iter().map(|record| decoder.decode(record)).collect();
     bencher
         .counter(ItemsCount::new(events.len()))
         .with_inputs(stage)

@@ -99,7 +99,7 @@ impl World {
         }
         // Stable: what is of one time keeps its order, the catalog first.
         timed.sort_by_key(|(ts, stream, _)| (*ts, *stream));
-        let mut next = [0i64; Stream::ALL.len()];
+        let mut next = [0i64; Stream::EVENTS.len()];
         timed
             .into_iter()
             .map(|(ts, stream, event)| {

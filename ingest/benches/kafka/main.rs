@@ -27,7 +27,7 @@ use ouzel_ingest::tier::{Begin, PartitionJoiner};
 use ouzel_ingest::{
     Decoder, Feeder, KafkaConfig, KafkaSource, Limits, Polled, Range, Source, Stage, Topics, topics,
 };
-use ouzel_sample::{FeatureConfig, FeatureState, IdSpace, Positions, Recorded, Stream};
+use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Positions, Stream};
 use serde_json::{Value, json};
 
 use world::{FEED, FILMS, World};
@@ -91,13 +91,13 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
 
 /// Every record keyed and stamped as the contract has it.
 fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
-    let names = Stream::ALL.map(|stream| config.topics.name(stream).to_owned());
+    let names = Stream::EVENTS.map(|stream| config.topics.name(stream).to_owned());
     topics::create(&config.bootstrap, &BTreeMap::new(), &names, 1, 1)?;
     // What a producer of events would set; both sides read the same bytes.
     let properties = [("queue.buffering.max.kbytes", "65536"), ("linger.ms", "20")];
     let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let feeder = Feeder::connect(&config.bootstrap, &properties.into(), config.topics.clone())?;
-    let mut n_fed = [0u64; Stream::ALL.len()];
+    let mut n_fed = [0u64; Stream::EVENTS.len()];
     for record in world.log() {
         let stream = record.position.partition.stream;
         let payload = record.payload.unwrap_or_default();
@@ -126,7 +126,7 @@ fn decoder() -> Decoder {
 /// Reads the whole log as it is now, giving each record to `take`, then each partition's end.
 fn read(
     source: &mut KafkaSource,
-    mut take: impl FnMut(Result<Recorded, ouzel_sample::PartitionId>) -> Result<(), Box<dyn Error>>,
+    mut take: impl FnMut(Result<DecodedRecord, ouzel_sample::PartitionId>) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let decoder = decoder();
     loop {
@@ -190,7 +190,7 @@ fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
         128,
     )?;
     let mut source = KafkaSource::open_range(config, &Range::default())?;
-    let start: Positions = Stream::ALL
+    let start: Positions = Stream::EVENTS
         .map(|stream| (world::partition(stream), 0))
         .into_iter()
         .collect();

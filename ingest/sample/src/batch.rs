@@ -1,28 +1,28 @@
-//! Batches: whole groups of samples, cut by count and never by the clock.
+//! Batches: whole groups of samples, closed by count and never by the clock.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Id, Ledger, Sample, Shown, VectorMap};
+use crate::{Id, Ledger, Sample, ShownSlate, VectorMap};
 
-/// What the learner takes one step on.
+/// The input of one learner step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Running number in this lineage, from 0.
+    /// Running number of the batch in its lineage, from 0.
     pub seq: u64,
-    /// JoinResultReceiver shown since the batch before, to be predicted before this one is learned from.
-    pub shown: Vec<Shown>,
+    /// Slates shown since the previous batch; the learner predicts them before it learns from `samples`.
+    pub shown: Vec<ShownSlate>,
     /// Samples in ledger order.
     pub samples: Vec<Sample>,
-    /// The content vectors that both name.
+    /// The content vectors that `shown` and `samples` refer to.
     pub vectors: VectorMap,
-    /// Items that have no rows from here on: deleted since the batch before, or before that and named by this one.
+    /// Deleted items whose embedding rows are dropped: deleted since the previous batch, or referred to here.
     pub deleted: Vec<Id>,
 }
 
-/// Collects samples until a batch is full.
+/// Collects samples into batches.
 ///
-/// A group (the samples of one request that one event decided) is never split. A batch closes with the group
-/// that brings it to `min_samples`, so its size depends on the log alone.
+/// A group (the samples of one request that one event decided) is never split. The group that brings the open
+/// batch to `min_samples` closes it, so batch sizes depend on the log alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batcher {
     min_samples: usize,
@@ -45,7 +45,7 @@ impl Batcher {
         }
     }
 
-    /// Adds one group, numbering its samples and entering them in the ledger. Returns the batch it filled.
+    /// Numbers the samples of one group and adds them to the ledger. Returns the batch that the group closed.
     pub fn push(&mut self, group: impl IntoIterator<Item = Sample>) -> Option<Batch> {
         for mut sample in group {
             sample.seq = self.next_sample;
@@ -60,7 +60,7 @@ impl Batcher {
         }
     }
 
-    /// Closes the open batch, if it has any sample. Live, only a journaled decision may call this.
+    /// Closes the open batch unless it is empty. A live run may call this only for an entry of the plan log.
     pub fn flush(&mut self) -> Option<Batch> {
         if self.open.is_empty() {
             return None;
@@ -76,19 +76,19 @@ impl Batcher {
         })
     }
 
-    /// Samples waiting in the open batch.
+    /// Number of samples in the open batch.
     #[must_use]
     pub fn n_open(&self) -> usize {
         self.open.len()
     }
 
-    /// The number the next batch will have.
+    /// The number of the next batch.
     #[must_use]
     pub fn next_batch(&self) -> u64 {
         self.next_batch
     }
 
-    /// The hash of all samples pushed so far.
+    /// The ledger of all samples pushed so far.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.ledger

@@ -1,26 +1,26 @@
-//! Content: the texts and pictures that frozen encoders turn into vectors, by what they are and not by whose they are.
+//! Content: texts and pictures that frozen encoders turn into vectors.
 //!
-//! Two items with the same title share one [`ContentHash`], so it is encoded once; an encoder with other weights has
-//! another [`EncoderVersion`], so a change of encoder can be seen. Nothing here encodes, fetches or stores.
+//! Content is identified by its hash, not by its item: two items with the same title share one [`ContentHash`]
+//! and are encoded once. Encoders with different weights have different [`EncoderVersion`]s.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest text that is read. An encoder's few hundred tokens are a tenth of it; what follows could not be seen.
+/// Longest text kept, bytes of UTF-8. The few hundred tokens that an encoder reads are a tenth of it.
 pub const MAX_TEXT_BYTES: usize = 16 << 10;
 
 /// One text or picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A text as [`Content::text`] makes it.
+    /// A text normalised by [`Content::text`].
     Text(String),
-    /// A picture's file, whatever its format.
+    /// The bytes of a picture file in any format.
     Image(Vec<u8>),
 }
 
 impl Content {
-    /// A text: without white space at its ends, each run within as one space, at most [`MAX_TEXT_BYTES`].
+    /// A text, trimmed, with each run of white space as one space, cut to [`MAX_TEXT_BYTES`].
     #[must_use]
     pub fn text(raw: &str) -> Self {
         let mut text = String::with_capacity(raw.len().min(MAX_TEXT_BYTES));
@@ -37,7 +37,7 @@ impl Content {
         Self::Text(text)
     }
 
-    /// What it is known by.
+    /// The hash that identifies this content.
     #[must_use]
     pub fn hash(&self) -> ContentHash {
         let (kind, bytes) = match self {
@@ -50,7 +50,7 @@ impl Content {
     }
 }
 
-/// The blake3 of a content and its kind.
+/// The blake3 hash of a content and its kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContentHash(pub [u8; 32]);
 
@@ -66,19 +66,19 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// Which frozen encoder made a vector. Vectors of two versions are never compared.
+/// The identity of a frozen encoder. Vectors of two versions are never compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EncoderVersion {
-    /// What people call it; the name of its folder.
+    /// The name of the encoder's folder.
     pub name: String,
-    /// The blake3 of its weights and of all else that its vectors depend on.
+    /// The blake3 hash of the weights and of everything else that determines its vectors.
     pub digest: [u8; 32],
     /// Numbers in a vector.
     pub dim: u32,
 }
 
 impl fmt::Display for EncoderVersion {
-    /// The name with as much of the digest as tells versions apart.
+    /// The name and the first 16 hexadecimal digits of the digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digest = blake3::Hash::from(self.digest).to_hex();
         write!(f, "{}-{}", self.name, &digest[..16])
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_that_differ_in_white_space_alone_are_one_content() {
+    fn texts_that_differ_only_in_white_space_are_one_content() {
         let title = Content::text("A  fish\tcalled\n Wanda ");
         assert_eq!(title, Content::Text("A fish called Wanda".to_owned()));
         assert_eq!(title.hash(), Content::text("A fish called Wanda").hash());
@@ -104,10 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn a_long_text_is_cut_at_a_character_boundary() {
         for word in ["é", "é ", "魚"] {
             let Content::Text(text) = Content::text(&word.repeat(MAX_TEXT_BYTES)) else {
-                panic!("a text is a text");
+                panic!("Content::text returns a text");
             };
             assert!(text.len() <= MAX_TEXT_BYTES && text.len() + 4 > MAX_TEXT_BYTES);
         }

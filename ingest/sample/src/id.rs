@@ -1,4 +1,4 @@
-//! Ids: strings outside, salted 64-bit hashes inside.
+//! Ids: strings on the wire, salted 64-bit hashes inside the program.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,14 +12,13 @@ pub const MAX_ID_BYTES: usize = 128;
 
 /// A salted 64-bit hash of an id string.
 ///
-/// Two ids of different [`IdKind`] never share a hash by construction of the seed, so a user and an item with
-/// the same name are two rows. Collisions inside a kind are those of a 64-bit hash: at 10 million ids the
-/// chance of any is about 3e-6.
+/// The hash seed includes the [`IdKind`], so a user and an item with the same name have unrelated hashes.
+/// Among 10 million ids the probability of any collision is about 3e-6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Id(pub u64);
 
 impl Id {
-    /// Mixes two ids into the id of their pair, as user x category. Order matters.
+    /// Combines two ids into the id of their ordered pair, such as user x category.
     #[must_use]
     pub fn pair(self, other: Id) -> Id {
         Id(mix(self.0.rotate_left(32) ^ mix(other.0)))
@@ -32,10 +31,10 @@ impl fmt::Display for Id {
     }
 }
 
-/// A map whose hash is the id itself: ids are salted hashes already. Iteration order is never used.
+/// A concurrent map keyed by ids. Results must not depend on its iteration order.
 pub type IdMap<K, V> = DashMap<K, V, BuildHasherDefault<IdHasher>>;
 
-/// Passes a 64-bit id through.
+/// A hasher that returns the id itself: ids are already uniform hashes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdHasher(u64);
 
@@ -51,33 +50,33 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // dashmap takes its shard from the high bits and the bucket from the low ones; both are random here.
+        // dashmap takes the shard from the high bits and the bucket from the low bits; both are random here.
         self.0 = value;
     }
 }
 
-/// What an id names. Part of the hash, so kinds never mix.
+/// The kind of thing an id identifies. Part of the hash seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum IdKind {
-    /// One slate shown to one user.
+    /// A request: one slate shown to one user.
     Request = 1,
-    /// Who it was shown to.
+    /// A user.
     User = 2,
-    /// What was shown.
+    /// An item.
     Item = 3,
-    /// A categorical value of an item or of the request's context.
+    /// A categorical value of an item or of the request context.
     Attribute = 4,
 }
 
-/// Hashes id strings under one deployment's salt.
+/// Hashes id strings with the salt of one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdSpace {
     salt: u64,
 }
 
 impl IdSpace {
-    /// An id space with this salt. Snapshots record the salt: another one means other rows.
+    /// An id space with this salt. Snapshots record the salt, because another salt means other embedding rows.
     #[must_use]
     pub fn new(salt: u64) -> Self {
         Self { salt }
@@ -86,10 +85,8 @@ impl IdSpace {
     /// The hash of `text` as an id of `kind`.
     #[must_use]
     pub fn id(&self, kind: IdKind, text: &str) -> Id {
-        Id(xxh3_64_with_seed(
-            text.as_bytes(),
-            mix(self.salt ^ mix(kind as u64)),
-        ))
+        let seed = mix(self.salt ^ mix(kind as u64));
+        Id(xxh3_64_with_seed(text.as_bytes(), seed))
     }
 
     /// The hash of the categorical value `name = value`.
@@ -100,7 +97,7 @@ impl IdSpace {
     }
 }
 
-/// The finaliser of SplitMix64: every input bit reaches every output bit.
+/// The finaliser of SplitMix64: every input bit affects every output bit.
 pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -112,16 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kind_and_salt_are_part_of_the_hash() {
-        let a = IdSpace::new(1);
-        let b = IdSpace::new(2);
+    fn kind_and_salt_change_the_hash() {
+        let (a, b) = (IdSpace::new(1), IdSpace::new(2));
         assert_ne!(a.id(IdKind::User, "7"), a.id(IdKind::Item, "7"));
         assert_ne!(a.id(IdKind::User, "7"), b.id(IdKind::User, "7"));
         assert_eq!(a.id(IdKind::User, "7"), IdSpace::new(1).id(IdKind::User, "7"));
     }
 
     #[test]
-    fn a_pair_knows_its_order() {
+    fn the_order_of_a_pair_changes_its_id() {
         assert_ne!(Id(1).pair(Id(2)), Id(2).pair(Id(1)));
         assert_ne!(Id(1).pair(Id(1)), Id(2).pair(Id(2)));
     }

@@ -4,7 +4,7 @@
 //! are as of then. Everything is told at least once and names the source record that it is about, by which the
 //! learner drops what it has heard before.
 
-use crate::{Action, EventTime, Id, Impression, Kind, Labels, Position, TaskId};
+use crate::{Action, EventTime, Id, Impression, Labels, Position, SampleKind, TaskId};
 
 /// One thing told.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +77,7 @@ pub struct LabeledItem {
     /// What became known.
     pub labels: Labels,
     /// Why it was made.
-    pub kind: Kind,
+    pub kind: SampleKind,
     /// Record timestamp of the action that decided it, ms.
     pub action_record_ms: Option<i64>,
 }

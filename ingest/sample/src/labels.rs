@@ -1,14 +1,16 @@
-//! What is known of a shown item, task by task.
+//! Labels of a shown item, one per task.
 
 use serde::{Deserialize, Serialize};
 
-/// The most tasks (click, order, like, ...) one deployment may learn.
+/// Largest number of tasks (click, order, like, ...) of one deployment.
 pub const MAX_TASKS: usize = 8;
 
-/// A task's place in the configured list; 0 is the primary one.
+/// Index of a task in the configured list; 0 is the primary task.
 pub type TaskId = u8;
 
-/// For each task: positive, negative, or not yet known.
+/// The label of each task: positive, negative or unknown.
+///
+/// Task sets are bit masks: bit `t` stands for task `t`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Labels {
     known: u8,
@@ -16,68 +18,61 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Nothing known of any task.
+    /// The label of every task is unknown.
     pub const UNKNOWN: Labels = Labels {
         known: 0,
         positive: 0,
     };
 
-    /// The outcomes of the tasks in `known`, one bit each; those in `positive` are 1.
+    /// Labels of the tasks in the mask `known`; those also in `positive` are positive, the others negative.
     #[must_use]
-    pub fn of(known: u8, positive: u8) -> Self {
+    pub fn from_masks(known: u8, positive: u8) -> Self {
         Self {
             known,
             positive: positive & known,
         }
     }
 
-    /// What is known of the tasks in `mask`, one bit each.
+    /// The labels of the tasks in `mask`; all others become unknown.
     #[must_use]
-    pub fn only(self, mask: u8) -> Self {
-        Self::of(self.known & mask, self.positive)
+    pub fn masked(self, mask: u8) -> Self {
+        Self::from_masks(self.known & mask, self.positive)
     }
 
-    /// What either knows; `other` is right where both do.
+    /// The known labels of both; `newer` wins where both know a task.
     #[must_use]
-    pub fn and(self, other: Labels) -> Self {
-        let mine = self.only(!other.known);
-        Self::of(mine.known | other.known, mine.positive | other.positive)
+    pub fn updated_with(self, newer: Labels) -> Self {
+        let older = self.masked(!newer.known);
+        Self::from_masks(older.known | newer.known, older.positive | newer.positive)
     }
 
-    /// The tasks that are known, one bit each.
+    /// The mask of the tasks with a known label.
     #[must_use]
     pub fn known(self) -> u8 {
         self.known
     }
 
-    /// Adds the outcome of one task. `task` is below [`MAX_TASKS`].
+    /// Sets the label of one task, which must be below [`MAX_TASKS`].
     #[must_use]
     pub fn with(self, task: TaskId, positive: bool) -> Self {
         let bit = 1u8 << task;
-        Self {
-            known: self.known | bit,
-            positive: if positive {
-                self.positive | bit
-            } else {
-                self.positive & !bit
-            },
-        }
+        self.updated_with(Self::from_masks(bit, if positive { bit } else { 0 }))
     }
 
-    /// The outcome of `task`, if known.
+    /// The label of `task`: `Some(true)` when positive, `None` when unknown.
     #[must_use]
     pub fn get(self, task: TaskId) -> Option<bool> {
         let bit = 1u8 << task;
         (self.known & bit != 0).then_some(self.positive & bit != 0)
     }
 
-    /// True when no task is known.
+    /// True when no label is known.
     #[must_use]
     pub fn is_unknown(self) -> bool {
         self.known == 0
     }
 
-    /// Two bytes that stand for this value in a hash: known tasks, positive tasks.
+    /// The two masks as they enter the ledger hash: known tasks, positive tasks.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 2] {
         [self.known, self.positive]

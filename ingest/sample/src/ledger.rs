@@ -1,10 +1,12 @@
-//! The running hash of every sample emitted: equal hash, equal samples in equal order, once each.
+//! The sample ledger: a running hash over every sample emitted.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Sample;
 
-/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | features)`.
+/// A running hash of samples: equal hashes mean equal samples in equal order.
+///
+/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | weight | features | history items)`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     hash: [u8; 32],
@@ -14,25 +16,25 @@ pub struct Ledger {
 impl Ledger {
     /// Adds one sample.
     pub fn add(&mut self, sample: &Sample) {
-        let mut writing = Writing::default();
-        writing.add(self.hash);
-        writing.add(sample.seq.to_le_bytes());
-        writing.add(sample.request.id.0.to_le_bytes());
-        writing.add(sample.candidate.item.0.to_le_bytes());
-        writing.add(sample.labels.to_bytes());
-        writing.add([sample.kind as u8]);
-        writing.add(sample.weight.to_bits().to_le_bytes());
+        let mut hasher = BlockHasher::default();
+        hasher.add(self.hash);
+        hasher.add(sample.seq.to_le_bytes());
+        hasher.add(sample.request.id.0.to_le_bytes());
+        hasher.add(sample.candidate.item.0.to_le_bytes());
+        hasher.add(sample.labels.to_bytes());
+        hasher.add([sample.kind as u8]);
+        hasher.add(sample.weight.to_bits().to_le_bytes());
         for value in sample.candidate.dense.iter() {
-            writing.add(value.to_bits().to_le_bytes());
+            hasher.add(value.to_bits().to_le_bytes());
         }
         for entry in &sample.request.history {
-            writing.add(entry.item.0.to_le_bytes());
+            hasher.add(entry.item.0.to_le_bytes());
         }
-        self.hash = writing.finish();
+        self.hash = hasher.finish();
         self.n_samples += 1;
     }
 
-    /// How many samples it covers.
+    /// Number of samples added.
     #[must_use]
     pub fn n_samples(&self) -> u64 {
         self.n_samples
@@ -45,17 +47,17 @@ impl Ledger {
     }
 }
 
-/// A hash in the making, by blocks: a call of the hasher costs more than the few bytes of a field.
-struct Writing {
+/// Feeds blake3 whole blocks: a hasher call costs more than the few bytes of a field.
+struct BlockHasher {
     hasher: blake3::Hasher,
     block: [u8; BLOCK],
     n: usize,
 }
 
-/// What the hasher compresses in one go.
+/// Bytes that blake3 compresses at once.
 const BLOCK: usize = 1024;
 
-impl Default for Writing {
+impl Default for BlockHasher {
     fn default() -> Self {
         Self {
             hasher: blake3::Hasher::new(),
@@ -65,7 +67,7 @@ impl Default for Writing {
     }
 }
 
-impl Writing {
+impl BlockHasher {
     fn add<const N: usize>(&mut self, bytes: [u8; N]) {
         if self.n + N > BLOCK {
             self.hasher.update(&self.block[..self.n]);

@@ -1,8 +1,7 @@
-//! The words everyone speaks: ids, event time, positions, events, samples, batches and the feature state.
+//! Shared data types: ids, event time, log positions, events, samples, batches and the feature state.
 //!
-//! This crate is the floor of the house. It owns the data types that cross a crate boundary and the one
-//! structure both training and serving read, the [`FeatureState`]. It does no IO, reads no clock, starts no
-//! thread, and knows nothing of Kafka, tensors, files or HTTP.
+//! Every other crate of the workspace builds on this one. It owns the types that cross a crate boundary and the
+//! [`FeatureState`], which training and serving both read. It does no IO, reads no clock and starts no thread.
 
 mod batch;
 mod content;
@@ -14,22 +13,24 @@ mod join_record;
 mod labels;
 mod ledger;
 mod position;
+mod record;
 mod sample;
 mod time;
 
 pub use batch::{Batch, Batcher};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
-pub use event::{Action, Deletion, Event, Impression, Record, Recorded, Reject, RejectReason, ShownItem};
+pub use event::{Action, Deletion, Impression, ShownItem};
 pub use features::{
     DENSE_NAMES, Dense, FeatureConfig, FeatureQuery, FeatureState, FeatureStateError, ItemVectors,
-    MODALITIES, N_DENSE, N_MODALITIES, Origin, Vector, VectorId, VectorList, VectorMap, VectorTable,
-    dense_index,
+    MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin, VectorReadGuard,
+    VectorTable, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
-pub use item::{Attribute, Item, Slot, about};
+pub use item::{Attribute, AttributeField, Item, primary_attribute};
 pub use join_record::{AttributedAction, JoinEvent, JoinRecord, LabeledItem};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
 pub use position::{PartitionId, Position, Positions, Stream};
-pub use sample::{Candidate, HistoryEntry, Kind, Predicted, Request, Sample, Shown};
+pub use record::{DecodedRecord, Event, Record, Reject, RejectReason};
+pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogit, ShownSlate};
 pub use time::EventTime;

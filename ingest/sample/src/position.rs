@@ -1,38 +1,38 @@
-//! Where a record stands in the log, and how far the log was read.
+//! Log positions: the coordinates of a record, and the next offset to read of each partition.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The logs ouzel reads: the three that others write, and the one that its join tier does.
+/// A log that ouzel reads: three that producers write, and the output of the join tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     /// The item catalog.
     Items,
-    /// JoinResultReceiver shown to users.
+    /// Slates shown to users.
     Impressions,
-    /// What users did with them.
+    /// What users did with the shown items.
     Actions,
-    /// What the join tier made of those two; read instead of them where the learner does not join itself.
+    /// Join records of the join tier; the learner reads them in place of impressions and actions.
     Samples,
 }
 
 impl Stream {
-    /// The three that others write, in merge order: what an event may refer to sorts before it.
-    pub const ALL: [Stream; 3] = [Stream::Items, Stream::Impressions, Stream::Actions];
-    /// What a learner reads behind the join tier, in merge order.
-    pub const TIER: [Stream; 2] = [Stream::Items, Stream::Samples];
-    /// Every one there is.
-    pub const EVERY: [Stream; 4] = [
+    /// The streams that producers write, in merge order: a record refers only to streams before its own.
+    pub const EVENTS: [Stream; 3] = [Stream::Items, Stream::Impressions, Stream::Actions];
+    /// The streams that a learner behind the join tier reads, in merge order.
+    pub const BEHIND_TIER: [Stream; 2] = [Stream::Items, Stream::Samples];
+    /// All four streams.
+    pub const WITH_SAMPLES: [Stream; 4] = [
         Stream::Items,
         Stream::Impressions,
         Stream::Actions,
         Stream::Samples,
     ];
 
-    /// The stream's name in configuration, metrics and messages.
+    /// The name of the stream in configuration, metrics and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -53,10 +53,27 @@ impl fmt::Display for Stream {
 /// One partition of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionId {
-    /// Which log.
+    /// The stream.
     pub stream: Stream,
-    /// Partition number, from 0.
+    /// The partition number, from 0.
     pub partition: i32,
+}
+
+impl PartitionId {
+    /// Partition number `partition` of `stream`.
+    #[must_use]
+    pub const fn new(stream: Stream, partition: i32) -> Self {
+        Self { stream, partition }
+    }
+
+    /// The position of the record at `offset`.
+    #[must_use]
+    pub const fn at(self, offset: i64) -> Position {
+        Position {
+            partition: self,
+            offset,
+        }
+    }
 }
 
 impl fmt::Display for PartitionId {
@@ -65,12 +82,12 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// The coordinates of one record.
+/// The coordinates of one record: partition and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
-    /// Offset within it.
+    /// The offset in the partition.
     pub offset: i64,
 }
 
@@ -80,7 +97,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// For each partition, the offset of the next record to read.
+/// The next offset to read of each partition.
 ///
 /// Serialises as a list sorted by partition, so equal positions are equal bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +107,7 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Next offset to read of `partition`, if it was ever assigned.
+    /// The next offset to read of `partition`; `None` for a partition that is not contained.
     #[must_use]
     pub fn next(&self, partition: PartitionId) -> Option<i64> {
         self.next.get(&partition).copied()
@@ -101,7 +118,7 @@ impl Positions {
         self.next.insert(partition, next_offset);
     }
 
-    /// Moves past `position`. Returns false, and changes nothing, when it was passed before.
+    /// Moves past `position`. Returns false and changes nothing when it was passed before.
     pub fn advance(&mut self, position: Position) -> bool {
         let next = self.next.entry(position.partition).or_insert(position.offset);
         if position.offset < *next {
@@ -111,12 +128,12 @@ impl Positions {
         true
     }
 
-    /// Every partition with its next offset, in order of partition.
+    /// Every partition with its next offset, sorted by partition.
     pub fn iter(&self) -> impl Iterator<Item = (PartitionId, i64)> + '_ {
         self.next.iter().map(|(partition, next)| (*partition, *next))
     }
 
-    /// True when no partition is known.
+    /// True when no partition is contained.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.next.is_empty()
@@ -125,9 +142,7 @@ impl Positions {
 
 impl From<Vec<(PartitionId, i64)>> for Positions {
     fn from(list: Vec<(PartitionId, i64)>) -> Self {
-        Self {
-            next: list.into_iter().collect(),
-        }
+        list.into_iter().collect()
     }
 }
 
@@ -150,15 +165,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advancing_never_goes_back() {
-        let partition = PartitionId {
-            stream: Stream::Actions,
-            partition: 0,
-        };
+    fn advancing_never_moves_backwards() {
+        let partition = PartitionId::new(Stream::Actions, 0);
         let mut positions = Positions::default();
-        assert!(positions.advance(Position { partition, offset: 5 }));
-        assert!(!positions.advance(Position { partition, offset: 5 }));
-        assert!(positions.advance(Position { partition, offset: 9 }));
+        assert!(positions.advance(partition.at(5)));
+        assert!(!positions.advance(partition.at(5)));
+        assert!(positions.advance(partition.at(9)));
         assert_eq!(positions.next(partition), Some(10));
     }
 }

@@ -1,95 +1,95 @@
-//! A training sample: one shown item with what was known when it was shown.
+//! Training samples: one shown item with its features as of the impression.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dense, EventTime, Id, Labels, Position, TaskId, VectorId};
+use crate::{Attribute, Dense, EventTime, Id, Labels, Position, TaskId, VectorId};
 
-/// The user side of a slate, shared by all its candidates and computed once.
+/// The user side of a slate, computed once and shared by all its candidates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// The slate.
+    /// Id of the slate.
     pub id: Id,
-    /// Who saw it.
+    /// The user who saw it.
     pub user: Id,
-    /// When.
+    /// Event time of the impression.
     pub ts: EventTime,
     /// Categorical values of the request.
     pub context: Vec<Id>,
     /// The user's actions strictly before `ts`, oldest first, at most `FeatureConfig::history_len`.
     pub history: Vec<HistoryEntry>,
-    /// Content of the newest entries of `history`, oldest first, as far as `FeatureConfig::history_contents` asks.
+    /// Content of the newest `FeatureConfig::history_contents` entries of `history`, oldest first.
     pub contents: Vec<VectorId>,
-    /// How many items the slate had.
+    /// Number of items in the slate.
     pub n_items: u16,
 }
 
 /// One past action of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// On which item.
+    /// The item acted on.
     pub item: Id,
-    /// When.
+    /// Event time of the action.
     pub ts: EventTime,
-    /// What the item was about when it was acted on: the first of its category, author and tags; 0 for nothing.
-    pub about: Id,
-    /// Which task's action it was.
+    /// The item's [`primary_attribute`](crate::primary_attribute) at the time of the action.
+    pub attribute: Id,
+    /// The task that the action is a positive of.
     pub task: TaskId,
 }
 
 /// The item side: one candidate of a slate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Which item.
+    /// The item.
     pub item: Id,
-    /// Its categorical values as of the impression.
-    pub attributes: Vec<crate::Attribute>,
-    /// Where it was shown, from 0.
+    /// The item's categorical values as of the impression.
+    pub attributes: Vec<Attribute>,
+    /// Place in the slate, from 0.
     pub position: Option<u16>,
-    /// The live features as of the impression, see [`crate::DENSE_NAMES`].
+    /// Live features as of the impression, see [`crate::DENSE_NAMES`].
     pub dense: Dense,
-    /// Its content as of the impression.
+    /// The item's content as of the impression.
     pub content: VectorId,
-    /// What the model predicted when it was shown.
+    /// The prediction at the time of the impression.
     #[serde(skip)]
-    pub predicted: Predicted,
+    pub predicted: ShownLogit,
 }
 
-/// The logit of the primary task at the moment of the impression, once the learner has filled it in.
+/// The primary task's logit predicted when the item was shown, once the learner has set it.
 ///
-/// Validation compares it with the outcome, which may come hours later, when the model has long learned from
-/// the same slate. It decides nothing: it is not part of the state, of equality, or of the ledger, and a sample
-/// restored without it is validated with the prediction made when it is learned.
+/// Validation compares it with the outcome, which may come hours later, when the model has already learned from
+/// the same slate. It takes no part in state, equality or ledger; a sample restored without it is validated with
+/// the prediction made just before it is learned.
 #[derive(Debug)]
-pub struct Predicted(AtomicU32);
+pub struct ShownLogit(AtomicU32);
 
-impl Default for Predicted {
+impl Default for ShownLogit {
     fn default() -> Self {
         Self(AtomicU32::new(f32::NAN.to_bits()))
     }
 }
 
-impl Clone for Predicted {
+impl Clone for ShownLogit {
     fn clone(&self) -> Self {
         Self(AtomicU32::new(self.0.load(Ordering::Relaxed)))
     }
 }
 
-impl PartialEq for Predicted {
+impl PartialEq for ShownLogit {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Predicted {
-    /// Fills it in.
+impl ShownLogit {
+    /// Sets the logit.
     pub fn set(&self, logit: f32) {
         self.0.store(logit.to_bits(), Ordering::Relaxed);
     }
 
-    /// The logit, if it was filled in.
+    /// The logit; `None` until it is set.
     #[must_use]
     pub fn get(&self) -> Option<f32> {
         let logit = f32::from_bits(self.0.load(Ordering::Relaxed));
@@ -97,50 +97,50 @@ impl Predicted {
     }
 }
 
-/// A slate that was shown and whose outcome is not known yet: to be predicted, not learned from.
+/// A slate that was just shown: the learner predicts it before its outcome is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Shown {
+pub struct ShownSlate {
     /// The user side.
     pub request: Arc<Request>,
-    /// The item sides; the same that its samples will hold.
+    /// The item sides, shared with the samples made of them later.
     pub candidates: Vec<Arc<Candidate>>,
 }
 
-/// Why the joiner emitted a sample; label policies choose which kinds exist and how they weigh.
+/// Why the joiner emitted a sample. The label policy decides which kinds exist and how they weigh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
-pub enum Kind {
-    /// The outcome is certain: the window closed, or the action came.
+pub enum SampleKind {
+    /// The label is certain: the attribution window closed, or the action arrived.
     Final = 0,
-    /// Emitted before the window closed, taken as negative for now.
+    /// Emitted before the window closed and taken as negative for now.
     EarlyNegative = 1,
-    /// An action came after a sample of the same item had been emitted as negative.
+    /// The action arrived after the item had been emitted as negative.
     LatePositive = 2,
-    /// The second copy of a sample whose outcome is now certain.
+    /// The second copy of a sample, emitted once its label is certain.
     RealCopy = 3,
-    /// Undoes an earlier negative: the gradient of positive minus negative.
+    /// Reverts an earlier negative: the gradient of the positive minus that of the negative.
     Correction = 4,
 }
 
 /// One shown item with its labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Running number of the sample in this lineage, from 0.
+    /// Running number of the sample in its lineage, from 0.
     pub seq: u64,
     /// The user side.
     pub request: Arc<Request>,
     /// The item side.
     pub candidate: Arc<Candidate>,
-    /// What became known with this sample.
+    /// The labels that became known with this sample.
     pub labels: Labels,
     /// Why it was emitted.
-    pub kind: Kind,
+    pub kind: SampleKind,
     /// Weight in the loss, in `(0, 1]`.
     pub weight: f32,
-    /// The impression's record.
+    /// Position of the impression's record.
     pub shown_at: Position,
-    /// Record timestamp of the action that decided it, ms; `None` when a closing window did. Freshness is
+    /// Record timestamp of the deciding action, ms; `None` when the window closed without one. Freshness is
     /// measured from it.
     pub action_record_ms: Option<i64>,
 }

@@ -1,15 +1,15 @@
-//! Event time: the payload's clock, never the wall's.
+//! Event time: the clock in the payload, never the wall clock.
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch, UTC, as the event's payload states them.
+/// Event time: milliseconds since the Unix epoch, UTC, as the payload states them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventTime(pub i64);
 
 impl EventTime {
-    /// Before every event.
+    /// Earlier than every event.
     pub const MIN: EventTime = EventTime(i64::MIN);
-    /// After every event.
+    /// Later than every event.
     pub const MAX: EventTime = EventTime(i64::MAX);
 
     /// This time plus `ms` milliseconds, saturating.

@@ -26,7 +26,7 @@ impl DataSource {
     /// A source over `data` from `from` on.
     #[must_use]
     pub fn new(data: &Arc<DataDir>, from: &Positions) -> Self {
-        let lanes = Stream::ALL.map(|stream| {
+        let lanes = Stream::EVENTS.map(|stream| {
             let id = PartitionId { stream, partition: 0 };
             let next = usize::try_from(from.next(id).unwrap_or(0)).unwrap_or(0);
             let high = i64::try_from(data.n_records(stream)).ok();

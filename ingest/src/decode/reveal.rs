@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ouzel_sample::{Event, Id, Record, Recorded, TaskId};
+use ouzel_sample::{DecodedRecord, Event, Id, Record, TaskId};
 
 use super::Decoder;
 
@@ -37,15 +37,15 @@ impl Reveal {
     ///
     /// Only actions on shown items are revealed, in the order they were collected.
     #[must_use]
-    pub fn apply(&self, mut recorded: Recorded) -> Option<Recorded> {
+    pub fn apply(&self, mut recorded: DecodedRecord) -> Option<DecodedRecord> {
         match &mut recorded.event {
             Ok(Event::Action(_)) => return None,
             Ok(Event::Impression(impression)) => {
                 let mut revealed = self.actions.get(&impression.request).cloned().unwrap_or_default();
                 revealed.retain(|(item, _)| impression.items.iter().any(|shown| shown.item == *item));
-                impression.revealed = Some(revealed);
+                impression.known_actions = Some(revealed);
             }
-            Ok(Event::Item(_) | Event::Deleted(_) | Event::JoinRecord(_)) | Err(_) => {}
+            Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) | Err(_) => {}
         }
         Some(recorded)
     }

@@ -21,7 +21,7 @@ struct Counts {
 
 /// Counts by stream.
 #[derive(Debug, Default)]
-pub(super) struct Tally([Counts; Stream::EVERY.len()]);
+pub(super) struct Tally([Counts; Stream::WITH_SAMPLES.len()]);
 
 impl Tally {
     pub(super) fn event(&self, stream: Stream, unknown: u64, ignored: u64) {
@@ -43,7 +43,7 @@ impl Tally {
     }
 
     pub(super) fn report(&self) {
-        for stream in Stream::EVERY {
+        for stream in Stream::WITH_SAMPLES {
             let counts = self.of(stream);
             for (name, count) in [
                 (EVENTS, &counts.events),

@@ -118,7 +118,7 @@ fn an_impression_keeps_order_and_positions_and_sorts_its_context() {
     .into();
     context.sort_unstable();
     assert_eq!(impression.context, context);
-    assert_eq!(impression.revealed, None);
+    assert_eq!(impression.known_actions, None);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
     );
     assert!(decoded.attributes.is_sorted());
     let of = |slot| {
-        let mut values: Vec<_> = decoded.slot(slot).collect();
+        let mut values: Vec<_> = decoded.values(slot).collect();
         values.sort_unstable();
         values
     };
@@ -164,12 +164,12 @@ fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
         values
     };
     assert_eq!(
-        of(Slot::Category),
+        of(AttributeField::Category),
         expected(&[("category", "news"), ("category", "sport")])
     );
-    assert_eq!(of(Slot::Author), expected(&[("author", "ann")]));
+    assert_eq!(of(AttributeField::Author), expected(&[("author", "ann")]));
     assert_eq!(
-        of(Slot::Tag),
+        of(AttributeField::Tag),
         expected(&[("tags", "x"), ("tags", "y"), ("kind", "long"), ("is_new", "true")])
     );
 }
@@ -180,7 +180,7 @@ fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
     let Ok(Event::Item(decoded)) = decode(Stream::Items, &bare) else {
         panic!()
     };
-    let category: Vec<_> = decoded.slot(Slot::Category).collect();
+    let category: Vec<_> = decoded.values(AttributeField::Category).collect();
     assert_eq!(category, [IdSpace::new(7).attribute("category", "news|sport")]);
     assert_eq!(decoded.texts, ["only"]);
     assert_eq!(decoded.image, None);
@@ -189,7 +189,7 @@ fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
 #[test]
 fn an_item_says_by_a_flag_that_it_is_deleted_and_needs_to_say_no_more() {
     let tombstone = json!({"item_id": "a", "ts_ms": TS, "deleted": true, "title": "gone"});
-    let Ok(Event::Deleted(deletion)) = decode(Stream::Items, &tombstone) else {
+    let Ok(Event::Deletion(deletion)) = decode(Stream::Items, &tombstone) else {
         panic!()
     };
     assert_eq!(deletion.item, IdSpace::new(7).id(IdKind::Item, "a"));
@@ -271,7 +271,7 @@ fn revealing_fills_impressions_and_drops_actions() {
         panic!()
     };
     let a = ids.id(IdKind::Item, "a");
-    assert_eq!(shown.revealed, Some(vec![(a, 1), (a, 0)]));
+    assert_eq!(shown.known_actions, Some(vec![(a, 1), (a, 0)]));
 
     let quiet = with(impression(), "request_id", json!("quiet")).to_string();
     let Some(Ok(Event::Impression(quiet))) = reveal
@@ -280,7 +280,7 @@ fn revealing_fills_impressions_and_drops_actions() {
     else {
         panic!()
     };
-    assert_eq!(quiet.revealed, Some(Vec::new()));
+    assert_eq!(quiet.known_actions, Some(Vec::new()));
 
     let passed: Vec<_> = records()
         .filter_map(|record| reveal.apply(decoder.decode(&record)))

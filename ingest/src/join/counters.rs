@@ -1,6 +1,6 @@
 //! Outcome counters, and the two identities that say nothing was lost and nothing counted twice.
 
-use ouzel_sample::{Kind, TaskId};
+use ouzel_sample::{SampleKind, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// What became of everything that came in. `pending`, `pending_items` and `waiting` are states, the rest only grow.
@@ -46,7 +46,7 @@ pub struct Counters {
     pub orphaned_early: u64,
     /// Closed requests forgotten before their time by the cap on them.
     pub forgotten_early: u64,
-    /// Samples emitted, by [`Kind`] in its declared order.
+    /// Samples emitted, by [`SampleKind`] in its declared order.
     pub samples: [u64; 5],
 }
 
@@ -55,7 +55,7 @@ pub struct Counters {
 pub struct TaskCounters {
     /// The window was over when the impression came.
     pub late: u64,
-    /// An action joined, or was revealed.
+    /// An action joined, or was known_actions.
     pub positive: u64,
     /// The window closed without one.
     pub negative: u64,
@@ -156,7 +156,7 @@ impl Counters {
 
     /// Samples emitted with this kind.
     #[must_use]
-    pub fn samples_of(&self, kind: Kind) -> u64 {
+    pub fn samples_of(&self, kind: SampleKind) -> u64 {
         self.samples[kind as usize]
     }
 

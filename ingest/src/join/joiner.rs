@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Action, Candidate, Event, EventTime, Id, Impression, PartitionId, Position, Recorded, Request, Sample,
-    Stream, TaskId,
+    Action, Candidate, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position, Request,
+    Sample, Stream, TaskId,
 };
 
 use crate::join::clock::{Clock, Mark};
@@ -126,7 +126,7 @@ impl<S: JoinStore> Joiner<S> {
     /// After an error the state is undefined: drop the joiner and restore it.
     pub fn step(
         &mut self,
-        recorded: &Recorded,
+        recorded: &DecodedRecord,
         capture: impl FnOnce(&Impression) -> Captured,
         out: &mut Vec<Vec<Sample>>,
     ) -> Result<Outcome, JoinError> {
@@ -134,7 +134,7 @@ impl<S: JoinStore> Joiner<S> {
         match &recorded.event {
             Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
             Ok(Event::Action(action)) => self.action(recorded.position, recorded.timestamp_ms, action, out),
-            Ok(Event::Item(_) | Event::Deleted(_) | Event::JoinRecord(_)) => Ok(Outcome::Passed),
+            Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) => Ok(Outcome::Passed),
             Err(_) => {
                 match recorded.position.partition.stream {
                     Stream::Items | Stream::Samples => {}

@@ -1,7 +1,7 @@
 //! A second joiner that is too simple to be wrong: plain lists, linear scans, every question asked anew of the
 //! whole past. It shares no code with the first one but the configuration.
 
-use ouzel_sample::{Kind, PartitionId};
+use ouzel_sample::{PartitionId, SampleKind};
 
 use crate::join::config::{JoinConfig, LabelPolicy};
 use crate::join::world::{Happening, Made, Told, record_ms, watermarks};
@@ -16,7 +16,7 @@ struct Shown {
     ts: i64,
     items: Vec<u64>,
     late: Vec<bool>,
-    revealed: Option<Vec<(u64, u8)>>,
+    known_actions: Option<Vec<(u64, u8)>>,
     is_forced: bool,
     is_forgotten: bool,
     /// Its items were told as negatives, by a policy that does so at once.
@@ -78,7 +78,7 @@ impl<'a> Oracle<'a> {
                 request,
                 ts,
                 items,
-                revealed,
+                known_actions,
                 ..
             } => {
                 if self.known(*request, now).is_some() {
@@ -89,7 +89,7 @@ impl<'a> Oracle<'a> {
                     .config
                     .tasks
                     .iter()
-                    .map(|task| is_forgotten || (revealed.is_none() && ts + task.window_ms < now));
+                    .map(|task| is_forgotten || (known_actions.is_none() && ts + task.window_ms < now));
                 let late: Vec<bool> = late.collect();
                 let first = self
                     .shown
@@ -105,7 +105,7 @@ impl<'a> Oracle<'a> {
                     ts: *ts,
                     items: items.clone(),
                     late,
-                    revealed: revealed.clone(),
+                    known_actions: known_actions.clone(),
                     is_forced: false,
                     is_forgotten,
                     is_told: false,
@@ -170,7 +170,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn is_task_open(&self, s: &Shown, task: usize, now: i64) -> bool {
-        let is_over = s.is_forced || s.revealed.is_some() || s.late[task];
+        let is_over = s.is_forced || s.known_actions.is_some() || s.late[task];
         !is_over && now <= s.ts + self.config.tasks[task].window_ms
     }
 
@@ -223,11 +223,13 @@ impl<'a> Oracle<'a> {
         let made = |kind| self.made(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
         match (self.config.policy, was_sampled) {
             (LabelPolicy::Eager, _) if s.held.contains(&a.task) => {}
-            (LabelPolicy::Eager, _) => group.push(made(Kind::Final)),
-            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. }, _) => group.push(made(Kind::LatePositive)),
-            (LabelPolicy::EsDfm { .. }, true) => group.push(made(Kind::LatePositive)),
+            (LabelPolicy::Eager, _) => group.push(made(SampleKind::Final)),
+            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. }, _) => {
+                group.push(made(SampleKind::LatePositive))
+            }
+            (LabelPolicy::EsDfm { .. }, true) => group.push(made(SampleKind::LatePositive)),
             (LabelPolicy::Defer { .. }, true) => {
-                group.push(made(Kind::RealCopy));
+                group.push(made(SampleKind::RealCopy));
                 self.shown[index].copied.push((a.item, a.task));
             }
             _ => {}
@@ -239,15 +241,15 @@ impl<'a> Oracle<'a> {
 
     fn first_samples(&mut self, k: usize, index: usize, group: &mut Vec<Made>) {
         let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
-        if let Some(revealed) = self.shown[index].revealed.clone() {
+        if let Some(known_actions) = self.shown[index].known_actions.clone() {
             for item in self.shown[index].items.clone() {
                 let labels: Vec<_> = (0..n_tasks)
-                    .map(|task| (task, revealed.contains(&(item, task))))
+                    .map(|task| (task, known_actions.contains(&(item, task))))
                     .collect();
                 for (task, _) in labels.iter().filter(|(_, is_positive)| *is_positive) {
                     self.shown[index].positives.push((item, *task, false));
                 }
-                group.push(self.made(&self.shown[index], item, Kind::Final, labels, None));
+                group.push(self.made(&self.shown[index], item, SampleKind::Final, labels, None));
             }
         } else if self.config.policy.is_at_once()
             && (self.wait_end(&self.shown[index], 0)).is_some_and(|end| end < self.watermarks[k])
@@ -261,7 +263,7 @@ impl<'a> Oracle<'a> {
         for item in &s.items {
             let tasks = (0u8..).zip(&s.late).filter(|(_, late)| !**late);
             let labels = tasks.map(|(task, _)| (task, false)).collect();
-            group.push(self.made(s, *item, Kind::EarlyNegative, labels, None));
+            group.push(self.made(s, *item, SampleKind::EarlyNegative, labels, None));
         }
         self.shown[index].is_told = true;
     }
@@ -273,7 +275,7 @@ impl<'a> Oracle<'a> {
         for (index, s) in self.shown.iter().enumerate() {
             for task in 0..self.config.n_tasks() {
                 // A window that was open before, or would have been had the impression come before.
-                if s.is_forced || s.revealed.is_some() || s.late[task] {
+                if s.is_forced || s.known_actions.is_some() || s.late[task] {
                     continue;
                 }
                 let window_end = s.ts + self.config.tasks[task].window_ms;
@@ -322,13 +324,16 @@ impl<'a> Oracle<'a> {
         let split = |item: u64, tasks: &[u8]| {
             let positives = label(item, tasks, &|t| is_positive(item, t));
             let negatives = label(item, tasks, &|t| !is_positive(item, t));
-            [(Kind::Final, positives), (Kind::EarlyNegative, negatives)]
+            [
+                (SampleKind::Final, positives),
+                (SampleKind::EarlyNegative, negatives),
+            ]
         };
-        let mut told: Vec<(u64, Kind, LabelList)> = Vec::new();
+        let mut told: Vec<(u64, SampleKind, LabelList)> = Vec::new();
         for item in &s.items {
             if self.config.policy.is_at_once() {
                 let negatives = waits.iter().map(|task| (*task, false)).collect();
-                told.push((*item, Kind::EarlyNegative, negatives));
+                told.push((*item, SampleKind::EarlyNegative, negatives));
                 continue;
             }
             told.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
@@ -344,16 +349,16 @@ impl<'a> Oracle<'a> {
                     if is_forced {
                         told.extend(split(*item, &untold).map(|(kind, labels)| (*item, kind, labels)));
                     } else {
-                        told.push((*item, Kind::Final, label(*item, &untold, &|_| true)));
+                        told.push((*item, SampleKind::Final, label(*item, &untold, &|_| true)));
                     }
                 }
                 LabelPolicy::Wait if is_forced => {
                     told.extend(split(*item, closes).map(|(kind, labels)| (*item, kind, labels)));
                 }
-                LabelPolicy::Wait => told.push((*item, Kind::Final, label(*item, closes, &|_| true))),
+                LabelPolicy::Wait => told.push((*item, SampleKind::Final, label(*item, closes, &|_| true))),
                 LabelPolicy::Defer { .. } => {
                     let rest = label(*item, closes, &|t| !s.copied.contains(&(*item, t)));
-                    told.push((*item, Kind::RealCopy, rest));
+                    told.push((*item, SampleKind::RealCopy, rest));
                 }
                 LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. } => {}
             }
@@ -453,7 +458,7 @@ impl<'a> Oracle<'a> {
         counts
     }
 
-    fn made(&self, s: &Shown, item: u64, kind: Kind, labels: Vec<(u8, bool)>, ms: Option<i64>) -> Made {
+    fn made(&self, s: &Shown, item: u64, kind: SampleKind, labels: Vec<(u8, bool)>, ms: Option<i64>) -> Made {
         Made {
             request: s.request,
             shown_at: i64::try_from(s.offset).unwrap(),

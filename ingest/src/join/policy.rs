@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ouzel_sample::{Kind, Labels, Sample, TaskId};
+use ouzel_sample::{Labels, Sample, SampleKind, TaskId};
 
 use crate::join::config::LabelPolicy;
 use crate::join::slot::{Open, OpenItem};
@@ -23,7 +23,14 @@ pub(crate) enum Close {
 /// `tasks` are told as negatives, by the policies that do not wait.
 pub(crate) fn shown(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(group, open, item, Kind::EarlyNegative, labels(tasks, 0), None);
+        push(
+            group,
+            open,
+            item,
+            SampleKind::EarlyNegative,
+            labels(tasks, 0),
+            None,
+        );
     }
     open.sampled |= tasks;
 }
@@ -41,13 +48,13 @@ pub(crate) fn acted(
     let was_sampled = open.sampled & bit != 0;
     let kind = match policy {
         LabelPolicy::Eager if open.held & bit != 0 => return,
-        LabelPolicy::Eager => Kind::Final,
-        LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } => Kind::LatePositive,
-        LabelPolicy::EsDfm { .. } if was_sampled => Kind::LatePositive,
-        LabelPolicy::Defer { .. } if was_sampled => Kind::RealCopy,
+        LabelPolicy::Eager => SampleKind::Final,
+        LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } => SampleKind::LatePositive,
+        LabelPolicy::EsDfm { .. } if was_sampled => SampleKind::LatePositive,
+        LabelPolicy::Defer { .. } if was_sampled => SampleKind::RealCopy,
         LabelPolicy::Wait | LabelPolicy::EsDfm { .. } | LabelPolicy::Defer { .. } => return,
     };
-    if kind == Kind::RealCopy {
+    if kind == SampleKind::RealCopy {
         open.items[index].copied |= bit;
     }
     push(group, open, &open.items[index], kind, labels(bit, bit), record_ms);
@@ -77,20 +84,27 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
                     group,
                     open,
                     item,
-                    Kind::Final,
+                    SampleKind::Final,
                     labels(negative | held, held),
                     None,
                 );
             }
             (LabelPolicy::Eager, Close::Overload) => split(group, open, item, negative | held),
             (LabelPolicy::Wait, Close::Due) => {
-                push(group, open, item, Kind::Final, labels(tasks, positive), None);
+                push(
+                    group,
+                    open,
+                    item,
+                    SampleKind::Final,
+                    labels(tasks, positive),
+                    None,
+                );
             }
             (LabelPolicy::Wait, Close::Overload) => split(group, open, item, tasks),
             (LabelPolicy::Defer { .. }, _) => {
                 let rest = tasks & !item.copied;
                 let known = labels(rest, positive & rest);
-                push(group, open, item, Kind::RealCopy, known, None);
+                push(group, open, item, SampleKind::RealCopy, known, None);
             }
             (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. }, _) => {}
         }
@@ -98,25 +112,39 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
 }
 
 /// Every label of a request that came with them: one certain sample per item, whatever the policy.
-pub(crate) fn revealed(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
+pub(crate) fn known_actions(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(group, open, item, Kind::Final, labels(tasks, item.positive), None);
+        push(
+            group,
+            open,
+            item,
+            SampleKind::Final,
+            labels(tasks, item.positive),
+            None,
+        );
     }
 }
 
 /// The labels of `tasks` as seen now: certain positives and presumed negatives, in a sample each.
 fn split(group: &mut Vec<Sample>, open: &Open, item: &OpenItem, tasks: u8) {
     let positive = item.positive & tasks;
-    push(group, open, item, Kind::Final, labels(positive, positive), None);
+    push(
+        group,
+        open,
+        item,
+        SampleKind::Final,
+        labels(positive, positive),
+        None,
+    );
     let negative = labels(tasks & !positive, 0);
-    push(group, open, item, Kind::EarlyNegative, negative, None);
+    push(group, open, item, SampleKind::EarlyNegative, negative, None);
 }
 
 fn push(
     group: &mut Vec<Sample>,
     open: &Open,
     item: &OpenItem,
-    kind: Kind,
+    kind: SampleKind,
     labels: Labels,
     action_record_ms: Option<i64>,
 ) {

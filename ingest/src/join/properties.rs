@@ -234,11 +234,11 @@ fn the_order_of_on_time_events_changes_no_label() {
                     request,
                     ts,
                     items,
-                    revealed,
+                    known_actions,
                     ..
                 } => {
                     let first = shown.entry(*request).or_insert((*ts, items.clone(), *offset));
-                    revealed.is_none() && (first.0, &first.1) == (*ts, items)
+                    known_actions.is_none() && (first.0, &first.1) == (*ts, items)
                 }
                 Happening::Acted { .. } => true,
                 _ => false,

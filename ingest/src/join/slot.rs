@@ -135,7 +135,7 @@ pub struct Positive {
     pub item: Id,
     /// Tasks with a positive, one bit each.
     pub tasks: u8,
-    /// Those of them whose action has come; a revealed label precedes its action.
+    /// Those of them whose action has come; a known_actions label precedes its action.
     pub seen: u8,
 }
 

@@ -53,7 +53,7 @@ impl Step<'_> {
         let expires = passed(impression.ts, self.config.dedup_ms());
         let is_forgotten = expires <= self.now.max(self.floor);
         let all = self.config.all_tasks();
-        let late = match impression.revealed {
+        let late = match impression.known_actions {
             _ if is_forgotten => all,
             Some(_) => 0,
             None => self.tasks_over(impression.ts),
@@ -102,8 +102,8 @@ impl Step<'_> {
         self.counters.accepted += 1;
         let mut open = open(position, captured, late);
         open.held = self.starting_up(impression.ts);
-        if let Some(revealed) = &impression.revealed {
-            let mut closed = self.reveal(&mut open, revealed, expires);
+        if let Some(known_actions) = &impression.known_actions {
+            let mut closed = self.reveal(&mut open, known_actions, expires);
             for action in &waiting {
                 self.act_closed(&mut closed, action.item, action.task);
             }
@@ -319,10 +319,10 @@ impl Step<'_> {
     }
 
     /// Decides every task of every item by the labels that came with the impression.
-    fn reveal(&mut self, open: &mut Open, revealed: &[(Id, TaskId)], expires: EventTime) -> Closed {
+    fn reveal(&mut self, open: &mut Open, known_actions: &[(Id, TaskId)], expires: EventTime) -> Closed {
         let all = self.config.all_tasks();
         for item in &mut open.items {
-            item.positive = revealed
+            item.positive = known_actions
                 .iter()
                 .filter(|(id, _)| *id == item.candidate.item)
                 .fold(0, |mask, (_, task)| mask | 1 << task)
@@ -331,7 +331,7 @@ impl Step<'_> {
                 self.counters.decide(task, item.positive & (1 << task) != 0);
             }
         }
-        policy::revealed(open, all, &mut self.group);
+        policy::known_actions(open, all, &mut self.group);
         let mut closed = open.close(expires);
         closed
             .positives

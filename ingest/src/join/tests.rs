@@ -1,7 +1,7 @@
 //! The rules of the join, one by one, as a reader would ask for them.
 
 use ouzel_sample::{
-    Action, EventTime, Id, Impression, Kind, PartitionId, Position, Sample, ShownItem, Stream,
+    Action, EventTime, Id, Impression, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
 };
 
 use crate::join::world::capture;
@@ -71,7 +71,7 @@ impl Bench {
                 })
                 .to_vec(),
             context: Vec::new(),
-            revealed: None,
+            known_actions: None,
         }
     }
 
@@ -121,11 +121,11 @@ impl Bench {
     fn told(&mut self) -> String {
         let sample = |sample: &Sample| {
             let kind = match sample.kind {
-                Kind::Final => "final",
-                Kind::EarlyNegative => "early",
-                Kind::LatePositive => "late",
-                Kind::RealCopy => "copy",
-                Kind::Correction => "correction",
+                SampleKind::Final => "final",
+                SampleKind::EarlyNegative => "early",
+                SampleKind::LatePositive => "late",
+                SampleKind::RealCopy => "copy",
+                SampleKind::Correction => "correction",
             };
             let label = |task: u8, name: &str| match sample.labels.get(task) {
                 Some(label) => format!(" {name}={}", u8::from(label)),
@@ -232,7 +232,7 @@ fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
 fn revealed_labels_make_final_samples_at_once() {
     let mut bench = Bench::with(LabelPolicy::Defer { wait_ms: 50 });
     let impression = Impression {
-        revealed: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
+        known_actions: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
         ..Bench::impression(REQUEST, 0)
     };
     let position = Position {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ouzel_sample::{
-    Action, Candidate, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
-    Recorded, Reject, RejectReason, Request, Sample, ShownItem, Stream, VectorId,
+    Action, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId,
+    Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogit, Stream, VectorId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ pub(super) enum Happening {
         request: u64,
         ts: i64,
         items: Vec<u64>,
-        revealed: Option<Vec<(u64, u8)>>,
+        known_actions: Option<Vec<(u64, u8)>>,
     },
     Acted {
         partition: PartitionId,
@@ -116,7 +116,7 @@ pub(super) enum Draft {
         mask: u8,
         jitter: i64,
         lane: bool,
-        revealed: Option<u8>,
+        known_actions: Option<u8>,
     },
     Acted {
         request: u64,
@@ -143,10 +143,10 @@ pub(super) enum Draft {
 pub(super) fn draft() -> impl Strategy<Value = Draft> {
     // Mostly a little out of order, now and then far beyond any lateness or window, in both directions.
     let jitter = || prop_oneof![8 => -8..=8i64, 2 => -60..=20i64];
-    let revealed = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
+    let known_actions = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
     prop_oneof![
-        6 => (0..6u64, 1..8u8, jitter(), any::<bool>(), revealed).prop_map(
-            |(request, mask, jitter, lane, revealed)| Draft::Shown { request, mask, jitter, lane, revealed }
+        6 => (0..6u64, 1..8u8, jitter(), any::<bool>(), known_actions).prop_map(
+            |(request, mask, jitter, lane, known_actions)| Draft::Shown { request, mask, jitter, lane, known_actions }
         ),
         8 => (0..6u64, 0..3u64, 0..3u8, jitter(), any::<bool>())
             .prop_map(|(request, item, task, jitter, lane)| Draft::Acted { request, item, task, jitter, lane }),
@@ -182,13 +182,13 @@ pub(super) fn happenings(config: &JoinConfig, two_lanes: bool, drafts: Vec<(Draf
                 mask,
                 jitter,
                 lane: which,
-                revealed,
+                known_actions,
             } => Happening::Shown {
                 partition: lane(false, which && two_lanes),
                 request,
                 ts: clock + jitter,
                 items: (0..3).filter(|item| mask & (1 << item) != 0).collect(),
-                revealed: revealed.map(|bits| {
+                known_actions: known_actions.map(|bits| {
                     let pairs = (0..3u64).flat_map(|item| (0..n_tasks).map(move |task| (item, task)));
                     pairs
                         .filter(|(item, task)| bits >> ((item + u64::from(*task) * 3) % 8) & 1 != 0)
@@ -260,7 +260,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         position: shown.position,
         dense: Dense::new([0.5; N_DENSE]),
         content: VectorId::NONE,
-        predicted: Predicted::default(),
+        predicted: ShownLogit::default(),
     };
     let request = Request {
         id: impression.request,
@@ -274,14 +274,14 @@ pub(super) fn capture(impression: &Impression) -> Captured {
     Captured::from((request, impression.items.iter().map(candidate).collect()))
 }
 
-pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<Recorded> {
+pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<DecodedRecord> {
     let (partition, timestamp_ms, event) = match happening {
         Happening::Shown {
             partition,
             request,
             ts,
             items,
-            revealed,
+            known_actions,
         } => {
             let items = items.iter().map(|item| ShownItem {
                 item: Id(*item),
@@ -293,7 +293,7 @@ pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<Recorded>
                 ts: EventTime(*ts),
                 items: items.collect(),
                 context: Vec::new(),
-                revealed: revealed
+                known_actions: known_actions
                     .as_ref()
                     .map(|list| list.iter().map(|(item, task)| (Id(*item), *task)).collect()),
             };
@@ -319,7 +319,7 @@ pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<Recorded>
         Happening::Broken(partition) => (*partition, 0, Err(Reject::new(RejectReason::NullValue, ""))),
         _ => return None,
     };
-    Some(Recorded {
+    Some(DecodedRecord {
         position: Position {
             partition,
             offset: i64::try_from(offset).unwrap(),

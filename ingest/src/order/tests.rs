@@ -21,7 +21,7 @@ fn acted(number: i32) -> PartitionId {
 }
 
 /// The payload does not matter to the merge, only its time: every record here is an action.
-fn record(partition: PartitionId, offset: i64, time: Option<i64>, event: i64) -> Recorded {
+fn record(partition: PartitionId, offset: i64, time: Option<i64>, event: i64) -> DecodedRecord {
     let action = Action {
         request: Id(1),
         item: Id(1),
@@ -31,16 +31,16 @@ fn record(partition: PartitionId, offset: i64, time: Option<i64>, event: i64) ->
         value: None,
     };
     let position = Position { partition, offset };
-    Recorded {
+    DecodedRecord {
         position,
         timestamp_ms: time,
         event: Ok(Event::Action(action)),
     }
 }
 
-fn broken(partition: PartitionId, offset: i64) -> Recorded {
+fn broken(partition: PartitionId, offset: i64) -> DecodedRecord {
     let event = Err(Reject::new(RejectReason::MalformedJson, ""));
-    Recorded {
+    DecodedRecord {
         position: Position { partition, offset },
         timestamp_ms: None,
         event,
@@ -89,7 +89,7 @@ fn bounded_ranges_merge_by_record_time_then_event_time_then_stream() {
 
 #[test]
 fn the_order_is_the_same_however_records_arrive() {
-    let records: Vec<Recorded> = (0..60)
+    let records: Vec<DecodedRecord> = (0..60)
         .map(|n: i64| {
             let partition = [shown(), acted(0), acted(1)][usize::try_from(n % 3).unwrap()];
             record(partition, n / 3, Some((n * 7919) % 50), n % 4)

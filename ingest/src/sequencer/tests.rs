@@ -26,7 +26,7 @@ const PARTITIONS: [(Stream, i32); 5] = [
 const ADDED: usize = 4;
 const CHECKPOINT_EVERY: u64 = 3;
 
-type Log = Vec<Vec<Recorded>>;
+type Log = Vec<Vec<DecodedRecord>>;
 
 fn id(index: usize) -> PartitionId {
     let (stream, partition) = PARTITIONS[index];
@@ -72,7 +72,7 @@ fn log(drafts: &[Draft]) -> Log {
         let request = Id(draft.request + index / 10 * 6);
         let (item, user) = (Id(draft.request % 3), Id(request.0 % 4));
         let event = match id(draft.partition).stream {
-            Stream::Items if index % 5 == 0 => Event::Deleted(Deletion { item, ts }),
+            Stream::Items if index % 5 == 0 => Event::Deletion(Deletion { item, ts }),
             Stream::Items => Event::Item(Box::new(Item {
                 id: item,
                 name: item.to_string(),
@@ -93,7 +93,7 @@ fn log(drafts: &[Draft]) -> Log {
                     })
                     .collect(),
                 context: vec![Id(request.0 % 2)],
-                revealed: None,
+                known_actions: None,
             }),
             _ => Event::Action(Action {
                 request,
@@ -105,7 +105,7 @@ fn log(drafts: &[Draft]) -> Log {
             }),
         };
         let records = &mut log[draft.partition];
-        records.push(Recorded {
+        records.push(DecodedRecord {
             position: Position {
                 partition: id(draft.partition),
                 offset: i64::try_from(records.len()).unwrap(),

@@ -60,7 +60,7 @@ impl Default for KafkaConfig {
             bootstrap: String::new(),
             properties: BTreeMap::new(),
             topics: Topics::default(),
-            streams: Stream::ALL.to_vec(),
+            streams: Stream::EVENTS.to_vec(),
             is_whole_log_expected: false,
         }
     }

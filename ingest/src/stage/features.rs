@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Impression, Shown};
+use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Impression, ShownSlate};
 
 use crate::deleted::Deleted;
 use crate::join::Captured;
@@ -11,7 +11,7 @@ use crate::join::Captured;
 pub(super) fn complete(
     mut batch: Batch,
     features: &FeatureState,
-    shown: &mut Vec<Shown>,
+    shown: &mut Vec<ShownSlate>,
     deleted: &mut Deleted,
 ) -> Batch {
     if deleted.tell(&mut batch) {
@@ -29,7 +29,11 @@ pub(super) fn complete(
 }
 
 /// The features of an impression, before it is counted.
-pub(super) fn capture(features: &FeatureState, impression: &Impression, shown: &mut Vec<Shown>) -> Captured {
+pub(super) fn capture(
+    features: &FeatureState,
+    impression: &Impression,
+    shown: &mut Vec<ShownSlate>,
+) -> Captured {
     let captured = Captured::from(features.read(&FeatureQuery {
         request: impression.request,
         user: impression.user,
@@ -38,18 +42,18 @@ pub(super) fn capture(features: &FeatureState, impression: &Impression, shown: &
         items: &impression.items,
         slate_size: None,
     }));
-    // What is revealed at once is predicted by the very step that learns it.
-    if impression.revealed.is_none() {
+    // What is known_actions at once is predicted by the very step that learns it.
+    if impression.known_actions.is_none() {
         let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
-        shown.push(Shown { request, candidates });
+        shown.push(ShownSlate { request, candidates });
     }
     captured
 }
 
-/// Counts an impression, and the actions revealed with it.
+/// Counts an impression, and the actions known_actions with it.
 pub(super) fn show(features: &FeatureState, impression: &Impression) {
-    features.show(impression);
-    for (item, task) in impression.revealed.iter().flatten() {
+    features.add_impression(impression);
+    for (item, task) in impression.known_actions.iter().flatten() {
         let action = Action {
             request: impression.request,
             item: *item,
@@ -58,7 +62,7 @@ pub(super) fn show(features: &FeatureState, impression: &Impression) {
             task: *task,
             value: None,
         };
-        features.act(&action, &impression.context);
+        features.add_action(&action, &impression.context);
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Action, AttributedAction, Candidate, Dense, Event, EventTime, Id, Impression, JoinEvent, JoinRecord,
-    LabeledItem, N_DENSE, PartitionId, Position, Positions, Predicted, Recorded, Request, Sample, Stream,
+    Action, AttributedAction, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, JoinEvent,
+    JoinRecord, LabeledItem, N_DENSE, PartitionId, Position, Positions, Request, Sample, ShownLogit, Stream,
     VectorId,
 };
 
@@ -56,7 +56,7 @@ pub struct PartitionJoiner {
     /// Up to here everything was told and delivered by whoever ran the unit before.
     told_until: Option<Progress>,
     /// Records after that, read while some before it are still to be joined.
-    beyond: VecDeque<Recorded>,
+    beyond: VecDeque<DecodedRecord>,
     /// Partitions read to the end of the log while warming up.
     ended: BTreeSet<PartitionId>,
     timestamp_ms: Option<i64>,
@@ -96,7 +96,7 @@ impl PartitionJoiner {
     }
 
     /// Takes in a record of one of its partitions. Those read before are passed over.
-    pub fn push(&mut self, recorded: Recorded) -> Result<(), PartitionJoinerError> {
+    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), PartitionJoinerError> {
         if !self.read.advance(recorded.position) {
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl PartitionJoiner {
     /// Records of `partition` taken in and not joined yet.
     #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
-        let is_of = |recorded: &&Recorded| recorded.position.partition == partition;
+        let is_of = |recorded: &&DecodedRecord| recorded.position.partition == partition;
         self.orderer.n_queued(partition) + self.beyond.iter().filter(is_of).count()
     }
 
@@ -253,7 +253,7 @@ impl PartitionJoiner {
 
     /// The next record of the warm-up, which ends when all were joined that had been joined before: what comes
     /// after them is kept until then.
-    fn warm_up(&mut self, told: Progress) -> Result<Option<Recorded>, PartitionJoinerError> {
+    fn warm_up(&mut self, told: Progress) -> Result<Option<DecodedRecord>, PartitionJoinerError> {
         let mut is_read = true;
         for id in pair(self.partition) {
             let next = self.read.next(id).unwrap_or(0);
@@ -329,7 +329,7 @@ impl PartitionJoiner {
     }
 
     /// Notes an action that waits for its impression. Returns the offset before which none does any more.
-    fn settle(&mut self, recorded: &Recorded, outcome: &Outcome) -> i64 {
+    fn settle(&mut self, recorded: &DecodedRecord, outcome: &Outcome) -> i64 {
         if recorded.position.partition.stream == Stream::Actions {
             self.acted = recorded.position.offset + 1;
         }
@@ -496,7 +496,7 @@ fn bare(impression: &Impression) -> Captured {
             position: shown.position,
             dense,
             content: VectorId::NONE,
-            predicted: Predicted::default(),
+            predicted: ShownLogit::default(),
         })
     });
     Captured {

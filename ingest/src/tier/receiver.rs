@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use metrics::counter;
 use ouzel_sample::{
-    Action, AttributedAction, Candidate, EventTime, Impression, JoinEvent, JoinRecord, Kind, LabeledItem,
-    Labels, Request, Sample, TaskId,
+    Action, AttributedAction, Candidate, EventTime, Impression, JoinEvent, JoinRecord, LabeledItem, Labels,
+    Request, Sample, SampleKind, TaskId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -374,15 +374,18 @@ impl Slate {
     fn sample(&mut self, told: &JoinRecord, made: &LabeledItem) -> Option<Sampled> {
         let item = find(&mut self.items, made.item)?;
         let seen = match made.kind {
-            Kind::Final | Kind::EarlyNegative => &mut item.first,
-            Kind::LatePositive | Kind::RealCopy | Kind::Correction => &mut item.second,
+            SampleKind::Final | SampleKind::EarlyNegative => &mut item.first,
+            SampleKind::LatePositive | SampleKind::RealCopy | SampleKind::Correction => &mut item.second,
         };
-        let labels = made.labels.only(!*seen);
+        let labels = made.labels.masked(!*seen);
         *seen |= labels.known();
         if labels.is_unknown() {
             return None;
         }
-        if self.is_held && made.kind == Kind::Final && labels == Labels::of(labels.known(), u8::MAX) {
+        if self.is_held
+            && made.kind == SampleKind::Final
+            && labels == Labels::from_masks(labels.known(), u8::MAX)
+        {
             item.held |= labels.known();
             return Some(Sampled::Held);
         }
@@ -397,11 +400,11 @@ impl Slate {
     fn release(&self, told: &JoinRecord, mut group: Vec<Sample>) -> Vec<Sample> {
         for item in self.items.iter().filter(|item| item.held != 0) {
             let ours = |sample: &&mut Sample| {
-                sample.kind == Kind::Final && Arc::ptr_eq(&sample.candidate, &item.candidate)
+                sample.kind == SampleKind::Final && Arc::ptr_eq(&sample.candidate, &item.candidate)
             };
-            let held = Labels::of(item.held, item.held);
+            let held = Labels::from_masks(item.held, item.held);
             match group.iter_mut().find(ours) {
-                Some(sample) => sample.labels = sample.labels.and(held),
+                Some(sample) => sample.labels = sample.labels.updated_with(held),
                 None => group.push(self.bare(told, Arc::clone(&item.candidate), held)),
             }
         }
@@ -419,7 +422,7 @@ impl Slate {
             request: Arc::clone(&self.request),
             candidate,
             labels,
-            kind: Kind::Final,
+            kind: SampleKind::Final,
             weight: 1.0,
             shown_at: told.at,
             action_record_ms: None,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, Event, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent, PartitionId, Position, Record,
-    Recorded, Sample, Stream,
+    Batch, DecodedRecord, Event, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent, PartitionId, Position,
+    Record, Sample, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn whole() -> Begin {
 }
 
 /// What a unit tells at each record, and how far it was after it.
-fn run(config: &JoinConfig, log: &[Recorded], begin: &Begin) -> Vec<(Vec<Tell>, Progress, bool)> {
+fn run(config: &JoinConfig, log: &[DecodedRecord], begin: &Begin) -> Vec<(Vec<Tell>, Progress, bool)> {
     let mut unit = PartitionJoiner::new(config.clone(), 0, begin).unwrap();
     for recorded in log {
         unit.push(recorded.clone()).unwrap();
@@ -53,7 +53,7 @@ fn run(config: &JoinConfig, log: &[Recorded], begin: &Begin) -> Vec<(Vec<Tell>, 
 /// The same with partitions that run ahead of each other as `turns` say.
 fn run_mixed(
     config: &JoinConfig,
-    log: &[Recorded],
+    log: &[DecodedRecord],
     begin: &Begin,
     turns: &[u8],
 ) -> Vec<(Vec<Tell>, Progress)> {
@@ -91,7 +91,7 @@ fn run_mixed(
 }
 
 /// First offsets of records from `ms` on, and what the log holds.
-fn find(log: &[Recorded], ms: i64) -> ([i64; 2], [Held; 2]) {
+fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [Held; 2]) {
     let of = |id: PartitionId| {
         log.iter()
             .filter(move |recorded| recorded.position.partition == id)
@@ -364,7 +364,7 @@ fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
 }
 
 /// What a unit tells when it is given the records one by one.
-fn in_order(config: &JoinConfig, log: &[Recorded]) -> Vec<Tell> {
+fn in_order(config: &JoinConfig, log: &[DecodedRecord]) -> Vec<Tell> {
     let mut unit = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
     let mut tells = Vec::new();
     for recorded in log {

@@ -21,8 +21,8 @@
 use std::fmt;
 
 use ouzel_sample::{
-    Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, Kind,
-    LabeledItem, Labels, PartitionId, Position, Reject, RejectReason, ShownItem, Stream, TaskId,
+    Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, LabeledItem,
+    Labels, PartitionId, Position, Reject, RejectReason, SampleKind, ShownItem, Stream, TaskId,
 };
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -150,7 +150,7 @@ impl Wire {
                         })
                         .collect(),
                     context: shown.context.into_iter().map(|value| value.0).collect(),
-                    revealed: None,
+                    known_actions: None,
                 },
             },
             (None, Some(late), None, None) => JoinEvent::Late {
@@ -177,7 +177,7 @@ impl Wire {
                             (self.mask(&sample.positive)?, self.mask(&sample.negative)?);
                         Ok(LabeledItem {
                             item: sample.item.0,
-                            labels: Labels::of(positive | negative, positive),
+                            labels: Labels::from_masks(positive | negative, positive),
                             kind: sample.kind,
                             action_record_ms: sample.action_record_ms,
                         })
@@ -314,7 +314,7 @@ struct ActedLine {
 #[derive(Serialize, Deserialize)]
 struct SampleLine {
     item: Hex,
-    kind: Kind,
+    kind: SampleKind,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     positive: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, Outcome, TaskConfig};
 use ouzel_sample::{
-    Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Predicted,
-    Request, ShownItem, Stream, VectorId,
+    Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Request,
+    ShownItem, ShownLogit, Stream, VectorId,
 };
 
 /// Counts the bytes asked for and not given back.
@@ -71,7 +71,7 @@ pub fn impression(n: u64, n_items: u64) -> Impression {
             })
             .collect(),
         context: Vec::new(),
-        revealed: None,
+        known_actions: None,
     }
 }
 
@@ -79,7 +79,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
     let entry = HistoryEntry {
         item: id(7),
         ts: impression.ts,
-        about: Id(0),
+        attribute: Id(0),
         task: 0,
     };
     let request = Request {
@@ -97,7 +97,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
         position: shown.position,
         dense: Dense::new([1.5; N_DENSE]),
         content: VectorId::NONE,
-        predicted: Predicted::default(),
+        predicted: ShownLogit::default(),
     });
     Captured::from((request, candidates.collect()))
 }

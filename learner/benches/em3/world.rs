@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ouzel_learner::model::uniform;
 use ouzel_sample::{
-    Attribute, Batch, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, Kind, Labels, N_DENSE,
-    PartitionId, Position, Predicted, Request, Sample, Slot, Stream, Vector, VectorId, VectorMap,
-    VectorTable,
+    Attribute, AttributeField, Batch, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, Labels,
+    N_DENSE, PartitionId, Position, Request, Sample, SampleKind, ShownLogit, Stream, Vector, VectorId,
+    VectorMap, VectorTable,
 };
 
 pub(crate) const N_ITEMS: u64 = 20_000;
@@ -47,7 +47,7 @@ impl World {
                 let values: Vec<f32> = (0..width as u64)
                     .map(|lane| uniform(seed, item, lane) - 0.5)
                     .collect();
-                Vector::given(&values)
+                Vector::provided(&values)
             };
             let vectors: ItemVectors = [vector(1, TEXT), vector(2, IMAGE)];
             table.put(Id(item), vectors);
@@ -64,7 +64,7 @@ impl World {
             let past = sample.request.contents.iter().copied();
             past.chain([sample.candidate.content])
         });
-        let vectors = VectorMap::new(&self.table.list(), ids);
+        let vectors = VectorMap::new(&self.table.read(), ids);
         Batch {
             deleted: Vec::new(),
             seq,
@@ -76,7 +76,7 @@ impl World {
 
     /// An item's frozen vector.
     pub(crate) fn vector(&self, item: u64, modality: usize) -> Vec<f32> {
-        let list = self.table.list();
+        let list = self.table.read();
         let vectors = list.get(self.content(item)).expect("every item has contents");
         vectors[modality]
             .as_ref()
@@ -86,7 +86,7 @@ impl World {
     }
 
     fn content(&self, item: u64) -> VectorId {
-        self.table.of(Id(item))
+        self.table.current(Id(item))
     }
 
     fn slate(&self, shape: Shape, number: u64) -> Vec<Sample> {
@@ -95,7 +95,7 @@ impl World {
         let entry = |(n, item): (i64, &u64)| HistoryEntry {
             item: Id(*item),
             ts: now.plus_ms(-60_000 * (n + 1)),
-            about: Id(CATEGORY + item % N_CATEGORIES),
+            attribute: Id(CATEGORY + item % N_CATEGORIES),
             task: 0,
         };
         let request = Arc::new(Request {
@@ -127,16 +127,16 @@ impl World {
                     candidate: Arc::new(Candidate {
                         item: Id(item),
                         attributes: vec![Attribute {
-                            slot: Slot::Category,
+                            field: AttributeField::Category,
                             value: Id(CATEGORY + item % N_CATEGORIES),
                         }],
                         position: None,
                         dense: Dense::new(dense),
                         content: self.content(item),
-                        predicted: Predicted::default(),
+                        predicted: ShownLogit::default(),
                     }),
                     labels: Labels::UNKNOWN.with(0, uniform(5, number, n) < 0.1),
-                    kind: Kind::Final,
+                    kind: SampleKind::Final,
                     weight: 1.0,
                     shown_at,
                     action_record_ms: None,

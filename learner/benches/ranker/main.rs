@@ -148,7 +148,7 @@ fn candidate(request: usize, candidate: &Candidate) -> Value {
     let attributes: Vec<Value> = candidate
         .attributes
         .iter()
-        .map(|attribute| json!([attribute.slot, attribute.value.0]))
+        .map(|attribute| json!([attribute.field, attribute.value.0]))
         .collect();
     json!({
         "request": request, "item": candidate.item.0, "attributes": attributes,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use ouzel_learner::model::uniform;
 use ouzel_sample::{
-    Action, Attribute, Batch, Batcher, Candidate, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id,
-    IdKind, IdSpace, Impression, Item, Kind, Labels, PartitionId, Position, Request, Sample, ShownItem, Slot,
-    Stream,
+    Action, Attribute, AttributeField, Batch, Batcher, Candidate, EventTime, FeatureConfig, FeatureQuery,
+    FeatureState, Id, IdKind, IdSpace, Impression, Item, Labels, PartitionId, Position, Request, Sample,
+    SampleKind, ShownItem, Stream,
 };
 
 /// What the slates look like.
@@ -75,13 +75,13 @@ impl World {
         for id in 0..N_ITEMS {
             let mut attributes: Vec<Attribute> = (0..=below(3, id, 0))
                 .map(|i| Attribute {
-                    slot: Slot::Category,
+                    field: AttributeField::Category,
                     value: hashed(IdKind::Attribute, 1_000 + (below(19, id, 1) + 5 * i) % 19),
                 })
                 .collect();
             if self.has_author {
                 attributes.push(Attribute {
-                    slot: Slot::Author,
+                    field: AttributeField::Author,
                     value: hashed(IdKind::Attribute, 2_000 + below(500, id, 2)),
                 });
             }
@@ -126,7 +126,7 @@ impl World {
             } else {
                 vec![]
             },
-            revealed: None,
+            known_actions: None,
         }
     }
 
@@ -134,7 +134,7 @@ impl World {
     fn show(&self, features: &FeatureState, request: u64) -> Vec<Sample> {
         let impression = self.impression(request, self.slate);
         let (request, candidates) = read(features, &impression);
-        features.show(&impression);
+        features.add_impression(&impression);
         let request = Arc::new(request);
         let shown_at = Position {
             partition: PartitionId {
@@ -157,14 +157,14 @@ impl World {
                         task: 0,
                         value: None,
                     };
-                    features.act(&action, &request.context);
+                    features.add_action(&action, &request.context);
                 }
                 Sample {
                     seq: 0,
                     request: Arc::clone(&request),
                     candidate: Arc::new(candidate),
                     labels: Labels::UNKNOWN.with(0, y),
-                    kind: Kind::Final,
+                    kind: SampleKind::Final,
                     weight: 1.0,
                     shown_at,
                     action_record_ms: None,

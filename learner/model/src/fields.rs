@@ -3,7 +3,7 @@
 //! A field is one vector `[dim]`: the weighted sum of the rows of its ids. One id keeps one row per role, so
 //! a user and an item never share one, while an item in a history and the same item as a candidate do.
 
-use ouzel_sample::{Candidate, HistoryEntry, Id, Request, Slot, about};
+use ouzel_sample::{AttributeField, Candidate, HistoryEntry, Id, Request, primary_attribute};
 
 use crate::config::TOKEN_FIELDS;
 
@@ -120,10 +120,14 @@ impl<'a> Fields<'a> {
     /// Calls `add(field, key, coefficient)` for each id of a candidate.
     pub fn candidate(candidate: &Candidate, mut add: impl FnMut(usize, Key, f32)) {
         add(0, Key::item(candidate.item), 1.0);
-        for (field, slot) in [(1, Slot::Category), (2, Slot::Author), (3, Slot::Tag)] {
-            let n = candidate.attributes.iter().filter(|a| a.slot == slot).count();
+        for (field, kind) in [
+            (1, AttributeField::Category),
+            (2, AttributeField::Author),
+            (3, AttributeField::Tag),
+        ] {
+            let n = candidate.attributes.iter().filter(|a| a.field == kind).count();
             let scale = inverse_root(n);
-            for attribute in candidate.attributes.iter().filter(|a| a.slot == slot) {
+            for attribute in candidate.attributes.iter().filter(|a| a.field == kind) {
                 add(field, Key::attribute(attribute.value), scale);
             }
         }
@@ -132,13 +136,13 @@ impl<'a> Fields<'a> {
     /// The ids of a history entry as a token; none where there is nothing to say.
     #[must_use]
     pub fn token(entry: &HistoryEntry) -> [Option<Key>; TOKEN_FIELDS] {
-        token(entry.item, entry.about)
+        token(entry.item, entry.attribute)
     }
 
     /// The ids of a candidate as a token like those of the history.
     #[must_use]
     pub fn target(candidate: &Candidate) -> [Option<Key>; TOKEN_FIELDS] {
-        token(candidate.item, about(&candidate.attributes))
+        token(candidate.item, primary_attribute(&candidate.attributes))
     }
 
     /// Calls `add(id, key)` for each id of the wide part: single ids and their pairs with the user. `key` is the row
@@ -154,7 +158,7 @@ impl<'a> Fields<'a> {
         for attribute in &candidate.attributes {
             let key = Key::attribute(attribute.value);
             add(key.id, key);
-            if attribute.slot != Slot::Tag {
+            if attribute.field != AttributeField::Tag {
                 let pair = self.request.user.pair(attribute.value);
                 add(role(Role::UserAttribute, pair), user);
             }
@@ -162,9 +166,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn token(item: Id, about: Id) -> [Option<Key>; TOKEN_FIELDS] {
-    let about = (about != Id::default()).then(|| Key::attribute(about));
-    [Some(Key::item(item)), about]
+fn token(item: Id, attribute: Id) -> [Option<Key>; TOKEN_FIELDS] {
+    let attribute = (attribute != Id::default()).then(|| Key::attribute(attribute));
+    [Some(Key::item(item)), attribute]
 }
 
 /// The role an id plays; part of the row's key.

@@ -10,7 +10,7 @@ mod pool;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use ouzel_sample::{Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, Shown, VectorMap};
+use ouzel_sample::{Candidate, HistoryEntry, Id, IdHasher, N_DENSE, Request, Sample, ShownSlate, VectorMap};
 
 use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, Fields, Key, USER_FIELDS};
@@ -82,7 +82,7 @@ impl Inputs {
 
     /// Inputs of slates that are only predicted, in order.
     #[must_use]
-    pub fn of_shown(config: &ModelConfig, shown: &[Shown], vectors: &VectorMap) -> Self {
+    pub fn of_shown(config: &ModelConfig, shown: &[ShownSlate], vectors: &VectorMap) -> Self {
         let mut build = Builder::new(config);
         for slate in shown {
             let request = build.n_requests();

@@ -32,7 +32,7 @@ pub struct Bound {
 /// tells nothing of `then`, which is left to the bound.
 #[must_use]
 pub fn conditioned(labels: Labels, [first, then, both]: [TaskId; 3]) -> Labels {
-    let others = labels.only(!(1 << then));
+    let others = labels.masked(!(1 << then));
     match (labels.get(first), labels.get(both)) {
         (Some(true), Some(y)) => others.with(then, y),
         _ => others,

@@ -124,7 +124,7 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
-    use ouzel_sample::{Dense, EventTime, Kind, N_DENSE};
+    use ouzel_sample::{Dense, EventTime, N_DENSE, SampleKind};
 
     use super::*;
     use crate::testing::{again, batch, sample};
@@ -137,7 +137,7 @@ mod tests {
         dense[dense_index("user_impressions").unwrap()] = user.ln_1p();
         Candidate {
             dense: Dense::new(dense),
-            ..(*sample(1, 1, Kind::Final, true).candidate).clone()
+            ..(*sample(1, 1, SampleKind::Final, true).candidate).clone()
         }
     }
 
@@ -166,14 +166,14 @@ mod tests {
             progressive.add(&batch, &[0.0]);
         };
         for (i, (item, user)) in (0u64..).zip([(0.0, 5000.0), (3.0, 20.0), (500.0, 0.0), (2000.0, 30.0)]) {
-            let mut told = sample(1, i, Kind::EarlyNegative, false);
+            let mut told = sample(1, i, SampleKind::EarlyNegative, false);
             let mut candidate = shown(item, user);
             candidate.item = told.candidate.item;
             candidate.predicted.set(if i == 1 { 1.0 } else { -1.0 });
             told.candidate = candidate.into();
             take(told.clone());
             if i == 1 {
-                take(again(&told, Kind::LatePositive, true, true));
+                take(again(&told, SampleKind::LatePositive, true, true));
             }
         }
         let found = log.buckets(EventTime::MIN);

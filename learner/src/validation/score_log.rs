@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
-use ouzel_sample::{Batch, EventTime, Id, IdHasher, Kind, Sample, dense_index};
+use ouzel_sample::{Batch, EventTime, Id, IdHasher, Sample, SampleKind, dense_index};
 
 use crate::loss;
 use crate::prior::is_late;
@@ -56,11 +56,13 @@ pub(crate) fn told(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, T
             known: Known::of(candidate),
         };
         let told = match sample.kind {
-            Kind::Final => Told::Certain(scored),
-            Kind::EarlyNegative => Told::Presumed(scored),
-            Kind::Correction => Told::Late(scored),
-            Kind::LatePositive | Kind::RealCopy if is_late(sample, scored.label) => Told::Late(scored),
-            Kind::LatePositive | Kind::RealCopy => return None,
+            SampleKind::Final => Told::Certain(scored),
+            SampleKind::EarlyNegative => Told::Presumed(scored),
+            SampleKind::Correction => Told::Late(scored),
+            SampleKind::LatePositive | SampleKind::RealCopy if is_late(sample, scored.label) => {
+                Told::Late(scored)
+            }
+            SampleKind::LatePositive | SampleKind::RealCopy => return None,
         };
         Some((request.id.pair(candidate.item), told))
     })
@@ -205,7 +207,7 @@ impl Figures {
 
 #[cfg(test)]
 mod tests {
-    use ouzel_sample::Kind;
+    use ouzel_sample::SampleKind;
 
     use super::*;
     use crate::testing::{again, batch, sample, streams};
@@ -251,12 +253,12 @@ mod tests {
 
     #[test]
     fn an_early_negative_counts_as_one_until_its_positive_comes() {
-        let first = sample(1, 1, Kind::EarlyNegative, false);
+        let first = sample(1, 1, SampleKind::EarlyNegative, false);
         let mut log = ScoreLog::default();
         log.add(&batch(vec![first.clone()]), &[0.5]);
         assert_eq!(log.figures(EventTime::MIN).positives, 0);
         log.add(
-            &batch(vec![again(&first, Kind::LatePositive, true, true)]),
+            &batch(vec![again(&first, SampleKind::LatePositive, true, true)]),
             &[0.5],
         );
         assert_eq!((log.len(), log.figures(EventTime::MIN).positives), (1, 1));
@@ -266,7 +268,7 @@ mod tests {
     fn a_positive_of_an_item_that_has_left_the_window_changes_none_in_it() {
         let mut log = ScoreLog::of_newest(3);
         let items: Vec<Sample> = (0..20)
-            .map(|item| sample(item, item, Kind::EarlyNegative, false))
+            .map(|item| sample(item, item, SampleKind::EarlyNegative, false))
             .collect();
         for item in &items {
             log.add(&batch(vec![item.clone()]), &[0.0]);
@@ -274,7 +276,7 @@ mod tests {
         assert!(log.presumed.len() <= 8, "{}", log.presumed.len());
         for (item, positives) in [(16, 0), (2, 0), (17, 1), (19, 2), (17, 2)] {
             log.add(
-                &batch(vec![again(&items[item], Kind::LatePositive, true, true)]),
+                &batch(vec![again(&items[item], SampleKind::LatePositive, true, true)]),
                 &[0.0],
             );
             assert_eq!(log.figures(EventTime::MIN).positives, positives, "{item}");

@@ -6,7 +6,7 @@ use ouzel_learner::loss::Policy;
 use ouzel_learner::model::{Inputs, ModelConfig, Net, uniform};
 use ouzel_learner::validation::{Figures, ScoreLog};
 use ouzel_learner::{Error, LearnerConfig, Trainer};
-use ouzel_sample::{Batch, Batcher, Id, Kind, Labels, Sample, VectorMap};
+use ouzel_sample::{Batch, Batcher, Id, Labels, Sample, SampleKind, VectorMap};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{configs, slates};
@@ -36,7 +36,7 @@ fn stream(policy: Policy) -> Vec<Batch> {
         let (shown, delay) = (truth.request.id.0, delay(&truth));
         let comes = truth.labels.get(0) == Some(true);
         let is_late = comes && delay > WAIT;
-        let mut tell = |after: u64, kind: Kind, y: bool, action_record_ms| {
+        let mut tell = |after: u64, kind: SampleKind, y: bool, action_record_ms| {
             let sample = Sample {
                 candidate: Arc::clone(&truth.candidate),
                 labels: Labels::UNKNOWN.with(0, y),
@@ -47,23 +47,23 @@ fn stream(policy: Policy) -> Vec<Batch> {
             told.push((shown + after, sample));
         };
         match policy {
-            Policy::Plain => tell(WINDOW, Kind::Final, comes, None),
+            Policy::Plain => tell(WINDOW, SampleKind::Final, comes, None),
             Policy::Fnw | Policy::Fnc => {
-                tell(0, Kind::EarlyNegative, false, None);
+                tell(0, SampleKind::EarlyNegative, false, None);
                 if comes {
-                    tell(delay, Kind::LatePositive, true, Some(0));
+                    tell(delay, SampleKind::LatePositive, true, Some(0));
                 }
             }
             Policy::EsDfm | Policy::Defer => {
                 if comes && !is_late {
-                    tell(WAIT, Kind::Final, true, None);
+                    tell(WAIT, SampleKind::Final, true, None);
                 } else {
-                    tell(WAIT, Kind::EarlyNegative, false, None);
+                    tell(WAIT, SampleKind::EarlyNegative, false, None);
                 }
                 match (policy, is_late) {
-                    (Policy::EsDfm, true) => tell(delay, Kind::LatePositive, true, Some(0)),
-                    (Policy::Defer, true) => tell(delay, Kind::RealCopy, true, Some(0)),
-                    (Policy::Defer, false) => tell(WINDOW, Kind::RealCopy, comes, None),
+                    (Policy::EsDfm, true) => tell(delay, SampleKind::LatePositive, true, Some(0)),
+                    (Policy::Defer, true) => tell(delay, SampleKind::RealCopy, true, Some(0)),
+                    (Policy::Defer, false) => tell(WINDOW, SampleKind::RealCopy, comes, None),
                     _ => {}
                 }
             }
@@ -238,7 +238,7 @@ fn ids_of_the_stream_are_those_of_the_world() {
     let told: Vec<Id> = stream(Policy::Fnw)
         .iter()
         .flat_map(|batch| &batch.samples)
-        .filter(|sample| sample.kind == Kind::EarlyNegative)
+        .filter(|sample| sample.kind == SampleKind::EarlyNegative)
         .map(|sample| sample.request.id)
         .collect();
     assert_eq!(told.len() as u64, 4 * N_REQUESTS);

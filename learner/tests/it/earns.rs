@@ -7,8 +7,8 @@ use ouzel_learner::model::{
 use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{LearnerConfig, Trainer};
 use ouzel_sample::{
-    Attribute, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item, Sample,
-    ShownItem, Slot,
+    Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
+    Sample, ShownItem,
 };
 
 use crate::world::{show, unpredicted};
@@ -61,13 +61,13 @@ fn impression(request: u64, user: u64, items: impl Iterator<Item = u64>) -> Impr
             })
             .collect(),
         context: vec![],
-        revealed: None,
+        known_actions: None,
     }
 }
 
 fn item(id: u64, about: Option<u64>, vector: Vec<f32>) -> Item {
     let attribute = |value| Attribute {
-        slot: Slot::Category,
+        field: AttributeField::Category,
         value: Id(1_000_000 + value),
     };
     Item {

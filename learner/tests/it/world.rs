@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::model::{ModelConfig, uniform};
 use ouzel_sample::{
-    Action, Attribute, Batch, Batcher, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, Impression,
-    Item, Kind, Labels, PartitionId, Position, Sample, ShownItem, Slot, Stream,
+    Action, Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureQuery, FeatureState,
+    Id, Impression, Item, Labels, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
 };
 
 const N_USERS: u64 = 20;
@@ -75,7 +75,7 @@ fn slates_of(
             name: format!("item {id}"),
             ts: EventTime(0),
             attributes: vec![Attribute {
-                slot: Slot::Category,
+                field: AttributeField::Category,
                 value: Id(100 + id % 5),
             }],
             texts: vec![],
@@ -99,7 +99,7 @@ fn slates_of(
             ts: EventTime(i64::try_from(request).unwrap() * 1000),
             items,
             context: vec![Id(500 + request % 3)],
-            revealed: None,
+            known_actions: None,
         };
         show(&features, &impression, |lane, item| {
             let draw = uniform(seed, request, 10 + lane);
@@ -141,7 +141,7 @@ pub(crate) fn show(
         slate_size: None,
     };
     let (request, candidates) = features.read(&ask);
-    features.show(impression);
+    features.add_impression(impression);
     let request = Arc::new(request);
     let shown_at = Position {
         partition: PartitionId {
@@ -162,14 +162,14 @@ pub(crate) fn show(
                 task: 0,
                 value: None,
             };
-            features.act(&action, &request.context);
+            features.add_action(&action, &request.context);
         }
         group.push(Sample {
             seq: 0,
             request: Arc::clone(&request),
             candidate: Arc::new(candidate),
             labels: Labels::UNKNOWN.with(0, y),
-            kind: Kind::Final,
+            kind: SampleKind::Final,
             weight: 1.0,
             shown_at,
             action_record_ms: None,

@@ -81,8 +81,8 @@ mod tests {
     use std::sync::Arc;
 
     use ouzel_sample::{
-        Batcher, Candidate, Dense, Kind, Labels, N_DENSE, PartitionId, Position, Predicted, Request, Sample,
-        Stream, VectorId,
+        Batcher, Candidate, Dense, Labels, N_DENSE, PartitionId, Position, Request, Sample, SampleKind,
+        ShownLogit, Stream, VectorId,
     };
 
     use super::*;
@@ -116,10 +116,10 @@ mod tests {
                 position: None,
                 dense: Dense::new([0.0; N_DENSE]),
                 content: VectorId::NONE,
-                predicted: Predicted::default(),
+                predicted: ShownLogit::default(),
             }),
             labels: Labels::UNKNOWN.with(PRIMARY, is_positive),
-            kind: Kind::Final,
+            kind: SampleKind::Final,
             weight: 1.0,
             shown_at: Position {
                 partition: PartitionId {

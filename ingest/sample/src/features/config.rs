@@ -54,9 +54,9 @@ impl Default for FeatureConfig {
 }
 
 impl FeatureConfig {
-    /// What gives the features their meaning: bounds may change between two starts, this may not.
+    /// The configuration with all limits at their defaults: limits may change between two starts, the rest may not.
     #[must_use]
-    pub fn meaning(&self) -> Self {
+    pub fn without_limits(&self) -> Self {
         let Self {
             max_users,
             max_counters,

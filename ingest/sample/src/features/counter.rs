@@ -1,14 +1,14 @@
-//! One live counter: impressions, actions and their averages by count and by time.
+//! One live counter: impressions and actions with their moving averages and decayed counts.
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::FeatureConfig;
+use super::config::FeatureConfig;
 use crate::{EventTime, Id, id::mix};
 
-/// What a counter counts. Part of its key.
+/// What a counter counts events of. Part of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub(crate) enum Of {
+pub(crate) enum CounterScope {
     /// An item.
     Item = 1,
     /// A user.
@@ -19,17 +19,17 @@ pub(crate) enum Of {
     Context = 4,
     /// A user with a categorical value of items.
     UserAttribute = 5,
-    /// A user with an item: also says whether it was already shown.
+    /// A user with an item; tells whether the item was already shown to the user.
     UserItem = 6,
 }
 
-/// The key of a counter: what it counts and of whom, in 64 bits.
+/// The key of a counter: a 64-bit hash of its scope and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct CounterKey(u64);
 
 impl CounterKey {
-    pub(crate) fn new(of: Of, id: Id) -> Self {
-        Self(mix(id.0 ^ mix(of as u64)))
+    pub(crate) fn new(scope: CounterScope, id: Id) -> Self {
+        Self(mix(id.0 ^ mix(scope as u64)))
     }
 }
 
@@ -38,22 +38,22 @@ impl CounterKey {
 pub(crate) struct Counter {
     pub(crate) impressions: u32,
     pub(crate) actions: u32,
-    /// Exponential average of the outcome per impression, fast.
+    /// Fast exponential moving average of the outcome, per impression.
     pub(crate) fast: f32,
-    /// The same, slow.
+    /// Slow exponential moving average of the outcome, per impression.
     pub(crate) slow: f32,
     /// Impressions decayed by time, as of `last`.
     pub(crate) recent_impressions: f32,
     /// Actions decayed by time, as of `last`.
     pub(crate) recent_actions: f32,
-    /// First event seen.
+    /// Event time of the first event.
     pub(crate) first: EventTime,
-    /// Latest event seen.
+    /// Latest event time seen.
     pub(crate) last: EventTime,
 }
 
 impl Counter {
-    /// A counter without events, its averages at the global rate.
+    /// A counter without events; its averages start at the global rate.
     pub(crate) fn new(rate: f32, now: EventTime) -> Self {
         Self {
             impressions: 0,
@@ -67,8 +67,8 @@ impl Counter {
         }
     }
 
-    /// Counts one impression. Its outcome is taken as negative until the action arrives.
-    pub(crate) fn show(&mut self, now: EventTime, config: &FeatureConfig) {
+    /// Counts one impression, as a negative until its action arrives.
+    pub(crate) fn add_impression(&mut self, now: EventTime, config: &FeatureConfig) {
         self.decay_to(now, config);
         self.impressions = self.impressions.saturating_add(1);
         self.recent_impressions += 1.0;
@@ -77,7 +77,7 @@ impl Counter {
     }
 
     /// Counts one action.
-    pub(crate) fn act(&mut self, now: EventTime, config: &FeatureConfig) {
+    pub(crate) fn add_action(&mut self, now: EventTime, config: &FeatureConfig) {
         self.decay_to(now, config);
         self.actions = self.actions.saturating_add(1);
         self.recent_actions += 1.0;
@@ -117,11 +117,11 @@ mod tests {
     fn counts_decay_by_event_time_and_never_grow_backwards() {
         let config = FeatureConfig::default();
         let mut counter = Counter::new(0.1, EventTime(0));
-        counter.show(EventTime(0), &config);
+        counter.add_impression(EventTime(0), &config);
         let (now, later) = (EventTime(config.decay_ms), EventTime(2 * config.decay_ms));
         assert!((counter.recent(now, &config).0 - (-1.0f32).exp()).abs() < 1e-6);
-        counter.show(later, &config);
-        counter.act(now, &config);
+        counter.add_impression(later, &config);
+        counter.add_action(now, &config);
         assert_eq!(counter.last, later);
         assert_eq!((counter.impressions, counter.actions), (2, 1));
     }
@@ -131,8 +131,8 @@ mod tests {
         let config = FeatureConfig::default();
         let mut counter = Counter::new(0.1, EventTime(0));
         for step in 0..200 {
-            counter.show(EventTime(step), &config);
-            counter.act(EventTime(step), &config);
+            counter.add_impression(EventTime(step), &config);
+            counter.add_action(EventTime(step), &config);
         }
         assert!((counter.fast - 1.0).abs() < 1e-3, "{}", counter.fast);
     }

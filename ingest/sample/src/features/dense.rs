@@ -1,73 +1,41 @@
-//! The live dense features: their names, their order and their fixed transforms.
+//! The dense features: names, order and value type.
 
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-/// Names of the features, in order. `ctr` is a smoothed logit minus the global logit; counts are `ln(1 + n)`;
-/// `slate` features are the item's minus the mean over its slate; those of `text` and `image` compare the item's
-/// content with that of the user's past. The list is part of the schema.
-pub const DENSE_NAMES: [&str; N_DENSE] = [
-    "item_ctr",
-    "item_impressions",
-    "item_fast_ctr",
-    "item_slow_ctr",
-    "item_recent_impressions",
-    "item_recent_actions",
-    "item_age",
-    "category_ctr",
-    "category_impressions",
-    "author_ctr",
-    "author_impressions",
-    "tag_ctr",
-    "context_ctr",
-    "user_ctr",
-    "user_impressions",
-    "user_fast_ctr",
-    "user_slow_ctr",
-    "user_gap",
-    "user_category_ctr",
-    "user_category_impressions",
-    "user_author_ctr",
-    "user_author_impressions",
-    "user_tag_ctr",
-    "user_item_ctr",
-    "user_item_impressions",
-    "user_item_actions",
-    "slate_size",
-    "slate_item_ctr",
-    "slate_item_impressions",
-    "hour_sin",
-    "hour_cos",
-    "history_len",
-    "text_mean",
-    "text_max",
-    "text_top3",
-    "text_recent",
-    "text_ctr",
-    "text_passed",
-    "slate_text_mean",
-    "slate_text_max",
-    "slate_text_top3",
-    "slate_text_recent",
-    "slate_text_ctr",
-    "slate_text_passed",
-    "image_mean",
-    "image_max",
-    "image_top3",
-    "image_recent",
-    "image_ctr",
-    "image_passed",
-    "slate_image_mean",
-    "slate_image_max",
-    "slate_image_top3",
-    "slate_image_recent",
-    "slate_image_ctr",
-    "slate_image_passed",
-];
+/// Declares the dense features in the order of their vector.
+macro_rules! dense_features {
+    ($($name:ident)*) => {
+        /// The index of each dense feature.
+        #[expect(non_camel_case_types, reason = "variants are the feature names of the schema")]
+        #[derive(Clone, Copy)]
+        pub(crate) enum Feature { $($name),* }
 
-/// How many there are.
-pub const N_DENSE: usize = 56;
+        /// Names of the dense features, in order. The list is part of the schema.
+        ///
+        /// `*_ctr` is a smoothed logit minus the global logit; counts are `ln(1 + n)`; `slate_*` is the item's
+        /// value minus the mean over its slate; `text_*` and `image_*` compare the item's content with the
+        /// content of the user's past items.
+        pub const DENSE_NAMES: [&str; N_DENSE] = [$(stringify!($name)),*];
+
+        /// Number of dense features.
+        pub const N_DENSE: usize = [$(Feature::$name),*].len();
+    };
+}
+
+dense_features! {
+    item_ctr item_impressions item_fast_ctr item_slow_ctr item_recent_impressions item_recent_actions item_age
+    category_ctr category_impressions author_ctr author_impressions tag_ctr context_ctr
+    user_ctr user_impressions user_fast_ctr user_slow_ctr user_gap
+    user_category_ctr user_category_impressions user_author_ctr user_author_impressions user_tag_ctr
+    user_item_ctr user_item_impressions user_item_actions
+    slate_size slate_item_ctr slate_item_impressions hour_sin hour_cos history_len
+    text_mean text_max text_top3 text_recent text_ctr text_passed
+    slate_text_mean slate_text_max slate_text_top3 slate_text_recent slate_text_ctr slate_text_passed
+    image_mean image_max image_top3 image_recent image_ctr image_passed
+    slate_image_mean slate_image_max slate_image_top3 slate_image_recent slate_image_ctr slate_image_passed
+}
 
 /// The dense features of one candidate, `[N_DENSE]`, in the order of [`DENSE_NAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,10 +65,8 @@ impl TryFrom<Vec<f32>> for Dense {
 
     fn try_from(values: Vec<f32>) -> Result<Self, String> {
         let n = values.len();
-        values
-            .try_into()
-            .map(Self)
-            .map_err(|_| format!("{n} dense features, expected {N_DENSE}"))
+        let values = values.try_into().map(Self);
+        values.map_err(|_| format!("{n} dense features, expected {N_DENSE}"))
     }
 }
 
@@ -112,13 +78,13 @@ impl Deref for Dense {
     }
 }
 
-/// The place of a feature in [`DENSE_NAMES`].
+/// The index of a feature in [`DENSE_NAMES`].
 #[must_use]
 pub fn dense_index(name: &str) -> Option<usize> {
     DENSE_NAMES.iter().position(|known| *known == name)
 }
 
-/// Log-odds of a probability, kept within +-8.
+/// Log-odds of a probability, clamped to +-8.
 pub(crate) fn logit(p: f32) -> f32 {
     let p = p.clamp(3.4e-4, 1.0 - 3.4e-4);
     (p / (1.0 - p)).ln()
@@ -133,5 +99,6 @@ mod tests {
         for (index, name) in DENSE_NAMES.iter().enumerate() {
             assert_eq!(dense_index(name), Some(index));
         }
+        assert_eq!((N_DENSE, Feature::slate_image_passed as usize), (56, 55));
     }
 }

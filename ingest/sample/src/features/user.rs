@@ -1,4 +1,4 @@
-//! What is kept of one user: bounded, time-ordered lists of actions and of shown items.
+//! The recent past of one user: bounded, time-ordered lists of actions and shown items.
 
 use std::collections::VecDeque;
 
@@ -6,39 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EventTime, HistoryEntry, Id};
 
-/// One user's recent past.
+/// The recent past of one user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UserState {
-    /// Oldest first by event time, ties in log order.
+    /// Actions, oldest first by event time, ties in log order.
     history: VecDeque<HistoryEntry>,
-    /// What was shown, likewise.
+    /// Shown items in the same order.
     shown: VecDeque<(EventTime, Id)>,
 }
 
 impl UserState {
-    /// Adds an action in event-time order, dropping the oldest beyond `kept`.
-    pub(crate) fn act(&mut self, entry: HistoryEntry, kept: usize) {
-        let after = self
-            .history
-            .iter()
-            .rposition(|old| old.ts <= entry.ts)
-            .map_or(0, |index| index + 1);
-        self.history.insert(after, entry);
-        while self.history.len() > kept {
-            self.history.pop_front();
-        }
+    /// Inserts an action in event-time order and drops the oldest beyond `max`.
+    pub(crate) fn add_action(&mut self, entry: HistoryEntry, max: usize) {
+        insert_in_order(&mut self.history, entry, |entry| entry.ts, max);
     }
 
-    /// Adds a shown item in event-time order, dropping the oldest beyond `kept`.
-    pub(crate) fn show(&mut self, item: Id, ts: EventTime, kept: usize) {
-        let newer = self.shown.iter().rev().take_while(|(old, _)| *old > ts).count();
-        self.shown.insert(self.shown.len() - newer, (ts, item));
-        while self.shown.len() > kept {
-            self.shown.pop_front();
-        }
+    /// Inserts a shown item in event-time order and drops the oldest beyond `max`.
+    pub(crate) fn add_shown(&mut self, item: Id, ts: EventTime, max: usize) {
+        insert_in_order(&mut self.shown, (ts, item), |(ts, _)| *ts, max);
     }
 
-    /// When the newest event was.
+    /// Event time of the newest event.
     pub(crate) fn last(&self) -> EventTime {
         let acted = self.history.back().map_or(EventTime::MIN, |entry| entry.ts);
         acted.max(self.shown.back().map_or(EventTime::MIN, |(ts, _)| *ts))
@@ -51,19 +39,28 @@ impl UserState {
     }
 
     /// The newest `len` actions strictly before `now`, oldest first.
-    pub(crate) fn before(&self, now: EventTime, len: usize) -> Vec<HistoryEntry> {
-        // Nearly every event is newer than all the user did before; only a late one has to be placed.
+    pub(crate) fn actions_before(&self, now: EventTime, len: usize) -> Vec<HistoryEntry> {
+        // Nearly every request is newer than all past actions; only a late one needs the search.
         let end = match self.history.back() {
             Some(newest) if newest.ts < now => self.history.len(),
             _ => self.history.partition_point(|entry| entry.ts < now),
         };
         let start = end.saturating_sub(len);
-        // The ring's two halves are copied whole.
+        // Copies the two slices of the ring buffer instead of single entries.
         let (old, new) = self.history.as_slices();
         let mut before = Vec::with_capacity(end - start);
         before.extend_from_slice(&old[start.min(old.len())..end.min(old.len())]);
         before.extend_from_slice(&new[start.saturating_sub(old.len())..end.saturating_sub(old.len())]);
         before
+    }
+}
+
+/// Inserts `entry` behind all entries that are not newer, then drops the oldest beyond `max`.
+fn insert_in_order<T>(list: &mut VecDeque<T>, entry: T, ts: impl Fn(&T) -> EventTime, max: usize) {
+    let n_newer = list.iter().rev().take_while(|old| ts(old) > ts(&entry)).count();
+    list.insert(list.len() - n_newer, entry);
+    while list.len() > max {
+        list.pop_front();
     }
 }
 
@@ -75,22 +72,20 @@ mod tests {
         HistoryEntry {
             item: Id(item),
             ts: EventTime(ts),
-            about: Id(0),
+            attribute: Id(0),
             task: 0,
         }
     }
 
     #[test]
-    fn history_is_cut_strictly_before_the_impression() {
+    fn history_ends_strictly_before_the_impression() {
         let mut user = UserState::default();
         for (item, ts) in [(1, 10), (3, 30), (2, 20), (4, 40)] {
-            user.act(entry(item, ts), 3);
+            user.add_action(entry(item, ts), 3);
         }
         let items = |now, len| -> Vec<u64> {
-            user.before(EventTime(now), len)
-                .iter()
-                .map(|entry| entry.item.0)
-                .collect()
+            let history = user.actions_before(EventTime(now), len);
+            history.iter().map(|entry| entry.item.0).collect()
         };
         assert_eq!(items(40, 9), [2, 3]);
         assert_eq!(items(41, 9), [2, 3, 4]);
@@ -102,7 +97,7 @@ mod tests {
     fn shown_items_are_kept_in_order_of_time_and_bounded() {
         let mut user = UserState::default();
         for (item, ts) in [(1, 10), (3, 30), (2, 20), (4, 40)] {
-            user.show(Id(item), EventTime(ts), 3);
+            user.add_shown(Id(item), EventTime(ts), 3);
         }
         let items = |now| -> Vec<u64> { user.shown_before(EventTime(now)).map(|id| id.0).collect() };
         assert_eq!(items(41), [4, 3, 2]);

@@ -1,37 +1,37 @@
-//! The content vectors that a batch or a request names, resolved when it was formed.
+//! The content vectors of one batch or request, looked up when it was formed.
 //!
-//! The table goes on changing, and forgets what no item has any more; what was formed from it must not. So names are
-//! looked up in log order, and whoever computes with them later needs no table.
+//! The table changes and forgets vectors later; a batch must not. Ids are therefore resolved in log order, and
+//! the learner and the scorer need no table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::features::vectors::{ItemVectors, VectorId, VectorList};
+use super::vectors::{ItemVectors, VectorId, VectorReadGuard};
 
-/// Content vectors by their names.
+/// Content vectors by id.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VectorMap(HashMap<VectorId, ItemVectors>);
 
 impl VectorMap {
-    /// The vectors of these names; one that the table does not know is left out.
+    /// Copies the vectors of `ids` from the table; ids that it does not contain are left out.
     #[must_use]
-    pub fn new(list: &VectorList<'_>, ids: impl Iterator<Item = VectorId>) -> Self {
+    pub fn new(table: &VectorReadGuard<'_>, ids: impl Iterator<Item = VectorId>) -> Self {
         let mut map = HashMap::new();
         for id in ids.filter(|id| *id != VectorId::NONE) {
-            if let (Entry::Vacant(free), Some(vectors)) = (map.entry(id), list.get(id)) {
-                free.insert(vectors.clone());
+            if let (Entry::Vacant(entry), Some(vectors)) = (map.entry(id), table.get(id)) {
+                entry.insert(vectors.clone());
             }
         }
         Self(map)
     }
 
-    /// The vectors of a name.
+    /// The vectors of one id.
     #[must_use]
     pub fn get(&self, id: VectorId) -> Option<&ItemVectors> {
         self.0.get(&id)
     }
 
-    /// True without any.
+    /// True without any vectors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -71,14 +71,14 @@ fn check_event(event: &Event) {
             );
         }
         // Read as it was written, see the tests of the tier.
-        Event::Deleted(_) | Event::JoinRecord(_) => {}
+        Event::Deletion(_) | Event::JoinRecord(_) => {}
     }
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        for stream in Stream::ALL {
+        for stream in Stream::EVENTS {
             if let Ok(event) = decoder().decode(&record(stream, bytes.clone())).event {
                 check_event(&event);
             }
@@ -87,7 +87,7 @@ proptest! {
 
     #[test]
     fn no_json_makes_the_decoder_panic(value in any_json()) {
-        for stream in Stream::ALL {
+        for stream in Stream::EVENTS {
             if let Ok(event) = decode(stream, &value) {
                 check_event(&event);
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ouzel_sample::{Action, Event, EventTime, Id, Impression, Position, Recorded, ShownItem, Stream};
+use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, Position, ShownItem, Stream};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
 }
 
 /// The two partitions' records, in the order in which they were written.
-pub(super) fn log(drafts: &[Draft]) -> Vec<Recorded> {
+pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     let mut next = [0, 0];
     let mut now = 1_000_000;
     let mut log = Vec::new();
@@ -83,7 +83,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<Recorded> {
                     })
                     .collect(),
                 context: vec![Id(request.0 % 2)],
-                revealed: None,
+                known_actions: None,
             }),
             Some((item, task)) => Event::Action(Action {
                 request,
@@ -94,7 +94,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<Recorded> {
                 value: None,
             }),
         };
-        log.push(Recorded {
+        log.push(DecodedRecord {
             position: Position {
                 partition: pair(0)[lane],
                 offset: next[lane],
@@ -108,7 +108,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<Recorded> {
 }
 
 /// Two records, much later: every window closes.
-pub(super) fn end(log: &[Recorded]) -> Vec<Recorded> {
+pub(super) fn end(log: &[DecodedRecord]) -> Vec<DecodedRecord> {
     pair(0)
         .into_iter()
         .map(|partition| {
@@ -126,7 +126,7 @@ pub(super) fn end(log: &[Recorded]) -> Vec<Recorded> {
                         position: None,
                     }],
                     context: Vec::new(),
-                    revealed: None,
+                    known_actions: None,
                 }),
                 _ => Event::Action(Action {
                     request: Id(9_998),
@@ -137,7 +137,7 @@ pub(super) fn end(log: &[Recorded]) -> Vec<Recorded> {
                     value: None,
                 }),
             };
-            Recorded {
+            DecodedRecord {
                 position: Position {
                     partition,
                     offset: of.count() as i64,

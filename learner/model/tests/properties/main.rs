@@ -10,7 +10,7 @@ mod world;
 use std::sync::Arc;
 
 use ouzel_model::{Array, HeadKind, SequenceKind, Weights};
-use ouzel_sample::{EventTime, Id, Shown};
+use ouzel_sample::{EventTime, Id, ShownSlate};
 
 use world::{World, apart, model, models, net, weights};
 
@@ -56,7 +56,7 @@ fn who_shares_a_batch_changes_nothing() {
         let weights = weights(&config);
         let net = net(&weights);
         // Histories and slates of all lengths, so that every one but the longest is padded.
-        let slates: Vec<Shown> = [(1, 0, 1), (2, 12, 7), (3, 5, 3), (4, 1, 20), (5, 30, 2)]
+        let slates: Vec<ShownSlate> = [(1, 0, 1), (2, 12, 7), (3, 5, 3), (4, 1, 20), (5, 30, 2)]
             .into_iter()
             .map(|(user, n_past, n)| world.slate(user, n_past, &items(n)))
             .collect();
@@ -126,7 +126,7 @@ fn a_kept_item_has_the_same_bits_whatever_it_was_computed_beside() {
     let mut weights = weights(&model(SequenceKind::Mean, HeadKind::Single, true));
     weights.frozen = Some(weights.base());
     let slate = world.slate(3, 9, &items(12));
-    let bits = |before: &[Shown]| -> Vec<u32> {
+    let bits = |before: &[ShownSlate]| -> Vec<u32> {
         let net = net(&weights);
         for slate in before {
             world.score(&net, &weights, std::slice::from_ref(slate));

@@ -7,8 +7,8 @@ use ouzel_model::{
     SequenceConfig, SequenceKind, Weights, normal, shapes,
 };
 use ouzel_sample::{
-    Attribute, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Predicted, Request,
-    Shown, Slot, Vector, VectorId, VectorMap, VectorTable,
+    Attribute, AttributeField, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Request,
+    ShownLogit, ShownSlate, Vector, VectorId, VectorMap, VectorTable,
 };
 use tch::Device;
 
@@ -25,7 +25,7 @@ impl World {
         for item in 0..40u64 {
             let vector = |lane: u64, width: u64| {
                 let values: Vec<f32> = (0..width).map(|i| normal(5, item, lane + i)).collect();
-                Vector::given(&values)
+                Vector::provided(&values)
             };
             let mut vectors = ItemVectors::default();
             if item % 4 != 3 {
@@ -40,18 +40,18 @@ impl World {
     }
 
     fn content(&self, item: u64) -> VectorId {
-        self.table.of(Id(item))
+        self.table.current(Id(item))
     }
 
     /// A request of a user with `n_past` actions, with these candidates.
-    pub(crate) fn slate(&self, user: u64, n_past: u64, items: &[u64]) -> Shown {
+    pub(crate) fn slate(&self, user: u64, n_past: u64, items: &[u64]) -> ShownSlate {
         let now = EventTime(100 * DAY_MS);
         let past = |n: u64| (user * 7 + n * 3) % 40;
         let history: Vec<HistoryEntry> = (0..n_past)
             .map(|n| HistoryEntry {
                 item: Id(past(n)),
                 ts: EventTime(now.0 - i64::try_from((n_past - n) * (n + 1)).unwrap() * 60_000),
-                about: Id(1000 + past(n) % 3),
+                attribute: Id(1000 + past(n) % 3),
                 task: u8::try_from(n % 2).unwrap(),
             })
             .collect();
@@ -68,16 +68,16 @@ impl World {
             Arc::new(Candidate {
                 item: Id(*item),
                 attributes: vec![Attribute {
-                    slot: Slot::Category,
+                    field: AttributeField::Category,
                     value: Id(1000 + item % 3),
                 }],
                 position: None,
                 dense: Dense::try_from(dense).unwrap(),
                 content: self.content(*item),
-                predicted: Predicted::default(),
+                predicted: ShownLogit::default(),
             })
         };
-        Shown {
+        ShownSlate {
             request: Arc::new(Request {
                 id: Id(user),
                 user: Id(user),
@@ -91,16 +91,16 @@ impl World {
         }
     }
 
-    pub(crate) fn vectors(&self, slates: &[Shown]) -> VectorMap {
+    pub(crate) fn vectors(&self, slates: &[ShownSlate]) -> VectorMap {
         let ids = slates.iter().flat_map(|slate| {
             let of_items = slate.candidates.iter().map(|candidate| candidate.content);
             slate.request.contents.iter().copied().chain(of_items)
         });
-        VectorMap::new(&self.table.list(), ids)
+        VectorMap::new(&self.table.read(), ids)
     }
 
     /// Scores `[n_candidates * n_tasks]`, all slates in one batch.
-    pub(crate) fn score(&self, net: &Net, weights: &Weights, slates: &[Shown]) -> Vec<f32> {
+    pub(crate) fn score(&self, net: &Net, weights: &Weights, slates: &[ShownSlate]) -> Vec<f32> {
         let inputs = Inputs::of_shown(&weights.config, slates, &self.vectors(slates));
         net.score(&inputs, weights).unwrap()
     }

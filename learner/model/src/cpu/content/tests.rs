@@ -49,7 +49,7 @@ fn items(n: u64, widths: [usize; N_MODALITIES]) -> Vec<ItemVectors> {
         let values: Vec<f32> = (0..width as u64)
             .map(|lane| normal(item, modality as u64, lane))
             .collect();
-        Vector::given(&values)
+        Vector::provided(&values)
     };
     (0..n).map(|item| [made(item, 0), made(item, 1)]).collect()
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Candidate, Dense, EventTime, HistoryEntry, Id, N_DENSE, Predicted, Request, Shown, VectorId, VectorMap,
+    Candidate, Dense, EventTime, HistoryEntry, Id, N_DENSE, Request, ShownLogit, ShownSlate, VectorId,
+    VectorMap,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -40,14 +41,14 @@ fn weights(dim: usize, sequence: SequenceConfig) -> Weights {
 }
 
 /// Requests with so many past actions and candidates each. Some entries are about nothing, some are seen again.
-fn slates(sizes: &[(usize, usize)]) -> Vec<Shown> {
+fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
     let now = 1_000_000_000;
     let slate = |(user, (n_past, n)): (u64, &(usize, usize))| {
         let pick = |at: usize, n: u64| (user * 31 + at as u64 * 17) % n;
         let history = (0..*n_past).map(|at| HistoryEntry {
             item: Id(pick(at, 23)),
             ts: EventTime(now - i64::try_from((n_past - at) * (at + 1)).unwrap() * 7_000),
-            about: Id(if at % 5 == 4 { 0 } else { 1000 + pick(at, 5) }),
+            attribute: Id(if at % 5 == 4 { 0 } else { 1000 + pick(at, 5) }),
             task: u8::from(at % 3 == 1),
         });
         let candidate = |at: usize| {
@@ -57,10 +58,10 @@ fn slates(sizes: &[(usize, usize)]) -> Vec<Shown> {
                 position: None,
                 dense: Dense::new([0.0; N_DENSE]),
                 content: VectorId::NONE,
-                predicted: Predicted::default(),
+                predicted: ShownLogit::default(),
             })
         };
-        Shown {
+        ShownSlate {
             request: Arc::new(Request {
                 id: Id(user),
                 user: Id(user),
@@ -224,7 +225,7 @@ fn empty_full_and_single_histories_are_the_block_and_its_gradients() {
 fn a_candidate_has_the_same_bits_in_any_company() {
     let weights = weights(8, sequence(32, [2, 16, 16], 50));
     let params = params(&weights);
-    let bits = |slates: &[Shown]| -> Vec<u32> {
+    let bits = |slates: &[ShownSlate]| -> Vec<u32> {
         let inputs = Inputs::of_shown(&weights.config, slates, &VectorMap::default());
         let read = to_vec(&pass(&weights, &params, &inputs).read).unwrap();
         read.into_iter().map(f32::to_bits).collect()
@@ -232,7 +233,7 @@ fn a_candidate_has_the_same_bits_in_any_company() {
     let slates = slates(&[(50, 64), (0, 3), (7, 33), (1, 1), (50, 1)]);
     let alone = slates.iter().flat_map(|slate| {
         slate.candidates.iter().flat_map(|candidate| {
-            bits(&[Shown {
+            bits(&[ShownSlate {
                 request: Arc::clone(&slate.request),
                 candidates: vec![Arc::clone(candidate)],
             }])

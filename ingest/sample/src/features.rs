@@ -1,0 +1,31 @@
+//! The feature state: user histories, live counters, the item catalog and content vectors.
+//!
+//! The join stage is its only writer and updates it in log order. Training reads it as of the impression, before
+//! that impression is counted; the scorer reads it as of now, whichever version of the weights it uses. Both call
+//! [`FeatureState::read`], so each feature has one definition.
+
+mod config;
+mod counter;
+mod dense;
+mod dump;
+mod limits;
+mod query;
+mod similarity;
+mod smoothing;
+mod state;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod user;
+mod vector_map;
+mod vectors;
+
+pub use config::FeatureConfig;
+pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
+pub use dump::FeatureStateError;
+pub use query::FeatureQuery;
+pub use state::FeatureState;
+pub use vector_map::VectorMap;
+pub use vectors::{
+    ItemVectors, MODALITIES, N_MODALITIES, Vector, VectorId, VectorOrigin, VectorReadGuard, VectorTable,
+};

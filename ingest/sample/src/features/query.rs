@@ -1,0 +1,265 @@
+//! Reading features: the one definition of every feature, for training and serving.
+
+use super::counter::CounterScope;
+use super::dense::{Dense, Feature, N_DENSE};
+use super::similarity::{N_PAST, N_SIMILARITY, PastContent};
+use super::smoothing::{FieldSums, Smoothing, f32_of, ln1p, mean, seconds};
+use super::state::FeatureState;
+use super::vector_map::VectorMap;
+use super::vectors::{N_MODALITIES, VectorId};
+use crate::{
+    Attribute, AttributeField, Candidate, EventTime, HistoryEntry, Id, Item, Request, ShownItem, ShownLogit,
+};
+
+/// A request for the features of some items for one user, as of a time.
+#[derive(Clone, Copy, Debug)]
+pub struct FeatureQuery<'a> {
+    /// Id of the slate.
+    pub request: Id,
+    /// The user.
+    pub user: Id,
+    /// Event time as of which histories and decays are read.
+    pub ts: EventTime,
+    /// Categorical values of the request.
+    pub context: &'a [Id],
+    /// The candidates.
+    pub items: &'a [ShownItem],
+    /// Number of items that will be shown, when fewer than `items`.
+    pub slate_size: Option<u16>,
+}
+
+/// Features that all candidates of a request share, and the smoothing of the others.
+struct SharedFeatures {
+    smoothing: Smoothing,
+    values: [f32; N_DENSE],
+}
+
+impl FeatureState {
+    /// The features of `query.items` as of `query.ts`; counters include every event written so far.
+    #[must_use]
+    pub fn read(&self, query: &FeatureQuery<'_>) -> (Request, Vec<Candidate>) {
+        let (history, shown) = match self.users.get(&query.user) {
+            Some(user) => (
+                user.actions_before(query.ts, self.config.history_len),
+                user.shown_before(query.ts).collect(),
+            ),
+            None => (Vec::new(), Vec::new()),
+        };
+        let n_items = u16::try_from(query.items.len()).unwrap_or(u16::MAX);
+        let shared = self.shared_features(query, history.len(), query.slate_size.unwrap_or(n_items));
+        let candidate = |shown: &ShownItem| {
+            let item = self.item(shown.item);
+            Candidate {
+                item: shown.item,
+                position: shown.position,
+                dense: Dense::new(self.item_features(query, &shared, shown.item, item.as_deref())),
+                content: self.content(shown.item),
+                attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
+                predicted: ShownLogit::default(),
+            }
+        };
+        let mut candidates: Vec<Candidate> = query.items.iter().map(candidate).collect();
+        self.fill_similarities(&history, &shown, shared.smoothing.rate, &mut candidates);
+        fill_slate_features(&mut candidates);
+        let newest = history.len().saturating_sub(self.config.history_contents);
+        let contents = history[newest..].iter().map(|entry| self.content(entry.item));
+        let request = Request {
+            contents: contents.collect(),
+            id: query.request,
+            user: query.user,
+            ts: query.ts,
+            context: query.context.to_vec(),
+            history,
+            n_items,
+        };
+        (request, candidates)
+    }
+
+    /// The content vectors that these requests and candidates refer to.
+    #[must_use]
+    pub fn vectors_of<'a>(
+        &self,
+        requests: impl Iterator<Item = &'a Request>,
+        candidates: impl Iterator<Item = &'a Candidate>,
+    ) -> VectorMap {
+        if self.config.history_contents == 0 || self.vectors.is_empty() {
+            return VectorMap::default();
+        }
+        let past = requests.flat_map(|request| request.contents.iter().copied());
+        let ids = past.chain(candidates.map(|candidate| candidate.content));
+        VectorMap::new(&self.vectors.read(), ids)
+    }
+
+    /// The current content of an item; `NONE` when the model reads no content.
+    fn content(&self, item: Id) -> VectorId {
+        if self.config.history_contents == 0 {
+            VectorId::NONE
+        } else {
+            self.vectors.current(item)
+        }
+    }
+
+    fn shared_features(
+        &self,
+        query: &FeatureQuery<'_>,
+        history_len: usize,
+        slate_size: u16,
+    ) -> SharedFeatures {
+        let smoothing = Smoothing::new(self.rate(), self.config.prior_actions);
+        let context = query.context.iter();
+        let context =
+            context.map(|value| smoothing.ctr(self.counter(CounterScope::Context, *value).as_ref()));
+        let hour = angle_of_day(query.ts);
+        let mut values = [0.0; N_DENSE];
+        values[Feature::context_ctr as usize] = mean(context);
+        if let Some(user) = self.counter(CounterScope::User, query.user) {
+            values[Feature::user_ctr as usize] = smoothing.ctr(Some(&user));
+            values[Feature::user_impressions as usize] = ln1p(f32_of(user.impressions));
+            values[Feature::user_fast_ctr as usize] = smoothing.average(user.fast);
+            values[Feature::user_slow_ctr as usize] = smoothing.average(user.slow);
+            values[Feature::user_gap as usize] = ln1p(seconds(query.ts.since_ms(user.last)));
+        }
+        values[Feature::slate_size as usize] = ln1p(f32::from(slate_size));
+        values[Feature::hour_sin as usize] = hour.sin();
+        values[Feature::hour_cos as usize] = hour.cos();
+        let history_len = u16::try_from(history_len).unwrap_or(u16::MAX);
+        values[Feature::history_len as usize] = ln1p(f32::from(history_len));
+        SharedFeatures { smoothing, values }
+    }
+
+    /// Features of one candidate, except similarities and those centred over the slate.
+    fn item_features(
+        &self,
+        query: &FeatureQuery<'_>,
+        shared: &SharedFeatures,
+        id: Id,
+        item: Option<&Item>,
+    ) -> [f32; N_DENSE] {
+        let smoothing = &shared.smoothing;
+        let mut values = shared.values;
+        if let Some(counter) = self.counter(CounterScope::Item, id) {
+            let (impressions, actions) = counter.recent(query.ts, &self.config);
+            values[Feature::item_ctr as usize] = smoothing.ctr(Some(&counter));
+            values[Feature::item_impressions as usize] = ln1p(f32_of(counter.impressions));
+            values[Feature::item_fast_ctr as usize] = smoothing.average(counter.fast);
+            values[Feature::item_slow_ctr as usize] = smoothing.average(counter.slow);
+            values[Feature::item_recent_impressions as usize] = ln1p(impressions);
+            values[Feature::item_recent_actions as usize] = ln1p(actions);
+            let age = seconds(query.ts.since_ms(counter.first));
+            values[Feature::item_age as usize] = ln1p(age / 3600.0);
+        }
+        if let Some(item) = item {
+            let [category, author, tag] = self.field_sums(smoothing, item, query.user);
+            let mut fill = |at: Feature, means: &[f32]| {
+                values[at as usize..at as usize + means.len()].copy_from_slice(means);
+            };
+            fill(Feature::category_ctr, &category.all_users.mean(category.n_values));
+            fill(Feature::author_ctr, &author.all_users.mean(author.n_values));
+            fill(Feature::tag_ctr, &tag.all_users.mean(tag.n_values)[..1]);
+            fill(Feature::user_category_ctr, &category.user.mean(category.n_values));
+            fill(Feature::user_author_ctr, &author.user.mean(author.n_values));
+            fill(Feature::user_tag_ctr, &tag.user.mean(tag.n_values)[..1]);
+        }
+        if let Some(counter) = self.counter(CounterScope::UserItem, query.user.pair(id)) {
+            values[Feature::user_item_ctr as usize] = smoothing.ctr(Some(&counter));
+            values[Feature::user_item_impressions as usize] = ln1p(f32_of(counter.impressions));
+            values[Feature::user_item_actions as usize] = ln1p(f32_of(counter.actions));
+        }
+        values
+    }
+
+    /// Sums over the counters of an item's values, by field: category, author, tag.
+    fn field_sums(&self, smoothing: &Smoothing, item: &Item, user: Id) -> [FieldSums; 3] {
+        let mut fields = [FieldSums::default(); 3];
+        for Attribute { field, value } in &item.attributes {
+            let sums = match field {
+                AttributeField::Category => &mut fields[0],
+                AttributeField::Author => &mut fields[1],
+                AttributeField::Tag => &mut fields[2],
+                AttributeField::Context => continue,
+            };
+            sums.n_values += 1.0;
+            let all_users = self.counter(CounterScope::Attribute, *value);
+            sums.all_users.add(smoothing, all_users.as_ref());
+            let user = self.counter(CounterScope::UserAttribute, user.pair(*value));
+            sums.user.add(smoothing, user.as_ref());
+        }
+        fields
+    }
+
+    /// Fills the features that compare a candidate's content with the content of the user's past items.
+    fn fill_similarities(
+        &self,
+        history: &[HistoryEntry],
+        shown: &[Id],
+        rate: f32,
+        candidates: &mut [Candidate],
+    ) {
+        if self.vectors.is_empty() {
+            return;
+        }
+        let acted = || {
+            let primary = history.iter().filter(|entry| entry.task == 0);
+            primary.map(|entry| entry.item)
+        };
+        let passed = shown.iter().filter(|item| !acted().any(|acted| acted == **item));
+        let current = |item: Id| self.vectors.current(item);
+        let n_acted = acted().count();
+        let vectors = self.vectors.read();
+        let past = PastContent::new(
+            &vectors,
+            acted().skip(n_acted.saturating_sub(N_PAST)).map(current),
+            passed.take(N_PAST).map(|item| current(*item)),
+        );
+        if past.is_empty() {
+            return;
+        }
+        for candidate in candidates {
+            let Some(content) = vectors.get(current(candidate.item)) else {
+                continue;
+            };
+            for modality in 0..N_MODALITIES {
+                let at = first_similarity(modality);
+                let values = &mut candidate.dense.values_mut()[at..at + N_SIMILARITY];
+                values.copy_from_slice(&past.compare(content, modality, rate));
+            }
+        }
+    }
+}
+
+/// The index of the first similarity feature of a modality; its slate-centred features follow its plain ones.
+fn first_similarity(modality: usize) -> usize {
+    Feature::text_mean as usize + 2 * N_SIMILARITY * modality
+}
+
+/// Fills the slate-centred features: the item's value minus the mean over its slate.
+fn fill_slate_features(slate: &mut [Candidate]) {
+    let counts = [
+        (Feature::item_ctr as usize, Feature::slate_item_ctr as usize),
+        (
+            Feature::item_impressions as usize,
+            Feature::slate_item_impressions as usize,
+        ),
+    ];
+    let similarities = (0..N_MODALITIES).flat_map(|modality| {
+        let from = first_similarity(modality);
+        (from..from + N_SIMILARITY).map(|from| (from, from + N_SIMILARITY))
+    });
+    for (from, to) in counts.into_iter().chain(similarities) {
+        let mean = mean(slate.iter().map(|candidate| candidate.dense[from]));
+        for candidate in slate.iter_mut() {
+            let values = candidate.dense.values_mut();
+            values[to] = values[from] - mean;
+        }
+    }
+}
+
+/// The UTC time of day as an angle, radians.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of a day fit an f32's use here"
+)]
+fn angle_of_day(ts: EventTime) -> f32 {
+    const DAY_MS: i64 = 86_400_000;
+    ts.0.rem_euclid(DAY_MS) as f32 / DAY_MS as f32 * std::f32::consts::TAU
+}

@@ -1,0 +1,131 @@
+//! Records of the log, before and after decoding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Action, Deletion, EventTime, Impression, Item, JoinRecord, Position};
+
+/// A record as a source read it, before decoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Position in the log.
+    pub position: Position,
+    /// The log's own timestamp, ms since the epoch: the reference for clock-skew checks. Records of a file carry
+    /// the event time here.
+    pub timestamp_ms: Option<i64>,
+    /// The payload; `None` for a null value. A Kafka tombstone of an item is read as its deletion event.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// A decoded record: an event or the reason why there is none, with the record's coordinates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedRecord {
+    /// Position in the log.
+    pub position: Position,
+    /// The log's own timestamp, ms since the epoch.
+    pub timestamp_ms: Option<i64>,
+    /// The event, or why the record was rejected.
+    pub event: Result<Event, Reject>,
+}
+
+/// A decoded event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A slate was shown.
+    Impression(Impression),
+    /// A user acted on a shown item.
+    Action(Action),
+    /// An item is new or has changed.
+    Item(Box<Item>),
+    /// An item was deleted.
+    Deletion(Deletion),
+    /// A result of the join tier.
+    JoinRecord(Box<JoinRecord>),
+}
+
+impl Event {
+    /// The event time.
+    #[must_use]
+    pub fn ts(&self) -> EventTime {
+        match self {
+            Event::Impression(impression) => impression.ts,
+            Event::Action(action) => action.ts,
+            Event::Item(item) => item.ts,
+            Event::Deletion(deletion) => deletion.ts,
+            Event::JoinRecord(record) => record.ts(),
+        }
+    }
+}
+
+/// Why a record was rejected. Written to the dead-letter topic and counted by reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// The category, for metrics.
+    pub reason: RejectReason,
+    /// The field and what is wrong with it. Holds no payload values except numbers and action names.
+    pub detail: String,
+}
+
+impl Reject {
+    /// A rejection for `reason`.
+    #[must_use]
+    pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The closed set of reasons for rejecting a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectReason {
+    /// The record has no value.
+    NullValue,
+    /// The payload is larger than the configured limit.
+    TooLarge,
+    /// The payload is not a JSON object.
+    MalformedJson,
+    /// A required field is missing.
+    MissingField,
+    /// A field has the wrong type.
+    WrongType,
+    /// An id is empty or longer than [`crate::MAX_ID_BYTES`].
+    BadId,
+    /// More items, attributes, texts or vector values than the configured limit.
+    TooMany,
+    /// A number is not finite.
+    NonFinite,
+    /// A slate shows an item twice.
+    DuplicateItem,
+    /// Event time is ahead of the record's timestamp by more than the allowed skew.
+    Future,
+    /// Event time is before the earliest accepted time.
+    TooOld,
+    /// No task has the action's name.
+    UnknownAction,
+    /// The record comes from a join tier with another id salt or format.
+    Foreign,
+}
+
+impl RejectReason {
+    /// The reason as a metric label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            RejectReason::NullValue => "null_value",
+            RejectReason::TooLarge => "too_large",
+            RejectReason::MalformedJson => "malformed_json",
+            RejectReason::MissingField => "missing_field",
+            RejectReason::WrongType => "wrong_type",
+            RejectReason::BadId => "bad_id",
+            RejectReason::TooMany => "too_many",
+            RejectReason::NonFinite => "non_finite",
+            RejectReason::DuplicateItem => "duplicate_item",
+            RejectReason::Future => "future",
+            RejectReason::TooOld => "too_old",
+            RejectReason::UnknownAction => "unknown_action",
+            RejectReason::Foreign => "foreign",
+        }
+    }
+}
