@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use metrics::counter;
 
-use ouzel_learner::model::encode::{Encoder, ImageEncoder, TextEncoder};
+use ouzel_encoders::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_sample::{
     Content, ContentHash, EncoderVersion, FeatureState, Item, ItemVectors, N_MODALITIES, Vector,
 };
@@ -248,8 +248,7 @@ mod tests {
     #[test]
     fn an_encoder_of_another_width_than_the_model_reads_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let folder =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/model/tests/encode/fixtures/tiny-bert");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/encoders/tests/fixtures/tiny-bert");
         let mut config = Config::default();
         config.content.text_encoder.clone_from(&folder);
         config.content.store = dir.path().to_owned();

@@ -79,6 +79,7 @@ impl Metrics {
             .context("cannot install the metrics recorder")?;
         describe();
         crate::metrics::describe();
+        ouzel_encoders::metrics::describe();
         ouzel_ingest::metrics::describe();
         ouzel_learner::metrics::describe();
         ouzel_serving::metrics::describe();

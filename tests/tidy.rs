@@ -54,13 +54,15 @@ const CRATES: &[CrateRules] = &[
         folder: "learner/model",
         layer: 2,
         must_not_import: &["ouzel-ingest"],
-        // The manifest keeps optimizers and losses out; these words keep channels, threads and clocks out.
-        forbidden_words: &[
-            "std::thread",
-            "std::sync::mpsc",
-            "Instant::now",
-            "SystemTime::now",
-        ],
+        // The manifest keeps optimizers and losses out.
+        forbidden_words: UNTHREADED,
+    },
+    CrateRules {
+        name: "ouzel-encoders",
+        folder: "learner/encoders",
+        layer: 1,
+        must_not_import: &[],
+        forbidden_words: UNTHREADED,
     },
     CrateRules {
         name: "ouzel-ingest",
@@ -91,6 +93,13 @@ const CRATES: &[CrateRules] = &[
         ],
     },
 ];
+/// Channels, threads and clocks.
+const UNTHREADED: &[&str] = &[
+    "std::thread",
+    "std::sync::mpsc",
+    "Instant::now",
+    "SystemTime::now",
+];
 /// Reads of the wall clock, which would make a replay differ from the original run.
 const CLOCK: &[&str] = &["SystemTime::now"];
 
@@ -98,15 +107,18 @@ const CLOCK: &[&str] = &["SystemTime::now"];
 const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("rdkafka", &["ouzel-ingest"]),
     ("rdkafka-sys", &["ouzel-ingest"]),
-    ("tch", &["ouzel-model", "ouzel-learner", "ouzel-serving"]),
+    (
+        "tch",
+        &["ouzel-encoders", "ouzel-model", "ouzel-learner", "ouzel-serving"],
+    ),
     ("torch-sys", &[]),
     ("tokio", &["ouzel-serving", "ouzel"]),
     ("axum", &["ouzel-serving", "ouzel"]),
     ("hyper", &["ouzel-serving", "ouzel"]),
     ("sled", &["ouzel-ingest", "ouzel-snapshot"]),
-    ("safetensors", &["ouzel-snapshot", "ouzel-model"]),
-    ("tokenizers", &["ouzel-model"]),
-    ("image", &["ouzel-model"]),
+    ("safetensors", &["ouzel-snapshot", "ouzel-encoders"]),
+    ("tokenizers", &["ouzel-encoders"]),
+    ("image", &["ouzel-encoders"]),
     ("anyhow", &["ouzel"]),
     ("clap", &["ouzel"]),
     ("metrics-exporter-prometheus", &["ouzel"]),

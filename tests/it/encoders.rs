@@ -12,7 +12,7 @@ use super::{run, until};
 
 /// Vectors of the encoder are 16 floats.
 fn tiny_bert() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/model/tests/encode/fixtures/tiny-bert")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/encoders/tests/fixtures/tiny-bert")
 }
 
 /// The same encoder with other weights: the sign of its last number is turned.

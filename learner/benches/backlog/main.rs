@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tch::Device;
 
-use ouzel_learner::model::encode::{Encoder, ImageEncoder, TextEncoder};
+use ouzel_encoders::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_learner::model::{ContentConfig, InterestConfig, ModelConfig, SequenceConfig, SequenceKind};
 use ouzel_learner::{LearnerConfig, Trainer, set_intra_op_threads};
 use ouzel_sample::{Batch, Content};
@@ -69,7 +69,7 @@ fn throughput(text: &TextEncoder, image: &ImageEncoder) {
         let contents: Vec<Content> = (0..n).map(|number| words(number, n_words)).collect();
         tell(what, text, &contents);
     }
-    let bytes = include_bytes!("../../model/tests/encode/fixtures/large.jpg");
+    let bytes = include_bytes!("../../encoders/tests/fixtures/large.jpg");
     let pictures = vec![Content::Image(bytes.to_vec()); CHUNK];
     tell("pictures", image, &pictures);
 }

@@ -1,13 +1,11 @@
 //! Embedding tables and the one `forward` that trains and serves.
 //!
 //! Owns what a model *is*: its configuration, its rows, its dense weights as plain arrays, how a list of
-//! samples becomes input, and the forward pass; and the frozen encoders that make vectors of content. Knows nothing
-//! of losses, optimizers, threads, channels or clocks, and of files only the folders that an encoder is read from: the
-//! learner moves the weights, the scorer only reads them.
+//! samples becomes input, and the forward pass. Knows nothing of losses, optimizers, files, threads, channels or
+//! clocks: the learner moves the weights, the scorer only reads them.
 //!
 //! Reading order: [`ModelConfig`], [`Rows`] (tables of rows), [`Fields`] (which ids feed which field), [`Inputs`]
-//! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable), and apart
-//! from all of these [`encode`].
+//! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable).
 
 pub mod blocks;
 mod config;
@@ -15,14 +13,12 @@ mod content_cache;
 pub mod cost;
 mod cpu;
 mod device_rows;
-pub mod encode;
 mod error;
 mod fields;
 mod groups;
 pub mod host_slice;
 mod inputs;
 mod leaves;
-pub mod metrics;
 mod net;
 mod params;
 mod random;

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 FIXTURES = pathlib.Path(__file__).resolve().parent / "fixtures"
-REPOSITORY = pathlib.Path(__file__).resolve().parents[4]
+REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(REPOSITORY / "ops/setup"))
 import encoders  # noqa: E402: found by the line above

@@ -1,12 +1,13 @@
-//! The EfficientNet-Lite network: a stem, inverted-bottleneck blocks (`expand 1x1, depthwise kxk, project 1x1`, Sandler et
-//! al. 2018, Tan & Le 2019) without squeeze-and-excite, a head, and the mean over what is left of the picture. ReLU6
-//! everywhere but after a projection, batch norm folded into the weights.
+//! The EfficientNet-Lite network: a stem, inverted-bottleneck blocks, a head, the mean over all positions.
+//!
+//! A block is `expand 1x1, depthwise kxk, project 1x1` (Sandler et al. 2018, Tan & Le 2019) without squeeze-and-excite.
+//! ReLU6 follows every convolution but a projection; batch norm is folded into the weights.
 
 use tch::{Device, Kind, Tensor};
 
-use super::EncodeError;
 use super::pixels::COLOURS;
-use super::source::{Tensors, size};
+use crate::EncodeError;
+use crate::folder::{Tensors, size};
 
 /// A convolution with TensorFlow's `SAME` padding.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ struct Block {
     expand: Option<Conv>,
     depthwise: Conv,
     project: Conv,
-    /// Whether what goes in is added to what comes out.
+    /// True when the block's input is added to its output.
     is_residual: bool,
 }
 
@@ -36,52 +37,49 @@ pub(super) struct EfficientNet {
     n_out: usize,
 }
 
-/// How a convolution joins channels.
+/// Shape of a convolution's kernel.
 #[derive(Clone, Copy)]
 enum Kernel {
-    /// Of odd size over all channels.
+    /// An odd side, over all channels.
     Full,
-    /// Of odd size within each channel.
+    /// An odd side, within each channel.
     Depthwise,
-    /// One pixel over all channels.
+    /// One pixel, over all channels.
     Point,
 }
 
 impl Conv {
-    /// Reads a convolution from `n_in` channels; how many it makes and its size are the weights' to say.
+    /// Reads a convolution over `n_in` channels. The weights say the number of output channels, returned beside it, and
+    /// the kernel's side.
     fn load(
         tensors: &Tensors<'_>,
         name: &str,
         n_in: usize,
         kernel: Kernel,
         stride: i64,
-        device: Device,
     ) -> Result<(Self, usize), EncodeError> {
         let weight = format!("{name}.weight");
-        let found = tensors.shape(&weight)?;
-        let odd = found.last().copied().filter(|n| n % 2 == 1).unwrap_or(3);
-        let n_found = found.first().copied().filter(|n| *n > 0).unwrap_or(1);
-        let expected = match kernel {
-            Kernel::Full => [n_found, n_in, odd, odd],
-            Kernel::Depthwise => [n_in, 1, odd, odd],
-            Kernel::Point => [n_found, n_in, 1, 1],
+        let shape = tensors.shape(&weight)?;
+        // A shape that cannot be right becomes an expected shape that the load below refuses.
+        let side = shape.last().copied().filter(|n| n % 2 == 1).unwrap_or(3);
+        let n_out = shape.first().copied().filter(|n| *n > 0).unwrap_or(1);
+        let (expected, n_groups) = match kernel {
+            Kernel::Full => ([n_out, n_in, side, side], 1),
+            Kernel::Depthwise => ([n_in, 1, side, side], size(n_in)),
+            Kernel::Point => ([n_out, n_in, 1, 1], 1),
         };
         let [n_out, _, _, side] = expected;
         let conv = Self {
-            // Channels last, as the picture comes.
+            // Channels last, the picture's own layout.
             weight: tensors
-                .load(&weight, &expected, device)?
+                .load(&weight, &expected)?
                 .f_permute([0, 2, 3, 1])?
                 .f_contiguous()?
                 .f_permute([0, 3, 1, 2])?,
-            bias: tensors.load(&format!("{name}.bias"), &[n_out], device)?,
+            bias: tensors.load(&format!("{name}.bias"), &[n_out])?,
             stride,
             kernel: size(side),
-            n_groups: if matches!(kernel, Kernel::Depthwise) {
-                size(n_in)
-            } else {
-                1
-            },
+            n_groups,
         };
         Ok((conv, n_out))
     }
@@ -91,7 +89,8 @@ impl Conv {
         let shape = x.size();
         let (above, below) = self.padding(shape[2]);
         let (left, right) = self.padding(shape[3]);
-        let (padded, own) = if above == below && left == right {
+        // The convolution pads evenly by itself; an uneven padding is added before it.
+        let (padded, even) = if above == below && left == right {
             (None, [above, left])
         } else {
             (Some(x.f_constant_pad_nd([left, right, above, below])?), [0, 0])
@@ -100,13 +99,13 @@ impl Conv {
             &self.weight,
             Some(&self.bias),
             [self.stride, self.stride],
-            own,
+            even,
             [1, 1],
             self.n_groups,
         )
     }
 
-    /// Zeros before and after a line of `n` pixels: as many as `ceil(n / stride)` steps need, the odd one after.
+    /// Zeros before and after a line of `n` pixels for `ceil(n / stride)` steps; an odd one goes after.
     fn padding(&self, n: i64) -> (i64, i64) {
         let n_out = (n + self.stride - 1) / self.stride;
         let missing = ((n_out - 1) * self.stride + self.kernel - n).max(0);
@@ -120,14 +119,14 @@ fn relu6(mut x: Tensor) -> Result<Tensor, tch::TchError> {
 
 impl EfficientNet {
     /// Reads a network with these strides, the stem's first.
-    pub(super) fn load(tensors: &Tensors<'_>, strides: &[i64], device: Device) -> Result<Self, EncodeError> {
-        let load = |name: &str, n_in, kernel, stride| Conv::load(tensors, name, n_in, kernel, stride, device);
+    pub(super) fn load(tensors: &Tensors<'_>, strides: &[i64]) -> Result<Self, EncodeError> {
+        let load = |name: &str, n_in, kernel, stride| Conv::load(tensors, name, n_in, kernel, stride);
         let (first, strides) = strides.split_first().expect("a checked configuration has a stem");
         let (stem, mut n) = load("stem", COLOURS, Kernel::Full, *first)?;
         let mut blocks = Vec::new();
         for (b, stride) in strides.iter().enumerate() {
             let n_in = n;
-            // The first block has nothing to expand.
+            // The first block does not expand.
             let mut expand = None;
             if tensors.has(&format!("blocks.{b}.expand.weight")) {
                 let (conv, n_out) = load(&format!("blocks.{b}.expand"), n, Kernel::Point, 1)?;
@@ -152,12 +151,12 @@ impl EfficientNet {
         })
     }
 
-    /// Numbers in a vector.
+    /// Dimension of the vector.
     pub(super) fn n_out(&self) -> usize {
         self.n_out
     }
 
-    /// `picture [1, COLOURS, side, side]`, its colours the innermost in memory, to `[n_out]` on the CPU.
+    /// `picture [1, COLOURS, side, side]`, colours innermost in memory, to `[n_out]` on the CPU.
     pub(super) fn forward(&self, picture: &Tensor) -> Result<Tensor, tch::TchError> {
         let mut x = relu6(self.stem.forward(picture)?)?;
         for block in &self.blocks {

@@ -2,12 +2,12 @@
 
 use metrics::{Unit, describe_counter};
 
-/// Contents turned into vectors, by encoder.
+/// Contents encoded, by encoder.
 pub const CONTENTS_ENCODED: &str = "ouzel_model_contents_encoded_total";
-/// Contents that have no vector, by encoder and reason.
+/// Contents without a vector, by encoder and reason.
 pub const CONTENTS_UNUSABLE: &str = "ouzel_model_contents_unusable_total";
 
-/// Tells the recorder what each name means.
+/// Registers the help texts.
 pub fn describe() {
     describe_counter!(
         CONTENTS_ENCODED,

@@ -1,18 +1,18 @@
-//! Texts and pictures encoded a second, on one thread, with the real weights of `make encoders`.
+//! Contents encoded per second on one thread, with the real weights of `make encoders`.
 
 use std::path::Path;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use image::{ImageFormat, RgbImage};
-use ouzel_model::encode::{Encoder, ImageEncoder, TextEncoder};
+use ouzel_encoders::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_sample::Content;
 use tch::Device;
 
-/// Fifteen words of one piece each; with the two special tokens 17, the length of a title.
+/// Fifteen words of one piece each, 17 tokens with the two special ones: the length of a title.
 const TITLE: &str = "the old man and the sea of stars in the house on the hill";
 const TITLE_WORDS: usize = 15;
-/// Longer than any text that is looked at.
+/// With the two special tokens 128 tokens.
 const PAGE_WORDS: usize = 126;
 
 fn main() {
@@ -24,7 +24,12 @@ fn encoders() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.encoders")
 }
 
-/// Texts of `n_words` that differ in their last word.
+fn text_encoder() -> TextEncoder {
+    TextEncoder::load(&encoders().join("all-minilm-l6-v2"), Device::Cpu)
+        .expect("`make encoders` has fetched the weights")
+}
+
+/// Texts of `n_words` words that differ in the last one.
 fn texts(n: usize, n_words: usize) -> Vec<Content> {
     let ends = ["sea", "hill", "house", "man", "star", "night"];
     let words: Vec<&str> = TITLE.split(' ').cycle().take(n_words - 1).collect();
@@ -40,20 +45,16 @@ fn encode(bencher: Bencher<'_, '_>, encoder: &dyn Encoder, batch: &[Content]) {
         .bench_local(|| encoder.encode(batch).expect("a batch is encoded"));
 }
 
-/// Of 17 tokens each.
+/// Texts of 17 tokens.
 #[divan::bench(args = [1, 8, 32, 128], max_time = 4)]
 fn titles(bencher: Bencher<'_, '_>, n: usize) {
-    let encoder = TextEncoder::load(&encoders().join("all-minilm-l6-v2"), Device::Cpu);
-    let encoder = encoder.expect("`make encoders` has fetched the weights");
-    encode(bencher, &encoder, &texts(n, TITLE_WORDS));
+    encode(bencher, &text_encoder(), &texts(n, TITLE_WORDS));
 }
 
-/// Of 128 tokens each.
+/// Texts of 128 tokens.
 #[divan::bench(args = [1, 32], max_time = 4)]
 fn pages(bencher: Bencher<'_, '_>, n: usize) {
-    let encoder = TextEncoder::load(&encoders().join("all-minilm-l6-v2"), Device::Cpu);
-    let encoder = encoder.expect("`make encoders` has fetched the weights");
-    encode(bencher, &encoder, &texts(n, PAGE_WORDS));
+    encode(bencher, &text_encoder(), &texts(n, PAGE_WORDS));
 }
 
 /// JPEG files of 500 x 750 pixels, decoding and resampling included.

@@ -1,9 +1,8 @@
-//! From a picture's file to the square of pixels that a network looks at: decoded, its short side brought to a length by
-//! a bicubic filter, the centre cut out.
+//! Turns a picture file into the network's square input: decodes, resizes with a bicubic filter, cuts out the centre.
 //!
-//! The resampling is that of Pillow, which the networks' authors used: a cubic kernel with `a = -1/2` (Keys 1981),
-//! widened when shrinking, rows before columns, weights rounded to 22 bits, so its result is the same bytes everywhere.
-//! Only the part that is looked at is computed, so a picture as thin as a thread costs no more than any other.
+//! Resampling follows Pillow, which the networks' authors used: a cubic kernel with `a = -1/2` (Keys 1981), widened when
+//! shrinking, horizontal before vertical, weights rounded to 22 bits, so the result has the same bytes everywhere. Only
+//! pixels inside the square are computed, so an extremely thin picture costs no more than any other.
 
 use std::io::Cursor;
 use std::panic;
@@ -11,41 +10,41 @@ use std::panic;
 use image::error::LimitErrorKind;
 use image::{ImageError, ImageReader, Limits, RgbImage};
 
-use super::Unusable;
+use crate::UnusableContent;
 
-/// Largest file; a photograph in full size is a third of it.
+/// Largest file, three times the size of a full-resolution photograph.
 const MAX_FILE_BYTES: usize = 32 << 20;
 /// Longest side in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// What decoding may allocate: 85 million pixels.
+/// Most memory that decoding may allocate: 85 million pixels.
 const MAX_DECODED_BYTES: u64 = 256 << 20;
 
-/// Colours of a pixel.
+/// Colours per pixel.
 pub(super) const COLOURS: usize = 3;
 
-/// The file's centre square.
+/// Decodes `file`, resizes its short side to `short_side` and cuts out the centre square.
 ///
 /// # Shapes
 /// Returns `[side, side, COLOURS]`.
-pub(super) fn centre_square(file: &[u8], short_side: u32, side: u32) -> Result<Vec<u8>, Unusable> {
+pub(super) fn centre_square(file: &[u8], short_side: u32, side: u32) -> Result<Vec<u8>, UnusableContent> {
     let picture = decode(file)?;
     let (width, height) = picture.dimensions();
     let shortest = u64::from(width.min(height));
     if shortest == 0 {
-        return Err(Unusable::Undecodable);
+        return Err(UnusableContent::Undecodable);
     }
     // Below 2^32: a side of at most 2^14 pixels, grown by at most that.
     let scaled = |n: u32| u32::try_from(u64::from(n) * u64::from(short_side) / shortest).unwrap_or(u32::MAX);
-    let columns = Taps::all(width, scaled(width), side);
-    let rows = Taps::all(height, scaled(height), side);
+    let columns = Taps::for_line(width, scaled(width), side);
+    let rows = Taps::for_line(height, scaled(height), side);
     Ok(resample(&picture, &columns, &rows))
 }
 
-fn decode(file: &[u8]) -> Result<RgbImage, Unusable> {
+fn decode(file: &[u8]) -> Result<RgbImage, UnusableContent> {
     if file.len() > MAX_FILE_BYTES {
-        return Err(Unusable::TooLarge);
+        return Err(UnusableContent::TooLarge);
     }
-    // What strangers send can reach a decoder's bug; that is one broken picture, not the end of the process.
+    // Untrusted bytes can reach a decoder's bug; a panic there costs this picture, not the process.
     panic::catch_unwind(|| {
         let mut reader = ImageReader::new(Cursor::new(file)).with_guessed_format()?;
         let mut limits = Limits::default();
@@ -55,7 +54,7 @@ fn decode(file: &[u8]) -> Result<RgbImage, Unusable> {
         reader.limits(limits);
         reader.decode().map(image::DynamicImage::into_rgb8)
     })
-    .map_err(|_| Unusable::Undecodable)?
+    .map_err(|_| UnusableContent::Undecodable)?
     .map_err(|error| match error {
         ImageError::Limits(error)
             if matches!(
@@ -63,32 +62,32 @@ fn decode(file: &[u8]) -> Result<RgbImage, Unusable> {
                 LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory
             ) =>
         {
-            Unusable::TooLarge
+            UnusableContent::TooLarge
         }
-        _ => Unusable::Undecodable,
+        _ => UnusableContent::Undecodable,
     })
 }
 
-/// Fraction bits of a weight; a sum of eight-bit pixels by weights that add up to 1 fits into 32.
+/// Fraction bits of a weight: 8-bit pixels times weights that sum to 1 fit into 32 bits.
 const FRACTION_BITS: u32 = 22;
 
-/// What one pixel of the result is made of along one axis: a run of pixels with their weights.
+/// The input pixels of one output pixel along one axis, a run with its weights.
 struct Taps {
     start: usize,
     weights: Vec<i32>,
 }
 
 impl Taps {
-    /// Those of the `n_wanted` pixels in the middle of a line that goes from `n_before` pixels to `n_after`.
-    fn all(n_before: u32, n_after: u32, n_wanted: u32) -> Vec<Self> {
+    /// The taps of the middle `n_wanted` pixels when a line of `n_before` pixels is resized to `n_after`.
+    fn for_line(n_before: u32, n_after: u32, n_wanted: u32) -> Vec<Self> {
         let first = n_after.saturating_sub(n_wanted) / 2;
         let scale = f64::from(n_before) / f64::from(n_after);
         (first..first + n_wanted)
-            .map(|pixel| Self::of((f64::from(pixel) + 0.5) * scale, scale.max(1.0), n_before))
+            .map(|pixel| Self::for_pixel((f64::from(pixel) + 0.5) * scale, scale.max(1.0), n_before))
             .collect()
     }
 
-    fn of(centre: f64, widening: f64, n_before: u32) -> Self {
+    fn for_pixel(centre: f64, widening: f64, n_before: u32) -> Self {
         let support = 2.0 * widening;
         let start = index(centre - support + 0.5, n_before);
         let end = index(centre + support + 0.5, n_before);
@@ -97,31 +96,31 @@ impl Taps {
             .collect();
         let sum: f64 = weights.iter().sum();
         Self {
-            start: usize::try_from(start).expect("a pixel's index"),
-            weights: weights.iter().map(|weight| fixed(weight / sum)).collect(),
+            start: usize::try_from(start).expect("an index fits usize"),
+            weights: weights.iter().map(|weight| fixed_point(weight / sum)).collect(),
         }
     }
 }
 
-/// A place on a line of `n` pixels as an index, or one past the last.
-fn index(place: f64, n: u32) -> u32 {
+/// Rounds a position on a line of `n` pixels down to an index, at most one past the last.
+fn index(position: f64, n: u32) -> u32 {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "clamped to the indices of a line; rounded towards its start on purpose"
+        reason = "clamped to a line's indices; rounding down is intended"
     )]
-    let index = place.clamp(0.0, f64::from(n)) as u32;
+    let index = position.clamp(0.0, f64::from(n)) as u32;
     index
 }
 
-/// A weight with [`FRACTION_BITS`], rounded half away from zero.
-fn fixed(weight: f64) -> i32 {
+/// Converts a weight to fixed point with [`FRACTION_BITS`], rounding half away from zero.
+fn fixed_point(weight: f64) -> i32 {
     #[allow(
         clippy::cast_possible_truncation,
         reason = "weights of a normalised kernel are below 2"
     )]
-    let fixed = (weight * f64::from(1 << FRACTION_BITS)).round() as i32;
-    fixed
+    let fixed_point = (weight * f64::from(1 << FRACTION_BITS)).round() as i32;
+    fixed_point
 }
 
 /// The cubic convolution kernel with `a = -1/2`.
@@ -136,9 +135,9 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Along the rows, then along the columns, each rounded to eight bits.
+/// Resamples horizontally, then vertically; each step rounds to 8 bits.
 fn resample(picture: &RgbImage, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
-    let width = usize::try_from(picture.width()).expect("a picture in memory has indices");
+    let width = usize::try_from(picture.width()).expect("a decoded width fits usize");
     let first = rows.iter().map(|taps| taps.start).min().unwrap_or(0);
     let end = rows
         .iter()
@@ -155,7 +154,7 @@ fn resample(picture: &RgbImage, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
     for line in lines {
         for taps in columns {
             let pixels = line[taps.start * COLOURS..].chunks_exact(COLOURS);
-            narrowed.extend_from_slice(&weighed(taps, pixels));
+            narrowed.extend_from_slice(&weighted_sum(taps, pixels));
         }
     }
     let line_bytes = columns.len() * COLOURS;
@@ -164,19 +163,21 @@ fn resample(picture: &RgbImage, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
         let lines = &narrowed[(taps.start - first) * line_bytes..];
         for column in 0..columns.len() {
             let pixels = lines[column * COLOURS..].chunks(line_bytes);
-            square.extend_from_slice(&weighed(taps, pixels));
+            square.extend_from_slice(&weighted_sum(taps, pixels));
         }
     }
     square
 }
 
-/// The weighed sum of pixels, which each chunk starts with.
-fn weighed<'a>(taps: &Taps, pixels: impl Iterator<Item = &'a [u8]>) -> [u8; COLOURS] {
+/// The weighted sum of the pixels that the chunks start with.
+fn weighted_sum<'a>(taps: &Taps, pixels: impl Iterator<Item = &'a [u8]>) -> [u8; COLOURS] {
     let mut sums = [1 << (FRACTION_BITS - 1); COLOURS];
     for (weight, pixel) in taps.weights.iter().zip(pixels) {
         for (sum, colour) in sums.iter_mut().zip(pixel) {
             *sum += weight * i32::from(*colour);
         }
     }
-    sums.map(|sum| u8::try_from((sum >> FRACTION_BITS).clamp(0, 255)).expect("clamped"))
+    sums.map(|sum| {
+        u8::try_from((sum >> FRACTION_BITS).clamp(0, 255)).expect("the sum was clamped to 0..=255")
+    })
 }

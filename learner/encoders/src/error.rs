@@ -1,4 +1,4 @@
-//! What can go wrong with an encoder. A content that cannot be encoded is not among it, see [`Unusable`](super::Unusable).
+//! Errors of reading and running an encoder. Contents that cannot be encoded are [`UnusableContent`](crate::UnusableContent) instead.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ pub enum EncodeError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         error: io::Error,
     },
-    /// A file is not what its name says.
+    /// A file does not have the content that its name promises.
     #[error("cannot use {}: {why}", path.display())]
     Malformed {
         /// The file.
@@ -25,34 +25,34 @@ pub enum EncodeError {
     /// The weights lack a tensor.
     #[error("{} has no tensor {name:?} among its {n_present}, which its config.json asks for", path.display())]
     MissingTensor {
-        /// The weights.
+        /// The weights file.
         path: PathBuf,
-        /// Which tensor.
+        /// Name of the tensor.
         name: String,
-        /// How many there are.
+        /// Number of tensors in the file.
         n_present: usize,
     },
-    /// A tensor has another shape than the configuration asks for.
+    /// A tensor does not have the shape that the configuration asks for.
     #[error("tensor {name:?} in {} has shape {found:?}, its config.json asks for {expected:?}", path.display())]
     WrongShape {
-        /// The weights.
+        /// The weights file.
         path: PathBuf,
-        /// Which tensor.
+        /// Name of the tensor.
         name: String,
         /// Its shape.
         found: Vec<usize>,
         /// The shape asked for.
         expected: Vec<usize>,
     },
-    /// libtorch refused.
+    /// A libtorch operation failed.
     #[error("libtorch failed: {0}")]
     Torch(#[from] tch::TchError),
 }
 
 impl EncodeError {
-    /// True when trying again may succeed.
+    /// True when the same call may succeed later. A broken folder or device stays broken.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        false
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::Interrupted)
     }
 }

@@ -1,4 +1,4 @@
-//! An encoder's folder: bounded reads, one digest over all that was read, tensors by name and shape.
+//! Reads an encoder's folder: bounded files, one digest over all of them, tensors by name and shape.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,25 +10,25 @@ use tch::{Device, Kind, Tensor};
 
 use ouzel_sample::EncoderVersion;
 
-use super::EncodeError;
+use crate::EncodeError;
 
-/// The largest weights that are read: a billion parameters in single precision.
+/// Largest weights file: a billion parameters in single precision.
 const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
-/// The largest configuration or tokenizer; that of a vocabulary of 250,000 pieces is 17 MB.
+/// Largest configuration or tokenizer file; a vocabulary of 250,000 pieces takes 17 MB.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
-/// The file of the weights.
+const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// A folder being read. What it gives is part of the version that [`Folder::version`] ends with.
-pub(super) struct Folder {
+/// A folder being read. Every byte read becomes part of the digest that [`Folder::version`] returns.
+pub(crate) struct Folder {
     root: PathBuf,
     hasher: blake3::Hasher,
 }
 
 impl Folder {
-    /// `rules` names what our own code does to a content, with a number that changes whenever vectors would.
-    pub(super) fn new(root: &Path, rules: &str) -> Self {
+    /// Starts reading `root`. `rules` names our own preprocessing, with a number that changes whenever vectors would.
+    pub(crate) fn new(root: &Path, rules: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("ouzel encoder 1");
         hasher.update(rules.as_bytes());
         Self {
@@ -37,46 +37,49 @@ impl Folder {
         }
     }
 
-    pub(super) fn path(&self, file: &str) -> PathBuf {
-        self.root.join(file)
+    /// Reads `config.json` and applies `check`, which returns what is wrong.
+    pub(crate) fn config<T: DeserializeOwned>(
+        &mut self,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Result<T, EncodeError> {
+        let bytes = self.read(CONFIG)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|config| check(&config).map(|()| config))
+            .map_err(|why| self.malformed(CONFIG, why))
     }
 
-    /// A file that is text.
-    pub(super) fn read(&mut self, file: &str) -> Result<Vec<u8>, EncodeError> {
-        self.take(file, MAX_TEXT_BYTES)
+    /// Reads a text file.
+    pub(crate) fn read(&mut self, file: &str) -> Result<Vec<u8>, EncodeError> {
+        self.read_bounded(file, MAX_TEXT_BYTES)
     }
 
-    /// A file that is JSON.
-    pub(super) fn json<T: DeserializeOwned>(&mut self, file: &str) -> Result<T, EncodeError> {
-        let bytes = self.read(file)?;
-        serde_json::from_slice(&bytes).map_err(|error| self.malformed(file, error.to_string()))
+    /// Reads the bytes of the weights file.
+    pub(crate) fn weights(&mut self) -> Result<Vec<u8>, EncodeError> {
+        self.read_bounded(WEIGHTS, MAX_WEIGHTS_BYTES)
     }
 
-    /// The bytes of [`WEIGHTS`].
-    pub(super) fn weights(&mut self) -> Result<Vec<u8>, EncodeError> {
-        self.take(WEIGHTS, MAX_WEIGHTS_BYTES)
-    }
-
-    /// The tensors in those bytes.
-    pub(super) fn tensors<'a>(&self, bytes: &'a [u8]) -> Result<Tensors<'a>, EncodeError> {
+    /// Parses the bytes of the weights file; its tensors are loaded onto `device`.
+    pub(crate) fn tensors<'a>(&self, bytes: &'a [u8], device: Device) -> Result<Tensors<'a>, EncodeError> {
         let view =
             SafeTensors::deserialize(bytes).map_err(|error| self.malformed(WEIGHTS, error.to_string()))?;
         Ok(Tensors {
-            path: self.path(WEIGHTS),
+            path: self.root.join(WEIGHTS),
             view,
+            device,
         })
     }
 
-    /// That a file says what cannot be.
-    pub(super) fn malformed(&self, file: &str, why: impl Into<String>) -> EncodeError {
+    /// The error for a file with unusable content.
+    pub(crate) fn malformed(&self, file: &str, why: impl Into<String>) -> EncodeError {
         EncodeError::Malformed {
-            path: self.path(file),
+            path: self.root.join(file),
             why: why.into(),
         }
     }
 
-    /// The version of the encoder that was read, named as its folder.
-    pub(super) fn version(self, dim: usize) -> EncoderVersion {
+    /// The version of the encoder, named after its folder.
+    pub(crate) fn version(self, dim: usize) -> EncoderVersion {
         let name = self.root.file_name().unwrap_or_default().to_string_lossy();
         EncoderVersion {
             name: name.into_owned(),
@@ -85,46 +88,51 @@ impl Folder {
         }
     }
 
-    fn take(&mut self, file: &str, most: u64) -> Result<Vec<u8>, EncodeError> {
-        let path = self.path(file);
-        let bytes = bounded(&path, most).map_err(|error| EncodeError::Io { path, error })?;
+    fn read_bounded(&mut self, file: &str, max_bytes: u64) -> Result<Vec<u8>, EncodeError> {
+        let path = self.root.join(file);
+        let bytes = read_regular(&path, max_bytes).map_err(|error| EncodeError::Io { path, error })?;
         self.hasher.update(&(bytes.len() as u64).to_le_bytes());
         self.hasher.update(&bytes);
         Ok(bytes)
     }
 }
 
-/// The content of a regular file of at most `most` bytes.
-fn bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Reads a regular file of at most `max_bytes`.
+fn read_regular(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > most {
-        let why = format!("not a regular file of at most {most} bytes");
+    if !metadata.is_file() || metadata.len() > max_bytes {
+        let why = format!("not a regular file of at most {max_bytes} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    file.take(most).read_to_end(&mut bytes)?;
+    file.take(max_bytes).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The tensors of a safetensors file. Offsets and sizes were checked when it was opened.
-pub(super) struct Tensors<'a> {
+/// The tensors of the weights file. Parsing has checked offsets and sizes.
+pub(crate) struct Tensors<'a> {
     path: PathBuf,
     view: SafeTensors<'a>,
+    device: Device,
 }
 
 impl Tensors<'_> {
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.view.tensor(name).is_ok()
     }
 
-    /// The shape of a tensor that has to be there.
-    pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>, EncodeError> {
+    /// The shape of a required tensor.
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, EncodeError> {
         Ok(self.find(name)?.shape().to_vec())
     }
 
-    /// A tensor in single precision on the device.
-    pub(super) fn load(&self, name: &str, expected: &[usize], device: Device) -> Result<Tensor, EncodeError> {
+    /// Loads a required tensor in single precision onto the device.
+    pub(crate) fn load(&self, name: &str, expected: &[usize]) -> Result<Tensor, EncodeError> {
         let tensor = self.find(name)?;
         if tensor.shape() != expected {
             return Err(EncodeError::WrongShape {
@@ -150,7 +158,7 @@ impl Tensors<'_> {
         if !tensor.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
             return Err(malformed("holds numbers that are not finite".to_owned()));
         }
-        Ok(tensor.f_to_device(device)?)
+        Ok(tensor.f_to_device(self.device)?)
     }
 
     fn find(&self, name: &str) -> Result<TensorView<'_>, EncodeError> {
@@ -163,6 +171,6 @@ impl Tensors<'_> {
 }
 
 /// A size as libtorch takes it.
-pub(super) fn size(n: usize) -> i64 {
-    i64::try_from(n).expect("what is in memory has a size below 2^63")
+pub(crate) fn size(n: usize) -> i64 {
+    i64::try_from(n).expect("a size in memory is below 2^63")
 }

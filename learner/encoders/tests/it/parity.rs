@@ -1,44 +1,44 @@
-//! Vectors equal those of `transformers` and `efficientnet_lite_pytorch`.
+//! Vectors equal those of `transformers` and `efficientnet_lite_pytorch`, within a stated tolerance.
 
 use super::{
-    PICTURES, dot, expected, fixture, image_encoder, largest_difference, pictures, real, text_encoder, texts,
-    vectors,
+    PICTURES, dot, fixture, image_encoder, largest_difference, pictures, real_encoder, reference,
+    text_encoder, texts, vectors,
 };
 
-/// Of one number in a vector of length 1. Six layers in single precision leave about a tenth of it.
+/// Absolute, per number of a vector of length 1. Six layers in single precision differ by about a tenth of it.
 const TOLERANCE: f32 = 2e-6;
-/// JPEG leaves the decoder some freedom, so another one sees colours that are off by a step or two.
+/// JPEG decoders may differ in a colour by a step or two.
 const JPEG_COSINE: f64 = 0.999;
 
-fn check_texts(which: &str, ours: &[Vec<f32>], theirs: &str) {
-    let theirs = expected(theirs);
+fn check_texts(name: &str, ours: &[Vec<f32>], theirs: &str) {
+    let theirs = reference(theirs);
     assert_eq!(ours.len(), theirs.len());
     for (number, ours) in ours.iter().enumerate() {
         let off = largest_difference(ours, &theirs[&number.to_string()]);
-        println!("{which} text {number}: off by {off:.1e}");
-        assert!(off <= TOLERANCE, "{which} text {number} is off by {off:e}");
+        println!("{name} text {number}: off by {off:.1e}");
+        assert!(off <= TOLERANCE, "{name} text {number} is off by {off:e}");
     }
 }
 
-fn check_pictures(which: &str, ours: &[Vec<f32>], theirs: &str) {
-    let theirs = expected(theirs);
-    for (name, ours) in PICTURES.iter().zip(ours) {
+fn check_pictures(name: &str, ours: &[Vec<f32>], theirs: &str) {
+    let theirs = reference(theirs);
+    for (picture, ours) in PICTURES.iter().zip(ours) {
         let (off, cosine) = (
-            largest_difference(ours, &theirs[*name]),
-            dot(ours, &theirs[*name]),
+            largest_difference(ours, &theirs[*picture]),
+            dot(ours, &theirs[*picture]),
         );
-        println!("{which} {name}: off by {off:.1e}, cosine {cosine:.6}");
-        let is_near = if name.ends_with("jpg") {
+        println!("{name} {picture}: off by {off:.1e}, cosine {cosine:.6}");
+        let is_near = if picture.ends_with("jpg") {
             cosine >= JPEG_COSINE
         } else {
             off <= TOLERANCE
         };
-        assert!(is_near, "{which} {name} is off by {off:e}, cosine {cosine}");
+        assert!(is_near, "{name} {picture} is off by {off:e}, cosine {cosine}");
     }
 }
 
 #[test]
-fn a_bert_of_any_size_makes_the_vectors_that_transformers_makes() {
+fn a_bert_of_any_size_matches_transformers() {
     let encoder = text_encoder(&fixture("tiny-bert"));
     check_texts(
         "tiny-bert",
@@ -48,14 +48,14 @@ fn a_bert_of_any_size_makes_the_vectors_that_transformers_makes() {
 }
 
 #[test]
-fn a_roberta_under_a_language_head_makes_the_vectors_that_transformers_makes() {
+fn a_roberta_with_a_language_head_matches_transformers() {
     let encoder = text_encoder(&fixture("tiny-roberta"));
     let ours = vectors(&encoder, &texts("tiny"));
     check_texts("tiny-roberta", &ours, "tiny-roberta/vectors.safetensors");
 }
 
 #[test]
-fn an_efficientnet_lite_makes_the_vectors_that_the_reference_makes() {
+fn an_efficientnet_lite_matches_the_reference() {
     let encoder = image_encoder(&fixture("tiny-efficientnet"));
     let ours = vectors(&encoder, &pictures());
     check_pictures(
@@ -66,8 +66,8 @@ fn an_efficientnet_lite_makes_the_vectors_that_the_reference_makes() {
 }
 
 #[test]
-fn the_real_text_weights_make_the_vectors_and_cosines_of_the_model_card() {
-    let Some(folder) = real("all-minilm-l6-v2") else {
+fn the_real_text_weights_match_transformers_and_the_model_card() {
+    let Some(folder) = real_encoder("all-minilm-l6-v2") else {
         return;
     };
     let ours = vectors(&text_encoder(&folder), &texts("real"));
@@ -79,8 +79,8 @@ fn the_real_text_weights_make_the_vectors_and_cosines_of_the_model_card() {
 }
 
 #[test]
-fn the_real_image_weights_make_the_vectors_that_the_reference_makes() {
-    let Some(folder) = real("efficientnet-lite0") else {
+fn the_real_image_weights_match_the_reference() {
+    let Some(folder) = real_encoder("efficientnet-lite0") else {
         return;
     };
     let ours = vectors(&image_encoder(&folder), &pictures());

@@ -1,24 +1,25 @@
-//! The frozen encoders against what public reference implementations make of the same weights; `fixtures.py` asked them.
+//! Tests of the encoders against public reference implementations; `fixtures.py` recorded the references' vectors.
 //!
-//! Every test runs on encoders of a few thousand random weights. Those of the real weights run when `make encoders` has
-//! fetched them, as `make test` does, and say so loudly when not.
+//! Every test runs on encoders with a few thousand random weights. Tests on the real weights also run when `make encoders`
+//! has fetched them, as `make test` does, and print a loud skip otherwise.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a step that fails while setting a test up fails the test; what differs is printed by how much"
+    reason = "a failed setup step fails the test; differences are printed"
 )]
 
-mod batching;
+mod batch_independence;
+mod broken_contents;
+mod broken_folders;
 mod parity;
-mod refusals;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ouzel_model::encode::{Encoded, Encoder, ImageEncoder, TextEncoder};
+use ouzel_encoders::{Encoded, Encoder, ImageEncoder, TextEncoder};
 use ouzel_sample::Content;
 use safetensors::SafeTensors;
 use tch::Device;
@@ -27,19 +28,19 @@ const PICTURES: [&str; 5] = ["wide.png", "thin.png", "grey.png", "clear.png", "l
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/encode/fixtures")
+        .join("tests/fixtures")
         .join(name)
 }
 
-/// The folder of real weights with this name, if it was fetched.
-fn real(name: &str) -> Option<PathBuf> {
+/// The folder of the real encoder `name`; prints a skip when it was not fetched.
+fn real_encoder(name: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../.encoders")
         .join(name);
     if folder.join("model.safetensors").exists() {
         return Some(folder);
     }
-    // Past the capture of the test harness.
+    // Not `eprintln!`, which the test harness captures.
     writeln!(
         std::io::stderr(),
         "SKIPPED: there are no weights of {name}: `make encoders`"
@@ -48,7 +49,7 @@ fn real(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// On one thread: the tests run side by side, and threads that wait for each other take many times as long.
+/// Loads on one libtorch thread: tests run in parallel, and threads that wait for each other take many times as long.
 fn text_encoder(folder: &Path) -> TextEncoder {
     tch::set_num_threads(1);
     TextEncoder::load(folder, Device::Cpu).unwrap()
@@ -59,11 +60,11 @@ fn image_encoder(folder: &Path) -> ImageEncoder {
     ImageEncoder::load(folder, Device::Cpu).unwrap()
 }
 
-/// The texts of the fixtures, `real` or `tiny`.
-fn texts(which: &str) -> Vec<Content> {
+/// The fixture texts for `real` or `tiny` encoders.
+fn texts(set: &str) -> Vec<Content> {
     let file = fs::read(fixture("texts.json")).unwrap();
     let texts: BTreeMap<String, Vec<String>> = serde_json::from_slice(&file).unwrap();
-    texts[which].iter().map(|text| Content::text(text)).collect()
+    texts[set].iter().map(|text| Content::text(text)).collect()
 }
 
 fn picture(name: &str) -> Content {
@@ -74,8 +75,8 @@ fn pictures() -> Vec<Content> {
     PICTURES.map(picture).to_vec()
 }
 
-/// What the reference made of each content.
-fn expected(file: &str) -> BTreeMap<String, Vec<f32>> {
+/// The reference's vector of each content.
+fn reference(file: &str) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(fixture(file)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     tensors
@@ -88,7 +89,7 @@ fn expected(file: &str) -> BTreeMap<String, Vec<f32>> {
         .collect()
 }
 
-/// The vectors of a batch in which every content has one.
+/// The vectors of a batch without unusable contents.
 fn vectors(encoder: &dyn Encoder, batch: &[Content]) -> Vec<Vec<f32>> {
     let encoded = encoder.encode(batch).unwrap();
     encoded.into_iter().map(Encoded::unwrap).collect()
