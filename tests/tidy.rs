@@ -12,8 +12,12 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-/// Longest file, lines, inline tests included.
+/// Longest test file, and longest file with its inline tests, lines.
 const MAX_FILE_LINES: usize = 500;
+/// Longest file without its inline tests, lines.
+const MAX_PRODUCTION_LINES: usize = 500;
+/// Files that only tests compile, though their path does not say so.
+const TEST_SUPPORT: &[&str] = &["join/oracle.rs", "join/world.rs", "snapshot/src/sim.rs"];
 
 /// The rules of one crate.
 struct CrateRules {
@@ -210,13 +214,26 @@ fn is_test(path: &str) -> bool {
         .any(|part| ["tests", "benches"].contains(&part))
 }
 
+/// Number of lines before the first inline test module.
+fn production_lines(text: &str) -> usize {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_test_module =
+        |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].contains("mod ") && pair[1].ends_with('{');
+    lines.windows(2).position(is_test_module).unwrap_or(lines.len())
+}
+
 /// Violations of the file rules in one Rust file, one line each; `forbidden` are the forbidden words of its crate.
 fn file_violations(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     let mut violations = Vec::new();
-    let n_lines = text.lines().count();
+    let is_test_support = TEST_SUPPORT.iter().any(|ending| path.ends_with(ending));
+    let (n_lines, n_production) = (text.lines().count(), production_lines(text));
     if n_lines > MAX_FILE_LINES {
         violations.push(format!(
             "{path} has {n_lines} lines, over {MAX_FILE_LINES}: split it by idea"
+        ));
+    } else if n_production > MAX_PRODUCTION_LINES && !is_test(path) && !is_test_support {
+        violations.push(format!(
+            "{path} has {n_production} lines without its tests, over {MAX_PRODUCTION_LINES}: split it by idea"
         ));
     }
     if is_test(path) {
@@ -365,6 +382,11 @@ fn a_wrong_import_is_detected_in_any_section_and_under_any_name() {
 #[test]
 fn a_file_that_is_long_or_without_header_or_with_a_forbidden_word_is_detected() {
     let long = format!("//! Long.\n{}", "\n".repeat(MAX_FILE_LINES));
+    let long_code = format!("//! Long.\n{}", "\n".repeat(MAX_PRODUCTION_LINES));
+    let long_tests = format!(
+        "//! Long.\n#[cfg(test)]\nmod tests {{\n{}}}\n",
+        "\n".repeat(MAX_FILE_LINES / 2)
+    );
     let cases = [
         ("a/src/case.rs", "//! A file.\nfn f() {}\n", 0),
         ("a/src/case.rs", "fn f() {}\n", 1),
@@ -373,6 +395,8 @@ fn a_file_that_is_long_or_without_header_or_with_a_forbidden_word_is_detected() 
         ("a/src/case.rs", "//! A file.\n// Never SystemTime::now().\n", 0),
         ("a/src/contests.rs", "fn f() {}\n", 1),
         ("a/src/case/tests.rs", "let now = SystemTime::now();\n", 0),
+        ("a/src/case.rs", long_code.as_str(), 1),
+        ("a/src/case.rs", long_tests.as_str(), 0),
         ("tests/case.rs", long.as_str(), 1),
     ];
     for (path, text, n_expected) in cases {
