@@ -7,7 +7,7 @@
 use anyhow::bail;
 
 use ouzel_learner::Trainer;
-use ouzel_snapshot::Verb;
+use ouzel_snapshot::AuditVerb;
 
 /// An event of a lineage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,10 @@ pub enum ModelOp {
 impl ModelOp {
     /// As the audit log has it.
     #[must_use]
-    pub fn verb(self) -> Verb {
+    pub fn verb(self) -> AuditVerb {
         match self {
-            Self::FreezeBase => Verb::FreezeBase,
-            Self::Rebase => Verb::Rebase,
+            Self::FreezeBase => AuditVerb::FreezeBase,
+            Self::Rebase => AuditVerb::Rebase,
         }
     }
 

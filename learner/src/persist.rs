@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use ouzel_model::{Array as Plain, Feature, ModelConfig, Pages, Table, Weights};
-use ouzel_snapshot::{ANY, Array, Arrays, Draft, Shared, Snapshot};
+use ouzel_snapshot::{ANY, Array, Arrays, Draft, SharedChunk, Snapshot};
 
 use crate::admission::Waiting;
 use crate::admit::Age;
@@ -216,7 +216,7 @@ pub fn weights_hash(draft: &Draft) -> String {
     let admission = draft.has(ADMISSION).then_some(ADMISSION);
     let always = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER];
     let names: Vec<&str> = always.into_iter().chain(admission).collect();
-    draft.hash_of(&names)
+    draft.hash_files(&names)
 }
 
 /// The name of what an optimizer keeps of a dense weight.
@@ -240,7 +240,10 @@ fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Result<(), Err
         free,
     } = table.pages();
     let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
-    let values = values.into_iter().map(|page| -> Shared<f32> { page }).collect();
+    let values = values
+        .into_iter()
+        .map(|page| -> SharedChunk<f32> { page })
+        .collect();
     let name = |name: &str| format!("{prefix}{name}");
     arrays.insert(name("ids"), Array::new(&[table.len()], ids)?)?;
     arrays.insert(
@@ -251,7 +254,10 @@ fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Result<(), Err
         arrays.insert(name("free"), Array::new(&[free.len()], free)?)?;
     }
     if !seen.is_empty() {
-        let seen = seen.into_iter().map(|page| -> Shared<u32> { page }).collect();
+        let seen = seen
+            .into_iter()
+            .map(|page| -> SharedChunk<u32> { page })
+            .collect();
         arrays.insert(name("seen"), Array::shared(&[table.len()], seen)?)?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
-use ouzel_snapshot::{Alias, Listed, Report, SnapshotId, Store};
+use ouzel_snapshot::{Alias, SnapshotEntry, SnapshotId, Store, VerificationReport};
 use serde_json::json;
 
 use crate::admin::{AdminReply, AdminRequest, Client};
@@ -222,7 +222,7 @@ fn list(store: &Store, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> 
 }
 
 fn show(store: &Store, id: SnapshotId, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let listed: Vec<Listed> = store.list()?.into_iter().filter(|entry| entry.id == id).collect();
+    let listed: Vec<SnapshotEntry> = store.list()?.into_iter().filter(|entry| entry.id == id).collect();
     let Some(entry) = listed.first() else {
         return Err(ouzel_snapshot::Error::NoSnapshot {
             id,
@@ -251,9 +251,9 @@ fn verify(store: &Store, id: Option<SnapshotId>, json: bool, out: &mut dyn Write
     let reports = ids
         .into_iter()
         .map(|id| store.verify(id))
-        .collect::<Result<Vec<Report>, _>>()?;
+        .collect::<Result<Vec<VerificationReport>, _>>()?;
     let audit = store.audit()?;
-    let ok = reports.iter().all(Report::is_valid) && audit.broken_at.is_none();
+    let ok = reports.iter().all(VerificationReport::is_valid) && audit.broken_at.is_none();
     if json {
         let audit = json!({ "lines": audit.lines.len(), "torn": audit.n_torn, "broken_at": audit.broken_at });
         write_json(&json!({ "ok": ok, "snapshots": reports, "audit": audit }), out)?;

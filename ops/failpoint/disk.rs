@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ouzel_snapshot::{Fs, FsEntry, Lock, Output, RealFs};
+use ouzel_snapshot::{FileLock, Fs, FsEntry, OutputFile, RealFs};
 
 use super::{ARMED, FailPoint, die};
 
@@ -76,14 +76,14 @@ impl Fs for Counting {
         RealFs.create_dir(path)
     }
 
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
         self.0.count();
         let inner = RealFs.create_file(path)?;
         let calls = Arc::clone(&self.0);
         Ok(Box::new(CountingOutput { inner, calls }))
     }
 
-    fn append_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+    fn append_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
         self.0.count();
         let inner = RealFs.append_file(path)?;
         let calls = Arc::clone(&self.0);
@@ -122,14 +122,14 @@ impl Fs for Counting {
         RealFs.remove_dir_all(path)
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Lock> {
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
         RealFs.lock(path)
     }
 }
 
 /// A file whose writes and syncs are counted.
 struct CountingOutput {
-    inner: Box<dyn Output>,
+    inner: Box<dyn OutputFile>,
     calls: Arc<Calls>,
 }
 
@@ -148,7 +148,7 @@ impl Write for CountingOutput {
     }
 }
 
-impl Output for CountingOutput {
+impl OutputFile for CountingOutput {
     fn sync(&mut self) -> io::Result<()> {
         self.calls.count();
         self.inner.sync()

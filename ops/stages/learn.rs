@@ -345,7 +345,7 @@ impl Learn {
                 turn.check(&self.trainer)?;
                 if let Some(latest) = self.live.latest() {
                     self.store
-                        .announce(turn.verb(), latest, &why, self.clock.now_ms())?;
+                        .record_action(turn.verb(), latest, &why, self.clock.now_ms())?;
                 }
                 let note = turn.take(&mut self.trainer, &why)?;
                 tracing::info!(note, "the lineage turns");

@@ -1,45 +1,45 @@
-//! A snapshot that is not on disk yet.
+//! The draft: a snapshot that is not on disk yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::manifest::check_file_name;
+use crate::format::{check_file_name, codec};
 use crate::{Arrays, CheckpointMeta, Error, FileKind, Fingerprint, SnapshotId};
 
-/// Everything a snapshot will hold, gathered at a batch boundary and written by another thread.
+/// The content of a future snapshot, collected at a batch boundary and written by another thread.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// The snapshot this state grew from.
+    /// The snapshot that training continued from.
     pub parent: Option<SnapshotId>,
-    /// Why the lineage is what it is, if there is something to say.
+    /// An event of the lineage worth a sentence, see [`Manifest::note`](crate::Manifest::note).
     pub note: Option<String>,
-    /// Now, ms since the epoch, by the caller's clock.
+    /// Time of the checkpoint by the caller's clock, ms since the epoch.
     pub created_ms: i64,
-    /// By what, and on what machine.
+    /// The program and the machine.
     pub created_by: Fingerprint,
-    /// The point of the log.
+    /// The point of the log that the state belongs to.
     pub cut: CheckpointMeta,
-    files: BTreeMap<String, Content>,
+    files: BTreeMap<String, FileContent>,
 }
 
-/// What goes into one file.
+/// The content of one file.
 #[derive(Clone, Debug)]
-pub(crate) enum Content {
+pub(crate) enum FileContent {
     Arrays(Arrays),
     Blob(Arc<[u8]>),
 }
 
-impl Content {
+impl FileContent {
     pub(crate) fn kind(&self) -> FileKind {
         match self {
-            Content::Arrays(_) => FileKind::Arrays,
-            Content::Blob(_) => FileKind::Blob,
+            FileContent::Arrays(_) => FileKind::Arrays,
+            FileContent::Blob(_) => FileKind::Blob,
         }
     }
 }
 
 impl Draft {
-    /// A draft without files.
+    /// Makes a draft without files.
     #[must_use]
     pub fn new(
         parent: Option<SnapshotId>,
@@ -57,23 +57,23 @@ impl Draft {
         }
     }
 
-    /// Adds a file of arrays; its name ends in `.safetensors`.
+    /// Adds a file of arrays, whose name ends in `.safetensors`.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the name is not `[a-z0-9][a-z0-9._-]{0,63}`, or is taken.
     pub fn add_arrays(&mut self, name: &str, arrays: Arrays) -> Result<(), Error> {
-        self.add(name, Content::Arrays(arrays))
+        self.add(name, FileContent::Arrays(arrays))
     }
 
-    /// Adds a file of bytes; its name does not end in `.safetensors`.
+    /// Adds a file of bytes, whose name does not end in `.safetensors`.
     ///
     /// # Errors
     /// As for [`Draft::add_arrays`].
     pub fn add_blob(&mut self, name: &str, bytes: impl Into<Arc<[u8]>>) -> Result<(), Error> {
-        self.add(name, Content::Blob(bytes.into()))
+        self.add(name, FileContent::Blob(bytes.into()))
     }
 
-    fn add(&mut self, name: &str, content: Content) -> Result<(), Error> {
+    fn add(&mut self, name: &str, content: FileContent) -> Result<(), Error> {
         check_file_name(name, content.kind()).map_err(|why| Error::invalid(name, why))?;
         if self.files.contains_key(name) {
             return Err(Error::invalid(name, "the draft has a file of that name already"));
@@ -82,27 +82,30 @@ impl Draft {
         Ok(())
     }
 
-    /// Whether it has a file of this name.
+    /// True when there is a file called `name`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
 
-    /// Hash of the named files as they would be written, those that are there, in the order given. Equal hashes
-    /// mean equal names, types, shapes and bits.
+    /// Hashes the named files in the given order; missing ones count by name.
+    ///
+    /// Equal hashes mean equal names, types, shapes and bits.
     #[must_use]
-    pub fn hash_of(&self, names: &[&str]) -> String {
+    pub fn hash_files(&self, names: &[&str]) -> String {
         let mut hasher = blake3::Hasher::new();
         for name in names {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
             match self.files.get(*name) {
-                Some(Content::Arrays(arrays)) => {
-                    // A hasher never refuses bytes.
-                    let written = crate::codec::write(arrays, &mut hasher);
-                    debug_assert!(written.is_ok(), "arrays of a draft have consistent shapes");
+                Some(FileContent::Arrays(arrays)) => {
+                    let written = codec::write(arrays, &mut hasher);
+                    debug_assert!(
+                        written.is_ok(),
+                        "a hasher takes all bytes; a draft's shapes are consistent"
+                    );
                 }
-                Some(Content::Blob(bytes)) => {
+                Some(FileContent::Blob(bytes)) => {
                     hasher.update(&(bytes.len() as u64).to_le_bytes());
                     hasher.update(bytes);
                 }
@@ -112,16 +115,16 @@ impl Draft {
         hasher.finalize().to_hex().to_string()
     }
 
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &Content)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &FileContent)> {
         self.files.iter().map(|(name, content)| (name.as_str(), content))
     }
 
-    /// About how many bytes it will take on disk.
+    /// Approximate size on disk, bytes.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         let sizes = self.files.values().map(|content| match content {
-            Content::Arrays(arrays) => arrays.iter().map(|(_, array)| array.n_bytes()).sum(),
-            Content::Blob(bytes) => bytes.len(),
+            FileContent::Arrays(arrays) => arrays.iter().map(|(_, array)| array.n_bytes()).sum(),
+            FileContent::Blob(bytes) => bytes.len(),
         });
         sizes.sum()
     }
@@ -132,13 +135,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_draft_can_be_written_by_another_thread() {
+    fn a_draft_can_move_to_another_thread() {
         fn is_send<T: Send>() {}
         is_send::<Draft>();
     }
 
     #[test]
-    fn the_hash_knows_names_types_shapes_and_bits() {
+    fn the_hash_covers_names_types_shapes_and_bits() {
         let draft = |name: &str, array: crate::Array| {
             let mut arrays = Arrays::new();
             arrays.insert(name, array).unwrap();
@@ -147,23 +150,23 @@ mod tests {
             draft.add_blob("b.bin", vec![1, 2]).unwrap();
             draft
         };
-        let of = |draft: &Draft| draft.hash_of(&["a.safetensors", "b.bin"]);
+        let hash = |draft: &Draft| draft.hash_files(&["a.safetensors", "b.bin"]);
         let array = |values: Vec<f32>, shape: &[usize]| crate::Array::new(shape, values).unwrap();
         let base = draft("x", array(vec![1.0, 2.0], &[2]));
-        assert_eq!(of(&base), of(&draft("x", array(vec![1.0, 2.0], &[2]))));
+        assert_eq!(hash(&base), hash(&draft("x", array(vec![1.0, 2.0], &[2]))));
         for other in [
             draft("y", array(vec![1.0, 2.0], &[2])),
             draft("x", array(vec![1.0, 2.0], &[1, 2])),
             draft("x", array(vec![1.0, -2.0], &[2])),
             draft("x", crate::Array::new(&[2], vec![1u32, 2]).unwrap()),
         ] {
-            assert_ne!(of(&base), of(&other));
+            assert_ne!(hash(&base), hash(&other));
         }
-        assert_ne!(of(&base), base.hash_of(&["a.safetensors"]));
+        assert_ne!(hash(&base), base.hash_files(&["a.safetensors"]));
     }
 
     #[test]
-    fn names_that_are_no_file_of_a_snapshot_are_refused() {
+    fn invalid_file_names_are_refused() {
         let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
         draft.add_blob("join.bin", vec![1]).unwrap();
         for name in [

@@ -1,4 +1,4 @@
-//! What can go wrong with a snapshot, and whether trying again later can help.
+//! Errors of this crate; each says whether a retry or another snapshot may help.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use crate::{Dtype, SnapshotId};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file system refused.
-    #[error("cannot {attempt} {}: {error}", path.display())]
+    /// A file system operation failed.
+    #[error("cannot {action} {}: {error}", path.display())]
     Io {
-        /// The verb, as in "write".
-        attempt: &'static str,
-        /// On what.
+        /// The operation as a verb, such as "write".
+        action: &'static str,
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         error: io::Error,
     },
-    /// What is on disk is not what was written there.
+    /// Bytes on disk differ from the bytes that were written.
     #[error("{} cannot be trusted: {why}", path.display())]
     Damaged {
         /// The file or directory.
@@ -27,41 +27,35 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// Written by a version with another format.
+    /// The snapshot was written in another format.
     #[error("{} has format {found}, this version reads format {supported}: use the ouzel that wrote it, or a newer one", path.display())]
     Format {
         /// The manifest.
         path: PathBuf,
         /// Its format.
         found: u64,
-        /// Ours.
+        /// The format of this version.
         supported: u32,
     },
-    /// Text that is not an id.
-    #[error("`{text}` is no snapshot id: an id is 20 digits, as `snapshot list` shows them")]
-    BadId {
-        /// The text, shortened.
-        text: String,
-    },
-    /// No such snapshot.
+    /// The store has no such snapshot.
     #[error("there is no snapshot {id} in {}", root.display())]
     NoSnapshot {
-        /// The id asked for.
+        /// The requested id.
         id: SnapshotId,
-        /// The store.
+        /// The store's directory.
         root: PathBuf,
     },
     /// The snapshot has no file of that name and kind.
     #[error("snapshot {id} has no {kind} file `{file}`")]
     NoFile {
-        /// Which snapshot.
+        /// The snapshot.
         id: SnapshotId,
-        /// The name asked for.
+        /// The requested name.
         file: String,
-        /// The kind asked for.
+        /// The requested kind.
         kind: &'static str,
     },
-    /// A draft, array or manifest that must not be written.
+    /// A draft, array or manifest violates the format and is not written.
     #[error("cannot put `{name}` into a snapshot: {why}")]
     Invalid {
         /// The file, array or field.
@@ -69,61 +63,61 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// An array that should be there is not.
+    /// A required array is missing.
     #[error("array `{array}` is missing from {file}, which has: {known}")]
     MissingArray {
-        /// The name asked for.
+        /// The requested name.
         array: String,
-        /// Where it was looked for.
+        /// The file that was searched.
         file: String,
-        /// What is there.
+        /// The names it has.
         known: String,
     },
-    /// An array of another element type.
+    /// An array has another element type than requested.
     #[error("array `{array}` of {file} holds {found}, expected {expected}")]
     WrongDtype {
         /// The array.
         array: String,
-        /// Where it is.
+        /// Its file.
         file: String,
-        /// Asked for.
+        /// The requested type.
         expected: Dtype,
-        /// Found.
+        /// Its type.
         found: Dtype,
     },
-    /// An array of another shape.
+    /// An array has another shape than requested.
     #[error("array `{array}` of {file} has shape {found}, expected {expected}")]
     WrongShape {
         /// The array.
         array: String,
-        /// Where it is.
+        /// Its file.
         file: String,
-        /// Asked for; `*` is any size.
+        /// The requested shape; `*` is any size.
         expected: String,
-        /// Found.
+        /// Its shape.
         found: String,
     },
-    /// A vector that must not be kept.
-    #[error("cannot keep the vector of content {content} by {encoder}: {why}")]
+    /// A content vector violates the store's rules and is not written.
+    #[error("cannot store the vector of content {content} by {encoder}: {why}")]
     InvalidVector {
-        /// The version of the encoder.
+        /// The encoder version.
         encoder: String,
         /// The content's hash.
         content: String,
-        /// What is wrong with it.
+        /// What is wrong with the vector.
         why: String,
     },
-    /// `latest` would move to a lineage that was rolled back.
+    /// `latest` would move to a snapshot that a rollback abandoned.
     #[error(
         "cannot move `latest` to snapshot {id}: its ancestor {ancestor} was rolled back; restart, to resume from `latest`"
     )]
     RolledBack {
         /// The snapshot.
         id: SnapshotId,
-        /// It or the ancestor of it that a rollback left behind.
+        /// The abandoned snapshot: `id` itself or an ancestor of it.
         ancestor: SnapshotId,
     },
-    /// Another process writes to this store.
+    /// Another process has the store open for writing.
     #[error(
         "{} is held by another process: stop it, or ask it through its admin socket",
         path.display()
@@ -132,31 +126,33 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
-    /// The store was opened with `inspect`.
+    /// The store was opened for reading only.
     #[error("cannot change {}: it was opened for reading only", root.display())]
     ReadOnly {
-        /// The store.
+        /// The store's directory.
         root: PathBuf,
     },
 }
 
 impl Error {
-    /// True when the same request may succeed later without a person changing anything but free space: disk
-    /// full, quota, memory, descriptors, an interrupted or timed-out call, a lock that is held. An I/O error of
-    /// the device is not: the disk wants a look, though the next snapshot may be tried.
+    /// True when the same call may succeed later, at most after space was freed.
+    ///
+    /// That is a full disk, a quota, memory, file descriptors, an interrupted or timed-out call, or a held lock. A
+    /// device error is not transient, though the next snapshot may be tried.
     #[must_use]
     pub fn is_transient(&self) -> bool {
+        use io::ErrorKind as Kind;
         match self {
             Error::Io { error, .. } => {
                 matches!(
                     error.kind(),
-                    io::ErrorKind::StorageFull
-                        | io::ErrorKind::QuotaExceeded
-                        | io::ErrorKind::FileTooLarge
-                        | io::ErrorKind::OutOfMemory
-                        | io::ErrorKind::Interrupted
-                        | io::ErrorKind::WouldBlock
-                        | io::ErrorKind::TimedOut
+                    Kind::StorageFull
+                        | Kind::QuotaExceeded
+                        | Kind::FileTooLarge
+                        | Kind::OutOfMemory
+                        | Kind::Interrupted
+                        | Kind::WouldBlock
+                        | Kind::TimedOut
                 ) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
             }
             Error::Locked { .. } => true,
@@ -164,24 +160,32 @@ impl Error {
         }
     }
 
-    /// True when the snapshot itself is bad and another may do. Everything else (permissions, descriptors, a
-    /// newer format) says nothing about the snapshot, and skipping one for it would lose good state.
+    /// True when the snapshot itself is bad, so another one may serve.
+    ///
+    /// Other errors (permissions, descriptors, a newer format) say nothing about the snapshot; skipping it for one of
+    /// them would lose good state.
     #[must_use]
     pub fn is_damage(&self) -> bool {
+        use io::ErrorKind as Kind;
         match self {
             Error::Damaged { .. } | Error::NoSnapshot { .. } => true,
             Error::Io { error, .. } => {
                 matches!(
                     error.kind(),
-                    io::ErrorKind::NotFound
-                        | io::ErrorKind::InvalidData
-                        | io::ErrorKind::UnexpectedEof
-                        | io::ErrorKind::NotADirectory
-                        | io::ErrorKind::IsADirectory
+                    Kind::NotFound
+                        | Kind::InvalidData
+                        | Kind::UnexpectedEof
+                        | Kind::NotADirectory
+                        | Kind::IsADirectory
                 ) || matches!(error.raw_os_error(), Some(libc::EIO | libc::ELOOP))
             }
             _ => false,
         }
+    }
+
+    /// True when the file or directory does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
 
     pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
@@ -199,15 +203,15 @@ impl Error {
     }
 }
 
-/// Adds the attempt and the path to an I/O error.
-pub(crate) trait Attempt<T> {
-    fn attempt(self, attempt: &'static str, path: &Path) -> Result<T, Error>;
+/// Adds the failed action and its path to an I/O error.
+pub(crate) trait IoResultExt<T> {
+    fn attempt(self, action: &'static str, path: &Path) -> Result<T, Error>;
 }
 
-impl<T> Attempt<T> for io::Result<T> {
-    fn attempt(self, attempt: &'static str, path: &Path) -> Result<T, Error> {
+impl<T> IoResultExt<T> for io::Result<T> {
+    fn attempt(self, action: &'static str, path: &Path) -> Result<T, Error> {
         self.map_err(|error| Error::Io {
-            attempt,
+            action,
             path: path.to_owned(),
             error,
         })
@@ -220,11 +224,6 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_transient_and_no_damage_while_eio_is_the_reverse() {
-        let io_error = |code| Error::Io {
-            attempt: "write",
-            path: "x".into(),
-            error: io::Error::from_raw_os_error(code),
-        };
         for (code, transient, damage) in [
             (libc::ENOSPC, true, false),
             (libc::EDQUOT, true, false),
@@ -236,12 +235,10 @@ mod tests {
             (libc::EACCES, false, false),
             (libc::EROFS, false, false),
         ] {
-            let error = io_error(code);
-            assert_eq!(
-                (error.is_transient(), error.is_damage()),
-                (transient, damage),
-                "{error}"
-            );
+            let failed: io::Result<()> = Err(io::Error::from_raw_os_error(code));
+            let error = failed.attempt("write", Path::new("x")).unwrap_err();
+            let found = (error.is_transient(), error.is_damage());
+            assert_eq!(found, (transient, damage), "{error}");
         }
         let newer = Error::Format {
             path: "x".into(),

@@ -1,7 +1,7 @@
-//! The few file system operations a store needs, as a seam for fault injection.
+//! The file system operations of a store, behind a trait for fault injection.
 //!
-//! Every operation that a crash, a full disk or a bad sector can interrupt goes through [`Fs`]. Nothing here
-//! knows what the files mean.
+//! Every operation that a crash, a full disk or a bad sector can interrupt goes through [`Fs`]. The meaning of files is
+//! unknown here.
 
 use std::any::Any;
 use std::fmt;
@@ -10,10 +10,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Held for as long as the value lives.
-pub type Lock = Box<dyn Any + Send + Sync>;
+use crate::Error;
+use crate::error::IoResultExt;
 
-/// What a directory entry is, links not followed.
+/// An exclusive lock, held until dropped.
+pub type FileLock = Box<dyn Any + Send + Sync>;
+
+/// Kind of a directory entry; links are not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsKind {
     /// A regular file.
@@ -24,57 +27,59 @@ pub enum FsKind {
     Other,
 }
 
-/// A directory entry, links not followed.
+/// A directory entry; links are not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FsEntry {
-    /// Its name within the directory, unprintable bytes replaced.
+    /// Its name in the directory, invalid UTF-8 replaced.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: FsKind,
-    /// Size of a regular file.
+    /// Size of a regular file, 0 for others.
     pub n_bytes: u64,
 }
 
 /// A file being written.
-pub trait Output: Write + Send {
-    /// Returns once everything written is on the disk. After an error the file must be abandoned: the kernel
-    /// may have dropped the pages and would report success the next time.
+pub trait OutputFile: Write + Send {
+    /// Returns once all written bytes are on disk.
+    ///
+    /// After an error the file must be abandoned: the kernel may have dropped the pages and would report success the
+    /// next time.
     ///
     /// # Errors
-    /// Those of `fsync`.
+    /// The errors of `fsync`.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// File system operations. Names of methods are those of the system calls they stand for.
+/// File system operations, named after the system calls.
 ///
 /// # Errors
-/// Every method returns what the system call did.
+/// Every method returns the error of its system call.
 #[allow(clippy::missing_errors_doc, reason = "said once for the whole trait")]
 pub trait Fs: Send + Sync + fmt::Debug {
-    /// Creates a directory for the owner alone; parents as needed; an existing one is no error.
+    /// Creates a directory, and its parents, for the owner only; an existing one is no error.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-    /// Creates a directory for the owner alone; an existing one is an error.
+    /// Creates a directory for the owner only; an existing one is an error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Creates a file for the owner alone; an existing one is an error.
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn Output>>;
-    /// Opens a file to add to its end, creating it for the owner alone.
-    fn append_file(&self, path: &Path) -> io::Result<Box<dyn Output>>;
-    /// Opens a regular file, links not followed, with its size.
+    /// Creates a file for the owner only; an existing one is an error.
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>>;
+    /// Opens a file for appending; creates it for the owner only.
+    fn append_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>>;
+    /// Opens a regular file and returns its size; links are not followed.
     fn open_file(&self, path: &Path) -> io::Result<(Box<dyn Read + Send>, u64)>;
-    /// What `path` is, links not followed.
+    /// Describes `path`; links are not followed.
     fn stat(&self, path: &Path) -> io::Result<FsEntry>;
-    /// The entries of a directory, sorted by name.
+    /// Lists a directory, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<FsEntry>>;
-    /// Makes the names in a directory durable.
+    /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Renames, replacing a file that has the new name.
+    /// Renames; a file with the new name is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file or link.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Removes a directory with all it holds, following no link.
+    /// Removes a directory and its content; links are not followed.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock on a file, or fails with `WouldBlock`. A process that dies gives it back.
-    fn lock(&self, path: &Path) -> io::Result<Lock>;
+    /// Takes an exclusive lock, or fails with `WouldBlock`. The death of the process releases it.
+    fn lock(&self, path: &Path) -> io::Result<FileLock>;
 }
 
 /// The real file system.
@@ -84,7 +89,7 @@ pub struct RealFs;
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-impl Output for File {
+impl OutputFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
@@ -99,28 +104,17 @@ impl Fs for RealFs {
         DirBuilder::new().mode(DIR_MODE).create(path)
     }
 
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(path)?;
-        Ok(Box::new(file))
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
+        Ok(Box::new(options().write(true).create_new(true).open(path)?))
     }
 
-    fn append_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(FILE_MODE)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
-        Ok(Box::new(file))
+    fn append_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
+        Ok(Box::new(options().append(true).create(true).open(path)?))
     }
 
     fn open_file(&self, path: &Path) -> io::Result<(Box<dyn Read + Send>, u64)> {
-        // O_NONBLOCK: opening a fifo must not wait for its writer. It changes nothing for a regular file.
-        let file = OpenOptions::new()
+        // O_NONBLOCK: opening a fifo must not wait for its writer. Regular files are not affected.
+        let file = options()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
@@ -146,7 +140,7 @@ impl Fs for RealFs {
             let name = item.file_name().to_string_lossy().into_owned();
             match item.metadata() {
                 Ok(metadata) => entries.push(entry(name, &metadata)),
-                // Removed between the two calls, by a collection in another process.
+                // Removed between the two calls by a garbage collection in another process.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -171,20 +165,46 @@ impl Fs for RealFs {
         fs::remove_dir_all(path)
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Lock> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
+        let file = options().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(file)),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// Options that follow no link and create files for the owner only.
+pub(crate) fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+/// Locks the file at `path`.
+pub(crate) fn lock(fs: &dyn Fs, path: &Path) -> Result<FileLock, Error> {
+    match fs.lock(path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::Locked {
+            path: path.to_owned(),
+        }),
+        lock => lock.attempt("lock", path),
+    }
+}
+
+/// Reads a whole file of at most `max_bytes`.
+pub(crate) fn read_small(fs: &dyn Fs, path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    let (input, n_bytes) = fs.open_file(path).attempt("open", path)?;
+    if n_bytes > max_bytes {
+        let why = format!("it has {n_bytes} bytes, at most {max_bytes} are read");
+        return Err(Error::damaged(path, why));
+    }
+    let mut bytes = Vec::new();
+    input
+        .take(max_bytes)
+        .read_to_end(&mut bytes)
+        .attempt("read", path)?;
+    Ok(bytes)
 }
 
 fn entry(name: String, metadata: &fs::Metadata) -> FsEntry {

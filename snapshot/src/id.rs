@@ -1,19 +1,25 @@
-//! The snapshot id: a number that only grows, written as 20 digits.
+//! The snapshot id: an ever-growing number, written as 20 digits.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-
-/// Digits of the largest `u64`, so that names sort as numbers do.
+/// Digits of the largest `u64`; with leading zeros, names sort as numbers do.
 const N_DIGITS: usize = 20;
 
-/// Names one snapshot of one store. Paths are built from this type and never from text.
+/// Names one snapshot of one store. Paths are built from this type, never from text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(u64);
+
+/// A text that is not a snapshot id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no snapshot id: an id is 20 digits, as `snapshot list` shows them")]
+pub struct InvalidSnapshotId {
+    /// The first characters of the text.
+    pub text: String,
+}
 
 impl SnapshotId {
     /// The id with this number.
@@ -22,7 +28,7 @@ impl SnapshotId {
         Self(number)
     }
 
-    /// The number.
+    /// The id as a number.
     #[must_use]
     pub fn number(self) -> u64 {
         self.0
@@ -36,14 +42,14 @@ impl fmt::Display for SnapshotId {
 }
 
 impl FromStr for SnapshotId {
-    type Err = Error;
+    type Err = InvalidSnapshotId;
 
     /// Accepts exactly 20 ASCII digits.
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, InvalidSnapshotId> {
         let is_digits = text.len() == N_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
             Ok(number) if is_digits => Ok(Self(number)),
-            _ => Err(Error::BadId {
+            _ => Err(InvalidSnapshotId {
                 text: text.chars().take(64).collect(),
             }),
         }
@@ -51,9 +57,9 @@ impl FromStr for SnapshotId {
 }
 
 impl TryFrom<String> for SnapshotId {
-    type Error = Error;
+    type Error = InvalidSnapshotId;
 
-    fn try_from(text: String) -> Result<Self, Error> {
+    fn try_from(text: String) -> Result<Self, InvalidSnapshotId> {
         text.parse()
     }
 }
@@ -71,14 +77,8 @@ mod tests {
     #[test]
     fn only_twenty_digits_are_an_id() {
         for number in [0, 7, u64::MAX] {
-            assert_eq!(
-                SnapshotId::new(number)
-                    .to_string()
-                    .parse::<SnapshotId>()
-                    .unwrap()
-                    .number(),
-                number
-            );
+            let id = SnapshotId::new(number);
+            assert_eq!(id.to_string().parse(), Ok(id));
         }
         for text in [
             "",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn names_sort_as_numbers() {
+    fn ids_sort_by_name_as_they_do_by_number() {
         assert!(SnapshotId::new(9).to_string() < SnapshotId::new(10).to_string());
     }
 }

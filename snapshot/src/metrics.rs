@@ -1,47 +1,18 @@
-//! Metric names of this room.
+//! The metrics of this crate.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 
-/// Snapshots written.
-pub const WRITTEN: &str = "ouzel_snapshot_written_total";
-/// Snapshots given up, by reason: `full`, `io`, `invalid`.
-pub const FAILED: &str = "ouzel_snapshot_failed_total";
-/// Size of the snapshot written last.
-pub const BYTES: &str = "ouzel_snapshot_bytes";
-/// Snapshots passed over while looking for the newest valid one.
-pub const SKIPPED: &str = "ouzel_snapshot_skipped_total";
-/// Snapshots removed by collections.
-pub const REMOVED: &str = "ouzel_snapshot_removed_total";
-/// Content vectors kept, by encoder version.
-pub const VECTORS: &str = "ouzel_snapshot_vectors";
-/// Content vectors that were kept once, by reason: `damaged`, `evicted`, `collected`.
-pub const VECTORS_DROPPED: &str = "ouzel_snapshot_vectors_dropped_total";
-
-/// Registers the help text of every metric above.
-pub fn describe() {
-    describe_counter!(WRITTEN, Unit::Count, "Snapshots written and durable.");
-    describe_counter!(
-        FAILED,
-        Unit::Count,
-        "Snapshots given up before they were complete, by reason."
-    );
-    describe_gauge!(
-        BYTES,
-        Unit::Bytes,
-        "Size of the snapshot written last, without its manifest."
-    );
-    describe_counter!(
-        SKIPPED,
-        Unit::Count,
-        "Snapshots passed over while looking for the newest valid one."
-    );
-    describe_counter!(REMOVED, Unit::Count, "Snapshots removed by collections.");
-    describe_gauge!(VECTORS, Unit::Count, "Content vectors kept, by encoder version.");
-    describe_counter!(
-        VECTORS_DROPPED,
-        Unit::Count,
-        "Content vectors kept no longer, by reason; they are made again when asked for."
-    );
+ouzel_sample::metric_names! {
+    counter WRITTEN = "ouzel_snapshot_written_total", Count, "Snapshots written and durable.";
+    counter FAILED = "ouzel_snapshot_failed_total", Count,
+        "Snapshots given up before they were complete, by reason: `full`, `io`, `invalid`.";
+    gauge BYTES = "ouzel_snapshot_bytes", Bytes, "Size of the snapshot written last, without its manifest.";
+    counter SKIPPED = "ouzel_snapshot_skipped_total", Count,
+        "Snapshots passed over while looking for the newest valid one.";
+    counter REMOVED = "ouzel_snapshot_removed_total", Count, "Snapshots removed by garbage collections.";
+    gauge VECTORS = "ouzel_snapshot_vectors", Count, "Content vectors stored, by encoder version.";
+    counter VECTORS_DROPPED = "ouzel_snapshot_vectors_dropped_total", Count,
+        "Content vectors dropped from the store, by reason: `damaged`, `evicted`, `collected`; they are encoded again on demand.";
 }
 
 pub(crate) fn written(n_bytes: u64) {
@@ -60,14 +31,6 @@ pub(crate) fn failed(error: &crate::Error) {
         _ => "invalid",
     };
     counter!(FAILED, "reason" => reason).increment(1);
-}
-
-pub(crate) fn skipped(n: usize) {
-    counter!(SKIPPED).increment(n as u64);
-}
-
-pub(crate) fn removed(n: usize) {
-    counter!(REMOVED).increment(n as u64);
 }
 
 pub(crate) fn vectors(version: &str, n: usize) {

@@ -1,4 +1,4 @@
-//! Reading one snapshot, and everything checked before its content is believed.
+//! Reads one snapshot, with every check made before its content is trusted.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::{self, Fault};
-use crate::error::Attempt;
-use crate::hashing::{HashingInput, hash_hex};
+use crate::error::IoResultExt;
+use crate::format::codec::{self, CodecError};
+use crate::format::hashing::{HashingInput, hash_hex};
+use crate::fs::read_small;
 use crate::{
     Arrays, Error, FileEntry, FileKind, Fs, FsKind, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, SnapshotId,
 };
 
-/// A snapshot on disk whose manifest was believed. Its files are read when asked for, and hashed again then.
+/// A snapshot on disk with a trusted manifest. Files are read on demand, and their hashes checked each time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     fs: Arc<dyn Fs>,
@@ -23,18 +24,18 @@ pub struct Snapshot {
     manifest_hash: String,
 }
 
-/// The result of reading every byte of a snapshot.
+/// The result of verifying every byte of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Which snapshot.
+pub struct VerificationReport {
+    /// The snapshot.
     pub id: SnapshotId,
-    /// Each file its manifest lists.
+    /// The files that its manifest lists.
     pub files: Vec<FileReport>,
-    /// What is wrong with the directory or its manifest, beyond single files.
+    /// What is wrong with the directory or the manifest, beyond single files.
     pub fault: Option<String>,
 }
 
-/// One file of a [`Report`].
+/// One file of a [`VerificationReport`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileReport {
     /// Its name.
@@ -45,7 +46,7 @@ pub struct FileReport {
     pub fault: Option<String>,
 }
 
-impl Report {
+impl VerificationReport {
     /// True when nothing is wrong.
     #[must_use]
     pub fn is_valid(&self) -> bool {
@@ -54,7 +55,7 @@ impl Report {
 }
 
 impl Snapshot {
-    /// Opens the directory: kinds and sizes of all entries and the manifest are checked, no content is read.
+    /// Opens the directory: checks the manifest and the kind and size of all entries, reads no other content.
     pub(crate) fn peek(fs: &Arc<dyn Fs>, dir: PathBuf, id: SnapshotId) -> Result<Self, Error> {
         if fs.stat(&dir).attempt("examine", &dir)?.kind != FsKind::Dir {
             return Err(Error::damaged(&dir, "it is not a directory"));
@@ -63,10 +64,8 @@ impl Snapshot {
         let bytes = read_small(&**fs, &path, MAX_MANIFEST_BYTES)?;
         let manifest = Manifest::decode(&bytes, &path)?;
         if manifest.id != id {
-            return Err(Error::damaged(
-                &path,
-                format!("it is the manifest of snapshot {}", manifest.id),
-            ));
+            let why = format!("it is the manifest of snapshot {}", manifest.id);
+            return Err(Error::damaged(&path, why));
         }
         let snapshot = Self {
             fs: Arc::clone(fs),
@@ -78,25 +77,18 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The directory holds the manifest and the files it lists, as regular files of their size, nothing else.
+    /// Checks that the directory holds the manifest and the files it lists, at their sizes, and nothing else.
     fn check_entries(&self) -> Result<(), Error> {
-        let mut expected: BTreeMap<&str, u64> = self
-            .manifest
-            .files
-            .iter()
-            .map(|entry| (entry.name.as_str(), entry.bytes))
-            .collect();
+        let listed = self.manifest.files.iter();
+        let mut expected: BTreeMap<&str, u64> =
+            listed.map(|entry| (entry.name.as_str(), entry.bytes)).collect();
         for found in self.fs.list(&self.dir).attempt("list", &self.dir)? {
             let path = self.dir.join(&found.name);
             if found.kind != FsKind::File {
                 return Err(Error::damaged(&path, "it is not a regular file"));
             }
             match expected.remove(found.name.as_str()) {
-                Some(n_bytes) if n_bytes == found.n_bytes => {}
-                Some(n_bytes) => {
-                    let why = format!("it has {} bytes, the manifest says {n_bytes}", found.n_bytes);
-                    return Err(Error::damaged(&path, why));
-                }
+                Some(n_bytes) => check_size(&path, found.n_bytes, n_bytes)?,
                 None if found.name == MANIFEST_NAME => {}
                 None => return Err(Error::damaged(&path, "the manifest does not list it")),
             }
@@ -107,7 +99,7 @@ impl Snapshot {
         }
     }
 
-    /// Hashes every file.
+    /// Checks the hash of every file.
     pub(crate) fn check_hashes(&self) -> Result<(), Error> {
         self.manifest
             .files
@@ -116,29 +108,28 @@ impl Snapshot {
     }
 
     fn check_hash(&self, entry: &FileEntry) -> Result<(), Error> {
-        let (input, path) = self.open(entry)?;
-        finish(input, entry, &path)
+        self.read_file(entry, |_, _| Ok(()))
     }
 
-    /// Its id.
+    /// The snapshot's id.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
         self.manifest.id
     }
 
-    /// What it says of itself.
+    /// The manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The blake3 of its manifest file, which covers everything else in it.
+    /// The blake3 of the manifest file, which covers all other files.
     #[must_use]
     pub fn manifest_hash(&self) -> &str {
         &self.manifest_hash
     }
 
-    /// Its directory.
+    /// The snapshot's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -147,22 +138,21 @@ impl Snapshot {
     /// Reads the arrays of the file called `name`.
     ///
     /// # Errors
-    /// [`Error::NoFile`] when there is none, [`Error::Damaged`] when it is not what was written,
-    /// [`Error::Io`] when it cannot be read.
+    /// [`Error::NoFile`] when there is none, [`Error::Damaged`] when its bytes are not those written, [`Error::Io`] when
+    /// it cannot be read.
     pub fn arrays(&self, name: &str) -> Result<Arrays, Error> {
         let entry = self.entry(name, FileKind::Arrays)?;
-        let (mut input, path) = self.open(entry)?;
         let label = format!("{name} of snapshot {}", self.id());
-        let arrays = codec::read(&mut input, entry.bytes, label).map_err(|fault| match fault {
-            Fault::Io(error) => Error::Io {
-                attempt: "read",
-                path: path.clone(),
-                error,
-            },
-            Fault::Malformed(why) => Error::damaged(&path, why),
-        })?;
-        finish(input, entry, &path)?;
-        Ok(arrays)
+        self.read_file(entry, |input, path| {
+            codec::read(input, entry.bytes, label).map_err(|error| match error {
+                CodecError::Io(error) => Error::Io {
+                    action: "read",
+                    path: path.to_owned(),
+                    error,
+                },
+                CodecError::Malformed(why) => Error::damaged(path, why),
+            })
+        })
     }
 
     /// Reads the bytes of the file called `name`.
@@ -170,44 +160,49 @@ impl Snapshot {
     /// # Errors
     /// As for [`Snapshot::arrays`].
     pub fn blob(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let entry = self.entry(name, FileKind::Blob)?;
-        let (mut input, path) = self.open(entry)?;
-        let mut bytes = Vec::new();
-        input.read_to_end(&mut bytes).attempt("read", &path)?;
-        finish(input, entry, &path)?;
-        Ok(bytes)
+        self.read_file(self.entry(name, FileKind::Blob)?, |input, path| {
+            let mut bytes = Vec::new();
+            input.read_to_end(&mut bytes).attempt("read", path)?;
+            Ok(bytes)
+        })
     }
 
     fn entry(&self, name: &str, kind: FileKind) -> Result<&FileEntry, Error> {
-        self.manifest
-            .file(name)
-            .filter(|entry| entry.kind == kind)
-            .ok_or_else(|| Error::NoFile {
-                id: self.id(),
-                file: name.chars().take(64).collect(),
-                kind: kind.name(),
-            })
+        let entry = self.manifest.file(name).filter(|entry| entry.kind == kind);
+        entry.ok_or_else(|| Error::NoFile {
+            id: self.id(),
+            file: name.chars().take(64).collect(),
+            kind: kind.name(),
+        })
     }
 
-    /// Opens a listed file, at most the listed bytes of which can be read.
-    fn open(&self, entry: &FileEntry) -> Result<(HashingInput<impl Read + use<>>, PathBuf), Error> {
+    /// Decodes a listed file, at most its listed size of it, and checks its hash.
+    fn read_file<T>(
+        &self,
+        entry: &FileEntry,
+        decode: impl FnOnce(&mut dyn Read, &Path) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let path = self.dir.join(&entry.name);
         let (input, n_bytes) = self.fs.open_file(&path).attempt("open", &path)?;
-        if n_bytes != entry.bytes {
-            let why = format!("it has {n_bytes} bytes, the manifest says {}", entry.bytes);
+        check_size(&path, n_bytes, entry.bytes)?;
+        let mut input = HashingInput::new(input.take(entry.bytes));
+        let decoded = decode(&mut input, &path)?;
+        let hash = input.finish().attempt("read", &path)?;
+        if hash != entry.blake3 {
+            let why = format!("its hash is {hash}, the manifest says {}", entry.blake3);
             return Err(Error::damaged(&path, why));
         }
-        Ok((HashingInput::new(input.take(entry.bytes)), path))
+        Ok(decoded)
     }
 
-    /// Reads everything and says what is wrong with each file.
-    pub(crate) fn report(&self) -> Report {
+    /// Checks the hash of every file and reports each result.
+    pub(crate) fn report(&self) -> VerificationReport {
         let files = self.manifest.files.iter().map(|entry| FileReport {
             name: entry.name.clone(),
             bytes: entry.bytes,
             fault: self.check_hash(entry).err().map(|error| error.to_string()),
         });
-        Report {
+        VerificationReport {
             id: self.id(),
             files: files.collect(),
             fault: None,
@@ -215,29 +210,10 @@ impl Snapshot {
     }
 }
 
-/// Reads the rest of `input` and compares the hash of all of it.
-fn finish(input: HashingInput<impl Read>, entry: &FileEntry, path: &Path) -> Result<(), Error> {
-    let hash = input.finish().attempt("read", path)?;
-    if hash == entry.blake3 {
-        Ok(())
-    } else {
-        Err(Error::damaged(path, "its hash differs from the manifest's"))
+fn check_size(path: &Path, n_bytes: u64, expected: u64) -> Result<(), Error> {
+    if n_bytes == expected {
+        return Ok(());
     }
-}
-
-/// Reads a whole file that must not be larger than `max_bytes`.
-pub(crate) fn read_small(fs: &dyn Fs, path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
-    let (input, n_bytes) = fs.open_file(path).attempt("open", path)?;
-    if n_bytes > max_bytes {
-        return Err(Error::damaged(
-            path,
-            format!("it has {n_bytes} bytes, over {max_bytes}"),
-        ));
-    }
-    let mut bytes = Vec::new();
-    input
-        .take(max_bytes)
-        .read_to_end(&mut bytes)
-        .attempt("read", path)?;
-    Ok(bytes)
+    let why = format!("it has {n_bytes} bytes, the manifest says {expected}");
+    Err(Error::damaged(path, why))
 }

@@ -1,92 +1,81 @@
-//! The store: one directory of snapshots, the aliases on them, and who may change it.
+//! The store: a directory of snapshots, the aliases that name some of them, and the lock of its one writer.
+
+mod alias;
+mod aliases;
+mod audit;
+mod collect;
+mod diff;
+mod lineage;
+mod list;
+mod recover;
+mod write;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
+use crate::error::IoResultExt;
+use crate::fs::lock;
+use crate::{Error, FileLock, Fs, FsKind, RealFs, Snapshot, SnapshotId};
 
-use crate::alias::{Pointer, TMP_PREFIX};
-use crate::audit::AUDIT_NAME;
-use crate::error::Attempt;
-use crate::lineage::left_behind;
-use crate::{Alias, Audit, Error, Fs, FsKind, Lock, Manifest, RealFs, Report, Snapshot, SnapshotId};
+use alias::AliasTarget;
+pub(crate) use alias::TMP_PREFIX;
+use audit::AUDIT_NAME;
+
+pub use alias::Alias;
+pub use audit::{AuditLine, AuditLog, AuditVerb};
+pub use diff::{ArrayDiff, Diff, FieldDiff, FileDiff};
+pub use list::SnapshotEntry;
+pub use recover::{Recovery, SkippedSnapshot};
 
 const SNAPSHOTS_DIR: &str = "snapshots";
 const LOCK_NAME: &str = ".lock";
 
-/// A directory of snapshots. Shared between threads by reference; one process at a time may change it.
+/// A directory of snapshots. Threads share it by reference; one process at a time may change it.
 pub struct Store {
-    pub(crate) fs: Arc<dyn Fs>,
-    pub(crate) root: PathBuf,
+    fs: Arc<dyn Fs>,
+    root: PathBuf,
     /// `None` when opened for reading only.
     writer: Option<Writer>,
 }
 
 struct Writer {
     /// Held while the store is open.
-    _lock: Lock,
-    /// The number the next snapshot gets; grows with every attempt, so a failed one is never tried again.
+    _lock: FileLock,
+    /// Number of the next snapshot. It grows with every attempt, so a failed id is never used again.
     next: Mutex<u64>,
-    /// Held by whoever moves an alias, collects, or adds to the audit log.
-    verbs: Mutex<()>,
-}
-
-/// One snapshot as [`Store::list`] shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Listed {
-    /// Its id.
-    pub id: SnapshotId,
-    /// Size on disk, bytes.
-    pub bytes: u64,
-    /// What it is called.
-    pub aliases: Vec<Alias>,
-    /// True when a rollback left it, or its ancestor, behind.
-    pub is_rolled_back: bool,
-    /// What it says of itself, if that can be believed.
-    pub manifest: Option<Manifest>,
-    /// What a look at names, kinds and sizes found wrong. Content is not read: see [`Store::verify`].
-    pub fault: Option<String>,
+    /// Held while an alias moves, old snapshots are collected, or the audit log grows.
+    admin: Mutex<()>,
 }
 
 impl Store {
-    /// Opens the store at `root` for writing, creating it if need be, and removes what a crash left unfinished.
+    /// Opens the store at `root` for writing, creates it if needed, and removes what a crash left unfinished.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process, or another value of this one, has it open for writing;
-    /// [`Error::Io`] otherwise.
+    /// [`Error::Locked`] when it is already open for writing, here or in another process; [`Error::Io`] otherwise.
     pub fn open(root: &Path) -> Result<Self, Error> {
         Self::open_on(Arc::new(RealFs), root)
     }
 
-    /// As [`Store::open`], on another file system.
+    /// Opens the store for writing on another file system.
     ///
     /// # Errors
     /// As for [`Store::open`].
     pub fn open_on(fs: Arc<dyn Fs>, root: &Path) -> Result<Self, Error> {
         let dir = root.join(SNAPSHOTS_DIR);
         fs.create_dir_all(&dir).attempt("create", &dir)?;
-        let lock_path = root.join(LOCK_NAME);
-        let lock = match fs.lock(&lock_path) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(Error::Locked { path: lock_path });
-            }
-            Err(error) => return Err(error).attempt("lock", &lock_path),
-        };
         let writer = Writer {
-            _lock: lock,
+            _lock: lock(&*fs, &root.join(LOCK_NAME))?,
             next: Mutex::new(0),
-            verbs: Mutex::new(()),
+            admin: Mutex::new(()),
         };
         let store = Self {
-            fs,
-            root: root.to_owned(),
             writer: Some(writer),
+            ..Self::inspect_on(fs, root)
         };
         store.remove_unfinished()?;
-        // The names of the directories have to last before anything is said to be in them.
+        // The directories' names must be durable before anything in them is reported durable.
         store.sync_dir(root)?;
         if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             store.sync_dir(parent)?;
@@ -104,7 +93,7 @@ impl Store {
         Self::inspect_on(Arc::new(RealFs), root)
     }
 
-    /// As [`Store::inspect`], on another file system.
+    /// Opens the store for reading on another file system.
     #[must_use]
     pub fn inspect_on(fs: Arc<dyn Fs>, root: &Path) -> Self {
         Self {
@@ -114,59 +103,13 @@ impl Store {
         }
     }
 
-    /// Its directory.
+    /// The store's directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Every snapshot, oldest first. Reads manifests and directory entries only.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the store itself cannot be read; a bad snapshot is an entry with a fault.
-    pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let mut aliases = Vec::new();
-        for alias in Alias::ALL {
-            // A damaged alias is `alias`'s to report; the list is for finding the way out.
-            match self.alias(alias) {
-                Ok(Some(id)) => aliases.push((alias, id)),
-                Ok(None) | Err(Error::Damaged { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let mut listed = Vec::new();
-        for id in self.ids()? {
-            let peeked = self.peek(id);
-            let dir = self.snapshot_dir(id);
-            let entries = self.fs.list(&dir).unwrap_or_default();
-            let (manifest, fault) = match peeked {
-                Ok(snapshot) => (Some(snapshot.manifest().clone()), None),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            listed.push(Listed {
-                id,
-                bytes: entries.iter().map(|entry| entry.n_bytes).sum(),
-                aliases: aliases
-                    .iter()
-                    .filter(|(_, target)| *target == id)
-                    .map(|(alias, _)| *alias)
-                    .collect(),
-                is_rolled_back: false,
-                manifest,
-                fault,
-            });
-        }
-        let parents = listed
-            .iter()
-            .map(|entry| (entry.id, entry.manifest.as_ref().and_then(|m| m.parent)));
-        let left_behind = left_behind(&self.rollbacks()?, &parents.collect());
-        for entry in &mut listed {
-            entry.is_rolled_back = left_behind.contains_key(&entry.id);
-        }
-        Ok(listed)
-    }
-
-    /// Opens a snapshot and hashes all of it. Its files are read when asked for, and hashed again then.
+    /// Opens a snapshot after checking the hash of every file; reading a file checks its hash again.
     ///
     /// # Errors
     /// [`Error::NoSnapshot`], [`Error::Damaged`], [`Error::Format`] or [`Error::Io`].
@@ -176,69 +119,59 @@ impl Store {
         Ok(snapshot)
     }
 
-    /// Hashes all of a snapshot and says what is wrong with each file.
+    /// The snapshot that an alias names, if the alias is set.
     ///
     /// # Errors
-    /// [`Error::NoSnapshot`] when there is none; whatever is wrong with it is in the report.
-    pub fn verify(&self, id: SnapshotId) -> Result<Report, Error> {
-        match self.peek(id) {
-            Ok(snapshot) => Ok(snapshot.report()),
-            Err(error @ Error::NoSnapshot { .. }) => Err(error),
-            Err(error) => Ok(Report {
-                id,
-                files: Vec::new(),
-                fault: Some(error.to_string()),
-            }),
-        }
-    }
-
-    /// The snapshot an alias names, if it is set.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when the file is not what was written there, [`Error::Io`].
+    /// [`Error::Damaged`] when the alias file is not as written, [`Error::Io`].
     pub fn alias(&self, alias: Alias) -> Result<Option<SnapshotId>, Error> {
-        Ok(self.pointer(alias)?.map(|pointer| pointer.id))
+        Ok(self.alias_target(alias)?.map(|target| target.id))
     }
 
-    /// Opens the snapshot an alias names and hashes all of it, if the alias is set.
+    /// Opens the snapshot that an alias names, if the alias is set, and checks the hash of every file.
     ///
     /// # Errors
-    /// As for [`Store::alias`] and [`Store::read`]; [`Error::Damaged`] also when the manifest is another one
-    /// than the alias was moved to.
+    /// As for [`Store::alias`] and [`Store::read`]; [`Error::Damaged`] also when the manifest is not the one that the
+    /// alias was moved to.
     pub fn read_alias(&self, alias: Alias) -> Result<Option<Snapshot>, Error> {
-        self.pointer(alias)?
-            .map(|pointer| self.follow(&pointer))
+        self.alias_target(alias)?
+            .map(|target| self.follow(&target))
             .transpose()
     }
 
-    /// The audit log, read and checked.
+    /// Reads and checks the audit log.
     ///
     /// # Errors
-    /// [`Error::Io`]; a broken chain is in the result.
-    pub fn audit(&self) -> Result<Audit, Error> {
-        Audit::read(&*self.fs, &self.root.join(AUDIT_NAME))
+    /// [`Error::Io`]; a broken chain is part of the result.
+    pub fn audit(&self) -> Result<AuditLog, Error> {
+        AuditLog::read(&*self.fs, &self.root.join(AUDIT_NAME))
     }
 
-    pub(crate) fn follow(&self, pointer: &Pointer) -> Result<Snapshot, Error> {
-        let snapshot = self.read(pointer.id)?;
-        if snapshot.manifest_hash() != pointer.manifest {
-            return Err(Error::damaged(
-                snapshot.dir(),
-                "its manifest is not the one the alias was moved to",
-            ));
+    fn follow(&self, target: &AliasTarget) -> Result<Snapshot, Error> {
+        let snapshot = self.read(target.id)?;
+        if snapshot.manifest_hash() != target.manifest {
+            let why = "its manifest is not the one the alias was moved to";
+            return Err(Error::damaged(snapshot.dir(), why));
         }
         Ok(snapshot)
     }
 
-    pub(crate) fn pointer(&self, alias: Alias) -> Result<Option<Pointer>, Error> {
-        Pointer::read(&*self.fs, &self.root.join(alias.name()))
+    fn alias_target(&self, alias: Alias) -> Result<Option<AliasTarget>, Error> {
+        AliasTarget::read(&*self.fs, &self.root.join(alias.name()))
     }
 
-    /// Opens a snapshot without reading its files.
-    pub(crate) fn peek(&self, id: SnapshotId) -> Result<Snapshot, Error> {
+    /// The snapshot that an alias names; `None` also when the alias file is damaged.
+    fn undamaged_alias(&self, alias: Alias) -> Result<Option<SnapshotId>, Error> {
+        match self.alias(alias) {
+            Err(Error::Damaged { .. }) => Ok(None),
+            id => id,
+        }
+    }
+
+    /// Opens a snapshot without checking the hashes of its files.
+    fn peek(&self, id: SnapshotId) -> Result<Snapshot, Error> {
         match Snapshot::peek(&self.fs, self.snapshot_dir(id), id) {
-            Err(Error::Io { path, error, .. })
-                if error.kind() == io::ErrorKind::NotFound && path == self.snapshot_dir(id) =>
+            Err(ref error @ Error::Io { ref path, .. })
+                if error.is_not_found() && *path == self.snapshot_dir(id) =>
             {
                 Err(Error::NoSnapshot {
                     id,
@@ -249,13 +182,12 @@ impl Store {
         }
     }
 
-    /// The ids of all directories, ascending. What has no id for a name is not ours to judge.
+    /// The ids of all snapshot directories, ascending. Entries with other names are ignored.
     pub(crate) fn ids(&self) -> Result<Vec<SnapshotId>, Error> {
         let dir = self.snapshots_dir();
         let entries = match self.fs.list(&dir) {
-            Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error).attempt("list", &dir),
+            entries => entries.attempt("list", &dir)?,
         };
         let mut ids: Vec<SnapshotId> = entries
             .iter()
@@ -265,43 +197,45 @@ impl Store {
         Ok(ids)
     }
 
-    pub(crate) fn snapshots_dir(&self) -> PathBuf {
+    fn snapshots_dir(&self) -> PathBuf {
         self.root.join(SNAPSHOTS_DIR)
     }
 
-    pub(crate) fn snapshot_dir(&self, id: SnapshotId) -> PathBuf {
+    fn snapshot_dir(&self, id: SnapshotId) -> PathBuf {
         self.snapshots_dir().join(id.to_string())
     }
 
-    pub(crate) fn tmp_dir(&self, id: SnapshotId) -> PathBuf {
+    fn tmp_dir(&self, id: SnapshotId) -> PathBuf {
         self.snapshots_dir().join(format!("{TMP_PREFIX}{id}"))
     }
 
-    pub(crate) fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
         self.fs.sync_dir(dir).attempt("sync", dir)
     }
 
-    /// Removes a directory, or the link or file that has its name.
-    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+    /// Removes a directory, or a link or file of that name.
+    fn remove(&self, path: &Path) -> io::Result<()> {
         match self.fs.stat(path)?.kind {
             FsKind::Dir => self.fs.remove_dir_all(path),
             FsKind::File | FsKind::Other => self.fs.remove_file(path),
         }
     }
 
-    /// The number the next snapshot gets.
-    pub(crate) fn next_number(&self) -> Result<MutexGuard<'_, u64>, Error> {
-        // A number is never half changed, so a poisoned lock is as good as another.
+    /// Locks the number of the next snapshot.
+    fn next_number(&self) -> Result<MutexGuard<'_, u64>, Error> {
+        // The number is never half changed, so a poisoned lock is usable.
         Ok(self.writer()?.next.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Held while aliases, the audit log or old snapshots change.
-    pub(crate) fn verbs(&self) -> Result<MutexGuard<'_, ()>, Error> {
-        Ok(self
-            .writer()?
-            .verbs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner))
+    /// The highest id given out so far.
+    fn newest_given(&self) -> Result<Option<SnapshotId>, Error> {
+        Ok(self.next_number()?.checked_sub(1).map(SnapshotId::new))
+    }
+
+    /// Locks aliases, audit log and old snapshots against other changes.
+    fn lock_admin(&self) -> Result<MutexGuard<'_, ()>, Error> {
+        let admin = &self.writer()?.admin;
+        Ok(admin.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn writer(&self) -> Result<&Writer, Error> {
@@ -322,15 +256,11 @@ impl Store {
         Ok(())
     }
 
-    /// The highest id a directory, an alias or the audit log knows of.
+    /// The highest id that a directory, an alias or the audit log contains.
     fn highest_known(&self) -> Result<Option<SnapshotId>, Error> {
         let mut highest = self.ids()?.last().copied().max(self.audit()?.newest());
         for alias in Alias::ALL {
-            match self.alias(alias) {
-                Ok(id) => highest = highest.max(id),
-                Err(Error::Damaged { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            highest = highest.max(self.undamaged_alias(alias)?);
         }
         Ok(highest)
     }

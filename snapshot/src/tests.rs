@@ -1,14 +1,15 @@
 //! Tests of the store as a whole: what it does, what it survives, what it refuses.
 
 mod faults;
+mod sim_fs;
 mod tamper;
 mod verbs;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::sim::SimFs;
-use crate::{Array, Arrays, CheckpointMeta, Draft, Fingerprint, Shared, Snapshot, SnapshotId, Store};
+use crate::tests::sim_fs::SimFs;
+use crate::{Array, Arrays, CheckpointMeta, Draft, Fingerprint, SharedChunk, Snapshot, SnapshotId, Store};
 
 const ROOT: &str = "/state";
 
@@ -26,7 +27,7 @@ fn draft(parent: Option<u64>, tag: u64) -> Draft {
     };
     let mut draft = Draft::new(parent.map(id), 1_700_000_000_000, Fingerprint::default(), cut);
     let mut rows = Arrays::new();
-    let page: Shared<f32> = Arc::new(vec![tag as f32; 8]);
+    let page: SharedChunk<f32> = Arc::new(vec![tag as f32; 8]);
     rows.insert("rows", Array::shared(&[4, 4], vec![page.clone(), page]).unwrap())
         .unwrap();
     rows.insert("seq", Array::scalar(tag)).unwrap();

@@ -12,6 +12,7 @@ mod item;
 mod join_record;
 mod labels;
 mod ledger;
+mod metric_names;
 mod position;
 mod record;
 mod sample;

@@ -6,7 +6,7 @@
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::plan::PlanLog;
-use ouzel_snapshot::{Alias, Draft, FileKind, SnapshotId, Store, Verb};
+use ouzel_snapshot::{Alias, AuditVerb, Draft, FileKind, SnapshotId, Store};
 
 use crate::cli::ErrorExt;
 use crate::config::Config;
@@ -47,7 +47,7 @@ pub(super) fn offline(
     if let Some(contents) = &contents {
         restore_vectors(contents, stage.features())?;
     }
-    store.announce(Verb::ReEncode, id, why, now_ms)?;
+    store.record_action(AuditVerb::ReEncode, id, why, now_ms)?;
     let mut cut = manifest.cut.clone();
     cut.encoders = now;
     cut.config_hash = config_hash(config);

@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
-use ouzel_snapshot::{Audit, Diff, Listed, Manifest, Report};
+use ouzel_snapshot::{AuditLog, Diff, Manifest, SnapshotEntry, VerificationReport};
 
 use crate::commands::table::table;
 
 /// A line per snapshot.
-pub(super) fn list(listed: &[Listed], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<()> {
     let header = [
         "SNAPSHOT", "CREATED", "BATCH", "SAMPLES", "AUC", "NE", "SIZE", "NOTES",
     ]
@@ -51,7 +51,7 @@ pub(super) fn list(listed: &[Listed], out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Everything a manifest says but its files' hashes.
-pub(super) fn show(entry: &Listed, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
     let aliases: Vec<&str> = entry.aliases.iter().map(|alias| alias.name()).collect();
     let (cut, by) = (&manifest.cut, &manifest.created_by);
@@ -124,7 +124,11 @@ pub(super) fn show(entry: &Listed, manifest: &Manifest, out: &mut dyn Write) -> 
 }
 
 /// What is wrong, or that nothing is.
-pub(super) fn verify(reports: &[Report], audit: &Audit, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn verify(
+    reports: &[VerificationReport],
+    audit: &AuditLog,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for report in reports {
         let n_bytes = report.files.iter().map(|file| file.bytes).sum();
         let verdict = if report.is_valid() { "sound" } else { "DAMAGED" };

@@ -34,7 +34,7 @@ pub(super) fn offline(
     }
     let mut trainer = Trainer::load(&snapshot, &config.model_config(), config.learner_config())?;
     turn.check(&trainer)?;
-    store.announce(turn.verb(), id, why, now_ms)?;
+    store.record_action(turn.verb(), id, why, now_ms)?;
     let note = turn.take(&mut trainer, why)?;
     let cut = CheckpointMeta {
         frozen: trainer.base(),

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{ROOT, check_content, draft, id, open};
-use crate::alias::TMP_PREFIX;
-use crate::sim::{FaultKind, SimFs};
+use crate::store::TMP_PREFIX;
+use crate::tests::sim_fs::{FaultKind, SimFs};
 use crate::{Alias, Error, Fs, SnapshotId, Store};
 
 /// How far a scenario came, kept while it runs.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::{ROOT, check_content, draft, id, inspect, open};
-use crate::sim::SimFs;
+use crate::tests::sim_fs::SimFs;
 use crate::{Alias, Error, FileKind, Fs, MANIFEST_NAME, Store};
 
 /// Two snapshots, `latest` on the second.

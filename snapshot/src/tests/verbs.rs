@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::{check_content, draft, id, inspect, open};
-use crate::sim::SimFs;
-use crate::{Alias, Error, Verb};
+use crate::tests::sim_fs::SimFs;
+use crate::{Alias, AuditVerb, Error};
 
 #[test]
 fn an_empty_store_has_nothing_and_says_so() {
@@ -81,7 +81,7 @@ fn a_rollback_holds_against_a_writer_that_had_not_heard_of_it_and_against_damage
     let line = &store.audit().unwrap().lines[0];
     assert_eq!(
         (line.verb, line.id, line.note.as_str(), line.at_ms),
-        (Verb::Rollback, Some(id(1)), "calibration", 77)
+        (AuditVerb::Rollback, Some(id(1)), "calibration", 77)
     );
 }
 

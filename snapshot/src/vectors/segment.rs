@@ -1,27 +1,27 @@
-//! One file of vectors, all by one encoder: a header that says which, then frames of one size,
-//! `content hash [32] | values f32 x dim | check u64`, little-endian.
+//! A segment: one file of vectors by one encoder version, a header and then frames of one size.
 //!
-//! A frame is found by its number, so a damaged one costs itself alone, and a write that was cut short is written over
-//! by the next.
+//! A frame is `content hash [32] | values f32 x dim | checksum u64`, little-endian. It is located by its number, so a
+//! damaged frame loses itself only, and the next write overwrites a torn one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ouzel_sample::{ContentHash, EncoderVersion};
 
 use crate::Error;
-use crate::error::Attempt;
-use crate::hashing::BUFFER_BYTES;
+use crate::error::IoResultExt;
+use crate::format::hashing::BUFFER_BYTES;
+use crate::fs;
 
-/// First bytes of a segment; the digit is the version of the layout.
+/// First bytes of a segment; the digit is the layout version.
 const MAGIC: &[u8; 10] = b"ouzelvec1\n";
 const HASH_BYTES: usize = 32;
-const CHECK_BYTES: usize = 8;
-/// Longest name of an encoder; that of a folder is no longer.
+const CHECKSUM_BYTES: usize = 8;
+/// Longest encoder name, bytes: the longest folder name.
 pub(super) const MAX_NAME_BYTES: usize = 255;
-/// Most numbers in a vector. Encoders have some hundreds to some thousands.
+/// Largest dimension of a vector; encoders have hundreds to thousands.
 pub(super) const MAX_DIM: u32 = 1 << 16;
 
 /// An open segment.
@@ -34,27 +34,27 @@ pub(super) struct Segment {
     n_frames: u32,
 }
 
-/// What a segment holds.
+/// The result of reading a segment through.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
-    /// The content of every sound frame with the frame's number.
+pub(super) struct SegmentScan {
+    /// Content and number of every sound frame.
     pub(super) sound: Vec<(ContentHash, u32)>,
-    /// Frames whose check does not match.
+    /// Number of frames with a wrong checksum.
     pub(super) n_damaged: u64,
-    /// Bytes of a frame that was cut short at the end.
+    /// Bytes of a torn frame at the end.
     pub(super) torn_bytes: u64,
 }
 
 impl Segment {
-    /// Creates a segment, durably and at once: it is written aside and renamed, so no header is ever torn.
+    /// Creates a segment durably. It is written under another name and renamed, so no header is ever torn.
     pub(super) fn create(path: &Path, version: &EncoderVersion) -> Result<Self, Error> {
         let header = header(version);
-        let aside = path.with_extension("tmp");
+        let tmp = path.with_extension("tmp");
         let write = || {
-            let mut file = options().create(true).truncate(true).open(&aside)?;
+            let mut file = options().create(true).truncate(true).open(&tmp)?;
             file.write_all(&header)?;
             file.sync_all()?;
-            std::fs::rename(&aside, path)?;
+            std::fs::rename(&tmp, path)?;
             File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
             Ok(file)
         };
@@ -67,8 +67,8 @@ impl Segment {
         })
     }
 
-    /// Opens a segment and reads it through. `None` when its header is not one of ours.
-    pub(super) fn open(path: &Path) -> Result<Option<(Self, Contents)>, Error> {
+    /// Opens a segment and reads it through; `None` when its header is unknown.
+    pub(super) fn open(path: &Path) -> Result<Option<(Self, SegmentScan)>, Error> {
         let file = options().open(path).attempt("open", path)?;
         let reader = file.try_clone().attempt("open", path)?;
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
@@ -82,17 +82,17 @@ impl Segment {
             header_bytes,
             n_frames: 0,
         };
-        let mut contents = Contents::default();
+        let mut scan = SegmentScan::default();
         let mut frame = vec![0; segment.frame_bytes()];
         loop {
             let n = read_full(&mut reader, &mut frame).attempt("read", path)?;
             if n < frame.len() {
-                contents.torn_bytes = n as u64;
-                return Ok(Some((segment, contents)));
+                scan.torn_bytes = n as u64;
+                return Ok(Some((segment, scan)));
             }
             match segment.parse(&frame) {
-                Some((content, _)) => contents.sound.push((content, segment.n_frames)),
-                None => contents.n_damaged += 1,
+                Some((content, _)) => scan.sound.push((content, segment.n_frames)),
+                None => scan.n_damaged += 1,
             }
             segment.n_frames += 1;
         }
@@ -106,25 +106,25 @@ impl Segment {
         &self.path
     }
 
-    /// Its size, without what a cut write left behind.
+    /// Size of the header and the whole frames, bytes.
     pub(super) fn n_bytes(&self) -> u64 {
         self.offset(self.n_frames)
     }
 
-    /// Appends vectors, returning the number of the first one's frame. After an error there are as many as before.
+    /// Appends vectors and returns the first one's frame number. An error leaves the number of frames unchanged.
     pub(super) fn append(&mut self, vectors: &[(ContentHash, &[f32])]) -> Result<u32, Error> {
         let first = self.n_frames;
         let n_frames = u32::try_from(vectors.len())
             .ok()
             .and_then(|n| first.checked_add(n));
-        let n_frames = n_frames.expect("a segment is closed long before it has 2^32 frames");
+        let n_frames = n_frames.expect("a segment is closed long before 2^32 frames");
         let mut bytes = Vec::with_capacity(vectors.len() * self.frame_bytes());
         for (content, values) in vectors {
             let start = bytes.len();
             bytes.extend_from_slice(&content.0);
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            let check = self.check(&bytes[start..]);
-            bytes.extend_from_slice(&check);
+            let checksum = self.checksum(&bytes[start..]);
+            bytes.extend_from_slice(&checksum);
         }
         self.file
             .write_all_at(&bytes, self.offset(first))
@@ -133,7 +133,7 @@ impl Segment {
         Ok(first)
     }
 
-    /// The vector in a frame; `None` when it is damaged.
+    /// Reads a frame; `None` when it is damaged.
     pub(super) fn read(&self, frame: u32) -> Result<Option<(ContentHash, Vec<f32>)>, Error> {
         let mut bytes = vec![0; self.frame_bytes()];
         match self.file.read_exact_at(&mut bytes, self.offset(frame)) {
@@ -148,7 +148,7 @@ impl Segment {
     }
 
     fn frame_bytes(&self) -> usize {
-        HASH_BYTES + n_value_bytes(&self.version) + CHECK_BYTES
+        HASH_BYTES + n_value_bytes(&self.version) + CHECKSUM_BYTES
     }
 
     fn offset(&self, frame: u32) -> u64 {
@@ -156,8 +156,8 @@ impl Segment {
     }
 
     fn parse(&self, frame: &[u8]) -> Option<(ContentHash, Vec<f32>)> {
-        let (payload, check) = frame.split_at(frame.len() - CHECK_BYTES);
-        if check != self.check(payload) {
+        let (payload, found) = frame.split_at(frame.len() - CHECKSUM_BYTES);
+        if found != self.checksum(payload) {
             return None;
         }
         let (content, values) = payload.split_first_chunk::<HASH_BYTES>()?;
@@ -168,19 +168,15 @@ impl Segment {
         ))
     }
 
-    /// Covers the encoder too, so that no frame passes for another's in a file that was put together by hand.
-    fn check(&self, payload: &[u8]) -> [u8; CHECK_BYTES] {
-        short(&[&self.version.digest, payload])
+    /// The checksum of a frame. It covers the encoder, so no frame copied from another encoder's file matches.
+    fn checksum(&self, payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
+        checksum(&[&self.version.digest, payload])
     }
 }
 
 fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW);
+    let mut options = fs::options();
+    options.read(true).write(true);
     options
 }
 
@@ -188,38 +184,39 @@ fn n_value_bytes(version: &EncoderVersion) -> usize {
     usize::try_from(version.dim).unwrap_or(usize::MAX / 8) * size_of::<f32>()
 }
 
-fn short(parts: &[&[u8]]) -> [u8; CHECK_BYTES] {
+/// The first 8 bytes of the blake3 of all parts.
+fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(part);
     }
-    let mut check = [0; CHECK_BYTES];
-    hasher.finalize_xof().fill(&mut check);
-    check
+    let mut checksum = [0; CHECKSUM_BYTES];
+    hasher.finalize_xof().fill(&mut checksum);
+    checksum
 }
 
-/// `magic | dim u32 | digest [32] | length of the name u8 | name | check u64`
+/// `magic | dim u32 | digest [32] | name length u8 | name | checksum u64`
 fn header(version: &EncoderVersion) -> Vec<u8> {
     let name = version.name.as_bytes();
     let mut header = MAGIC.to_vec();
     header.extend_from_slice(&version.dim.to_le_bytes());
     header.extend_from_slice(&version.digest);
-    header.push(u8::try_from(name.len()).expect("names were checked"));
+    header.push(u8::try_from(name.len()).expect("the name's length was checked"));
     header.extend_from_slice(name);
-    let check = short(&[&header]);
+    let check = checksum(&[&header]);
     header.extend_from_slice(&check);
     header
 }
 
-/// The version in a header, with the header's length.
+/// Reads a header; returns the version and the header's length, or `None` for an unknown header.
 fn read_header(input: &mut impl Read) -> io::Result<Option<(EncoderVersion, usize)>> {
     let mut start = [0; MAGIC.len() + 4 + 32 + 1];
     let n = read_full(input, &mut start)?;
     let name_bytes = usize::from(start[start.len() - 1]);
-    let mut rest = vec![0; name_bytes + CHECK_BYTES];
-    let is_whole = n == start.len() && read_full(input, &mut rest)? == rest.len();
-    let (name, check) = rest.split_at(name_bytes);
-    if !is_whole || !start.starts_with(MAGIC) || check != short(&[&start, name]) {
+    let mut tail = vec![0; name_bytes + CHECKSUM_BYTES];
+    let is_whole = n == start.len() && read_full(input, &mut tail)? == tail.len();
+    let (name, check) = tail.split_at(name_bytes);
+    if !is_whole || !start.starts_with(MAGIC) || check != checksum(&[&start, name]) {
         return Ok(None);
     }
     let after = &start[MAGIC.len()..];
@@ -231,7 +228,7 @@ fn read_header(input: &mut impl Read) -> io::Result<Option<(EncoderVersion, usiz
         dim: u32::from_le_bytes(*dim),
     };
     let is_sound = (1..=MAX_DIM).contains(&version.dim);
-    Ok(is_sound.then_some((version, start.len() + rest.len())))
+    Ok(is_sound.then_some((version, start.len() + tail.len())))
 }
 
 /// Reads until the buffer is full or the input ends.

@@ -1,153 +1,148 @@
-//! The store: an index in memory over the segments on disk.
+//! The vector store: an index in memory over segments on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use ouzel_sample::{ContentHash, EncoderVersion};
 
 use super::segment::Segment;
-use super::{VectorCount, VectorLimits, VectorRecovery, check};
-use crate::error::Attempt;
-use crate::{Error, Fs, FsKind, Lock, RealFs, metrics};
+use super::{VectorCount, VectorLimits, VectorRecovery, check_vector};
+use crate::error::IoResultExt;
+use crate::fs::lock;
+use crate::{Error, FileLock, Fs, FsKind, RealFs, metrics};
 
 const LOCK_NAME: &str = ".lock";
 const SUFFIX: &str = ".vec";
 const N_DIGITS: usize = 10;
 
-/// The store, open for reading and writing. One process at a time, one owner in it.
+/// A vector store, open for reading and writing by one owner in one process.
 pub struct VectorStore {
     dir: PathBuf,
     limits: VectorLimits,
-    _lock: Lock,
-    /// By number: in the order of their creation.
+    _lock: FileLock,
+    /// By number, which is the order of creation.
     segments: BTreeMap<u32, Segment>,
-    spaces: BTreeMap<EncoderVersion, Space>,
-    /// Segments with vectors that may be in memory only.
+    indexes: BTreeMap<EncoderVersion, VersionIndex>,
+    /// Segments with frames that may not be on disk yet.
     unsynced: BTreeSet<u32>,
+    /// Number of the next segment.
     next: u32,
 }
 
-/// Where the vectors of one version are.
+/// The vectors of one encoder version.
 #[derive(Debug, Default)]
-struct Space {
-    places: BTreeMap<ContentHash, Place>,
-    /// The segment that grows.
+struct VersionIndex {
+    frames: BTreeMap<ContentHash, FrameLocation>,
+    /// The segment that new vectors go to.
     open: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct FrameLocation {
     segment: u32,
     frame: u32,
 }
 
 impl VectorStore {
-    /// Opens the store in `dir`, creating it if need be, and reads it through.
+    /// Opens the store in `dir`, creates it if needed, and reads it through.
     ///
     /// # Errors
-    /// [`Error::Locked`] when it is open elsewhere, [`Error::Io`] when the file system refuses. Damage is none: it is in
-    /// the [`VectorRecovery`].
+    /// [`Error::Locked`] when it is open elsewhere, [`Error::Io`]. Damage is no error; the [`VectorRecovery`] counts it.
     pub fn open(dir: &Path, limits: VectorLimits) -> Result<(Self, VectorRecovery), Error> {
         RealFs.create_dir_all(dir).attempt("create", dir)?;
-        let path = dir.join(LOCK_NAME);
-        let lock = match RealFs.lock(&path) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Error::Locked { path }),
-            lock => lock.attempt("lock", &path)?,
-        };
         let mut store = Self {
             dir: dir.to_owned(),
             limits,
-            _lock: lock,
+            _lock: lock(&RealFs, &dir.join(LOCK_NAME))?,
             segments: BTreeMap::new(),
-            spaces: BTreeMap::new(),
+            indexes: BTreeMap::new(),
             unsynced: BTreeSet::new(),
             next: 0,
         };
         let mut recovery = VectorRecovery::default();
         for entry in RealFs.list(dir).attempt("list", dir)? {
-            let Some(number) = number_of(&entry.name).filter(|_| entry.kind == FsKind::File) else {
+            let Some(number) = segment_number(&entry.name).filter(|_| entry.kind == FsKind::File) else {
                 continue;
             };
-            // Foreign or not, its number is taken.
+            // The number of a foreign file is taken too.
             store.next = store.next.max(number.saturating_add(1));
             match Segment::open(&dir.join(&entry.name))? {
-                Some((segment, contents)) => {
-                    recovery.n_damaged += contents.n_damaged;
-                    recovery.torn_bytes += contents.torn_bytes;
-                    store.admit(number, segment, contents.sound);
+                Some((segment, scan)) => {
+                    recovery.n_damaged += scan.n_damaged;
+                    recovery.torn_bytes += scan.torn_bytes;
+                    store.index_segment(number, segment, scan.sound);
                 }
                 None => recovery.n_foreign += 1,
             }
         }
-        recovery.n_vectors = store.versions().iter().map(|of| of.n_vectors).sum();
+        recovery.n_vectors = store.versions().iter().map(|count| count.n_vectors).sum();
         metrics::vectors_dropped("damaged", recovery.n_damaged);
-        store.report();
+        store.update_gauges();
         Ok((store, recovery))
     }
 
-    /// Adds a segment that was found.
-    fn admit(&mut self, number: u32, segment: Segment, sound: Vec<(ContentHash, u32)>) {
-        let space = self.spaces.entry(segment.version().clone()).or_default();
+    /// Adds a segment found on disk.
+    fn index_segment(&mut self, number: u32, segment: Segment, sound: Vec<(ContentHash, u32)>) {
+        let index = self.indexes.entry(segment.version().clone()).or_default();
         for (content, frame) in sound {
-            let place = Place {
+            let location = FrameLocation {
                 segment: number,
                 frame,
             };
-            space.places.entry(content).or_insert(place);
+            index.frames.entry(content).or_insert(location);
         }
-        // The last one found is the newest; earlier ones were full, or are small and stay so.
-        space.open = (segment.n_bytes() < self.limits.segment_bytes).then_some(number);
+        // Segments come in order, so the last one found is the newest; earlier ones do not grow again.
+        index.open = (segment.n_bytes() < self.limits.segment_bytes).then_some(number);
         self.segments.insert(number, segment);
     }
 
-    /// A content's vector by a version of an encoder.
+    /// The vector of a content by an encoder version.
     ///
     /// # Shapes
     /// `[version.dim]`
     ///
     /// # Errors
-    /// [`Error::Io`] when it is there and cannot be read. One that is damaged is as if it had never been there.
+    /// [`Error::Io`] when the vector exists and cannot be read. A damaged vector is dropped and counts as missing.
     pub fn get(
         &mut self,
         version: &EncoderVersion,
         content: &ContentHash,
     ) -> Result<Option<Vec<f32>>, Error> {
-        let Some(space) = self.spaces.get_mut(version) else {
+        let Some(index) = self.indexes.get_mut(version) else {
             return Ok(None);
         };
-        let Some(place) = space.places.get(content) else {
+        let Some(location) = index.frames.get(content) else {
             return Ok(None);
         };
-        let segment = &self.segments[&place.segment];
-        match segment.read(place.frame)? {
+        let segment = &self.segments[&location.segment];
+        match segment.read(location.frame)? {
             Some((found, vector)) if found == *content => Ok(Some(vector)),
             _ => {
-                space.places.remove(content);
+                index.frames.remove(content);
                 metrics::vectors_dropped("damaged", 1);
                 Ok(None)
             }
         }
     }
 
-    /// Whether a content has a vector by a version.
+    /// True when the content has a vector by this version.
     #[must_use]
     pub fn contains(&self, version: &EncoderVersion, content: &ContentHash) -> bool {
-        self.spaces
+        self.indexes
             .get(version)
-            .is_some_and(|space| space.places.contains_key(content))
+            .is_some_and(|index| index.frames.contains_key(content))
     }
 
-    /// Keeps vectors by one version and returns how many were new. They last a crash of the process at once, and one of
-    /// the machine after [`VectorStore::sync`].
+    /// Stores vectors of one version and returns the number of new ones.
+    ///
+    /// They survive a crash of the process at once, and a crash of the machine after [`VectorStore::sync`].
     ///
     /// # Shapes
     /// Every vector is `[version.dim]`.
     ///
     /// # Errors
-    /// [`Error::InvalidVector`] when one is of another length or not finite, [`Error::Io`] when the disk refuses. None
-    /// of the vectors is kept then.
+    /// [`Error::InvalidVector`] when one has another length or is not finite, [`Error::Io`]; then none is stored.
     pub fn put_batch(
         &mut self,
         version: &EncoderVersion,
@@ -155,7 +150,7 @@ impl VectorStore {
     ) -> Result<usize, Error> {
         let mut new: BTreeMap<ContentHash, &[f32]> = BTreeMap::new();
         for (content, vector) in vectors {
-            check(version, content, vector)?;
+            check_vector(version, content, vector)?;
             if !self.contains(version, content) {
                 new.entry(*content).or_insert(vector);
             }
@@ -168,41 +163,41 @@ impl VectorStore {
         let frames: Vec<(ContentHash, &[f32])> = new.into_iter().collect();
         let first = segment.append(&frames)?;
         let is_full = segment.n_bytes() >= self.limits.segment_bytes;
-        let space = self.spaces.entry(version.clone()).or_default();
+        let index = self.indexes.entry(version.clone()).or_default();
         for (frame, (content, _)) in (first..).zip(&frames) {
-            let place = Place {
+            let location = FrameLocation {
                 segment: number,
                 frame,
             };
-            space.places.insert(*content, place);
+            index.frames.insert(*content, location);
         }
         if is_full {
-            space.open = None;
+            index.open = None;
         }
         self.unsynced.insert(number);
-        self.report();
+        self.update_gauges();
         Ok(frames.len())
     }
 
-    /// The number of the segment that vectors of a version go to.
+    /// The number of the segment that new vectors of a version go to.
     fn open_segment(&mut self, version: &EncoderVersion) -> Result<u32, Error> {
-        if let Some(number) = self.spaces.get(version).and_then(|space| space.open) {
+        if let Some(number) = self.indexes.get(version).and_then(|index| index.open) {
             return Ok(number);
         }
         self.evict()?;
         let number = self.next;
         let path = self.dir.join(format!("{number:0N_DIGITS$}{SUFFIX}"));
         let segment = Segment::create(&path, version)?;
-        self.next = number.checked_add(1).expect("segments are numbered below 2^32");
+        self.next = number.checked_add(1).expect("there are fewer than 2^32 segments");
         self.segments.insert(number, segment);
-        self.spaces.entry(version.clone()).or_default().open = Some(number);
+        self.indexes.entry(version.clone()).or_default().open = Some(number);
         Ok(number)
     }
 
-    /// Removes the oldest segments that do not grow until there is room for one more.
+    /// Removes the oldest closed segments until one more fits.
     fn evict(&mut self) -> Result<(), Error> {
         while self.n_bytes() + self.limits.segment_bytes > self.limits.max_bytes {
-            let growing: Vec<u32> = self.spaces.values().filter_map(|space| space.open).collect();
+            let growing: Vec<u32> = self.indexes.values().filter_map(|index| index.open).collect();
             let Some(oldest) = self
                 .segments
                 .keys()
@@ -217,95 +212,95 @@ impl VectorStore {
         Ok(())
     }
 
-    /// Removes a segment and says how many vectors went with it.
+    /// Removes a segment and returns the number of vectors it held.
     fn remove(&mut self, number: u32) -> Result<u64, Error> {
         let segment = &self.segments[&number];
         RealFs
             .remove_file(segment.path())
             .attempt("remove", segment.path())?;
         let mut n_removed = 0;
-        if let Some(space) = self.spaces.get_mut(segment.version()) {
-            let n_before = space.places.len();
-            space.places.retain(|_, place| place.segment != number);
-            n_removed = (n_before - space.places.len()) as u64;
-            space.open = space.open.filter(|open| *open != number);
+        if let Some(index) = self.indexes.get_mut(segment.version()) {
+            let n_before = index.frames.len();
+            index.frames.retain(|_, location| location.segment != number);
+            n_removed = (n_before - index.frames.len()) as u64;
+            index.open = index.open.filter(|open| *open != number);
         }
         self.segments.remove(&number);
         self.unsynced.remove(&number);
         Ok(n_removed)
     }
 
-    /// All vectors of a version, in the order of their contents' hashes. A damaged one is passed over.
+    /// All vectors of a version in the order of their content hashes, without damaged ones.
     ///
     /// # Errors
-    /// Each item is [`Error::Io`] when it cannot be read.
+    /// An item is [`Error::Io`] when its vector cannot be read.
     pub fn iter(
         &self,
         version: &EncoderVersion,
     ) -> impl Iterator<Item = Result<(ContentHash, Vec<f32>), Error>> + '_ {
-        let places = self.spaces.get(version).map(|space| &space.places);
-        places.into_iter().flatten().filter_map(|(content, place)| {
-            match self.segments[&place.segment].read(place.frame) {
+        let frames = self.indexes.get(version).map(|index| &index.frames);
+        frames.into_iter().flatten().filter_map(|(content, location)| {
+            match self.segments[&location.segment].read(location.frame) {
                 Ok(found) => found.filter(|(found, _)| found == content).map(Ok),
                 Err(error) => Some(Err(error)),
             }
         })
     }
 
-    /// The versions that have vectors here, sorted.
+    /// The versions with vectors in the store, sorted.
     #[must_use]
     pub fn versions(&self) -> Vec<VectorCount> {
-        let of = |version: &EncoderVersion| -> u64 {
+        let n_bytes = |version: &EncoderVersion| -> u64 {
             let segments = self.segments.values();
             segments
                 .filter(|segment| segment.version() == version)
                 .map(Segment::n_bytes)
                 .sum()
         };
-        self.spaces
+        self.indexes
             .iter()
-            .map(|(version, space)| VectorCount {
+            .map(|(version, index)| VectorCount {
                 version: version.clone(),
-                n_vectors: space.places.len() as u64,
-                n_bytes: of(version),
+                n_vectors: index.frames.len() as u64,
+                n_bytes: n_bytes(version),
             })
             .collect()
     }
 
-    /// Size of all segments.
+    /// Size of all segments, bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.segments.values().map(Segment::n_bytes).sum()
     }
 
-    /// Removes the vectors of all versions but these and returns what was removed.
+    /// Removes the vectors of all versions but those in `keep`; returns the removed ones.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be removed; those removed before it are gone.
+    /// [`Error::Io`] when a file cannot be removed; files removed before it are gone.
     pub fn gc(&mut self, keep: &[EncoderVersion]) -> Result<Vec<VectorCount>, Error> {
         let mut removed = self.versions();
-        removed.retain(|of| !keep.contains(&of.version));
-        for of in &removed {
+        removed.retain(|count| !keep.contains(&count.version));
+        for count in &removed {
             let segments = self.segments.iter();
             let numbers: Vec<u32> = segments
-                .filter(|(_, segment)| *segment.version() == of.version)
+                .filter(|(_, segment)| *segment.version() == count.version)
                 .map(|(number, _)| *number)
                 .collect();
             for number in numbers {
                 self.remove(number)?;
             }
-            self.spaces.remove(&of.version);
-            metrics::vectors_dropped("collected", of.n_vectors);
-            metrics::vectors(&of.version.to_string(), 0);
+            self.indexes.remove(&count.version);
+            metrics::vectors_dropped("collected", count.n_vectors);
+            metrics::vectors(&count.version.to_string(), 0);
         }
         RealFs.sync_dir(&self.dir).attempt("sync", &self.dir)?;
         Ok(removed)
     }
 
-    /// Returns once everything put is on the disk.
+    /// Returns once all stored vectors are on disk.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be known to be.
+    /// [`Error::Io`].
     pub fn sync(&mut self) -> Result<(), Error> {
         while let Some(number) = self.unsynced.first().copied() {
             self.segments[&number].sync()?;
@@ -314,9 +309,9 @@ impl VectorStore {
         Ok(())
     }
 
-    fn report(&self) {
-        for (version, space) in &self.spaces {
-            metrics::vectors(&version.to_string(), space.places.len());
+    fn update_gauges(&self) {
+        for (version, index) in &self.indexes {
+            metrics::vectors(&version.to_string(), index.frames.len());
         }
     }
 }
@@ -330,8 +325,8 @@ impl fmt::Debug for VectorStore {
     }
 }
 
-/// The number of the segment with this file name; `None` for other files.
-fn number_of(name: &str) -> Option<u32> {
+/// The segment number in a file name; `None` for other files.
+fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(SUFFIX)?;
     let is_plain = digits.len() == N_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|_| is_plain)

@@ -90,7 +90,7 @@ fn a_vector_of_another_length_or_not_finite_leaves_the_store_as_it_was() {
     let text = version("text", 2);
     let (mut store, _) = open(&dir);
     for (wrong, expected) in [
-        (vec![1.0], "it has 1 numbers"),
+        (vec![1.0], "it has 1 floats"),
         (vec![1.0, f32::NAN], "not finite"),
     ] {
         let batch = [(content(1), vec![0.5, 0.5]), (content(2), wrong)];

@@ -1,16 +1,16 @@
-//! Element types of arrays and their bytes.
+//! The element types of arrays and their bytes.
 //!
-//! One table gives each type its name on disk; everything else is generic over [`Element`].
+//! One table lists the types; all other code is generic over [`Element`].
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::array::Chunks;
+use super::chunks::Chunks;
 
-/// A number an array can hold. Implemented for `f32 f64 u8 i8 u16 i16 u32 i32 u64 i64`, and sealed.
+/// A number type that arrays can hold: `f32 f64 u8 i8 u16 i16 u32 i32 u64 i64`. The trait is sealed.
 pub trait Element: sealed::Bytes {
-    /// Its type on disk.
+    /// The type on disk.
     const DTYPE: Dtype;
 }
 
@@ -19,21 +19,21 @@ pub(crate) mod sealed {
 
     use super::{Chunks, Values};
 
-    /// Conversions that only this crate calls.
+    /// Conversions that only this crate uses.
     pub trait Bytes: Copy + PartialEq + fmt::Debug + Send + Sync + Sized + 'static {
         /// Appends the little-endian bytes of `values`.
         fn encode(values: &[Self], bytes: &mut Vec<u8>);
         /// Appends the values of little-endian `bytes`, a whole number of elements.
         fn decode(bytes: &[u8], values: &mut Vec<Self>);
-        /// The value as a number to compare; large integers are rounded.
+        /// The value for comparisons; large integers are rounded.
         fn number(self) -> f64;
-        /// The bit pattern, to tell values apart exactly.
+        /// The bit pattern, which tells any two values apart.
         fn pattern(self) -> u64;
-        /// Forgets the type.
+        /// Erases the type.
         fn wrap(chunks: Chunks<Self>) -> Values;
-        /// Remembers the type, or gives the values back.
+        /// Recovers the type, or returns the values unchanged.
         fn unwrap(values: Values) -> Result<Chunks<Self>, Values>;
-        /// Remembers the type.
+        /// Recovers the type of borrowed values.
         fn peek(values: &Values) -> Option<&Chunks<Self>>;
     }
 }
@@ -54,7 +54,7 @@ macro_rules! elements {
                 match self { $(Dtype::$variant => size_of::<$type>(),)* }
             }
 
-            /// The name in configuration and messages.
+            /// The name in messages.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Dtype::$variant => stringify!($type),)* }
@@ -69,7 +69,7 @@ macro_rules! elements {
             }
         }
 
-        /// Values whose type is known at run time.
+        /// Values whose type is known at run time only.
         #[derive(Clone, Debug)]
         pub enum Values {
             $(#[doc = $doc] $variant(Chunks<$type>),)*
@@ -81,15 +81,15 @@ macro_rules! elements {
             }
         }
 
-        /// Runs the expression with `$chunks` bound to the typed chunks of `$values`.
+        /// Evaluates the expression with `$chunks` bound to the typed chunks of `$values`.
         macro_rules! with_chunks {
             ($values:expr, $chunks:ident => $do:expr) => {
-                match $values { $($crate::element::Values::$variant($chunks) => $do,)* }
+                match $values { $($crate::format::element::Values::$variant($chunks) => $do,)* }
             };
         }
         pub(crate) use with_chunks;
 
-        /// Runs the expression with `$T` standing for the element type of `$dtype`.
+        /// Evaluates the expression with `$T` standing for the element type of `$dtype`.
         macro_rules! with_type {
             ($dtype:expr, $T:ident => $do:expr) => {
                 match $dtype { $($crate::Dtype::$variant => { type $T = $type; $do })* }
@@ -109,13 +109,13 @@ macro_rules! elements {
                 }
 
                 fn decode(bytes: &[u8], values: &mut Vec<Self>) {
-                    let (chunks, rest) = bytes.as_chunks::<{ size_of::<$type>() }>();
-                    debug_assert!(rest.is_empty(), "callers decode whole elements");
+                    let (chunks, remainder) = bytes.as_chunks::<{ size_of::<$type>() }>();
+                    debug_assert!(remainder.is_empty(), "callers decode whole elements");
                     values.extend(chunks.iter().map(|chunk| <$type>::from_le_bytes(*chunk)));
                 }
 
                 #[allow(clippy::cast_lossless, clippy::unnecessary_cast,
-                    reason = "u64 and i64 have no `From`; the loss is documented")]
+                    reason = "u64 and i64 have no `From`; the rounding is documented")]
                 fn number(self) -> f64 {
                     self as f64
                 }

@@ -1,73 +1,72 @@
-//! The manifest: what a snapshot is, where it came from and what must be in its directory.
+//! The manifest: a snapshot's identity, its origin, and the files of its directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hashing::is_hash;
-use crate::seal::PRETTY;
+use super::hashing::is_hash;
+use super::seal::PRETTY;
 use crate::{Error, SnapshotId};
 
-/// The format this version writes and reads.
+/// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 
-/// The manifest's name within a snapshot.
+/// File name of the manifest.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
-/// Largest manifest written or read.
+/// Largest manifest written or read, bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
-/// What is written in `manifest.json`. The file also carries a hash of itself as its last field.
+/// The content of `manifest.json`, whose last field on disk is a hash of the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of the layout of this file and of the directory.
+    /// Version of the layout of this file and its directory.
     pub format: u32,
-    /// The snapshot's own id, equal to its directory's name.
+    /// The snapshot's id, which is also the name of its directory.
     pub id: SnapshotId,
-    /// The snapshot whose state this one grew from; `None` for the first of a lineage.
+    /// The snapshot that training continued from; `None` for the first of a lineage.
     pub parent: Option<SnapshotId>,
-    /// Why the lineage is what it is: a rollback, an accepted gap, an import.
+    /// An event of the lineage worth a sentence: a rollback, an accepted gap, an import.
     pub note: Option<String>,
-    /// When it was cut, ms since the epoch, by the caller's clock.
+    /// Time of the checkpoint by the caller's clock, ms since the epoch.
     pub created_ms: i64,
-    /// By what, and on what machine.
+    /// The program and the machine that made it.
     pub created_by: Fingerprint,
-    /// The point of the log it stands for.
+    /// The point of the log that the state belongs to.
     pub cut: CheckpointMeta,
-    /// Every file of the directory but this one, in order of name.
+    /// All other files of the directory, in order of name.
     pub files: Vec<FileEntry>,
 }
 
-/// What decides the bits of a run besides its log and its configuration.
+/// The program and machine of a run: what decides its bits besides log and configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
     /// Version of ouzel.
     pub ouzel: String,
-    /// Commit it was built from, if known.
+    /// Commit of the build, if known.
     pub git: Option<String>,
-    /// Version of libtorch; `None` when none took part.
+    /// Version of libtorch; `None` when it was not used.
     pub libtorch: Option<String>,
     /// Device type and name.
     pub device: String,
-    /// Instruction set libtorch chose, as `AVX2`.
+    /// Instruction set that libtorch chose, such as `AVX2`.
     pub cpu_capability: String,
-    /// Threads of one operation.
+    /// Threads per operation.
     pub n_threads: u32,
 }
 
 impl Fingerprint {
-    /// True when both promise equal bits from equal logs. Otherwise the promise is exactly-once and equal
-    /// within 1e-5.
+    /// True when equal logs give equal bits on both; otherwise results are equal within 1e-5.
     #[must_use]
     pub fn promises_same_bits(&self, other: &Fingerprint) -> bool {
         self == other
     }
 }
 
-/// One batch boundary: everything the learner knew there besides its weights.
+/// The learner's position at a batch boundary: everything but arrays and blobs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointMeta {
@@ -75,33 +74,33 @@ pub struct CheckpointMeta {
     pub config_hash: String,
     /// Fingerprint of the feature schema.
     pub schema_fingerprint: String,
-    /// Version of the encoder of each modality that has one; their vectors are what weights and histories mean.
+    /// Version of each modality's encoder; weights and histories are meaningful with its vectors only.
     #[serde(default)]
     pub encoders: BTreeMap<String, String>,
-    /// Batches learned from.
+    /// Number of batches trained on.
     pub batch_seq: u64,
-    /// Samples learned from.
+    /// Number of samples trained on.
     pub sample_seq: u64,
-    /// Hash over every sample, in order.
+    /// Hash over all samples in order.
     pub ledger_hash: String,
     /// Hash over weights and optimizer state.
     pub weights_hash: String,
-    /// What the base of the model is, once it is frozen: equal texts, equal bits.
+    /// Identity of the frozen base, once there is one: equal texts mean equal bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<String>,
     /// Next offset to read, by `stream[partition]`.
     pub positions: BTreeMap<String, i64>,
-    /// Next offset whose effect is not yet in the weights, by `stream[partition]`, where it differs.
+    /// Next offset not yet trained on, by `stream[partition]`, where it differs from `positions`.
     #[serde(default)]
     pub trained_positions: BTreeMap<String, i64>,
-    /// Entries of the plan log that are in this state.
+    /// Number of plan log entries included in the state.
     pub plan_position: u64,
-    /// Newest event time seen, ms since the epoch.
+    /// Newest event time, ms since the epoch.
     pub event_time_ms: i64,
-    /// Outcome counters of the join, for the conservation identities.
+    /// The join's outcome counters, for the conservation checks.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
-    /// Progressive metrics; `None` when not defined yet.
+    /// Progressive metrics; `None` while undefined.
     pub metrics: BTreeMap<String, Option<f64>>,
 }
 
@@ -109,23 +108,23 @@ pub struct CheckpointMeta {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Its name within the directory.
+    /// Its name in the directory.
     pub name: String,
-    /// What is in it.
+    /// Its kind of content.
     pub kind: FileKind,
     /// Its size, bytes.
     pub bytes: u64,
-    /// Its hash, hexadecimal.
+    /// Its blake3 hash, hexadecimal.
     pub blake3: String,
 }
 
-/// What a file holds.
+/// Kind of a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
     /// Named arrays as safetensors.
     Arrays,
-    /// Bytes that only their owner understands.
+    /// Bytes whose format only their owner knows.
     Blob,
 }
 
@@ -140,29 +139,30 @@ impl FileKind {
     }
 }
 
-/// Read before the rest, so that another format is called that and not an unknown field.
+/// Decoded first, so that another format is reported as such and not as an unknown field.
 #[derive(Deserialize)]
 struct FormatOnly {
     format: u64,
 }
 
 impl Manifest {
-    /// The file's bytes, sealed.
+    /// Serializes and seals the manifest.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
         self.check().map_err(|why| Error::invalid(MANIFEST_NAME, why))?;
         let json = serde_json::to_string_pretty(self)
             .map_err(|error| Error::invalid(MANIFEST_NAME, error.to_string()))?;
         let bytes = PRETTY.close(&json).into_bytes();
         if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-            return Err(Error::invalid(
-                MANIFEST_NAME,
-                format!("{} bytes are over 1 MiB", bytes.len()),
-            ));
+            let why = format!(
+                "it has {} bytes, at most {MAX_MANIFEST_BYTES} are allowed",
+                bytes.len()
+            );
+            return Err(Error::invalid(MANIFEST_NAME, why));
         }
         Ok(bytes)
     }
 
-    /// Reads the file's bytes; anything that [`Manifest::encode`] could not have written is refused.
+    /// Parses the file's bytes; refuses whatever [`Manifest::encode`] could not have written.
     pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let damaged = |why: String| Error::damaged(path, why);
         let (json, _) = PRETTY.open(bytes).map_err(|why| damaged(why.to_owned()))?;
@@ -186,7 +186,7 @@ impl Manifest {
         self.files.iter().find(|entry| entry.name == name)
     }
 
-    /// Size of all files but the manifest.
+    /// Total size of the files without the manifest, bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.files
@@ -205,7 +205,7 @@ impl Manifest {
         for entry in &self.files {
             check_file_name(&entry.name, entry.kind)?;
             if !is_hash(&entry.blake3) {
-                return Err(format!("the hash of {} is none", entry.name));
+                return Err(format!("the hash of {} is not 64 hexadecimal digits", entry.name));
             }
             if !names.insert(entry.name.as_str()) {
                 return Err(format!("{} is listed twice", entry.name));
@@ -215,28 +215,28 @@ impl Manifest {
     }
 }
 
-/// A file name is `[a-z0-9][a-z0-9._-]{0,63}`, is not the manifest's, and says whether it holds arrays.
+/// Checks a file name: `[a-z0-9][a-z0-9._-]{0,63}`, not the manifest's, `.safetensors` exactly for arrays.
 pub(crate) fn check_file_name(name: &str, kind: FileKind) -> Result<(), String> {
     const MAX_BYTES: usize = 64;
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_plain = name.len() <= MAX_BYTES
-        && name.bytes().next().is_some_and(plain)
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_valid = name.len() <= MAX_BYTES
+        && name.bytes().next().is_some_and(is_alphanumeric)
         && name
             .bytes()
-            .all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
+            .all(|byte| is_alphanumeric(byte) || matches!(byte, b'.' | b'_' | b'-'));
     let shown: String = name.chars().take(MAX_BYTES).collect();
-    if !is_plain || name == MANIFEST_NAME {
-        return Err(format!(
+    if !is_valid || name == MANIFEST_NAME {
+        Err(format!(
             "`{}` is no name for a file of a snapshot",
             shown.escape_debug()
-        ));
+        ))
+    } else if name.ends_with(".safetensors") != (kind == FileKind::Arrays) {
+        Err(format!(
+            "`{shown}` does not match its kind: files of arrays, and only they, end in .safetensors"
+        ))
+    } else {
+        Ok(())
     }
-    if name.ends_with(".safetensors") != (kind == FileKind::Arrays) {
-        return Err(format!(
-            "`{shown}` does not fit its kind: arrays, and only they, end in .safetensors"
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -280,13 +280,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_manifest_is_read_back_whole() {
+    fn a_manifest_is_read_back_unchanged() {
         let manifest = manifest(3);
         assert_eq!(decode(&manifest.encode().unwrap()).unwrap(), manifest);
     }
 
     #[test]
-    fn a_sealed_manifest_that_makes_no_sense_is_refused() {
+    fn a_sealed_but_inconsistent_manifest_is_refused() {
         let good = serde_json::to_value(manifest(3)).unwrap();
         assert!(decode(&sealed(&good)).is_ok());
         for (pointer, value) in [
@@ -315,7 +315,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_format_is_called_that() {
+    fn another_format_is_reported_as_such() {
         let mut newer = serde_json::to_value(manifest(3)).unwrap();
         newer["format"] = 2.into();
         newer["surprise"] = true.into();
@@ -334,7 +334,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_never_a_manifest(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_are_refused(noise in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(decode(&noise).is_err());
         }
 
@@ -344,7 +344,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn no_flip_and_no_cut_of_a_manifest_passes(at in any::<prop::sample::Index>(), bit in 0u32..8) {
+        fn no_flipped_bit_and_no_truncation_passes(at in any::<prop::sample::Index>(), bit in 0u32..8) {
             let good = manifest(3).encode().unwrap();
             let at = at.index(good.len());
             let mut flipped = good.clone();

@@ -1,24 +1,24 @@
-//! Streams that hash what passes through them.
+//! Reader and writer that hash the bytes passing through them.
 
 use std::io::{self, Read, Write};
 
-use crate::Output;
+use crate::OutputFile;
 
 /// Length of a blake3 hash in hexadecimal.
 pub(crate) const N_HEX: usize = 64;
 
-/// Bytes moved at a time.
+/// Size of the buffer between a file and arrays in memory.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
 
-/// An output that hashes and counts what it wrote.
+/// An output file that hashes and counts the bytes written.
 pub(crate) struct HashingOutput {
-    inner: Box<dyn Output>,
+    inner: Box<dyn OutputFile>,
     hasher: blake3::Hasher,
     n_bytes: u64,
 }
 
 impl HashingOutput {
-    pub(crate) fn new(inner: Box<dyn Output>) -> Self {
+    pub(crate) fn new(inner: Box<dyn OutputFile>) -> Self {
         Self {
             inner,
             hasher: blake3::Hasher::new(),
@@ -46,7 +46,7 @@ impl Write for HashingOutput {
     }
 }
 
-/// An input that hashes what was read from it.
+/// An input that hashes the bytes read.
 pub(crate) struct HashingInput<R> {
     inner: R,
     hasher: blake3::Hasher,
@@ -60,17 +60,10 @@ impl<R: Read> HashingInput<R> {
         }
     }
 
-    /// Reads to the end; returns the hash of all.
+    /// Reads to the end; returns the hash of the whole input.
     pub(crate) fn finish(mut self) -> io::Result<String> {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            match self.read(&mut buffer) {
-                Ok(0) => return Ok(self.hasher.finalize().to_hex().to_string()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let hasher = self.hasher.update_reader(&mut self.inner)?;
+        Ok(hasher.finalize().to_hex().to_string())
     }
 }
 
@@ -87,7 +80,7 @@ pub(crate) fn hash_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// True for the only spelling of a hash that is written.
+/// True for a hash in the one spelling that is written, lower-case hexadecimal.
 pub(crate) fn is_hash(text: &str) -> bool {
     text.len() == N_HEX && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

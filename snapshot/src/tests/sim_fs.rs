@@ -9,7 +9,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use crate::{Fs, FsEntry, FsKind, Lock, Output};
+use crate::{FileLock, Fs, FsEntry, FsKind, OutputFile};
 
 /// What happens at the chosen operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,7 +313,7 @@ impl Write for SimFile {
     }
 }
 
-impl Output for SimFile {
+impl OutputFile for SimFile {
     fn sync(&mut self) -> io::Result<()> {
         let error = match self.fs.gate(true) {
             Ok(mut world) => {
@@ -350,7 +350,7 @@ impl Fs for SimFs {
         self.gate(true)?.add(path, empty_dir()).map(drop)
     }
 
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
         let file = Inode::File {
             now: Vec::new(),
             synced: Vec::new(),
@@ -363,7 +363,7 @@ impl Fs for SimFs {
         }))
     }
 
-    fn append_file(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+    fn append_file(&self, path: &Path) -> io::Result<Box<dyn OutputFile>> {
         let found = self.world().find(path);
         match found {
             Ok(inode) => {
@@ -441,7 +441,7 @@ impl Fs for SimFs {
         self.remove_file(path)
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Lock> {
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
         let mut world = self.gate(true)?;
         if world.locks.get(path).is_some_and(|lock| lock.strong_count() > 0) {
             return Err(io::ErrorKind::WouldBlock.into());

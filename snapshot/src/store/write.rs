@@ -1,26 +1,25 @@
-//! Writing a snapshot: the order of operations that makes it whole and lasting, or not there at all.
+//! Writes a snapshot, in an order of operations that leaves it complete and durable or absent.
 
 use std::io::Write;
 use std::path::Path;
 
-use crate::codec::{self, Fault};
-use crate::draft::Content;
-use crate::error::Attempt;
-use crate::hashing::HashingOutput;
-use crate::{Draft, Error, FORMAT, FileEntry, MANIFEST_NAME, Manifest, SnapshotId, Store, metrics};
+use super::Store;
+use crate::draft::FileContent;
+use crate::error::IoResultExt;
+use crate::format::codec::{self, CodecError};
+use crate::format::hashing::HashingOutput;
+use crate::{Draft, Error, FORMAT, FileEntry, MANIFEST_NAME, Manifest, SnapshotId, metrics};
 
 impl Store {
-    /// Writes a snapshot and returns its id. No alias moves: a snapshot that was never published is never
-    /// resumed from while an older one was.
+    /// Writes a snapshot and returns its id. No alias moves, so no start resumes from it before it is published.
     ///
-    /// Files are hashed while they are written and synced one by one, then the manifest, then the directory;
-    /// only then it gets its name, and that is synced too. After any error nothing of it is left (a crash
-    /// leaves a `.tmp-` directory for the next open), its id is not used again, and all other snapshots are as
-    /// they were.
+    /// Every file is hashed while it is written, then synced; the manifest comes last, then the directory is synced,
+    /// renamed to its id, and the name synced too. An error leaves nothing behind (a crash leaves a `.tmp-` directory,
+    /// removed at the next open), uses up the id, and changes no other snapshot.
     ///
     /// # Errors
-    /// [`Error::Io`], of which [`Error::is_transient`] tells a full disk from a failing one; [`Error::Invalid`]
-    /// for a draft that must not be written; [`Error::ReadOnly`].
+    /// [`Error::Io`], where [`Error::is_transient`] distinguishes a full disk from a failing one; [`Error::Invalid`] for
+    /// a draft that violates the format; [`Error::ReadOnly`].
     pub fn write(&self, draft: &Draft) -> Result<SnapshotId, Error> {
         let result = self.try_write(draft);
         match &result {
@@ -34,11 +33,11 @@ impl Store {
         let id = self.take_id()?;
         let tmp = self.tmp_dir(id);
         let dir = self.snapshot_dir(id);
-        let in_place = self.write_files(draft, id, &tmp).and_then(|n_bytes| {
+        let renamed = self.write_files(draft, id, &tmp).and_then(|n_bytes| {
             self.fs.rename(&tmp, &dir).attempt("rename to its id", &tmp)?;
             Ok(n_bytes)
         });
-        let n_bytes = match in_place {
+        let n_bytes = match renamed {
             Ok(n_bytes) => n_bytes,
             Err(error) => {
                 self.abandon(&tmp);
@@ -46,7 +45,7 @@ impl Store {
             }
         };
         if let Err(error) = self.sync_dir(&self.snapshots_dir()) {
-            // The name may not last, so nobody may build on it. A plain id is never seen half removed.
+            // The name may not be durable, so it must go. Renaming first never shows half a snapshot under an id.
             if self.fs.rename(&dir, &tmp).is_ok() {
                 self.abandon(&tmp);
             }
@@ -70,8 +69,8 @@ impl Store {
         for (name, content) in draft.files() {
             let path = tmp.join(name);
             let (bytes, blake3) = self.write_file(&path, |output| match content {
-                Content::Arrays(arrays) => codec::write(arrays, output),
-                Content::Blob(bytes) => output.write_all(bytes).map_err(Fault::Io),
+                FileContent::Arrays(arrays) => codec::write(arrays, output),
+                FileContent::Blob(bytes) => Ok(output.write_all(bytes)?),
             })?;
             files.push(FileEntry {
                 name: name.to_owned(),
@@ -82,7 +81,7 @@ impl Store {
         }
         let mut cut = draft.cut.clone();
         for value in cut.metrics.values_mut() {
-            // JSON has no word for NaN, and "not defined" is what it means here.
+            // JSON cannot express NaN, which here means "undefined".
             *value = value.filter(|value| value.is_finite());
         }
         let manifest = Manifest {
@@ -96,31 +95,29 @@ impl Store {
             files,
         };
         let bytes = manifest.encode()?;
-        self.write_file(&tmp.join(MANIFEST_NAME), |output| {
-            output.write_all(&bytes).map_err(Fault::Io)
-        })?;
+        self.write_file(&tmp.join(MANIFEST_NAME), |output| Ok(output.write_all(&bytes)?))?;
         self.sync_dir(tmp)?;
         Ok(manifest.n_bytes())
     }
 
+    /// Creates, fills and syncs a file; returns its size and hash.
     fn write_file(
         &self,
         path: &Path,
-        fill: impl FnOnce(&mut HashingOutput) -> Result<(), Fault>,
+        fill: impl FnOnce(&mut HashingOutput) -> Result<(), CodecError>,
     ) -> Result<(u64, String), Error> {
         let mut output = HashingOutput::new(self.fs.create_file(path).attempt("create", path)?);
         match fill(&mut output) {
             Ok(()) => output.finish().attempt("sync", path),
-            Err(Fault::Io(error)) => Err(error).attempt("write", path),
-            Err(Fault::Malformed(why)) => Err(Error::invalid(
+            Err(CodecError::Io(error)) => Err(error).attempt("write", path),
+            Err(CodecError::Malformed(why)) => Err(Error::invalid(
                 path.file_name().unwrap_or_default().to_string_lossy(),
                 why,
             )),
         }
     }
 
-    /// Removes what was written. The error to report is the one that led here; what cannot be removed now goes
-    /// at the next open.
+    /// Removes an unfinished snapshot. A failure is not reported; the next open removes the rest.
     fn abandon(&self, tmp: &Path) {
         self.remove(tmp).ok();
     }

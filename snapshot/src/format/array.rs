@@ -1,25 +1,13 @@
-//! One array: a shape and its values in row-major order, owned or shared with the learner.
+//! One array: a shape and its values in row-major order.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
 
-use crate::element::{Values, sealed::Bytes, with_chunks};
-use crate::{Dtype, Element, Error};
+use super::chunks::{Chunks, SharedChunk};
+use super::element::{Dtype, Element, Values, sealed::Bytes, with_chunks};
+use crate::Error;
 
-/// In an expected shape, a dimension of any size.
+/// A dimension of any size, in an expected shape.
 pub const ANY: usize = usize::MAX;
-
-/// A run of values that somebody else may hold too, as a copy-on-write page of embedding rows.
-pub type Shared<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
-
-/// The values of an array, in order.
-pub enum Chunks<T> {
-    /// One run, owned.
-    Owned(Vec<T>),
-    /// Runs that are shared; their lengths add up.
-    Shared(Vec<Shared<T>>),
-}
 
 /// A shape with as many values as it says, in row-major order.
 #[derive(Clone, Debug)]
@@ -29,7 +17,7 @@ pub struct Array {
 }
 
 impl Array {
-    /// An array that owns its values.
+    /// Makes an array that owns its values.
     ///
     /// # Shapes
     /// `data.len()` is the product of `shape`; an empty shape is one scalar.
@@ -44,12 +32,13 @@ impl Array {
         })
     }
 
-    /// An array whose values are the runs of `chunks`, one after the other. Nothing is copied until it is
-    /// written, so a cut of a large table costs one reference count a page.
+    /// Makes an array of shared runs, one after the other.
+    ///
+    /// Nothing is copied before writing, so a checkpoint of a large table costs one reference count per page.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the lengths do not add up to the product of `shape`.
-    pub fn shared<T: Element>(shape: &[usize], chunks: Vec<Shared<T>>) -> Result<Self, Error> {
+    pub fn shared<T: Element>(shape: &[usize], chunks: Vec<SharedChunk<T>>) -> Result<Self, Error> {
         let lengths = chunks.iter().map(|chunk| (**chunk).as_ref().len());
         let n_values = lengths.into_iter().try_fold(0usize, usize::checked_add);
         check_shape(shape, n_values)?;
@@ -59,7 +48,7 @@ impl Array {
         })
     }
 
-    /// An array of shape `[]`.
+    /// Makes an array of shape `[]`.
     #[must_use]
     pub fn scalar<T: Element>(value: T) -> Self {
         Self {
@@ -68,19 +57,19 @@ impl Array {
         }
     }
 
-    /// Its dimensions.
+    /// The dimensions.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Its element type.
+    /// The element type.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.values.dtype()
     }
 
-    /// How many values it has.
+    /// The number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -92,22 +81,22 @@ impl Array {
         self.len() == 0
     }
 
-    /// Size of its values on disk.
+    /// Size of the values on disk, bytes.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         self.len() * self.dtype().n_bytes()
     }
 
-    /// Its values, copied only when they are in several runs; `None` when they are of another type.
+    /// The values, copied only when they are in several runs; `None` when they have another type.
     #[must_use]
     pub fn values<T: Element>(&self) -> Option<Cow<'_, [T]>> {
         T::peek(&self.values).map(Chunks::to_slice)
     }
 
-    /// Its values, moved out when it owns them; the array back when they are of another type.
+    /// Moves the values out, copying only shared ones.
     ///
     /// # Errors
-    /// The array itself.
+    /// The array itself when its values have another type.
     pub fn into_values<T: Element>(self) -> Result<Vec<T>, Array> {
         match T::unwrap(self.values) {
             Ok(Chunks::Owned(values)) => Ok(values),
@@ -131,61 +120,16 @@ impl Array {
     }
 }
 
-/// Equal type, shape and bits; a NaN equals itself.
+/// Compares type, shape and bits; a NaN equals itself.
 impl PartialEq for Array {
     fn eq(&self, other: &Self) -> bool {
         self.dtype() == other.dtype()
             && self.shape == other.shape
-            && self
-                .numbers()
-                .map(|(_, bits)| bits)
-                .eq(other.numbers().map(|(_, bits)| bits))
+            && (self.numbers().map(|(_, bits)| bits)).eq(other.numbers().map(|(_, bits)| bits))
     }
 }
 
-impl<T> Chunks<T> {
-    /// The runs in order.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &[T]> {
-        let (owned, shared) = match self {
-            Chunks::Owned(values) => (Some(values.as_slice()), [].as_slice()),
-            Chunks::Shared(chunks) => (None, chunks.as_slice()),
-        };
-        owned
-            .into_iter()
-            .chain(shared.iter().map(|chunk| (**chunk).as_ref()))
-    }
-
-    fn to_slice(&self) -> Cow<'_, [T]>
-    where
-        T: Copy,
-    {
-        match self {
-            Chunks::Owned(values) => Cow::Borrowed(values),
-            Chunks::Shared(chunks) => match chunks.as_slice() {
-                [one] => Cow::Borrowed((**one).as_ref()),
-                _ => Cow::Owned(self.runs().flatten().copied().collect()),
-            },
-        }
-    }
-}
-
-impl<T: Clone> Clone for Chunks<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Chunks::Owned(values) => Chunks::Owned(values.clone()),
-            Chunks::Shared(chunks) => Chunks::Shared(chunks.clone()),
-        }
-    }
-}
-
-/// Only the number of values: a table has millions.
-impl<T> fmt::Debug for Chunks<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} values", self.runs().map(<[T]>::len).sum::<usize>())
-    }
-}
-
-/// A shape as messages show it, `[*, 16]`.
+/// A shape as messages show it, such as `[*, 16]`.
 pub(crate) fn shape_text(shape: &[usize]) -> String {
     let dims = shape.iter().map(|dim| {
         if *dim == ANY {
@@ -198,7 +142,6 @@ pub(crate) fn shape_text(shape: &[usize]) -> String {
 }
 
 fn check_shape(shape: &[usize], n_values: Option<usize>) -> Result<(), Error> {
-    // A dimension of 0 makes the product 0 whatever the others are, but no reader should have to rely on that.
     let product = shape
         .iter()
         .try_fold(1usize, |product, dim| product.checked_mul(*dim));
@@ -214,10 +157,12 @@ fn check_shape(shape: &[usize], n_values: Option<usize>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
-    fn values_must_fill_the_shape() {
+    fn the_number_of_values_must_match_the_shape() {
         for (shape, n, fits) in [
             (vec![2, 3], 6, true),
             (vec![2, 3], 5, false),
@@ -231,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn shared_runs_read_as_one_array() {
-        let page: Shared<f32> = Arc::new(vec![1.0, 2.0]);
+    fn shared_runs_are_one_array() {
+        let page: SharedChunk<f32> = Arc::new(vec![1.0, 2.0]);
         let array = Array::shared(&[3, 2], vec![page.clone(), Arc::new([3.0f32, 4.0]), page]).unwrap();
         assert_eq!(
             array.values::<f32>().unwrap().as_ref(),
@@ -246,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn equality_is_of_bits() {
+    fn equality_compares_bits() {
         assert_eq!(Array::scalar(f32::NAN), Array::scalar(f32::NAN));
         assert_ne!(Array::scalar(0.0f32), Array::scalar(-0.0f32));
         assert_ne!(Array::scalar(0u32), Array::scalar(0i32));

@@ -1,4 +1,4 @@
-//! Aliases: small files that name a snapshot and the hash of its manifest, replaced as a whole.
+//! Aliases: small files that name a snapshot and the hash of its manifest, replaced atomically.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -6,24 +6,23 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Attempt;
-use crate::lineage::Rollback;
-use crate::seal::LINE;
-use crate::snapshot::read_small;
+use crate::error::IoResultExt;
+use crate::format::seal::LINE;
+use crate::fs::read_small;
 use crate::{Error, Fs, SnapshotId};
 
-/// Start of the name of everything unfinished.
+/// Prefix of the names of unfinished files and directories.
 pub(crate) const TMP_PREFIX: &str = ".tmp-";
 
-/// What a snapshot can be called besides its id.
+/// A name for a snapshot besides its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alias {
-    /// Where a start resumes.
+    /// The snapshot that a start resumes from.
     Latest,
-    /// What the scorer last published.
+    /// The snapshot of the version that the scorer serves.
     Serving,
-    /// What the scorer stays on until it is unpinned.
+    /// The snapshot that the scorer keeps serving until it is unpinned.
     Pinned,
 }
 
@@ -31,7 +30,7 @@ impl Alias {
     /// Every alias.
     pub const ALL: [Alias; 3] = [Alias::Latest, Alias::Serving, Alias::Pinned];
 
-    /// Its name, which is its file's.
+    /// The alias's name, which is also its file name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,44 +47,52 @@ impl fmt::Display for Alias {
     }
 }
 
-/// What an alias file says, one sealed line.
+/// The content of an alias file: one sealed line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Pointer {
+pub(crate) struct AliasTarget {
     /// The snapshot.
     pub(crate) id: SnapshotId,
     /// The blake3 of its manifest file.
     pub(crate) manifest: String,
-    /// For `latest`, the rollbacks that happened.
+    /// The rollbacks that happened; empty for other aliases than `latest`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rollbacks: Vec<Rollback>,
 }
 
-/// Some 10,000 rollbacks; only those are kept that say something about a snapshot on disk.
-const MAX_POINTER_BYTES: u64 = 1 << 20;
+/// `latest` moved to `to` while `newest` was the highest id given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rollback {
+    pub(crate) to: SnapshotId,
+    pub(crate) newest: SnapshotId,
+}
 
-impl Pointer {
-    /// The pointer in the file at `path`, if there is one.
+/// Enough for 10,000 rollbacks; rollbacks without effect on a snapshot on disk are dropped.
+const MAX_ALIAS_BYTES: u64 = 1 << 20;
+
+impl AliasTarget {
+    /// Reads the alias file at `path`, if there is one.
     pub(crate) fn read(fs: &dyn Fs, path: &Path) -> Result<Option<Self>, Error> {
-        let bytes = match read_small(fs, path, MAX_POINTER_BYTES) {
+        let bytes = match read_small(fs, path, MAX_ALIAS_BYTES) {
             Ok(bytes) => bytes,
-            Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
         let line = bytes
             .strip_suffix(b"\n")
-            .ok_or("it is cut short")
+            .ok_or("it is truncated")
             .and_then(|line| LINE.open(line));
         let (json, _) = line.map_err(|why| Error::damaged(path, why))?;
-        let pointer = serde_json::from_str(&json).map_err(|error| Error::damaged(path, error.to_string()))?;
-        Ok(Some(pointer))
+        let target = serde_json::from_str(&json).map_err(|error| Error::damaged(path, error.to_string()))?;
+        Ok(Some(target))
     }
 
     /// Replaces the file at `root/name`.
     pub(crate) fn write(&self, fs: &dyn Fs, root: &Path, name: &str) -> Result<(), Error> {
         let path = root.join(name);
         let tmp = root.join(format!("{TMP_PREFIX}{name}"));
-        // Left by an earlier failure whose removal failed too.
+        // An earlier failure may have left one behind.
         match fs.remove_file(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).attempt("remove", &tmp);
@@ -94,8 +101,11 @@ impl Pointer {
         }
         let json = serde_json::to_string(self).map_err(|error| Error::invalid(name, error.to_string()))?;
         let text = format!("{}\n", LINE.close(&json));
-        if text.len() as u64 > MAX_POINTER_BYTES {
-            return Err(Error::invalid(name, "too many rollbacks; collect old snapshots"));
+        if text.len() as u64 > MAX_ALIAS_BYTES {
+            return Err(Error::invalid(
+                name,
+                "it lists too many rollbacks; remove old snapshots with `snapshot gc`",
+            ));
         }
         let write = || {
             let mut file = fs.create_file(&tmp)?;
@@ -105,7 +115,7 @@ impl Pointer {
             fs.rename(&tmp, &path)
         };
         if let Err(error) = write() {
-            // The first error is the one to report; what stays behind goes at the next attempt or open.
+            // A leftover is removed at the next attempt or open.
             fs.remove_file(&tmp).ok();
             return Err(error).attempt("replace", &path);
         }
@@ -119,22 +129,22 @@ mod tests {
     use crate::RealFs;
 
     #[test]
-    fn what_was_not_written_as_a_pointer_is_none() {
+    fn a_damaged_alias_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("latest");
-        assert_eq!(Pointer::read(&RealFs, &path).unwrap(), None);
+        assert_eq!(AliasTarget::read(&RealFs, &path).unwrap(), None);
         let rollback = Rollback {
             to: SnapshotId::new(3),
             newest: SnapshotId::new(6),
         };
         for rollbacks in [vec![], vec![rollback, rollback]] {
-            let pointer = Pointer {
+            let target = AliasTarget {
                 id: SnapshotId::new(7),
                 manifest: "ab".repeat(32),
                 rollbacks,
             };
-            pointer.write(&RealFs, dir.path(), "latest").unwrap();
-            assert_eq!(Pointer::read(&RealFs, &path).unwrap(), Some(pointer));
+            target.write(&RealFs, dir.path(), "latest").unwrap();
+            assert_eq!(AliasTarget::read(&RealFs, &path).unwrap(), Some(target));
         }
         let good = std::fs::read(&path).unwrap();
         let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|n| good[..n].to_vec()).collect();
@@ -147,7 +157,7 @@ mod tests {
         for bytes in bad {
             std::fs::write(&path, &bytes).unwrap();
             assert!(
-                matches!(Pointer::read(&RealFs, &path), Err(Error::Damaged { .. })),
+                matches!(AliasTarget::read(&RealFs, &path), Err(Error::Damaged { .. })),
                 "{bytes:?}"
             );
         }

@@ -1,82 +1,82 @@
-//! The audit log: one line for each thing a person or a policy did to the store, chained by hash.
+//! The audit log: one line per action of a person or a policy on the store, chained by hash.
 //!
-//! A line is written before its verb takes effect, so a crash can leave a line whose verb did not happen, never
-//! the reverse. A line torn by a crash is skipped and the chain goes on from the one before it; a line that was
-//! changed or removed breaks the chain, and the break is reported.
+//! A line is written before its action takes effect, so a crash can leave a line without its action, never the reverse. A
+//! line torn by a crash is skipped, and the chain continues from the line before it. A changed or removed line breaks the
+//! chain, and the break is reported.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Attempt;
-use crate::seal::LINE;
+use crate::error::IoResultExt;
+use crate::format::seal::LINE;
 use crate::{Error, Fs, SnapshotId};
 
-/// Name of the log within the store.
+/// File name of the log.
 pub(crate) const AUDIT_NAME: &str = "audit.log";
 
-/// What was done.
+/// The kind of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verb {
-    /// `latest` was moved back, or forward again.
+pub enum AuditVerb {
+    /// `latest` moved back, or forward again.
     Rollback,
     /// `pinned` was set.
     Pin,
     /// `pinned` was removed.
     Unpin,
-    /// Snapshots were removed.
+    /// Old snapshots were removed.
     Gc,
-    /// The base of the model was frozen.
+    /// The model's base was frozen.
     FreezeBase,
-    /// What adapters had learned was added to the base.
+    /// The adapters were merged into the base.
     Rebase,
-    /// Contents were encoded anew, by other encoders.
+    /// All contents were encoded again by other encoders.
     ReEncode,
 }
 
-/// One line.
+/// One line of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditLine {
     /// Number of the line, from 0.
     pub n: u64,
-    /// When, ms since the epoch, by the caller's clock.
+    /// Time of the action by the caller's clock, ms since the epoch.
     pub at_ms: i64,
-    /// What.
-    pub verb: Verb,
-    /// To which snapshot, if to one.
+    /// The kind of action.
+    pub verb: AuditVerb,
+    /// The snapshot concerned, if there is one.
     pub id: Option<SnapshotId>,
-    /// The highest id ever given out by then.
+    /// The highest id given out by then.
     pub newest: Option<SnapshotId>,
-    /// What a collection removed.
+    /// The snapshots that a garbage collection removed.
     pub removed: Vec<SnapshotId>,
-    /// Why, in the words of whoever asked.
+    /// The reason given by the operator.
     pub note: String,
-    /// Hash of the line before; empty for the first.
+    /// Hash of the previous line; empty for the first.
     pub prev: String,
 }
 
-/// The log as read.
+/// The audit log as read from disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Audit {
-    /// Every line whose own hash is right.
+pub struct AuditLog {
+    /// The lines with a correct seal.
     pub lines: Vec<AuditLine>,
-    /// Text lines that are none: torn by a crash, or damaged.
+    /// Number of other lines, torn by a crash or damaged.
     pub n_torn: usize,
-    /// The number of the first line that does not follow from the one before it.
+    /// Number of the first line that does not continue the chain.
     pub broken_at: Option<u64>,
     /// Hash of the last line.
     #[serde(skip)]
     last_hash: String,
-    /// False when the last byte is no newline.
+    /// True when the last line has no newline.
     #[serde(skip)]
     ends_torn: bool,
 }
 
-impl Audit {
-    /// Reads the log at `path`; no file is an empty log.
+impl AuditLog {
+    /// Reads the log at `path`; a missing file is an empty log.
     pub(crate) fn read(fs: &dyn Fs, path: &Path) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         match fs.open_file(path) {
@@ -112,12 +112,12 @@ impl Audit {
         self.lines.last().map_or(0, |line| line.n.saturating_add(1))
     }
 
-    /// The highest id any line knows.
+    /// The highest id in any line.
     pub(crate) fn newest(&self) -> Option<SnapshotId> {
         self.lines.iter().filter_map(|line| line.newest).max()
     }
 
-    /// Adds a line, its number and chain filled in here.
+    /// Appends a line and fills in its number and chain.
     pub(crate) fn append(&self, fs: &dyn Fs, root: &Path, mut line: AuditLine) -> Result<(), Error> {
         let path = root.join(AUDIT_NAME);
         line.n = self.next_n();
@@ -131,8 +131,8 @@ impl Audit {
             file.write_all(text.as_bytes())?;
             file.sync()
         };
-        append().attempt("add a line to", &path)?;
-        // The file's name has to last too.
+        append().attempt("append to", &path)?;
+        // A new file's name must be durable too.
         if self.lines.is_empty() {
             fs.sync_dir(root).attempt("sync", root)
         } else {
@@ -150,7 +150,7 @@ mod tests {
         AuditLine {
             n: 0,
             at_ms: 5,
-            verb: Verb::Pin,
+            verb: AuditVerb::Pin,
             id: Some(SnapshotId::new(1)),
             newest: Some(SnapshotId::new(2)),
             removed: Vec::new(),
@@ -162,7 +162,7 @@ mod tests {
     fn log_of(n: usize) -> (tempfile::TempDir, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         for i in 0..n {
-            let audit = Audit::read(&RealFs, &dir.path().join(AUDIT_NAME)).unwrap();
+            let audit = AuditLog::read(&RealFs, &dir.path().join(AUDIT_NAME)).unwrap();
             audit
                 .append(&RealFs, dir.path(), line(&format!("note {i}")))
                 .unwrap();
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn lines_are_numbered_and_chained() {
         let (_dir, bytes) = log_of(3);
-        let audit = Audit::parse(&bytes);
+        let audit = AuditLog::parse(&bytes);
         assert_eq!(
             audit.lines.iter().map(|line| line.n).collect::<Vec<_>>(),
             [0, 1, 2]
@@ -193,12 +193,15 @@ mod tests {
             [lines[0], lines[2], lines[1], lines[3]].join("\n"),
             [lines[1], lines[2], lines[3]].join("\n"),
         ] {
-            assert!(Audit::parse(changed.as_bytes()).broken_at.is_some(), "{changed}");
+            assert!(
+                AuditLog::parse(changed.as_bytes()).broken_at.is_some(),
+                "{changed}"
+            );
         }
     }
 
     #[test]
-    fn a_torn_last_line_is_skipped_and_the_chain_goes_on() {
+    fn a_torn_last_line_is_skipped_and_the_chain_continues() {
         let (dir, bytes) = log_of(2);
         let path = dir.path().join(AUDIT_NAME);
         let start_of_last = bytes[..bytes.len() - 1]
@@ -208,11 +211,11 @@ mod tests {
             + 1;
         for n in start_of_last..bytes.len() {
             std::fs::write(&path, &bytes[..n]).unwrap();
-            Audit::read(&RealFs, &path)
+            AuditLog::read(&RealFs, &path)
                 .unwrap()
                 .append(&RealFs, dir.path(), line("after"))
                 .unwrap();
-            let audit = Audit::read(&RealFs, &path).unwrap();
+            let audit = AuditLog::read(&RealFs, &path).unwrap();
             assert_eq!(audit.broken_at, None, "cut at {n}");
             assert_eq!(audit.lines.last().unwrap().note, "after");
         }

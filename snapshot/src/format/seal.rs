@@ -1,11 +1,11 @@
-//! A JSON object whose last field is the hash of everything before it.
+//! The seal: a hash over a JSON object's text, stored as its last field.
 //!
-//! Files are hashed in the manifest, but nothing hashes the manifest of a snapshot that no alias names. The
-//! seal is textual, so it does not depend on how a later version would write the same fields.
+//! The manifest hashes every other file, but nothing hashes the manifest of a snapshot without an alias. The seal covers
+//! text, not fields, so it holds however a later version would serialize the same fields.
 
-use crate::hashing::{N_HEX, hash_hex, is_hash};
+use super::hashing::{N_HEX, hash_hex, is_hash};
 
-/// How the last field is laid out.
+/// The layout of the sealing field.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seal {
     open: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Seal {
     after: &'static str,
 }
 
-/// For an indented object, one field a line.
+/// The seal of an indented object, one field a line.
 pub(crate) const PRETTY: Seal = Seal {
     open: "{",
     body_end: "\n}",
@@ -22,7 +22,7 @@ pub(crate) const PRETTY: Seal = Seal {
     after: "\"\n}\n",
 };
 
-/// For an object on one line of a log. The caller adds the newline.
+/// The seal of an object on one line of a log. The caller adds the newline.
 pub(crate) const LINE: Seal = Seal {
     open: "{",
     body_end: "}",
@@ -31,22 +31,22 @@ pub(crate) const LINE: Seal = Seal {
 };
 
 impl Seal {
-    /// Adds the field to a non-empty JSON object.
+    /// Adds the seal to a non-empty JSON object.
     pub(crate) fn close(self, json: &str) -> String {
         let body = json.strip_suffix(self.body_end).unwrap_or(json);
         format!("{body}{}{}{}", self.before, hash_hex(body.as_bytes()), self.after)
     }
 
-    /// Checks and removes the field: the JSON object and its hash, or what is wrong.
+    /// Checks and removes the seal; returns the JSON object and the hash, or what is wrong.
     pub(crate) fn open(self, text: &[u8]) -> Result<(String, String), &'static str> {
         let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
-        let rest = text.strip_suffix(self.after).ok_or("it ends without its seal")?;
-        let split = rest.len().checked_sub(N_HEX).ok_or("it is too short")?;
-        let (rest, hash) = rest.split_at_checked(split).ok_or("its seal is no hash")?;
+        let sealed = text.strip_suffix(self.after).ok_or("it ends without its seal")?;
+        let split = sealed.len().checked_sub(N_HEX).ok_or("it is too short")?;
+        let (body, hash) = sealed.split_at_checked(split).ok_or("its seal is no hash")?;
         if !is_hash(hash) {
             return Err("its seal is no hash");
         }
-        let body = rest.strip_suffix(self.before).ok_or("it ends without its seal")?;
+        let body = body.strip_suffix(self.before).ok_or("it ends without its seal")?;
         if !body.starts_with(self.open) || hash_hex(body.as_bytes()) != hash {
             return Err("its content differs from its seal");
         }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opening_gives_back_what_was_closed_and_no_flipped_bit_passes() {
+    fn a_seal_opens_unchanged_and_not_after_any_flipped_bit() {
         for (seal, json) in [(LINE, "{\"a\":1}"), (PRETTY, "{\n  \"a\": 1\n}")] {
             let closed = seal.close(json);
             assert!(

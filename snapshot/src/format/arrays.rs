@@ -1,18 +1,19 @@
-//! A file's worth of named arrays, with getters that say exactly what did not fit.
+//! The named arrays of one file; a failed lookup names the array, the file and the mismatch.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::array::shape_text;
-use crate::{ANY, Array, Dtype, Element, Error};
+use super::array::{ANY, Array, shape_text};
+use super::element::Element;
+use crate::Error;
 
-/// Longest array name, in bytes.
-pub(crate) const MAX_NAME_BYTES: usize = 256;
+/// Longest array name, bytes.
+const MAX_NAME_BYTES: usize = 256;
 
 /// Named arrays in order of name.
 #[derive(Clone, Debug)]
 pub struct Arrays {
-    /// Where they were read from, for messages.
+    /// The source in messages.
     file: String,
     arrays: BTreeMap<String, Array>,
 }
@@ -26,7 +27,7 @@ impl Default for Arrays {
     }
 }
 
-/// Equal names and equal arrays, wherever they came from.
+/// Compares names and arrays, not the source.
 impl PartialEq for Arrays {
     fn eq(&self, other: &Self) -> bool {
         self.arrays == other.arrays
@@ -34,13 +35,13 @@ impl PartialEq for Arrays {
 }
 
 impl Arrays {
-    /// No arrays.
+    /// Makes an empty collection.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn of_file(file: String) -> Self {
+    pub(crate) fn from_file(file: String) -> Self {
         Self {
             file,
             arrays: BTreeMap::new(),
@@ -50,38 +51,38 @@ impl Arrays {
     /// Adds an array.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the name is taken, empty, longer than 256 bytes, reserved or has a control
-    /// character; nothing is added then.
+    /// [`Error::Invalid`] when the name is taken, empty, longer than 256 bytes, reserved or has a control character;
+    /// then nothing is added.
     pub fn insert(&mut self, name: impl Into<String>, array: Array) -> Result<(), Error> {
         let name = name.into();
         if let Err(why) = check_name(&name) {
             return Err(Error::invalid(name, why));
         }
         if self.arrays.contains_key(&name) {
-            return Err(Error::invalid(name, "an array of that name is there already"));
+            return Err(Error::invalid(name, "there is an array of that name already"));
         }
         self.arrays.insert(name, array);
         Ok(())
     }
 
-    /// How many arrays there are.
+    /// The number of arrays.
     #[must_use]
     pub fn len(&self) -> usize {
         self.arrays.len()
     }
 
-    /// True when there is none.
+    /// True when there are no arrays.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.arrays.is_empty()
     }
 
-    /// Every array with its name, in order of name.
+    /// The arrays with their names, in order of name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.arrays.iter().map(|(name, array)| (name.as_str(), array))
     }
 
-    /// The array called `name`, whatever it holds.
+    /// The array called `name`, of any type and shape, if present.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Array> {
         self.arrays.get(name)
@@ -98,31 +99,26 @@ impl Arrays {
     /// The values of the array called `name`.
     ///
     /// # Shapes
-    /// `shape` is what the array must have; [`ANY`] stands for any size of that dimension.
+    /// The array must have `shape`, where [`ANY`] stands for a dimension of any size.
     ///
     /// # Errors
     /// [`Error::MissingArray`], [`Error::WrongDtype`] or [`Error::WrongShape`].
     pub fn values<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [T]>, Error> {
-        let array = self.array(name)?;
-        self.check(name, array, T::DTYPE, shape)?;
-        array
-            .values()
-            .ok_or_else(|| self.wrong_dtype(name, T::DTYPE, array.dtype()))
+        let values = self.check::<T>(name, shape)?.values();
+        Ok(values.expect("the element type was checked"))
     }
 
-    /// Takes the array called `name` out, without a copy when it was read from a snapshot.
+    /// Removes the array called `name` and returns its values, without a copy unless they are shared.
     ///
     /// # Shapes
     /// As for [`Arrays::values`].
     ///
     /// # Errors
-    /// As for [`Arrays::values`]; the array stays then.
+    /// As for [`Arrays::values`]; then the array stays.
     pub fn take<T: Element>(&mut self, name: &str, shape: &[usize]) -> Result<Vec<T>, Error> {
-        self.check(name, self.array(name)?, T::DTYPE, shape)?;
-        let array = self.arrays.remove(name).ok_or_else(|| self.missing(name))?;
-        array
-            .into_values()
-            .map_err(|array| self.wrong_dtype(name, T::DTYPE, array.dtype()))
+        self.check::<T>(name, shape)?;
+        let array = self.arrays.remove(name).expect("the array was found");
+        Ok(array.into_values().expect("the element type was checked"))
     }
 
     /// The one value of the array called `name`, of shape `[]`.
@@ -134,9 +130,16 @@ impl Arrays {
         Ok(*values.first().expect("an array of shape [] has one value"))
     }
 
-    fn check(&self, name: &str, array: &Array, dtype: Dtype, shape: &[usize]) -> Result<(), Error> {
-        if array.dtype() != dtype {
-            return Err(self.wrong_dtype(name, dtype, array.dtype()));
+    /// Finds an array and checks its type and shape.
+    fn check<T: Element>(&self, name: &str, shape: &[usize]) -> Result<&Array, Error> {
+        let array = self.array(name)?;
+        if array.dtype() != T::DTYPE {
+            return Err(Error::WrongDtype {
+                array: name.to_owned(),
+                file: self.file.clone(),
+                expected: T::DTYPE,
+                found: array.dtype(),
+            });
         }
         let fits = array.shape().len() == shape.len()
             && array
@@ -145,7 +148,7 @@ impl Arrays {
                 .zip(shape)
                 .all(|(found, expected)| *expected == ANY || found == expected);
         if fits {
-            return Ok(());
+            return Ok(array);
         }
         Err(Error::WrongShape {
             array: name.to_owned(),
@@ -157,15 +160,10 @@ impl Arrays {
 
     fn missing(&self, name: &str) -> Error {
         const N_SHOWN: usize = 12;
-        let mut known = self
-            .arrays
-            .keys()
-            .take(N_SHOWN)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let names: Vec<&str> = self.arrays.keys().take(N_SHOWN).map(String::as_str).collect();
+        let mut known = names.join(", ");
         if self.arrays.is_empty() {
-            "no arrays".clone_into(&mut known);
+            known.push_str("no arrays");
         } else if self.arrays.len() > N_SHOWN {
             known.push_str(&format!(" and {} more", self.arrays.len() - N_SHOWN));
         }
@@ -175,18 +173,9 @@ impl Arrays {
             known,
         }
     }
-
-    fn wrong_dtype(&self, name: &str, expected: Dtype, found: Dtype) -> Error {
-        Error::WrongDtype {
-            array: name.to_owned(),
-            file: self.file.clone(),
-            expected,
-            found,
-        }
-    }
 }
 
-/// What is wrong with an array's name, if anything.
+/// Checks an array's name; returns what is wrong with it.
 pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         Err("its name is empty")
@@ -206,7 +195,7 @@ mod tests {
     use super::*;
 
     fn arrays() -> Arrays {
-        let mut arrays = Arrays::of_file("rows.safetensors".to_owned());
+        let mut arrays = Arrays::from_file("rows.safetensors".to_owned());
         arrays
             .insert(
                 "rows",

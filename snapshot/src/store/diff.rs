@@ -1,86 +1,83 @@
-//! What differs between two snapshots: fields of the manifest, and values of arrays.
+//! Compares two snapshots: fields of the manifests, and values of arrays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Array, Arrays, Dtype, Error, FileEntry, FileKind, Snapshot, SnapshotId, Store};
+use super::Store;
+use crate::{Array, Arrays, Dtype, Error, FileEntry, FileKind, Snapshot, SnapshotId};
 
-/// The difference of two snapshots.
+/// The differences between two snapshots.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Diff {
-    /// The first.
+    /// The first snapshot.
     pub a: SnapshotId,
-    /// The second.
+    /// The second snapshot.
     pub b: SnapshotId,
-    /// Fields of the manifests that differ, files apart.
+    /// Differing fields of the manifests, without `files`.
     pub fields: Vec<FieldDiff>,
-    /// Files of either.
+    /// All files of both.
     pub files: Vec<FileDiff>,
 }
 
-/// A field of the manifest.
+/// A differing field of the manifests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FieldDiff {
-    /// Its path, as `/cut/batch_seq`.
+    /// Its path, such as `/cut/batch_seq`.
     pub field: String,
-    /// Its value in the first; `null` where it is absent.
+    /// Its value in the first; `null` when absent.
     pub a: Value,
     /// Its value in the second.
     pub b: Value,
 }
 
-/// A file.
+/// A file of either snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FileDiff {
     /// Its name.
     pub name: String,
-    /// Size in the first, bytes, if it is there.
+    /// Size in the first, bytes, if present.
     pub a_bytes: Option<u64>,
-    /// Size in the second, bytes, if it is there.
+    /// Size in the second, bytes, if present.
     pub b_bytes: Option<u64>,
     /// True when both have the same bytes.
     pub is_equal: bool,
-    /// The arrays that differ, for files of arrays that do.
+    /// The differing arrays, when both are files of arrays.
     pub arrays: Vec<ArrayDiff>,
 }
 
-/// An array that differs.
+/// A differing array.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ArrayDiff {
     /// Its name.
     pub name: String,
-    /// Type and shape in the first, if it is there.
+    /// Type and shape in the first, if present.
     pub a: Option<(Dtype, Vec<usize>)>,
-    /// Type and shape in the second, if it is there.
+    /// Type and shape in the second, if present.
     pub b: Option<(Dtype, Vec<usize>)>,
-    /// Euclidean norm in the first; `None` when it is not finite or the array is not there.
+    /// Euclidean norm in the first; `None` when it is not finite or the array is absent.
     pub a_norm: Option<f64>,
     /// Euclidean norm in the second.
     pub b_norm: Option<f64>,
-    /// Values compared: all of equal shapes, the common rows of tables that grew, otherwise none.
+    /// Number of compared values: all of equal shapes, the common rows of grown tables, otherwise none.
     pub n_compared: usize,
-    /// How many of them differ in any bit.
+    /// Number of compared values that differ in any bit.
     pub n_differing: usize,
-    /// The largest absolute difference; `None` when none was compared or it is not finite.
+    /// Largest absolute difference; `None` when nothing was compared or it is not finite.
     pub max_abs_diff: Option<f64>,
 }
 
 impl Store {
-    /// Compares two snapshots. Files of arrays that differ are read into memory, two at a time.
+    /// Compares two snapshots. Differing files of arrays are read into memory, two at a time.
     ///
     /// # Errors
     /// As for [`Store::read`].
     pub fn diff(&self, a: SnapshotId, b: SnapshotId) -> Result<Diff, Error> {
         let (left, right) = (self.peek(a)?, self.peek(b)?);
         let entries = |snapshot: &Snapshot| -> BTreeMap<String, FileEntry> {
-            snapshot
-                .manifest()
-                .files
-                .iter()
-                .map(|entry| (entry.name.clone(), entry.clone()))
-                .collect()
+            let files = snapshot.manifest().files.iter();
+            files.map(|entry| (entry.name.clone(), entry.clone())).collect()
         };
         let (left_files, right_files) = (entries(&left), entries(&right));
         let names: BTreeSet<&String> = left_files.keys().chain(right_files.keys()).collect();
@@ -117,7 +114,7 @@ fn diff_fields(left: &Snapshot, right: &Snapshot) -> Vec<FieldDiff> {
         let mut leaves = BTreeMap::new();
         let value =
             serde_json::to_value(snapshot.manifest()).expect("a manifest that was read can be written");
-        gather(String::new(), value, &mut leaves);
+        flatten(String::new(), value, &mut leaves);
         leaves
     };
     let (left, right) = (leaves(left), leaves(right));
@@ -130,12 +127,12 @@ fn diff_fields(left: &Snapshot, right: &Snapshot) -> Vec<FieldDiff> {
     values.filter(|field| field.a != field.b).collect()
 }
 
-/// The leaves of `value` by path; files have their own part in the diff.
-fn gather(path: String, value: Value, leaves: &mut BTreeMap<String, Value>) {
+/// Collects the leaves of `value` by path, without `/files`.
+fn flatten(path: String, value: Value, leaves: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                gather(format!("{path}/{name}"), value, leaves);
+                flatten(format!("{path}/{name}"), value, leaves);
             }
         }
         _ if path == "/files" => {}
@@ -202,16 +199,16 @@ fn norm(array: &Array) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn of(shape: &[usize], values: &[f32]) -> Array {
+    fn array(shape: &[usize], values: &[f32]) -> Array {
         Array::new(shape, values.to_vec()).unwrap()
     }
 
     #[test]
-    fn a_table_that_grew_is_compared_in_its_common_rows() {
+    fn a_grown_table_is_compared_in_its_common_rows() {
         let diff = diff_array(
             "rows",
-            Some(&of(&[1, 2], &[3.0, 4.0])),
-            Some(&of(&[2, 2], &[3.0, 2.0, 9.0, 9.0])),
+            Some(&array(&[1, 2], &[3.0, 4.0])),
+            Some(&array(&[2, 2], &[3.0, 2.0, 9.0, 9.0])),
         );
         assert_eq!(
             (diff.n_compared, diff.n_differing, diff.max_abs_diff),
@@ -221,9 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn arrays_of_another_kind_are_not_compared() {
-        let a = of(&[4], &[0.0; 4]);
-        for b in [of(&[2, 2], &[0.0; 4]), Array::new(&[4], vec![0i32; 4]).unwrap()] {
+    fn arrays_of_other_types_or_shapes_are_not_compared() {
+        let a = array(&[4], &[0.0; 4]);
+        for b in [
+            array(&[2, 2], &[0.0; 4]),
+            Array::new(&[4], vec![0i32; 4]).unwrap(),
+        ] {
             let diff = diff_array("x", Some(&a), Some(&b));
             assert_eq!((diff.n_compared, diff.max_abs_diff), (0, None));
         }
@@ -231,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_differs_without_a_number() {
+    fn a_nan_differs_without_a_largest_difference() {
         let diff = diff_array(
             "x",
-            Some(&of(&[2], &[1.0, 1.0])),
-            Some(&of(&[2], &[f32::NAN, 1.5])),
+            Some(&array(&[2], &[1.0, 1.0])),
+            Some(&array(&[2], &[f32::NAN, 1.5])),
         );
         assert_eq!(
             (diff.n_differing, diff.max_abs_diff, diff.b_norm),

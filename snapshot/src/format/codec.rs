@@ -1,62 +1,57 @@
-//! Arrays as safetensors, streamed both ways.
+//! Streams arrays as safetensors to and from a file.
 //!
-//! The crate `safetensors` makes and checks the header; the values pass through a buffer, because its own
-//! writer neither syncs nor hashes and its own reader wants the whole file in memory first.
+//! The crate `safetensors` makes and checks the header. The values pass through a buffer of ours, because its writer
+//! neither syncs nor hashes and its reader wants the whole file in memory first.
 
 use std::io::{self, Read, Write};
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::array::Chunks;
-use crate::arrays::check_name;
-use crate::element::{with_chunks, with_type};
-use crate::hashing::BUFFER_BYTES;
-use crate::{Array, Arrays, Dtype, Element};
+use super::array::Array;
+use super::arrays::{Arrays, check_name};
+use super::chunks::Chunks;
+use super::element::{Dtype, Element, with_chunks, with_type};
+use super::hashing::BUFFER_BYTES;
 
 /// Longest header accepted: some 100,000 arrays. The format allows 100 MB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 
-/// The header's length comes first, in this many bytes; the header is padded to a multiple of it.
+/// Size of the header's length, which comes first; the header is padded to a multiple of it.
 const LENGTH_BYTES: usize = 8;
 
-/// Why bytes are no arrays.
+/// Why arrays cannot be written or read.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum CodecError {
     Io(io::Error),
     Malformed(String),
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for CodecError {
     fn from(error: io::Error) -> Self {
-        Fault::Io(error)
+        CodecError::Io(error)
     }
 }
 
-fn malformed<T>(why: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Malformed(why.into()))
+fn malformed(why: impl ToString) -> CodecError {
+    CodecError::Malformed(why.to_string())
 }
 
-/// Arrays in the order of the file: wide elements first, so that all are aligned, then by name.
+/// The arrays in file order: wide elements first, so that all are aligned, then by name.
 fn in_file_order(arrays: &Arrays) -> Vec<(&str, &Array)> {
     let mut order: Vec<_> = arrays.iter().collect();
-    order.sort_by(|(a_name, a), (b_name, b)| {
-        b.dtype()
-            .to_safetensors()
-            .cmp(&a.dtype().to_safetensors())
-            .then(a_name.cmp(b_name))
-    });
+    order.sort_by_key(|(name, array)| (std::cmp::Reverse(array.dtype().to_safetensors()), *name));
     order
 }
 
-/// Writes `arrays`; equal arrays are equal bytes.
-pub(crate) fn write(arrays: &Arrays, out: &mut dyn Write) -> Result<(), Fault> {
+/// Writes `arrays`; equal arrays give equal bytes.
+pub(crate) fn write(arrays: &Arrays, out: &mut dyn Write) -> Result<(), CodecError> {
     let order = in_file_order(arrays);
     let mut offset = 0usize;
     let mut tensors = Vec::with_capacity(order.len());
     for (name, array) in &order {
-        let Some(end) = offset.checked_add(array.n_bytes()) else {
-            return malformed("the arrays are larger than memory can be");
-        };
+        let end = offset
+            .checked_add(array.n_bytes())
+            .ok_or_else(|| malformed("the arrays exceed the address space"))?;
         let info = TensorInfo {
             dtype: array.dtype().to_safetensors(),
             shape: array.shape().to_vec(),
@@ -65,21 +60,29 @@ pub(crate) fn write(arrays: &Arrays, out: &mut dyn Write) -> Result<(), Fault> {
         tensors.push(((*name).to_owned(), info));
         offset = end;
     }
-    let metadata = Metadata::new(None, tensors).map_err(|error| Fault::Malformed(error.to_string()))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|error| Fault::Malformed(error.to_string()))?;
+    let metadata = Metadata::new(None, tensors).map_err(malformed)?;
+    let mut header = serde_json::to_vec(&metadata).map_err(malformed)?;
     header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
     if header.len() > MAX_HEADER_BYTES {
-        return malformed(format!("{} arrays are too many for one file", order.len()));
+        return Err(malformed(format!(
+            "{} arrays are too many for one file",
+            order.len()
+        )));
     }
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    for (_, array) in order {
-        with_chunks!(array.chunks(), chunks => write_values(chunks, array.len(), out))?;
+    for (name, array) in order {
+        with_chunks!(array.chunks(), chunks => write_values(name, chunks, array.len(), out))?;
     }
     Ok(())
 }
 
-fn write_values<T: Element>(chunks: &Chunks<T>, n_values: usize, out: &mut dyn Write) -> Result<(), Fault> {
+fn write_values<T: Element>(
+    name: &str,
+    chunks: &Chunks<T>,
+    n_values: usize,
+    out: &mut dyn Write,
+) -> Result<(), CodecError> {
     let mut buffer = Vec::new();
     let mut n_written = 0usize;
     for run in chunks.runs() {
@@ -92,71 +95,63 @@ fn write_values<T: Element>(chunks: &Chunks<T>, n_values: usize, out: &mut dyn W
             }
         }
     }
-    if !buffer.is_empty() {
-        out.write_all(&buffer)?;
+    out.write_all(&buffer)?;
+    // A shared run is behind a foreign `AsRef`, which may return another length the second time.
+    if n_written != n_values {
+        let why = format!("array `{name}` has {n_values} values, its shared runs now hold {n_written}");
+        return Err(malformed(why));
     }
-    // A shared run is behind somebody else's `AsRef`, which could have changed its mind.
-    if n_written == n_values {
-        Ok(())
-    } else {
-        malformed("a shared run changed its length")
-    }
+    Ok(())
 }
 
-/// Reads a file of exactly `n_bytes`. Memory used is that of the arrays and one buffer, whatever the bytes say.
-pub(crate) fn read(input: &mut dyn Read, n_bytes: u64, file: String) -> Result<Arrays, Fault> {
-    let Ok(n_bytes) = usize::try_from(n_bytes) else {
-        return malformed("it is larger than memory can be");
-    };
+/// Reads a file of exactly `n_bytes`. Whatever the bytes claim, memory use is that of the arrays and one buffer.
+pub(crate) fn read(input: &mut dyn Read, n_bytes: u64, file: String) -> Result<Arrays, CodecError> {
+    let n_bytes = usize::try_from(n_bytes).map_err(|_| malformed("it exceeds the address space"))?;
     let mut length = [0; LENGTH_BYTES];
     input.read_exact(&mut length)?;
     let n_header = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
-    let n_data = match n_bytes
+    let n_data = n_bytes
         .checked_sub(LENGTH_BYTES)
-        .and_then(|rest| rest.checked_sub(n_header))
-    {
-        Some(n_data) if n_header <= MAX_HEADER_BYTES => n_data,
-        _ => return malformed(format!("its header claims {n_header} bytes")),
-    };
+        .and_then(|after_length| after_length.checked_sub(n_header))
+        .filter(|_| n_header <= MAX_HEADER_BYTES)
+        .ok_or_else(|| malformed(format!("its header claims {n_header} of its {n_bytes} bytes")))?;
     let mut header = vec![0; n_header];
     input.read_exact(&mut header)?;
-    let metadata: Metadata = match serde_json::from_slice(&header) {
-        Ok(metadata) => metadata,
-        Err(error) => return malformed(format!("its header is malformed: {error}")),
-    };
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| malformed(format!("its header is malformed: {error}")))?;
     if metadata.data_len() != n_data {
-        return malformed(format!(
-            "its header describes {} bytes, it has {n_data}",
-            metadata.data_len()
-        ));
+        let n_described = metadata.data_len();
+        return Err(malformed(format!(
+            "its header describes {n_described} bytes of values, it has {n_data}"
+        )));
     }
-    let mut arrays = Arrays::of_file(file);
+    let mut arrays = Arrays::from_file(file);
     for name in metadata.offset_keys() {
-        let info = metadata.info(&name).expect("the name came from the same header");
-        if let Err(why) = check_name(&name) {
-            return malformed(format!("array `{}`: {why}", name.escape_debug()));
-        }
-        let Some(dtype) = Dtype::from_safetensors(info.dtype) else {
-            return malformed(format!(
+        let info = metadata
+            .info(&name)
+            .expect("the name is a key of the same header");
+        check_name(&name).map_err(|why| malformed(format!("array `{}`: {why}", name.escape_debug())))?;
+        let dtype = Dtype::from_safetensors(info.dtype).ok_or_else(|| {
+            malformed(format!(
                 "array `{name}` holds {}, which ouzel never writes",
                 info.dtype
-            ));
-        };
+            ))
+        })?;
         let n_values: usize = info.shape.iter().product();
         let array = with_type!(dtype, T => Array::new(&info.shape, read_values::<T>(input, n_values)?));
-        if let Err(error) = array.and_then(|array| arrays.insert(name, array)) {
-            return malformed(error.to_string());
-        }
+        array
+            .and_then(|array| arrays.insert(name, array))
+            .map_err(malformed)?;
     }
     Ok(arrays)
 }
 
-fn read_values<T: Element>(input: &mut dyn Read, n_values: usize) -> Result<Vec<T>, Fault> {
+fn read_values<T: Element>(input: &mut dyn Read, n_values: usize) -> Result<Vec<T>, CodecError> {
     let mut values = Vec::with_capacity(n_values);
     let mut buffer = vec![0; BUFFER_BYTES.min(n_values * size_of::<T>())];
     while values.len() < n_values {
-        let n_wanted = (n_values - values.len()) * size_of::<T>();
-        let part = &mut buffer[..n_wanted.min(BUFFER_BYTES)];
+        let n_missing = (n_values - values.len()) * size_of::<T>();
+        let part = &mut buffer[..n_missing.min(BUFFER_BYTES)];
         input.read_exact(part)?;
         T::decode(part, &mut values);
     }
@@ -169,6 +164,7 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
+    use crate::SharedChunk;
 
     fn bytes_of(arrays: &Arrays) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -176,7 +172,7 @@ mod tests {
         bytes
     }
 
-    fn read_back(bytes: &[u8]) -> Result<Arrays, Fault> {
+    fn read_back(bytes: &[u8]) -> Result<Arrays, CodecError> {
         read(&mut &bytes[..], bytes.len() as u64, "x.safetensors".to_owned())
     }
 
@@ -219,16 +215,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_back_to_the_bit(arrays in any_arrays()) {
+        fn arrays_are_read_back_bit_for_bit(arrays in any_arrays()) {
             let bytes = bytes_of(&arrays);
             prop_assert_eq!(read_back(&bytes).unwrap(), arrays);
         }
 
         #[test]
-        fn the_file_is_what_the_safetensors_crate_writes(arrays in any_arrays()) {
+        fn the_file_equals_that_of_the_safetensors_crate(arrays in any_arrays()) {
             let raw: Vec<_> = arrays.iter().map(|(name, array)| {
                 let mut bytes = Vec::new();
-                with_chunks!(array.chunks(), chunks => write_values(chunks, array.len(), &mut bytes)).unwrap();
+                with_chunks!(array.chunks(), chunks => write_values(name, chunks, array.len(), &mut bytes)).unwrap();
                 (name.to_owned(), array, bytes)
             }).collect();
             let views = raw.iter().map(|(name, array, bytes)| {
@@ -239,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_file_is_refused(arrays in any_arrays(), at in any::<prop::sample::Index>()) {
+        fn a_truncated_file_is_refused(arrays in any_arrays(), at in any::<prop::sample::Index>()) {
             let bytes = bytes_of(&arrays);
             prop_assert!(read_back(&bytes[..at.index(bytes.len())]).is_err());
         }
@@ -260,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_lie_are_refused_before_memory_is_taken() {
+    fn false_headers_are_refused_before_memory_is_allocated() {
         let file = |header: &str, n_data: usize| {
             let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
             bytes.extend_from_slice(header.as_bytes());
@@ -304,9 +300,9 @@ mod tests {
         arrays
             .insert("owned", Array::new(&[n], values.clone()).unwrap())
             .unwrap();
-        let runs: Vec<crate::Shared<u32>> = values
+        let runs: Vec<SharedChunk<u32>> = values
             .chunks(1000)
-            .map(|run| std::sync::Arc::new(run.to_vec()) as crate::Shared<u32>)
+            .map(|run| std::sync::Arc::new(run.to_vec()) as SharedChunk<u32>)
             .collect();
         arrays
             .insert("shared", Array::shared(&[n], runs).unwrap())

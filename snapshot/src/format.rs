@@ -1,0 +1,19 @@
+//! The on-disk format of one snapshot: a sealed manifest, and files of named arrays or of bytes.
+
+mod array;
+mod arrays;
+mod chunks;
+pub(crate) mod codec;
+mod element;
+pub(crate) mod hashing;
+mod manifest;
+pub(crate) mod seal;
+
+pub use array::{ANY, Array};
+pub use arrays::Arrays;
+pub use chunks::SharedChunk;
+pub use element::{Dtype, Element};
+pub(crate) use manifest::check_file_name;
+pub use manifest::{
+    CheckpointMeta, FORMAT, FileEntry, FileKind, Fingerprint, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest,
+};

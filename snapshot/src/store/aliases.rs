@@ -1,0 +1,122 @@
+//! Moves aliases: publishing, rollback, pin and unpin. Each operator action is recorded in the audit log first.
+
+use super::alias::{AliasTarget, Rollback};
+use super::{Alias, AuditLine, AuditVerb, Store};
+use crate::error::IoResultExt;
+use crate::{Error, Snapshot, SnapshotId};
+
+impl Store {
+    /// Moves an alias, in one step, to a snapshot whose manifest, names and sizes are sound.
+    ///
+    /// After an error the alias names the old or the new snapshot, never anything else.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`] when `latest` would move to an abandoned snapshot: a process that does not know of a
+    /// rollback would undo it. Otherwise as for [`Store::read`], and [`Error::ReadOnly`].
+    pub fn set_alias(&self, alias: Alias, id: SnapshotId) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let snapshot = self.peek(id)?;
+        if alias != Alias::Latest {
+            return self.point(alias, &snapshot, Vec::new());
+        }
+        let lineage = self.lineage()?;
+        if let Some(&ancestor) = lineage.abandoned().get(&id) {
+            return Err(Error::RolledBack { id, ancestor });
+        }
+        self.point(alias, &snapshot, lineage.relevant_rollbacks())
+    }
+
+    /// Moves `latest` to `id`, back or forward, so that the next start resumes there.
+    ///
+    /// The snapshots between stay on disk but are never resumed from. Ids keep growing; the next snapshot's parent is the
+    /// one that training continued from. `now_ms` is the caller's clock; `note` is the reason.
+    ///
+    /// # Errors
+    /// As for [`Store::read`], all checked before any change, and [`Error::ReadOnly`].
+    pub fn rollback(&self, id: SnapshotId, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let snapshot = self.read(id)?;
+        let mut rollbacks = self.lineage()?.relevant_rollbacks();
+        rollbacks.extend(self.newest_given()?.map(|newest| Rollback { to: id, newest }));
+        self.record(AuditVerb::Rollback, Some(id), &[], note, now_ms)?;
+        self.point(Alias::Latest, &snapshot, rollbacks)
+    }
+
+    /// Moves `pinned` to `id`.
+    ///
+    /// # Errors
+    /// As for [`Store::rollback`].
+    pub fn pin(&self, id: SnapshotId, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let snapshot = self.read(id)?;
+        self.record(AuditVerb::Pin, Some(id), &[], note, now_ms)?;
+        self.point(Alias::Pinned, &snapshot, Vec::new())
+    }
+
+    /// Removes `pinned`, if it is set.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn unpin(&self, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let id = match self.alias(Alias::Pinned) {
+            Ok(None) => return Ok(()),
+            Ok(id) => id,
+            // Removing a damaged pin is the way out of it.
+            Err(Error::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.record(AuditVerb::Unpin, id, &[], note, now_ms)?;
+        let path = self.root.join(Alias::Pinned.name());
+        self.fs.remove_file(&path).attempt("remove", &path)?;
+        self.sync_dir(&self.root)
+    }
+
+    /// Records an operator action that is about to change the model state of snapshot `id`.
+    ///
+    /// The resulting snapshot is written like any other.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn record_action(
+        &self,
+        verb: AuditVerb,
+        id: SnapshotId,
+        note: &str,
+        now_ms: i64,
+    ) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        self.record(verb, Some(id), &[], note, now_ms)
+    }
+
+    fn point(&self, alias: Alias, snapshot: &Snapshot, rollbacks: Vec<Rollback>) -> Result<(), Error> {
+        let target = AliasTarget {
+            id: snapshot.id(),
+            manifest: snapshot.manifest_hash().to_owned(),
+            rollbacks,
+        };
+        target.write(&*self.fs, &self.root, alias.name())
+    }
+
+    /// Appends a line to the audit log. The caller holds the admin lock.
+    pub(super) fn record(
+        &self,
+        verb: AuditVerb,
+        id: Option<SnapshotId>,
+        removed: &[SnapshotId],
+        note: &str,
+        now_ms: i64,
+    ) -> Result<(), Error> {
+        let line = AuditLine {
+            n: 0,
+            at_ms: now_ms,
+            verb,
+            id,
+            newest: self.newest_given()?,
+            removed: removed.to_vec(),
+            note: note.to_owned(),
+            prev: String::new(),
+        };
+        self.audit()?.append(&*self.fs, &self.root, line)
+    }
+}
