@@ -33,7 +33,7 @@ pub const RESIDENT_BYTES: &str = "ouzel_ops_resident_bytes";
 pub const PLAN_STALLED: &str = "ouzel_ops_plan_stalled";
 /// How often that began.
 pub const PLAN_STALLS_TOTAL: &str = "ouzel_ops_plan_stalls_total";
-/// JoinWorker of the join tier that this process runs.
+/// Pairs of partitions that this process joins.
 pub const TIER_UNITS: &str = "ouzel_ops_tier_units";
 /// Records joined by this process of the join tier, those of warm-ups included.
 pub const TIER_RELEASED_TOTAL: &str = "ouzel_ops_tier_joined_records_total";

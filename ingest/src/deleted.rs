@@ -1,53 +1,53 @@
-//! Items that were deleted on purpose: what a batch must be told of them.
+//! Items that were deleted on purpose, and what a batch must say of them.
 //!
-//! The learner forgets their rows with the next batch, and every batch says which items of its own have no rows, since
-//! histories go on naming a deleted item and samples of it may still wait for their windows. Until an item event
-//! brings it back: then it is a new item.
+//! The learner forgets their rows with the next batch. Every batch names the deleted items among its own, since histories
+//! go on naming a deleted item and samples of it may still wait for their windows, until an item event brings it back as
+//! a new item.
 
 use std::collections::BTreeMap;
 
 use ouzel_sample::{Batch, EventTime, Id};
 use serde::{Deserialize, Serialize};
 
-/// Deleted items that are remembered, 40 bytes each. Beyond it those deleted first are forgotten, a tenth at once; one
+/// DeletedItems items that are remembered, 40 bytes each. Beyond it those deleted first are forgotten, a tenth at once; one
 /// that is still named then gets a new row.
-const MOST: usize = 1 << 20;
+const MAX_REMEMBERED: usize = 1 << 20;
 
-/// The items that are deleted as of the records taken.
+/// The items that are deleted at this point of the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Deleted {
-    /// When, and as which of all.
+pub(crate) struct DeletedItems {
+    /// When each was deleted, and its number among all deletions.
     items: BTreeMap<Id, (EventTime, u64)>,
-    /// Deletions so far, count.
-    n: u64,
-    /// Those of which no batch has been told yet.
+    /// Number of deletions so far.
+    n_deletions: u64,
+    /// Items that no batch has named since their deletion.
     new: Vec<Id>,
 }
 
-impl Deleted {
-    /// True as long as nothing was deleted.
+impl DeletedItems {
+    /// True while no item was ever deleted.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.n == 0
+        self.n_deletions == 0
     }
 
     pub(crate) fn has(&self, item: Id) -> bool {
         self.items.contains_key(&item)
     }
 
-    /// An item is deleted by an event of this time.
+    /// Deletes an item by an event of this time.
     pub(crate) fn delete(&mut self, item: Id, ts: EventTime) {
-        self.items.insert(item, (ts, self.n));
-        self.n += 1;
+        self.items.insert(item, (ts, self.n_deletions));
+        self.n_deletions += 1;
         self.new.push(item);
-        if self.items.len() > MOST {
+        if self.items.len() > MAX_REMEMBERED {
             let mut order: Vec<u64> = self.items.values().map(|(_, n)| *n).collect();
-            let (_, oldest_kept, _) = order.select_nth_unstable(MOST / 10);
+            let (_, oldest_kept, _) = order.select_nth_unstable(MAX_REMEMBERED / 10);
             let oldest_kept = *oldest_kept;
             self.items.retain(|_, (_, n)| *n >= oldest_kept);
         }
     }
 
-    /// An item event of this time brings an item back. False when it was deleted later than that.
+    /// Brings an item back by an item event of this time. False when the item was deleted later than that.
     pub(crate) fn restore(&mut self, item: Id, ts: EventTime) -> bool {
         if self.items.get(&item).is_some_and(|(deleted, _)| *deleted > ts) {
             return false;
@@ -56,8 +56,8 @@ impl Deleted {
         true
     }
 
-    /// Tells a batch. True when items were deleted since the one before.
-    pub(crate) fn tell(&mut self, batch: &mut Batch) -> bool {
+    /// Names the deleted items in a batch. True when items were deleted since the batch before.
+    pub(crate) fn add_to(&mut self, batch: &mut Batch) -> bool {
         let is_new = !self.new.is_empty();
         batch.deleted = std::mem::take(&mut self.new);
         if !self.items.is_empty() {
@@ -81,16 +81,16 @@ mod tests {
 
     #[test]
     fn the_item_deleted_first_is_forgotten_first() {
-        let mut deleted = Deleted::default();
-        let n = MOST as u64 + 1;
+        let mut deleted = DeletedItems::default();
+        let n = MAX_REMEMBERED as u64 + 1;
         (0..n).for_each(|item| deleted.delete(Id(n - item), EventTime(1)));
         assert!(deleted.has(Id(1)) && !deleted.has(Id(n)));
-        assert_eq!(deleted.items.len(), MOST + 1 - MOST / 10);
+        assert_eq!(deleted.items.len(), MAX_REMEMBERED + 1 - MAX_REMEMBERED / 10);
     }
 
     #[test]
     fn an_item_comes_back_by_an_event_that_is_not_older() {
-        let mut deleted = Deleted::default();
+        let mut deleted = DeletedItems::default();
         deleted.delete(Id(1), EventTime(10));
         assert!(!deleted.restore(Id(1), EventTime(9)) && deleted.has(Id(1)));
         assert!(deleted.restore(Id(1), EventTime(10)) && !deleted.has(Id(1)));
@@ -176,8 +176,8 @@ mod tests {
         .unwrap()
     }
 
-    /// What each record does: the deleted items of the batches it fills.
-    fn told(stage: &mut Stage, recorded: &DecodedRecord) -> Vec<Vec<Id>> {
+    /// The deleted items of the batches that a record fills.
+    fn deleted_of(stage: &mut Stage, recorded: &DecodedRecord) -> Vec<Vec<Id>> {
         let mut batches = Vec::new();
         stage.take(recorded, &mut batches).unwrap();
         batches.into_iter().map(|batch| batch.deleted).collect()
@@ -208,8 +208,8 @@ mod tests {
             let cut = stage.checkpoint().unwrap();
             let restored = Stage::restore(&StoreConfig::Memory, &JoinConfig::default(), config(), &cut.bytes);
             let mut restored = restored.unwrap();
-            assert_eq!(&told(&mut stage, recorded), expected, "{recorded:?}");
-            assert_eq!(&told(&mut restored, recorded), expected, "{recorded:?}");
+            assert_eq!(&deleted_of(&mut stage, recorded), expected, "{recorded:?}");
+            assert_eq!(&deleted_of(&mut restored, recorded), expected, "{recorded:?}");
             let (after, again) = (stage.checkpoint().unwrap(), restored.checkpoint().unwrap());
             assert_eq!(after.bytes, again.bytes);
             is_known.push(stage.features().item(Id(7)).is_some());
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_item_can_still_be_asked_for_and_is_like_one_never_seen() {
+    fn a_deleted_item_reads_like_an_item_never_seen() {
         let mut stage = stage();
         for recorded in [item(0, 1), impression(1), deletion(1, 30 * MINUTE)] {
             stage.take(&recorded, &mut Vec::new()).unwrap();

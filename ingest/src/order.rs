@@ -1,11 +1,11 @@
-//! The merge: many partitions in, one order out, and the runs that write this order down.
+//! The merge: many partitions in, one order out, and the runs that record it.
 //!
-//! Records are merged by (record timestamp, event time, stream, partition, offset), the event time standing in
-//! where a record has no timestamp. Over bounded ranges that order is a function of the log. Live it depends on
-//! when partitions were seen to be silent, so what was released is taken down as [`Run`]s for the plan log, and
-//! a restart follows those instead of merging.
+//! Records are merged by (record timestamp, event time, stream, partition, offset); a record without timestamp is merged
+//! by its event time. Over bounded ranges the order is a function of the log. On a live log it depends on when partitions
+//! were silent, so the released records are noted as [`Run`]s for the plan log, and a restart follows those instead of
+//! merging.
 //!
-//! This module reads no clock: whether a silent partition was waited for long enough is the caller's to say.
+//! This module reads no clock: the caller decides whether a silent partition was waited for long enough.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,18 +20,19 @@ pub enum OrderError {
     /// A record of a partition that was not assigned.
     #[error("cannot order {0}: its partition was not assigned")]
     Unassigned(Position),
-    /// A source went back.
+    /// A source returned to an earlier offset.
     #[error("cannot order {position}: the next record of {} must be at {next} or later", .position.partition)]
     Backwards {
         /// The record.
         position: Position,
-        /// Where its partition stands.
+        /// The next offset of its partition.
         next: i64,
     },
-    /// The log no longer has what was read from it.
+    /// The log no longer has records that were read from it.
     #[error(
-        "cannot follow the plan: {} from {} to {} was read before, but the log goes on at {found:?}; \
-         restore the records or restart from a snapshot after them", .run.partition, .run.from, .run.to
+        "cannot follow the plan log: offsets {} to {} of {} were read before, but the log continues at {}; restore the \
+         records or restart from a later snapshot",
+        .run.from, .run.to, .run.partition, .found.map_or("its end".to_owned(), |offset| format!("offset {offset}"))
     )]
     Missing {
         /// The planned run.
@@ -39,18 +40,21 @@ pub enum OrderError {
         /// The offset that came instead; `None` at the log's end.
         found: Option<i64>,
     },
-    /// The plan does not continue where the partition stands.
-    #[error("cannot follow the plan: {} from {} to {}, but the partition stands at {next}", .run.partition, .run.from, .run.to)]
+    /// The plan does not continue at the next offset of a partition.
+    #[error(
+        "cannot follow the plan log: it continues with offsets {} to {} of {}, but the next offset there is {next}",
+        .run.from, .run.to, .run.partition
+    )]
     Misplaced {
         /// The planned run.
         run: Run,
-        /// Where its partition stands.
+        /// The next offset of its partition.
         next: i64,
     },
 }
 
-/// Whether a log that was taken up to here is still read items first: nothing else was taken of it. A restart in the
-/// middle of that goes on with it, or its order would not be that of the log.
+/// True when a log is still read items first: only items were taken. A restart in the middle of that continues it, or
+/// its order would not be that of the log.
 #[must_use]
 pub fn is_bootstrapping(taken: &Positions) -> bool {
     taken
@@ -58,19 +62,19 @@ pub fn is_bootstrapping(taken: &Positions) -> bool {
         .all(|(partition, _)| partition.stream == Stream::Items)
 }
 
-/// What is known of a partition beyond the records at hand.
+/// What follows the queued records of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ahead {
-    /// More will come, or it is not known.
+    /// More records, or it is not known.
     Unknown,
-    /// It was read to its end; more may be written.
+    /// The end of the log; more may be written.
     AtEnd,
-    /// No more is wanted of it.
+    /// The end of a bounded range.
     Finished,
 }
 
 #[derive(Debug)]
-struct Lane {
+struct Queue {
     records: VecDeque<(Key, DecodedRecord)>,
     /// The offset the next record pushed must have at least.
     next: i64,
@@ -79,7 +83,7 @@ struct Lane {
     ahead: Ahead,
 }
 
-impl Lane {
+impl Queue {
     fn from(next: i64) -> Self {
         Self {
             records: VecDeque::new(),
@@ -100,11 +104,11 @@ struct Key {
 /// Merges partitions into one order.
 #[derive(Debug)]
 pub struct Orderer {
-    lanes: BTreeMap<PartitionId, Lane>,
+    queues: BTreeMap<PartitionId, Queue>,
     heads: BTreeSet<Key>,
-    /// Lanes without a record at hand.
+    /// Partitions without a queued record.
     empty: BTreeSet<PartitionId>,
-    /// Where each partition stands after what was released.
+    /// Next offset to release of each partition.
     released: Positions,
     runs: Vec<Run>,
     planned: VecDeque<Run>,
@@ -112,15 +116,15 @@ pub struct Orderer {
 }
 
 impl Orderer {
-    /// An orderer of these partitions, each from this offset.
+    /// An orderer of these partitions, each from the given offset.
     ///
     /// With `bootstrap`, items are released first, and nothing else until their stream was once at its end.
     #[must_use]
     pub fn new(start: &Positions, bootstrap: bool) -> Self {
         Self {
-            lanes: start
+            queues: start
                 .iter()
-                .map(|(partition, next)| (partition, Lane::from(next)))
+                .map(|(partition, next)| (partition, Queue::from(next)))
                 .collect(),
             heads: BTreeSet::new(),
             empty: start.iter().map(|(partition, _)| partition).collect(),
@@ -131,10 +135,10 @@ impl Orderer {
         }
     }
 
-    /// Takes in a partition that the log has gained, from offset 0. One that it has already stays as it is.
+    /// Adds a partition that the log has gained, from offset 0. A known partition is left as it is.
     pub fn add(&mut self, partition: PartitionId) {
-        if let Entry::Vacant(lane) = self.lanes.entry(partition) {
-            lane.insert(Lane::from(0));
+        if let Entry::Vacant(queue) = self.queues.entry(partition) {
+            queue.insert(Queue::from(0));
             self.empty.insert(partition);
             self.released.set(partition, 0);
         }
@@ -143,52 +147,52 @@ impl Orderer {
     /// Queues a record. Offsets of a partition may have gaps, but never go back.
     pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), OrderError> {
         let position = recorded.position;
-        let lane = self
-            .lanes
+        let queue = self
+            .queues
             .get_mut(&position.partition)
             .ok_or(OrderError::Unassigned(position))?;
-        if position.offset < lane.next {
+        if position.offset < queue.next {
             return Err(OrderError::Backwards {
                 position,
-                next: lane.next,
+                next: queue.next,
             });
         }
         let event = recorded.event.as_ref().ok().map(|event| event.ts());
         let time = recorded
             .timestamp_ms
             .or(event.map(|ts| ts.0))
-            .unwrap_or(lane.last.0);
+            .unwrap_or(queue.last.0);
         let key = Key {
             time,
-            event: event.unwrap_or(lane.last.1),
+            event: event.unwrap_or(queue.last.1),
             position,
         };
-        lane.next = position.offset + 1;
-        lane.last = (key.time, key.event);
-        if lane.ahead == Ahead::AtEnd {
-            lane.ahead = Ahead::Unknown;
+        queue.next = position.offset + 1;
+        queue.last = (key.time, key.event);
+        if queue.ahead == Ahead::AtEnd {
+            queue.ahead = Ahead::Unknown;
         }
-        if lane.records.is_empty() {
+        if queue.records.is_empty() {
             self.heads.insert(key);
             self.empty.remove(&position.partition);
         }
-        lane.records.push_back((key, recorded));
+        queue.records.push_back((key, recorded));
         Ok(())
     }
 
-    /// Everything written to `partition` so far was pushed. The next push takes that back.
+    /// Everything written to `partition` so far was pushed. Holds until the next push.
     pub fn at_end(&mut self, partition: PartitionId) {
-        if let Some(lane) = self.lanes.get_mut(&partition)
-            && lane.ahead == Ahead::Unknown
+        if let Some(queue) = self.queues.get_mut(&partition)
+            && queue.ahead == Ahead::Unknown
         {
-            lane.ahead = Ahead::AtEnd;
+            queue.ahead = Ahead::AtEnd;
         }
     }
 
-    /// Everything that is wanted of `partition` was pushed: the end of a bounded range.
+    /// The bounded range of `partition` was pushed to its end.
     pub fn finish(&mut self, partition: PartitionId) {
-        if let Some(lane) = self.lanes.get_mut(&partition) {
-            lane.ahead = Ahead::Finished;
+        if let Some(queue) = self.queues.get_mut(&partition) {
+            queue.ahead = Ahead::Finished;
         }
     }
 
@@ -207,70 +211,69 @@ impl Orderer {
 
     /// The next record of the order, or `None` when it cannot be known yet.
     ///
-    /// Merging waits for every partition that has no record at hand. `release_all` says that those at their end
-    /// were waited for long enough; one that is not at its end is always waited for.
+    /// Merging waits for every partition without a queued record. `release_all` stops the wait for partitions at their
+    /// end; a partition that is not at its end is always waited for.
     pub fn next(&mut self, release_all: bool) -> Result<Option<DecodedRecord>, OrderError> {
         if let Some(partition) = self.planned_head()? {
             return Ok(partition.and_then(|partition| self.release(partition)));
         }
         if self.is_bootstrapping {
-            let items = || self.lanes.iter().filter(|(id, _)| id.stream == Stream::Items);
-            if items().any(|(_, lane)| lane.records.is_empty() && lane.ahead == Ahead::Unknown) {
+            let items = || self.queues.iter().filter(|(id, _)| id.stream == Stream::Items);
+            if items().any(|(_, queue)| queue.records.is_empty() && queue.ahead == Ahead::Unknown) {
                 return Ok(None);
             }
             let first = items()
-                .filter_map(|(_, lane)| lane.records.front())
+                .filter_map(|(_, queue)| queue.records.front())
                 .map(|(key, _)| *key)
                 .min();
             match first {
-                Some(key) => return Ok(self.take(key.position.partition)),
+                Some(key) => return Ok(self.merge(key.position.partition)),
                 None => self.is_bootstrapping = false,
             }
         }
         let is_ready = self
             .empty
             .iter()
-            .all(|partition| match self.lanes[partition].ahead {
+            .all(|partition| match self.queues[partition].ahead {
                 Ahead::Unknown => false,
                 Ahead::AtEnd => release_all,
                 Ahead::Finished => true,
             });
         match self.heads.first() {
-            Some(key) if is_ready => Ok(self.take(key.position.partition)),
+            Some(key) if is_ready => Ok(self.merge(key.position.partition)),
             _ => Ok(None),
         }
     }
 
-    /// Where the record stands that merging would release next.
+    /// Position of the record that merging would release next.
     #[must_use]
     pub fn head(&self) -> Option<Position> {
         self.heads.first().map(|key| key.position)
     }
 
-    /// What was merged since the last call, for the plan log. What was followed is in it already.
+    /// The runs merged since the last call, for the plan log, which has the followed runs already.
     pub fn take_runs(&mut self) -> Vec<Run> {
         std::mem::take(&mut self.runs)
     }
 
-    /// Forgets what was merged since the last call of either: for orders that no plan log keeps.
+    /// Forgets the runs merged since the last call of either: for orders that no plan log records.
     pub fn forget_runs(&mut self) {
         self.runs.clear();
     }
 
-    /// Where each partition stands after what was released.
+    /// Next offset to release of each partition.
     #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.released
     }
 
-    /// Records of `partition` waiting here.
+    /// Number of queued records of `partition`.
     #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
-        self.lanes.get(&partition).map_or(0, |lane| lane.records.len())
+        self.queues.get(&partition).map_or(0, |queue| queue.records.len())
     }
 
-    /// True when some record waits and only partitions at their end are being waited for: the state in which
-    /// holding on is a choice, and the caller's clock decides it.
+    /// True when a record waits only for partitions at their end: how long to wait is the caller's decision.
     #[must_use]
     pub fn is_holding(&self) -> bool {
         !self.heads.is_empty()
@@ -278,20 +281,20 @@ impl Orderer {
             && self
                 .empty
                 .iter()
-                .all(|partition| self.lanes[partition].ahead != Ahead::Unknown)
+                .all(|partition| self.queues[partition].ahead != Ahead::Unknown)
     }
 
     /// True when every partition is finished and everything was released.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.heads.is_empty() && self.lanes.values().all(|lane| lane.ahead == Ahead::Finished)
+        self.heads.is_empty() && self.queues.values().all(|queue| queue.ahead == Ahead::Finished)
     }
 
-    /// The partition of the next planned record: `Some(None)` while it has not come, `None` without a plan.
+    /// The partition of the next planned record: `Some(None)` while it has not arrived, `None` without a plan.
     fn planned_head(&mut self) -> Result<Option<Option<PartitionId>>, OrderError> {
         while let Some(run) = self.planned.front().copied() {
-            let Some((lane, next)) = self
-                .lanes
+            let Some((queue, next)) = self
+                .queues
                 .get(&run.partition)
                 .zip(self.released.next(run.partition))
             else {
@@ -308,8 +311,8 @@ impl Orderer {
             if next > run.to {
                 return Err(OrderError::Misplaced { run, next });
             }
-            let Some((key, _)) = lane.records.front() else {
-                return match lane.ahead {
+            let Some((key, _)) = queue.records.front() else {
+                return match queue.ahead {
                     Ahead::Unknown => Ok(Some(None)),
                     Ahead::AtEnd | Ahead::Finished => Err(OrderError::Missing { run, found: None }),
                 };
@@ -329,8 +332,8 @@ impl Orderer {
         Ok(None)
     }
 
-    /// Releases the head of `partition` and takes it down.
-    fn take(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
+    /// Releases the head of `partition` and notes it in the runs.
+    fn merge(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
         let recorded = self.release(partition)?;
         let offset = recorded.position.offset;
         match self.runs.last_mut() {
@@ -345,10 +348,10 @@ impl Orderer {
     }
 
     fn release(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
-        let lane = self.lanes.get_mut(&partition)?;
-        let (key, recorded) = lane.records.pop_front()?;
+        let queue = self.queues.get_mut(&partition)?;
+        let (key, recorded) = queue.records.pop_front()?;
         self.heads.remove(&key);
-        match lane.records.front() {
+        match queue.records.front() {
             Some((head, _)) => self.heads.insert(*head),
             None => self.empty.insert(partition),
         };

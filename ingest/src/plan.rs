@@ -1,18 +1,18 @@
-//! The plan log: in which order the log was read, written down before anything trained on it is published.
+//! The plan log: the order in which records were read, on disk before anything learned from them is published.
 //!
-//! Replaying a durable plan reproduces a run bit for bit; beyond its end a restart is still exactly-once, only
-//! the order across partitions may be another, and nobody has seen the first one. It is a directory of append-only
-//! segments, `plan-<first entry>.log`, a new one with each snapshot. It owns these files and knows nothing of
-//! what the records contain.
+//! Following a durable plan reproduces a run bit for bit. Beyond its end a restart is still exactly-once; only the order
+//! across partitions may differ, and nothing made in the first order was published. The log is a directory of append-only
+//! segments, `plan-<first entry>.log`, a new one with each snapshot.
 //!
-//! A write or a sync may fail, on a disk that is full or does not work. Nothing is lost by it: what is not durable
-//! yet is kept in memory, and the next call writes it again before it does its own work. So the caller may try
-//! again for as long as it likes; it must only not learn what could not be written down.
+//! A write or a sync may fail, as on a full disk. Nothing is lost: entries that are not durable yet stay in memory, and
+//! the next call writes them again first. The caller may retry for any time, but must not learn from records that are not
+//! in the log.
 //!
-//! A crash can tear the end of the last segment; opening drops what is not sound there and says how much. What a
-//! snapshot vouches for is never dropped: damage before its plan position, or in an earlier segment, is an error.
+//! A crash can tear the end of the last segment; opening drops the torn entry and says how much. Damage before the plan
+//! position of a snapshot, or in an earlier segment, is an error.
 
 mod entry;
+mod error;
 mod segment;
 
 use std::fs::{self, File};
@@ -21,75 +21,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub use entry::{Encoded, PlanEntry, Run};
+pub use error::PlanError;
 
+use error::io_error;
 use segment::{Chain, Segment};
 
-/// The plan log cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// The file system refused.
-    #[error("cannot {attempted} {path}")]
-    Io {
-        /// What was attempted.
-        attempted: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-    /// A segment is damaged where it was durable.
-    #[error(
-        "the plan log {path} is damaged at byte {at}: {detail}; restart from a snapshot with a later plan position, or from the log alone after moving it away"
-    )]
-    Corrupt {
-        /// The segment.
-        path: PathBuf,
-        /// Where the damage starts.
-        at: u64,
-        /// What is wrong.
-        detail: String,
-    },
-    /// Entries that are needed are not there.
-    #[error("the plan log in {dir} has entries {first} to {next} (exclusive), entry {wanted} is needed")]
-    Gap {
-        /// The directory.
-        dir: PathBuf,
-        /// Its first entry.
-        first: u64,
-        /// One past its last entry.
-        next: u64,
-        /// The entry needed.
-        wanted: u64,
-    },
-    /// An entry out of turn.
-    #[error("cannot write plan entry {seq}: the next one is {next}")]
-    Misnumbered {
-        /// Its number.
-        seq: u64,
-        /// The number due.
-        next: u64,
-    },
-    /// An entry larger than any real one.
-    #[error("cannot write plan entry {seq}: {bytes} bytes, at most {most} are possible")]
-    TooLarge {
-        /// Its number.
-        seq: u64,
-        /// Its size.
-        bytes: usize,
-        /// The bound.
-        most: usize,
-    },
-}
-
-impl PlanError {
-    /// True when trying again on the same log may succeed: the file system refused, and may not tomorrow.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Io { .. })
-    }
-}
-
-/// What opening found.
+/// The state of a log when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
     /// Number of the oldest entry kept.
@@ -113,13 +50,13 @@ pub struct PlanLog {
     synced_bytes: u64,
     /// The frames behind them: written, but not known to be durable.
     unsynced: Vec<u8>,
-    /// A write or sync failed: what the file holds behind its durable bytes is not known.
+    /// A write or sync failed: the content of the file behind its durable bytes is not known.
     is_damaged: bool,
 }
 
 impl PlanLog {
-    /// Opens the log in `dir`, creating it if there is none. `needed` is the plan position of the snapshot to
-    /// resume from: all entries before it must be there, or have been pruned.
+    /// Opens the log in `dir`, or creates it. `needed` is the plan position of the snapshot to resume from: all entries
+    /// before it must be there, or have been pruned.
     pub fn open(dir: &Path, needed: u64) -> Result<(Self, Recovery), PlanError> {
         fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let mut segments = list(dir)?;
@@ -160,8 +97,7 @@ impl PlanLog {
         }
         let (path, read) = tail.expect("there is at least one segment here");
         let dropped_bytes = read.total_bytes - read.sound_bytes;
-        // A process that was killed may have left entries that only the page cache holds; what is taken from
-        // here on depends on them.
+        // A killed process may have left entries that only the page cache holds, and later entries depend on them.
         let file = segment::reopen(&path, read.sound_bytes)?;
         let log = Self {
             dir: dir.to_owned(),
@@ -183,7 +119,7 @@ impl PlanLog {
         ))
     }
 
-    /// Number of the next entry: the plan position of a cut taken now.
+    /// Number of the next entry: the plan position of a checkpoint taken now.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.next
@@ -222,7 +158,7 @@ impl PlanLog {
             self.is_damaged = true;
             return Err(io_error("sync", &self.active(), source));
         }
-        self.synced();
+        self.mark_synced();
         Ok(())
     }
 
@@ -240,8 +176,8 @@ impl PlanLog {
         Ok(())
     }
 
-    /// Deletes the segments that end at or before entry `keep_from`: the plan position of the oldest snapshot
-    /// one may resume from.
+    /// Deletes the segments that end at or before entry `keep_from`: the plan position of the oldest snapshot that a
+    /// start may resume from.
     pub fn prune(&mut self, keep_from: u64) -> Result<(), PlanError> {
         while self.segments.len() > 1 && self.segments[1] <= keep_from {
             let path = segment::path(&self.dir, self.segments[0]);
@@ -255,10 +191,10 @@ impl PlanLog {
         Ok(())
     }
 
-    /// Writes again what is not known to be durable, after a failure.
+    /// Writes again every entry that is not known to be durable, after a failure.
     ///
-    /// After a failed sync the kernel may hold pages for clean that never reached the disk, and a second sync
-    /// would succeed and mean nothing: written again, they are dirty again.
+    /// After a failed sync the kernel may take pages for clean that never reached the disk, and a second sync would
+    /// succeed without writing them. Written again, they are dirty again.
     fn repair(&mut self) -> Result<(), PlanError> {
         if !self.is_damaged {
             return Ok(());
@@ -269,12 +205,12 @@ impl PlanLog {
             .and_then(|()| self.file.set_len(end))
             .and_then(|()| self.file.sync_all())
             .map_err(|source| io_error("repair", &self.active(), source))?;
-        self.synced();
+        self.mark_synced();
         self.is_damaged = false;
         Ok(())
     }
 
-    fn synced(&mut self) {
+    fn mark_synced(&mut self) {
         self.synced_bytes += self.unsynced.len() as u64;
         self.unsynced.clear();
     }
@@ -333,14 +269,6 @@ fn list(dir: &Path) -> Result<Vec<u64>, PlanError> {
     }
     segments.sort_unstable();
     Ok(segments)
-}
-
-fn io_error(attempted: &'static str, path: &Path, source: io::Error) -> PlanError {
-    PlanError::Io {
-        attempted,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 #[cfg(test)]

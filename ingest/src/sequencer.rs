@@ -20,7 +20,7 @@ use ouzel_sample::{
     VectorOrigin,
 };
 
-use crate::join::Mark;
+use crate::join::{Mark, Outcome};
 use crate::order::{OrderError, Orderer, is_bootstrapping};
 use crate::plan::{Encoded, PlanEntry};
 use crate::stage::{Stage, StageError};
@@ -37,6 +37,8 @@ pub struct Effects {
     pub is_checkpoint_due: bool,
     /// Encode the contents of this item, which is new or has changed.
     pub encode: Option<Arc<Item>>,
+    /// What became of the record.
+    pub outcome: Outcome,
     /// The last recorded entry is complete: from here on the order is new.
     pub is_caught_up: bool,
 }
@@ -67,6 +69,8 @@ pub struct Sequencer {
     is_checkpoint_due: bool,
     /// Partitions that the log has gained and the plan does not name yet.
     added: Vec<PartitionId>,
+    /// A bounded log was pushed to its end.
+    is_log_over: bool,
 }
 
 impl Sequencer {
@@ -95,6 +99,7 @@ impl Sequencer {
             checkpoint_every,
             is_checkpoint_due: false,
             added: Vec::new(),
+            is_log_over: false,
         }
     }
 
@@ -116,6 +121,7 @@ impl Sequencer {
 
     /// A bounded log was pushed to its end.
     pub fn finished(&mut self) {
+        self.is_log_over = true;
         let partitions: Vec<_> = self.orderer.positions().iter().map(|(id, _)| id).collect();
         for partition in partitions {
             self.orderer.finish(partition);
@@ -137,7 +143,7 @@ impl Sequencer {
     /// Joins the record that [`Sequencer::next`] returned.
     pub fn take(&mut self, recorded: &DecodedRecord) -> Result<Effects, StageError> {
         let mut batches = Vec::new();
-        self.stage.take(recorded, &mut batches)?;
+        let outcome = self.stage.take(recorded, &mut batches)?;
         self.is_inside_entry = self.is_following();
         let encode = match &recorded.event {
             Ok(Event::Item(item)) => self.stage.features().item(item.id),
@@ -146,6 +152,7 @@ impl Sequencer {
         let decisions = PlanEntry::default();
         Ok(Effects {
             encode,
+            outcome,
             ..self.hand_over(decisions, batches)
         })
     }
@@ -217,11 +224,11 @@ impl Sequencer {
         self.close(Vec::new())
     }
 
-    /// The log is over: closes every window and the open batch, then as [`Sequencer::request_checkpoint`]. For
-    /// bounded runs only.
-    pub fn finish(&mut self) -> Result<Option<Effects>, StageError> {
+    /// Ends the run with a checkpoint, as [`Sequencer::request_checkpoint`]. When a bounded log is over, closes every
+    /// window and the open batch first.
+    pub fn stop(&mut self) -> Result<Option<Effects>, StageError> {
         let mut batches = Vec::new();
-        if !self.is_inside_entry {
+        if self.is_log_over && !self.is_inside_entry {
             self.stage.finish(&mut batches)?;
         }
         Ok(self.close(batches))

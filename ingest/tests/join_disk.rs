@@ -56,8 +56,9 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
             task: 0,
             value: None,
         };
-        let outcome = joiner.action(acted_at(n), None, &action, &mut out).unwrap();
-        assert!(matches!(outcome, Outcome::Matched(Some(_))), "{outcome:?}");
+        let effects = joiner.action(acted_at(n), None, &action).unwrap();
+        assert_eq!(effects.outcome, Outcome::Matched);
+        out.append(&mut effects.groups);
     }
     // Close it piece by piece, so that the samples do not pile up here.
     let (mut n_positive, mut n_negative) = (0, 0);
@@ -65,7 +66,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     for upto in (0..=n + 1_000).step_by(1_000) {
         for partition in [SHOWN, ACTED] {
             let ts = EventTime(i64::try_from(upto).unwrap() + window);
-            joiner.advance(partition, ts, &mut out).unwrap();
+            out.append(&mut joiner.advance(partition, ts).unwrap().groups);
         }
         for sample in out.drain(..).flatten() {
             match sample.labels.get(0).expect("one task, and its label is certain") {
@@ -102,12 +103,12 @@ fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
             task: 0,
             value: None,
         };
-        joiner.action(acted_at(n), None, &action, &mut out)?;
+        out.append(&mut joiner.action(acted_at(n), None, &action)?.groups);
     }
     let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
     for partition in [SHOWN, ACTED] {
         let ts = EventTime(i64::try_from(2 * N_DAMAGED).unwrap() + window);
-        joiner.advance(partition, ts, &mut out)?;
+        out.append(&mut joiner.advance(partition, ts)?.groups);
     }
     for sample in out.drain(..).flatten() {
         ledger.add(&sample);

@@ -12,7 +12,7 @@ use ouzel_serving::{Queue, http};
 
 use crate::cli::{ErrorExt, Exit, JoinArgs};
 use crate::config::{Config, JoinSource};
-use crate::stages::join_worker::{JoinWorker, UnitSettings};
+use crate::stages::join_worker::{JoinWorker, JoinWorkerSettings, KafkaLinks};
 use crate::supervisor::{Shutdown, Supervisor, Task, UnixSignals};
 use crate::telemetry::{self, Metrics};
 
@@ -50,23 +50,25 @@ pub fn run(args: &JoinArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
         &kafka,
         &config.group_config(args.instance.as_deref().unwrap_or_default()),
     )?;
-    let units = JoinWorker::new(
+    let worker = JoinWorker::new(
         group,
-        kafka,
         join,
-        Decoder::new(config.id_space(), config.task_names(), config.event_limits()),
-        letters,
-        writer,
-        UnitSettings {
-            hold: config.order.hold.duration(),
-            commit: config.tier.commit.duration(),
-            idle: config.tier.idle.duration(),
+        KafkaLinks {
+            kafka,
+            decoder: Decoder::new(config.id_space(), config.task_names(), config.event_limits()),
+            letters,
+            writer,
+        },
+        JoinWorkerSettings {
+            max_reorder_delay: config.order.hold.duration(),
+            commit_every: config.tier.commit.duration(),
+            idle_after: config.tier.idle.duration(),
         },
     );
     let mut supervisor = Supervisor::new(shutdown.clone());
     serve(&config, &metrics, &shutdown, &mut supervisor)?;
     let hears = shutdown.clone();
-    supervisor.spawn(Task::Join, move || units.run(&hears))?;
+    supervisor.spawn(Task::Join, move || worker.run(&hears))?;
     supervisor.spawn(Task::Signals, move || {
         signals.run();
         Ok(())

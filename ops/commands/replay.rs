@@ -321,7 +321,7 @@ impl Pipeline {
                     .stage
                     .take(&recorded, &mut batches)
                     .with_context(|| format!("cannot join {position}"))?;
-                if let (Ok(Event::Action(action)), Outcome::Matched(_) | Outcome::Early) =
+                if let (Ok(Event::Action(action)), Outcome::Matched | Outcome::Early) =
                     (&recorded.event, &outcome)
                 {
                     self.freshness.acted(action);

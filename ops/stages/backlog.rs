@@ -1,8 +1,7 @@
-//! Credits between poll and join: how many records of each partition are on the way.
+//! Backpressure between poll and join, partition by partition.
 //!
-//! The channel itself is unbounded; this is its bound, partition by partition. A partition that is ahead of
-//! the others is paused at [`HIGH`] and taken up again at [`LOW`], while poll goes on polling: a slow
-//! partition is never starved by a fast one, and memory is bounded by their number.
+//! The channel itself is unbounded. A partition is paused at [`HIGH`] records on the way and resumed at [`LOW`], while
+//! poll goes on polling: a fast partition never starves a slow one, and memory is bounded by the number of partitions.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,17 +17,17 @@ pub const LOW: usize = 4096;
 /// Records between poll and the join, by partition.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    lanes: Mutex<BTreeMap<PartitionId, Lane>>,
+    partitions: Mutex<BTreeMap<PartitionId, Flow>>,
     is_over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct Flow {
     n: usize,
     is_paused: bool,
 }
 
-/// What poll should do.
+/// What poll must do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     /// Partitions to pause.
@@ -38,46 +37,46 @@ pub struct Balance {
 }
 
 impl Backlog {
-    /// Poll sent `n` records.
+    /// Notes that poll sent `n` records.
     pub fn sent(&self, partition: PartitionId, n: usize) {
         self.lock().entry(partition).or_default().n += n;
     }
 
-    /// Poll takes in nothing more.
+    /// Poll has ended: no more records arrive.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Release);
     }
 
-    /// True when nothing more is taken in.
+    /// True after [`Backlog::end`].
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Join released `n` of them.
+    /// Notes that join released `n` records.
     pub fn released(&self, partition: PartitionId, n: usize) {
-        if let Some(lane) = self.lock().get_mut(&partition) {
-            lane.n = lane.n.saturating_sub(n);
+        if let Some(flow) = self.lock().get_mut(&partition) {
+            flow.n = flow.n.saturating_sub(n);
         }
     }
 
-    /// Who crossed a bound since the last call.
+    /// The partitions that crossed a bound since the last call.
     pub fn balance(&self) -> Balance {
         let mut balance = Balance::default();
-        for (id, lane) in self.lock().iter_mut() {
-            if !lane.is_paused && lane.n >= HIGH {
-                lane.is_paused = true;
+        for (id, flow) in self.lock().iter_mut() {
+            if !flow.is_paused && flow.n >= HIGH {
+                flow.is_paused = true;
                 balance.pause.push(*id);
-            } else if lane.is_paused && lane.n <= LOW {
-                lane.is_paused = false;
+            } else if flow.is_paused && flow.n <= LOW {
+                flow.is_paused = false;
                 balance.resume.push(*id);
             }
         }
         balance
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Lane>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Flow>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

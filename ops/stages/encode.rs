@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
+use ouzel_ingest::plan::Encoded;
 use ouzel_sample::{ContentHash, EncoderVersion, FeatureState, Id, Item, ItemVectors, N_MODALITIES, Vector};
 
 use crate::contents::{Contents, SharedStore};
@@ -41,8 +42,13 @@ impl Encoding {
         }
     }
 
-    /// The vectors that a followed plan names. One that the store has lost is empty, and like none.
-    pub fn planned(&self, contents: [Option<ContentHash>; N_MODALITIES]) -> anyhow::Result<ItemVectors> {
+    /// The vectors that a recorded plan entry names. One that the store has lost is empty, and like none.
+    pub fn load(&self, encoded: Vec<Encoded>) -> anyhow::Result<Vec<(Id, ItemVectors)>> {
+        let load = |(item, contents)| Ok((item, self.load_one(contents)?));
+        encoded.into_iter().map(load).collect()
+    }
+
+    fn load_one(&self, contents: [Option<ContentHash>; N_MODALITIES]) -> anyhow::Result<ItemVectors> {
         let mut vectors = ItemVectors::default();
         for (modality, (version, content)) in self.versions.iter().zip(contents).enumerate() {
             let (Some(version), Some(content)) = (version, content) else {

@@ -1,7 +1,7 @@
-//! Which partitions are idle: silent for long while their stream goes on without them.
+//! Finds idle partitions: silent for long while their stream goes on without them.
 //!
-//! An idle partition holds event time back no longer. When a whole stream is silent none of its partitions is
-//! idle: time stands still then, and when it goes on they must wait for each other as before.
+//! An idle partition holds event time back no longer. When a whole stream is silent, none of its partitions is idle:
+//! event time stops, and when it goes on they must wait for each other as before.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,54 +15,56 @@ const IDLE_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Idleness {
     after: Duration,
-    lanes: BTreeMap<PartitionId, Lane>,
+    partitions: BTreeMap<PartitionId, LastArrival>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Lane {
+struct LastArrival {
     seen: Instant,
     is_idle: bool,
 }
 
 impl Idleness {
-    /// Nothing is idle at `now`.
+    /// No partition is idle at `now`.
     pub fn new(partitions: impl IntoIterator<Item = PartitionId>, now: Instant) -> Self {
         Self::after(IDLE_AFTER, partitions, now)
     }
 
-    /// The same with another span of silence.
+    /// No partition is idle at `now`; one is after `after` of silence.
     pub fn after(after: Duration, partitions: impl IntoIterator<Item = PartitionId>, now: Instant) -> Self {
-        let lane = Lane {
+        let first = LastArrival {
             seen: now,
             is_idle: false,
         };
         Self {
             after,
-            lanes: partitions.into_iter().map(|id| (id, lane)).collect(),
+            partitions: partitions.into_iter().map(|id| (id, first)).collect(),
         }
     }
 
-    /// Records of `partition` came.
-    pub fn saw(&mut self, partition: PartitionId, now: Instant) {
+    /// Notes that records of `partition` arrived.
+    pub fn note(&mut self, partition: PartitionId, now: Instant) {
         let is_idle = false;
-        self.lanes.insert(partition, Lane { seen: now, is_idle });
+        self.partitions
+            .insert(partition, LastArrival { seen: now, is_idle });
     }
 
-    /// Takes the partitions that have become idle, of which `is_waiting` says that nothing is at hand.
-    pub fn take_idle(&mut self, is_waiting: impl Fn(PartitionId) -> bool) -> Vec<PartitionId> {
+    /// Returns the partitions that became idle. `is_drained` is true for one without a queued record.
+    pub fn take_idle(&mut self, is_drained: impl Fn(PartitionId) -> bool) -> Vec<PartitionId> {
         let newest = |stream: Stream| {
-            let of = self.lanes.iter().filter(move |(id, _)| id.stream == stream);
-            of.map(|(_, lane)| lane.seen).max()
+            let others = self.partitions.iter().filter(move |(id, _)| id.stream == stream);
+            others.map(|(_, last)| last.seen).max()
         };
-        // Items hold no time.
+        // Items hold no event time.
         let newest = [Stream::Impressions, Stream::Actions].map(|stream| (stream, newest(stream)));
         let mut idle = Vec::new();
         for (stream, newest) in newest {
             let Some(newest) = newest else { continue };
-            for (id, lane) in self.lanes.iter_mut().filter(|(id, _)| id.stream == stream) {
-                let is_behind = newest.saturating_duration_since(lane.seen) >= self.after;
-                if is_behind && !lane.is_idle && is_waiting(*id) {
-                    lane.is_idle = true;
+            for (id, last) in self.partitions.iter_mut().filter(|(id, _)| id.stream == stream) {
+                let is_behind = newest.saturating_duration_since(last.seen) >= self.after;
+                if is_behind && !last.is_idle && is_drained(*id) {
+                    last.is_idle = true;
+                    tracing::info!(partition = %id, "idle: it holds event time back no longer");
                     idle.push(*id);
                 }
             }
@@ -89,20 +91,20 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut idleness = Idleness::new([a, b, other, id(Stream::Items, 0)], start);
-        idleness.saw(id(Stream::Items, 0), after(100));
-        idleness.saw(a, after(29));
+        idleness.note(id(Stream::Items, 0), after(100));
+        idleness.note(a, after(29));
         assert_eq!(idleness.take_idle(|_| true), []);
-        idleness.saw(a, after(31));
+        idleness.note(a, after(31));
         assert_eq!(
             idleness.take_idle(|_| false),
             [],
-            "what has records at hand is not silent"
+            "a partition with queued records is not silent"
         );
         assert_eq!(idleness.take_idle(|_| true), [b]);
         assert_eq!(idleness.take_idle(|_| true), [], "once");
-        idleness.saw(b, after(40));
+        idleness.note(b, after(40));
         assert_eq!(idleness.take_idle(|_| true), []);
-        idleness.saw(a, after(70));
+        idleness.note(a, after(70));
         assert_eq!(idleness.take_idle(|_| true), [b], "again");
     }
 
@@ -112,9 +114,9 @@ mod tests {
         let start = Instant::now();
         let mut idleness = Idleness::new(partitions, start);
         for (seconds, partition) in (0..).zip(partitions) {
-            idleness.saw(partition, start + Duration::from_secs(seconds));
+            idleness.note(partition, start + Duration::from_secs(seconds));
         }
-        // However long it looks on, nothing moves.
+        // The stream as a whole has gone silent.
         assert_eq!(idleness.take_idle(|_| true), []);
     }
 }

@@ -1,8 +1,8 @@
-//! JoinWorker: what one process of the join tier does, in one loop.
+//! The loop of one process of the join tier.
 //!
-//! The group says which units are this process's; a source reads their partitions, each unit joins its pair, and
-//! what it tells goes to the samples topic. Now and then everything told is waited for and committed. A unit that
-//! is given up is dropped as it stands: its next owner needs nothing of it.
+//! The consumer group assigns pairs of partitions to this process; a source reads them, a joiner joins each pair, and the
+//! join records go to the samples topic. Periodically the loop waits until every record is acknowledged, and commits. A
+//! joiner whose pair is revoked is dropped at once: its next owner needs nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::Context;
 use metrics::{counter, gauge};
 
 use ouzel_ingest::join::JoinConfig;
-use ouzel_ingest::tier::{Group, PartitionJoiner, Progress, Tell, Writer};
+use ouzel_ingest::tier::{Group, OutgoingRecord, PartitionJoiner, Progress, Writer};
 use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, KafkaSource, Polled, Source};
 use ouzel_sample::{PartitionId, Positions, RejectReason};
 
@@ -22,89 +22,86 @@ use crate::supervisor::Shutdown;
 
 /// Longest wait for a record.
 const WAIT: Duration = Duration::from_millis(10);
-/// Longest wait for the broker to acknowledge what was told, before it is asked again; the group is not served
-/// meanwhile.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// From one try to take units up to the next, where the broker does not answer.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How often silent partitions are looked for, and time let go on without them.
-const LOOK: Duration = Duration::from_millis(200);
+/// Longest wait for the broker to acknowledge records before it is tried again; the group is not served meanwhile.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two tries to start joining, where the broker does not answer.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How often silent partitions are searched, so that event time goes on without them.
+const CHECK_IDLE_EVERY: Duration = Duration::from_millis(200);
 
 /// Times that shape the loop without changing what a given order means.
 #[derive(Clone, Copy, Debug)]
-pub struct UnitSettings {
+pub struct JoinWorkerSettings {
     /// How long a record may be held for earlier ones of the other partition.
-    pub hold: Duration,
-    /// From one commit to the next.
-    pub commit: Duration,
-    /// How long a partition is silent before time goes on without it.
-    pub idle: Duration,
+    pub max_reorder_delay: Duration,
+    /// Time between two commits.
+    pub commit_every: Duration,
+    /// How long a partition is silent before event time goes on without it.
+    pub idle_after: Duration,
 }
 
-/// The stage.
+/// What the worker reads from and writes to.
+pub struct KafkaLinks {
+    /// The broker and topics.
+    pub kafka: KafkaConfig,
+    /// Decodes events.
+    pub decoder: Decoder,
+    /// Where unusable records go.
+    pub letters: DeadLetters,
+    /// Where join records go.
+    pub writer: Writer,
+}
+
+/// The loop and its state.
 pub struct JoinWorker {
     group: Group,
-    kafka: KafkaConfig,
     join: JoinConfig,
-    decoder: Decoder,
-    letters: DeadLetters,
-    writer: Writer,
-    settings: UnitSettings,
-    units: BTreeMap<i32, Running>,
+    links: KafkaLinks,
+    settings: JoinWorkerSettings,
+    joiners: BTreeMap<i32, Running>,
     source: Option<KafkaSource>,
-    /// JoinWorker to be run, when that has failed so far.
-    wanted: Option<(BTreeSet<i32>, Instant)>,
+    /// Partitions to join that are not joined yet, and when to try again.
+    assigned: Option<(BTreeSet<i32>, Instant)>,
     backlog: Backlog,
     idleness: Idleness,
     idle: BTreeSet<PartitionId>,
-    looked: Instant,
+    checked_idle: Instant,
     committed: Instant,
-    /// Something was joined and not told: how far the units are must not be committed any more.
-    is_cut_short: bool,
+    /// A record was joined and not reported: the progress must not be committed any more.
+    is_incomplete: bool,
 }
 
-/// A unit with what the wall clock says of it.
+/// A joiner with its times.
 struct Running {
-    unit: PartitionJoiner,
-    /// Since when a record waits for a silent partition only.
+    joiner: PartitionJoiner,
+    /// Since when a record waits only for a silent partition.
     held: Option<Instant>,
     committed: Option<Progress>,
 }
 
 impl JoinWorker {
-    /// A process that is to be a member of `group`.
+    /// A worker that joins what `group` assigns to it.
     #[must_use]
-    pub fn new(
-        group: Group,
-        kafka: KafkaConfig,
-        join: JoinConfig,
-        decoder: Decoder,
-        letters: DeadLetters,
-        writer: Writer,
-        settings: UnitSettings,
-    ) -> Self {
+    pub fn new(group: Group, join: JoinConfig, links: KafkaLinks, settings: JoinWorkerSettings) -> Self {
         let now = Instant::now();
         Self {
             group,
-            kafka,
             join,
-            decoder,
-            letters,
-            writer,
+            links,
             settings,
-            units: BTreeMap::new(),
+            joiners: BTreeMap::new(),
             source: None,
-            wanted: None,
+            assigned: None,
             backlog: Backlog::default(),
-            idleness: Idleness::after(settings.idle, [], now),
+            idleness: Idleness::after(settings.idle_after, [], now),
             idle: BTreeSet::new(),
-            looked: now,
+            checked_idle: now,
             committed: now,
-            is_cut_short: false,
+            is_incomplete: false,
         }
     }
 
-    /// Joins until the shutdown, then waits for what was told, commits and leaves.
+    /// Joins until the shutdown, then waits for acknowledgements, commits and leaves the group.
     pub fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !shutdown.is_triggered() {
             let wait = if self.source.is_some() {
@@ -113,44 +110,44 @@ impl JoinWorker {
                 WAIT
             };
             if let Some(owned) = self.group.poll(wait)? {
-                self.wanted = Some((owned, Instant::now()));
+                self.assigned = Some((owned, Instant::now()));
             }
             self.rebalance()?;
             self.read()?;
             self.release(shutdown)?;
-            self.pass_over_silent(shutdown)?;
-            self.writer.poll();
-            self.letters.poll();
-            if self.committed.elapsed() >= self.settings.commit {
+            self.skip_silent(shutdown)?;
+            self.links.writer.poll();
+            self.links.letters.poll();
+            if self.committed.elapsed() >= self.settings.commit_every {
                 self.commit()?;
             }
         }
         self.commit()?;
-        if let Err(error) = self.letters.flush(PATIENCE) {
+        if let Err(error) = self.links.letters.flush(ACK_TIMEOUT) {
             tracing::warn!(%error, "some dead letters may not have been delivered");
         }
         Ok(())
     }
 
-    /// Gives up what is no longer wanted, takes up what is new, and reads what both leave.
+    /// Drops joiners whose pair was revoked, starts joiners for new pairs, and reads the partitions of all.
     fn rebalance(&mut self) -> anyhow::Result<()> {
-        let Some((owned, at)) = self.wanted.take() else {
+        let Some((owned, at)) = self.assigned.take() else {
             return Ok(());
         };
         if at > Instant::now() {
-            self.wanted = Some((owned, at));
+            self.assigned = Some((owned, at));
             return Ok(());
         }
         self.source = None;
-        self.units.retain(|partition, _| owned.contains(partition));
-        match self.take_up(&owned) {
+        self.joiners.retain(|partition, _| owned.contains(partition));
+        match self.start_joiners(&owned) {
             Ok(()) => {
                 #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-                gauge!(TIER_UNITS).set(self.units.len() as f64);
+                gauge!(TIER_UNITS).set(self.joiners.len() as f64);
                 Ok(())
             }
-            // Retention may have gone on between the question and the reading, and a broker that has just started
-            // may not know yet what was there before: ask again.
+            // Retention may have deleted records between the look-up and the read, and a broker that has just
+            // started may not know its topics yet: try again.
             Err(error)
                 if error.is_transient()
                     || matches!(
@@ -160,49 +157,49 @@ impl JoinWorker {
                             | SourceError::MissingPartition { .. }
                     ) =>
             {
-                tracing::warn!(%error, "cannot take up units yet");
-                self.wanted = Some((owned, Instant::now() + TRY_AGAIN));
+                tracing::warn!(%error, "cannot join the assigned partitions yet");
+                self.assigned = Some((owned, Instant::now() + RETRY_EVERY));
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn take_up(&mut self, owned: &BTreeSet<i32>) -> Result<(), SourceError> {
+    fn start_joiners(&mut self, owned: &BTreeSet<i32>) -> Result<(), SourceError> {
         let mut new = BTreeMap::new();
         let mut from: Vec<(PartitionId, i64)> = self
-            .units
+            .joiners
             .values()
-            .flat_map(|running| running.unit.wanted().iter())
+            .flat_map(|running| running.joiner.wanted().iter())
             .collect();
         for partition in owned {
-            if self.units.contains_key(partition) {
+            if self.joiners.contains_key(partition) {
                 continue;
             }
-            let begin = self.group.begin(*partition, &self.join)?;
-            let unit = PartitionJoiner::new(self.join.clone(), *partition, &begin);
-            let unit = unit.expect("the configuration was checked at the start");
-            from.extend(unit.wanted().iter());
-            new.insert(*partition, unit);
+            let start = self.group.start_point(*partition, &self.join)?;
+            let joiner = PartitionJoiner::new(self.join.clone(), *partition, &start);
+            let joiner = joiner.expect("the configuration was checked at the start");
+            from.extend(joiner.wanted().iter());
+            new.insert(*partition, joiner);
         }
         if from.is_empty() {
             return Ok(());
         }
         let from: Positions = from.into_iter().collect();
-        self.source = Some(KafkaSource::open_only(&self.kafka, &from)?);
-        // What it had paused it reads again.
+        self.source = Some(KafkaSource::open_only(&self.links.kafka, &from)?);
+        // A new source reads the partitions that the old one had paused.
         let now = Instant::now();
         self.backlog = Backlog::default();
         for (id, _) in from.iter() {
-            if let Some(running) = self.units.get(&id.partition) {
-                self.backlog.sent(id, running.unit.n_queued(id));
+            if let Some(running) = self.joiners.get(&id.partition) {
+                self.backlog.sent(id, running.joiner.n_queued(id));
             }
         }
-        self.idleness = Idleness::after(self.settings.idle, from.iter().map(|(id, _)| id), now);
+        self.idleness = Idleness::after(self.settings.idle_after, from.iter().map(|(id, _)| id), now);
         self.idle.clear();
-        self.units.extend(new.into_iter().map(|(partition, unit)| {
+        self.joiners.extend(new.into_iter().map(|(partition, joiner)| {
             let running = Running {
-                unit,
+                joiner,
                 held: None,
                 committed: None,
             };
@@ -229,27 +226,27 @@ impl JoinWorker {
                 let Some(id) = records.first().map(|record| record.position.partition) else {
                     return Ok(());
                 };
-                let Some(running) = self.units.get_mut(&id.partition) else {
+                let Some(running) = self.joiners.get_mut(&id.partition) else {
                     return Ok(());
                 };
                 self.backlog.sent(id, records.len());
-                self.idleness.saw(id, Instant::now());
+                self.idleness.note(id, Instant::now());
                 self.idle.remove(&id);
                 for record in &records {
-                    let recorded = self.decoder.decode(record);
+                    let recorded = self.links.decoder.decode(record);
                     if let Err(reject) = &recorded.event
                         && reject.reason != RejectReason::UnknownAction
-                        && !running.unit.is_told(record.position)
+                        && !running.joiner.was_reported(record.position)
                     {
-                        self.letters.send(record, reject);
+                        self.links.letters.send(record, reject);
                     }
-                    running.unit.push(recorded)?;
+                    running.joiner.push(recorded)?;
                 }
-                self.decoder.report();
+                self.links.decoder.report();
             }
             Polled::AtEnd(id) => {
-                if let Some(running) = self.units.get_mut(&id.partition) {
-                    running.unit.at_end(id);
+                if let Some(running) = self.joiners.get_mut(&id.partition) {
+                    running.joiner.at_end(id);
                 }
             }
             Polled::Added(_) | Polled::Idle | Polled::Finished => {}
@@ -257,23 +254,23 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Joins every record whose turn has come.
+    /// Joins every record that the order can release.
     fn release(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let mut tells = Vec::new();
-        for (partition, running) in &mut self.units {
+        let mut records = Vec::new();
+        for (partition, running) in &mut self.joiners {
             let is_long = running
                 .held
-                .is_some_and(|held| held.elapsed() >= self.settings.hold);
+                .is_some_and(|held| held.elapsed() >= self.settings.max_reorder_delay);
             let mut n_joined = 0u64;
             while let Some(id) = running
-                .unit
-                .step(is_long, &mut tells)
-                .with_context(|| format!("cannot join unit {partition}"))?
+                .joiner
+                .step(is_long, &mut records)
+                .with_context(|| format!("cannot join partition {partition}"))?
             {
                 self.backlog.released(id, 1);
                 n_joined += 1;
-                if !tell(&self.writer, &mut tells, shutdown)? {
-                    self.is_cut_short = true;
+                if !write(&self.links.writer, &mut records, shutdown)? {
+                    self.is_incomplete = true;
                     return Ok(());
                 }
             }
@@ -281,7 +278,7 @@ impl JoinWorker {
                 counter!(TIER_RELEASED_TOTAL).increment(n_joined);
             }
             running.held = match running.held {
-                _ if !running.unit.is_holding() => None,
+                _ if !running.joiner.is_holding() => None,
                 Some(held) if n_joined == 0 => Some(held),
                 _ => Some(Instant::now()),
             };
@@ -289,24 +286,25 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Lets time go on without partitions that are silent while others of their topic are not.
-    fn pass_over_silent(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        if self.looked.elapsed() < LOOK {
+    /// Lets event time go on without partitions that are silent while others of their topic are not.
+    fn skip_silent(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        if self.checked_idle.elapsed() < CHECK_IDLE_EVERY {
             return Ok(());
         }
-        self.looked = Instant::now();
-        let units = &self.units;
-        let is_drained = |id: PartitionId| units.get(&id.partition).is_some_and(|r| r.unit.n_queued(id) == 0);
-        for id in self.idleness.take_idle(is_drained) {
-            tracing::info!(partition = %id, "idle: it holds event time back no longer");
-            self.idle.insert(id);
-        }
-        let mut tells = Vec::new();
+        self.checked_idle = Instant::now();
+        let joiners = &self.joiners;
+        let is_drained = |id: PartitionId| {
+            joiners
+                .get(&id.partition)
+                .is_some_and(|r| r.joiner.n_queued(id) == 0)
+        };
+        self.idle.extend(self.idleness.take_idle(is_drained));
+        let mut records = Vec::new();
         for id in &self.idle {
-            if let Some(running) = self.units.get_mut(&id.partition) {
-                running.unit.pass_over(*id, &mut tells)?;
-                if !tell(&self.writer, &mut tells, shutdown)? {
-                    self.is_cut_short = true;
+            if let Some(running) = self.joiners.get_mut(&id.partition) {
+                running.joiner.skip_silent(*id, &mut records)?;
+                if !write(&self.links.writer, &mut records, shutdown)? {
+                    self.is_incomplete = true;
                     return Ok(());
                 }
             }
@@ -314,48 +312,51 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Waits for what was told, then says how far that was. What cannot be committed now is told again by a new
-    /// owner, and nothing else comes of it.
+    /// Waits for acknowledgements, then commits the progress. Progress that is not committed costs a new owner some
+    /// repeated reports.
     fn commit(&mut self) -> anyhow::Result<()> {
         self.committed = Instant::now();
-        let news: Vec<(i32, Progress)> = self
-            .units
+        let progress: Vec<(i32, Progress)> = self
+            .joiners
             .iter()
-            .filter(|(_, running)| !running.unit.is_warming_up())
-            .map(|(partition, running)| (*partition, running.unit.progress(), running.committed))
+            .filter(|(_, running)| !running.joiner.is_warming_up())
+            .map(|(partition, running)| (*partition, running.joiner.progress(), running.committed))
             .filter(|(_, progress, committed)| Some(*progress) != *committed)
             .map(|(partition, progress, _)| (partition, progress))
             .collect();
-        if news.is_empty() || self.is_cut_short {
+        if progress.is_empty() || self.is_incomplete {
             return Ok(());
         }
         if !self
+            .links
             .writer
-            .flush(PATIENCE)
-            .context("what was joined cannot be told")?
+            .flush(ACK_TIMEOUT)
+            .context("cannot deliver join records")?
         {
-            tracing::warn!("the broker has not taken what was joined yet: nothing is committed");
+            tracing::warn!("the broker has not acknowledged all join records yet: nothing is committed");
             return Ok(());
         }
-        match self.group.commit(&news) {
+        match self.group.commit(&progress) {
             Ok(()) => {
-                for (partition, progress) in news {
-                    if let Some(running) = self.units.get_mut(&partition) {
-                        running.committed = Some(progress);
+                for (partition, committed) in progress {
+                    if let Some(running) = self.joiners.get_mut(&partition) {
+                        running.committed = Some(committed);
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "not committed; tried again with the next"),
+            Err(error) => {
+                tracing::warn!(%error, "the progress was not committed; the next commit includes it")
+            }
         }
         Ok(())
     }
 }
 
-/// Writes what a unit tells. False when the shutdown came while the broker took nothing: the rest stays untold,
-/// and uncommitted.
-fn tell(writer: &Writer, tells: &mut Vec<Tell>, shutdown: &Shutdown) -> anyhow::Result<bool> {
-    for tell in tells.drain(..) {
-        if !writer.write(&tell, || shutdown.is_triggered())? {
+/// Writes join records. False when the shutdown came while the broker took none: the rest is neither written nor
+/// committed.
+fn write(writer: &Writer, records: &mut Vec<OutgoingRecord>, shutdown: &Shutdown) -> anyhow::Result<bool> {
+    for outgoing in records.drain(..) {
+        if !writer.write(&outgoing, || shutdown.is_triggered())? {
             return Ok(false);
         }
     }

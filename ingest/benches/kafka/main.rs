@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::order::Orderer;
-use ouzel_ingest::tier::{Begin, PartitionJoiner};
+use ouzel_ingest::tier::{PartitionJoiner, StartPoint};
 use ouzel_ingest::{
     Decoder, Feeder, KafkaConfig, KafkaSource, Limits, Polled, Range, Source, Stage, Topics, topics,
 };
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = config(bootstrap, prefix);
     let told = match what.as_str() {
         "feed" => feed(world, &config)?,
-        "unit" => unit(config)?,
+        "unit" => partition_joiner(config)?,
         "stage" => stage(&config)?,
         _ => return Err("no such job".into()),
     };
@@ -144,38 +144,38 @@ fn read(
     }
 }
 
-fn unit(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
+fn partition_joiner(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
     let config = KafkaConfig {
         streams: vec![Stream::Impressions, Stream::Actions],
         ..config
     };
-    let begin = Begin {
-        from: [0, 0],
-        told_until: None,
+    let start = StartPoint {
+        offsets: [0, 0],
+        reported: None,
     };
-    let mut unit = PartitionJoiner::new(JoinConfig::default(), 0, &begin)?;
-    let (mut tells, mut n_told, mut n_ended) = (Vec::new(), 0, 0);
+    let mut joiner = PartitionJoiner::new(JoinConfig::default(), 0, &start)?;
+    let (mut records, mut n_reported, mut n_ended) = (Vec::new(), 0, 0);
     let mut source = KafkaSource::open_range(&config, &Range::default())?;
     read(&mut source, |next| {
         match next {
-            Ok(recorded) => unit.push(recorded)?,
+            Ok(recorded) => joiner.push(recorded)?,
             Err(partition) => {
-                unit.at_end(partition);
+                joiner.at_end(partition);
                 n_ended += 1;
             }
         }
-        while unit.step(n_ended == 2, &mut tells)?.is_some() {
-            n_told += std::hint::black_box(&tells).len();
-            tells.clear();
+        while joiner.step(n_ended == 2, &mut records)?.is_some() {
+            n_reported += std::hint::black_box(&records).len();
+            records.clear();
         }
         Ok(())
     })?;
-    let counters = unit.joiner().counters();
+    let counters = joiner.joiner().counters();
     Ok(json!({
         "events": counters.impressions + counters.actions,
         "pairs": counters.tasks[0].positive,
         "negatives": counters.tasks[0].negative,
-        "told": n_told,
+        "told": n_reported,
     }))
 }
 

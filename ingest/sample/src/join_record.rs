@@ -1,82 +1,82 @@
-//! What the join tier tells the learner: impressions as they are accepted, and what becomes of them.
+//! Join records: what the join tier reports to the learner.
 //!
-//! The tier joins and keeps no features; the learner captures those when it hears of the impression, so that they
-//! are as of then. Everything is told at least once and names the source record that it is about, by which the
-//! learner drops what it has heard before.
+//! The tier joins and keeps no features; the learner captures those when the impression is reported, as of then. Records
+//! are delivered at least once, and each names the source record that it is about, by which the learner drops what was
+//! reported before.
 
 use crate::{Action, EventTime, Id, Impression, Labels, Position, SampleKind, TaskId};
 
-/// One thing told.
+/// One report of the join tier.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JoinRecord {
-    /// The record it is about: the impression's, or the action's for [`JoinEvent::LateAction`].
+    /// The source record that it is about: the impression's, or the action's for [`JoinEvent::LateAction`].
     pub at: Position,
-    /// The tier's watermark before the record that made it say this. Every window over by then was told of.
-    pub now: EventTime,
-    /// Who saw or acted; the key of the record, so that what concerns one impression stays in order.
+    /// The tier's watermark before the record that caused it. Every window that was over by then was reported.
+    pub watermark: EventTime,
+    /// The user, who is the key of the record, so that reports about one impression stay in order.
     pub user: Id,
-    /// What.
+    /// The report.
     pub event: JoinEvent,
 }
 
-/// What is told.
+/// The content of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JoinEvent {
     /// An impression was accepted.
     Shown {
-        /// It.
+        /// The impression.
         impression: Impression,
-        /// Tasks whose window was over already, one bit each: nothing more will be told of them.
+        /// Tasks whose window was over already, one bit each: no report on them follows.
         late: u8,
-        /// The watermark at which everything about it will have been told.
-        until: EventTime,
+        /// The watermark by which every outcome of it is reported.
+        deadline: EventTime,
     },
-    /// An impression whose every window was over; nothing more will be told of it.
+    /// An impression arrived after every window was over; no report on it follows.
     Late {
-        /// How many items it showed.
+        /// Number of items it showed.
         n_items: u64,
     },
-    /// What became known of an impression that was told before.
+    /// New outcomes of an impression that was reported before.
     Outcome {
-        /// Actions that were joined to it, for histories and counters.
-        acted: Vec<AttributedAction>,
-        /// Samples, of one group: the label policy says when each is made.
-        made: Vec<LabeledItem>,
-        /// Its last window is closed: the rest is negative, and nothing more will be told.
+        /// Actions that were attributed to it, for histories and counters.
+        actions: Vec<AttributedAction>,
+        /// Samples of one group: the label policy says when each is made.
+        samples: Vec<LabeledItem>,
+        /// Its last window is closed: what is not positive is negative, and no report follows.
         is_closed: bool,
-        /// With `acted`: every action before this offset was told, unless it is one that nothing is told of.
-        settled: i64,
+        /// With `actions`: every action before this offset has its outcome.
+        resolved_before: i64,
     },
-    /// An action after its window; its user did it all the same.
+    /// An action after its window, which counts in its user's history.
     LateAction {
-        /// It.
+        /// The action.
         action: Action,
         /// As in [`JoinEvent::Outcome`].
-        settled: i64,
+        resolved_before: i64,
     },
 }
 
 /// An action on an item of an impression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttributedAction {
-    /// On which item.
+    /// The item.
     pub item: Id,
-    /// Which task's action it was.
+    /// The task of which it is the positive.
     pub task: TaskId,
-    /// When.
+    /// Its event time.
     pub ts: EventTime,
-    /// Where its record is in the actions partition.
+    /// Offset of its record in the actions partition.
     pub offset: i64,
 }
 
 /// A sample without its features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabeledItem {
-    /// Which item.
+    /// The item.
     pub item: Id,
-    /// What became known.
+    /// The labels that became known.
     pub labels: Labels,
-    /// Why it was made.
+    /// Why the sample was made.
     pub kind: SampleKind,
     /// Record timestamp of the action that decided it, ms.
     pub action_record_ms: Option<i64>,
@@ -89,9 +89,11 @@ impl JoinRecord {
         match &self.event {
             JoinEvent::Shown { impression, .. } => impression.ts,
             JoinEvent::Late { .. } => EventTime::MIN,
-            JoinEvent::Outcome { acted, .. } => {
-                acted.iter().map(|acted| acted.ts).max().unwrap_or(EventTime::MIN)
-            }
+            JoinEvent::Outcome { actions, .. } => actions
+                .iter()
+                .map(|action| action.ts)
+                .max()
+                .unwrap_or(EventTime::MIN),
             JoinEvent::LateAction { action, .. } => action.ts,
         }
     }

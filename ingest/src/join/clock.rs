@@ -1,35 +1,34 @@
-//! Event time of the join: the watermark over the partitions of the impression and the action streams.
+//! Event time of the join: the watermark over all partitions of impressions and actions.
 //!
 //! The watermark is the least, over all partitions that are not idle, of the newest event time seen there,
-//! minus the lateness bound; it never goes back. A partition that has given no event yet holds it at the
-//! beginning of time. The action stream counts on purpose: when actions stop coming, time stops, and no window
-//! closes on a negative that is only an outage.
+//! minus the lateness bound; it never goes back. A partition without an event yet holds it at the beginning of time.
+//! The action stream counts on purpose: when actions stop coming, time stops, and an outage makes no negatives.
 
 use std::collections::BTreeMap;
 
 use ouzel_sample::{EventTime, PartitionId, Stream};
 use serde::{Deserialize, Serialize};
 
-use crate::join::fault::Fault;
+use crate::join::planted_bug::PlantedBug;
 
-/// A journaled decision about a partition. Only the plan log may carry it: it depends on the wall clock.
+/// A recorded decision about a partition. It depends on the wall clock, so the plan log records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
-    /// Its producers are silent while others of its stream are not: it no longer holds the watermark.
+    /// The partition is silent while others of its stream are not: it no longer holds the watermark.
     Idle,
-    /// It counts again. Any event of it does the same.
+    /// The partition holds the watermark again, as after any event of it.
     Active,
 }
 
-/// How far one partition has come.
+/// Event time of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Progress {
     newest: EventTime,
     is_idle: bool,
 }
 
-/// The watermark and what it is made of. Serialises sorted: equal clocks are equal bytes.
+/// The watermark and the event time of each partition. Equal clocks serialise to equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     lateness_ms: i64,
@@ -52,7 +51,7 @@ impl Clock {
         clock
     }
 
-    /// The present: no on-time event still to come is older.
+    /// The watermark: no on-time event still to come is older.
     #[must_use]
     pub fn watermark(&self) -> EventTime {
         self.watermark
@@ -65,8 +64,8 @@ impl Clock {
             .map(|(id, progress)| (*id, progress.newest, progress.is_idle))
     }
 
-    /// Takes note of an event time of `partition`, which becomes active if it was not.
-    pub(crate) fn observe(&mut self, partition: PartitionId, ts: EventTime, fault: Option<Fault>) {
+    /// Notes an event time of `partition`, which becomes active if it was idle.
+    pub(crate) fn observe(&mut self, partition: PartitionId, ts: EventTime, bug: Option<PlantedBug>) {
         if partition.stream == Stream::Items {
             return;
         }
@@ -79,7 +78,7 @@ impl Clock {
         progress.newest = progress.newest.max(ts);
         progress.is_idle = false;
         if may_move {
-            self.settle(fault);
+            self.advance_watermark(bug);
         }
     }
 
@@ -99,7 +98,7 @@ impl Clock {
                     return false;
                 }
                 self.partitions.entry(partition).or_insert(FRESH).is_idle = true;
-                self.settle(None);
+                self.advance_watermark(None);
             }
         }
         true
@@ -108,11 +107,11 @@ impl Clock {
     /// The same clock under another lateness bound, from here on.
     pub(crate) fn with_lateness(self, lateness_ms: i64) -> Self {
         let mut clock = Self { lateness_ms, ..self };
-        clock.settle(None);
+        clock.advance_watermark(None);
         clock
     }
 
-    /// The log is over: nothing holds time any more.
+    /// The log is over: no partition holds time any more.
     pub(crate) fn finish(&mut self) {
         self.watermark = EventTime::MAX;
     }
@@ -123,18 +122,24 @@ impl Clock {
         }
     }
 
-    fn settle(&mut self, fault: Option<Fault>) {
+    fn advance_watermark(&mut self, bug: Option<PlantedBug>) {
         let least = self
             .partitions
             .iter()
             .filter(|(_, progress)| !progress.is_idle)
-            .filter(|(id, _)| fault != Some(Fault::IgnoreActionsWatermark) || id.stream != Stream::Actions)
+            .filter(|(id, _)| bug != Some(PlantedBug::IgnoreActionsWatermark) || id.stream != Stream::Actions)
             .map(|(_, progress)| progress.newest)
             .min();
         if let Some(least) = least {
             self.watermark = self.watermark.max(least.plus_ms(-self.lateness_ms));
         }
     }
+}
+
+/// The first watermark at which no on-time event dated up to `span_ms` after `ts` can still arrive. An event on the
+/// watermark is on time, so that is one past the end of the span.
+pub(crate) fn passed(ts: EventTime, span_ms: i64) -> EventTime {
+    ts.plus_ms(span_ms.saturating_add(1))
 }
 
 const FRESH: Progress = Progress {

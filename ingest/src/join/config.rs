@@ -1,12 +1,14 @@
-//! What can be set about the join, with its defaults and what makes a setting invalid.
+//! The settings of the join: defaults, bounds and checks.
+
+use std::fmt;
 
 use ouzel_sample::{EventTime, MAX_TASKS, TaskId};
 use serde::{Deserialize, Serialize};
 
-use crate::join::JoinError;
-use crate::join::step::passed;
+use crate::join::clock::passed;
+use crate::join::error::JoinError;
 
-/// One task: the type of action that is its positive, and how long that action is waited for.
+/// One task: the action type that is its positive, and its attribution window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskConfig {
@@ -28,15 +30,15 @@ impl TaskConfig {
 
 /// Which samples an outcome makes, and when. The losses that belong to them live in the learner.
 ///
-/// Whatever the policy, each (impression, item, task) has exactly one outcome, decided by the windows alone;
-/// a policy only chooses what the learner is told of it. A sample never mixes kinds: where an item has both a
+/// Whatever the policy, each (impression, item, task) has exactly one outcome, decided by the windows alone; a policy
+/// only chooses the samples that the learner gets. A sample never mixes kinds: where an item has both a
 /// certain positive of one task and a presumed negative of another, two samples are emitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LabelPolicy {
     /// A positive (`Final`) when its action joins; a negative (`Final`) when the window closes. One sample per
-    /// item and task, each certain. Impressions shown before any window of the log has closed are told as under
-    /// `wait`: until then there are no negatives, and a model of positives alone would predict nothing else.
+    /// item and task, each certain. Impressions shown before the first window of the log has closed are sampled as
+    /// under `wait`: there are no negatives yet, and a model of positives alone would predict nothing else.
     #[default]
     Eager,
     /// Both (`Final`) when the window closes. Tasks with equal windows share the sample.
@@ -44,15 +46,15 @@ pub enum LabelPolicy {
     /// On the impression every task as negative (`EarlyNegative`); when an action joins, its positive again
     /// (`LatePositive`); nothing when the window closes. For the fake-negative-weighted loss.
     ///
-    /// An impression that is more than `ahead_ms` ahead of the watermark is told when that has come so near:
-    /// while no actions come, which stops time, items are not told as negatives for want of them.
+    /// An impression more than `ahead_ms` ahead of the watermark is sampled when the watermark has come that near:
+    /// while no actions come, which stops the watermark, items are not taken for negatives.
     Fnw {
-        /// How far ahead of the watermark an impression may be to be told at once, ms.
+        /// How far ahead of the watermark an impression may be to be sampled at once, ms.
         ahead_ms: i64,
     },
     /// The same stream as `fnw`, for the fake-negative-calibrated transform at serving.
     Fnc {
-        /// As that of `fnw`.
+        /// As `ahead_ms` of `fnw`.
         ahead_ms: i64,
     },
     /// `wait_ms` after the impression (at the window's end if that is sooner) the label seen so far: `Final` if
@@ -75,9 +77,22 @@ pub enum LabelPolicy {
     },
 }
 
+impl fmt::Display for LabelPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LabelPolicy::Eager => f.write_str("eager"),
+            LabelPolicy::Wait => f.write_str("wait"),
+            LabelPolicy::Fnw { ahead_ms } => write!(f, "fnw with ahead = {ahead_ms} ms"),
+            LabelPolicy::Fnc { ahead_ms } => write!(f, "fnc with ahead = {ahead_ms} ms"),
+            LabelPolicy::EsDfm { wait_ms } => write!(f, "es_dfm with wait = {wait_ms} ms"),
+            LabelPolicy::Defer { wait_ms } => write!(f, "defer with wait = {wait_ms} ms"),
+        }
+    }
+}
+
 impl LabelPolicy {
-    /// How far past the impression the watermark must be for a sample of what is seen by then, ms, if the policy
-    /// makes one; less than 0 where it may still be behind.
+    /// How far past the impression the watermark must be for a sample of the labels seen by then, ms; negative where
+    /// the watermark may still be behind. `None` where the policy makes no such sample.
     #[must_use]
     pub fn wait_ms(self) -> Option<i64> {
         match self {
@@ -87,7 +102,7 @@ impl LabelPolicy {
         }
     }
 
-    /// True of the policies that tell an impression as negatives when it comes.
+    /// True of the policies that sample an impression as negative on arrival.
     #[must_use]
     pub fn is_at_once(self) -> bool {
         matches!(self, LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. })
@@ -210,29 +225,33 @@ impl JoinConfig {
         self.dedup_ms.unwrap_or_else(|| self.least_dedup_ms())
     }
 
-    /// The watermark at which an action of `ts` whose impression did not come is given up.
-    pub(crate) fn gives_up(&self, ts: EventTime) -> EventTime {
+    /// The watermark at which an action dated `ts` is given up if its impression did not come.
+    pub(crate) fn early_expiry(&self, ts: EventTime) -> EventTime {
         passed(ts, self.lateness_ms + self.skew_ms)
     }
 
-    /// As [`LabelPolicy::wait_ms`], of `task`: at the latest when its window closes.
+    /// As [`LabelPolicy::wait_ms`] for `task`: at the latest when its window closes.
     pub(crate) fn wait_ms(&self, task: &TaskConfig) -> Option<i64> {
         self.policy.wait_ms().map(|wait| wait.min(task.window_ms))
     }
 
-    /// Event time after which nothing of a request that was known at a cut is left, ms: see
+    /// Event time after which no state of a request known at a checkpoint is left, ms: see
     /// [`Joiner::warm_up`](crate::join::Joiner::warm_up). `ahead_ms` bounds how far an event may be ahead of the slowest
     /// partition when it is read; what is further ahead can only be an action long after its impression, which then
     /// counts as waiting for it. Not valid across an interval in which a cap was enforced.
     #[must_use]
     pub fn warm_up_ms(&self, ahead_ms: i64) -> i64 {
-        let longest = self.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0);
-        (longest + self.dedup_ms() + 2 * (self.lateness_ms + self.skew_ms)).saturating_add(ahead_ms)
+        (self.longest_window_ms() + self.dedup_ms() + 2 * (self.lateness_ms + self.skew_ms))
+            .saturating_add(ahead_ms)
+    }
+
+    /// The longest attribution window, ms.
+    pub(crate) fn longest_window_ms(&self) -> i64 {
+        self.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0)
     }
 
     fn least_dedup_ms(&self) -> i64 {
-        let longest = self.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0);
-        longest
+        self.longest_window_ms()
             .saturating_add(self.lateness_ms)
             .saturating_add(self.skew_ms)
     }

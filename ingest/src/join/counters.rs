@@ -1,42 +1,42 @@
-//! Outcome counters, and the two identities that say nothing was lost and nothing counted twice.
+//! Outcome counters, and the identities by which nothing is lost and nothing counted twice.
 
-use ouzel_sample::{SampleKind, TaskId};
+use ouzel_sample::{Sample, SampleKind, Stream, TaskId};
 use serde::{Deserialize, Serialize};
 
-/// What became of everything that came in. `pending`, `pending_items` and `waiting` are states, the rest only grow.
+/// The number of records and shown items by outcome. `pending`, `pending_items` and `waiting` are states, the others only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Impression records, rejected ones included.
     pub impressions: u64,
-    /// Those that were joined.
+    /// Impressions that were joined.
     pub accepted: u64,
-    /// Those whose request id was known.
+    /// Impressions whose request id was known.
     pub duplicate_impressions: u64,
-    /// Those whose every window was over on arrival.
+    /// Impressions whose every window was over on arrival.
     pub late_impressions: u64,
-    /// Those that could not be decoded.
+    /// Impressions that could not be decoded.
     pub rejected_impressions: u64,
     /// Shown items of all impressions that were not rejected.
     pub items: u64,
-    /// Those of duplicate impressions.
+    /// Shown items of duplicate impressions.
     pub duplicate_items: u64,
     /// The outcomes of shown items, by task.
     pub tasks: Vec<TaskCounters>,
     /// Action records, rejected ones included.
     pub actions: u64,
-    /// Those that made a positive.
+    /// Actions that made a positive.
     pub matched: u64,
-    /// Those whose (request, item, task) was positive already, or that wait already.
+    /// Actions whose (request, item, task) was positive already, or that wait already.
     pub duplicate_actions: u64,
-    /// Those after their window.
+    /// Actions after their window.
     pub late_actions: u64,
-    /// Those whose impression never came, or never showed their item.
+    /// Actions whose impression never came, or did not show their item.
     pub orphans: u64,
-    /// Those dated before their impression by more than the allowed skew.
+    /// Actions dated before their impression by more than the allowed skew.
     pub before_shown: u64,
-    /// Those that could not be decoded.
+    /// Actions that could not be decoded.
     pub rejected_actions: u64,
-    /// Those still waiting for their impression.
+    /// Actions that wait for their impression.
     pub waiting: u64,
     /// Impressions closed before their time by the cap on pending items.
     pub closed_early: u64,
@@ -50,12 +50,12 @@ pub struct Counters {
     pub samples: [u64; 5],
 }
 
-/// What became of the shown items for one task.
+/// The outcomes of the shown items for one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskCounters {
     /// The window was over when the impression came.
     pub late: u64,
-    /// An action joined, or was known_actions.
+    /// An action joined, or was known with the impression.
     pub positive: u64,
     /// The window closed without one.
     pub negative: u64,
@@ -63,7 +63,7 @@ pub struct TaskCounters {
     pub pending: u64,
 }
 
-/// More or less came out than went in: the join is broken, and must stop rather than go on.
+/// An identity that does not hold: the join is broken and must stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the join lost count: {left} = {left_value}, but {right} = {right_value}{}", of_task(*.task))]
 pub struct IdentityViolation {
@@ -117,8 +117,12 @@ impl Counters {
             ("impressions", self.impressions),
             ("accepted + duplicate + late + rejected", outcomes),
         )?;
-        for (task, of) in (0..).zip(&self.tasks) {
-            let outcomes = self.duplicate_items + of.late + of.positive + of.negative + of.pending;
+        for (task, counters) in (0..).zip(&self.tasks) {
+            let outcomes = self.duplicate_items
+                + counters.late
+                + counters.positive
+                + counters.negative
+                + counters.pending;
             equal(
                 Some(task),
                 ("items", self.items),
@@ -142,19 +146,67 @@ impl Counters {
         )
     }
 
-    /// A shown item's outcome for one task.
-    pub(crate) fn decide(&mut self, task: TaskId, is_positive: bool) {
-        let of = &mut self.tasks[usize::from(task)];
-        // A broken join may decide twice; that is for `check` to say, not for an overflow.
-        of.pending = of.pending.wrapping_sub(1);
-        if is_positive {
-            of.positive += 1;
-        } else {
-            of.negative += 1;
+    /// Counts an impression whose request is known.
+    pub(crate) fn add_duplicate_impression(&mut self, n_items: u64) {
+        self.impressions += 1;
+        self.items += n_items;
+        self.duplicate_impressions += 1;
+        self.duplicate_items += n_items;
+    }
+
+    /// Counts a new impression. The windows of the tasks in `late` (one bit each) were over; with all of them in it
+    /// the impression is late, else it is accepted.
+    pub(crate) fn add_impression(&mut self, n_items: u64, late: u8) {
+        self.impressions += 1;
+        self.items += n_items;
+        let mut is_accepted = false;
+        for (task, counters) in self.tasks.iter_mut().enumerate() {
+            if late & (1 << task) == 0 {
+                counters.pending += n_items;
+                is_accepted = true;
+            } else {
+                counters.late += n_items;
+            }
+        }
+        self.accepted += u64::from(is_accepted);
+        self.late_impressions += u64::from(!is_accepted);
+    }
+
+    /// Counts a record that could not be decoded.
+    pub(crate) fn add_rejected(&mut self, stream: Stream) {
+        match stream {
+            Stream::Items | Stream::Samples => {}
+            Stream::Impressions => {
+                self.impressions += 1;
+                self.rejected_impressions += 1;
+            }
+            Stream::Actions => {
+                self.actions += 1;
+                self.rejected_actions += 1;
+            }
         }
     }
 
-    /// Samples emitted with this kind.
+    /// Counts emitted samples.
+    pub(crate) fn add_samples(&mut self, group: &[Sample]) {
+        for sample in group {
+            self.samples[sample.kind as usize] += 1;
+        }
+    }
+
+    /// Decides one task of a shown item.
+    pub(crate) fn decide(&mut self, task: TaskId, is_positive: bool) {
+        let counters = &mut self.tasks[usize::from(task)];
+        // A broken join may decide twice: `check` reports that, and an overflow must not.
+        counters.pending = counters.pending.wrapping_sub(1);
+        if is_positive {
+            counters.positive += 1;
+        } else {
+            counters.negative += 1;
+        }
+    }
+
+    /// Number of samples emitted with this kind.
     #[must_use]
     pub fn samples_of(&self, kind: SampleKind) -> u64 {
         self.samples[kind as usize]

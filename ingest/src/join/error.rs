@@ -1,13 +1,14 @@
-//! What can go wrong in the join. Bad events cannot: they have outcomes.
+//! Errors of the join. A bad event is none: it has an outcome.
 
 use ouzel_sample::Id;
 
-use crate::join::{IdentityViolation, StoreError};
+use crate::join::counters::IdentityViolation;
+use crate::join::store::StoreError;
 
 /// The join cannot go on, or cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// A setting that cannot hold.
+    /// An invalid setting.
     #[error("cannot join with {field}: {detail}")]
     Config {
         /// The setting, as written in the configuration.
@@ -15,7 +16,7 @@ pub enum JoinError {
         /// What is wrong with it.
         detail: String,
     },
-    /// The captured features do not belong to the slate.
+    /// The captured features do not fit the slate.
     #[error("cannot join request {request}: captured {captured} candidates for {shown} shown items")]
     Captured {
         /// The slate.
@@ -33,7 +34,7 @@ pub enum JoinError {
     Decode(String),
     /// An exported state belongs to another configuration.
     #[error(
-        "cannot restore the join state: it was made with {found}, now {expected}; replay from an earlier cut"
+        "cannot restore the join state: it was made with {found}, the configuration says {expected}; start from a snapshot made under this configuration"
     )]
     Changed {
         /// What the state was made with.

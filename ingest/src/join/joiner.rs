@@ -1,84 +1,20 @@
 //! The joiner: events in merged order in, samples and outcomes out.
 //!
-//! For each event, in this order: it is applied to its request's slot, event time advances, everything that is
-//! now due closes by (due time, request), and the caps are enforced on the oldest first. So the samples depend
-//! on the order of events alone; how far time jumps at once changes nothing.
+//! Each event is applied to its request's slot; then event time advances, everything that is due closes in order of
+//! (due time, request), and the caps are enforced on the oldest first. So the samples depend on the order of events
+//! alone: how far time jumps at once changes nothing.
 
-use std::sync::Arc;
+use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position};
 
-use ouzel_sample::{
-    Action, Candidate, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position, Request,
-    Sample, Stream, TaskId,
-};
-
-use crate::join::clock::{Clock, Mark};
+use crate::join::clock::{Clock, Mark, passed};
 use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
+use crate::join::effects::{FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
-use crate::join::fault::Fault;
+use crate::join::planted_bug::PlantedBug;
 use crate::join::slot::{Class, Slot, Waiting};
-use crate::join::step::{Step, passed};
+use crate::join::step::Step;
 use crate::join::store::JoinStore;
-
-/// The features of an impression as of its event time, in slate order.
-#[derive(Clone, Debug)]
-pub struct Captured {
-    /// The user side.
-    pub request: Arc<Request>,
-    /// The item sides, one per shown item.
-    pub candidates: Vec<Arc<Candidate>>,
-}
-
-impl From<(Request, Vec<Candidate>)> for Captured {
-    fn from((request, candidates): (Request, Vec<Candidate>)) -> Self {
-        Self {
-            request: Arc::new(request),
-            candidates: candidates.into_iter().map(Arc::new).collect(),
-        }
-    }
-}
-
-/// An action that had come before its impression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResolvedEarlyAction {
-    /// On which item.
-    pub item: Id,
-    /// Which task's action it was.
-    pub task: TaskId,
-    /// When.
-    pub ts: EventTime,
-    /// Where its record is in its partition.
-    pub offset: i64,
-    /// It was after its window, and made no positive.
-    pub is_late: bool,
-}
-
-/// What became of one record on arrival.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// An impression was joined; some of its windows may have been over already.
-    Accepted,
-    /// An impression whose request is known.
-    Duplicate,
-    /// An impression whose every window is over; no sample will be made of it.
-    Late,
-    /// An action made a positive, of this request where its windows are still open.
-    Matched(Option<Arc<Request>>),
-    /// An action on what is positive already, or that waits already.
-    DuplicateAction,
-    /// An action after its window.
-    LateAction,
-    /// An action dated before its impression by more than the allowed skew.
-    BeforeShown,
-    /// An action waits for its impression.
-    Early,
-    /// An action that no impression can be expected for any more, or on an item its slate did not show.
-    Orphan,
-    /// A record that could not be decoded.
-    Rejected,
-    /// An item: not the join's business.
-    Passed,
-}
 
 /// The state machine.
 #[derive(Debug)]
@@ -86,16 +22,14 @@ pub struct Joiner<S> {
     pub(crate) config: JoinConfig,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
-    /// What would be forgotten by then is taken as late: see [`JoinConfig::max_remembered`].
+    /// An impression that would be forgotten by then is late: see [`JoinConfig::max_remembered`].
     pub(crate) floor: EventTime,
-    /// When the first impression was shown; the distant past once every task has closed a window.
+    /// When the first impression was shown; [`EventTime::MIN`] once every task has closed a window.
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
-    /// See [`Joiner::take_resolved`]; of the last step alone.
-    resolved: Vec<ResolvedEarlyAction>,
-    /// See [`Joiner::take_closed`]; nothing unless it was asked for.
-    closed: Option<Vec<(Position, Id)>>,
-    pub(crate) fault: Option<Fault>,
+    pub(crate) planted_bug: Option<PlantedBug>,
+    /// Of the last input. Kept for its memory.
+    effects: JoinEffects,
 }
 
 impl<S: JoinStore> Joiner<S> {
@@ -112,155 +46,117 @@ impl<S: JoinStore> Joiner<S> {
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
             first_shown: None,
-            resolved: Vec::new(),
-            closed: None,
             store,
-            fault: None,
+            planted_bug: None,
+            effects: JoinEffects::default(),
             config,
         })
     }
 
-    /// Takes the next record of the merged log. `capture` is asked for the features of an impression only if it
-    /// is joined; groups of samples are appended to `out`.
+    /// Takes the next record of the merged log.
     ///
     /// After an error the state is undefined: drop the joiner and restore it.
     pub fn step(
         &mut self,
         recorded: &DecodedRecord,
-        capture: impl FnOnce(&Impression) -> Captured,
-        out: &mut Vec<Vec<Sample>>,
-    ) -> Result<Outcome, JoinError> {
-        self.resolved.clear();
+        features: &mut dyn FeatureSource,
+    ) -> Result<&mut JoinEffects, JoinError> {
+        let position = recorded.position;
         match &recorded.event {
-            Ok(Event::Impression(impression)) => self.impression(recorded.position, impression, capture, out),
-            Ok(Event::Action(action)) => self.action(recorded.position, recorded.timestamp_ms, action, out),
-            Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) => Ok(Outcome::Passed),
+            Ok(Event::Impression(impression)) => self.impression(position, impression, features),
+            Ok(Event::Action(action)) => self.action(position, recorded.timestamp_ms, action),
+            Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) => {
+                self.effects.clear();
+                Ok(self.finish_step(Outcome::Passed))
+            }
             Err(_) => {
-                match recorded.position.partition.stream {
-                    Stream::Items | Stream::Samples => {}
-                    Stream::Impressions => {
-                        self.counters.impressions += 1;
-                        self.counters.rejected_impressions += 1;
-                    }
-                    Stream::Actions => {
-                        self.counters.actions += 1;
-                        self.counters.rejected_actions += 1;
-                    }
-                }
-                Ok(Outcome::Rejected)
+                self.effects.clear();
+                self.counters.add_rejected(position.partition.stream);
+                Ok(self.finish_step(Outcome::Rejected))
             }
         }
     }
 
-    /// An impression recorded at `position`.
+    /// Takes an impression recorded at `position`.
     pub fn impression(
         &mut self,
         position: Position,
         impression: &Impression,
-        capture: impl FnOnce(&Impression) -> Captured,
-        out: &mut Vec<Vec<Sample>>,
-    ) -> Result<Outcome, JoinError> {
-        let outcome = self.change(impression.request, out, |step, slot| {
-            step.impression(slot, position, impression, capture)
+        features: &mut dyn FeatureSource,
+    ) -> Result<&mut JoinEffects, JoinError> {
+        self.effects.clear();
+        let outcome = self.change(impression.request, |step, slot| {
+            step.impression(slot, position, impression, features)
         })??;
         if outcome == Outcome::Accepted {
             self.first_shown.get_or_insert(impression.ts);
         }
-        self.advance(position.partition, impression.ts, out)?;
-        Ok(outcome)
+        self.observe(position.partition, impression.ts)?;
+        Ok(self.finish_step(outcome))
     }
 
-    /// An action recorded at `position`, whose record says `record_ms`.
+    /// Takes an action recorded at `position` with the record timestamp `record_ms`.
     pub fn action(
         &mut self,
         position: Position,
         record_ms: Option<i64>,
         action: &Action,
-        out: &mut Vec<Vec<Sample>>,
-    ) -> Result<Outcome, JoinError> {
+    ) -> Result<&mut JoinEffects, JoinError> {
+        self.effects.clear();
         let waiting = Waiting {
             item: action.item,
             ts: action.ts,
-            expires: self.config.gives_up(action.ts),
+            expires: self.config.early_expiry(action.ts),
             record_ms: record_ms.unwrap_or(action.ts.0),
             offset: position.offset,
             task: action.task,
         };
-        let outcome = self.change(action.request, out, |step, slot| step.action(slot, waiting))?;
-        self.advance(position.partition, action.ts, out)?;
-        Ok(outcome)
+        let outcome = self.change(action.request, |step, slot| step.action(slot, action, waiting))?;
+        self.observe(position.partition, action.ts)?;
+        Ok(self.finish_step(outcome))
     }
 
     /// Event time of `partition` is at least `ts`, though no event says so: a heartbeat, or in a merge by
     /// event time, that its next event is later.
-    pub fn advance(
-        &mut self,
-        partition: PartitionId,
-        ts: EventTime,
-        out: &mut Vec<Vec<Sample>>,
-    ) -> Result<(), JoinError> {
-        self.clock.observe(partition, ts, self.fault);
-        self.settle(out)
+    pub fn advance(&mut self, partition: PartitionId, ts: EventTime) -> Result<&mut JoinEffects, JoinError> {
+        self.effects.clear();
+        self.observe(partition, ts)?;
+        Ok(self.finish_step(Outcome::Passed))
     }
 
-    /// Applies a journaled mark. Returns false, and changes nothing, where it would leave its stream without a
-    /// partition that holds time.
-    pub fn mark(
-        &mut self,
-        partition: PartitionId,
-        mark: Mark,
-        out: &mut Vec<Vec<Sample>>,
-    ) -> Result<bool, JoinError> {
-        let is_applied = self.clock.mark(partition, mark);
-        self.settle(out)?;
-        Ok(is_applied)
+    /// Applies a recorded mark. It is ignored where it would leave a stream without a partition that holds time.
+    pub fn mark(&mut self, partition: PartitionId, mark: Mark) -> Result<&mut JoinEffects, JoinError> {
+        self.effects.clear();
+        self.clock.mark(partition, mark);
+        self.close_due_windows()?;
+        Ok(self.finish_step(Outcome::Passed))
     }
 
     /// The log is over: closes everything, in order. For a bounded replay; a daemon that stops must not.
-    pub fn finish(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
+    pub fn finish(&mut self) -> Result<&mut JoinEffects, JoinError> {
+        self.effects.clear();
         self.clock.finish();
-        self.settle(out)
+        self.close_due_windows()?;
+        Ok(self.finish_step(Outcome::Passed))
     }
 
-    /// A joiner that starts in the middle: at the `clock` of an earlier cut, knowing no request.
+    /// A joiner that starts in the middle: at the `clock` of an earlier checkpoint, knowing no request.
     ///
     /// Fed with the log from there on, its slots become those of a joiner that saw everything, once the
-    /// watermark has passed the newest event time of the cut by [`JoinConfig::warm_up_ms`]. Samples made
-    /// meanwhile are to be dropped, and the counters replaced by those of the cut it arrives at.
+    /// watermark has passed the newest event time of the checkpoint by [`JoinConfig::warm_up_ms`]. The caller drops
+    /// the samples made meanwhile, and replaces the counters by those of the checkpoint it reaches.
     pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
         joiner.clock = clock.with_lateness(joiner.config.lateness_ms);
-        // Whether the log was starting at the cut is not known: nothing is held back for it.
+        // Whether the log was starting at the checkpoint is not known: no positive is held back for it.
         joiner.first_shown = Some(EventTime::MIN);
         Ok(joiner)
     }
 
-    /// Ends a warm-up at a cut with these counters; refused where they and the slots disagree.
-    pub fn arrive(&mut self, counters: Counters) -> Result<(), JoinError> {
+    /// Ends a warm-up at a checkpoint with these counters; fails where they and the slots disagree.
+    pub fn end_warm_up(&mut self, counters: Counters) -> Result<(), JoinError> {
         self.counters = counters;
         self.audit()
-    }
-
-    /// Actions that had come before their impression and were counted for it by the last step. What an action
-    /// says of its user may be used only now, for the impression's own features must not contain it. In order of
-    /// arrival, the late ones last.
-    pub fn take_resolved(&mut self) -> Vec<ResolvedEarlyAction> {
-        std::mem::take(&mut self.resolved)
-    }
-
-    /// The same joiner, which keeps what [`Joiner::take_closed`] tells.
-    #[must_use]
-    pub fn keeping_closed(self) -> Self {
-        Self {
-            closed: Some(Vec::new()),
-            ..self
-        }
-    }
-
-    /// Impressions whose last window closed since the last call, in order: where they were shown, and to whom.
-    /// Only of a joiner that is [`keeping_closed`](Joiner::keeping_closed).
-    pub fn take_closed(&mut self) -> Vec<(Position, Id)> {
-        self.closed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Its configuration.
@@ -287,52 +183,55 @@ impl<S: JoinStore> Joiner<S> {
         &self.store
     }
 
-    /// Closes and forgets what is due, then what is too much.
-    fn settle(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
-        let too_soon = i64::from(self.fault == Some(Fault::CloseTooSoon));
-        let now = self.clock.watermark().plus_ms(too_soon);
-        let longest = self
-            .config
-            .tasks
-            .iter()
-            .map(|task| task.window_ms)
-            .max()
-            .unwrap_or(0);
-        if self
-            .first_shown
-            .is_some_and(|first| passed(first, longest) <= self.clock.watermark())
+    fn finish_step(&mut self, outcome: Outcome) -> &mut JoinEffects {
+        self.effects.outcome = outcome;
+        self.effects.watermark = self.clock.watermark();
+        &mut self.effects
+    }
+
+    fn observe(&mut self, partition: PartitionId, ts: EventTime) -> Result<(), JoinError> {
+        self.clock.observe(partition, ts, self.planted_bug);
+        self.close_due_windows()
+    }
+
+    /// Closes and forgets what is due, then what exceeds a cap.
+    fn close_due_windows(&mut self) -> Result<(), JoinError> {
+        let too_soon = i64::from(self.planted_bug == Some(PlantedBug::CloseTooSoon));
+        let due = self.clock.watermark().plus_ms(too_soon);
+        if let Some(first) = self.first_shown
+            && passed(first, self.config.longest_window_ms()) <= self.clock.watermark()
         {
             self.first_shown = Some(EventTime::MIN);
         }
         while let Some((at, id)) = self.store.first(Class::Open)?
-            && at <= now
+            && at <= due
         {
-            self.change(id, out, |step, slot| step.due(slot))?;
+            self.change(id, |step, slot| step.close_due(slot))?;
         }
         while let Some((at, id)) = self.store.first(Class::Early)?
-            && at <= now
+            && at <= due
         {
-            self.change(id, out, |step, slot| step.give_up(slot, at))?;
+            self.change(id, |step, slot| step.give_up(slot, at))?;
         }
         while let Some((at, id)) = self.store.first(Class::Closed)?
-            && at <= now
+            && at <= due
         {
             self.store.update(id, |slot| *slot = None)?;
         }
-        self.enforce_caps(out)
+        self.enforce_caps()
     }
 
-    fn enforce_caps(&mut self, out: &mut Vec<Vec<Sample>>) -> Result<(), JoinError> {
+    fn enforce_caps(&mut self) -> Result<(), JoinError> {
         while self.counters.pending_items > self.config.max_pending as u64
             && let Some((_, id)) = self.store.first(Class::Open)?
         {
-            self.change(id, out, |step, slot| step.overload(slot))?;
+            self.change(id, |step, slot| step.close_early(slot))?;
         }
         while self.counters.waiting > self.config.max_waiting as u64
             && let Some((at, id)) = self.store.first(Class::Early)?
         {
-            let given_up = self.change(id, out, |step, slot| step.give_up(slot, at))?;
-            self.counters.orphaned_early += given_up;
+            let n_orphans = self.change(id, |step, slot| step.give_up(slot, at))?;
+            self.counters.orphaned_early += n_orphans;
         }
         while self.store.len(Class::Closed) > self.config.max_remembered
             && let Some((at, id)) = self.store.first(Class::Closed)?
@@ -344,35 +243,27 @@ impl<S: JoinStore> Joiner<S> {
         Ok(())
     }
 
-    /// Applies `change` to one slot and hands over the group of samples it made.
+    /// Applies `change` to one slot and keeps the group of samples that it made.
     fn change<R>(
         &mut self,
         id: Id,
-        out: &mut Vec<Vec<Sample>>,
         change: impl FnOnce(&mut Step<'_>, &mut Option<Slot>) -> R,
     ) -> Result<R, JoinError> {
         let mut step = Step {
             config: &self.config,
             counters: &mut self.counters,
-            now: self.clock.watermark(),
+            watermark: self.clock.watermark(),
             floor: self.floor,
-            fault: self.fault,
+            planted_bug: self.planted_bug,
             first_shown: self.first_shown,
             group: Vec::new(),
-            resolved: Vec::new(),
-            closed: None,
+            effects: &mut self.effects,
         };
         let result = self.store.update(id, |slot| change(&mut step, slot))?;
         let group = step.group;
-        self.resolved.extend(step.resolved);
-        if let Some(closed) = &mut self.closed {
-            closed.extend(step.closed);
-        }
         if !group.is_empty() {
-            for sample in &group {
-                self.counters.samples[sample.kind as usize] += 1;
-            }
-            out.push(group);
+            self.counters.add_samples(&group);
+            self.effects.groups.push(group);
         }
         Ok(result)
     }

@@ -1,10 +1,10 @@
-//! A second joiner that is too simple to be wrong: plain lists, linear scans, every question asked anew of the
-//! whole past. It shares no code with the first one but the configuration.
+//! A second joiner that is too simple to be wrong: lists, linear scans, every question answered from the whole past.
+//! It shares only the configuration with the first one.
 
 use ouzel_sample::{PartitionId, SampleKind};
 
 use crate::join::config::{JoinConfig, LabelPolicy};
-use crate::join::world::{Happening, Made, Told, record_ms, watermarks};
+use crate::join::world::{EmittedSample, Happening, Report, record_ms, watermarks};
 
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
@@ -19,13 +19,13 @@ struct Shown {
     known_actions: Option<Vec<(u64, u8)>>,
     is_forced: bool,
     is_forgotten: bool,
-    /// Its items were told as negatives, by a policy that does so at once.
-    is_told: bool,
+    /// Its items were sampled as negatives, by a policy that does so on arrival.
+    is_sampled_at_once: bool,
     /// Tasks whose positives wait for the window.
     held: Vec<u8>,
-    /// (item, task), and whether its action came.
+    /// (item, task), and whether its action arrived.
     positives: Vec<(u64, u8, bool)>,
-    /// (item, task) whose true label was told by a real copy already.
+    /// (item, task) whose true label was emitted by a real copy already.
     copied: Vec<(u64, u8)>,
 }
 
@@ -43,35 +43,35 @@ pub(super) struct Oracle<'a> {
     shown: Vec<Shown>,
     waiting: Vec<Waiting>,
     floor: i64,
-    told: Told,
+    report: Report,
 }
 
 impl<'a> Oracle<'a> {
-    /// What a joiner must say of these happenings, the log being over after them.
-    pub(super) fn tell(config: &'a JoinConfig, partitions: &[PartitionId], all: &[Happening]) -> Told {
+    /// The report that a joiner must give on these happenings, when the log is over after them.
+    pub(super) fn report(config: &'a JoinConfig, partitions: &[PartitionId], all: &[Happening]) -> Report {
         let mut oracle = Self {
             config,
             watermarks: watermarks(config.lateness_ms, partitions, all),
             shown: Vec::new(),
             waiting: Vec::new(),
             floor: i64::MIN,
-            told: Told::default(),
+            report: Report::default(),
         };
         for (k, happening) in all.iter().enumerate() {
             let mut group = Vec::new();
             let outcome = oracle.apply(k, happening, &mut group);
-            oracle.told.outcomes.push(outcome);
-            oracle.tell_group(group);
+            oracle.report.outcomes.push(outcome);
+            oracle.emit(group);
             oracle.close(k);
             oracle.enforce_caps(oracle.watermarks[k + 1]);
         }
         oracle.watermarks.push(i64::MAX);
         oracle.close(all.len());
-        oracle.told.labels = (0..config.n_tasks()).map(|task| oracle.labels(task)).collect();
-        oracle.told
+        oracle.report.labels = (0..config.n_tasks()).map(|task| oracle.labels(task)).collect();
+        oracle.report
     }
 
-    fn apply(&mut self, k: usize, happening: &Happening, group: &mut Vec<Made>) -> &'static str {
+    fn apply(&mut self, k: usize, happening: &Happening, group: &mut Vec<EmittedSample>) -> &'static str {
         let now = self.watermarks[k];
         match happening {
             Happening::Shown {
@@ -108,7 +108,7 @@ impl<'a> Oracle<'a> {
                     known_actions: known_actions.clone(),
                     is_forced: false,
                     is_forgotten,
-                    is_told: false,
+                    is_sampled_at_once: false,
                     positives: Vec::new(),
                     copied: Vec::new(),
                 };
@@ -147,7 +147,7 @@ impl<'a> Oracle<'a> {
                     return "duplicate action";
                 }
                 if self.gives_up_after(&action) < now {
-                    self.told.fates[0] += 1;
+                    self.report.fates[0] += 1;
                     return "orphan";
                 }
                 self.waiting.push(action);
@@ -180,7 +180,7 @@ impl<'a> Oracle<'a> {
 
     /// When the sample with the labels seen so far is made, if time alone makes it.
     fn wait_end(&self, s: &Shown, task: usize) -> Option<i64> {
-        let wait = self.config.policy.wait_ms().filter(|_| !s.is_told)?;
+        let wait = self.config.policy.wait_ms().filter(|_| !s.is_sampled_at_once)?;
         Some(s.ts + wait.min(self.config.tasks[task].window_ms))
     }
 
@@ -189,7 +189,13 @@ impl<'a> Oracle<'a> {
     }
 
     /// An action meets its impression.
-    fn resolve(&mut self, k: usize, index: usize, a: &Waiting, group: &mut Vec<Made>) -> &'static str {
+    fn resolve(
+        &mut self,
+        k: usize,
+        index: usize,
+        a: &Waiting,
+        group: &mut Vec<EmittedSample>,
+    ) -> &'static str {
         let now = self.watermarks[k];
         let s = &self.shown[index];
         let is_open = self.is_open(s, now);
@@ -197,7 +203,7 @@ impl<'a> Oracle<'a> {
         let positive = s.positives.iter().position(|p| (p.0, p.1) == (a.item, a.task));
         let since = a.ts - s.ts;
         if is_open && !s.items.contains(&a.item) {
-            self.told.fates[0] += 1;
+            self.report.fates[0] += 1;
             return "orphan";
         }
         if let Some(place) = positive {
@@ -205,41 +211,41 @@ impl<'a> Oracle<'a> {
                 return "duplicate action";
             }
             self.shown[index].positives[place].2 = true;
-            self.told.fates[1] += 1;
+            self.report.fates[1] += 1;
             return "matched";
         }
         if is_open && since < -self.config.skew_ms {
             return "before shown";
         }
         if !self.is_task_open(s, task, now) || since > self.config.tasks[task].window_ms {
-            self.told.fates[2] += 1;
+            self.report.fates[2] += 1;
             return "late action";
         }
-        if self.config.policy.is_at_once() && !s.is_told {
-            self.tell_negatives(index, group);
+        if self.config.policy.is_at_once() && !s.is_sampled_at_once {
+            self.emit_negatives(index, group);
         }
         let s = &self.shown[index];
         let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
-        let made = |kind| self.made(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
+        let emitted = |kind| self.emitted(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
         match (self.config.policy, was_sampled) {
             (LabelPolicy::Eager, _) if s.held.contains(&a.task) => {}
-            (LabelPolicy::Eager, _) => group.push(made(SampleKind::Final)),
+            (LabelPolicy::Eager, _) => group.push(emitted(SampleKind::Final)),
             (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. }, _) => {
-                group.push(made(SampleKind::LatePositive))
+                group.push(emitted(SampleKind::LatePositive))
             }
-            (LabelPolicy::EsDfm { .. }, true) => group.push(made(SampleKind::LatePositive)),
+            (LabelPolicy::EsDfm { .. }, true) => group.push(emitted(SampleKind::LatePositive)),
             (LabelPolicy::Defer { .. }, true) => {
-                group.push(made(SampleKind::RealCopy));
+                group.push(emitted(SampleKind::RealCopy));
                 self.shown[index].copied.push((a.item, a.task));
             }
             _ => {}
         }
         self.shown[index].positives.push((a.item, a.task, true));
-        self.told.fates[1] += 1;
+        self.report.fates[1] += 1;
         "matched"
     }
 
-    fn first_samples(&mut self, k: usize, index: usize, group: &mut Vec<Made>) {
+    fn first_samples(&mut self, k: usize, index: usize, group: &mut Vec<EmittedSample>) {
         let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
         if let Some(known_actions) = self.shown[index].known_actions.clone() {
             for item in self.shown[index].items.clone() {
@@ -249,23 +255,23 @@ impl<'a> Oracle<'a> {
                 for (task, _) in labels.iter().filter(|(_, is_positive)| *is_positive) {
                     self.shown[index].positives.push((item, *task, false));
                 }
-                group.push(self.made(&self.shown[index], item, SampleKind::Final, labels, None));
+                group.push(self.emitted(&self.shown[index], item, SampleKind::Final, labels, None));
             }
         } else if self.config.policy.is_at_once()
             && (self.wait_end(&self.shown[index], 0)).is_some_and(|end| end < self.watermarks[k])
         {
-            self.tell_negatives(index, group);
+            self.emit_negatives(index, group);
         }
     }
 
-    fn tell_negatives(&mut self, index: usize, group: &mut Vec<Made>) {
+    fn emit_negatives(&mut self, index: usize, group: &mut Vec<EmittedSample>) {
         let s = &self.shown[index];
         for item in &s.items {
             let tasks = (0u8..).zip(&s.late).filter(|(_, late)| !**late);
             let labels = tasks.map(|(task, _)| (task, false)).collect();
-            group.push(self.made(s, *item, SampleKind::EarlyNegative, labels, None));
+            group.push(self.emitted(s, *item, SampleKind::EarlyNegative, labels, None));
         }
-        self.shown[index].is_told = true;
+        self.shown[index].is_sampled_at_once = true;
     }
 
     /// Everything whose time comes with happening `k`, in order of that time.
@@ -299,8 +305,8 @@ impl<'a> Oracle<'a> {
             let waits = of(&|task| self.wait_end(s, task));
             let closes = of(&|task| Some(s.ts + self.config.tasks[task].window_ms));
             let group = self.closing_samples(s, &waits, &closes, false);
-            self.shown[index].is_told |= self.config.policy.is_at_once();
-            self.tell_group(group);
+            self.shown[index].is_sampled_at_once |= self.config.policy.is_at_once();
+            self.emit(group);
         }
         let (given_up, waiting) = self
             .waiting
@@ -308,10 +314,10 @@ impl<'a> Oracle<'a> {
             .partition(|w| w.ts + self.config.lateness_ms + self.config.skew_ms < now);
         self.waiting = waiting;
         let given_up: Vec<Waiting> = given_up;
-        self.told.fates[0] += given_up.len() as u64;
+        self.report.fates[0] += given_up.len() as u64;
     }
 
-    fn closing_samples(&self, s: &Shown, waits: &[u8], closes: &[u8], is_forced: bool) -> Vec<Made> {
+    fn closing_samples(&self, s: &Shown, waits: &[u8], closes: &[u8], is_forced: bool) -> Vec<EmittedSample> {
         let mut group = Vec::new();
         let is_positive = |item, task| s.positives.iter().any(|p| (p.0, p.1) == (item, task));
         let label = |item: u64, tasks: &[u8], keep: &dyn Fn(u8) -> bool| -> Vec<(u8, bool)> {
@@ -329,43 +335,45 @@ impl<'a> Oracle<'a> {
                 (SampleKind::EarlyNegative, negatives),
             ]
         };
-        let mut told: Vec<(u64, SampleKind, LabelList)> = Vec::new();
+        let mut labelled: Vec<(u64, SampleKind, LabelList)> = Vec::new();
         for item in &s.items {
             if self.config.policy.is_at_once() {
                 let negatives = waits.iter().map(|task| (*task, false)).collect();
-                told.push((*item, SampleKind::EarlyNegative, negatives));
+                labelled.push((*item, SampleKind::EarlyNegative, negatives));
                 continue;
             }
-            told.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
+            labelled.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
         }
         for item in &s.items {
             match self.config.policy {
                 LabelPolicy::Eager => {
-                    let untold: Vec<u8> = closes
+                    let unsampled: Vec<u8> = closes
                         .iter()
                         .copied()
                         .filter(|t| !is_positive(*item, *t) || s.held.contains(t))
                         .collect();
                     if is_forced {
-                        told.extend(split(*item, &untold).map(|(kind, labels)| (*item, kind, labels)));
+                        labelled.extend(split(*item, &unsampled).map(|(kind, labels)| (*item, kind, labels)));
                     } else {
-                        told.push((*item, SampleKind::Final, label(*item, &untold, &|_| true)));
+                        labelled.push((*item, SampleKind::Final, label(*item, &unsampled, &|_| true)));
                     }
                 }
                 LabelPolicy::Wait if is_forced => {
-                    told.extend(split(*item, closes).map(|(kind, labels)| (*item, kind, labels)));
+                    labelled.extend(split(*item, closes).map(|(kind, labels)| (*item, kind, labels)));
                 }
-                LabelPolicy::Wait => told.push((*item, SampleKind::Final, label(*item, closes, &|_| true))),
+                LabelPolicy::Wait => {
+                    labelled.push((*item, SampleKind::Final, label(*item, closes, &|_| true)))
+                }
                 LabelPolicy::Defer { .. } => {
                     let rest = label(*item, closes, &|t| !s.copied.contains(&(*item, t)));
-                    told.push((*item, SampleKind::RealCopy, rest));
+                    labelled.push((*item, SampleKind::RealCopy, rest));
                 }
                 LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. } => {}
             }
         }
-        for (item, kind, labels) in told {
+        for (item, kind, labels) in labelled {
             if !labels.is_empty() {
-                group.push(self.made(s, item, kind, labels, None));
+                group.push(self.emitted(s, item, kind, labels, None));
             }
         }
         group
@@ -399,8 +407,8 @@ impl<'a> Oracle<'a> {
             let waits: Vec<u8> = closes.iter().copied().filter(is_unsampled).collect();
             let group = self.closing_samples(victim, &waits, &closes, true);
             let offset = victim.offset;
-            self.tell_group(group);
-            self.told.early[0] += 1;
+            self.emit(group);
+            self.report.early[0] += 1;
             self.shown
                 .iter_mut()
                 .find(|s| s.offset == offset)
@@ -417,8 +425,8 @@ impl<'a> Oracle<'a> {
             let before = self.waiting.len();
             self.waiting
                 .retain(|w| Some((w.ts + lateness_ms + skew_ms, w.request)) != first);
-            self.told.fates[0] += (before - self.waiting.len()) as u64;
-            self.told.early[1] += (before - self.waiting.len()) as u64;
+            self.report.fates[0] += (before - self.waiting.len()) as u64;
+            self.report.early[1] += (before - self.waiting.len()) as u64;
         }
         loop {
             let is_remembered = |s: &&Shown| self.is_known(s, now) && !self.is_open(s, now);
@@ -432,7 +440,7 @@ impl<'a> Oracle<'a> {
                 .map(|s| (s.ts, s.request, s.offset))
                 .min();
             let (ts, _, offset) = oldest.unwrap();
-            self.told.early[2] += 1;
+            self.report.early[2] += 1;
             self.floor = self.floor.max(ts + self.config.dedup_ms() + 1);
             self.shown
                 .iter_mut()
@@ -458,8 +466,15 @@ impl<'a> Oracle<'a> {
         counts
     }
 
-    fn made(&self, s: &Shown, item: u64, kind: SampleKind, labels: Vec<(u8, bool)>, ms: Option<i64>) -> Made {
-        Made {
+    fn emitted(
+        &self,
+        s: &Shown,
+        item: u64,
+        kind: SampleKind,
+        labels: Vec<(u8, bool)>,
+        ms: Option<i64>,
+    ) -> EmittedSample {
+        EmittedSample {
             request: s.request,
             shown_at: i64::try_from(s.offset).unwrap(),
             item,
@@ -469,9 +484,9 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    fn tell_group(&mut self, group: Vec<Made>) {
+    fn emit(&mut self, group: Vec<EmittedSample>) {
         if !group.is_empty() {
-            self.told.groups.push(group);
+            self.report.groups.push(group);
         }
     }
 }

@@ -1,8 +1,7 @@
-//! The emission side of the label policies: which samples each moment of a request makes.
+//! The samples that each label policy emits, and when.
 //!
-//! The joiner decides outcomes and calls these at four moments: shown, acted, waited, closed. They only make
-//! samples; what is counted as positive or negative is none of their business. See [`LabelPolicy`] for the
-//! stream each policy emits.
+//! The joiner decides outcomes and calls these functions on four events of a request: shown, acted, waited, closed.
+//! They only make samples and count nothing. See [`LabelPolicy`] for the stream that each policy emits.
 
 use std::sync::Arc;
 
@@ -14,13 +13,13 @@ use crate::join::slot::{Open, OpenItem};
 /// Why windows close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
-    /// Their time has come.
+    /// They are due.
     Due,
-    /// The cap on pending items was passed: negatives are only presumed.
+    /// The cap on pending items was exceeded: negatives are only presumed.
     Overload,
 }
 
-/// `tasks` are told as negatives, by the policies that do not wait.
+/// Samples `tasks` as negative, under the policies that do not wait.
 pub(crate) fn shown(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
         push(
@@ -60,7 +59,7 @@ pub(crate) fn acted(
     push(group, open, &open.items[index], kind, labels(bit, bit), record_ms);
 }
 
-/// Event time has come to the first samples of `tasks`: by the policies that wait, what was seen so far.
+/// The first samples of `tasks` are due: the labels seen so far, under the policies that wait.
 pub(crate) fn waited(policy: LabelPolicy, open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
     if policy.is_at_once() {
         return shown(open, tasks, group);
@@ -76,7 +75,7 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
     for item in &open.items {
         let positive = item.positive & tasks;
         let negative = tasks & !positive;
-        // Under `eager` only the positives that were held back are still to be told.
+        // Under `eager` only the positives that were held back are still missing.
         let held = positive & open.held;
         match (policy, close) {
             (LabelPolicy::Eager, Close::Due) => {
@@ -111,8 +110,8 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
     }
 }
 
-/// Every label of a request that came with them: one certain sample per item, whatever the policy.
-pub(crate) fn known_actions(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
+/// Samples a request that came with its labels: one certain sample per item, whatever the policy.
+pub(crate) fn fully_labeled(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
         push(
             group,
@@ -125,7 +124,7 @@ pub(crate) fn known_actions(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
     }
 }
 
-/// The labels of `tasks` as seen now: certain positives and presumed negatives, in a sample each.
+/// Samples `tasks` as seen now: certain positives and presumed negatives, in a sample each.
 fn split(group: &mut Vec<Sample>, open: &Open, item: &OpenItem, tasks: u8) {
     let positive = item.positive & tasks;
     push(

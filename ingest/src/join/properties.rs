@@ -1,4 +1,4 @@
-//! The proof: random worlds through the joiner and through the oracle.
+//! Random worlds through the joiner and through the oracle.
 //!
 //! `OUZEL_JOIN_CASES` sets how many worlds (default 10,000), `OUZEL_JOIN_SEED` which.
 
@@ -11,16 +11,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
-use crate::join::fault::Fault;
 use crate::join::oracle::Oracle;
+use crate::join::planted_bug::PlantedBug;
 use crate::join::world::*;
 use crate::join::*;
 
-fn agrees(world: &World, fault: Option<Fault>) -> TestCaseResult {
-    let (told, _) =
-        joined(world, fault, MemStore::default).map_err(|error| TestCaseError::fail(error.to_string()))?;
-    let expected = Oracle::tell(&world.config, &world.partitions, &world.happenings);
-    prop_assert_eq!(told, expected);
+fn agrees(world: &World, bug: Option<PlantedBug>) -> TestCaseResult {
+    let (report, _) =
+        joined(world, bug, MemStore::default).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let expected = Oracle::report(&world.config, &world.partitions, &world.happenings);
+    prop_assert_eq!(report, expected);
     Ok(())
 }
 
@@ -54,7 +54,7 @@ fn run<T: std::fmt::Debug>(
 }
 
 #[test]
-fn the_joiner_says_what_the_oracle_says() {
+fn the_joiner_agrees_with_the_oracle() {
     if let Err(error) = run(cases(), &world(60), |world| agrees(world, None)) {
         panic!("{error}");
     }
@@ -64,15 +64,15 @@ fn the_joiner_says_what_the_oracle_says() {
 fn the_worlds_reach_every_outcome_every_kind_and_every_cap() {
     let seen = Cell::new(BTreeMap::<String, u32>::new());
     let outcome = run(1_000, &world(60), |world| {
-        let (told, _) = joined(world, None, MemStore::default).unwrap();
+        let (report, _) = joined(world, None, MemStore::default).unwrap();
         let mut names = seen.take();
-        for outcome in &told.outcomes {
+        for outcome in &report.outcomes {
             *names.entry((*outcome).to_owned()).or_default() += 1;
         }
-        for sample in told.groups.iter().flatten() {
+        for sample in report.groups.iter().flatten() {
             *names.entry(format!("kind {}", sample.kind)).or_default() += 1;
         }
-        for (cap, count) in ["closed", "orphaned", "forgotten"].into_iter().zip(told.early) {
+        for (cap, count) in ["closed", "orphaned", "forgotten"].into_iter().zip(report.early) {
             *names.entry(format!("{cap} early")).or_default() += u32::from(count > 0);
         }
         seen.set(names);
@@ -109,14 +109,14 @@ fn the_worlds_reach_every_outcome_every_kind_and_every_cap() {
 
 #[test]
 fn every_planted_bug_is_caught() {
-    for fault in Fault::ALL {
+    for bug in PlantedBug::ALL {
         let caught = run(3_000, &world(60), |world| {
-            std::panic::catch_unwind(|| agrees(world, Some(fault)))
+            std::panic::catch_unwind(|| agrees(world, Some(bug)))
                 .unwrap_or_else(|_| Err(TestCaseError::fail("panicked")))
         });
         match caught {
             Err(TestError::Fail(..)) => {}
-            other => panic!("{fault:?} was not caught: {other:?}"),
+            other => panic!("{bug:?} was not caught: {other:?}"),
         }
     }
 }
@@ -133,9 +133,9 @@ fn a_restart_leaves_no_trace() {
             ..world.clone()
         };
         let fail = |error: JoinError| TestCaseError::fail(error.to_string());
-        let (told, _) = joined(&never, None, MemStore::default).map_err(fail)?;
+        let (report, _) = joined(&never, None, MemStore::default).map_err(fail)?;
         let (again, exports) = joined(&always, None, MemStore::default).map_err(fail)?;
-        prop_assert_eq!(told, again);
+        prop_assert_eq!(report, again);
         // A joiner that was never restarted exports the same bytes.
         let mut joiner = Joiner::new(
             never.config.clone(),
@@ -155,7 +155,7 @@ fn a_restart_leaves_no_trace() {
 }
 
 #[test]
-fn the_store_on_disk_says_what_the_one_in_memory_says() {
+fn the_store_on_disk_gives_the_samples_of_the_store_in_memory() {
     // A few hundred directories are made and emptied: the worlds are the same, only fewer.
     let dir = tempfile::tempdir().unwrap();
     let n_cold = Cell::new(0);
@@ -201,7 +201,7 @@ fn labels_of(groups: &[Vec<Sample>]) -> Labelled {
         for task in 0..8 {
             if let Some(label) = Labels::get(sample.labels, task) {
                 let before = labelled.insert((sample.request.id.0, sample.candidate.item.0, task), label);
-                assert_eq!(before, None, "each outcome is told once");
+                assert_eq!(before, None, "each outcome is emitted once");
             }
         }
     }
@@ -266,7 +266,7 @@ fn the_order_of_on_time_events_changes_no_label() {
             for at in order {
                 apply(&mut joiner, at, &events[at], &mut out).unwrap();
             }
-            joiner.finish(&mut out).unwrap();
+            out.append(&mut joiner.finish().unwrap().groups);
             let counters = joiner.counters();
             let late = counters.tasks.iter().map(|task| task.late).sum::<u64>();
             (labels_of(&out), late)
@@ -282,7 +282,7 @@ fn the_order_of_on_time_events_changes_no_label() {
     }
 }
 
-/// Feeds a joiner from the start and one from a cut, and compares them wherever the second should have arrived.
+/// Feeds a joiner from the start and one from a checkpoint, and compares them where the warm-up must be over.
 fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCaseResult {
     let config = JoinConfig {
         max_pending: 1_000,
@@ -305,10 +305,10 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         .cloned()
         .collect();
     let times = watermarks(config.lateness_ms, &world.partitions, &happenings);
-    // The cut is taken once time has begun, a quarter into the world.
+    // The checkpoint is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
     let cut = started.map_or(happenings.len(), |started| started.max(happenings.len() / 4));
-    // That a log starts is known to neither, as it is to no unit of a tier.
+    // Neither knows that the log starts, as no partition joiner of a tier does.
     let began = Clock::new(config.lateness_ms, world.partitions.clone());
     let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
@@ -330,7 +330,7 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         // Of the time before it: an event that is the first for long is looked up before it moves time.
         ahead = ahead.max(newest - (times[offset] + config.lateness_ms));
         if full.clock().watermark().0 >= newest_at_cut + config.warm_up_ms(ahead) - less_ms {
-            warm.arrive(full.counters().clone()).map_err(fail)?;
+            warm.end_warm_up(full.counters().clone()).map_err(fail)?;
             prop_assert_eq!(warm.export().map_err(fail)?, full.export().map_err(fail)?);
             n_arrived.set(n_arrived.get() + 1);
         }
@@ -339,7 +339,7 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
 }
 
 #[test]
-fn a_warm_up_from_an_earlier_cut_arrives_at_the_same_state() {
+fn a_warm_up_from_an_earlier_checkpoint_reaches_the_same_state() {
     let n_arrived = Cell::new(0);
     if let Err(error) = run(cases() / 20, &world(200), |world| {
         warm_up_holds(world, 0, &n_arrived)

@@ -1,8 +1,8 @@
-//! What the join knows of one request: the value a [`JoinStore`](crate::join::JoinStore) keeps under its id.
+//! The join state of one request: the value that a join store keeps under the request's id.
 //!
-//! A request lives through `nothing -> Early -> Open -> Closed -> nothing`, any of the middle ones skipped.
-//! Slots of different requests never touch each other, which is what makes the join state a plain map. Each
-//! slot has one moment at which event time next concerns it; the store keeps an index of those.
+//! A request goes through `nothing -> Early -> Open -> Closed -> nothing`, skipping any of the middle ones. Slots of
+//! different requests never touch each other, so the join state is a plain map. Each slot has one due time, at which
+//! the watermark next concerns it; the store keeps an index of the due times.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 /// The state of one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Slot {
-    /// Actions came, their impression did not yet.
+    /// Actions arrived, their impression did not yet.
     Early(Box<Early>),
-    /// The impression came, and at least one window is open.
+    /// The impression arrived, and at least one window is open.
     Open(Box<Open>),
-    /// Every window is closed; kept to know duplicates and late actions.
+    /// Every window is closed; kept to recognise duplicates and late actions.
     Closed(Closed),
 }
 
-/// What kind of slot, for the store's indexes.
+/// The kind of a slot, for the store's indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Class {
@@ -38,7 +38,7 @@ impl Class {
 }
 
 impl Slot {
-    /// Its class, and the watermark at which it must be looked at again.
+    /// Its class, and the watermark at which it is due.
     #[must_use]
     pub fn due(&self) -> (Class, EventTime) {
         match self {
@@ -60,7 +60,7 @@ pub struct Early {
 
 impl Early {
     /// Recomputes `next`. Returns false when no action is left.
-    pub(crate) fn settle(&mut self) -> bool {
+    pub(crate) fn update_next(&mut self) -> bool {
         match self.actions.iter().map(|action| action.expires).min() {
             Some(next) => {
                 self.next = next;
@@ -82,7 +82,7 @@ pub struct Waiting {
     pub expires: EventTime,
     /// Timestamp of its record, ms; its own where the record has none.
     pub record_ms: i64,
-    /// Where its record is in its partition.
+    /// Offset of its record in its partition.
     pub offset: i64,
     /// Which task's positive it is.
     pub task: TaskId,
@@ -113,13 +113,13 @@ pub struct Open {
 pub struct OpenItem {
     /// The item side, as captured.
     pub candidate: Arc<Candidate>,
-    /// Tasks whose action came, one bit each.
+    /// Tasks whose action arrived, one bit each.
     pub positive: u8,
     /// Tasks whose true label was emitted before the window closed, one bit each.
     pub copied: u8,
 }
 
-/// A request that is over.
+/// A request whose every window is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     /// The watermark at which it is forgotten.
@@ -128,14 +128,14 @@ pub struct Closed {
     pub positives: Box<[Positive]>,
 }
 
-/// What a closed request still knows of an item.
+/// A positive item of a closed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Positive {
     /// The item.
     pub item: Id,
     /// Tasks with a positive, one bit each.
     pub tasks: u8,
-    /// Those of them whose action has come; a known_actions label precedes its action.
+    /// Those of them whose action has arrived; an action known with the impression precedes its record.
     pub seen: u8,
 }
 

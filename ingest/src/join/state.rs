@@ -1,7 +1,6 @@
 //! The join state as bytes, and the audit that counts it again.
 //!
-//! Sorted by id, so equal states are equal bytes, whatever store they came from and whatever way they were
-//! reached. Layout: magic, then in postcard a header, the number of slots, and each id with its slot.
+//! Sorted by id, so equal states are equal bytes, whatever store they came from. Layout: magic, then in postcard a header, the number of slots, and each id with its slot.
 
 use ouzel_sample::{EventTime, Id};
 use serde::{Deserialize, Serialize};
@@ -55,19 +54,15 @@ impl<S: JoinStore> Joiner<S> {
 
     /// A joiner with an exported state, over an empty `store`.
     ///
-    /// The tasks and the policy must be those it was exported with: windows under way and samples half told
-    /// cannot change their rules. Bounds and caps may differ, and hold for what comes.
+    /// The tasks and the policy must be those it was exported with: open windows cannot change their rules. Bounds
+    /// and caps may differ and hold from here on.
     pub fn import(config: JoinConfig, store: S, bytes: &[u8]) -> Result<Self, JoinError> {
         let body = bytes
             .strip_prefix(MAGIC)
             .ok_or_else(|| JoinError::Decode("the first bytes are not those of a join state".to_owned()))?;
-        let (header, mut rest): (Header, _) = postcard::take_from_bytes(body).map_err(decode)?;
-        let (found, expected) = ((&header.tasks, header.policy), (&config.tasks, config.policy));
-        if found != expected {
-            return Err(JoinError::Changed {
-                found: format!("{found:?}"),
-                expected: format!("{expected:?}"),
-            });
+        let (header, mut remaining): (Header, _) = postcard::take_from_bytes(body).map_err(decode)?;
+        if let Some(changed) = changed(&header, &config) {
+            return Err(changed);
         }
         let mut joiner = Self::new(config, [], store)?;
         joiner.clock = header.clock.with_lateness(joiner.config.lateness_ms);
@@ -75,21 +70,21 @@ impl<S: JoinStore> Joiner<S> {
         joiner.floor = header.floor;
         joiner.first_shown = header.first_shown;
         for _ in 0..header.n_slots {
-            let (entry, after): ((Id, Slot), _) = postcard::take_from_bytes(rest).map_err(decode)?;
-            rest = after;
+            let (entry, after): ((Id, Slot), _) = postcard::take_from_bytes(remaining).map_err(decode)?;
+            remaining = after;
             joiner.store.update(entry.0, |slot| *slot = Some(entry.1))?;
         }
-        if !rest.is_empty() {
+        if !remaining.is_empty() {
             return Err(JoinError::Decode(format!(
                 "{} bytes follow the last slot",
-                rest.len()
+                remaining.len()
             )));
         }
         joiner.audit()?;
         Ok(joiner)
     }
 
-    /// Checks the identities against the slots themselves, counting them all; for snapshots and restores.
+    /// Checks the counters against the slots, counting all of them; for snapshots and restores.
     pub fn audit(&self) -> Result<(), JoinError> {
         let n_tasks = self.config.n_tasks();
         if self.counters.tasks.len() != n_tasks {
@@ -134,6 +129,21 @@ impl<S: JoinStore> Joiner<S> {
         )?;
         Ok(())
     }
+}
+
+/// The first setting that an exported state was made under and that the configuration has changed.
+fn changed(header: &Header, config: &JoinConfig) -> Option<JoinError> {
+    let window = |task: &TaskConfig| format!("join.tasks[{}].window = {} ms", task.name, task.window_ms);
+    let windows = |tasks: &[TaskConfig]| tasks.iter().map(window).collect::<Vec<_>>().join(", ");
+    let (found, expected) = if header.tasks != config.tasks {
+        (windows(&header.tasks), windows(&config.tasks))
+    } else if header.policy != config.policy {
+        let policy = |policy: LabelPolicy| format!("join.policy = {policy}");
+        (policy(header.policy), policy(config.policy))
+    } else {
+        return None;
+    };
+    Some(JoinError::Changed { found, expected })
 }
 
 fn decode(error: postcard::Error) -> JoinError {

@@ -1,184 +1,188 @@
-//! One event or one moment applied to one slot: the whole logic of the join, without store, clock or caps.
+//! One event or one due time applied to one slot: the logic of the join, without store, clock or caps.
 
 use std::sync::Arc;
 
-use ouzel_sample::{EventTime, Id, Impression, Position, Sample, TaskId};
+use ouzel_sample::{Action, EventTime, Id, Impression, Position, Sample, TaskId};
 
+use crate::join::clock::passed;
 use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
+use crate::join::effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
-use crate::join::fault::Fault;
-use crate::join::joiner::{Captured, Outcome, ResolvedEarlyAction};
+use crate::join::planted_bug::PlantedBug;
 use crate::join::policy::{self, Close};
 use crate::join::slot::{Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
 
 /// Actions that may wait for one impression; more than a slate has (item, task) pairs is an attack.
 const MAX_WAITING_PER_REQUEST: usize = 1_024;
 
-/// What a slot is changed under, and where its samples and outcomes go.
+/// The surroundings of a change to one slot, and where its samples and outcomes go.
 pub(crate) struct Step<'a> {
     pub(crate) config: &'a JoinConfig,
     pub(crate) counters: &'a mut Counters,
     /// The watermark before the event.
-    pub(crate) now: EventTime,
-    /// Requests that would be forgotten by then may have been forgotten already.
+    pub(crate) watermark: EventTime,
+    /// Requests that expire by then may have been forgotten already.
     pub(crate) floor: EventTime,
-    pub(crate) fault: Option<Fault>,
-    /// When the first impression was shown; the distant past once the start-up is over.
+    pub(crate) planted_bug: Option<PlantedBug>,
+    /// When the first impression was shown; [`EventTime::MIN`] once the start-up is over.
     pub(crate) first_shown: Option<EventTime>,
+    /// The samples made by this change.
     pub(crate) group: Vec<Sample>,
-    /// Actions that had waited for this impression and count for it.
-    pub(crate) resolved: Vec<ResolvedEarlyAction>,
-    /// The impression of this slot, if its last window closed.
-    pub(crate) closed: Option<(Position, Id)>,
+    pub(crate) effects: &'a mut JoinEffects,
 }
 
 impl Step<'_> {
-    /// An impression comes. `capture` is called only if it is joined.
+    /// An impression arrives.
     pub(crate) fn impression(
         &mut self,
         slot: &mut Option<Slot>,
         position: Position,
         impression: &Impression,
-        capture: impl FnOnce(&Impression) -> Captured,
+        features: &mut dyn FeatureSource,
     ) -> Result<Outcome, JoinError> {
         let n_items = count(impression.items.len());
-        if matches!(slot, Some(Slot::Open(_) | Slot::Closed(_))) && !self.has(Fault::ForgetImpressionDedup) {
-            self.counters.impressions += 1;
-            self.counters.items += n_items;
-            self.counters.duplicate_impressions += 1;
-            self.counters.duplicate_items += n_items;
+        let is_known = matches!(slot, Some(Slot::Open(_) | Slot::Closed(_)));
+        if is_known && !self.has(PlantedBug::ForgetImpressionDedup) {
+            self.counters.add_duplicate_impression(n_items);
             return Ok(Outcome::Duplicate);
         }
         let expires = passed(impression.ts, self.config.dedup_ms());
-        let is_forgotten = expires <= self.now.max(self.floor);
-        let all = self.config.all_tasks();
+        let is_forgotten = expires <= self.watermark.max(self.floor);
         let late = match impression.known_actions {
-            _ if is_forgotten => all,
+            _ if is_forgotten => self.config.all_tasks(),
             Some(_) => 0,
             None => self.tasks_over(impression.ts),
         };
-        let captured = if late == all {
+        // Checked before anything changes.
+        let captured = if late == self.config.all_tasks() {
             None
         } else {
-            Some(capture(impression))
+            Some(capture(features, impression)?)
         };
-        if let Some(captured) = &captured
-            && captured.candidates.len() != impression.items.len()
-        {
-            return Err(JoinError::Captured {
-                request: impression.request,
-                shown: impression.items.len(),
-                captured: captured.candidates.len(),
-            });
-        }
-
-        self.counters.impressions += 1;
-        self.counters.items += n_items;
-        for (task, _) in self.config.tasks() {
-            let of = &mut self.counters.tasks[usize::from(task)];
-            if late & (1 << task) != 0 {
-                of.late += n_items;
-            } else {
-                of.pending += n_items;
-            }
-        }
+        self.counters.add_impression(n_items, late);
         let waiting = match slot.take() {
-            Some(Slot::Early(early)) if !self.has(Fault::ForgetEarlyActions) => early.actions,
+            Some(Slot::Early(early)) if !self.has(PlantedBug::ForgetEarlyActions) => early.actions,
             _ => Vec::new(),
         };
         self.counters.waiting = self.counters.waiting.wrapping_sub(count(waiting.len()));
         let Some(captured) = captured else {
-            self.counters.late_impressions += 1;
             self.counters.late_actions += count(waiting.len());
-            if !is_forgotten {
-                *slot = Some(Slot::Closed(Closed {
+            *slot = (!is_forgotten).then(|| {
+                Slot::Closed(Closed {
                     expires,
                     positives: Box::default(),
-                }));
-            }
+                })
+            });
             return Ok(Outcome::Late);
         };
-        self.counters.accepted += 1;
         let mut open = open(position, captured, late);
-        open.held = self.starting_up(impression.ts);
-        if let Some(known_actions) = &impression.known_actions {
-            let mut closed = self.reveal(&mut open, known_actions, expires);
-            for action in &waiting {
-                self.act_closed(&mut closed, action.item, action.task);
+        open.held = self.tasks_starting_up(impression.ts);
+        *slot = Some(match &impression.known_actions {
+            Some(revealed) => {
+                let mut closed = self.reveal(&mut open, revealed, expires);
+                for action in &waiting {
+                    self.act_closed(&mut closed, action.item, action.task);
+                }
+                Slot::Closed(closed)
             }
-            *slot = Some(Slot::Closed(closed));
-        } else {
-            let wait = self.config.policy.wait_ms();
-            if self.config.policy.is_at_once()
-                && wait.is_some_and(|wait| passed(open.request.ts, wait) <= self.now)
-            {
-                policy::shown(&mut open, all & !late, &mut self.group);
+            None => {
+                self.accept(&mut open, &waiting);
+                Slot::Open(Box::new(open))
             }
-            for action in &waiting {
-                let is_late = match self.act(&mut open, action) {
-                    Outcome::Matched(_) => false,
-                    Outcome::LateAction => true,
-                    _ => continue,
-                };
-                self.resolved.push(ResolvedEarlyAction {
-                    item: action.item,
-                    task: action.task,
-                    ts: action.ts,
-                    offset: action.offset,
-                    is_late,
-                });
-            }
-            self.resolved.sort_by_key(|resolved| resolved.is_late);
-            self.counters.pending_items += n_items;
-            open.next = self.next(&open);
-            *slot = Some(Slot::Open(Box::new(open)));
-        }
+        });
         Ok(Outcome::Accepted)
     }
 
-    /// An action comes.
-    pub(crate) fn action(&mut self, slot: &mut Option<Slot>, action: Waiting) -> Outcome {
+    /// Makes the first samples of an accepted impression, and attributes the actions that waited for it.
+    fn accept(&mut self, open: &mut Open, waiting: &[Waiting]) {
+        let wait = self.config.policy.wait_ms();
+        if self.config.policy.is_at_once()
+            && wait.is_some_and(|wait| passed(open.request.ts, wait) <= self.watermark)
+        {
+            policy::shown(open, self.config.all_tasks() & !open.closed, &mut self.group);
+        }
+        for action in waiting {
+            let outcome = self.act(open, action);
+            let counted = Action {
+                request: open.request.id,
+                item: action.item,
+                user: open.request.user,
+                ts: action.ts,
+                task: action.task,
+                value: None,
+            };
+            self.count_action(outcome, counted, action.offset, Some(open));
+        }
+        self.effects.actions.sort_by_key(|action| action.is_late);
+        self.counters.pending_items += count(open.items.len());
+        open.next = self.next_due(open);
+    }
+
+    /// An action arrives.
+    pub(crate) fn action(&mut self, slot: &mut Option<Slot>, action: &Action, waiting: Waiting) -> Outcome {
         self.counters.actions += 1;
-        let is_given_up = action.expires <= self.now;
-        match slot {
-            Some(Slot::Open(open)) => self.act(open, &action),
+        let mut impression = None;
+        let outcome = match slot {
+            Some(Slot::Open(open)) => {
+                let outcome = self.act(open, &waiting);
+                impression = Some(&**open);
+                outcome
+            }
             Some(Slot::Closed(closed)) => self.act_closed(closed, action.item, action.task),
-            Some(Slot::Early(early)) => {
-                let same = |other: &Waiting| {
-                    (other.item, other.task, other.ts) == (action.item, action.task, action.ts)
-                };
-                if early.actions.iter().any(same) {
-                    self.counters.duplicate_actions += 1;
-                    return Outcome::DuplicateAction;
-                }
-                if is_given_up || early.actions.len() >= MAX_WAITING_PER_REQUEST {
-                    self.counters.orphans += 1;
-                    return Outcome::Orphan;
-                }
-                self.counters.waiting += 1;
-                early.next = early.next.min(action.expires);
-                early.actions.push(action);
-                Outcome::Early
-            }
-            None if is_given_up => {
-                self.counters.orphans += 1;
-                Outcome::Orphan
-            }
-            None => {
-                self.counters.waiting += 1;
-                let next = action.expires;
-                *slot = Some(Slot::Early(Box::new(Early {
-                    next,
-                    actions: vec![action],
-                })));
-                Outcome::Early
-            }
+            _ => self.wait(slot, waiting),
+        };
+        self.count_action(outcome, *action, waiting.offset, impression);
+        outcome
+    }
+
+    /// Notes an action that counts from here on: one that matched, or one that is late. Its user did both.
+    fn count_action(&mut self, outcome: Outcome, action: Action, offset: i64, open: Option<&Open>) {
+        let is_late = outcome == Outcome::LateAction;
+        if is_late || outcome == Outcome::Matched {
+            let attributed = |open: &Open| (open.shown_at, Arc::clone(&open.request));
+            self.effects.actions.push(CountedAction {
+                action,
+                offset,
+                impression: open.filter(|_| !is_late).map(attributed),
+                is_late,
+            });
         }
     }
 
-    /// The watermark has reached the moment an open slot waits for.
-    pub(crate) fn due(&mut self, slot: &mut Option<Slot>) {
+    /// An action arrives before its impression.
+    fn wait(&mut self, slot: &mut Option<Slot>, action: Waiting) -> Outcome {
+        let is_given_up = action.expires <= self.watermark;
+        let Some(Slot::Early(early)) = slot else {
+            if is_given_up {
+                self.counters.orphans += 1;
+                return Outcome::Orphan;
+            }
+            self.counters.waiting += 1;
+            *slot = Some(Slot::Early(Box::new(Early {
+                next: action.expires,
+                actions: vec![action],
+            })));
+            return Outcome::Early;
+        };
+        let same =
+            |other: &Waiting| (other.item, other.task, other.ts) == (action.item, action.task, action.ts);
+        if early.actions.iter().any(same) {
+            self.counters.duplicate_actions += 1;
+            return Outcome::DuplicateAction;
+        }
+        if is_given_up || early.actions.len() >= MAX_WAITING_PER_REQUEST {
+            self.counters.orphans += 1;
+            return Outcome::Orphan;
+        }
+        self.counters.waiting += 1;
+        early.next = early.next.min(action.expires);
+        early.actions.push(action);
+        Outcome::Early
+    }
+
+    /// The watermark has reached the time that an open slot waits for.
+    pub(crate) fn close_due(&mut self, slot: &mut Option<Slot>) {
         let Some(Slot::Open(open)) = slot else { return };
         let (at, shown) = (open.next, open.request.ts);
         let (mut waits, mut closes) = (0, 0);
@@ -192,11 +196,11 @@ impl Step<'_> {
                 closes |= bit;
             }
         }
-        self.shut(slot, waits, closes, Close::Due);
+        self.close(slot, waits, closes, Close::Due);
     }
 
-    /// Too much is pending: an open slot closes before its time.
-    pub(crate) fn overload(&mut self, slot: &mut Option<Slot>) {
+    /// Too much is pending: closes an open slot before its time.
+    pub(crate) fn close_early(&mut self, slot: &mut Option<Slot>) {
         let Some(Slot::Open(open)) = slot else { return };
         let closes = self.config.all_tasks() & !open.closed;
         let waits = match self.config.policy.wait_ms() {
@@ -204,24 +208,24 @@ impl Step<'_> {
             None => 0,
         };
         self.counters.closed_early += 1;
-        self.shut(slot, waits, closes, Close::Overload);
+        self.close(slot, waits, closes, Close::Overload);
     }
 
-    /// Gives up the waiting actions that expire by `until`. Returns how many.
-    pub(crate) fn give_up(&mut self, slot: &mut Option<Slot>, until: EventTime) -> u64 {
+    /// Gives up the waiting actions that expire by `due`. Returns their number.
+    pub(crate) fn give_up(&mut self, slot: &mut Option<Slot>, due: EventTime) -> u64 {
         let Some(Slot::Early(early)) = slot else { return 0 };
         let before = early.actions.len();
-        early.actions.retain(|action| action.expires > until);
-        let given_up = count(before - early.actions.len());
-        if !early.settle() {
+        early.actions.retain(|action| action.expires > due);
+        let n_given_up = count(before - early.actions.len());
+        if !early.update_next() {
             *slot = None;
         }
-        self.counters.waiting = self.counters.waiting.wrapping_sub(given_up);
-        self.counters.orphans += given_up;
-        given_up
+        self.counters.waiting = self.counters.waiting.wrapping_sub(n_given_up);
+        self.counters.orphans += n_given_up;
+        n_given_up
     }
 
-    fn shut(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: Close) {
+    fn close(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: Close) {
         let Some(Slot::Open(open)) = slot else { return };
         if waits != 0 {
             policy::waited(self.config.policy, open, waits, &mut self.group);
@@ -237,12 +241,15 @@ impl Step<'_> {
         }
         if open.closed == self.config.all_tasks() {
             self.counters.pending_items -= count(open.items.len());
-            self.closed = Some((open.shown_at, open.request.user));
+            self.effects.closed.push(ClosedImpression {
+                shown_at: open.shown_at,
+                user: open.request.user,
+            });
             let expires = passed(open.request.ts, self.config.dedup_ms());
             let closed = open.close(expires);
-            *slot = (!self.has(Fault::ForgetClosed)).then_some(Slot::Closed(closed));
+            *slot = (!self.has(PlantedBug::ForgetClosed)).then_some(Slot::Closed(closed));
         } else {
-            open.next = self.next(open);
+            open.next = self.next_due(open);
         }
     }
 
@@ -256,28 +263,28 @@ impl Step<'_> {
             self.counters.orphans += 1;
             return Outcome::Orphan;
         };
-        if open.items[index].positive & bit != 0 && !self.has(Fault::ForgetActionDedup) {
+        if open.items[index].positive & bit != 0 && !self.has(PlantedBug::ForgetActionDedup) {
             self.counters.duplicate_actions += 1;
             return Outcome::DuplicateAction;
         }
         let since_shown = action.ts.since_ms(open.request.ts);
-        let earliest = i64::from(self.has(Fault::SkewEdge)) - self.config.skew_ms;
+        let earliest = i64::from(self.has(PlantedBug::SkewEdge)) - self.config.skew_ms;
         if since_shown < earliest {
             self.counters.before_shown += 1;
             return Outcome::BeforeShown;
         }
         let window = self.config.tasks[usize::from(action.task)].window_ms;
-        let latest = window - i64::from(self.has(Fault::WindowEdge));
+        let latest = window - i64::from(self.has(PlantedBug::WindowEdge));
         if open.closed & bit != 0 || since_shown > latest {
             self.counters.late_actions += 1;
             return Outcome::LateAction;
         }
-        if self.config.policy.is_at_once() && !self.has(Fault::PositiveFirst) {
-            // Actions do come; and a positive corrects only what was told.
-            let untold = self.config.all_tasks() & !(open.closed | open.sampled);
-            if untold != 0 {
-                policy::shown(open, untold, &mut self.group);
-                open.next = self.next(open);
+        if self.config.policy.is_at_once() && !self.has(PlantedBug::PositiveFirst) {
+            // A late positive corrects an early negative, which must come first.
+            let unsampled = self.config.all_tasks() & !(open.closed | open.sampled);
+            if unsampled != 0 {
+                policy::shown(open, unsampled, &mut self.group);
+                open.next = self.next_due(open);
             }
         }
         open.items[index].positive |= bit;
@@ -292,7 +299,7 @@ impl Step<'_> {
             record_ms,
             &mut self.group,
         );
-        Outcome::Matched(Some(Arc::clone(&open.request)))
+        Outcome::Matched
     }
 
     fn act_closed(&mut self, closed: &mut Closed, item: Id, task: TaskId) -> Outcome {
@@ -313,7 +320,7 @@ impl Step<'_> {
             Some(positive) => {
                 positive.seen |= bit;
                 self.counters.matched += 1;
-                Outcome::Matched(None)
+                Outcome::Matched
             }
         }
     }
@@ -331,7 +338,7 @@ impl Step<'_> {
                 self.counters.decide(task, item.positive & (1 << task) != 0);
             }
         }
-        policy::known_actions(open, all, &mut self.group);
+        policy::fully_labeled(open, all, &mut self.group);
         let mut closed = open.close(expires);
         closed
             .positives
@@ -340,8 +347,8 @@ impl Step<'_> {
         closed
     }
 
-    /// Tasks of which no window has closed yet, so that no negative can have been told.
-    fn starting_up(&self, shown: EventTime) -> u8 {
+    /// Tasks of which no window has closed yet, so that no negative can have been emitted.
+    fn tasks_starting_up(&self, shown: EventTime) -> u8 {
         let first = self.first_shown.unwrap_or(shown);
         if first == EventTime::MIN {
             return 0;
@@ -353,12 +360,12 @@ impl Step<'_> {
     fn tasks_over(&self, shown: EventTime) -> u8 {
         self.config
             .tasks()
-            .filter(|(_, config)| passed(shown, config.window_ms) <= self.now)
+            .filter(|(_, config)| passed(shown, config.window_ms) <= self.watermark)
             .fold(0, |mask, (task, _)| mask | 1 << task)
     }
 
     /// The next end of a wait or a window.
-    fn next(&self, open: &Open) -> EventTime {
+    fn next_due(&self, open: &Open) -> EventTime {
         let shown = open.request.ts;
         self.config
             .tasks()
@@ -371,9 +378,22 @@ impl Step<'_> {
             .unwrap_or(EventTime::MAX)
     }
 
-    fn has(&self, fault: Fault) -> bool {
-        self.fault == Some(fault)
+    fn has(&self, bug: PlantedBug) -> bool {
+        self.planted_bug == Some(bug)
     }
+}
+
+/// The features of an impression, one candidate for each item it showed.
+fn capture(features: &mut dyn FeatureSource, impression: &Impression) -> Result<Captured, JoinError> {
+    let captured = features.capture(impression);
+    if captured.candidates.len() != impression.items.len() {
+        return Err(JoinError::Captured {
+            request: impression.request,
+            shown: impression.items.len(),
+            captured: captured.candidates.len(),
+        });
+    }
+    Ok(captured)
 }
 
 fn open(shown_at: Position, captured: Captured, late: u8) -> Open {
@@ -395,12 +415,6 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> Open {
         sampled: 0,
         held: 0,
     }
-}
-
-/// The first watermark at which no on-time event dated up to `span_ms` after `ts` can still come. An event on
-/// the watermark is on time, so that is one past the end of the span.
-pub(crate) fn passed(ts: EventTime, span_ms: i64) -> EventTime {
-    ts.plus_ms(span_ms.saturating_add(1))
 }
 
 /// The tasks of a set.

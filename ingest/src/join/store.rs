@@ -1,29 +1,39 @@
-//! Where the join state lives: a map from request to [`Slot`] with an index of what is due when.
+//! The store of the join state: a map from request to [`Slot`] with an index of due times.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::hash::BuildHasherDefault;
 
 use ouzel_sample::{EventTime, Id, IdHasher};
 
 use crate::join::slot::{Class, Slot};
 
-/// A store that could not do its work. Its content is undefined from here; it can always be rebuilt.
+/// A store failed. Its content is undefined from here on; a checkpoint restores it.
 #[derive(Debug, thiserror::Error)]
 #[error("the join store cannot {attempted}: {detail}")]
 pub struct StoreError {
-    /// What was attempted.
+    /// The operation.
     pub attempted: &'static str,
-    /// What the store said.
+    /// The store's own message.
     pub detail: String,
 }
 
-/// The seam between the join and where its state is kept.
+impl StoreError {
+    pub(crate) fn new(attempted: &'static str, error: &dyn fmt::Display) -> Self {
+        Self {
+            attempted,
+            detail: error.to_string(),
+        }
+    }
+}
+
+/// Holds the join state.
 ///
-/// A store is a cache: the truth is the newest snapshot and the log behind it. It need not be durable, and it
-/// may be wiped. Whatever it does, iteration follows ids and due times, never the layout of a map.
+/// A store is a cache of the newest snapshot and the log behind it: it need not be durable, and it may be wiped.
+/// Iteration follows ids and due times, never the layout of a map.
 pub trait JoinStore {
-    /// Reads the slot of `id`, lets `change` replace, alter or drop it, and keeps what `change` left.
+    /// Applies `change` to the slot of `id`: it may create, replace, alter or drop it.
     fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError>;
 
     /// The slot of `class` that is due first, by (due time, id).
@@ -37,7 +47,7 @@ pub trait JoinStore {
         Class::ALL.iter().all(|class| self.len(*class) == 0)
     }
 
-    /// Shows every slot, in order of id.
+    /// Visits every slot, in order of id.
     fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError>;
 
     /// Drops every slot.
@@ -47,7 +57,7 @@ pub trait JoinStore {
 /// The store in memory: about 100 bytes per request, 16 per shown item and 24 for its due time.
 #[derive(Clone, Debug, Default)]
 pub struct MemStore {
-    /// Never holds a `None`; the option lets [`JoinStore::update`] hand out the place itself.
+    /// Never holds a `None`: the option lets [`JoinStore::update`] lend the entry itself.
     slots: HashMap<Id, Option<Slot>, BuildHasherDefault<IdHasher>>,
     due: [BTreeSet<(EventTime, Id)>; Class::ALL.len()],
 }

@@ -59,7 +59,7 @@ impl Bench {
         Self::new(config(policy))
     }
 
-    fn impression(request: u64, ts: i64) -> Impression {
+    fn impression_of(request: u64, ts: i64) -> Impression {
         Impression {
             request: Id(request),
             user: Id(1),
@@ -76,13 +76,18 @@ impl Bench {
     }
 
     fn show(&mut self, request: u64, ts: i64) -> Outcome {
+        self.impression(ts, &Self::impression_of(request, ts))
+    }
+
+    fn impression(&mut self, offset: i64, impression: &Impression) -> Outcome {
         let position = Position {
             partition: SHOWN,
-            offset: ts,
+            offset,
         };
-        self.joiner
-            .impression(position, &Self::impression(request, ts), capture, &mut self.out)
-            .unwrap()
+        let effects = self.joiner.impression(position, impression, &mut capture);
+        let effects = effects.unwrap();
+        self.out.append(&mut effects.groups);
+        effects.outcome
     }
 
     fn act(&mut self, item: u64, task: u8, ts: i64) -> Outcome {
@@ -102,23 +107,25 @@ impl Bench {
             partition: ACTED,
             offset: ts,
         };
-        self.joiner
-            .action(position, Some(ts + 7), &action, &mut self.out)
-            .unwrap()
+        let effects = self.joiner.action(position, Some(ts + 7), &action);
+        let effects = effects.unwrap();
+        self.out.append(&mut effects.groups);
+        effects.outcome
     }
 
     /// Moves both streams on, so that the watermark is `watermark`.
     fn pass(&mut self, watermark: i64) {
         for partition in [SHOWN, ACTED] {
-            self.joiner
-                .advance(partition, EventTime(watermark + 10), &mut self.out)
-                .unwrap();
+            let effects = self.joiner.advance(partition, EventTime(watermark + 10));
+            let effects = effects.unwrap();
+            self.out.append(&mut effects.groups);
+            effects.outcome;
         }
         self.joiner.audit().unwrap();
     }
 
     /// The samples since the last call, as `item kind labels @record`, groups apart by `|`.
-    fn told(&mut self) -> String {
+    fn emitted(&mut self) -> String {
         let sample = |sample: &Sample| {
             let kind = match sample.kind {
                 SampleKind::Final => "final",
@@ -143,9 +150,9 @@ impl Bench {
             )
         };
         let group = |group: &Vec<Sample>| group.iter().map(sample).collect::<Vec<_>>().join(", ");
-        let told = self.out.iter().map(group).collect::<Vec<_>>().join(" | ");
+        let emitted = self.out.iter().map(group).collect::<Vec<_>>().join(" | ");
         self.out.clear();
-        told
+        emitted
     }
 }
 
@@ -153,17 +160,14 @@ impl Bench {
 fn an_action_counts_from_the_skew_before_the_impression_to_the_end_of_its_window() {
     let cases = [
         (-6, Outcome::BeforeShown),
-        (-5, Outcome::Matched(None)),
-        (100, Outcome::Matched(None)),
+        (-5, Outcome::Matched),
+        (100, Outcome::Matched),
         (101, Outcome::LateAction),
     ];
     for (at, expected) in cases {
         let mut bench = Bench::with(LabelPolicy::Eager);
         bench.show(REQUEST, 1_000);
-        let outcome = match bench.act(1, CLICK, 1_000 + at) {
-            Outcome::Matched(_) => Outcome::Matched(None),
-            outcome => outcome,
-        };
+        let outcome = bench.act(1, CLICK, 1_000 + at);
         assert_eq!(outcome, expected, "{at} ms after the impression");
     }
 }
@@ -173,11 +177,11 @@ fn a_window_closes_when_no_on_time_action_can_come_any_more() {
     let mut bench = Bench::with(LabelPolicy::Eager);
     bench.show(REQUEST, 0);
     bench.pass(100);
-    assert_eq!(bench.told(), "", "an action of 100 ms would be on time");
-    assert!(matches!(bench.act(1, CLICK, 100), Outcome::Matched(_)));
-    bench.told();
+    assert_eq!(bench.emitted(), "", "an action of 100 ms would be on time");
+    assert!(bench.act(1, CLICK, 100) == Outcome::Matched);
+    bench.emitted();
     bench.pass(101);
-    assert_eq!(bench.told(), "2 final click=0");
+    assert_eq!(bench.emitted(), "2 final click=0");
     assert_eq!(bench.act(2, CLICK, 100), Outcome::LateAction);
     assert_eq!(bench.act(1, CLICK, 100), Outcome::DuplicateAction);
 }
@@ -188,7 +192,7 @@ fn an_action_waits_for_its_impression() {
     assert_eq!(bench.act(1, CLICK, 50), Outcome::Early);
     assert_eq!(bench.act(1, CLICK, 50), Outcome::DuplicateAction);
     assert_eq!(bench.show(REQUEST, 40), Outcome::Accepted);
-    assert_eq!(bench.told(), "1 final click=1 @57");
+    assert_eq!(bench.emitted(), "1 final click=1 @57");
 
     let mut bench = Bench::with(LabelPolicy::Eager);
     bench.act(1, CLICK, 50);
@@ -216,7 +220,7 @@ fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
     bench.pass(500);
     assert_eq!(bench.show(REQUEST, 399), Outcome::Accepted);
     assert_eq!(bench.act(1, CLICK, 450), Outcome::LateAction);
-    assert!(matches!(bench.act(1, ORDER, 450), Outcome::Matched(_)));
+    assert!(bench.act(1, ORDER, 450) == Outcome::Matched);
     let tasks = &bench.joiner.counters().tasks;
     assert_eq!(
         (tasks[0].late, tasks[1].late, tasks[1].positive, tasks[1].pending),
@@ -233,26 +237,22 @@ fn revealed_labels_make_final_samples_at_once() {
     let mut bench = Bench::with(LabelPolicy::Defer { wait_ms: 50 });
     let impression = Impression {
         known_actions: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
-        ..Bench::impression(REQUEST, 0)
+        ..Bench::impression_of(REQUEST, 0)
     };
-    let position = Position {
-        partition: SHOWN,
-        offset: 0,
-    };
-    bench
-        .joiner
-        .impression(position, &impression, capture, &mut bench.out)
-        .unwrap();
-    assert_eq!(bench.told(), "1 final click=0 order=0, 2 final click=1 order=0");
+    bench.impression(0, &impression);
+    assert_eq!(
+        bench.emitted(),
+        "1 final click=0 order=0, 2 final click=1 order=0"
+    );
     assert_eq!(
         bench.act(2, CLICK, 30),
-        Outcome::Matched(None),
+        Outcome::Matched,
         "the action itself comes later"
     );
     assert_eq!(bench.act(2, CLICK, 31), Outcome::DuplicateAction);
     assert_eq!(bench.act(1, CLICK, 30), Outcome::LateAction);
     bench.joiner.audit().unwrap();
-    assert_eq!(bench.told(), "");
+    assert_eq!(bench.emitted(), "");
 }
 
 #[test]
@@ -263,13 +263,16 @@ fn too_much_pending_closes_the_oldest_first_and_says_so() {
     });
     bench.show(REQUEST, 30);
     bench.show(2, 10);
-    assert_eq!(bench.told(), "");
+    assert_eq!(bench.emitted(), "");
     bench.show(3, 20);
-    assert_eq!(bench.told(), "1 early click=0 order=0, 2 early click=0 order=0");
+    assert_eq!(
+        bench.emitted(),
+        "1 early click=0 order=0, 2 early click=0 order=0"
+    );
     let counters = bench.joiner.counters();
     assert_eq!((counters.closed_early, counters.pending_items), (1, 4));
     assert!(
-        matches!(bench.act(1, CLICK, 40), Outcome::Matched(_)),
+        bench.act(1, CLICK, 40) == Outcome::Matched,
         "request 2 was closed, not this one"
     );
     assert_eq!(
@@ -280,7 +283,7 @@ fn too_much_pending_closes_the_oldest_first_and_says_so() {
 }
 
 #[test]
-fn what_was_forgotten_is_late_and_never_joined_twice() {
+fn a_forgotten_request_is_late_and_never_joined_twice() {
     let mut bench = Bench::new(JoinConfig {
         max_pending: 1,
         max_remembered: 2,
@@ -306,7 +309,7 @@ fn a_silent_action_stream_stops_time() {
         bench.show(request, i64::try_from(request * 1_000).unwrap());
     }
     assert_eq!(
-        bench.told(),
+        bench.emitted(),
         "",
         "no negative is made while actions may be missing"
     );
@@ -322,14 +325,14 @@ fn a_capture_that_does_not_fit_its_slate_is_refused_and_changes_nothing() {
         partition: SHOWN,
         offset: 0,
     };
-    let short = |impression: &Impression| {
+    let mut short = |impression: &Impression| {
         let mut captured = capture(impression);
         captured.candidates.pop();
         captured
     };
     let error = bench
         .joiner
-        .impression(position, &Bench::impression(REQUEST, 0), short, &mut bench.out)
+        .impression(position, &Bench::impression_of(REQUEST, 0), &mut short)
         .unwrap_err();
     assert_eq!(
         error.to_string(),

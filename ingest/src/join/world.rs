@@ -9,7 +9,7 @@ use ouzel_sample::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::join::fault::Fault;
+use crate::join::planted_bug::PlantedBug;
 use crate::join::*;
 
 /// One thing that happens to a joiner. Times are small numbers, ids too; its index is its offset.
@@ -42,7 +42,7 @@ pub(super) fn record_ms(ts: i64) -> i64 {
 
 /// A sample, without its features.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Made {
+pub(super) struct EmittedSample {
     pub(super) request: u64,
     /// Offset of the impression.
     pub(super) shown_at: i64,
@@ -52,12 +52,12 @@ pub(super) struct Made {
     pub(super) action_ms: Option<i64>,
 }
 
-/// All that a joiner says.
+/// Everything that a joiner reports.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Told {
+pub(super) struct Report {
     /// For each happening, its outcome.
     pub(super) outcomes: Vec<&'static str>,
-    pub(super) groups: Vec<Vec<Made>>,
+    pub(super) groups: Vec<Vec<EmittedSample>>,
     /// Orphans, matches and late actions in the end, those that waited included.
     pub(super) fates: [u64; 3],
     /// Late, positive and negative items of each task in the end.
@@ -329,12 +329,12 @@ pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<DecodedRe
     })
 }
 
-pub(super) fn name(outcome: &Outcome) -> &'static str {
+pub(super) fn name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Accepted => "accepted",
         Outcome::Duplicate => "duplicate",
         Outcome::Late => "late",
-        Outcome::Matched(_) => "matched",
+        Outcome::Matched => "matched",
         Outcome::DuplicateAction => "duplicate action",
         Outcome::LateAction => "late action",
         Outcome::BeforeShown => "before shown",
@@ -352,20 +352,21 @@ pub(super) fn apply<S: JoinStore>(
     happening: &Happening,
     out: &mut Vec<Vec<Sample>>,
 ) -> Result<&'static str, JoinError> {
-    if let Some(recorded) = recorded(offset, happening) {
-        return Ok(name(&joiner.step(&recorded, capture, out)?));
-    }
-    match happening {
-        Happening::Advanced(partition, ts) => joiner.advance(*partition, EventTime(*ts), out)?,
-        Happening::Idle(partition) => drop(joiner.mark(*partition, Mark::Idle, out)?),
-        Happening::Active(partition) => drop(joiner.mark(*partition, Mark::Active, out)?),
-        _ => {}
-    }
-    Ok("")
+    let effects = match happening {
+        Happening::Advanced(partition, ts) => joiner.advance(*partition, EventTime(*ts))?,
+        Happening::Idle(partition) => joiner.mark(*partition, Mark::Idle)?,
+        Happening::Active(partition) => joiner.mark(*partition, Mark::Active)?,
+        _ => {
+            let recorded = recorded(offset, happening).expect("the others are records");
+            joiner.step(&recorded, &mut capture)?
+        }
+    };
+    out.append(&mut effects.groups);
+    Ok(name(effects.outcome))
 }
 
-pub(super) fn made(sample: &Sample) -> Made {
-    Made {
+pub(super) fn emitted(sample: &Sample) -> EmittedSample {
+    EmittedSample {
         request: sample.request.id.0,
         shown_at: sample.shown_at.offset,
         item: sample.candidate.item.0,
@@ -377,14 +378,14 @@ pub(super) fn made(sample: &Sample) -> Made {
     }
 }
 
-/// What a joiner says of a world, over stores that `store` makes; and every state it exported on the way.
+/// The report of a joiner on a world, over stores that `store` makes; and every state it exported on the way.
 pub(super) fn joined<S: JoinStore>(
     world: &World,
-    fault: Option<Fault>,
+    bug: Option<PlantedBug>,
     mut store: impl FnMut() -> S,
-) -> Result<(Told, Vec<Vec<u8>>), JoinError> {
+) -> Result<(Report, Vec<Vec<u8>>), JoinError> {
     let mut joiner = Joiner::new(world.config.clone(), world.partitions.iter().copied(), store())?;
-    joiner.fault = fault;
+    joiner.planted_bug = bug;
     let (mut out, mut outcomes, mut exports) = (Vec::new(), Vec::new(), Vec::new());
     for (offset, happening) in world.happenings.iter().enumerate() {
         outcomes.push(apply(&mut joiner, offset, happening, &mut out)?);
@@ -392,18 +393,21 @@ pub(super) fn joined<S: JoinStore>(
         if world.restarts[offset] {
             let bytes = joiner.export()?;
             joiner = Joiner::import(world.config.clone(), store(), &bytes)?;
-            joiner.fault = fault;
+            joiner.planted_bug = bug;
             exports.push(bytes);
         }
     }
     joiner.audit()?;
-    joiner.finish(&mut out)?;
+    out.append(&mut joiner.finish()?.groups);
     joiner.audit()?;
     assert!(joiner.store().is_empty(), "a finished joiner keeps nothing");
     let counters = joiner.counters();
-    let told = Told {
+    let report = Report {
         outcomes,
-        groups: out.iter().map(|group| group.iter().map(made).collect()).collect(),
+        groups: out
+            .iter()
+            .map(|group| group.iter().map(emitted).collect())
+            .collect(),
         fates: [counters.orphans, counters.matched, counters.late_actions],
         labels: counters
             .tasks
@@ -416,7 +420,7 @@ pub(super) fn joined<S: JoinStore>(
             counters.forgotten_early,
         ],
     };
-    Ok((told, exports))
+    Ok((report, exports))
 }
 
 /// The watermark before each happening, and after the last.

@@ -1,14 +1,14 @@
-//! One entry of the plan: what it says, and its compact form.
+//! One entry of the plan log, and its compact form.
 
 use ouzel_sample::{ContentHash, Id, N_MODALITIES, PartitionId};
 use serde::{Deserialize, Serialize};
 
 use crate::join::Mark;
 
-/// Consecutive records of one partition: the record at `from`, up to and excluding offset `to`.
+/// Consecutive records of one partition: from the record at `from` up to and excluding offset `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Run {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
     /// Offset of its first record.
     pub from: i64,
@@ -16,28 +16,28 @@ pub struct Run {
     pub to: i64,
 }
 
-/// An item whose content has been encoded, and the content by modality.
+/// An item whose contents were encoded, and the contents by modality.
 pub type Encoded = (Id, [Option<ContentHash>; N_MODALITIES]);
 
-/// What was read and decided between two batches. The runs were read first, in order; then the marks were
-/// applied, in order; then the vectors came into use; then the open batch was closed, if `flush` says so.
+/// The records read and the decisions made between two batches. First the runs were read, in order; then the marks were
+/// applied, in order; then the vectors came into use; then, with `flush`, the open batch was closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Compact", into = "Compact")]
 pub struct PlanEntry {
     /// Its number.
     pub seq: u64,
-    /// What was read.
+    /// The records read.
     pub runs: Vec<Run>,
-    /// Partitions found idle or active.
+    /// Partitions that became idle or active.
     pub marks: Vec<(PartitionId, Mark)>,
-    /// Items whose vectors were used from here on.
+    /// Items whose vectors came into use.
     pub encoded: Vec<Encoded>,
-    /// Whether the open batch was closed before it was full.
+    /// The open batch was closed before it was full.
     pub flush: bool,
 }
 
 impl PlanEntry {
-    /// True when it says nothing.
+    /// True without a record and without a decision.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self {
@@ -51,8 +51,8 @@ impl PlanEntry {
     }
 }
 
-/// Runs alternate between few partitions, each going on where it stopped: an index, a gap and a length, three
-/// bytes for most runs.
+/// Runs alternate between few partitions, each continuing where it stopped: an index, a gap and a length, three bytes for
+/// most runs.
 #[derive(Serialize, Deserialize)]
 struct Compact {
     seq: u64,
@@ -101,7 +101,7 @@ impl From<Compact> for PlanEntry {
         let mut ends = compact.starts.clone();
         let mut runs = Vec::with_capacity(compact.runs.len());
         for (index, gap, len) in compact.runs {
-            // The checksum has vouched for the bytes: an index out of range was written so by no one.
+            // The checksum was verified: no writer wrote an index out of range.
             let Some((partition, end)) = usize::try_from(index).ok().and_then(|index| ends.get_mut(index))
             else {
                 continue;

@@ -1,20 +1,20 @@
 //! One file of the plan log: a header, then frames `length u32 | check u64 | postcard`, little-endian.
 //!
-//! A frame's check covers the check before it, so that an entry lost, repeated or moved is damage like a
-//! flipped bit.
+//! A frame's check covers the check before it, so a lost, repeated or moved entry is found like a flipped bit.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::plan::{PlanEntry, PlanError, io_error};
+use super::entry::PlanEntry;
+use super::error::{PlanError, io_error};
 
 /// First bytes of a segment; the digit is the version of the layout.
 const MAGIC: &[u8; 10] = b"ouzelplan1";
 pub(super) const HEADER_BYTES: usize = MAGIC.len() + 16;
 const FRAME_BYTES: usize = 12;
 /// A batch's runs take kilobytes; a longer length is damage.
-const MOST_BYTES: usize = 16 << 20;
+const MAX_ENTRY_BYTES: usize = 16 << 20;
 
 /// The check of the last frame, which the next one continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ impl Chain {
         let mut hasher = blake3::Hasher::new();
         hasher.update(MAGIC);
         hasher.update(&first.to_le_bytes());
-        Self(short(&hasher))
+        Self(first_8_bytes(&hasher))
     }
 
     fn next(self, payload: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0.to_le_bytes());
         hasher.update(payload);
-        Self(short(&hasher))
+        Self(first_8_bytes(&hasher))
     }
 
     /// The bytes of `entry` as the next frame.
@@ -42,10 +42,10 @@ impl Chain {
         let too_large = || PlanError::TooLarge {
             seq,
             bytes,
-            most: MOST_BYTES,
+            most: MAX_ENTRY_BYTES,
         };
         let len = u32::try_from(bytes).map_err(|_| too_large())?;
-        if bytes > MOST_BYTES {
+        if bytes > MAX_ENTRY_BYTES {
             return Err(too_large());
         }
         *self = self.next(&payload);
@@ -57,7 +57,7 @@ impl Chain {
     }
 }
 
-/// What a segment holds.
+/// The content of a segment.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) entries: Vec<PlanEntry>,
@@ -66,7 +66,7 @@ pub(super) struct Segment {
     /// Bytes up to the end of the last sound frame.
     pub(super) sound_bytes: u64,
     pub(super) total_bytes: u64,
-    /// Why it was not read to its end.
+    /// Why the segment was not read to its end.
     pub(super) damage: Option<String>,
 }
 
@@ -87,14 +87,14 @@ impl Segment {
             total_bytes: bytes.len() as u64,
             damage: None,
         };
-        let mut rest = &bytes[HEADER_BYTES..];
-        while !rest.is_empty() {
-            match take(rest, segment.chain, first + segment.entries.len() as u64) {
+        let mut unread = &bytes[HEADER_BYTES..];
+        while !unread.is_empty() {
+            match first_frame(unread, segment.chain, first + segment.entries.len() as u64) {
                 Ok((entry, chain, n_bytes)) => {
                     segment.entries.push(entry);
                     segment.chain = chain;
                     segment.sound_bytes += n_bytes as u64;
-                    rest = &rest[n_bytes..];
+                    unread = &unread[n_bytes..];
                 }
                 Err(damage) => {
                     segment.damage = Some(damage);
@@ -107,14 +107,14 @@ impl Segment {
 }
 
 /// The first frame of `bytes`, with the chain after it and its length.
-fn take(bytes: &[u8], chain: Chain, seq: u64) -> Result<(PlanEntry, Chain, usize), String> {
+fn first_frame(bytes: &[u8], chain: Chain, seq: u64) -> Result<(PlanEntry, Chain, usize), String> {
     let head: &[u8; FRAME_BYTES] = bytes
         .first_chunk()
         .ok_or_else(|| format!("entry {seq} is cut off in its frame"))?;
     let [l0, l1, l2, l3, check @ ..] = *head;
     let len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
     let end = FRAME_BYTES.saturating_add(len);
-    if len > MOST_BYTES {
+    if len > MAX_ENTRY_BYTES {
         return Err(format!("entry {seq} claims {len} bytes"));
     }
     let payload = bytes
@@ -187,7 +187,7 @@ fn header(first: u64) -> Vec<u8> {
     header
 }
 
-fn short(hasher: &blake3::Hasher) -> u64 {
+fn first_8_bytes(hasher: &blake3::Hasher) -> u64 {
     let mut bytes = [0; 8];
     hasher.finalize_xof().fill(&mut bytes);
     u64::from_le_bytes(bytes)

@@ -1,8 +1,8 @@
-//! Who runs which unit: a consumer group over the impressions topic, used for membership alone.
+//! Decides which process owns which pair of partitions: a consumer group over the impressions topic, for membership alone.
 //!
-//! Its consumer is assigned partitions, and keeps them paused: a [`KafkaSource`](crate::KafkaSource) reads them, at
-//! explicit offsets. What is committed to the group is how far each unit has told everything, for lag and as the
-//! point from which a new owner has to tell again; the watermark there is the commit's metadata.
+//! Its consumer is assigned partitions and keeps them paused: a [`KafkaSource`](crate::KafkaSource) reads them, at
+//! explicit offsets. The group's committed offsets say up to where each pair was reported, for lag and as the point from
+//! which a new owner reports again; the watermark there is the commit's metadata.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,23 +17,22 @@ use tracing::{debug, error, info, warn};
 use crate::join::JoinConfig;
 use crate::metrics::{TIER_BEGUN, TIER_LOST};
 use crate::source::kafka::{Client, REQUEST_TIMEOUT, partitions_of, properties};
-use crate::tier::begin::{Held, Trouble};
-use crate::tier::{Begin, Progress};
+use crate::tier::start::{LogRange, Progress, StartPoint, StartProblem};
 use crate::{Error, KafkaConfig, Topics};
 
-/// Nobody else is taken to have this process's name if it loses it once in so long: a client that asks twice to
-/// become a member, because the first answer is slow, may lose it to itself.
-const ONCE_IN: Duration = Duration::from_secs(60);
+/// A member that loses its instance name once in this time takes it back: a client that asks twice to become a member,
+/// because the first answer is slow, may lose the name to itself.
+const FENCED_ONCE_IN: Duration = Duration::from_secs(60);
 
-/// How a process takes part.
+/// The settings of a membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
-    /// The group.
+    /// The group id.
     pub group: String,
-    /// A name that stays with the process over restarts: within the session's timeout it gets its units back and
-    /// nobody else moves. Empty: it leaves when it stops, and its units move at once.
+    /// The process's name over restarts: back within the session timeout it gets its partitions again and no others
+    /// move. Empty: it leaves the group when it stops, and its partitions move at once.
     pub instance: String,
-    /// How long a member may be silent before its units move, ms.
+    /// How long a member may be silent before its partitions move, ms.
     pub session_timeout_ms: i64,
     /// How far an event may be dated after its record, ms.
     pub max_future_skew_ms: i64,
@@ -47,12 +46,12 @@ pub struct Group {
     topics: Topics,
     owned: BTreeSet<i32>,
     max_future_skew_ms: i64,
-    /// When it last lost its name.
+    /// When it last lost its instance name.
     fenced: Option<Instant>,
 }
 
 impl Group {
-    /// Asks to become a member. The topics must have equally many partitions.
+    /// Asks to become a member. The topics must have the same number of partitions.
     ///
     /// # Errors
     /// When no broker answers, a topic is missing, the topics do not fit each other or a property is refused.
@@ -81,13 +80,13 @@ impl Group {
         Ok(group)
     }
 
-    /// Serves the membership, waiting up to `timeout`; to be called every few seconds at least. Returns the units
+    /// Serves the membership, waiting up to `timeout`; to be called every few seconds at least. Returns the partitions
     /// of this process when they have changed.
     ///
     /// # Errors
     /// When this process can never be a member again, as when another one took its instance name.
     pub fn poll(&mut self, timeout: Duration) -> Result<Option<BTreeSet<i32>>, Error> {
-        // Partitions are paused, but a record may be under way already; it is read elsewhere.
+        // Partitions are paused, but a record may be under way already; the source reads it too.
         if let Some(Err(error)) = self.consumer.poll(timeout) {
             let code = error.rdkafka_error_code();
             let is_final = matches!(error, KafkaError::MessageConsumptionFatal(_))
@@ -95,12 +94,12 @@ impl Group {
             if is_final {
                 return self.rejoin(&error).map(Some);
             }
-            debug!(%error, "the join group");
+            debug!(%error, "the join group reports an error");
         }
         let assignment = self
             .consumer
             .assignment()
-            .map_err(|error| Error::broker("ask for", "the units of this process", &error))?;
+            .map_err(|error| Error::broker("ask for", "the partitions of this process", &error))?;
         let owned: BTreeSet<i32> = assignment
             .elements()
             .iter()
@@ -109,13 +108,14 @@ impl Group {
         if owned == self.owned {
             return Ok(None);
         }
-        let difference =
-            |of: &BTreeSet<i32>, from: &BTreeSet<i32>| of.difference(from).copied().collect::<Vec<_>>();
+        let difference = |minuend: &BTreeSet<i32>, subtrahend: &BTreeSet<i32>| {
+            minuend.difference(subtrahend).copied().collect::<Vec<_>>()
+        };
         info!(
-            taken_up = ?difference(&owned, &self.owned),
-            given_up = ?difference(&self.owned, &owned),
-            units = owned.len(),
-            "units changed"
+            assigned = ?difference(&owned, &self.owned),
+            revoked = ?difference(&self.owned, &owned),
+            partitions = owned.len(),
+            "partitions of this process changed"
         );
         self.consumer
             .pause(&assignment)
@@ -124,19 +124,19 @@ impl Group {
         Ok(Some(owned))
     }
 
-    /// Becomes a member anew, without units, after `error` has ended the membership.
+    /// Becomes a member again, without partitions, after `error` has ended the membership.
     fn rejoin(&mut self, error: &KafkaError) -> Result<BTreeSet<i32>, Error> {
         let is_fenced = self
             .consumer
             .client()
             .fatal_error()
             .is_some_and(|(code, _)| code == Code::FencedInstanceId);
-        if !is_fenced || self.fenced.is_some_and(|at| at.elapsed() < ONCE_IN) {
+        if !is_fenced || self.fenced.is_some_and(|at| at.elapsed() < FENCED_ONCE_IN) {
             return Err(Error::broker("stay in", "the join group", error));
         }
         warn!(
             instance = self.config.instance,
-            "another member has this instance name: it is taken back, once"
+            "another member has taken this instance name: taking it back, once"
         );
         self.fenced = Some(Instant::now());
         self.consumer = consumer(&self.kafka, &self.config)?;
@@ -152,68 +152,73 @@ impl Group {
             .map_err(|error| Error::broker("subscribe to", topic, &error))
     }
 
-    /// Where the unit of `partition` begins, which is said and counted.
+    /// The point where to start reading a pair of partitions. Logs and counts how it was found.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub fn begin(&self, partition: i32, config: &JoinConfig) -> Result<Begin, Error> {
+    pub fn start_point(&self, partition: i32, config: &JoinConfig) -> Result<StartPoint, Error> {
         let log = [
-            self.held(Stream::Impressions, partition)?,
-            self.held(Stream::Actions, partition)?,
+            self.log_range(Stream::Impressions, partition)?,
+            self.log_range(Stream::Actions, partition)?,
         ];
         let committed = self.committed(partition)?;
         let time = committed.and_then(|progress| progress.warm_up_ms(config, self.max_future_skew_ms));
-        let found = match time {
-            None => None,
-            Some(ms) => self.found(partition, ms, log),
-        };
-        let (begin, trouble) = Begin::plan(log, committed, found);
-        let [impressions, actions] = begin.from;
-        let told = begin.told_until.map(|told| (told.impressions, told.actions));
-        let how = match trouble {
-            None if begin.told_until.is_some() => "warm",
+        let warm_up = time.and_then(|ms| self.offsets_from(partition, ms, log));
+        let (start, problem) = StartPoint::choose(log, committed, warm_up);
+        let [impressions, actions] = start.offsets;
+        let reported = start.reported.map(|until| (until.impressions, until.actions));
+        let how = match problem {
+            None if start.reported.is_some() => "warm",
             None => "anew",
-            Some(Trouble::Short) => {
+            Some(StartProblem::WarmUpTruncated) => {
                 warn!(
-                    unit = partition,
+                    partition,
                     impressions,
                     actions,
-                    "the log no longer holds the whole warm-up: it begins at what there is, and what came before may \
-                     be joined again or not be joined"
+                    "the log no longer holds the whole warm-up: reading starts at its first record, and earlier records \
+                     may be joined again or not at all"
                 );
                 "short"
             }
-            Some(Trouble::Lost(n)) => {
+            Some(StartProblem::RecordsLost(n)) => {
                 counter!(TIER_LOST).increment(n.unsigned_abs());
                 error!(
-                    unit = partition,
+                    partition,
                     impressions,
                     actions,
                     lost = n,
-                    "records that were never joined are gone from the log: keep it longer than the tier may stand"
+                    "records were deleted from the log before they were joined: set its retention longer than the \
+                     tier may stand still"
                 );
                 "lost"
             }
-            Some(Trouble::Anew) => {
+            Some(StartProblem::LogRecreated) => {
                 error!(
-                    unit = partition,
+                    partition,
                     impressions,
                     actions,
-                    "the log ends before the committed offsets: it was truncated or made anew, and is joined from \
+                    "the log ends before the committed offsets: it was truncated or recreated, and is joined from \
                      its start"
                 );
                 "truncated"
             }
         };
         counter!(TIER_BEGUN, "how" => how).increment(1);
-        info!(unit = partition, how, impressions, actions, ?told, "unit begins");
-        Ok(begin)
+        info!(
+            partition,
+            how,
+            impressions,
+            actions,
+            ?reported,
+            "joining a pair of partitions"
+        );
+        Ok(start)
     }
 
-    /// Commits how far units have come: all that they had to tell by then was delivered.
+    /// Commits the point up to which each pair was reported. Every record before it must have been delivered.
     ///
     /// # Errors
-    /// When the broker refuses, as for a unit that has moved meanwhile.
+    /// When the broker refuses, as for a partition that has moved meanwhile.
     pub fn commit(&self, progress: &[(i32, Progress)]) -> Result<(), Error> {
         let failed =
             |error: KafkaError| Error::broker("commit offsets of", self.topics.impressions.as_str(), &error);
@@ -239,13 +244,13 @@ impl Group {
         self.topics.name(stream)
     }
 
-    fn held(&self, stream: Stream, partition: i32) -> Result<Held, Error> {
+    fn log_range(&self, stream: Stream, partition: i32) -> Result<LogRange, Error> {
         let topic = self.topic(stream);
         let (low, high) = self
             .consumer
             .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
             .map_err(|error| Error::broker("fetch watermarks of", format!("{topic}[{partition}]"), &error))?;
-        Ok(Held { low, high })
+        Ok(LogRange { low, high })
     }
 
     fn list(&self, partition: i32, offset: Offset) -> Result<TopicPartitionList, KafkaError> {
@@ -256,7 +261,7 @@ impl Group {
         Ok(list)
     }
 
-    /// What was committed for a unit, if all of it was.
+    /// The committed point of a pair, if both of its partitions have one.
     fn committed(&self, partition: i32) -> Result<Option<Progress>, Error> {
         let failed = |error| {
             Error::broker(
@@ -285,8 +290,9 @@ impl Group {
         }
         if watermark.is_none() {
             warn!(
-                unit = partition,
-                "the committed offsets are not the join's own: it warms up from the log's start"
+                partition,
+                "the committed offsets carry no watermark, so another program wrote them: warming up from the start of \
+                 the log"
             );
         }
         Ok(Some(Progress {
@@ -296,30 +302,32 @@ impl Group {
         }))
     }
 
-    /// First offsets of records from `ms` on, the end of the log where there is none; `None` where the broker
-    /// cannot tell.
-    fn found(&self, partition: i32, ms: i64, log: [Held; 2]) -> Option<[i64; 2]> {
+    /// The first offsets of records from `ms` on, the end of the log where there is none. `None` where the broker cannot
+    /// tell.
+    fn offsets_from(&self, partition: i32, ms: i64, log: [LogRange; 2]) -> Option<[i64; 2]> {
         let answer = self
             .list(partition, Offset::Offset(ms.max(0)))
             .and_then(|list| self.consumer.offsets_for_times(list, REQUEST_TIMEOUT));
         let list = answer
-            .inspect_err(|error| warn!(unit = partition, %error, "cannot look up the warm-up by time"))
+            .inspect_err(
+                |error| warn!(partition, %error, "cannot look up the offsets of the warm-up by time"),
+            )
             .ok()?;
-        let mut found = [0; 2];
-        for ((topic, found), held) in [&self.topics.impressions, &self.topics.actions]
+        let mut offsets = [0; 2];
+        for ((topic, first), range) in [&self.topics.impressions, &self.topics.actions]
             .into_iter()
-            .zip(&mut found)
+            .zip(&mut offsets)
             .zip(log)
         {
             let element = list.find_partition(topic, partition)?;
             element.error().ok()?;
-            *found = match element.offset() {
+            *first = match element.offset() {
                 Offset::Offset(offset) => offset,
-                Offset::End => held.high,
+                Offset::End => range.high,
                 _ => return None,
             };
         }
-        Some(found)
+        Some(offsets)
     }
 }
 
@@ -333,7 +341,7 @@ fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<Cl
             "heartbeat.interval.ms",
             (config.session_timeout_ms / 4).clamp(1, 3000).to_string(),
         )
-        // It reads nothing: where it would start and how far it would read ahead are of no account.
+        // It reads nothing, so it needs no start and no read-ahead.
         .set("auto.offset.reset", "latest")
         .set("enable.partition.eof", "false")
         .set("queued.min.messages", "1")

@@ -1,4 +1,4 @@
-//! The tier against itself and against one process that does everything, over random logs of one unit.
+//! The tier against itself and against one process that does everything, over random logs of one joiner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use ouzel_sample::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::begin::Held;
 use super::partition_joiner::pair;
+use super::start::LogRange;
 use super::*;
 use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
 use crate::{Decoder, Limits, Stage};
@@ -24,29 +24,33 @@ const BATCH: usize = 5;
 /// Partitions of the topic.
 const LANES: i32 = 2;
 
-fn whole() -> Begin {
-    Begin {
-        from: [0, 0],
-        told_until: None,
+fn whole() -> StartPoint {
+    StartPoint {
+        offsets: [0, 0],
+        reported: None,
     }
 }
 
-/// What a unit tells at each record, and how far it was after it.
-fn run(config: &JoinConfig, log: &[DecodedRecord], begin: &Begin) -> Vec<(Vec<Tell>, Progress, bool)> {
-    let mut unit = PartitionJoiner::new(config.clone(), 0, begin).unwrap();
+/// The join records at each record, the progress after it, and whether the warm-up was over.
+fn run(
+    config: &JoinConfig,
+    log: &[DecodedRecord],
+    start: &StartPoint,
+) -> Vec<(Vec<OutgoingRecord>, Progress, bool)> {
+    let mut joiner = PartitionJoiner::new(config.clone(), 0, start).unwrap();
     for recorded in log {
-        unit.push(recorded.clone()).unwrap();
+        joiner.push(recorded.clone()).unwrap();
     }
-    pair(0).iter().for_each(|id| unit.at_end(*id));
+    pair(0).iter().for_each(|id| joiner.at_end(*id));
     let mut steps = Vec::new();
     loop {
-        let mut tells = Vec::new();
-        let was_warm = !unit.is_warming_up();
-        if unit.step(true, &mut tells).unwrap().is_none() {
-            unit.joiner().audit().unwrap();
+        let mut records = Vec::new();
+        let was_warm = !joiner.is_warming_up();
+        if joiner.step(true, &mut records).unwrap().is_none() {
+            joiner.joiner().audit().unwrap();
             return steps;
         }
-        steps.push((tells, unit.progress(), was_warm || !unit.is_warming_up()));
+        steps.push((records, joiner.progress(), was_warm || !joiner.is_warming_up()));
     }
 }
 
@@ -54,35 +58,40 @@ fn run(config: &JoinConfig, log: &[DecodedRecord], begin: &Begin) -> Vec<(Vec<Te
 fn run_mixed(
     config: &JoinConfig,
     log: &[DecodedRecord],
-    begin: &Begin,
+    start: &StartPoint,
     turns: &[u8],
-) -> Vec<(Vec<Tell>, Progress)> {
-    let mut unit = PartitionJoiner::new(config.clone(), 0, begin).unwrap();
+) -> Vec<(Vec<OutgoingRecord>, Progress)> {
+    let mut joiner = PartitionJoiner::new(config.clone(), 0, start).unwrap();
     let of = |id: PartitionId| {
         log.iter()
             .filter(move |recorded| recorded.position.partition == id)
     };
-    let mut lanes = pair(0).map(of);
+    let mut partitions = pair(0).map(of);
     let mut steps = Vec::new();
     let mut turns = turns.iter().cycle();
     loop {
-        let [lane, n] = [0, 1].map(|_| usize::from(*turns.next().unwrap()));
+        let [partition, n] = [0, 1].map(|_| usize::from(*turns.next().unwrap()));
         // Once one is read to its end, it is the other's turn.
-        let is_over = lanes[lane % 2].clone().next().is_none();
-        for recorded in lanes[(lane + usize::from(is_over)) % 2].by_ref().take(n + 1) {
-            unit.push(recorded.clone()).unwrap();
+        let is_over = partitions[partition % 2].clone().next().is_none();
+        for recorded in partitions[(partition + usize::from(is_over)) % 2]
+            .by_ref()
+            .take(n + 1)
+        {
+            joiner.push(recorded.clone()).unwrap();
         }
-        let is_over = lanes.iter().all(|lane| lane.clone().next().is_none());
-        // To a unit that has caught up, what was not pushed yet is not written yet.
-        if is_over || !unit.is_warming_up() {
-            pair(0).iter().for_each(|id| unit.at_end(*id));
+        let is_over = partitions
+            .iter()
+            .all(|partition| partition.clone().next().is_none());
+        // To a joiner that has caught up, what was not pushed yet is not written yet.
+        if is_over || !joiner.is_warming_up() {
+            pair(0).iter().for_each(|id| joiner.at_end(*id));
         }
         loop {
-            let mut tells = Vec::new();
-            if unit.step(true, &mut tells).unwrap().is_none() {
+            let mut records = Vec::new();
+            if joiner.step(true, &mut records).unwrap().is_none() {
                 break;
             }
-            steps.push((tells, unit.progress()));
+            steps.push((records, joiner.progress()));
         }
         if is_over {
             return steps;
@@ -91,7 +100,7 @@ fn run_mixed(
 }
 
 /// First offsets of records from `ms` on, and what the log holds.
-fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [Held; 2]) {
+fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [LogRange; 2]) {
     let of = |id: PartitionId| {
         log.iter()
             .filter(move |recorded| recorded.position.partition == id)
@@ -100,7 +109,7 @@ fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [Held; 2]) {
         let later = of(id).find(|recorded| recorded.timestamp_ms >= Some(ms));
         later.map_or(of(id).count() as i64, |recorded| recorded.position.offset)
     });
-    let held = pair(0).map(|id| Held {
+    let held = pair(0).map(|id| LogRange {
         low: 0,
         high: of(id).count() as i64,
     });
@@ -120,35 +129,35 @@ fn wire(config: &JoinConfig) -> (Wire, Decoder) {
     )
 }
 
-/// A stage behind the tier that hears `tells` as the records of the topic, restarted from a cut after each of
+/// A stage behind the tier that reads `records` from the topic, restarted from a checkpoint after each of
 /// `restarts`.
-fn hear<'a>(
+fn receive<'a>(
     config: &JoinConfig,
-    tells: impl IntoIterator<Item = &'a Tell>,
+    records: impl IntoIterator<Item = &'a OutgoingRecord>,
     restarts: &[usize],
 ) -> (Stage, Vec<Batch>) {
     let (wire, decoder) = wire(config);
     let mut stage = Stage::behind_tier(config, features(), BATCH);
     let mut batches = Vec::new();
     let mut next = [0i64; LANES as usize];
-    for (index, tell) in tells.into_iter().enumerate() {
-        let lane = usize::try_from(tell.told.user.0).unwrap() % next.len();
+    for (index, outgoing) in records.into_iter().enumerate() {
+        let partition = usize::try_from(outgoing.record.user.0).unwrap() % next.len();
         let recorded = decoder.decode(&Record {
             position: Position {
                 partition: PartitionId {
                     stream: Stream::Samples,
-                    partition: i32::try_from(lane).unwrap(),
+                    partition: i32::try_from(partition).unwrap(),
                 },
-                offset: next[lane],
+                offset: next[partition],
             },
-            timestamp_ms: tell.timestamp_ms,
-            payload: Some(wire.encode(&tell.told)),
+            timestamp_ms: outgoing.timestamp_ms,
+            payload: Some(wire.encode(&outgoing.record)),
         });
-        next[lane] += 1;
-        let Ok(Event::JoinRecord(told)) = &recorded.event else {
+        next[partition] += 1;
+        let Ok(Event::JoinRecord(reported)) = &recorded.event else {
             panic!("{:?}", recorded.event)
         };
-        assert_eq!(**told, tell.told, "it reads as it was written");
+        assert_eq!(**reported, outgoing.record, "it reads as it was written");
         stage.take(&recorded, &mut batches).unwrap();
         if restarts.contains(&index) {
             let cut = stage.checkpoint().unwrap();
@@ -170,7 +179,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(300), ..ProptestConfig::default() })]
 
     #[test]
-    fn a_unit_that_moves_tells_what_it_would_have_told(config in config(), drafts in drafts(), cut in 0..250usize) {
+    fn a_pair_that_moves_is_reported_as_if_it_had_stayed(config in config(), drafts in drafts(), cut in 0..250usize) {
         let log = log(&drafts);
         let stayed = run(&config, &log, &whole());
         let cut = cut % stayed.len();
@@ -180,19 +189,19 @@ proptest! {
             Some(ms) => (Some(find(&log, ms).0), find(&log, ms).1),
             None => (None, find(&log, 0).1),
         };
-        let (begin, trouble) = Begin::plan(held, Some(committed), found);
+        let (start, trouble) = StartPoint::choose(held, Some(committed), found);
         prop_assert_eq!(trouble, None);
-        let moved = run(&config, &log, &begin);
-        let told = |steps: &[(Vec<Tell>, Progress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
+        let moved = run(&config, &log, &start);
+        let reported = |steps: &[(Vec<OutgoingRecord>, Progress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
         // It may wait longer for an action that was given up before.
-        prop_assert_eq!(unsettled(told(&after)), unsettled(told(&stayed[cut + 1..])));
-        let is_late = |tell: &Tell| matches!(tell.told.event, JoinEvent::Late { .. });
-        prop_assert!(told(&before).iter().all(is_late));
+        prop_assert_eq!(without_resolved(reported(&after)), without_resolved(reported(&stayed[cut + 1..])));
+        let is_late = |outgoing: &OutgoingRecord| matches!(outgoing.record.event, JoinEvent::Late { .. });
+        prop_assert!(reported(&before).iter().all(is_late));
     }
 
     #[test]
-    fn what_is_told_again_is_learned_once(
+    fn a_repeated_report_is_learned_once(
         config in config(),
         drafts in drafts(),
         (again, dies) in (0..1000usize, 0..1000usize),
@@ -200,14 +209,14 @@ proptest! {
         restarts in vec(0..500usize, 0..4),
     ) {
         let steps = run(&config, &log(&drafts), &whole());
-        let tells: Vec<Tell> = steps.into_iter().flat_map(|step| step.0).collect();
-        let (once, batches) = hear(&config, &tells, &[]);
-        prop_assert_eq!(once.counters().actions, acted(&tells).len() as u64);
-        // One process dies after `dies`; another one has begun at `again` meanwhile, and both tell.
-        let dies = dies % (tells.len() + 1);
+        let records: Vec<OutgoingRecord> = steps.into_iter().flat_map(|step| step.0).collect();
+        let (once, batches) = receive(&config, &records, &[]);
+        prop_assert_eq!(once.counters().actions, reported_actions(&records).len() as u64);
+        // One process dies after `dies`; another one has begun at `again` meanwhile, and both outgoing.
+        let dies = dies % (records.len() + 1);
         let again = again % (dies + 1);
-        let (mut first, mut second) = (tells[again..dies].iter(), tells[again..].iter());
-        let mut both: Vec<&Tell> = tells[..again].iter().collect();
+        let (mut first, mut second) = (records[again..dies].iter(), records[again..].iter());
+        let mut both: Vec<&OutgoingRecord> = records[..again].iter().collect();
         for is_first in turns.iter().cycle() {
             let next = if *is_first { first.next() } else { second.next() };
             both.extend(next);
@@ -220,7 +229,7 @@ proptest! {
                 break;
             }
         }
-        let (twice, batches_twice) = hear(&config, both, &restarts);
+        let (twice, batches_twice) = receive(&config, both, &restarts);
         prop_assert_eq!(samples(batches), samples(batches_twice));
         prop_assert_eq!(once.counters(), twice.counters());
         let (once, twice) = (once.checkpoint().unwrap(), twice.checkpoint().unwrap());
@@ -230,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_runs_a_unit_in_whatever_order_each_impression_on_time_has_one_outcome(
+    fn each_impression_on_time_has_one_outcome_under_any_owners_and_any_order(
         config in config(),
         drafts in drafts(),
         (commits, dies) in (0..250usize, 0..250usize),
@@ -248,10 +257,10 @@ proptest! {
         let dies = dies % first.len();
         let committed = first[commits % (dies + 1)].1;
         let found = committed.warm_up_ms(&config, 0).map(|ms| find(&log, ms).0);
-        let (begin, _) = Begin::plan(find(&log, 0).1, Some(committed), found);
-        let second = run_mixed(&config, &log, &begin, &turns[1]);
-        let tells: Vec<Tell> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
-        let (_, batches) = hear(&config, &tells, &[]);
+        let (start, _) = StartPoint::choose(find(&log, 0).1, Some(committed), found);
+        let second = run_mixed(&config, &log, &start, &turns[1]);
+        let records: Vec<OutgoingRecord> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
+        let (_, batches) = receive(&config, &records, &[]);
 
         let mut shown = BTreeMap::new();
         for recorded in &log {
@@ -274,7 +283,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_runs_a_unit_in_whatever_order_no_action_is_counted_twice(
+    fn no_action_is_counted_twice_under_any_owners_and_any_order(
         config in config(),
         drafts in drafts(),
         (commits, dies) in (0..250usize, 0..250usize),
@@ -286,13 +295,13 @@ proptest! {
         let dies = dies % first.len();
         let committed = first[commits % (dies + 1)].1;
         let found = committed.warm_up_ms(&config, 0).map(|ms| find(&log, ms).0);
-        let (begin, _) = Begin::plan(find(&log, 0).1, Some(committed), found);
-        let second = run_mixed(&config, &log, &begin, &turns[1]);
-        let tells: Vec<Tell> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
-        let (stage, _) = hear(&config, &tells, &restarts);
+        let (start, _) = StartPoint::choose(find(&log, 0).1, Some(committed), found);
+        let second = run_mixed(&config, &log, &start, &turns[1]);
+        let records: Vec<OutgoingRecord> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
+        let (stage, _) = receive(&config, &records, &restarts);
         // What one of them calls late was an orphan or a duplicate to the other now and then: then it may be left out.
-        let (counted, told) = (stage.counters().actions, acted(&tells).len() as u64);
-        prop_assert!(counted <= told, "{counted} of {told}");
+        let (counted, reported) = (stage.counters().actions, reported_actions(&records).len() as u64);
+        prop_assert!(counted <= reported, "{counted} of {reported}");
     }
 
     #[test]
@@ -305,18 +314,18 @@ proptest! {
             stage.take(recorded, &mut batches).unwrap();
         }
         batches.extend(stage.flush());
-        // The unit merges by record timestamp, which is the order of this log up to ties.
-        let tells: Vec<Tell> = in_order(&config, &log);
-        let (behind, batches_behind) = hear(&config, &tells, &[]);
-        let told = |stage: &Stage| {
+        // The joiner merges by record timestamp, which is the order of this log up to ties.
+        let records: Vec<OutgoingRecord> = in_order(&config, &log);
+        let (behind, batches_behind) = receive(&config, &records, &[]);
+        let reported = |stage: &Stage| {
             let counters = stage.counters();
             (counters.accepted, counters.late_impressions, counters.matched)
         };
-        prop_assert_eq!(told(&stage), told(&behind));
+        prop_assert_eq!(reported(&stage), reported(&behind));
         let (batches, batches_behind) = (samples(batches), samples(batches_behind));
         prop_assert_eq!(outcomes(&batches), outcomes(&batches_behind));
         // Under `eager`, while the log starts, one process holds positives back by the time of its first impression
-        // and task by task, the learner by the first window it hears closed: the same samples in another order.
+        // and task by task, the learner by the first window reported closed: the same samples in another order.
         if config.policy != LabelPolicy::Eager {
             prop_assert_eq!(batches, batches_behind);
             prop_assert_eq!(stage.ledger(), behind.ledger());
@@ -326,25 +335,25 @@ proptest! {
 }
 
 /// The same without what is said of actions still waiting.
-fn unsettled(mut tells: Vec<Tell>) -> Vec<Tell> {
-    for tell in &mut tells {
-        if let JoinEvent::Outcome { settled, .. } | JoinEvent::LateAction { settled, .. } =
-            &mut tell.told.event
+fn without_resolved(mut records: Vec<OutgoingRecord>) -> Vec<OutgoingRecord> {
+    for outgoing in &mut records {
+        if let JoinEvent::Outcome { resolved_before, .. } | JoinEvent::LateAction { resolved_before, .. } =
+            &mut outgoing.record.event
         {
-            *settled = 0;
+            *resolved_before = 0;
         }
     }
-    tells
+    records
 }
 
-/// The offsets of all actions that are told.
-fn acted(tells: &[Tell]) -> BTreeSet<i64> {
-    let of = |tell: &Tell| match &tell.told.event {
-        JoinEvent::Outcome { acted, .. } => acted.iter().map(|acted| acted.offset).collect(),
-        JoinEvent::LateAction { .. } => vec![tell.told.at.offset],
+/// The offsets of all actions that are reported.
+fn reported_actions(records: &[OutgoingRecord]) -> BTreeSet<i64> {
+    let of = |outgoing: &OutgoingRecord| match &outgoing.record.event {
+        JoinEvent::Outcome { actions, .. } => actions.iter().map(|action| action.offset).collect(),
+        JoinEvent::LateAction { .. } => vec![outgoing.record.at.offset],
         _ => Vec::new(),
     };
-    tells.iter().flat_map(of).collect()
+    records.iter().flat_map(of).collect()
 }
 
 /// What became known, label by label, in no order.
@@ -363,14 +372,14 @@ fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
     outcomes
 }
 
-/// What a unit tells when it is given the records one by one.
-fn in_order(config: &JoinConfig, log: &[DecodedRecord]) -> Vec<Tell> {
-    let mut unit = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
-    let mut tells = Vec::new();
+/// What a joiner records when it is given the records one by one.
+fn in_order(config: &JoinConfig, log: &[DecodedRecord]) -> Vec<OutgoingRecord> {
+    let mut joiner = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
+    let mut records = Vec::new();
     for recorded in log {
-        unit.push(recorded.clone()).unwrap();
-        pair(0).iter().for_each(|id| unit.at_end(*id));
-        unit.step(true, &mut tells).unwrap();
+        joiner.push(recorded.clone()).unwrap();
+        pair(0).iter().for_each(|id| joiner.at_end(*id));
+        joiner.step(true, &mut records).unwrap();
     }
-    tells
+    records
 }

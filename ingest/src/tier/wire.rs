@@ -1,22 +1,22 @@
 //! The records of the samples topic.
 //!
-//! One JSON object each, with `space` (whose ids these are), `at` (partition and offset of the source record),
-//! `now_ms` (the tier's watermark before it, absent at the beginning), `user`, and exactly one of
+//! One JSON object each, with `space` (the id space), `at` (partition and offset of the source record), `now_ms` (the
+//! tier's watermark before it, absent at the beginning), `user`, and exactly one of
 //!
 //! - `shown`: an accepted impression, `{"request","ts_ms","until_ms","items":[["<item>",<position>|null],..],
 //!   "context":[..],"late":["<task>",..]}`,
-//! - `late`: one whose every window was over, `{"n_items"}`,
-//! - `outcome`: what became known of one, `{"acted":[{"item","task","ts_ms","offset"}],"settled",
+//! - `late`: an impression whose every window was over, `{"n_items"}`,
+//! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset"}],"settled",
 //!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"action_record_ms"}],"closed"}`,
 //! - `late_action`: an action after its window, `{"request","item","task","ts_ms","settled"}`; `at` is that of the
 //!   action.
 //!
-//! `settled` is the offset of the oldest action that still waits for its impression, or of the next one: what is to
-//! be told of those before it was told.
+//! `settled` is the offset of the oldest action that still waits for its impression, or of the next action: every action
+//! before it has its outcome.
 //!
-//! Ids are the salted hashes, 16 hexadecimal digits: the learner needs the same `ids.salt`, which `space` says.
-//! The key is the user's, so everything about one impression is in one partition, in order; the timestamp is that
-//! of the source record that made the tier say it.
+//! Ids are salted hashes of 16 hexadecimal digits. The learner needs the same `ids.salt`, which `space` verifies. The key
+//! is the user's id, so all records about one impression are in one partition, in order; the timestamp is that of the
+//! source record that caused the record.
 
 use std::fmt;
 
@@ -27,10 +27,10 @@ use ouzel_sample::{
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Named in the hash that says whose ids these are; the digit is the version of the format.
+/// Hashed into `space`; the digit is the version of the format.
 const FORMAT: &str = "ouzel samples 2";
 
-/// Writes and reads the records of one deployment.
+/// Encodes and decodes the records of one deployment.
 #[derive(Clone, Debug)]
 pub struct Wire {
     space: Hex,
@@ -38,7 +38,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// The records under these ids and tasks, the latter in task order.
+    /// A format for these ids and these task names, in task order.
     #[must_use]
     pub fn new(ids: IdSpace, tasks: Vec<String>) -> Self {
         Self {
@@ -53,32 +53,32 @@ impl Wire {
         user.to_string()
     }
 
-    /// The record that says `told`.
+    /// The bytes of `record`.
     ///
     /// # Panics
     /// Never: the types written have no failing representation.
     #[must_use]
-    pub fn encode(&self, told: &JoinRecord) -> Vec<u8> {
+    pub fn encode(&self, record: &JoinRecord) -> Vec<u8> {
         let mut line = Line {
             space: self.space,
-            at: (told.at.partition.partition, told.at.offset),
-            now_ms: (told.now != EventTime::MIN).then_some(told.now.0),
-            user: Hex(told.user),
+            at: (record.at.partition.partition, record.at.offset),
+            now_ms: (record.watermark != EventTime::MIN).then_some(record.watermark.0),
+            user: Hex(record.user),
             shown: None,
             late: None,
             outcome: None,
             late_action: None,
         };
-        match &told.event {
+        match &record.event {
             JoinEvent::Shown {
                 impression,
                 late,
-                until,
+                deadline,
             } => {
-                line.shown = Some(Shown {
+                line.shown = Some(ShownLine {
                     request: Hex(impression.request),
                     ts_ms: impression.ts.0,
-                    until_ms: until.0,
+                    until_ms: deadline.0,
                     items: impression
                         .items
                         .iter()
@@ -88,34 +88,37 @@ impl Wire {
                     late: self.names(|task| late & (1 << task) != 0),
                 });
             }
-            JoinEvent::Late { n_items } => line.late = Some(Late { n_items: *n_items }),
+            JoinEvent::Late { n_items } => line.late = Some(LateLine { n_items: *n_items }),
             JoinEvent::Outcome {
-                acted,
-                made,
+                actions,
+                samples,
                 is_closed,
-                settled,
+                resolved_before,
             } => {
-                line.outcome = Some(Outcome {
-                    acted: acted.iter().map(|acted| self.acted(acted)).collect(),
-                    settled: (!acted.is_empty()).then_some(*settled),
-                    samples: made.iter().map(|made| self.made(made)).collect(),
+                line.outcome = Some(OutcomeLine {
+                    acted: actions.iter().map(|action| self.action_line(action)).collect(),
+                    settled: (!actions.is_empty()).then_some(*resolved_before),
+                    samples: samples.iter().map(|sample| self.sample_line(sample)).collect(),
                     closed: *is_closed,
                 });
             }
-            JoinEvent::LateAction { action, settled } => {
-                line.late_action = Some(LateAction {
+            JoinEvent::LateAction {
+                action,
+                resolved_before,
+            } => {
+                line.late_action = Some(LateActionLine {
                     request: Hex(action.request),
                     item: Hex(action.item),
                     task: self.name(action.task),
                     ts_ms: action.ts.0,
-                    settled: *settled,
+                    settled: *resolved_before,
                 });
             }
         }
         serde_json::to_vec(&line).expect("the record has no type that JSON refuses")
     }
 
-    /// What a record says, or why it says nothing.
+    /// The record in `payload`, or the reason why there is none.
     pub(crate) fn decode(&self, payload: &[u8]) -> Result<JoinRecord, Reject> {
         let refuse = |detail: String| Reject::new(RejectReason::Foreign, detail);
         let line: Line = serde_json::from_slice(payload)
@@ -127,16 +130,16 @@ impl Wire {
             )));
         }
         let (partition, offset) = line.at;
-        let about = |stream| Position {
+        let position = |stream| Position {
             partition: PartitionId { stream, partition },
             offset,
         };
-        let mut at = about(Stream::Impressions);
+        let mut at = position(Stream::Impressions);
         let user = line.user.0;
         let event = match (line.shown, line.late, line.outcome, line.late_action) {
             (Some(shown), None, None, None) => JoinEvent::Shown {
                 late: self.mask(&shown.late)?,
-                until: EventTime(shown.until_ms),
+                deadline: EventTime(shown.until_ms),
                 impression: Impression {
                     request: shown.request.0,
                     user,
@@ -157,7 +160,7 @@ impl Wire {
                 n_items: late.n_items,
             },
             (None, None, Some(outcome), None) => JoinEvent::Outcome {
-                acted: outcome
+                actions: outcome
                     .acted
                     .iter()
                     .map(|acted| {
@@ -169,7 +172,7 @@ impl Wire {
                         })
                     })
                     .collect::<Result<_, Reject>>()?,
-                made: outcome
+                samples: outcome
                     .samples
                     .iter()
                     .map(|sample| {
@@ -184,12 +187,12 @@ impl Wire {
                     })
                     .collect::<Result<_, Reject>>()?,
                 is_closed: outcome.closed,
-                settled: outcome.settled.unwrap_or(i64::MIN),
+                resolved_before: outcome.settled.unwrap_or(i64::MIN),
             },
             (None, None, None, Some(action)) => {
-                at = about(Stream::Actions);
+                at = position(Stream::Actions);
                 JoinEvent::LateAction {
-                    settled: action.settled,
+                    resolved_before: action.settled,
                     action: Action {
                         request: action.request.0,
                         item: action.item.0,
@@ -200,32 +203,36 @@ impl Wire {
                     },
                 }
             }
-            _ => return Err(refuse("not exactly one thing is told".to_owned())),
+            _ => {
+                return Err(refuse(
+                    "not exactly one of `shown`, `late`, `outcome` and `late_action` is set".to_owned(),
+                ));
+            }
         };
         Ok(JoinRecord {
             at,
-            now: line.now_ms.map_or(EventTime::MIN, EventTime),
+            watermark: line.now_ms.map_or(EventTime::MIN, EventTime),
             user,
             event,
         })
     }
 
-    fn acted(&self, acted: &AttributedAction) -> ActedLine {
-        ActedLine {
-            item: Hex(acted.item),
-            task: self.name(acted.task),
-            ts_ms: acted.ts.0,
-            offset: acted.offset,
+    fn action_line(&self, action: &AttributedAction) -> ActionLine {
+        ActionLine {
+            item: Hex(action.item),
+            task: self.name(action.task),
+            ts_ms: action.ts.0,
+            offset: action.offset,
         }
     }
 
-    fn made(&self, made: &LabeledItem) -> SampleLine {
+    fn sample_line(&self, sample: &LabeledItem) -> SampleLine {
         SampleLine {
-            item: Hex(made.item),
-            kind: made.kind,
-            positive: self.names(|task| made.labels.get(task) == Some(true)),
-            negative: self.names(|task| made.labels.get(task) == Some(false)),
-            action_record_ms: made.action_record_ms,
+            item: Hex(sample.item),
+            kind: sample.kind,
+            positive: self.names(|task| sample.labels.get(task) == Some(true)),
+            negative: self.names(|task| sample.labels.get(task) == Some(false)),
+            action_record_ms: sample.action_record_ms,
         }
     }
 
@@ -265,17 +272,17 @@ struct Line {
     now_ms: Option<i64>,
     user: Hex,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    shown: Option<Shown>,
+    shown: Option<ShownLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    late: Option<Late>,
+    late: Option<LateLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    outcome: Option<Outcome>,
+    outcome: Option<OutcomeLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    late_action: Option<LateAction>,
+    late_action: Option<LateActionLine>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Shown {
+struct ShownLine {
     request: Hex,
     ts_ms: i64,
     until_ms: i64,
@@ -287,14 +294,14 @@ struct Shown {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Late {
+struct LateLine {
     n_items: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Outcome {
+struct OutcomeLine {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    acted: Vec<ActedLine>,
+    acted: Vec<ActionLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     settled: Option<i64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -304,7 +311,7 @@ struct Outcome {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ActedLine {
+struct ActionLine {
     item: Hex,
     task: String,
     ts_ms: i64,
@@ -324,7 +331,7 @@ struct SampleLine {
 }
 
 #[derive(Serialize, Deserialize)]
-struct LateAction {
+struct LateActionLine {
     request: Hex,
     item: Hex,
     task: String,

@@ -1,4 +1,4 @@
-//! What units tell, on its way to the samples topic.
+//! Writes join records to the samples topic.
 
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::feeder::{self, Deliveries};
 use crate::metrics::TIER_RECORDS;
-use crate::tier::{Tell, Wire};
+use crate::tier::partition_joiner::OutgoingRecord;
+use crate::tier::wire::Wire;
 use crate::{Error, KafkaConfig};
 
 /// How long one attempt to queue a record waits for room.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// An idempotent producer of the samples topic. It never gives a record up: a broker that is away is waited for.
+/// An idempotent producer of the samples topic. It waits for a broker that is away and gives no record up.
 pub struct Writer {
     producer: BaseProducer<Deliveries>,
     topic: String,
@@ -29,7 +30,7 @@ impl Writer {
     /// When a property is refused.
     pub fn connect(config: &KafkaConfig, wire: Wire) -> Result<Self, Error> {
         let mut properties = config.properties.clone();
-        // No end: what is not delivered would have to be told again by a unit that begins anew.
+        // No end: an undelivered record would have to be reported again by a new owner.
         properties.insert("message.timeout.ms".to_owned(), "0".to_owned());
         Ok(Self {
             producer: feeder::producer(&config.bootstrap, &properties, Vec::new())?,
@@ -42,10 +43,10 @@ impl Writer {
     ///
     /// # Errors
     /// When the client refuses the record.
-    pub fn write(&self, tell: &Tell, is_stopped: impl Fn() -> bool) -> Result<bool, Error> {
-        let payload = self.wire.encode(&tell.told);
-        let key = Wire::key(tell.told.user);
-        let what = match tell.told.event {
+    pub fn write(&self, outgoing: &OutgoingRecord, is_stopped: impl Fn() -> bool) -> Result<bool, Error> {
+        let payload = self.wire.encode(&outgoing.record);
+        let key = Wire::key(outgoing.record.user);
+        let what = match outgoing.record.event {
             JoinEvent::Shown { .. } => "shown",
             JoinEvent::Late { .. } => "late",
             JoinEvent::Outcome { .. } => "outcome",
@@ -55,7 +56,7 @@ impl Writer {
             let mut record = BaseRecord::to(&self.topic)
                 .key(key.as_str())
                 .payload(payload.as_slice());
-            record.timestamp = tell.timestamp_ms;
+            record.timestamp = outgoing.timestamp_ms;
             match feeder::enqueue(&self.producer, record, PATIENCE) {
                 Ok(()) => break,
                 Err(error) if error.rdkafka_error_code() != Some(Code::QueueFull) => {
@@ -69,7 +70,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// Handles acknowledgements that have come.
+    /// Handles acknowledgements that have arrived.
     pub fn poll(&self) {
         self.producer.poll(Duration::ZERO);
     }
@@ -77,9 +78,9 @@ impl Writer {
     /// Waits until everything written is acknowledged; false when that takes longer than `timeout`.
     ///
     /// # Errors
-    /// When the broker refused a record for good: it is lost unless its unit begins again.
+    /// When the broker refused a record for good: it is lost unless its partition is joined again.
     pub fn flush(&self, timeout: Duration) -> Result<bool, Error> {
-        // What it says of a timeout is no failure yet.
+        // A timeout is no failure yet.
         let is_flushed = self.producer.flush(timeout).is_ok();
         feeder::delivered(&self.producer)?;
         Ok(is_flushed)

@@ -113,18 +113,17 @@ pub fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
 
 /// Joins `n` impressions of `n_items`, all of them pending in the end.
 pub fn fill<S: JoinStore>(joiner: &mut Joiner<S>, n: u64, n_items: u64, history: usize) {
-    let mut out = Vec::new();
     for n in 0..n {
         let position = Position {
             partition: SHOWN,
             offset: i64::try_from(n).unwrap(),
         };
-        let captured = |impression: &Impression| capture(impression, history);
-        let outcome = joiner
-            .impression(position, &impression(n, n_items), captured, &mut out)
+        let mut features = |impression: &Impression| capture(impression, history);
+        let effects = joiner
+            .impression(position, &impression(n, n_items), &mut features)
             .unwrap();
-        assert_eq!(outcome, Outcome::Accepted);
+        assert_eq!(effects.outcome, Outcome::Accepted);
+        assert!(effects.groups.is_empty());
     }
-    assert!(out.is_empty());
     assert_eq!(joiner.counters().pending_items, n * n_items);
 }

@@ -39,7 +39,9 @@ impl PlanWriter {
 
     /// Appends an entry.
     pub(super) fn append(&mut self, entry: &PlanEntry) -> anyhow::Result<()> {
-        self.retry(|log| log.append(entry))
+        self.retry(|log| log.append(entry))?;
+        failpoint::reach(FailPoint::PlanAppended);
+        Ok(())
     }
 
     /// Makes everything appended durable.

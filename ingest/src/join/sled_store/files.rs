@@ -1,13 +1,12 @@
-//! sled's files, and sled itself behind a guard: whatever it does to our thread is an error of the store.
+//! One sled database behind a guard: a panic of sled becomes an error of the store.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::{SledLimits, failed};
 use crate::join::store::StoreError;
 
-/// One sled database. It answers some damage with a panic, which is made an error here.
+/// One sled database. sled panics on some damage; here that is an error.
 #[derive(Debug)]
 pub(super) struct Files {
     /// `None` only while it is dropped.
@@ -16,35 +15,37 @@ pub(super) struct Files {
 
 impl Files {
     /// An empty database at `path`, whatever was there.
-    pub(super) fn create(path: &Path, limits: SledLimits) -> Result<Self, StoreError> {
+    pub(super) fn create(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         remove(path)?;
         let config = sled::Config::new()
             .path(path)
-            .cache_capacity(limits.cache_bytes)
+            .cache_capacity(cache_bytes)
             .flush_every_ms(None);
         let db = guarded("open its files", || config.open())?;
         Ok(Self { db: Some(db) })
     }
 
-    /// sled's own.
+    /// The database itself.
     pub(super) fn db(&self) -> &sled::Db {
-        self.db.as_ref().expect("it is there until it is dropped")
+        self.db
+            .as_ref()
+            .expect("the database is there until it is dropped")
     }
 
-    /// Asks it something.
-    pub(super) fn ask<T>(
+    /// Runs an operation on the database.
+    pub(super) fn run<T>(
         &self,
         attempted: &'static str,
-        question: impl FnOnce(&sled::Db) -> sled::Result<T>,
+        operation: impl FnOnce(&sled::Db) -> sled::Result<T>,
     ) -> Result<T, StoreError> {
-        guarded(attempted, || question(self.db()))
+        guarded(attempted, || operation(self.db()))
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
         let db = self.db.take();
-        // Nothing in it is wanted any more, so nothing that goes wrong here matters.
+        // The content is not needed any more, so a failure does not matter.
         let _is_closed = guarded("close its files", || {
             drop(db);
             Ok(())
@@ -53,25 +54,25 @@ impl Drop for Files {
     }
 }
 
-/// Runs something of sled's, after which sled is not used again if it fails.
+/// Runs an operation of sled. After an error the database is not used again.
 fn guarded<T>(attempted: &'static str, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(failed(attempted, &error)),
-        Err(_) => Err(failed(attempted, &"sled panicked")),
+        Ok(Err(error)) => Err(StoreError::new(attempted, &error)),
+        Err(_) => Err(StoreError::new(attempted, &"sled panicked")),
     }
 }
 
-/// Removes whatever has this name.
+/// Removes the file or directory at `path`, if there is one.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("empty its directory", &error))
+            Err(StoreError::new("empty its directory", &error))
         }
         _ => Ok(()),
     }

@@ -1,5 +1,8 @@
-//! Keys, an emptied directory, damage that is noticed.
+//! Keys, the emptied directory, and damage.
 
+use std::fs;
+
+use super::disk::{generation, key};
 use super::*;
 
 #[test]
@@ -65,22 +68,22 @@ fn open(n: u64, closed: u8) -> Open {
     }
 }
 
-/// sled itself.
+/// The database itself.
 fn db(store: &SledStore) -> &sled::Db {
-    store.files.as_ref().unwrap().db()
+    store.disk.db().unwrap()
 }
 
 #[test]
-fn what_is_not_what_was_written_is_refused() {
+fn a_value_that_differs_from_the_one_written_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
         hot_requests: 0,
         ..SledLimits::default()
     };
     let mut store = SledStore::open(dir.path(), limits).unwrap();
-    let look = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
+    let read = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
     for closed in [0, 1] {
-        store.keep(Id(1), Box::new(open(1, closed))).unwrap();
+        store.insert(Id(1), Box::new(open(1, closed))).unwrap();
     }
     assert_eq!(store.n_cold(), 1);
     let sound = db(&store).get(key(EventTime(9), Id(1))).unwrap().unwrap();
@@ -88,13 +91,13 @@ fn what_is_not_what_was_written_is_refused() {
     let another = postcard::to_stdvec(&open(2, 1)).unwrap();
     for wrong in [older, another, vec![0; sound.len()], Vec::new()] {
         db(&store).insert(key(EventTime(9), Id(1)), wrong).unwrap();
-        let error = look(&mut store).unwrap_err().to_string();
-        assert!(error.contains("is not what was written"), "{error}");
+        let error = read(&mut store).unwrap_err().to_string();
+        assert!(error.contains("are not those that were written"), "{error}");
     }
     db(&store).insert(key(EventTime(9), Id(1)), sound).unwrap();
-    assert_eq!(look(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
+    assert_eq!(read(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
     db(&store).clear().unwrap();
-    let error = look(&mut store).unwrap_err().to_string();
+    let error = read(&mut store).unwrap_err().to_string();
     assert!(error.contains("is not on disk"), "{error}");
 }
 
@@ -117,9 +120,9 @@ fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
         ..SledLimits::default()
     };
     let mut store = SledStore::open(dir.path(), limits).unwrap();
-    let keep = |store: &mut SledStore, ids: std::ops::Range<u64>| {
+    let insert = |store: &mut SledStore, ids: std::ops::Range<u64>| {
         for id in ids {
-            store.keep(Id(id), Box::new(open(id, 0))).unwrap();
+            store.insert(Id(id), Box::new(open(id, 0))).unwrap();
         }
     };
     let all = |store: &SledStore| {
@@ -129,19 +132,19 @@ fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
             .unwrap();
         seen
     };
-    keep(&mut store, 0..12);
+    insert(&mut store, 0..12);
     assert_eq!(store.n_cold(), 11);
     // As after a failed write: the files are given up, and there cannot be new ones.
-    store.evacuate().unwrap();
-    assert_eq!((store.n_cold(), store.files.is_none()), (0, true));
+    store.load_all().unwrap();
+    assert_eq!((store.n_cold(), store.disk.db().is_none()), (0, true));
     fs::remove_dir_all(dir.path()).unwrap();
     fs::write(dir.path(), "no directory").unwrap();
-    keep(&mut store, 12..40);
+    insert(&mut store, 12..40);
     assert_eq!((store.n_cold(), store.len(Class::Open)), (0, 40));
     assert_eq!(all(&store).len(), 40);
     fs::remove_file(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
-    keep(&mut store, 40..100);
+    insert(&mut store, 40..100);
     assert!(store.n_cold() > 40, "there is room again: {}", store.n_cold());
     let expected: Vec<_> = (0..100)
         .map(|id| (Id(id), Slot::Open(Box::new(open(id, 0)))))

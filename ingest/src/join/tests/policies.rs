@@ -1,28 +1,28 @@
-//! What each label policy tells, and when.
+//! The samples of each label policy, and when they are emitted.
 
 use super::*;
 
 /// Item 1 is clicked at once and ordered late; item 2 is clicked after 60 ms.
 fn stream_of(policy: LabelPolicy) -> Vec<String> {
     let mut bench = Bench::with(policy);
-    let mut told = Vec::new();
+    let mut emitted = Vec::new();
     bench.pass(-10);
     bench.show(REQUEST, 0);
-    told.push(bench.told());
-    assert!(matches!(bench.act(1, CLICK, 20), Outcome::Matched(Some(_))));
-    told.push(bench.told());
+    emitted.push(bench.emitted());
+    assert!(bench.act(1, CLICK, 20) == Outcome::Matched);
+    emitted.push(bench.emitted());
     bench.pass(51);
-    told.push(bench.told());
+    emitted.push(bench.emitted());
     bench.act(2, CLICK, 60);
-    told.push(bench.told());
+    emitted.push(bench.emitted());
     bench.pass(101);
-    told.push(bench.told());
+    emitted.push(bench.emitted());
     bench.act(1, ORDER, 900);
-    told.push(bench.told());
+    emitted.push(bench.emitted());
     bench.pass(1_001);
-    told.push(bench.told());
+    emitted.push(bench.emitted());
     bench.joiner.counters().check().unwrap();
-    told
+    emitted
 }
 
 #[test]
@@ -101,44 +101,47 @@ fn each_policy_emits_its_stream() {
 }
 
 #[test]
-fn eager_tells_no_positive_before_a_negative_of_its_task_could_be_told() {
+fn eager_emits_no_positive_before_a_negative_of_its_task_could_be() {
     let mut bench = Bench::at_the_start(config(LabelPolicy::Eager));
     bench.show(REQUEST, 0);
-    assert!(matches!(bench.act(1, CLICK, 50), Outcome::Matched(_)));
-    assert!(matches!(bench.act(2, ORDER, 60), Outcome::Matched(_)));
+    assert!(bench.act(1, CLICK, 50) == Outcome::Matched);
+    assert!(bench.act(2, ORDER, 60) == Outcome::Matched);
     bench.pass(100);
-    assert_eq!(bench.told(), "", "no window has closed yet");
+    assert_eq!(bench.emitted(), "", "no window has closed yet");
     bench.pass(101);
-    assert_eq!(bench.told(), "1 final click=1, 2 final click=0");
+    assert_eq!(bench.emitted(), "1 final click=1, 2 final click=0");
     // Clicks are under way now, orders are not: their first window is still open.
     let bytes = bench.joiner.export().unwrap();
     bench.joiner = Joiner::import(config(LabelPolicy::Eager), MemStore::default(), &bytes).unwrap();
     bench.show(REQUEST + 1, 110);
     bench.act_on(REQUEST + 1, 1, CLICK, 120);
     bench.act_on(REQUEST + 1, 1, ORDER, 130);
-    assert_eq!(bench.told(), "1 final click=1 @127");
+    assert_eq!(bench.emitted(), "1 final click=1 @127");
     bench.pass(1_001);
-    assert_eq!(bench.told(), "2 final click=0 | 1 final order=0, 2 final order=1");
+    assert_eq!(
+        bench.emitted(),
+        "2 final click=0 | 1 final order=0, 2 final order=1"
+    );
     bench.pass(1_111);
-    assert_eq!(bench.told(), "1 final order=1, 2 final order=0");
+    assert_eq!(bench.emitted(), "1 final order=1, 2 final order=0");
 }
 
 #[test]
-fn without_actions_nothing_far_ahead_is_told_as_negative() {
+fn without_actions_no_impression_far_ahead_is_sampled_as_negative() {
     let mut bench = Bench::with(LabelPolicy::Fnw { ahead_ms: 2_010 });
     bench.pass(0);
-    let mut told = (0..6u64).map(|request| {
+    let mut emitted = (0..6u64).map(|request| {
         bench.show(request, 1_000 * i64::try_from(request).unwrap());
-        bench.told().matches("early").count()
+        bench.emitted().matches("early").count()
     });
-    assert_eq!(told.by_ref().collect::<Vec<_>>(), [2, 2, 2, 0, 0, 0]);
+    assert_eq!(emitted.by_ref().collect::<Vec<_>>(), [2, 2, 2, 0, 0, 0]);
     // The action of the fourth request makes its time known, and so its negatives with its positive.
     bench.act_on(3, 1, CLICK, 3_001);
-    let told = bench.told();
+    let emitted = bench.emitted();
     assert_eq!(
-        (told.matches("early").count(), told.matches("late").count()),
+        (emitted.matches("early").count(), emitted.matches("late").count()),
         (6, 1),
-        "{told}"
+        "{emitted}"
     );
     bench.joiner.counters().check().unwrap();
 }

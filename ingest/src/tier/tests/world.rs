@@ -1,4 +1,4 @@
-//! Random logs of one unit.
+//! Random logs of one pair of partitions.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
         // Some come again, and all are over some time.
         let request = Id(draft.request + index / 12 * 6);
         let user = Id(request.0 % 5);
-        let lane = usize::from(draft.action.is_some());
+        let stream = usize::from(draft.action.is_some());
         // Whoever sends an impression again sends the same.
         let shown_ts = match draft.action {
             None => *shown.entry(request).or_insert(ts),
@@ -96,13 +96,13 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
         };
         log.push(DecodedRecord {
             position: Position {
-                partition: pair(0)[lane],
-                offset: next[lane],
+                partition: pair(0)[stream],
+                offset: next[stream],
             },
             timestamp_ms: Some(now),
             event: Ok(event),
         });
-        next[lane] += 1;
+        next[stream] += 1;
     }
     log
 }

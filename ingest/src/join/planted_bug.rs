@@ -1,10 +1,10 @@
-//! Planted bugs: what the property tests must be able to catch.
+//! Planted bugs: mistakes that the property tests must be able to catch.
 //!
 //! Only a test can set one; a joiner in production has none.
 
 /// One mistake that a joiner could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum PlantedBug {
     /// A second copy of an impression replaces the first.
     ForgetImpressionDedup,
     /// A second copy of an action is joined again.
@@ -17,26 +17,26 @@ pub(crate) enum Fault {
     SkewEdge,
     /// The watermark does not wait for the actions.
     IgnoreActionsWatermark,
-    /// An impression does not look for the actions that came before it.
+    /// An impression ignores the actions that came before it.
     ForgetEarlyActions,
     /// A closed request is not remembered.
     ForgetClosed,
-    /// A positive is told before its item was told as a negative.
+    /// A positive is emitted before the negatives of its request.
     PositiveFirst,
 }
 
-impl Fault {
-    /// Every fault.
+impl PlantedBug {
+    /// Every planted bug.
     #[cfg(test)]
-    pub(crate) const ALL: [Fault; 9] = [
-        Fault::ForgetImpressionDedup,
-        Fault::ForgetActionDedup,
-        Fault::WindowEdge,
-        Fault::CloseTooSoon,
-        Fault::SkewEdge,
-        Fault::IgnoreActionsWatermark,
-        Fault::ForgetEarlyActions,
-        Fault::ForgetClosed,
-        Fault::PositiveFirst,
+    pub(crate) const ALL: [PlantedBug; 9] = [
+        PlantedBug::ForgetImpressionDedup,
+        PlantedBug::ForgetActionDedup,
+        PlantedBug::WindowEdge,
+        PlantedBug::CloseTooSoon,
+        PlantedBug::SkewEdge,
+        PlantedBug::IgnoreActionsWatermark,
+        PlantedBug::ForgetEarlyActions,
+        PlantedBug::ForgetClosed,
+        PlantedBug::PositiveFirst,
     ];
 }

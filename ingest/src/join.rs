@@ -1,18 +1,19 @@
-//! The joiner: impressions with actions, by request and item, in event time.
+//! The joiner: matches impressions with actions, by request and item, in event time.
 //!
-//! Read in this order: [`JoinConfig`] (what can be set), [`Clock`] (what time it is), [`Slot`] (what is known
-//! of one request), [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine).
+//! Read in this order: [`JoinConfig`] (the settings), [`Clock`] (event time), [`Slot`] (the state of one request),
+//! [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine), [`JoinEffects`] (its output).
 //!
-//! Nothing here reads a wall clock, does IO (a [`JoinStore`] may) or lets the order of a map reach the output:
+//! Nothing here reads a wall clock or does IO (a [`JoinStore`] may), and the order of a map never reaches the output:
 //! the samples are a function of the events, their order, and the configuration.
 
 mod any_store;
 mod clock;
 mod config;
 mod counters;
+mod effects;
 mod error;
-mod fault;
 mod joiner;
+mod planted_bug;
 mod policy;
 mod sled_store;
 mod slot;
@@ -30,11 +31,13 @@ mod tests;
 mod world;
 
 pub use any_store::{AnyStore, StoreConfig};
+pub(crate) use clock::passed;
 pub use clock::{Clock, Mark};
 pub use config::{JoinConfig, LabelPolicy, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
+pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 pub use error::JoinError;
-pub use joiner::{Captured, Joiner, Outcome, ResolvedEarlyAction};
+pub use joiner::Joiner;
 pub use sled_store::{SledLimits, SledStore};
 pub use slot::{Class, Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
 pub use store::{JoinStore, MemStore, StoreError};

@@ -1,0 +1,111 @@
+//! Where the effects of the join go: the feature state and the open batch.
+
+use std::sync::Arc;
+
+use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Impression, ShownSlate};
+
+use super::checkpoint::StageState;
+use crate::deleted::DeletedItems;
+use crate::join::{Captured, FeatureSource, JoinEffects, Outcome};
+
+/// The feature state and the batcher.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) features: Arc<FeatureState>,
+    pub(super) state: StageState,
+    pub(super) deleted: DeletedItems,
+    /// Slates accepted since the last batch. They serve validation alone and are in no checkpoint.
+    pub(super) shown: Vec<ShownSlate>,
+}
+
+impl FeatureSource for Output {
+    fn capture(&mut self, impression: &Impression) -> Captured {
+        let captured = Captured::from(self.features.read(&FeatureQuery {
+            request: impression.request,
+            user: impression.user,
+            ts: impression.ts,
+            context: &impression.context,
+            items: &impression.items,
+            slate_size: None,
+        }));
+        // A slate with revealed labels is predicted by the very step that learns it.
+        if impression.known_actions.is_none() {
+            let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
+            self.shown.push(ShownSlate { request, candidates });
+        }
+        captured
+    }
+}
+
+impl Output {
+    /// Updates the features, then batches the new samples; full batches are appended to `out`. `impression` is that of
+    /// the record.
+    pub(super) fn apply(
+        &mut self,
+        effects: &mut JoinEffects,
+        impression: Option<&Impression>,
+        out: &mut Vec<Batch>,
+    ) {
+        if effects.outcome == Outcome::Accepted
+            && let Some(impression) = impression
+        {
+            self.count_impression(impression);
+        }
+        for counted in &effects.actions {
+            self.features.add_action(&counted.action, counted.context());
+        }
+        for group in effects.groups.drain(..) {
+            let full = self.state.batcher.push(group);
+            out.extend(full.map(|batch| self.complete(batch)));
+        }
+    }
+
+    /// Closes the open batch.
+    pub(super) fn flush(&mut self) -> Option<Batch> {
+        let batch = self.state.batcher.flush()?;
+        Some(self.complete(batch))
+    }
+
+    /// Adds to a batch the slates shown before it, the contents of both, and the items deleted.
+    fn complete(&mut self, mut batch: Batch) -> Batch {
+        if self.deleted.add_to(&mut batch) {
+            self.features.drop_unused_vectors();
+        }
+        batch.shown = std::mem::take(&mut self.shown);
+        let slates = batch.shown.iter();
+        let requests = slates.clone().map(|slate| &*slate.request);
+        let candidates = slates.flat_map(|slate| slate.candidates.iter().map(|candidate| &**candidate));
+        batch.vectors = self.features.vectors_of(
+            requests.chain(batch.samples.iter().map(|sample| &*sample.request)),
+            candidates.chain(batch.samples.iter().map(|sample| &*sample.candidate)),
+        );
+        batch
+    }
+
+    /// Counts an impression, and the actions revealed with it.
+    fn count_impression(&self, impression: &Impression) {
+        self.features.add_impression(impression);
+        for (item, task) in impression.known_actions.iter().flatten() {
+            let action = Action {
+                request: impression.request,
+                item: *item,
+                user: impression.user,
+                ts: impression.ts,
+                task: *task,
+                value: None,
+            };
+            self.features.add_action(&action, &impression.context);
+        }
+    }
+}
+
+/// Seeds histories from before the first record. Ids are hashed.
+pub fn seed_histories(
+    features: &FeatureState,
+    histories: impl IntoIterator<Item = (Id, Vec<Id>)>,
+    ts: EventTime,
+) {
+    for (user, items) in histories {
+        features.seed_history(user, &items, ts);
+    }
+}
