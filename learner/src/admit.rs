@@ -104,7 +104,7 @@ impl Trainer {
     }
 
     /// Notes that the rows of a batch are seen.
-    pub(crate) fn see(&mut self, inputs: &Inputs, places: &Places) {
+    pub(crate) fn mark_seen(&mut self, inputs: &Inputs, places: &Places) {
         let Some(Age { now, .. }) = self.age else { return };
         for (key, row) in inputs.rows.iter().zip(&places.rows) {
             if let Some(row) = row {
@@ -139,12 +139,12 @@ impl Trainer {
         age.swept = age.now;
         let kept = u32::try_from(self.config.rows.expire_ms / MINUTE_MS).unwrap_or(u32::MAX);
         let oldest = age.now.saturating_sub(kept);
-        self.release(|weights| weights.tables_mut().map(|table| table.expire(oldest)).sum())
+        self.remove_rows(|weights| weights.tables_mut().map(|table| table.expire(oldest)).sum())
     }
 
     /// Forgets the rows of items, the weights that come with them, and their sightings. Returns how many rows and
     /// weights there were.
-    pub(crate) fn forget(&mut self, items: &[Id]) -> Result<usize, Error> {
+    pub(crate) fn delete_items(&mut self, items: &[Id]) -> Result<usize, Error> {
         if items.is_empty() {
             return Ok(0);
         }
@@ -152,7 +152,7 @@ impl Trainer {
         for id in &ids {
             self.sightings.forget(*id);
         }
-        self.release(|weights| weights.tables_mut().map(|table| table.forget(&ids)).sum())
+        self.remove_rows(|weights| weights.tables_mut().map(|table| table.forget(&ids)).sum())
     }
 }
 

@@ -10,13 +10,13 @@ pub enum Error {
     /// The model refused its weights or its input.
     #[error(transparent)]
     Model(#[from] ouzel_model::Error),
-    /// libtorch refused.
-    #[error("libtorch failed at batch {batch}: {source}")]
-    Torch {
-        /// Which batch was learned from.
+    /// A batch could not be learned from.
+    #[error("cannot learn from batch {batch}: {source}")]
+    Step {
+        /// Number of the batch.
         batch: u64,
-        /// What it said.
-        source: tch::TchError,
+        /// Why not.
+        source: ouzel_model::Error,
     },
     /// The device of the configuration does not exist here.
     #[error("unknown device {0:?}: use \"cpu\", \"cuda\" or \"cuda:N\"")]

@@ -1,14 +1,11 @@
-//! Freezing the base: from then on its adapters learn in its place.
+//! Freezing the base: from then on adapters learn in its place.
 //!
-//! While content and history blocks stand still, what they make of an item is a constant, computed once and kept by
-//! the learner and every scorer alike. Freezing is not undone but by a rollback; re-basing adds what the adapters
-//! have learned to the weights below them, and is the only thing that moves a frozen base.
+//! While the content and history blocks are frozen, whatever they compute of an item is a constant, which learner and
+//! scorers compute once. Only a rollback undoes a freeze. Rebasing adds what the adapters have learned to the weights
+//! below them, and is the only change of a frozen base.
 
-use tch::TchError;
+use ouzel_model::WeightGroup;
 
-use ouzel_model::{is_adapter, is_base};
-
-use crate::backward::track_params;
 use crate::error::Error;
 use crate::trainer::Trainer;
 
@@ -16,10 +13,10 @@ impl Trainer {
     /// Whether the base is frozen.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.net.is_frozen()
+        self.model.net().is_frozen()
     }
 
-    /// What the base is, once it is frozen: equal texts, equal bits.
+    /// Fingerprint of the base once it is frozen: equal texts, equal bits.
     #[must_use]
     pub fn base(&self) -> Option<String> {
         self.weights.frozen.map(|base| format!("{base:016x}"))
@@ -28,13 +25,17 @@ impl Trainer {
     /// Whether any layer has an adapter.
     #[must_use]
     pub fn has_adapters(&self) -> bool {
-        self.net.params().any(|(name, _)| is_adapter(name))
+        self.has_group(WeightGroup::Adapter)
     }
 
     /// Whether there is anything to freeze.
     #[must_use]
     pub fn has_base(&self) -> bool {
-        self.net.params().any(|(name, _)| is_base(name))
+        self.has_group(WeightGroup::Base)
+    }
+
+    fn has_group(&self, group: WeightGroup) -> bool {
+        self.model.net().weights().any(|(spec, _)| spec.group == group)
     }
 
     /// Freezes the base. Does nothing to a base that is frozen, or to a model without one.
@@ -42,44 +43,21 @@ impl Trainer {
         if self.is_frozen() || !self.has_base() {
             return Ok(());
         }
-        self.set_base()
+        self.fix_base()
     }
 
-    /// Adds what the adapters have learned to the weights below them, and starts them anew. The model's answers stay
-    /// what they are.
+    /// Adds what the adapters have learned to the weights below them, and starts them anew. Scores do not change.
     pub fn rebase(&mut self) -> Result<(), Error> {
         if !self.is_frozen() {
             return Err(Error::NotFrozen);
         }
-        let layers: Vec<String> = self
-            .net
-            .params()
-            .filter_map(|(name, _)| Some(name.strip_suffix(".lora_b")?.to_owned()))
-            .collect();
-        tch::no_grad(|| self.merge(&layers)).map_err(ouzel_model::Error::from)?;
-        for ((name, _), kept) in self.net.params().zip(&mut self.dense.kept) {
-            if is_adapter(name) {
-                kept.reset();
+        self.model.merge_adapters()?;
+        for ((spec, _), state) in self.model.net().weights().zip(&mut self.dense.states) {
+            if spec.group == WeightGroup::Adapter {
+                state.reset();
             }
         }
-        self.set_base()
-    }
-
-    /// `W += s B A`, `B = 0`
-    fn merge(&self, layers: &[String]) -> Result<(), TchError> {
-        let params: std::collections::HashMap<&str, &tch::Tensor> = self.net.params().collect();
-        let scale = self.weights.config.lora.scale();
-        for layer in layers {
-            let [Some(weight), Some(a), Some(b)] =
-                ["weight", "lora_a", "lora_b"].map(|part| params.get(format!("{layer}.{part}").as_str()))
-            else {
-                continue;
-            };
-            let learned = b.f_matmul(a)? * scale;
-            let _moved = weight.f_detach()?.f_add_(&learned)?;
-            let _zeroed = b.f_detach()?.f_zero_()?;
-        }
-        Ok(())
+        self.fix_base()
     }
 
     /// Freezes when as many samples as configured have been learned from.
@@ -91,11 +69,12 @@ impl Trainer {
         Ok(())
     }
 
-    fn set_base(&mut self) -> Result<(), Error> {
-        self.weights.dense = self.net.export()?;
-        self.weights.frozen = Some(self.weights.base());
-        self.net.set_frozen(self.weights.frozen);
-        track_params(&self.net);
+    /// Freezes the base weights as they are.
+    fn fix_base(&mut self) -> Result<(), Error> {
+        self.weights.dense = self.model.net().export()?;
+        let base = self.weights.base();
+        self.weights.frozen = Some(base);
+        self.model.set_frozen(base);
         Ok(())
     }
 }

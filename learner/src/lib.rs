@@ -5,23 +5,22 @@
 
 mod admission;
 mod admit;
-mod backward;
 mod calibration;
 mod clip;
 mod config;
+mod device_rows;
 mod error;
 mod fingerprint;
 mod freeze;
-mod hot;
 pub mod loss;
 pub mod metrics;
 mod objective;
 mod optim;
 mod persist;
 mod prior;
-mod row_gradient;
 mod rules;
 mod schedule;
+mod step;
 #[cfg(test)]
 mod testing;
 mod trainer;
@@ -36,4 +35,5 @@ pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::weights_hash;
 pub use rules::{FeatureRules, RowRules};
-pub use trainer::{StepReport, Trainer, set_intra_op_threads};
+pub use step::StepReport;
+pub use trainer::{Trainer, set_intra_op_threads};

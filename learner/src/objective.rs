@@ -39,9 +39,9 @@ pub(crate) struct Predicted<'a> {
 
 /// The loss with its derivatives, shaped as [`Predicted`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Gradients {
+pub(crate) struct BatchLoss {
     /// The sum over samples, nats, without that of the auxiliary logits.
-    pub(crate) loss: f32,
+    pub(crate) value: f32,
     pub(crate) logits: Vec<f32>,
     pub(crate) auxiliary: Vec<f32>,
 }
@@ -107,10 +107,10 @@ impl Objective {
     ///
     /// Negatives are kept at the rate `w`, positives always. What is trained is then `z - ln w`, so that `z`,
     /// which is stored, served and weighed by, stays the log-odds among all samples (He et al. 2014, section 6.3).
-    pub(crate) fn gradients(&self, samples: &[Sample], predicted: Predicted<'_>) -> Gradients {
+    pub(crate) fn loss(&self, samples: &[Sample], predicted: Predicted<'_>) -> BatchLoss {
         let Predicted { logits, auxiliary } = predicted;
-        let mut out = Gradients {
-            loss: 0.0,
+        let mut out = BatchLoss {
+            value: 0.0,
             logits: vec![0.0; logits.len()],
             auxiliary: vec![0.0; auxiliary.len()],
         };
@@ -120,7 +120,7 @@ impl Objective {
                 let late = auxiliary.get(at).copied();
                 let loss = self.label(sample, y, logits[at], late);
                 let weight = sample.weight * self.task_weights[task];
-                out.loss += weight * loss.value;
+                out.value += weight * loss.value;
                 out.logits[at] += weight * loss.gradient;
                 if let (Some(logit), Some(is_late)) = (late, comes_late(sample, y)) {
                     out.auxiliary[at] = sample.weight * binary(logit, is_late).gradient;
@@ -185,7 +185,7 @@ impl Objective {
     /// A presumed negative is left out: among the items of a slate it would outweigh the late positive that it
     /// may be, which comes alone and so has nothing to be ranked above. Thinned negatives enter with `z - ln w`,
     /// each for those dropped, as in a sampled softmax.
-    fn slates(&self, samples: &[Sample], logits: &[f32], out: &mut Gradients) {
+    fn slates(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
         let mut slates: Vec<Vec<usize>> = Vec::new();
         let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
         for (index, sample) in samples.iter().enumerate() {
@@ -208,7 +208,7 @@ impl Objective {
                 .unzip();
             if let Some((value, gradient)) = loss::slate(&pairs) {
                 let weight = self.slate_loss * self.task_weights[0];
-                out.loss += weight * value;
+                out.value += weight * value;
                 for (at, g) in places.into_iter().zip(gradient) {
                     out.logits[at] += weight * g;
                 }
@@ -218,7 +218,7 @@ impl Objective {
 
     /// Adds the bounds between tasks. They need no label, so a sample that only corrects an earlier one of its item
     /// has nothing to add to them.
-    fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut Gradients) {
+    fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
         for (index, sample) in samples.iter().enumerate() {
             if !matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative) {
                 continue;
@@ -228,7 +228,7 @@ impl Objective {
                 let [first, then, both] = places.map(|at| logits[at]);
                 let found = loss::divergence(first, then, both);
                 let weight = sample.weight * weight;
-                out.loss += weight * single(found.value);
+                out.value += weight * single(found.value);
                 for (at, gradient) in places.into_iter().zip(found.gradient) {
                     out.logits[at] += weight * single(gradient);
                 }
@@ -269,12 +269,12 @@ mod tests {
         Objective::new(&config, &model(&["click"]))
     }
 
-    fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late: &[f32]) -> Gradients {
+    fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late: &[f32]) -> BatchLoss {
         let predicted = Predicted {
             logits,
             auxiliary: late,
         };
-        objective(policy, rate).gradients(samples, predicted)
+        objective(policy, rate).loss(samples, predicted)
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
             let expected = loss.gradient + 0.3 * slate_gradient[i];
             assert!((found.logits[i] - expected).abs() < 1e-6);
         }
-        assert!((found.loss - total).abs() < 1e-5, "{} {total}", found.loss);
+        assert!((found.value - total).abs() < 1e-5, "{} {total}", found.value);
         assert!(found.auxiliary.is_empty());
     }
 
@@ -328,7 +328,7 @@ mod tests {
                 logits: &[0.4, 0.4],
                 auxiliary: &[],
             };
-            let found = two.gradients(&[both], predicted).logits;
+            let found = two.loss(&[both], predicted).logits;
             // What is trained is z - ln .5.
             let z = 0.4 + std::f32::consts::LN_2;
             assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
@@ -367,7 +367,7 @@ mod tests {
         let one = gradients(Policy::Fnc, 1.0, &[certain], &[-0.7], &[]);
         let two = gradients(Policy::Fnc, 1.0, &stream, &[-0.7, -0.7], &[]);
         assert!((one.logits[0] - two.logits[0] - two.logits[1]).abs() < 1e-6);
-        assert!((one.loss - two.loss).abs() < 1e-6);
+        assert!((one.value - two.value).abs() < 1e-6);
     }
 
     #[test]
@@ -375,14 +375,14 @@ mod tests {
         for (policy, samples) in streams() {
             let logits = vec![0.1; samples.len()];
             let late = vec![-3.0; samples.len() * policy.auxiliary()];
-            let with = gradients(policy, 1.0, &samples, &logits, &late).loss;
+            let with = gradients(policy, 1.0, &samples, &logits, &late).value;
             let mut without = objective(policy, 1.0);
             without.slate_loss = 0.0;
             let predicted = Predicted {
                 logits: &logits,
                 auxiliary: &late,
             };
-            let without = without.gradients(&samples, predicted).loss;
+            let without = without.loss(&samples, predicted).value;
             // Only these have a certain negative of the slate in the same batch.
             let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
             assert_eq!(with > without, is_ranked, "{policy:?}");
@@ -417,7 +417,7 @@ mod tests {
                 logits: &logits,
                 auxiliary: &[],
             };
-            Objective::new(&config, &model(&["click", "order"])).gradients(&samples, predicted)
+            Objective::new(&config, &model(&["click", "order"])).loss(&samples, predicted)
         };
         let (plain, clicks, orders) = (
             found(&[]),
@@ -425,8 +425,8 @@ mod tests {
             found(&[("click", 0.0), ("order", 1.0)]),
         );
         let weighed = found(&[("click", 0.5), ("order", 3.0)]);
-        assert!((plain.loss - clicks.loss - orders.loss).abs() < 1e-5);
-        assert!((weighed.loss - 0.5 * clicks.loss - 3.0 * orders.loss).abs() < 1e-5);
+        assert!((plain.value - clicks.value - orders.value).abs() < 1e-5);
+        assert!((weighed.value - 0.5 * clicks.value - 3.0 * orders.value).abs() < 1e-5);
         for (at, weighed) in weighed.logits.iter().enumerate() {
             let (click, order) = (clicks.logits[at], orders.logits[at]);
             assert!(if at % 2 == 0 { order == 0.0 } else { click == 0.0 }, "{at}");
@@ -464,7 +464,7 @@ mod tests {
                 auxiliary: &[],
             };
             let model = model(&["click", "order", "like", "conversion"]);
-            Objective::new(&config, &model).gradients(&samples, predicted)
+            Objective::new(&config, &model).loss(&samples, predicted)
         };
         let (without, with) = (found(0.0), found(0.05));
         let mut expected = vec![0.0; 20];
@@ -477,7 +477,7 @@ mod tests {
                 expected[at] = 0.05 * single(gradient);
             }
         }
-        assert!(value > 0.0 && (with.loss - without.loss - value).abs() < 1e-5);
+        assert!(value > 0.0 && (with.value - without.value - value).abs() < 1e-5);
         for (at, expected) in expected.into_iter().enumerate() {
             let found = with.logits[at] - without.logits[at];
             assert!((found - expected).abs() < 1e-6, "{at}: {found} {expected}");

@@ -53,11 +53,10 @@ pub(crate) fn row_adagrad(
 ///
 /// # Shapes
 /// `gradient [n_unique, dim]`
-pub(crate) fn row_adagrad_hot(
-    hot: &mut DeviceRows,
+pub(crate) fn row_adagrad_on_device(
+    cached: &mut DeviceRows,
     rows: &mut Rows,
-    keys: &[Key],
-    places: &[Option<u32>],
+    (keys, places): (&[Key], &[Option<u32>]),
     gradient: &Tensor,
     rates: [f32; Feature::N],
 ) -> Result<(), TchError> {
@@ -81,8 +80,8 @@ pub(crate) fn row_adagrad_hot(
     let (widths, rates) = (of_each.f_narrow(1, 0, 1)?, of_each.f_narrow(1, 1, 1)?);
     let gradient = gradient.f_index_select(0, &at)?;
     let (_, dim) = gradient.size2()?;
-    let places = hot.take(&taken, rows)?;
-    hot.update(&places, |values| {
+    let places = cached.take(&taken, rows)?;
+    cached.update(&places, |values| {
         let squares = gradient.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?;
         let sum = values.f_narrow(1, dim, 1)?.f_add(&squares.f_div(&widths)?)?;
         let step = rates.f_div(&sum.f_sqrt()?.f_add_scalar(f64::from(EPSILON))?)?;

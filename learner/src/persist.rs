@@ -59,9 +59,10 @@ impl Trainer {
         let mut dense = Arrays::new();
         let mut state = Arrays::new();
         let rule = self.dense.rule();
-        for ((name, _), kept) in self.net.params().zip(&self.dense.kept) {
+        for ((spec, _), kept) in self.model.net().weights().zip(&self.dense.states) {
+            let name = &spec.name;
             let plain = &weights.dense[name];
-            dense.insert(name, Array::new(&plain.shape, plain.values.to_vec())?)?;
+            dense.insert(name.as_str(), Array::new(&plain.shape, plain.values.to_vec())?)?;
             for (what, tensor) in rule.kept().iter().zip(&kept.tensors) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
                 state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
@@ -73,7 +74,7 @@ impl Trainer {
             frozen: weights.frozen,
             samples: self.n_samples,
             dense: rule,
-            dense_steps: self.dense.kept.iter().map(|kept| kept.n_steps).collect(),
+            dense_steps: self.dense.states.iter().map(|kept| kept.n_steps).collect(),
             seen: self.prior.seen.clone(),
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
@@ -145,7 +146,7 @@ impl Trainer {
         let mut trainer = Trainer::with(weights, config)?;
         if trainer.dense.rule() == small.dense {
             trainer.restore_dense(&mut state)?;
-            for (kept, n_steps) in trainer.dense.kept.iter_mut().zip(small.dense_steps) {
+            for (kept, n_steps) in trainer.dense.states.iter_mut().zip(small.dense_steps) {
                 kept.n_steps = n_steps;
             }
         } else {
@@ -181,14 +182,9 @@ impl Trainer {
     /// Takes the state of the dense weights' optimizer.
     fn restore_dense(&mut self, state: &mut Arrays) -> Result<(), Error> {
         let rule = self.dense.rule();
-        for ((name, weight), kept) in self.net.params().zip(&mut self.dense.kept) {
-            let shape: Vec<usize> = weight
-                .size()
-                .iter()
-                .filter_map(|n| usize::try_from(*n).ok())
-                .collect();
+        for ((spec, weight), kept) in self.model.net().weights().zip(&mut self.dense.states) {
             for (what, tensor) in rule.kept().iter().zip(&mut kept.tensors) {
-                let values = state.take::<f32>(&state_name(name, what), &shape)?;
+                let values = state.take::<f32>(&state_name(&spec.name, what), &spec.shape)?;
                 *tensor = Tensor::from_slice(&values)
                     .view_as(weight)
                     .to_device(weight.device());

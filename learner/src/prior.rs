@@ -77,8 +77,8 @@ impl Prior {
             .map(|(n, positive)| ((positive + 0.5) / ((n - positive).max(0.0) + 0.5)).ln())
     }
 
-    /// Adds what the auxiliary logits start from to the network's outputs `[n_samples, n_tasks]`.
-    pub(crate) fn beside(&self, mut outputs: Vec<f32>) -> Vec<f32> {
+    /// Adds the log-odds of a late positive to the auxiliary logits `[n_samples, n_tasks]`, which start from them.
+    pub(crate) fn add_delay_prior(&self, mut outputs: Vec<f32>) -> Vec<f32> {
         for (output, Delays { early, late }) in outputs.iter_mut().zip(self.delays.iter().cycle()) {
             *output += ((late + 0.5) / (early + 0.5)).ln();
         }
@@ -176,7 +176,7 @@ mod tests {
     fn auxiliary_logits_start_from_the_share_of_late_positives() {
         let mut prior = Prior::new(Policy::EsDfm, 2);
         assert_eq!(
-            prior.beside(vec![0.25; 2]),
+            prior.add_delay_prior(vec![0.25; 2]),
             [0.25; 2],
             "one half before any was seen"
         );
@@ -187,7 +187,7 @@ mod tests {
         prior.observe(&(0..99).map(late).collect::<Vec<_>>(), 1e6);
         prior.observe(&(0..199).map(early).collect::<Vec<_>>(), 1e6);
         // Task 0 was told of, task 1 was not; two samples.
-        let found = prior.beside(vec![1.0, 2.0, 3.0, 4.0]);
+        let found = prior.add_delay_prior(vec![1.0, 2.0, 3.0, 4.0]);
         let share = (99.5f32 / 199.5).ln();
         for (found, expected) in found.iter().zip([1.0 + share, 2.0, 3.0 + share, 4.0]) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");

@@ -1,135 +1,150 @@
 //! One step of all optimizers, from the gradients of a batch.
 
-use tch::{TchError, Tensor};
-
-use ouzel_model::{Feature, Inputs, Key, is_adapter, is_base};
+use ouzel_model::{Feature, Gradients, Inputs, Key, RowGradient, WeightGroup};
 use ouzel_sample::{Id, Sample};
 
 use crate::admit::Places;
-use crate::clip::{Clipped, factor, squares_of};
-use crate::optim::{ftrl, row_adagrad, row_adagrad_hot};
-use crate::row_gradient::RowGradient;
+use crate::clip::{Clipped, factor};
+use crate::error::Error;
+use crate::optim::{ftrl, row_adagrad, row_adagrad_on_device};
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 
-/// Gradients of a batch's loss, summed over its samples.
-#[derive(Debug)]
-pub(crate) struct Gradient<'a> {
-    /// The loss itself, nats.
-    pub(crate) loss: f32,
-    /// What was read.
+/// The batch that a gradient is the sum over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Learned<'a> {
+    /// What the forward pass read.
     pub(crate) inputs: &'a Inputs,
-    /// The samples that it is the sum over.
+    /// The samples of the batch.
     pub(crate) samples: &'a [Sample],
-    /// Items among them that have no rows any more.
+    /// Deleted items, which have no rows any more.
     pub(crate) deleted: &'a [Id],
-    /// By dense weight, in the order of the net's parameters; none for one that stands still.
-    pub(crate) dense: &'a [Option<Tensor>],
-    /// By embedding row, `[n_unique, dim]`.
-    pub(crate) rows: &'a mut RowGradient,
-    /// By weight of the wide part, `[n_unique]`.
-    pub(crate) wide: &'a [f32],
+    /// Sum of the loss over the samples, nats.
+    pub(crate) loss: f32,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Updated {
-    /// False when it was skipped because the loss or a gradient was not finite.
+    /// False when the step was skipped because the loss or a gradient was not finite.
     pub(crate) is_learned: bool,
-    /// What was too long.
+    /// Gradients that were clipped.
     pub(crate) clipped: Clipped,
-    /// Ids that had waited for a row and got it.
+    /// Ids that got a row after they had waited for it.
     pub(crate) n_admitted: usize,
-    /// AdmissionCounter of ids that wait on.
+    /// Occurrences of ids that still wait for a row.
     pub(crate) n_waiting: usize,
 }
 
 impl Trainer {
-    /// Moves every weight that has a gradient; none when anything is not finite.
+    /// Updates every weight that has a gradient, or none when the loss or any gradient is not finite.
     ///
-    /// Ids that have no row have no gradient either: it stops before them, and counts for no length.
-    ///
-    /// Wide weights are not clipped: a sample adds at most its own share of 1 to their gradient. Nor are they on the
-    /// schedule: FTRL has its own.
-    pub(crate) fn update(&mut self, gradient: Gradient<'_>) -> Result<Updated, TchError> {
-        let Gradient {
-            loss,
-            inputs,
-            samples,
-            deleted,
+    /// Ids without a row take no gradient, and add nothing to its norm. Wide weights are neither clipped, since a sample
+    /// adds at most its own share of 1 to their gradient, nor on the schedule: FTRL has its own.
+    pub(crate) fn update(&mut self, batch: Learned<'_>, gradients: Gradients) -> Result<Updated, Error> {
+        let dense_squares = gradients.dense_squares()?;
+        let Gradients {
             dense,
-            rows,
+            mut rows,
             wide,
-        } = gradient;
-        let (of_dense, of_rows) = (squares_of(dense)?, rows.squares()?);
-        let is_finite = loss.is_finite()
-            && of_dense.is_finite()
-            && of_rows.is_finite()
+        } = gradients;
+        let mut row_squares = rows.squares()?;
+        let is_finite = batch.loss.is_finite()
+            && dense_squares.is_finite()
+            && row_squares.is_finite()
             && wide.iter().all(|g| g.is_finite());
         if !is_finite {
             return Ok(Updated::default());
         }
-        self.n_samples += samples.len() as u64;
-        let places = self.admit(inputs, samples, deleted);
-        self.see(inputs, &places);
-        let is_cut = rows.cut(&self.widths(&inputs.rows, &places))?;
-        let (dense_rate, row_rates) = self.rates();
-        let of_rows = if is_cut { rows.squares()? } else { of_rows };
-        let by_rows = factor(of_rows, self.config.clip_rows);
-        if let Some(factor) = by_rows {
+        self.n_samples += batch.samples.len() as u64;
+        let places = self.admit(batch.inputs, batch.samples, batch.deleted);
+        self.mark_seen(batch.inputs, &places);
+        if rows.truncate(&self.row_widths(&batch.inputs.rows, &places))? {
+            row_squares = rows.squares()?;
+        }
+        let rates = self.rates();
+        let row_factor = factor(row_squares, self.config.clip_rows);
+        if let Some(factor) = row_factor {
             rows.scale(factor)?;
         }
-        let tables = &mut self.weights.rows;
-        match (rows, &mut self.hot) {
-            (RowGradient::Hot(rows), Some(hot)) => {
-                row_adagrad_hot(hot, tables, &inputs.rows, &places.rows, rows, row_rates)?;
-            }
-            (rows, _) => {
-                let rows = rows.plain().unwrap_or_default();
-                row_adagrad(tables, &inputs.rows, &places.rows, rows, row_rates);
-            }
-        }
-        ftrl(&mut self.weights.wide, &places.wide, wide, &self.config);
-
-        let by_dense = factor(of_dense, self.config.clip_dense);
-        let block_rate = self.config.block_rate / self.config.dense_rate * dense_rate;
-        let params = self.net.params().map(|(name, weight)| {
-            let is_read = matches!(
-                name,
-                "first.content" | "first.interest" | "first.sequence" | "fm.content"
-            );
-            let is_block = is_read || is_base(name) || is_adapter(name) || name.starts_with("cic.");
-            (weight, if is_block { block_rate } else { dense_rate })
+        self.update_rows(&batch.inputs.rows, &places, &rows, rates.rows)?;
+        ftrl(&mut self.weights.wide, &places.wide, &wide, &self.config);
+        let dense_factor = factor(dense_squares, self.config.clip_dense);
+        let weights = self.model.net().weights().map(|(spec, weight)| {
+            let rate = match spec.group {
+                WeightGroup::Head => rates.head,
+                WeightGroup::Base | WeightGroup::Adapter | WeightGroup::Readout | WeightGroup::Contrast => {
+                    rates.blocks
+                }
+            };
+            (weight, rate)
         });
-        self.dense.step(params, dense, by_dense)?;
-        let clipped = Clipped {
-            dense: by_dense.is_some(),
-            rows: by_rows.is_some(),
-        };
+        let stepped = self.dense.step(weights, &dense, dense_factor);
+        stepped.map_err(ouzel_model::Error::from)?;
         Ok(Updated {
             is_learned: true,
-            clipped,
+            clipped: Clipped {
+                dense: dense_factor.is_some(),
+                rows: row_factor.is_some(),
+            },
             n_admitted: places.n_admitted,
             n_waiting: places.n_waiting,
         })
     }
 
-    /// Floats of each row that take a gradient: none of an id without one, and none of what lies behind a narrow row.
-    fn widths(&self, keys: &[Key], places: &Places) -> Vec<usize> {
-        let rows = &self.weights.rows;
-        let widths = Feature::ALL.map(|feature| rows.width(feature));
+    /// Updates the rows that have a place, in the tables or where the device caches them.
+    fn update_rows(
+        &mut self,
+        keys: &[Key],
+        places: &Places,
+        gradient: &RowGradient,
+        rates: [f32; Feature::N],
+    ) -> Result<(), Error> {
+        let tables = &mut self.weights.rows;
+        match (gradient, self.model.device_rows()) {
+            (RowGradient::Device(gradient), Some(cached)) => {
+                row_adagrad_on_device(cached, tables, (keys, &places.rows), gradient, rates)
+                    .map_err(ouzel_model::Error::from)?;
+            }
+            (RowGradient::Host { values, .. }, None) => {
+                row_adagrad(tables, keys, &places.rows, values, rates);
+            }
+            _ => unreachable!("a gradient is where its rows are"),
+        }
+        Ok(())
+    }
+
+    /// Floats of each row that take a gradient: none of an id without a row, and none beyond a narrow row.
+    fn row_widths(&self, keys: &[Key], places: &Places) -> Vec<usize> {
+        let widths = Feature::ALL.map(|feature| self.weights.rows.width(feature));
         let width = |(key, row): (&Key, &Option<u32>)| row.map_or(0, |_| widths[key.feature.index()]);
         keys.iter().zip(&places.rows).map(width).collect()
     }
 
-    /// Rates of dense weights, and of rows by feature, at the samples learned from so far.
-    fn rates(&self) -> (f64, [f32; Feature::N]) {
-        let factor = Schedule::new(&self.config).factor(self.n_samples);
+    /// Learning rates after the samples learned from so far.
+    fn rates(&self) -> Rates {
+        let config = &self.config;
+        let factor = Schedule::new(config).factor(self.n_samples);
+        let head = config.dense_rate * factor;
         #[expect(clippy::cast_possible_truncation, reason = "a rate needs no more digits")]
-        let row_rates = Feature::ALL.map(|feature| {
-            let own = self.config.rows.of(feature).rate;
-            own.unwrap_or(self.config.row_rate) * factor as f32
+        let rows = Feature::ALL.map(|feature| {
+            let own = config.rows.of(feature).rate;
+            own.unwrap_or(config.row_rate) * factor as f32
         });
-        (self.config.dense_rate * factor, row_rates)
+        Rates {
+            head,
+            blocks: config.block_rate / config.dense_rate * head,
+            rows,
+        }
     }
+}
+
+/// Learning rates of one step.
+struct Rates {
+    /// Of dense weights of the group `Head`.
+    head: f64,
+    /// Of all other dense weights.
+    blocks: f64,
+    /// Of embedding rows by feature.
+    rows: [f32; Feature::N],
 }

@@ -9,10 +9,11 @@ use anyhow::anyhow;
 use serde::Serialize;
 use serde_json::json;
 
-use ouzel_learner::model::cost::{Block, Cost, Flops, costs};
+use ouzel_learner::model::backend::{BackendKind, choose};
+use ouzel_learner::model::cost::{Cost, Flops, costs};
 use ouzel_learner::model::{
-    CANDIDATE_FIELDS, Feature, HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS, USER_FIELDS, is_adapter,
-    is_base, shapes,
+    Block, CANDIDATE_FIELDS, Feature, HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS, USER_FIELDS,
+    WeightGroup, weight_specs,
 };
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
 use ouzel_sample::{MODALITIES, N_DENSE};
@@ -28,6 +29,10 @@ const USUAL_WIDTHS: [usize; 2] = [384, 1280];
 struct Description {
     model: String,
     tasks: Vec<String>,
+    /// The backend that runs it on `learner.device`, and why not `cpu`.
+    backend: BackendKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_reason: Option<String>,
     blocks: Vec<BlockPart>,
     parameters: Parameters,
     rows: Vec<Rows>,
@@ -171,23 +176,24 @@ fn find(args: &DescribeArgs) -> anyhow::Result<Description> {
             ));
         }
     }
-    Ok(describe(&config, args, notes))
+    describe(&config, args, notes)
 }
 
-fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> Description {
+fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow::Result<Description> {
     let model = config.model_config();
-    let weights: Vec<Weight> = shapes(&model)
+    let (backend, backend_reason) = choose(&model, config.learner_config().device()?);
+    let weights: Vec<Weight> = weight_specs(&model)
         .into_iter()
-        .map(|shape| Weight {
-            parameters: shape.extents.iter().product(),
-            part: match shape.name.as_str() {
-                name if is_adapter(name) => Part::Adapter,
-                name if is_base(name) => Part::Base,
-                _ => Part::Head,
+        .map(|spec| Weight {
+            parameters: spec.shape.iter().product(),
+            part: match spec.group {
+                WeightGroup::Adapter => Part::Adapter,
+                WeightGroup::Base => Part::Base,
+                WeightGroup::Readout | WeightGroup::Contrast | WeightGroup::Head => Part::Head,
             },
-            block: Block::of(&shape.name),
-            name: shape.name,
-            shape: shape.extents,
+            block: spec.block,
+            name: spec.name,
+            shape: spec.shape,
         })
         .collect();
     let asked = args.history.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -204,9 +210,11 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> Descrip
         served.map(|part| of(&part.flops)).sum::<u64>()
     };
     let (request, candidate) = (sum(|f| f.request_at_history), sum(|f| f.candidate_at_history));
-    Description {
+    Ok(Description {
         model: config.model.from.clone(),
         tasks: model.tasks.clone(),
+        backend,
+        backend_reason,
         parameters: Parameters::of(&weights),
         rows: rows(&model),
         totals: Totals {
@@ -219,7 +227,7 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> Descrip
         blocks,
         weights,
         notes,
-    }
+    })
 }
 
 impl Parameters {

@@ -19,7 +19,7 @@ pub fn score(
     data: &DataDir,
     from: EventTime,
 ) -> anyhow::Result<ScoreLog> {
-    let trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())?;
+    let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())?;
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
     let clicks = clicks(&decoder, data);

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ouzel_model::{Inputs, Net, Weights};
+use ouzel_model::{Inputs, Model, Weights};
 use ouzel_sample::{EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, ShownItem};
 use tch::Device;
 
 use crate::{CheckedRequest, Loaded, Published, RankError, Ranked, Ranker, ServedModel};
 
-/// A publishable model: weights that are known to make a network, and the snapshot they belong to.
+/// A publishable model: weights that fit their configuration, and the snapshot they belong to.
 #[derive(Debug)]
 pub struct Version {
     snapshot: Arc<str>,
@@ -25,10 +25,10 @@ impl Version {
     /// A version of `weights`, which are of `snapshot` or have been learned on from it.
     ///
     /// # Errors
-    /// When the weights do not fit their own configuration. Publishing them would fail every request, so it is
-    /// found out here, on the publisher's thread.
+    /// When a weight is missing or has another shape than the configuration asks for: with such weights every request would
+    /// fail.
     pub fn new(snapshot: &str, weights: Weights) -> Result<Self, ouzel_model::Error> {
-        Net::new(&weights, Device::Cpu)?;
+        weights.check()?;
         let tasks = weights
             .config
             .tasks
@@ -81,10 +81,10 @@ pub struct Scorer {
     held: Option<Held>,
 }
 
-/// A version with its dense weights as tensors of this thread: a `Tensor` must not be shared.
+/// A version with the model that runs it, which belongs to this thread.
 struct Held {
     loaded: Loaded<Version>,
-    net: Net,
+    model: Model,
 }
 
 impl fmt::Debug for Scorer {
@@ -117,17 +117,20 @@ impl Scorer {
         }
     }
 
-    /// The newest version, its tensors made if they are not held yet.
-    fn newest(&mut self) -> Result<&Held, RankError> {
+    /// The newest version, its model made if this worker has none of it yet.
+    fn newest(&mut self) -> Result<&mut Held, RankError> {
         let version = self.held.as_ref().map_or(0, |held| held.loaded.version);
         if let Some(loaded) = self.published.load_if_newer(version) {
-            let net = Net::new(&loaded.value.weights, self.device).map_err(|error| {
+            let model = Model::for_inference(&loaded.value.weights, self.device);
+            let mut model = model.map_err(|error| {
                 RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
             })?;
-            let net = net.into_inference(self.held.take().map(|held| held.net));
-            self.held = Some(Held { loaded, net });
+            if let Some(held) = &mut self.held {
+                model.reuse_contents(&mut held.model);
+            }
+            self.held = Some(Held { loaded, model });
         }
-        self.held.as_ref().ok_or(RankError::NotReady)
+        self.held.as_mut().ok_or(RankError::NotReady)
     }
 
     /// Live features of the request, in the shape training has them.
@@ -166,15 +169,15 @@ impl Scorer {
 
 impl Ranker for Scorer {
     fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
-        self.newest()?;
-        let Held { loaded, net } = self.held.as_ref().ok_or(RankError::NotReady)?;
+        let version = Arc::clone(&self.newest()?.loaded.value);
         let Version {
             snapshot,
             tasks,
             weights,
-        } = &*loaded.value;
+        } = &*version;
         let inputs = self.inputs(ask, weights);
-        let logits = net
+        let Held { loaded, model } = self.held.as_mut().ok_or(RankError::NotReady)?;
+        let logits = model
             .score(&inputs, weights)
             .map_err(|error| RankError::Failed(format!("version {}: {error}", loaded.version)))?;
         let probabilities: Vec<f32> = logits.into_iter().map(sigmoid).collect();
@@ -280,7 +283,7 @@ mod tests {
 
         let weights = published.load().unwrap().value;
         let weights = weights.weights();
-        let logits = Net::new(weights, Device::Cpu)
+        let logits = Model::new(weights, Device::Cpu)
             .unwrap()
             .score(&scorer.inputs(&ask, weights), weights)
             .unwrap();

@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use ouzel_learner::model::cost::{Block, Flops, costs};
+use ouzel_learner::model::Block;
+use ouzel_learner::model::cost::{Flops, costs};
 use ouzel_learner::model::{Inputs, ModelConfig};
 use ouzel_sample::Batch;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use ouzel_learner::Trainer;
-use ouzel_learner::model::{Fields, Inputs, Key, Net};
+use ouzel_learner::model::{Fields, Inputs, Key, Model};
 use ouzel_sample::{Batch, Id};
 
 use crate::world::{IMAGE, N_ITEMS, TEXT, World};
@@ -14,10 +14,11 @@ use crate::world::{IMAGE, N_ITEMS, TEXT, World};
 /// Writes `batches` with the weights of `trainer`, and its scores of them.
 pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut Trainer) {
     let weights = trainer.weights().expect("a trained model has weights");
-    let net = Net::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
-    let mut out: Vec<(String, Tensor)> = net
-        .params()
-        .map(|(name, tensor)| (format!("w.{name}"), tensor.detach()))
+    let mut model = Model::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
+    let mut out: Vec<(String, Tensor)> = model
+        .net()
+        .weights()
+        .map(|(spec, tensor)| (format!("w.{}", spec.name), tensor.detach()))
         .collect();
     out.push(("prior".into(), Tensor::from_slice(&weights.prior)));
     let mut rows = Rows::default();
@@ -77,7 +78,7 @@ pub(crate) fn dump(path: &Path, world: &World, batches: &[Batch], trainer: &mut 
             .map(|sample| f32::from(u8::from(sample.labels.get(0) == Some(true))));
         add("labels", Tensor::from_slice(&labels.collect::<Vec<_>>()));
         let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
-        let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");
+        let scores = model.score(&inputs, &weights).expect("a made-up batch is scored");
         add("logits", Tensor::from_slice(&scores));
     }
     let table = weights.rows.read_all(&rows.keys);

@@ -20,7 +20,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use ouzel_learner::model::{
-    ContentConfig, Inputs, InterestConfig, MatmulPrecision, ModelConfig, Net, SequenceConfig, SequenceKind,
+    ContentConfig, Inputs, InterestConfig, MatmulPrecision, Model, ModelConfig, SequenceConfig, SequenceKind,
 };
 use ouzel_learner::{DenseRule, LearnerConfig, Trainer};
 use ouzel_sample::Batch;
@@ -206,11 +206,11 @@ fn measure(
         shape.samples()
     });
     let weights = trainer.weights().expect("a trained model has weights");
-    let net = Net::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
-    let net = net.into_inference(None);
-    let score_one = |batch: &Batch| {
+    let model = Model::for_inference(&weights, tch::Device::Cpu);
+    let mut model = model.expect("its weights have its own shapes");
+    let mut score_one = |batch: &Batch| {
         let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
-        let scores = net.score(&inputs, &weights).expect("a made-up batch is scored");
+        let scores = model.score(&inputs, &weights).expect("a made-up batch is scored");
         scores.len() as u64
     };
     // What is kept of items is there before the clock runs.

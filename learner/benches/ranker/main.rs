@@ -13,7 +13,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use serde_json::{Value, json};
 
-use ouzel_learner::model::{Inputs, ModelConfig, Net, Weights};
+use ouzel_learner::model::{Inputs, Model, ModelConfig, Weights};
 use ouzel_learner::{LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Candidate, Request, VectorMap};
 
@@ -45,24 +45,24 @@ fn train(bencher: Bencher<'_, '_>, world: &World) {
 /// One request, from its ids and features to scores.
 #[divan::bench(args = [100, 1000], min_time = 3)]
 fn score(bencher: Bencher<'_, '_>, n: u64) {
-    let (weights, net) = served();
+    let (weights, mut model) = served();
     let (features, impression) = FEED.request(n);
     let (request, candidates) = read(&features, &impression);
     bencher.counter(ItemsCount::new(n)).bench_local(|| {
         let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
-        net.score(&inputs, &weights).expect("a world is scored")
+        model.score(&inputs, &weights).expect("a world is scored")
     });
 }
 
 /// The same with the reading of the live features before it, which the peer does not have.
 #[divan::bench(args = [100, 1000], min_time = 3)]
 fn read_and_score(bencher: Bencher<'_, '_>, n: u64) {
-    let (weights, net) = served();
+    let (weights, mut model) = served();
     let (features, impression) = FEED.request(n);
     bencher.counter(ItemsCount::new(n)).bench_local(|| {
         let (request, candidates) = read(&features, &impression);
         let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
-        net.score(&inputs, &weights).expect("a world is scored")
+        model.score(&inputs, &weights).expect("a world is scored")
     });
 }
 
@@ -75,12 +75,12 @@ fn trained(batches: &[Batch]) -> Trainer {
     trainer
 }
 
-fn served() -> (Weights, Net) {
+fn served() -> (Weights, Model) {
     let weights = trained(&FEED.batches())
         .weights()
         .expect("a trained model has weights");
-    let net = Net::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
-    (weights, net)
+    let model = Model::new(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
+    (weights, model)
 }
 
 fn dump(folder: &Path) -> std::io::Result<()> {

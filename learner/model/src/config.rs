@@ -180,13 +180,6 @@ impl ModelConfig {
         self.tasks.len().max(1)
     }
 
-    /// Whether contents go on learning once the base is frozen: adapters on their layers do.
-    #[must_use]
-    pub fn contents_learn_frozen(&self) -> bool {
-        let is_content = |layer: &String| layer.starts_with("content.");
-        self.content.enabled && self.lora.rank > 0 && self.lora.on.iter().any(is_content)
-    }
-
     /// Floats of weight in a row of this feature. The blocks read it as if zeros stood behind it, up to `dim`.
     #[must_use]
     pub fn width(&self, feature: Feature) -> usize {

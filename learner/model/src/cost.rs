@@ -13,59 +13,10 @@ use std::ops::Add;
 use ouzel_sample::MODALITIES;
 use serde::Serialize;
 
+use crate::block::Block;
 use crate::config::{HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::shapes::shapes;
-
-/// A part of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Block {
-    /// Rows of user and candidate, through the first layer.
-    Fields,
-    /// The live features, through the first layer.
-    Features,
-    /// The fields' products in pairs.
-    Fm,
-    /// Frozen vectors to a content vector.
-    Content,
-    /// Attention over the history's contents.
-    Interest,
-    /// The block over the history of items.
-    Sequence,
-    /// What draws ids and contents together, in training only.
-    Contrast,
-    /// From the first layer to the tasks.
-    Head,
-}
-
-impl Block {
-    /// All of them, in the order of the forward pass.
-    pub const ALL: [Self; 8] = [
-        Self::Fields,
-        Self::Features,
-        Self::Fm,
-        Self::Content,
-        Self::Interest,
-        Self::Sequence,
-        Self::Contrast,
-        Self::Head,
-    ];
-
-    /// The block that a dense weight belongs to; one into the first layer belongs to the block that it reads.
-    #[must_use]
-    pub fn of(weight: &str) -> Self {
-        match weight.split('.').collect::<Vec<_>>().as_slice() {
-            ["first", "dense"] | ["missing"] => Self::Features,
-            ["content", ..] | ["first" | "fm", "content"] => Self::Content,
-            ["interest", ..] | ["first", "interest"] => Self::Interest,
-            ["sequence", ..] | ["first", "sequence"] => Self::Sequence,
-            ["cic", ..] => Self::Contrast,
-            ["first", ..] => Self::Fields,
-            _ => Self::Head,
-        }
-    }
-}
+use crate::shapes::weight_specs;
 
 /// Operations as a function of the history's length `n`: `fixed + per_entry * n + per_pair * n^2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -179,9 +130,9 @@ struct Layers(BTreeMap<String, Vec<usize>>);
 impl Layers {
     fn new(config: &ModelConfig) -> Self {
         Self(
-            shapes(config)
+            weight_specs(config)
                 .into_iter()
-                .map(|shape| (shape.name, shape.extents))
+                .map(|spec| (spec.name, spec.shape))
                 .collect(),
         )
     }

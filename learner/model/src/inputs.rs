@@ -3,7 +3,6 @@
 //! Pooling is linear, so it is done here in plain loops and its backward is [`Pool::scatter`], in an order that
 //! depends on the batch alone: on any device the gradient of a row is summed in the same order.
 
-mod bags;
 mod contents;
 mod pool;
 
@@ -16,7 +15,6 @@ use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, Fields, Key, USER_FIELDS};
 use crate::groups::Groups;
 use crate::table::Table;
-pub use bags::Bags;
 pub use contents::ContentInputs;
 pub use pool::Pool;
 

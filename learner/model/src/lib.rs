@@ -1,47 +1,56 @@
-//! Embedding tables and the one `forward` that trains and serves.
+//! What a model is: embedding tables, blocks with named weights, and the two backends that compute them.
 //!
-//! Owns what a model *is*: its configuration, its rows, its dense weights as plain arrays, how a list of
-//! samples becomes input, and the forward pass. Knows nothing of losses, optimizers, files, threads, channels or
-//! clocks: the learner moves the weights, the scorer only reads them.
+//! Owns the model's configuration, its rows and dense weights, how samples become the input of a batch, and forward
+//! and backward passes. Knows nothing of losses, optimizers, files, threads, channels or clocks: the learner moves the
+//! weights, the scorer only reads them.
 //!
-//! Reading order: [`ModelConfig`], [`Rows`] (tables of rows), [`Fields`] (which ids feed which field), [`Inputs`]
-//! (a batch, user side once per request), [`Net`] (the forward pass), [`Weights`] (a version, shareable).
+//! Reading order: [`ModelConfig`], [`Rows`] (tables of embedding rows), [`Fields`] (which ids feed which field),
+//! [`Inputs`] (a batch, its user side once per request), [`WeightSpec`] (which dense weights there are, and in which
+//! group), [`Net`] (what is computed), [`backend`] (how), [`Model`] (both together), [`Weights`] (a version, shareable
+//! between threads).
 
+pub mod backend;
+mod block;
 pub mod blocks;
 mod config;
 mod content_cache;
 pub mod cost;
 mod cpu;
-mod device_rows;
 mod error;
+mod feature_mask;
 mod fields;
+mod gradients;
 mod groups;
 pub mod host_slice;
 mod inputs;
-mod leaves;
+mod model;
 mod net;
 mod params;
 mod random;
 mod rows;
 mod shapes;
 mod table;
+mod torch;
 mod weights;
 
+pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
+pub use block::{Block, WeightGroup};
 pub use config::{
     ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig,
     MatmulPrecision, ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
-pub use cpu::{ContentPass, CpuForward, CpuGradients, SequencePass, has_bf16_units};
-pub use device_rows::DeviceRows;
+pub use cpu::has_bf16_units;
 pub use error::Error;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
+pub use gradients::{Gradients, RowGradient};
 pub use groups::{Groups, Layout};
-pub use inputs::{Bags, ContentInputs, HistoryInputs, Inputs, Pool};
-pub use leaves::{BatchRows, BatchTensors, ContentLeaves, ContentSource};
-pub use net::{Net, Outputs};
+pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+pub use model::Model;
+pub use net::Net;
 pub use params::Params;
 pub use random::{normal, uniform};
 pub use rows::Rows;
-pub use shapes::{Shape, is_adapter, is_base, shapes};
+pub use shapes::{WeightSpec, weight_specs};
 pub use table::{PAGE_ROWS, Pages, Table};
+pub use torch::DeviceRows;
 pub use weights::{Array, Calibration, Dense, Weights};

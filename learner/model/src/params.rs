@@ -36,9 +36,9 @@ impl Params {
         params
     }
 
-    /// The same with products in this precision.
+    /// The same weights, multiplied in this precision.
     #[must_use]
-    pub fn with(mut self, products: MatmulPrecision) -> Self {
+    pub fn with_precision(mut self, products: MatmulPrecision) -> Self {
         self.products = products;
         self
     }
@@ -63,6 +63,12 @@ impl Params {
             MatmulPrecision::F32 => Ok(x.f_linear(weight, bias)?),
             MatmulPrecision::Bf16 => self.product(x, &weight.f_tr()?, bias),
         }
+    }
+
+    /// The weights, in order.
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
     }
 
     /// Names and weights, in order.

@@ -1,153 +1,203 @@
-//! Names, shapes and initial values of the dense weights that a configuration asks for.
+//! Names, shapes, groups and initial values of the dense weights that a configuration asks for.
 
 use ouzel_sample::{MODALITIES, N_DENSE};
 
+use crate::block::{Block, WeightGroup};
 use crate::blocks::hstu::TIME_BUCKETS;
 use crate::config::{HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::random::{normal, uniform};
 
-/// A dense weight before it has any value.
+/// A dense weight as the configuration describes it, without values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Its name.
+pub struct WeightSpec {
+    /// Unique name, also its name in a snapshot.
     pub name: String,
-    /// Its extents, row-major.
-    pub extents: Vec<usize>,
-    start: Start,
+    /// Shape, row-major; a linear layer is `[out, in]`.
+    pub shape: Vec<usize>,
+    /// The block it belongs to; a weight of the first layer belongs to the block whose output it reads.
+    pub block: Block,
+    /// Its parameter group.
+    pub group: WeightGroup,
+    /// The linear layer whose matrix it is; none for biases, norms, embeddings and adapters.
+    pub layer: Option<String>,
+    init: Init,
 }
 
-/// What a weight starts from.
+/// Distribution of a weight's initial values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
+enum Init {
     Zero,
     One,
-    /// Uniform within `sqrt(6 / (in + out))`.
+    /// Uniform within `sqrt(6 / (in + out))` (Glorot and Bengio 2010).
     Xavier,
     /// Uniform within `1 / sqrt(in)`.
-    Fan,
-    /// Uniform within `sqrt(3)`: what comes out of an input of length 1 has variance 1.
-    Unit,
-    /// Normal of this many thousandths.
+    FanIn,
+    /// Uniform within `sqrt(3)`: the output for an input of length 1 has variance 1.
+    UnitVariance,
+    /// Normal with this standard deviation, in thousandths.
     Normal(u16),
 }
 
-impl Shape {
-    /// Initial values: a pure function of seed and place.
+impl WeightSpec {
+    /// Initial values: a pure function of `seed` and `stream`, the weight's place among all weights.
     #[must_use]
     pub fn initial(&self, seed: u64, stream: u64) -> Vec<f32> {
-        let n = self.extents.iter().product::<usize>() as u64;
+        let n = self.shape.iter().product::<usize>();
+        let lanes = || 0..n as u64;
         let within = |bound: f32| {
-            (0..n)
+            lanes()
                 .map(|lane| bound * (2.0 * uniform(seed, stream, lane) - 1.0))
                 .collect()
         };
         #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
-        let f32_of = |n: usize| n.max(1) as f32;
-        match self.start {
-            Start::Zero => vec![0.0; self.extents.iter().product()],
-            Start::One => vec![1.0; self.extents.iter().product()],
-            Start::Xavier => within((6.0 / f32_of(self.extents.iter().sum())).sqrt()),
-            Start::Fan => within(f32_of(self.extents.last().copied().unwrap_or(1)).sqrt().recip()),
-            Start::Unit => within(3f32.sqrt()),
-            Start::Normal(thousandths) => (0..n)
+        let width = |n: usize| n.max(1) as f32;
+        match self.init {
+            Init::Zero => vec![0.0; n],
+            Init::One => vec![1.0; n],
+            Init::Xavier => within((6.0 / width(self.shape.iter().sum())).sqrt()),
+            Init::FanIn => within(width(self.shape.last().copied().unwrap_or(1)).sqrt().recip()),
+            Init::UnitVariance => within(3f32.sqrt()),
+            Init::Normal(thousandths) => lanes()
                 .map(|lane| f32::from(thousandths) / 1000.0 * normal(seed, stream, lane))
                 .collect(),
         }
     }
 }
 
-/// All dense weights in order. Last layers start at 0, so that a new network adds nothing to the prior until it has
-/// learned something, and so do the adapters' second factors, so that a new adapter changes nothing.
+/// All dense weights of a model, in the order that snapshots, optimizers and initial values follow.
+///
+/// Output layers start at 0, so that a new network adds nothing to the prior until it has learned something. The second
+/// factor of an adapter starts at 0 too, so that a new adapter changes nothing.
 #[must_use]
-pub fn shapes(config: &ModelConfig) -> Vec<Shape> {
-    let mut list = List::default();
+pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
     let first = config.hidden.first().copied().unwrap_or(1);
     let (token, content) = (TOKEN_FIELDS * config.dim, config.content.out());
-    list.add("first.user", &[first, USER_FIELDS * config.dim], Start::Xavier);
+    let mut list = SpecList::new();
+    list.add("first.user", &[first, USER_FIELDS * config.dim], Init::Xavier);
     list.add(
         "first.candidate",
         &[first, CANDIDATE_FIELDS * config.dim],
-        Start::Xavier,
+        Init::Xavier,
     );
-    list.add("first.dense", &[first, N_DENSE], Start::Xavier);
-    list.add("first.bias", &[first], Start::Zero);
+    list.begin(Block::Features, WeightGroup::Head);
+    list.add("first.dense", &[first, N_DENSE], Init::Xavier);
+    list.begin(Block::Fields, WeightGroup::Head);
+    list.add("first.bias", &[first], Init::Zero);
     head(&mut list, config);
     if config.learned_missing {
-        list.add("missing", &[N_DENSE], Start::Zero);
+        list.begin(Block::Features, WeightGroup::Head);
+        list.add("missing", &[N_DENSE], Init::Zero);
     }
     if config.content.enabled {
-        list.add("first.content", &[first, content], Start::Zero);
+        list.begin(Block::Content, WeightGroup::Readout);
+        list.add("first.content", &[first, content], Init::Zero);
         if config.fm {
-            list.add("fm.content", &[config.dim, content], Start::Zero);
+            list.add("fm.content", &[config.dim, content], Init::Zero);
         }
         fq_former(&mut list, config);
     }
     if config.interest.enabled {
-        list.add("first.interest", &[first, content], Start::Zero);
-        let width = config.interest.width;
-        list.add("interest.query.weight", &[width, content], Start::Xavier);
-        list.add("interest.key.weight", &[width, content], Start::Xavier);
+        list.begin(Block::Interest, WeightGroup::Readout);
+        list.add("first.interest", &[first, content], Init::Zero);
+        list.begin(Block::Interest, WeightGroup::Base);
+        list.matrix("interest.query", content, config.interest.width, Init::Xavier);
+        list.matrix("interest.key", content, config.interest.width, Init::Xavier);
     }
     if config.contrast > 0 {
-        list.linear("cic.id", token, config.contrast, true);
-        list.linear("cic.content", content, config.contrast, true);
+        list.begin(Block::Contrast, WeightGroup::Contrast);
+        list.linear("cic.id", token, config.contrast);
+        list.linear("cic.content", content, config.contrast);
     }
+    list.begin(Block::Sequence, WeightGroup::Base);
     match config.sequence.kind {
         SequenceKind::Mean => {}
         SequenceKind::Din => din(&mut list, config, token),
         SequenceKind::Hstu | SequenceKind::HstuResearch => hstu(&mut list, config, token),
     }
     if config.sequence.kind != SequenceKind::Mean {
-        let out = config.sequence.out(config.dim);
-        list.add("first.sequence", &[first, out], Start::Zero);
+        list.begin(Block::Sequence, WeightGroup::Readout);
+        list.add(
+            "first.sequence",
+            &[first, config.sequence.out(config.dim)],
+            Init::Zero,
+        );
     }
     adapters(&mut list, config);
-    list.shapes
+    list.specs
 }
 
-#[derive(Default)]
-struct List {
-    shapes: Vec<Shape>,
+/// Specs in order; new ones get the current block and group.
+struct SpecList {
+    specs: Vec<WeightSpec>,
+    block: Block,
+    group: WeightGroup,
 }
 
-impl List {
-    fn add(&mut self, name: &str, extents: &[usize], start: Start) {
-        self.shapes.push(Shape {
-            name: name.to_owned(),
-            extents: extents.to_vec(),
-            start,
-        });
-    }
-
-    fn linear(&mut self, layer: &str, n_in: usize, n_out: usize, has_bias: bool) {
-        self.add(&format!("{layer}.weight"), &[n_out, n_in], Start::Xavier);
-        if has_bias {
-            self.add(&format!("{layer}.bias"), &[n_out], Start::Zero);
+impl SpecList {
+    fn new() -> Self {
+        Self {
+            specs: Vec::new(),
+            block: Block::Fields,
+            group: WeightGroup::Head,
         }
     }
 
+    /// Sets block and group of the weights added from here on.
+    fn begin(&mut self, block: Block, group: WeightGroup) {
+        (self.block, self.group) = (block, group);
+    }
+
+    fn add(&mut self, name: &str, shape: &[usize], init: Init) {
+        self.specs.push(WeightSpec {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            block: self.block,
+            group: self.group,
+            layer: None,
+            init,
+        });
+    }
+
+    /// The matrix of a linear layer.
+    fn matrix(&mut self, layer: &str, n_in: usize, n_out: usize, init: Init) {
+        self.add(&format!("{layer}.weight"), &[n_out, n_in], init);
+        if let Some(spec) = self.specs.last_mut() {
+            spec.layer = Some(layer.to_owned());
+        }
+    }
+
+    /// A linear layer with a bias.
+    fn linear(&mut self, layer: &str, n_in: usize, n_out: usize) {
+        self.matrix(layer, n_in, n_out, Init::Xavier);
+        self.add(&format!("{layer}.bias"), &[n_out], Init::Zero);
+    }
+
+    /// A linear layer with a bias that starts at 0.
+    fn output(&mut self, layer: &str, n_in: usize, n_out: usize) {
+        self.matrix(layer, n_in, n_out, Init::Zero);
+        self.add(&format!("{layer}.bias"), &[n_out], Init::Zero);
+    }
+
     fn norm(&mut self, name: &str, width: usize) {
-        self.add(&format!("{name}.weight"), &[width], Start::One);
-        self.add(&format!("{name}.bias"), &[width], Start::Zero);
+        self.add(&format!("{name}.weight"), &[width], Init::One);
+        self.add(&format!("{name}.bias"), &[width], Init::Zero);
     }
 }
 
 /// The layers behind the first one.
-fn head(list: &mut List, config: &ModelConfig) {
+fn head(list: &mut SpecList, config: &ModelConfig) {
+    list.begin(Block::Head, WeightGroup::Head);
     for (layer, widths) in config.hidden.windows(2).enumerate() {
-        list.linear(&format!("hidden{}", layer + 1), widths[0], widths[1], true);
+        list.linear(&format!("hidden{}", layer + 1), widths[0], widths[1]);
     }
     let last = config.hidden.last().copied().unwrap_or(1);
     let (head, n_tasks) = (config.head, config.n_tasks());
     if head.kind == HeadKind::Single {
-        list.add("out.weight", &[n_tasks, last], Start::Zero);
-        list.add("out.bias", &[n_tasks], Start::Zero);
+        list.output("out", last, n_tasks);
     }
     if config.auxiliary > 0 {
-        let n = n_tasks * config.auxiliary;
-        list.add("aux.weight", &[n, last], Start::Zero);
-        list.add("aux.bias", &[n], Start::Zero);
+        list.output("aux", last, n_tasks * config.auxiliary);
     }
     if head.kind == HeadKind::Single {
         return;
@@ -155,131 +205,106 @@ fn head(list: &mut List, config: &ModelConfig) {
     let mut shared = last;
     if head.kind == HeadKind::Mmoe {
         for expert in 0..head.experts {
-            list.linear(&format!("head.expert{expert}"), last, head.expert, true);
+            list.linear(&format!("head.expert{expert}"), last, head.expert);
         }
         for task in 0..n_tasks {
-            list.linear(&format!("head.gate{task}"), last, head.experts, false);
+            list.matrix(&format!("head.gate{task}"), last, head.experts, Init::Xavier);
         }
         shared = head.expert;
     }
     for task in 0..n_tasks {
-        list.linear(&format!("head.tower{task}"), shared, head.tower, true);
-        list.add(&format!("head.out{task}.weight"), &[1, head.tower], Start::Zero);
-        list.add(&format!("head.out{task}.bias"), &[1], Start::Zero);
+        list.linear(&format!("head.tower{task}"), shared, head.tower);
+        list.output(&format!("head.out{task}"), head.tower, 1);
     }
 }
 
-fn fq_former(list: &mut List, config: &ModelConfig) {
+fn fq_former(list: &mut SpecList, config: &ModelConfig) {
     let content = &config.content;
-    list.add(
-        "content.queries",
-        &[content.queries, content.width],
-        Start::Xavier,
-    );
+    list.begin(Block::Content, WeightGroup::Base);
+    list.add("content.queries", &[content.queries, content.width], Init::Xavier);
     for (name, width) in MODALITIES.iter().zip(content.widths) {
         if width > 0 {
-            // Frozen vectors have length 1: under Xavier's bound a token would drown in the queries, and contents would
-            // all be alike.
-            list.add(
-                &format!("content.{name}.weight"),
-                &[content.width, width],
-                Start::Unit,
-            );
-            list.add(&format!("content.{name}.bias"), &[content.width], Start::Zero);
+            // Frozen vectors have length 1: under Xavier's bound a token would be far smaller than the queries, and all
+            // content vectors would be alike.
+            let layer = format!("content.{name}");
+            list.matrix(&layer, width, content.width, Init::UnitVariance);
+            list.add(&format!("{layer}.bias"), &[content.width], Init::Zero);
         }
     }
     for layer in 0..content.layers {
         let name = format!("content.layer{layer}");
         for part in ["query", "key", "value", "out"] {
-            list.linear(&format!("{name}.{part}"), content.width, content.width, true);
+            list.linear(&format!("{name}.{part}"), content.width, content.width);
         }
         list.norm(&format!("{name}.norm"), content.width);
     }
 }
 
-fn din(list: &mut List, config: &ModelConfig, token: usize) {
+fn din(list: &mut SpecList, config: &ModelConfig, token: usize) {
     let [first, second] = config.sequence.unit;
-    list.linear("sequence.first", 4 * token, first, true);
-    list.linear("sequence.second", first, second, true);
-    list.linear("sequence.score", second, 1, true);
+    list.linear("sequence.first", 4 * token, first);
+    list.linear("sequence.second", first, second);
+    list.linear("sequence.score", second, 1);
 }
 
-fn hstu(list: &mut List, config: &ModelConfig, token: usize) {
+fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {
     let sequence = &config.sequence;
     let is_research = sequence.kind == SequenceKind::HstuResearch;
     let width = sequence.width;
-    let usize_of = |n: i64| usize::try_from(n).unwrap_or(0);
-    list.linear("sequence.token", token, width, true);
+    let n_buckets = usize::try_from(TIME_BUCKETS).unwrap_or(0);
+    list.linear("sequence.token", token, width);
     // The last one is the placeholder of a candidate.
     list.add(
         "sequence.action",
         &[config.n_tasks() + 1, width],
-        Start::Normal(100),
+        Init::Normal(100),
     );
     if !is_research {
         list.add(
             "sequence.position",
             &[sequence.history_len + 1, width],
-            Start::Normal(20),
+            Init::Normal(20),
         );
-        list.add(
-            "sequence.time",
-            &[usize_of(TIME_BUCKETS), width],
-            Start::Normal(20),
-        );
+        list.add("sequence.time", &[n_buckets, width], Init::Normal(20));
     }
     let (values, keys) = (sequence.heads * sequence.value, sequence.heads * sequence.key);
     for layer in 0..sequence.layers {
         let name = format!("sequence.layer{layer}");
-        if !is_research {
+        let (uvqk, out) = (format!("{name}.uvqk"), format!("{name}.out"));
+        if is_research {
+            list.matrix(&uvqk, width, 2 * (values + keys), Init::Xavier);
+            list.linear(&out, values, width);
+            // Relative positions of the history and one candidate behind it.
+            let n = 2 * (sequence.history_len + 1) - 1;
+            list.add(&format!("{name}.rab.position"), &[n], Init::Normal(20));
+            list.add(&format!("{name}.rab.time"), &[n_buckets], Init::Normal(20));
+        } else {
             list.norm(&format!("{name}.norm"), width);
             list.norm(&format!("{name}.out_norm"), values);
-        }
-        list.linear(&format!("{name}.uvqk"), width, 2 * (values + keys), !is_research);
-        let row = if is_research { values } else { 3 * values };
-        list.linear(&format!("{name}.out"), row, width, is_research);
-        if is_research {
-            // History and one candidate behind it.
-            let n = 2 * (sequence.history_len + 1) - 1;
-            list.add(&format!("{name}.rab.position"), &[n], Start::Normal(20));
-            list.add(
-                &format!("{name}.rab.time"),
-                &[usize_of(TIME_BUCKETS)],
-                Start::Normal(20),
-            );
+            list.linear(&uvqk, width, 2 * (values + keys));
+            list.matrix(&out, 3 * values, width, Init::Xavier);
         }
     }
 }
 
-/// Adapters of the layers that the configuration names, as far as they are there.
-fn adapters(list: &mut List, config: &ModelConfig) {
-    if config.lora.rank == 0 {
-        return;
-    }
-    for layer in &config.lora.on {
-        let weight = format!("{layer}.weight");
-        let known = list.shapes.iter().find(|shape| shape.name == weight);
-        let Some([n_out, n_in]) = known.map(|shape| shape.extents.as_slice()) else {
+/// Adapters of the layers that `lora.on` names, as far as the model has them.
+fn adapters(list: &mut SpecList, config: &ModelConfig) {
+    for layer in adapted_layers(config, &list.specs) {
+        let Some(spec) = list.specs.iter().find(|spec| spec.layer.as_ref() == Some(&layer)) else {
             continue;
         };
-        let (a, b) = ([config.lora.rank, *n_in], [*n_out, config.lora.rank]);
-        list.add(&format!("{layer}.lora_a"), &a, Start::Fan);
-        list.add(&format!("{layer}.lora_b"), &b, Start::Zero);
+        let [n_out, n_in] = [spec.shape[0], spec.shape[1]];
+        list.begin(spec.block, WeightGroup::Adapter);
+        list.add(&format!("{layer}.lora_a"), &[config.lora.rank, n_in], Init::FanIn);
+        list.add(&format!("{layer}.lora_b"), &[n_out, config.lora.rank], Init::Zero);
     }
 }
 
-/// Whether a weight belongs to the base, which stands still once it is frozen: the blocks over content and history,
-/// without their adapters.
-#[must_use]
-pub fn is_base(name: &str) -> bool {
-    let is_block = ["content.", "interest.", "sequence."]
-        .iter()
-        .any(|block| name.starts_with(block));
-    is_block && !is_adapter(name)
-}
-
-/// Whether a weight belongs to an adapter, which only learns once the base is frozen.
-#[must_use]
-pub fn is_adapter(name: &str) -> bool {
-    name.ends_with(".lora_a") || name.ends_with(".lora_b")
+/// The linear layers among `specs` that have an adapter, in the order of `lora.on`.
+pub(crate) fn adapted_layers(config: &ModelConfig, specs: &[WeightSpec]) -> Vec<String> {
+    if config.lora.rank == 0 {
+        return Vec::new();
+    }
+    let has_layer = |layer: &&String| specs.iter().any(|spec| spec.layer.as_ref() == Some(layer));
+    config.lora.on.iter().filter(has_layer).cloned().collect()
 }

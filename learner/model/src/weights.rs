@@ -1,12 +1,13 @@
 //! A version of the model as plain data: shareable between threads, cheap to clone, independent of libtorch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::block::WeightGroup;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::rows::Rows;
-use crate::shapes::{is_base, shapes};
+use crate::shapes::weight_specs;
 use crate::table::Table;
 
 /// One dense weight.
@@ -98,7 +99,12 @@ impl Weights {
     #[must_use]
     pub fn base(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();
-        for (name, array) in self.dense.iter().filter(|(name, _)| is_base(name)) {
+        let specs = weight_specs(&self.config).into_iter();
+        let base: HashSet<String> = specs
+            .filter(|spec| spec.group == WeightGroup::Base)
+            .map(|spec| spec.name)
+            .collect();
+        for (name, array) in self.dense.iter().filter(|(name, _)| base.contains(*name)) {
             hasher.update(name.as_bytes());
             for value in array.values.iter() {
                 hasher.update(&value.to_le_bytes());
@@ -109,6 +115,14 @@ impl Weights {
             .iter()
             .take(8)
             .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// Checks that the dense weights are those of the configuration, without making a network.
+    pub fn check(&self) -> Result<(), Error> {
+        for spec in weight_specs(&self.config) {
+            self.array(&spec.name, &spec.shape)?;
+        }
+        Ok(())
     }
 
     /// The dense weight `name`, of exactly this shape.
@@ -132,16 +146,16 @@ impl Weights {
 /// Initial dense weights. The keys of content interest start as its queries, so that what it finds first is what is
 /// like the candidate: from two unlike starts it would have to learn that before it is of any use.
 fn initial(config: &ModelConfig) -> Dense {
-    let mut dense: Dense = shapes(config)
+    let mut dense: Dense = weight_specs(config)
         .into_iter()
         .zip(0u64..)
-        .map(|(shape, stream)| {
-            let values = shape.initial(config.seed, stream).into();
+        .map(|(spec, stream)| {
+            let values = spec.initial(config.seed, stream).into();
             let array = Array {
-                shape: shape.extents,
+                shape: spec.shape,
                 values,
             };
-            (shape.name, array)
+            (spec.name, array)
         })
         .collect();
     if let Some(query) = dense.get("interest.query.weight").cloned() {

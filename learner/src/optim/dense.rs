@@ -37,7 +37,7 @@ impl DenseRule {
 pub(crate) struct DenseOptimizer {
     rule: DenseRule,
     /// By weight, in the order of the net's parameters.
-    pub(crate) kept: Vec<OptimizerState>,
+    pub(crate) states: Vec<OptimizerState>,
 }
 
 /// What is kept of one weight.
@@ -64,13 +64,13 @@ impl DenseOptimizer {
     /// A new one, everything from 0.
     pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
         let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
-        let kept = weights.map(|weight| OptimizerState {
+        let states = weights.map(|weight| OptimizerState {
             n_steps: 0,
             tensors: rule.kept().iter().map(|_| zeros(weight)).collect(),
         });
         Self {
             rule,
-            kept: kept.collect(),
+            states: states.collect(),
         }
     }
 
@@ -87,7 +87,7 @@ impl DenseOptimizer {
         factor: Option<f64>,
     ) -> Result<(), TchError> {
         tch::no_grad(|| {
-            for (((weight, rate), kept), gradient) in weights.zip(&mut self.kept).zip(gradients) {
+            for (((weight, rate), kept), gradient) in weights.zip(&mut self.states).zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 kept.n_steps += 1;
                 let (mut weight, n) = (weight.f_detach()?, kept.n_steps);
@@ -326,7 +326,7 @@ mod tests {
 
             // The same once more, after all of it was forgotten.
             let start = later.copy();
-            both.kept[1].reset();
+            both.states[1].reset();
             both.step(
                 [(always, 0.1), (later, 0.1)].into_iter(),
                 &[None, Some(start.ones_like())],

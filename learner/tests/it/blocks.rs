@@ -1,8 +1,8 @@
 //! Models with content and sequence blocks, through the whole trainer.
 
 use ouzel_learner::model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, MatmulPrecision, ModelConfig, Net,
-    SequenceConfig, SequenceKind, is_adapter, is_base,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, MatmulPrecision, Model, ModelConfig,
+    SequenceConfig, SequenceKind, WeightGroup, WeightSpec, weight_specs,
 };
 use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{Error, LearnerConfig, Trainer};
@@ -141,12 +141,13 @@ fn a_frozen_base_stands_still_while_adapters_rows_and_heads_learn() {
     assert!(trainer.is_frozen());
     learn(&mut trainer, rest);
     let after = trainer.weights().unwrap();
-    for (name, array) in &after.dense {
-        let has_moved = array.values != before.dense[name].values;
-        if is_base(name) {
-            assert!(!has_moved, "{name} is of the base");
-        } else if is_adapter(name) || name.starts_with("first.") || name.starts_with("out.") {
-            assert!(has_moved, "{name} should learn");
+    for WeightSpec { name, group, .. } in weight_specs(&after.config) {
+        let has_moved = after.dense[&name].values != before.dense[&name].values;
+        match group {
+            WeightGroup::Base => assert!(!has_moved, "{name} is of the base"),
+            // No contrast loss is configured.
+            WeightGroup::Contrast => {}
+            _ => assert!(has_moved, "{name} should learn"),
         }
     }
     assert_ne!(before.rows.pages(), after.rows.pages());
@@ -163,7 +164,7 @@ fn rebasing_changes_no_answer_and_lets_adapters_start_anew() {
     let score = |trainer: &mut Trainer| {
         let weights = trainer.weights().unwrap();
         let inputs = Inputs::of_samples(&weights.config, &last.samples, &last.vectors);
-        Net::new(&weights, Device::Cpu)
+        Model::new(&weights, Device::Cpu)
             .unwrap()
             .score(&inputs, &weights)
             .unwrap()
@@ -203,21 +204,24 @@ fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
     let (last, rest) = rest.split_last().unwrap();
     learn(&mut trainer, warm);
     trainer.freeze().unwrap();
-    let score = |trainer: &mut Trainer, before: Option<Net>| {
+    let score = |trainer: &mut Trainer, replaced: Option<Model>| {
         let weights = trainer.weights().unwrap();
         let inputs = Inputs::of_samples(&weights.config, &last.samples, &last.vectors);
-        let net = Net::new(&weights, Device::Cpu).unwrap().into_inference(before);
-        let scores = net.score(&inputs, &weights).unwrap();
-        (scores, net)
+        let mut model = Model::for_inference(&weights, Device::Cpu).unwrap();
+        if let Some(mut replaced) = replaced {
+            model.reuse_contents(&mut replaced);
+        }
+        let scores = model.score(&inputs, &weights).unwrap();
+        (scores, model)
     };
     let (_, served) = score(&mut trainer, None);
     let before = trainer.weights().unwrap();
     learn(&mut trainer, rest);
     let after = trainer.weights().unwrap();
-    for (name, array) in &after.dense {
-        let has_moved = array.values != before.dense[name].values;
-        assert!(!(is_base(name) && has_moved), "{name} is of the base");
-        assert!(has_moved || !is_adapter(name), "{name} should learn");
+    for WeightSpec { name, group, .. } in weight_specs(&after.config) {
+        let has_moved = after.dense[&name].values != before.dense[&name].values;
+        assert!(!has_moved || group != WeightGroup::Base, "{name} is of the base");
+        assert!(has_moved || group != WeightGroup::Adapter, "{name} should learn");
     }
     let fresh = score(&mut trainer, None).0;
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Online calibration, as training reports it and as it is served.
 
 use ouzel_learner::loss::Policy;
-use ouzel_learner::model::{Inputs, Net};
+use ouzel_learner::model::{Inputs, Model};
 use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Batcher};
@@ -72,7 +72,7 @@ fn a_calibrated_score_is_served_as_it_is_reported_and_goes_on_after_a_restart() 
     assert_eq!(weights.calibration, trainer.weights().unwrap().calibration);
     assert!(weights.calibration[0].shift < -0.1, "{:?}", weights.calibration);
     let batch = batches.next().unwrap();
-    let served = Net::new(&weights, tch::Device::Cpu)
+    let served = Model::new(&weights, tch::Device::Cpu)
         .unwrap()
         .score(
             &Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors),

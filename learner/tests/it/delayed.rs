@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ouzel_learner::loss::Policy;
-use ouzel_learner::model::{Inputs, ModelConfig, Net, uniform};
+use ouzel_learner::model::{Inputs, Model, ModelConfig, uniform};
 use ouzel_learner::validation::{Figures, ScoreLog};
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Batcher, Id, Labels, Sample, SampleKind, VectorMap};
@@ -154,8 +154,8 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
         trainer.step(batch).unwrap();
     }
     let weights = trainer.weights().unwrap();
-    let net = Net::new(&weights, tch::Device::Cpu).unwrap();
-    let served = net
+    let mut model = Model::new(&weights, tch::Device::Cpu).unwrap();
+    let served = model
         .score(
             &Inputs::of_samples(&weights.config, &last.samples, &VectorMap::default()),
             &weights,
@@ -171,7 +171,7 @@ fn serving_undoes_fake_negatives_as_training_reports_them() {
         config: plain,
         ..weights.clone()
     };
-    let raw = Net::new(&plain, tch::Device::Cpu).unwrap();
+    let mut raw = Model::new(&plain, tch::Device::Cpu).unwrap();
     let raw = raw.score(
         &Inputs::of_samples(&plain.config, &last.samples, &VectorMap::default()),
         &plain,
@@ -211,7 +211,7 @@ fn auxiliary_heads_leave_the_primary_logits_alone_and_are_part_of_a_snapshot() {
         // Other auxiliary weights, the same scores.
         let inputs = Inputs::of_samples(&after.config, &second[0].samples, &VectorMap::default());
         let score = |weights: &ouzel_learner::model::Weights| {
-            Net::new(weights, tch::Device::Cpu)
+            Model::new(weights, tch::Device::Cpu)
                 .unwrap()
                 .score(&inputs, weights)
                 .unwrap()

@@ -7,14 +7,14 @@
     reason = "a step that fails while setting a test up fails the test; dice are cast to small numbers"
 )]
 
+mod backends;
 mod blocks;
 mod bound;
 mod bounds;
-mod by_hand;
 mod calibrates;
 mod delayed;
+mod device_rows;
 mod earns;
-mod hot;
 mod learns;
 mod restores;
 mod rows;

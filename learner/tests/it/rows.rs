@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ouzel_learner::model::{Dims, Feature, Fields, Inputs, Key, ModelConfig, Net};
+use ouzel_learner::model::{Dims, Feature, Fields, Inputs, Key, Model, ModelConfig};
 use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
 use ouzel_sample::{Batch, EventTime, Id};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
@@ -286,7 +286,7 @@ fn a_deleted_item_has_no_row_until_batches_stop_saying_so() {
         &[(*request.candidate).clone()],
         &batches[6].vectors,
     );
-    let scores = Net::new(&after, Device::Cpu)
+    let scores = Model::new(&after, Device::Cpu)
         .unwrap()
         .score(&inputs, &after)
         .unwrap();

@@ -1,5 +1,5 @@
 use ouzel_learner::Trainer;
-use ouzel_learner::model::{Inputs, Net};
+use ouzel_learner::model::{Inputs, Model};
 use ouzel_sample::{Batch, Candidate, Sample, VectorMap};
 
 use crate::world::{batches, configs};
@@ -30,7 +30,7 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
     let (mut trainer, rest) = trained();
     let weights = trainer.weights().unwrap();
-    let net = Net::new(&weights, tch::Device::Cpu).unwrap();
+    let mut model = Model::new(&weights, tch::Device::Cpu).unwrap();
     let expected = trainer.step(&rest[0]).unwrap().logits;
     let served: Vec<f32> = rest[0]
         .samples
@@ -43,7 +43,7 @@ fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
                 &candidates,
                 &VectorMap::default(),
             );
-            net.score(&inputs, &weights).unwrap()
+            model.score(&inputs, &weights).unwrap()
         })
         .collect();
     assert_close(&served, &expected);
@@ -53,13 +53,14 @@ fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
 fn neither_the_batch_nor_the_slate_nor_the_order_changes_a_logit() {
     let (mut trainer, rest) = trained();
     let weights = trainer.weights().unwrap();
-    let net = Net::new(&weights, tch::Device::Cpu).unwrap();
-    let score = |samples: &[Sample]| {
-        net.score(
-            &Inputs::of_samples(&weights.config, samples, &VectorMap::default()),
-            &weights,
-        )
-        .unwrap()
+    let mut model = Model::new(&weights, tch::Device::Cpu).unwrap();
+    let mut score = |samples: &[Sample]| {
+        model
+            .score(
+                &Inputs::of_samples(&weights.config, samples, &VectorMap::default()),
+                &weights,
+            )
+            .unwrap()
     };
     let samples: Vec<Sample> = rest.iter().flat_map(|batch| batch.samples.clone()).collect();
     let together = score(&samples);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use ouzel_learner::model::backend::BackendKind;
 use ouzel_learner::model::cost::Flops;
 
 use super::{Description, Part};
@@ -26,6 +27,13 @@ pub(super) fn list(models: &[(&str, &str, bool)], out: &mut dyn Write) -> io::Re
 /// Blocks, operations, rows and weights.
 pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "model {}, tasks {}", model.model, model.tasks.join(", "))?;
+    match (model.backend, &model.backend_reason) {
+        (BackendKind::Torch, Some(reason)) => {
+            writeln!(out, "backend torch: the cpu backend cannot run it, {reason}")?
+        }
+        (BackendKind::Torch, None) => writeln!(out, "backend torch")?,
+        (BackendKind::Cpu, _) => writeln!(out, "backend cpu")?,
+    }
     for note in &model.notes {
         writeln!(out, "note: {note}")?;
     }

@@ -2,7 +2,7 @@
 
 use crate::config::{LoraConfig, ModelConfig};
 use crate::fields::Feature;
-use crate::shapes::shapes;
+use crate::shapes::weight_specs;
 
 /// A setting that makes no model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,11 +90,9 @@ impl ModelConfig {
     /// which is when adapters begin to learn.
     #[must_use]
     pub fn adaptable(&self) -> Vec<String> {
-        let mut layers: Vec<String> = shapes(self)
-            .iter()
-            .filter(|shape| shape.extents.len() == 2)
-            .filter_map(|shape| shape.name.strip_suffix(".weight"))
-            .map(str::to_owned)
+        let mut layers: Vec<String> = weight_specs(self)
+            .into_iter()
+            .filter_map(|spec| spec.layer)
             .collect();
         layers.sort();
         layers

@@ -19,7 +19,7 @@ use crate::params::Params;
 mod back;
 mod pass;
 
-pub use pass::ContentPass;
+pub(super) use pass::ContentPass;
 
 /// Items whose vectors are laid side by side at a time, so that they stay in the cache.
 const PIECE: usize = 64;
@@ -55,11 +55,6 @@ struct Folded {
 }
 
 impl FqFormer {
-    /// Whether a model's contents can be made so: the others are left to libtorch.
-    pub(crate) fn runs(config: &ModelConfig) -> bool {
-        config.content.enabled && config.content.layers == 1 && !config.contents_learn_frozen()
-    }
-
     /// The block with the weights of this moment.
     pub(crate) fn new(params: &Params, config: &ModelConfig) -> Result<Self, Error> {
         let get = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };

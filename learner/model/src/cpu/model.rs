@@ -1,162 +1,206 @@
-//! A whole model in plain loops: from what a batch brings to its logits, and back to everything that learns but what makes
-//! contents.
+//! The cpu backend: forward and backward passes in loops of our own, without autograd.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use tch::Tensor;
-
-use super::interest::{Interest, InterestInputs, InterestPass, Learning};
-use super::tower::{Tower, TowerInputs, TowerPass};
+use super::content::{ContentPass, FqFormer};
+use super::grad_mode::GradMode;
+use super::interest::Interest;
+use super::pass::{BatchContents, CpuBlocks, CpuPass};
+use super::sequence::CpuSequenceBlock;
+use super::tower::Tower;
+use crate::backend::{Backend, Pass, Purpose};
+use crate::block::{Block, WeightGroup};
+use crate::config::{HeadKind, ModelConfig, SequenceKind};
+use crate::content_cache::ContentCache;
 use crate::error::Error;
-use crate::host_slice::{to_vec, values};
-use crate::inputs::Inputs;
-use crate::leaves::BatchTensors;
+use crate::inputs::{ContentInputs, Inputs};
+use crate::net::Net;
+use crate::shapes::weight_specs;
+use crate::weights::Weights;
 
-/// The blocks with the weights of one moment.
+/// What of a model this backend cannot run, if anything.
+pub(crate) fn unsupported(config: &ModelConfig) -> Option<&'static str> {
+    let (content, sequence) = (&config.content, &config.sequence);
+    let is_adapted = |block| {
+        let specs = weight_specs(config);
+        let mut adapters = specs.iter().filter(|spec| spec.group == WeightGroup::Adapter);
+        adapters.any(|spec| spec.block == block)
+    };
+    [
+        (
+            config.head.kind != HeadKind::Single,
+            "towers or experts in the head",
+        ),
+        (
+            config.auxiliary > 0,
+            "auxiliary logits, which the label policy needs",
+        ),
+        (
+            sequence.kind == SequenceKind::HstuResearch,
+            "HSTU in its published form",
+        ),
+        (
+            sequence.kind == SequenceKind::Hstu && sequence.layers != 1,
+            "HSTU of more than one layer",
+        ),
+        (
+            content.enabled && content.layers != 1,
+            "a Fusion-Q-Former of more than one layer",
+        ),
+        (is_adapted(Block::Content), "adapters in the Fusion-Q-Former"),
+        (is_adapted(Block::Sequence), "adapters in the sequence block"),
+        (is_adapted(Block::Contrast), "adapters in the contrast"),
+        (is_adapted(Block::Head), "adapters in the head"),
+    ]
+    .into_iter()
+    .find_map(|(is_there, what)| is_there.then_some(what))
+}
+
+/// Runs models that [`unsupported`] has nothing against.
 #[derive(Debug)]
-pub(crate) struct CpuModel {
-    pub(crate) tower: Tower,
-    pub(crate) interest: Option<Interest>,
+pub(crate) struct CpuBackend {
+    purpose: Purpose,
+    contents: ContentCache,
+    /// The Fusion-Q-Former with its weights folded together.
+    fq_former: Reusable<FqFormer>,
+    sequence: Reusable<CpuSequenceBlock>,
+    blocks: Reusable<CpuBlocks>,
 }
 
-/// A batch's forward pass.
+/// A block prepared from its weights, kept while these are fixed.
 #[derive(Debug)]
-pub struct CpuForward {
-    hand: Arc<CpuModel>,
-    tower: TowerPass,
-    interest: Option<InterestPass>,
-    contents: BatchContents,
-    prior: Vec<f32>,
+struct Reusable<T>(Option<Arc<T>>);
+
+impl<T> Reusable<T> {
+    /// The kept block, or a new one, which is kept if its weights are fixed.
+    fn get(&mut self, is_fixed: bool, prepare: impl FnOnce() -> Result<T, Error>) -> Result<Arc<T>, Error> {
+        if let Some(block) = &self.0 {
+            return Ok(Arc::clone(block));
+        }
+        let block = Arc::new(prepare()?);
+        self.0 = is_fixed.then(|| Arc::clone(&block));
+        Ok(block)
+    }
 }
 
-/// The contents of a batch, each once, from which no gradient goes back.
-#[derive(Debug, Default)]
-pub(crate) struct BatchContents {
-    /// `[n, out]`
-    pub(crate) vectors: Vec<f32>,
-    /// Keys of content interest without their adapter, where they are known.
-    pub(crate) keys: Option<Vec<f32>>,
-}
+impl CpuBackend {
+    pub(crate) fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            contents: ContentCache::default(),
+            fq_former: Reusable(None),
+            sequence: Reusable(None),
+            blocks: Reusable(None),
+        }
+    }
 
-/// What comes of a way back, but for embedding rows.
-#[derive(Debug, Default)]
-pub struct CpuGradients {
-    /// By unique weight of the wide part.
-    pub wide: Vec<f32>,
-    /// Of the candidates' contents, `[n_targets, out]`; empty while they do not learn.
-    pub contents: Vec<f32>,
-    /// By name of dense weight, shaped as the weight.
-    pub weights: HashMap<String, Vec<f32>>,
-}
+    /// Whether the weights inside a block stay as they are from pass to pass.
+    fn is_fixed(&self, net: &Net, block: Block) -> bool {
+        self.purpose == Purpose::Inference || net.is_fixed(block)
+    }
 
-impl CpuForward {
-    pub(crate) fn new(
-        hand: Arc<CpuModel>,
-        inputs: &Inputs,
-        leaves: &BatchTensors,
-        contents: BatchContents,
-        prior: &Tensor,
-    ) -> Result<Self, Error> {
-        let mut pass = Self {
-            tower: TowerPass::default(),
-            interest: None,
+    fn run<'a>(
+        &mut self,
+        net: &'a Net,
+        tables: &Weights,
+        inputs: &'a Inputs,
+        mode: GradMode,
+    ) -> Result<CpuPass<'a>, Error> {
+        let (params, config) = (net.params(), net.config());
+        // The head learns whatever is frozen.
+        let is_fixed = self.purpose == Purpose::Inference;
+        let blocks = self.blocks.get(is_fixed, || {
+            Ok(CpuBlocks {
+                tower: Tower::new(params, config, config.features.mask().map(|mask| mask.to_vec()))?,
+                interest: match config.interest.enabled {
+                    true => Some(Interest::new(params, &config.lora)?),
+                    false => None,
+                },
+            })
+        })?;
+        let is_fixed = self.is_fixed(net, Block::Sequence);
+        let sequence = match config.sequence.kind {
+            SequenceKind::Mean => None,
+            _ => Some(
+                self.sequence
+                    .get(is_fixed, || CpuSequenceBlock::new(params, config))?,
+            ),
+        };
+        let contents = match &inputs.contents {
+            Some(contents) => self.contents(net, contents)?,
+            None => BatchContents::default(),
+        };
+        Ok(CpuPass::new(
+            net,
+            inputs,
+            tables,
+            (blocks, sequence, mode),
             contents,
-            prior: to_vec(prior)?,
-            hand,
-        };
-        pass.interest = match (&pass.hand.interest, pass.interest_inputs(inputs)) {
-            (Some(interest), Some(inputs)) => Some(interest.forward(inputs)),
-            _ => None,
-        };
-        pass.tower = pass.hand.tower.forward(pass.tower_inputs(inputs, leaves));
-        Ok(pass)
+        ))
     }
 
-    /// `[n_candidates * n_tasks]`
-    pub(crate) fn logits(&self) -> &[f32] {
-        &self.tower.logits
-    }
-
-    /// From the gradient of the logits, `[n_candidates, n_tasks]`: adds to those of the batch's unique rows,
-    /// `rows [n, dim]`, and says those of what `learns`, contents only where `contents_learn`.
-    pub fn backward(
-        &self,
-        inputs: &Inputs,
-        leaves: &BatchTensors,
-        of_logits: &[f32],
-        contents_learn: bool,
-        learns: &dyn Fn(&str) -> bool,
-        rows: &mut [f32],
-    ) -> CpuGradients {
-        let dim = rows.len() / inputs.rows.len().max(1);
-        let learning = Learning {
-            contents: contents_learn,
-            base: learns("interest.query.weight"),
-            adapters: learns("interest.query.lora_a"),
-        };
-        let read = self.tower_inputs(inputs, leaves);
-        let of = self
-            .hand
-            .tower
-            .backward(read, &self.tower, of_logits, learning.contents);
-        inputs.user.scatter(&of.user, dim, rows);
-        inputs.candidate.scatter(&of.candidate, dim, rows);
-        let mut out = CpuGradients {
-            wide: vec![0.0; inputs.wide.len()],
-            contents: of.contents,
-            weights: of.weights.into_iter().collect(),
-        };
-        inputs.wide_sum.scatter(&of.wide, 1, &mut out.wide);
-        if let (Some(block), Some(pass), Some(read)) =
-            (&self.hand.interest, &self.interest, self.interest_inputs(inputs))
-        {
-            let of = block.backward(read, pass, &of.interest, learning);
-            for (sum, of) in out.contents.iter_mut().zip(&of.targets) {
-                *sum += of;
+    /// Content vectors of a batch: computed to learn, or from the cache while their weights are fixed.
+    fn contents(&mut self, net: &Net, inputs: &ContentInputs) -> Result<BatchContents, Error> {
+        let (params, config) = (net.params(), net.config());
+        let is_fixed = self.is_fixed(net, Block::Content);
+        let fold = || FqFormer::new(params, config);
+        if !is_fixed {
+            let (targets, past) = inputs.frozen.split_at(inputs.n_targets);
+            let pass = ContentPass::new(params, config, targets)?;
+            let mut vectors = pass.vectors().to_vec();
+            // Folding the weights anew is wasted where no history has content.
+            if !past.is_empty() {
+                let block = self.fq_former.get(is_fixed, fold)?;
+                vectors.extend(block.forward(&past.iter().collect::<Vec<_>>()));
             }
-            let named = of.weights.into_iter().map(|(name, of)| (name.to_owned(), of));
-            out.weights.extend(named);
+            return Ok(BatchContents {
+                vectors,
+                keys: None,
+                learned: Some(pass),
+            });
         }
-        if let Some(pass) = &leaves.pass {
-            let found = pass.backward(inputs, &of.sequence, rows, learns("sequence."));
-            let named = found.into_iter().map(|(name, of)| (name.to_owned(), of));
-            out.weights.extend(named);
-        }
-        out
-    }
-
-    fn tower_inputs<'a>(&'a self, inputs: &'a Inputs, leaves: &'a BatchTensors) -> TowerInputs<'a> {
-        let contents = inputs.contents.as_ref();
-        let of = |tensor: &'a Tensor| values(tensor).unwrap_or_default();
-        let n_targets = contents.map_or(0, |contents| contents.n_targets);
-        let out = self.contents.vectors.len() / contents.map_or(1, |contents| contents.ids.len().max(1));
-        TowerInputs {
-            user: of(&leaves.user),
-            candidate: of(&leaves.candidate),
-            dense: &inputs.dense,
-            contents: &self.contents.vectors[..n_targets * out],
-            of_candidate: contents.map_or(&[], |contents| &contents.of_candidate),
-            interest: self.interest.as_ref().map_or(&[], |pass| &pass.found),
-            sequence: leaves.pass.as_ref().map_or(&[], |pass| of(&pass.read)),
-            wide: of(&leaves.wide),
-            request_of: &inputs.request_of,
-            n_requests: inputs.n_requests(),
-            prior: &self.prior,
-        }
-    }
-
-    fn interest_inputs<'a>(&'a self, inputs: &'a Inputs) -> Option<InterestInputs<'a>> {
-        let contents = inputs.contents.as_ref()?;
-        Some(InterestInputs {
-            vectors: &self.contents.vectors,
-            n_targets: contents.n_targets,
-            keys: self.contents.keys.as_deref(),
-            of_candidate: &contents.of_candidate,
-            of_history: &contents.of_history,
-            valid: &contents.valid,
-            len: contents.len,
-            request_of: &inputs.request_of,
+        let block = self.fq_former.get(is_fixed, fold)?;
+        self.contents.complete(inputs, |items| {
+            let vectors = block.forward(items);
+            let keys = block.keys(&vectors);
+            Ok((vectors, keys))
+        })?;
+        let (vectors, keys) = self.contents.read(&inputs.ids, config);
+        Ok(BatchContents {
+            vectors,
+            keys: Some(keys),
+            learned: None,
         })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn forward<'a>(
+        &mut self,
+        net: &'a Net,
+        tables: &'a Weights,
+        inputs: &'a Inputs,
+    ) -> Result<Box<dyn Pass + 'a>, Error> {
+        let mode = match net.is_frozen() {
+            true => GradMode::Inputs,
+            false => GradMode::Weights,
+        };
+        Ok(Box::new(self.run(net, tables, inputs, mode)?))
+    }
+
+    fn score(&mut self, net: &Net, tables: &Weights, inputs: &Inputs) -> Result<Vec<f32>, Error> {
+        Ok(self.run(net, tables, inputs, GradMode::None)?.into_logits())
+    }
+
+    fn reset(&mut self, _net: &Net) {
+        *self = Self::new(self.purpose);
+    }
+
+    fn take_contents(&mut self) -> ContentCache {
+        std::mem::take(&mut self.contents)
+    }
+
+    fn put_contents(&mut self, contents: ContentCache) {
+        self.contents = contents;
     }
 }

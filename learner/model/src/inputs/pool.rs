@@ -14,7 +14,7 @@ impl Pool {
     }
 
     /// A whole segment.
-    pub(super) fn segment(&mut self, members: impl IntoIterator<Item = (usize, f32)>) {
+    pub(crate) fn segment(&mut self, members: impl IntoIterator<Item = (usize, f32)>) {
         self.members.extend(members);
         self.close();
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ouzel_model::{Array, HeadKind, SequenceKind, Weights};
 use ouzel_sample::{EventTime, Id, ShownSlate};
 
-use world::{World, apart, model, models, net, weights};
+use world::{World, apart, model, models, net, served, weights};
 
 /// What matrix products of other shapes may differ by.
 const SAME: f32 = 2e-6;
@@ -26,16 +26,16 @@ fn candidates_score_alone_as_they_do_together() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
-        let net = net(&weights);
+        let mut net = net(&weights);
         let items = items(13);
-        let together = world.score(&net, &weights, &[world.slate(3, 9, &items)]);
+        let together = world.score(&mut net, &weights, &[world.slate(3, 9, &items)]);
         let alone: Vec<f32> = items
             .iter()
             .flat_map(|item| {
                 // The slate's own features are part of a candidate, not of the model.
                 let mut slate = world.slate(3, 9, &items);
                 slate.candidates.retain(|candidate| candidate.item == Id(*item));
-                world.score(&net, &weights, &[slate])
+                world.score(&mut net, &weights, &[slate])
             })
             .collect();
         assert!(
@@ -54,16 +54,16 @@ fn who_shares_a_batch_changes_nothing() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
-        let net = net(&weights);
+        let mut net = net(&weights);
         // Histories and slates of all lengths, so that every one but the longest is padded.
         let slates: Vec<ShownSlate> = [(1, 0, 1), (2, 12, 7), (3, 5, 3), (4, 1, 20), (5, 30, 2)]
             .into_iter()
             .map(|(user, n_past, n)| world.slate(user, n_past, &items(n)))
             .collect();
-        let together = world.score(&net, &weights, &slates);
+        let together = world.score(&mut net, &weights, &slates);
         let alone: Vec<f32> = slates
             .iter()
-            .flat_map(|slate| world.score(&net, &weights, std::slice::from_ref(slate)))
+            .flat_map(|slate| world.score(&mut net, &weights, std::slice::from_ref(slate)))
             .collect();
         assert!(
             apart(&together, &alone) < SAME,
@@ -78,12 +78,12 @@ fn candidates_in_another_order_keep_their_scores() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
-        let net = net(&weights);
+        let mut net = net(&weights);
         let n_tasks = config.n_tasks();
         let (mut slate, n) = (world.slate(3, 9, &items(12)), 12);
-        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
+        let scores = world.score(&mut net, &weights, std::slice::from_ref(&slate));
         slate.candidates.reverse();
-        let reversed = world.score(&net, &weights, &[slate]);
+        let reversed = world.score(&mut net, &weights, &[slate]);
         let back: Vec<f32> = (0..n)
             .rev()
             .flat_map(|at: usize| reversed[at * n_tasks..(at + 1) * n_tasks].to_vec())
@@ -100,22 +100,23 @@ fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
     for kind in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::Hstu] {
         let mut weights = weights(&model(kind, HeadKind::Single, true));
         let slates = [world.slate(3, 9, &items(12)), world.slate(4, 4, &items(20))];
-        let full = world.score(&net(&weights), &weights, &slates);
-        let still = net(&weights).into_inference(None);
+        let full = world.score(&mut net(&weights), &weights, &slates);
+        let mut still = served(&weights);
         for _ in 0..2 {
-            let kept = world.score(&still, &weights, &slates);
+            let kept = world.score(&mut still, &weights, &slates);
             assert!(apart(&full, &kept) < SAME, "{kind:?}: {}", apart(&full, &kept));
         }
         weights.frozen = Some(weights.base());
-        let frozen = world.score(&net(&weights), &weights, &slates);
+        let frozen = world.score(&mut net(&weights), &weights, &slates);
         assert!(
             apart(&full, &frozen) < SAME,
             "{kind:?}: {}",
             apart(&full, &frozen)
         );
         // The next version of a frozen model takes over what was kept of it.
-        let next = net(&weights).into_inference(Some(net(&weights).into_inference(None)));
-        assert!(apart(&full, &world.score(&next, &weights, &slates)) < SAME);
+        let mut next = served(&weights);
+        next.reuse_contents(&mut served(&weights));
+        assert!(apart(&full, &world.score(&mut next, &weights, &slates)) < SAME);
     }
 }
 
@@ -127,11 +128,11 @@ fn a_kept_item_has_the_same_bits_whatever_it_was_computed_beside() {
     weights.frozen = Some(weights.base());
     let slate = world.slate(3, 9, &items(12));
     let bits = |before: &[ShownSlate]| -> Vec<u32> {
-        let net = net(&weights);
+        let mut net = net(&weights);
         for slate in before {
-            world.score(&net, &weights, std::slice::from_ref(slate));
+            world.score(&mut net, &weights, std::slice::from_ref(slate));
         }
-        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
+        let scores = world.score(&mut net, &weights, std::slice::from_ref(&slate));
         scores.into_iter().map(f32::to_bits).collect()
     };
     let cold = bits(&[]);
@@ -159,8 +160,8 @@ fn an_adapter_added_to_its_layer_scores_as_beside_it() {
         let merged = merge(&beside);
         let slates = [world.slate(3, 9, &items(12))];
         let (a, b) = (
-            world.score(&net(&beside), &beside, &slates),
-            world.score(&net(&merged), &merged, &slates),
+            world.score(&mut net(&beside), &beside, &slates),
+            world.score(&mut net(&merged), &merged, &slates),
         );
         assert!(apart(&a, &b) < 1e-5, "{kind:?}: {}", apart(&a, &b));
         let mut without = beside.clone();
@@ -169,7 +170,7 @@ fn an_adapter_added_to_its_layer_scores_as_beside_it() {
                 array.values = vec![0.0; array.values.len()].into();
             }
         }
-        let c = world.score(&net(&without), &without, &slates);
+        let c = world.score(&mut net(&without), &without, &slates);
         assert!(
             apart(&a, &c) > 1e-2,
             "the adapters did nothing: {}",
@@ -225,14 +226,14 @@ fn an_empty_history_and_missing_contents_are_scored() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
-        let net = net(&weights);
+        let mut net = net(&weights);
         // Items 3, 15 and 27 have neither text nor picture.
         for slate in [
             world.slate(1, 0, &[3, 15, 27]),
             world.slate(2, 0, &[1]),
             world.slate(3, 3, &[3]),
         ] {
-            let scores = world.score(&net, &weights, &[slate]);
+            let scores = world.score(&mut net, &weights, &[slate]);
             assert!(scores.iter().all(|score| score.is_finite()), "{name}: {scores:?}");
         }
     }
@@ -244,13 +245,13 @@ fn order_time_and_kind_of_past_actions_matter_where_they_should() {
     let world = World::new();
     for kind in [SequenceKind::Din, SequenceKind::Hstu, SequenceKind::HstuResearch] {
         let weights = weights(&model(kind, HeadKind::Single, false));
-        let net = net(&weights);
+        let mut net = net(&weights);
         let slate = world.slate(3, 8, &items(6));
-        let scores = world.score(&net, &weights, std::slice::from_ref(&slate));
-        let changed = |change: &dyn Fn(&mut ouzel_sample::Request)| {
+        let scores = world.score(&mut net, &weights, std::slice::from_ref(&slate));
+        let mut changed = |change: &dyn Fn(&mut ouzel_sample::Request)| {
             let mut other = slate.clone();
             change(Arc::make_mut(&mut other.request));
-            apart(&scores, &world.score(&net, &weights, &[other]))
+            apart(&scores, &world.score(&mut net, &weights, &[other]))
         };
         let item = changed(&|request| request.history[2].item = Id(39));
         let task = changed(&|request| request.history[2].task ^= 1);

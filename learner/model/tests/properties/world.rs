@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ouzel_model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, LoraConfig, ModelConfig, Net,
-    SequenceConfig, SequenceKind, Weights, normal, shapes,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, LoraConfig, Model, ModelConfig,
+    SequenceConfig, SequenceKind, Weights, normal, weight_specs,
 };
 use ouzel_sample::{
     Attribute, AttributeField, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Request,
@@ -100,9 +100,9 @@ impl World {
     }
 
     /// Scores `[n_candidates * n_tasks]`, all slates in one batch.
-    pub(crate) fn score(&self, net: &Net, weights: &Weights, slates: &[ShownSlate]) -> Vec<f32> {
+    pub(crate) fn score(&self, model: &mut Model, weights: &Weights, slates: &[ShownSlate]) -> Vec<f32> {
         let inputs = Inputs::of_shown(&weights.config, slates, &self.vectors(slates));
-        net.score(&inputs, weights).unwrap()
+        model.score(&inputs, weights).unwrap()
     }
 }
 
@@ -181,8 +181,8 @@ pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -
 /// Weights none of which is at a value where it would do nothing.
 pub(crate) fn weights(config: &ModelConfig) -> Weights {
     let mut weights = Weights::new(config.clone(), 1, 0.1, 2);
-    for (stream, shape) in (0u64..).zip(shapes(config)) {
-        let array = weights.dense.get_mut(&shape.name).unwrap();
+    for (stream, spec) in (0u64..).zip(weight_specs(config)) {
+        let array = weights.dense.get_mut(&spec.name).unwrap();
         array.values = array
             .values
             .iter()
@@ -198,9 +198,14 @@ pub(crate) fn weights(config: &ModelConfig) -> Weights {
     weights
 }
 
-pub(crate) fn net(weights: &Weights) -> Net {
+pub(crate) fn net(weights: &Weights) -> Model {
     tch::set_num_threads(1);
-    Net::new(weights, Device::Cpu).unwrap()
+    Model::new(weights, Device::Cpu).unwrap()
+}
+
+pub(crate) fn served(weights: &Weights) -> Model {
+    tch::set_num_threads(1);
+    Model::for_inference(weights, Device::Cpu).unwrap()
 }
 
 /// Largest difference of two lists of scores, over `1 + |score|`.

@@ -42,7 +42,7 @@ struct Back<'a> {
 impl ContentPass {
     /// From the gradient of the vectors, `[n, queries * width]`, to those of the weights, by name.
     #[must_use]
-    pub fn backward(&self, of_vectors: &[f32]) -> Vec<(String, Vec<f32>)> {
+    pub(crate) fn backward(&self, of_vectors: &[f32]) -> Vec<(String, Vec<f32>)> {
         let Block {
             queries, width, norm, ..
         } = &self.block;

@@ -63,7 +63,7 @@ pub(super) struct Tokens {
 
 /// A forward pass over a list of items.
 #[derive(Debug)]
-pub struct ContentPass {
+pub(crate) struct ContentPass {
     pub(super) block: Block,
     pub(super) shared: Shared,
     pub(super) modalities: [Tokens; N_MODALITIES],

@@ -4,9 +4,9 @@ use tch::Device;
 use super::*;
 use crate::blocks::fq_former;
 use crate::config::InterestConfig;
-use crate::leaves::frozen;
 use crate::normal;
-use crate::shapes::shapes;
+use crate::shapes::weight_specs;
+use crate::torch::gather_frozen as frozen;
 use tch::Tensor;
 
 fn config(queries: usize, heads: usize, width: usize, widths: [usize; N_MODALITIES]) -> ModelConfig {
@@ -29,11 +29,11 @@ fn config(queries: usize, heads: usize, width: usize, widths: [usize; N_MODALITI
 
 /// Weights of all sizes, biases and norms included.
 fn params(config: &ModelConfig) -> Params {
-    let made = (0..).zip(shapes(config)).map(|(stream, shape)| {
-        let n: usize = shape.extents.iter().product();
+    let made = (0..).zip(weight_specs(config)).map(|(stream, spec)| {
+        let n: usize = spec.shape.iter().product();
         let values: Vec<f32> = (0..n as u64).map(|lane| 0.4 * normal(5, stream, lane)).collect();
-        let extents: Vec<i64> = shape.extents.iter().map(|n| i64::try_from(*n).unwrap()).collect();
-        (shape.name, Tensor::from_slice(&values).reshape(&extents))
+        let extents: Vec<i64> = spec.shape.iter().map(|n| i64::try_from(*n).unwrap()).collect();
+        (spec.name, Tensor::from_slice(&values).reshape(&extents))
     });
     Params::new(made, 1.0)
 }

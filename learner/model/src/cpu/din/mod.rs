@@ -6,8 +6,8 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use super::gemm::{Lhs, add_product, set_product};
+use super::grad_mode::GradMode;
 use super::kernel::{silu, silu_and_slope, transpose};
-use super::pass::GradMode;
 use super::scratch::ScratchBuffer;
 use crate::config::MatmulPrecision;
 

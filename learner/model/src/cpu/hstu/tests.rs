@@ -11,14 +11,14 @@ use tch::{Device, Kind, Tensor};
 
 use crate::blocks::hstu;
 use crate::config::{ModelConfig, SequenceConfig, SequenceKind};
-use crate::cpu::{CpuSequenceBlock, GradMode, SequencePass};
-use crate::error::Error;
+use crate::cpu::grad_mode::GradMode;
+use crate::cpu::sequence::{CpuSequenceBlock, SequencePass};
 use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
-use crate::leaves::{BatchRows, BatchTensors};
 use crate::params::Params;
 use crate::random::normal;
-use crate::shapes::shapes;
+use crate::shapes::weight_specs;
+use crate::torch::{BatchTensors, UniqueRows};
 use crate::weights::Weights;
 
 /// A model with a block of these sizes, none of whose weights is at a value where it would do nothing.
@@ -30,8 +30,8 @@ fn weights(dim: usize, sequence: SequenceConfig) -> Weights {
         ..ModelConfig::default()
     };
     let mut weights = Weights::new(config.clone(), 1, 0.1, 2);
-    for (stream, shape) in (0u64..).zip(shapes(&config)) {
-        let array = weights.dense.get_mut(&shape.name).unwrap();
+    for (stream, spec) in (0u64..).zip(weight_specs(&config)) {
+        let array = weights.dense.get_mut(&spec.name).unwrap();
         let values = array.values.iter().zip(0u64..);
         array.values = values
             .map(|(value, lane)| value + 0.2 * normal(77, stream, lane))
@@ -93,7 +93,7 @@ fn params(weights: &Weights) -> Params {
 fn pass(weights: &Weights, params: &Params, inputs: &Inputs) -> SequencePass {
     let rows = weights.rows.read_all(&inputs.rows);
     let block = Arc::new(CpuSequenceBlock::new(params, &weights.config).unwrap());
-    SequencePass::new(block, inputs, &rows, weights.config.dim, GradMode::Weights).unwrap()
+    SequencePass::new(block, inputs, &rows, weights.config.dim, GradMode::Weights)
 }
 
 /// Outputs and all gradients are those that libtorch finds by itself, within these shares of the largest.
@@ -102,27 +102,11 @@ fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs,
     let dim = weights.config.dim;
     let mut inputs = Inputs::of_shown(&weights.config, &slates(sizes), &VectorMap::default());
     shuffle(&mut inputs, order);
-    let no_content = |_: &_| {
-        Err(Error::MissingWeight {
-            name: String::new(),
-            n_present: 0,
-        })
-    };
-    let mut leaves = BatchTensors::gather(
-        &inputs,
-        &BatchRows::plain(&inputs, weights),
-        weights,
-        Device::Cpu,
-        None,
-        GradMode::Weights,
-        no_content,
-    )
-    .unwrap();
-    for (leaf, _) in leaves.of_rows(&inputs) {
-        *leaf = leaf.set_requires_grad(true);
-    }
-    let (history, target) = (leaves.history.as_ref().unwrap(), leaves.target.as_ref().unwrap());
-    let layout = leaves.layout.as_ref().unwrap();
+    let rows = UniqueRows::Host(weights.rows.read_all(&inputs.rows));
+    let mut batch = BatchTensors::gather(&inputs, &rows, weights, Device::Cpu).unwrap();
+    batch.track(&inputs);
+    let (history, target) = (batch.history.as_ref().unwrap(), batch.target.as_ref().unwrap());
+    let layout = batch.layout.as_ref().unwrap();
     let out = hstu::forward(&params, &weights.config.sequence, target, history, layout).unwrap();
     let direction: Vec<f32> = (0..out.numel() as u64).map(|lane| normal(5, 5, lane)).collect();
     let sum = (&out * Tensor::from_slice(&direction).view_as(&out)).sum(Kind::Float);
@@ -135,12 +119,7 @@ fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs,
     }
 
     let ours = pass(weights, &params, &inputs);
-    close(
-        "out",
-        &to_vec(&ours.read).unwrap(),
-        &to_vec(&out).unwrap(),
-        outputs,
-    );
+    close("out", ours.read(), &to_vec(&out).unwrap(), outputs);
     let mut of_rows = vec![0.0; rows.len()];
     let found = ours.backward(&inputs, &direction, &mut of_rows, true);
     close("rows", &of_rows, &rows, gradients);
@@ -227,7 +206,7 @@ fn a_candidate_has_the_same_bits_in_any_company() {
     let params = params(&weights);
     let bits = |slates: &[ShownSlate]| -> Vec<u32> {
         let inputs = Inputs::of_shown(&weights.config, slates, &VectorMap::default());
-        let read = to_vec(&pass(&weights, &params, &inputs).read).unwrap();
+        let read = pass(&weights, &params, &inputs).read().to_vec();
         read.into_iter().map(f32::to_bits).collect()
     };
     let slates = slates(&[(50, 64), (0, 3), (7, 33), (1, 1), (50, 1)]);

@@ -8,11 +8,10 @@ use pulp::{Arch, NullaryFnOnce};
 
 use super::gemm::Lhs;
 use super::kernel::transpose;
-use crate::config::{HeadKind, MatmulPrecision, ModelConfig};
+use crate::config::{MatmulPrecision, ModelConfig};
 use crate::error::Error;
 use crate::host_slice::to_vec;
 use crate::params::Params;
-use crate::shapes::is_adapter;
 
 mod backward;
 mod fm;
@@ -104,20 +103,6 @@ pub(crate) struct TowerPass {
 }
 
 impl Tower {
-    /// Whether a model's layers can be computed so: the others are left to libtorch.
-    pub(crate) fn runs(config: &ModelConfig, params: &Params) -> bool {
-        let is_elsewhere = |name: &str| {
-            ["content.", "interest.", "sequence."]
-                .iter()
-                .any(|block| name.starts_with(block))
-        };
-        config.head.kind == HeadKind::Single
-            && config.auxiliary == 0
-            && params
-                .iter()
-                .all(|(name, _)| !is_adapter(name) || is_elsewhere(name))
-    }
-
     /// The layers with the weights of this moment.
     pub(crate) fn new(params: &Params, config: &ModelConfig, mask: Option<Vec<f32>>) -> Result<Self, Error> {
         let find = |name: &str| -> Result<Option<Vec<f32>>, Error> {

@@ -4,14 +4,14 @@ use ouzel_sample::N_DENSE;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::blocks::fq_former::Frozen;
+use crate::blocks::fq_former::{self, Frozen};
 use crate::config::{ContentConfig, FeatureSet, InterestConfig, LoraConfig};
 use crate::cpu::interest::{Interest, InterestInputs, Learning};
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::groups::{Groups, Layout};
-use crate::leaves::{BatchTensors, ContentLeaves, ContentSource};
 use crate::net::Net;
 use crate::normal;
+use crate::torch::{BatchTensors, ContentIndices, ContentVectors, forward};
 use crate::weights::Weights;
 
 const LEN: usize = 5;
@@ -38,7 +38,7 @@ fn net(config: &ModelConfig, is_frozen: bool) -> Net {
     weights.prior = made_up(90, config.n_tasks());
     weights.frozen = is_frozen.then_some(1);
     let net = Net::new(&weights, Device::Cpu).unwrap();
-    for (_, tensor) in net.params() {
+    for (_, tensor) in net.weights() {
         let _tracked = tensor.set_requires_grad(true);
     }
     net
@@ -79,35 +79,39 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
 
     let tracked = |values: &[f32], shape: &[usize]| tensor(values, shape).set_requires_grad(true);
     let contents = config.content.enabled.then(|| {
-        let source = if is_frozen {
-            ContentSource::Kept {
-                vectors: tensor(&made_up(6, N_CONTENTS * out), &[N_CONTENTS, out]),
-                keys: tensor(
-                    &made_up(7, N_CONTENTS * config.interest.width),
-                    &[N_CONTENTS, config.interest.width],
-                ),
-            }
-        } else {
-            let n_past = N_CONTENTS - N_TARGETS;
-            let text = tensor(&made_up(8, N_TARGETS * VECTOR), &[N_TARGETS, VECTOR]);
-            ContentSource::Frozen {
-                targets: Frozen {
-                    vectors: [Some(text), None],
-                    present: tensor(&[1.0, 0.0].repeat(N_TARGETS), &[N_TARGETS, 2]),
-                },
-                past: Some(tensor(&made_up(6, n_past * out), &[n_past, out])),
-            }
+        if is_frozen {
+            let all = tensor(&made_up(6, N_CONTENTS * out), &[N_CONTENTS, out]);
+            let width = config.interest.width;
+            let keys = tensor(&made_up(7, N_CONTENTS * width), &[N_CONTENTS, width]);
+            return ContentVectors {
+                targets: all.narrow(0, 0, N_TARGETS as i64),
+                all,
+                keys: Some(keys),
+            };
+        }
+        let n_past = N_CONTENTS - N_TARGETS;
+        let text = tensor(&made_up(8, N_TARGETS * VECTOR), &[N_TARGETS, VECTOR]);
+        let frozen = Frozen {
+            vectors: [Some(text), None],
+            present: tensor(&[1.0, 0.0].repeat(N_TARGETS), &[N_TARGETS, 2]),
         };
-        ContentLeaves {
-            source,
-            n_targets: N_TARGETS as i64,
-            of_candidate: Tensor::from_slice(&of_candidate),
-            of_history: Tensor::from_slice(&of_history).view([n_requests as i64, LEN as i64]),
-            valid: tensor(&valid, &[n_requests, LEN]),
-            contrasted: None,
+        let targets = fq_former::forward(net.params(), &config.content, &frozen).unwrap();
+        let past = tensor(&made_up(6, n_past * out), &[n_past, out]);
+        let all = Tensor::cat(&[&targets.detach(), &past], 0);
+        ContentVectors {
+            keys: Some(net.params().base("interest.key", &all).unwrap()),
+            targets,
+            all,
         }
     });
-    let leaves = BatchTensors {
+    let vectors = contents
+        .as_ref()
+        .map_or(Vec::new(), |of| to_vec(&of.all).unwrap());
+    let keys = contents
+        .as_ref()
+        .filter(|_| is_frozen)
+        .and_then(|of| Some(to_vec(of.keys.as_ref()?).unwrap()));
+    let batch = BatchTensors {
         user: tracked(&user, &[n_requests, USER_FIELDS, config.dim]),
         candidate: tracked(&candidate, &[n, CANDIDATE_FIELDS, config.dim]),
         wide: tracked(&wide, &[n]),
@@ -115,29 +119,21 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
         request_of: Tensor::from_slice(&request_of),
         history: None,
         target: None,
-        contents,
+        contents: config.content.enabled.then(|| ContentIndices {
+            of_candidate: Tensor::from_slice(&of_candidate),
+            of_history: Tensor::from_slice(&of_history).view([n_requests as i64, LEN as i64]),
+            valid: tensor(&valid, &[n_requests, LEN]),
+            contrasted: None,
+        }),
         layout: Some(Layout::new(&Groups::new(&request_of, n_requests), Device::Cpu).unwrap()),
-        pass: None,
     };
-    let expected = net.forward_by_torch(&leaves).unwrap();
+    let mask = config.features.mask();
+    let mask_tensor = mask.map(|mask| Tensor::from_slice(&mask));
+    let expected = forward(&net, mask_tensor.as_ref(), &batch, contents).unwrap();
     let sum = (&expected.logits * tensor(&direction, &[n, n_tasks])).sum(Kind::Float);
 
-    // By hand.
-    let params = Params::new(net.params().map(|(n, t)| (n.to_owned(), t.shallow_clone())), 1.0);
-    let (mut vectors, mut keys) = (Vec::new(), None);
-    if let Some(contents) = &leaves.contents {
-        match &contents.source {
-            ContentSource::Kept { vectors: v, keys: k } => {
-                vectors = to_vec(v).unwrap();
-                keys = Some(to_vec(k).unwrap());
-            }
-            ContentSource::Frozen { past, .. } => {
-                vectors = to_vec(expected.contents.as_ref().unwrap()).unwrap();
-                vectors.extend(to_vec(past.as_ref().unwrap()).unwrap());
-            }
-            ContentSource::ByHand { .. } => unreachable!("not what was put there"),
-        }
-    }
+    // The loops.
+    let params = net.params();
     let learning = Learning {
         contents: !is_frozen && config.content.enabled,
         base: !is_frozen,
@@ -156,10 +152,9 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
     let interest = config
         .interest
         .enabled
-        .then(|| Interest::new(&params, &config.lora).unwrap());
+        .then(|| Interest::new(params, &config.lora).unwrap());
     let interest_pass = interest.as_ref().map(|block| block.forward(read));
-    let mask = net.mask().map(|mask| to_vec(mask).unwrap());
-    let tower = Tower::new(&params, config, mask).unwrap();
+    let tower = Tower::new(params, config, mask.map(|mask| mask.to_vec())).unwrap();
     let prior = made_up(90, n_tasks);
     let inputs = TowerInputs {
         user: &user,
@@ -193,9 +188,9 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
     let mut leaf_of: Vec<&Tensor> = names.iter().map(|name| params.get(name).unwrap()).collect();
     let mut values: Vec<&[f32]> = found.iter().map(|(_, values)| values.as_slice()).collect();
     for (name, leaf, of) in [
-        ("user", Some(&leaves.user), &of.user),
-        ("candidate", Some(&leaves.candidate), &of.candidate),
-        ("wide", Some(&leaves.wide).filter(|_| config.wide), &of.wide),
+        ("user", Some(&batch.user), &of.user),
+        ("candidate", Some(&batch.candidate), &of.candidate),
+        ("wide", Some(&batch.wide).filter(|_| config.wide), &of.wide),
         (
             "contents",
             expected.contents.as_ref().filter(|_| learning.contents),
@@ -213,10 +208,11 @@ fn holds(config: &ModelConfig, is_frozen: bool) {
         close(name, found, expected);
     }
     // Everything that learns here is there.
-    for (name, _) in net.params() {
+    for (spec, _) in net.weights() {
+        let name = &spec.name;
         let is_elsewhere = name.starts_with("content.") || name.starts_with("cic.");
         let is_there = found.iter().any(|(found, _)| found == name);
-        assert_eq!(is_there, net.is_learned(name) && !is_elsewhere, "{name}");
+        assert_eq!(is_there, net.learns(spec) && !is_elsewhere, "{name}");
     }
 }
 
@@ -285,8 +281,7 @@ fn what_is_not_a_number_is_seen() {
         ..ModelConfig::default()
     };
     let net = net(&config, false);
-    let params = Params::new(net.params().map(|(n, t)| (n.to_owned(), t.shallow_clone())), 1.0);
-    let tower = Tower::new(&params, &config, None).unwrap();
+    let tower = Tower::new(net.params(), &config, None).unwrap();
     let user = vec![0.0; USER_FIELDS * config.dim];
     let mut candidate = vec![0.0; 2 * CANDIDATE_FIELDS * config.dim];
     candidate[3] = f32::NAN;

@@ -1,6 +1,6 @@
-//! A trainer that runs in plain loops against one that leaves everything to libtorch.
+//! The cpu backend against the torch backend, through the whole trainer.
 
-use ouzel_learner::model::{Inputs, ModelConfig, Net, SequenceKind};
+use ouzel_learner::model::{Inputs, Model, ModelConfig, SequenceKind};
 use ouzel_learner::{LearnerConfig, Trainer};
 use tch::Device;
 
@@ -11,10 +11,10 @@ use crate::world::{batches_with_content, configs, unpredicted};
 pub(crate) fn holds(model: ModelConfig, learner: LearnerConfig) {
     let batches = batches_with_content(1, 250);
     let new = || Trainer::new(model.clone(), learner.clone()).unwrap();
-    let (mut by_hand, mut by_torch) = (new(), new().by_torch().unwrap());
+    let (mut cpu, mut torch) = (new(), new().on_torch().unwrap());
     for (step, batch) in batches.iter().enumerate() {
         unpredicted(std::slice::from_ref(batch));
-        let [one, other] = [&mut by_hand, &mut by_torch].map(|trainer| trainer.step(batch).unwrap());
+        let [one, other] = [&mut cpu, &mut torch].map(|trainer| trainer.step(batch).unwrap());
         assert!(one.is_learned && other.is_learned);
         assert_eq!(
             (one.n_learned, one.n_admitted),
@@ -28,20 +28,24 @@ pub(crate) fn holds(model: ModelConfig, learner: LearnerConfig) {
             );
         }
     }
-    let weights = by_hand.weights().unwrap();
+    let weights = cpu.weights().unwrap();
     let batch = batches.last().unwrap();
     let inputs = Inputs::of_samples(&weights.config, &batch.samples, &batch.vectors);
-    let net = || Net::new(&weights, Device::Cpu).unwrap();
-    let expected = net().by_torch().score(&inputs, &weights).unwrap();
-    for net in [net(), net().into_inference(None)] {
-        for (one, other) in net.score(&inputs, &weights).unwrap().iter().zip(&expected) {
+    let mut reference = Model::on_torch(&weights, Device::Cpu).unwrap();
+    let expected = reference.score(&inputs, &weights).unwrap();
+    for make in [Model::new, Model::for_inference] {
+        let scores = make(&weights, Device::Cpu)
+            .unwrap()
+            .score(&inputs, &weights)
+            .unwrap();
+        for (one, other) in scores.iter().zip(&expected) {
             assert!((one - other).abs() < 1e-4, "{one} {other} of {model:?}");
         }
     }
 }
 
 #[test]
-fn plain_loops_learn_the_steps_of_libtorch() {
+fn the_cpu_backend_learns_the_steps_of_torch() {
     let (model, learner) = configs();
     holds(model.clone(), learner.clone());
     let bare = ModelConfig {

@@ -14,7 +14,7 @@ use ouzel_sample::{Id, IdHasher};
 
 use crate::fields::Key;
 use crate::host_slice::to_vec;
-use crate::leaves::len;
+use crate::net::to_i64;
 use crate::rows::Rows;
 
 /// Places at first; there are twice as many whenever they are full, up to what is allowed.
@@ -54,7 +54,7 @@ impl DeviceRows {
         Ok(Self {
             max,
             dim: rows.dim(),
-            values: Tensor::f_zeros([0, len(width)], (Kind::Float, device))?,
+            values: Tensor::f_zeros([0, to_i64(width)], (Kind::Float, device))?,
             places: Vec::new(),
             found: HashMap::default(),
             free: Vec::new(),
@@ -95,14 +95,14 @@ impl DeviceRows {
         let _no_grad = tch::no_grad_guard();
         let of_places = |places: &[i64]| -> Result<Tensor, TchError> {
             let values = self.values.f_index_select(0, &self.put(places)?)?;
-            values.f_narrow(1, 0, len(self.dim))
+            values.f_narrow(1, 0, to_i64(self.dim))
         };
         if missing.is_empty() {
             return of_places(&places);
         }
         let (others, keys): (Vec<i64>, Vec<Key>) = missing.into_iter().unzip();
         let carried = self.put_rows(&rows.read_all(&keys), self.dim)?;
-        let mut out = Tensor::f_zeros([len(here.len() + others.len()), len(self.dim)], self.kind())?;
+        let mut out = Tensor::f_zeros([to_i64(here.len() + others.len()), to_i64(self.dim)], self.kind())?;
         let _out = out.f_index_copy_(0, &self.put(&others)?, &carried)?;
         if !here.is_empty() {
             let _out = out.f_index_copy_(0, &self.put(&here)?, &of_places(&places)?)?;
@@ -232,7 +232,7 @@ impl DeviceRows {
             return Ok(());
         }
         let (_, width) = self.values.size2()?;
-        let more = Tensor::f_zeros([len(n - before), width], self.kind())?;
+        let more = Tensor::f_zeros([to_i64(n - before), width], self.kind())?;
         self.values = Tensor::f_cat(&[&self.values, &more], 0)?;
         self.places.resize(n, None);
         let new = (before..n).rev().filter_map(|at| u32::try_from(at).ok());
@@ -279,7 +279,7 @@ impl DeviceRows {
     }
 
     fn put_rows(&self, values: &[f32], width: usize) -> Result<Tensor, TchError> {
-        let rows = Tensor::f_from_slice(values)?.f_view([-1, len(width)])?;
+        let rows = Tensor::f_from_slice(values)?.f_view([-1, to_i64(width)])?;
         rows.f_to_device(self.values.device())
     }
 }

@@ -5,11 +5,12 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::Pool;
+use crate::inputs::Pool;
+use crate::net::to_i64;
 
 /// A pool on a device.
 #[derive(Debug)]
-pub struct Bags {
+pub(crate) struct Bags {
     n: i64,
     members: Tensor,
     starts: Tensor,
@@ -18,17 +19,17 @@ pub struct Bags {
 
 impl Bags {
     /// The segments of `pool`.
-    pub fn new(pool: &Pool, device: Device) -> Result<Self, TchError> {
+    pub(crate) fn new(pool: &Pool, device: Device) -> Result<Self, TchError> {
         let (mut members, mut coefficients) = (Vec::new(), Vec::new());
         let mut starts = vec![0];
         for segment in pool.segments() {
-            members.extend(segment.iter().map(|(row, _)| long(*row)));
+            members.extend(segment.iter().map(|(row, _)| to_i64(*row)));
             coefficients.extend(segment.iter().map(|(_, coefficient)| *coefficient));
-            starts.push(long(members.len()));
+            starts.push(to_i64(members.len()));
         }
         let put = |tensor: Tensor| tensor.f_to_device(device);
         Ok(Self {
-            n: long(pool.len()),
+            n: to_i64(pool.len()),
             members: put(Tensor::f_from_slice(&members)?)?,
             starts: put(Tensor::f_from_slice(&starts)?)?,
             coefficients: put(Tensor::f_from_slice(&coefficients)?)?,
@@ -39,7 +40,7 @@ impl Bags {
     ///
     /// # Shapes
     /// `rows [n_rows, dim]` -> `[n_segments, dim]`
-    pub fn sum(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn sum(&self, rows: &Tensor) -> Result<Tensor, TchError> {
         if self.members.numel() == 0 {
             let (_, dim) = rows.size2()?;
             return Tensor::f_zeros([self.n, dim], (Kind::Float, rows.device()));
@@ -61,10 +62,6 @@ impl Bags {
         })?;
         Ok(sums)
     }
-}
-
-fn long(n: usize) -> i64 {
-    i64::try_from(n).expect("a length below 2^63")
 }
 
 #[cfg(test)]

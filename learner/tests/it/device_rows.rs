@@ -5,8 +5,8 @@ use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
 use ouzel_sample::{Batch, EventTime};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
+use crate::backends::holds;
 use crate::blocks::em3;
-use crate::by_hand::holds;
 use crate::world::{batches_with_content, unpredicted};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -65,7 +65,7 @@ fn trainer(device_rows: usize) -> Trainer {
         device_rows,
         ..learner
     };
-    Trainer::new(model, learner).unwrap().by_torch().unwrap()
+    Trainer::new(model, learner).unwrap().on_torch().unwrap()
 }
 
 fn learn(trainer: &mut Trainer, batches: &[Batch]) -> Vec<StepReport> {
@@ -106,7 +106,7 @@ fn neither_room_nor_versions_nor_restarts_change_a_bit() {
     let id = store.write(&draft).unwrap();
     let (model, learner) = lively();
     let restored = Trainer::load(&store.read(id).unwrap(), &model, learner).unwrap();
-    let mut restored = restored.by_torch().unwrap();
+    let mut restored = restored.on_torch().unwrap();
     reports.extend(learn(&mut restored, second));
     assert_eq!(expected, reports);
     assert_eq!(hash, restored.hash().unwrap());

@@ -1,0 +1,111 @@
+//! The forward pass of a network in tensors: what each block computes, added up to logits.
+
+use tch::Tensor;
+
+use super::{BatchTensors, ContentVectors};
+use crate::blocks::{din, fm, head, hstu, interest};
+use crate::config::SequenceKind;
+use crate::error::Error;
+use crate::net::Net;
+
+/// The outputs of a forward pass, and the content vectors that the contrast reads.
+#[derive(Debug)]
+pub(crate) struct TorchOutputs {
+    /// `[n_candidates, n_tasks]`
+    pub(crate) logits: Tensor,
+    /// `[n_candidates, n_tasks * auxiliary]`; none without auxiliary logits.
+    pub(crate) auxiliary: Option<Tensor>,
+    /// The distinct contents of candidates, `[n_targets, out]`; none without content.
+    pub(crate) contents: Option<Tensor>,
+}
+
+/// Computes a batch. `mask [N_DENSE]` is 1 for live features that are read; none where all are.
+pub(crate) fn forward(
+    net: &Net,
+    mask: Option<&Tensor>,
+    batch: &BatchTensors,
+    contents: Option<ContentVectors>,
+) -> Result<TorchOutputs, Error> {
+    let (config, params) = (net.config(), net.params());
+    let of_request = |x: &Tensor| x.f_index_select(0, &batch.request_of);
+    let product = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
+        params.product(x, &params.get(weight)?.f_tr()?, None)
+    };
+    let mut first = of_request(&product(&batch.user.f_flatten(1, -1)?, "first.user")?)?
+        + product(&batch.candidate.f_flatten(1, -1)?, "first.candidate")?
+        + product(&live_features(net, mask, &batch.dense)?, "first.dense")?
+        + params.get("first.bias")?;
+    let mut fields = batch.candidate.shallow_clone();
+    if let (Some(contents), Some(indices)) = (&contents, &batch.contents) {
+        let target = contents.targets.f_index_select(0, &indices.of_candidate)?;
+        first += product(&target, "first.content")?;
+        if config.fm {
+            let field = product(&target, "fm.content")?;
+            fields = Tensor::f_cat(&[fields, field.f_unsqueeze(1)?], 1)?;
+        }
+        if let (Some(keys), Some(layout)) = (&contents.keys, &batch.layout) {
+            let past = interest::Contents {
+                vectors: contents.all.shallow_clone(),
+                keys: keys.shallow_clone(),
+                of_history: indices.of_history.shallow_clone(),
+                valid: indices.valid.shallow_clone(),
+            };
+            first += product(
+                &interest::forward(params, &target, &past, layout)?,
+                "first.interest",
+            )?;
+        }
+    }
+    if let Some(read) = sequence(net, batch)? {
+        first += product(&read, "first.sequence")?;
+    }
+    let mut hidden = first.f_relu()?;
+    for layer in 1..config.hidden.len() {
+        hidden = params.linear(&format!("hidden{layer}"), &hidden)?.f_relu()?;
+    }
+    let auxiliary = match config.auxiliary {
+        0 => None,
+        _ => Some(params.linear("aux", &hidden.f_detach()?)?),
+    };
+    let prior = Tensor::f_from_slice(net.prior())?.f_to_device(hidden.device())?;
+    let mut logits = head::forward(params, &config.head, config.n_tasks(), &hidden)? + prior;
+    if config.wide {
+        logits += batch.wide.f_unsqueeze(1)?;
+    }
+    if config.fm {
+        logits += fm::second_order(&batch.user, &fields, &batch.request_of)?.f_unsqueeze(1)?;
+    }
+    Ok(TorchOutputs {
+        logits,
+        auxiliary,
+        contents: contents.map(|contents| contents.targets),
+    })
+}
+
+/// What the sequence block reads of the history, `[n_candidates, out]`; none without that block.
+fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
+    let (Some(history), Some(target), Some(layout)) = (&batch.history, &batch.target, &batch.layout) else {
+        return Ok(None);
+    };
+    let (config, params) = (&net.config().sequence, net.params());
+    Ok(match config.kind {
+        SequenceKind::Mean => None,
+        SequenceKind::Din => Some(din::forward(params, target, history, layout)?),
+        SequenceKind::Hstu | SequenceKind::HstuResearch => {
+            Some(hstu::forward(params, config, target, history, layout)?)
+        }
+    })
+}
+
+/// Live features as the first layer reads them: with learned values for missing ones, and without those it does not read.
+fn live_features(net: &Net, mask: Option<&Tensor>, dense: &Tensor) -> Result<Tensor, Error> {
+    let dense = match net.params().find("missing") {
+        // Every transform of a live feature maps "nothing known" to 0.
+        Some(missing) => missing.f_where_self(&dense.f_eq(0.0)?, dense)?,
+        None => dense.shallow_clone(),
+    };
+    Ok(match mask {
+        Some(mask) => dense * mask,
+        None => dense,
+    })
+}

@@ -1,0 +1,190 @@
+//! One training step: a batch is scored, then learned from.
+
+use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights};
+use ouzel_sample::{Batch, Sample, VectorMap};
+
+use crate::clip::Clipped;
+use crate::error::Error;
+use crate::objective::{Objective, Predicted};
+use crate::trainer::Trainer;
+use crate::update::Learned;
+
+/// Result of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Log-odds of each outcome before learning, `[n_samples, n_tasks]`. A sample that down-sampling dropped has only
+    /// those of the primary task; the others are NaN.
+    pub logits: Vec<f32>,
+    /// Mean loss per sample learned from, nats.
+    pub loss: f32,
+    /// Number of samples learned from; the others are negatives beyond `negative_rate`.
+    pub n_learned: usize,
+    /// Number of rows evicted after the step because a table was full.
+    pub n_forgotten: usize,
+    /// Number of rows expired after the step.
+    pub n_expired: usize,
+    /// Number of rows removed before the step because their items were deleted.
+    pub n_deleted: usize,
+    /// Number of ids that got a row after they had waited for it.
+    pub n_admitted: usize,
+    /// Number of occurrences of ids that still wait for a row.
+    pub n_waiting: usize,
+    /// False when the step was skipped because its loss or a gradient was not finite.
+    pub is_learned: bool,
+    /// Tasks whose calibration has moved further within an hour of event time than preferences do.
+    pub jumped: Vec<usize>,
+    /// Which gradients were clipped.
+    pub clipped: Clipped,
+}
+
+impl Default for StepReport {
+    fn default() -> Self {
+        Self {
+            logits: Vec::new(),
+            loss: 0.0,
+            n_learned: 0,
+            n_forgotten: 0,
+            n_expired: 0,
+            n_deleted: 0,
+            n_admitted: 0,
+            n_waiting: 0,
+            is_learned: true,
+            jumped: Vec::new(),
+            clipped: Clipped::default(),
+        }
+    }
+}
+
+impl Trainer {
+    /// Scores a batch, then learns from it.
+    ///
+    /// A step whose loss or gradients are not finite changes no weight. It is reported, and the batch counts as learned, so
+    /// that a replay skips it too.
+    pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let n_tasks = self.weights.config.n_tasks();
+        let objective = Objective::new(&self.config, &self.weights.config);
+        let samples = objective.conditioned(&batch.samples);
+        let n_deleted = self.delete_items(&batch.deleted)?;
+        self.advance(batch);
+        let report = self.learn_some(batch, &samples, &objective)?;
+        for (sample, logits) in samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
+            if sample.candidate.predicted.get().is_none() {
+                sample.candidate.predicted.set(logits[0]);
+            }
+        }
+        self.next_batch = batch.seq + 1;
+        self.prior.observe(&samples, self.config.prior_samples);
+        self.weights.prior = self.prior.log_odds().collect();
+        self.model.set_prior(&self.weights.prior);
+        self.freeze_when_due()?;
+        self.weights.calibration = self.calibrator.served(n_tasks);
+        Ok(StepReport {
+            n_deleted,
+            n_expired: self.expire()?,
+            ..report
+        })
+    }
+
+    /// Learns from the samples that down-sampling keeps, and scores the others.
+    fn learn_some(
+        &mut self,
+        batch: &Batch,
+        samples: &[Sample],
+        objective: &Objective,
+    ) -> Result<StepReport, Error> {
+        let is_kept: Vec<bool> = samples.iter().map(|s| objective.takes(s)).collect();
+        if is_kept.iter().all(|kept| *kept) {
+            return self.learn(batch, samples, objective);
+        }
+        let n_tasks = self.weights.config.n_tasks();
+        let select = |wanted: bool| -> Vec<Sample> {
+            let chosen = samples.iter().zip(&is_kept).filter(|(_, kept)| **kept == wanted);
+            chosen.map(|(sample, _)| sample.clone()).collect()
+        };
+        let mut dropped = self.primary_logits(&select(false), &batch.vectors)?.into_iter();
+        let report = self.learn(batch, &select(true), objective)?;
+        let mut learned = report.logits.chunks_exact(n_tasks);
+        let mut logits = Vec::with_capacity(samples.len() * n_tasks);
+        for is_kept in &is_kept {
+            if *is_kept {
+                logits.extend_from_slice(learned.next().unwrap_or_default());
+            } else {
+                logits.extend(dropped.next());
+                logits.resize(logits.len() + n_tasks - 1, f32::NAN);
+            }
+        }
+        Ok(StepReport { logits, ..report })
+    }
+
+    /// Primary logits of samples that are not learned from: those predicted when they were shown, where these are known.
+    fn primary_logits(&mut self, samples: &[Sample], vectors: &VectorMap) -> Result<Vec<f32>, Error> {
+        let known: Option<Vec<f32>> = samples.iter().map(|s| s.candidate.predicted.get()).collect();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
+        let logits = self.model.score(&inputs, &self.weights)?.into_iter();
+        Ok(logits.step_by(self.weights.config.n_tasks()).collect())
+    }
+
+    /// Forward pass, loss, backward pass and one step of the optimizers.
+    fn learn(
+        &mut self,
+        batch: &Batch,
+        samples: &[Sample],
+        objective: &Objective,
+    ) -> Result<StepReport, Error> {
+        if samples.is_empty() {
+            return Ok(StepReport::default());
+        }
+        let failed = |source| Error::Step {
+            batch: batch.seq,
+            source,
+        };
+        let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
+        let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
+        let outputs = pass.outputs().clone();
+        let loss = objective.loss(
+            samples,
+            Predicted {
+                logits: &outputs.logits,
+                auxiliary: &self.prior.add_delay_prior(outputs.auxiliary),
+            },
+        );
+        #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
+        let n = samples.len() as f32;
+        let contrast_weight = self.config.contrast_weight;
+        let gradients = pass.backward(OutputGradients {
+            logits: &loss.logits,
+            auxiliary: &loss.auxiliary,
+            contrast: (contrast_weight > 0.0).then(|| ContrastLoss {
+                weight: contrast_weight * f64::from(n),
+                temperature: self.config.contrast_temperature,
+            }),
+        });
+        let learned = Learned {
+            inputs: &inputs,
+            samples,
+            deleted: &batch.deleted,
+            loss: loss.value,
+        };
+        let updated = self.update(learned, gradients.map_err(failed)?)?;
+        let max = self.config.max_rows;
+        let is_full = self.weights.tables_mut().any(|table| table.n_live() > max);
+        let evict = |weights: &mut Weights| weights.tables_mut().map(|table| table.bound(max)).sum();
+        let n_forgotten = if is_full { self.remove_rows(evict)? } else { 0 };
+        let (logits, jumped) = self.calibrate(samples, objective, outputs.logits);
+        Ok(StepReport {
+            logits,
+            jumped,
+            loss: loss.value / n,
+            n_learned: samples.len(),
+            n_forgotten,
+            n_admitted: updated.n_admitted,
+            n_waiting: updated.n_waiting,
+            is_learned: updated.is_learned,
+            clipped: updated.clipped,
+            ..StepReport::default()
+        })
+    }
+}
