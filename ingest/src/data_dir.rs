@@ -1,82 +1,67 @@
-//! A folder of logged data, as contract events in event-time order.
+//! A folder of logged data, read as events in event-time order.
 //!
-//! The format is one JSON object per line: `impressions` one line per shown item, `clicks`, `actions` or
-//! `feedback` one per action, `items` one per item, `user_history` one per user. Each file may be plain, gzip
-//! or zstd; only `impressions` must be there. The whole folder is held in memory, as the events it becomes.
-//!
-//! This module turns rows into events ([`rows`]) and knows nothing of ids, joining or training.
+//! Each file has one JSON object per line: `impressions` one per shown item, `clicks`, `actions` and `feedback` one
+//! per action, `items` one per item, `user_history` one per user. Files may be plain, gzip or zstd; only
+//! `impressions` is required. The events of the whole folder are held in memory.
 
 mod rows;
-mod source;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use ouzel_sample::{PartitionId, Position, Record, Stream};
+use ouzel_sample::{PartitionId, Record, Stream};
 use serde_json::{Map, Value};
 
-use crate::Error;
-use crate::source::Lines;
+use crate::error::Error;
+use crate::source::LineReader;
 
-pub use source::DataSource;
+pub use rows::DataEvent;
 
-/// Action files, and the action of a row that does not name one.
+/// Action files, with the action of rows that do not name one.
 const ACTION_FILES: [(&str, Option<&str>); 3] =
     [("clicks", Some("click")), ("actions", None), ("feedback", None)];
 
-/// One event of a data folder, ready to be produced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DataEvent {
-    /// Which topic it belongs to.
-    pub stream: Stream,
-    /// The record's key: the request, or the item.
-    pub key: String,
-    /// Event time, ms since the epoch.
-    pub ts_ms: i64,
-    /// The event by the contract, JSON.
-    pub payload: Vec<u8>,
-}
-
-/// What a folder holds.
+/// Counts and times of a data folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataSummary {
-    /// JoinResultReceiver.
+    /// Number of slates.
     pub n_requests: u64,
-    /// Shown items.
+    /// Number of shown items.
     pub n_impressions: u64,
     /// Rows left out because their slate already showed the item.
     pub n_repeated: u64,
-    /// Actions by name.
+    /// Number of actions by name.
     pub n_actions: BTreeMap<String, u64>,
-    /// Items of the catalog.
+    /// Number of items in the catalog.
     pub n_items: u64,
-    /// Time of the first slate, ms since the epoch.
+    /// Event time of the first slate, ms since the epoch.
     pub first_ts: i64,
-    /// Time of the last slate.
+    /// Event time of the last slate, ms since the epoch.
     pub last_ts: i64,
-    /// Half way between them: where the second half begins.
+    /// The middle between them, where the second half begins.
     pub mid_ts: i64,
 }
 
-/// A data folder, read.
+/// The contents of a data folder.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Items, then everything else by event time, impressions before actions at the same time.
+    /// Items, then everything else by event time, impressions before actions of the same time.
     events: Vec<DataEvent>,
-    /// Where each stream's events stand in `events`; a stream's n-th is its record at offset n.
+    /// Indices into `events` by stream; the n-th event of a stream is its record at offset n.
     by_stream: BTreeMap<Stream, Vec<usize>>,
     histories: Vec<(String, Vec<String>)>,
     summary: DataSummary,
 }
 
 impl DataDir {
-    /// Reads the folder at `path`, with the actions named, or all of them.
+    /// Reads the folder at `path`. `actions` names the actions to keep; `None` keeps all.
     ///
     /// # Errors
-    /// When there are no impressions, a file cannot be read, or a line cannot be used: file and line are named.
+    /// When there are no impressions, a file cannot be read, or a line cannot be used; names file and line.
     pub fn open(path: &Path, actions: Option<&[String]>) -> Result<Self, Error> {
         let mut summary = DataSummary::default();
         let mut events = slates(path, &mut summary)?;
@@ -114,7 +99,7 @@ impl DataDir {
         })
     }
 
-    /// Where it was read from.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -126,59 +111,55 @@ impl DataDir {
         &self.summary
     }
 
-    /// Every event: items first, then by event time, impressions before actions at the same time.
+    /// All events: items first, then by event time, impressions before actions of the same time.
     #[must_use]
     pub fn events(&self) -> &[DataEvent] {
         &self.events
     }
 
-    /// What users had acted on before the log begins: `(user_id, item_ids)`, oldest item first.
+    /// Items that users acted on before the log: `(user_id, item_ids)`, oldest item first.
     #[must_use]
     pub fn histories(&self) -> &[(String, Vec<String>)] {
         &self.histories
     }
 
-    /// The events of `stream` as records of its partition 0, stamped with their event time.
+    /// The events of `stream` as records of partition 0, with their event time as timestamp.
     pub fn records(&self, stream: Stream) -> impl Iterator<Item = Record> + '_ {
         (0..self.n_records(stream)).filter_map(move |n| self.record(stream, n))
     }
 
-    fn n_records(&self, stream: Stream) -> usize {
+    pub(crate) fn n_records(&self, stream: Stream) -> usize {
         self.by_stream.get(&stream).map_or(0, Vec::len)
     }
 
-    fn record(&self, stream: Stream, n: usize) -> Option<Record> {
+    pub(crate) fn record(&self, stream: Stream, n: usize) -> Option<Record> {
         let event = &self.events[*self.by_stream.get(&stream)?.get(n)?];
-        let partition = PartitionId { stream, partition: 0 };
         Some(Record {
-            position: Position {
-                partition,
-                offset: i64::try_from(n).ok()?,
-            },
+            position: PartitionId::new(stream, 0).at(i64::try_from(n).ok()?),
             timestamp_ms: Some(event.ts_ms),
             payload: Some(event.payload.clone()),
         })
     }
 }
 
-/// Groups the lines of one request into one impression, in the order its first line came.
+/// Groups the impression rows by request, in the order of their first rows.
 fn slates(path: &Path, summary: &mut DataSummary) -> Result<Vec<DataEvent>, Error> {
     let mut slates: Vec<rows::Slate> = Vec::new();
     let mut by_request: HashMap<String, usize> = HashMap::new();
-    let is_there = for_each_row(path, "impressions", |row| {
-        let shown = rows::Shown::read(&row)?;
+    let exists = for_each_row(path, "impressions", |row| {
+        let shown = rows::ImpressionRow::read(&row)?;
         let at = *by_request.entry(shown.request_id.clone()).or_insert_with(|| {
             slates.push(rows::Slate::new(&shown, &row));
             slates.len() - 1
         });
-        if slates[at].show(shown, &row)? {
+        if slates[at].add(shown, &row)? {
             summary.n_impressions += 1;
         } else {
             summary.n_repeated += 1;
         }
         Ok(())
     })?;
-    if !is_there || slates.is_empty() {
+    if !exists || slates.is_empty() {
         return Err(Error::NoDataFile {
             path: path.to_owned(),
             missing: "impressions",
@@ -191,18 +172,17 @@ fn slates(path: &Path, summary: &mut DataSummary) -> Result<Vec<DataEvent>, Erro
     Ok(slates.into_iter().map(rows::Slate::into_event).collect())
 }
 
-/// Calls `row` with every line of the file `name`, if there is one; whether there is.
+/// Calls `row` with every line of the file `name`. Returns false when there is no such file.
 fn for_each_row(
     path: &Path,
     name: &str,
     mut row: impl FnMut(Map<String, Value>) -> Result<(), String>,
 ) -> Result<bool, Error> {
-    let found = ["jsonl", "jsonl.gz", "jsonl.zst"]
-        .iter()
-        .map(|extension| path.join(format!("{name}.{extension}")))
-        .find(|file| file.is_file());
-    let Some(file) = found else { return Ok(false) };
-    let mut lines = Lines::open(&file)?;
+    let files = ["jsonl", "jsonl.gz", "jsonl.zst"].map(|extension| path.join(format!("{name}.{extension}")));
+    let Some(file) = files.iter().find(|file| file.is_file()) else {
+        return Ok(false);
+    };
+    let mut lines = LineReader::open(file)?;
     while let Some((number, line)) = lines.read()? {
         if line.trim_ascii().is_empty() {
             continue;

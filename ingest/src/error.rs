@@ -1,37 +1,37 @@
-//! What can go wrong between a log and a decoded event.
+//! Errors of sources, producers and data folders.
 //!
-//! A bad record is no error here: it becomes a [`ouzel_sample::Reject`]. These are the failures that stop a
-//! source, each saying what was attempted, on what, and what to do.
+//! A bad record is not an error here but a [`ouzel_sample::Reject`]. These errors stop a source; each says what was
+//! attempted, on what, and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// A failure of a source, a producer or a data folder.
+/// An error of a source, a producer or a data folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A property that ouzel sets itself because its promises rest on it.
-    #[error("kafka property `{key}` cannot be set: {reason}")]
+    /// A property that ouzel sets itself, because its guarantees depend on it.
+    #[error("kafka property `{key}` cannot be set: {reason}; remove it from `kafka.properties`")]
     OwnedProperty {
         /// The property.
         key: String,
-        /// Why ouzel owns it.
+        /// Why ouzel sets it.
         reason: &'static str,
     },
-    /// A property librdkafka refuses. Never shows the value, which may be a secret.
-    #[error("kafka property `{key}` was refused: {detail}")]
+    /// A property that librdkafka refuses. The value may be a secret and is not shown.
+    #[error("kafka property `{key}` was refused: {detail}; correct it in `kafka.properties`")]
     BadProperty {
         /// The property.
         key: String,
-        /// The library's reason.
+        /// The reason given by librdkafka.
         detail: String,
     },
-    /// Something this binary was built without.
+    /// A feature that this binary was built without.
     #[error("{what} is not built in; build with `--features {feature}`")]
     NotBuiltIn {
-        /// What was asked for.
+        /// What was attempted.
         what: String,
-        /// The cargo feature that brings it.
+        /// The cargo feature that adds it.
         feature: &'static str,
     },
     /// No broker answered.
@@ -39,72 +39,66 @@ pub enum Error {
     Unreachable {
         /// The addresses tried.
         bootstrap: String,
-        /// The last thing the client library said.
+        /// The last error of the client library.
         detail: String,
     },
-    /// A topic that is not there.
+    /// A topic does not exist.
     #[error(
         "topic `{topic}` does not exist at {bootstrap}; create it (`ouzel topics create`) or configure another"
     )]
     MissingTopic {
         /// The topic.
         topic: String,
-        /// Where it was looked for.
+        /// The broker that was asked.
         bootstrap: String,
     },
-    /// Two topics whose partitions belong to each other.
+    /// The topics of impressions and actions have different numbers of partitions.
     #[error(
-        "`{impressions}` has {n_impressions} partitions and `{actions}` has {n_actions}: records of one request are in partitions of the same number only where both have equally many; make one of them anew"
+        "`{impressions}` has {n_impressions} partitions and `{actions}` has {n_actions}: the records of a request are in partitions of the same number only when both topics have equally many; recreate one of them"
     )]
-    Unequal {
+    PartitionCountMismatch {
         /// The topic of impressions.
         impressions: String,
-        /// How many it has.
+        /// Its number of partitions.
         n_impressions: usize,
         /// The topic of actions.
         actions: String,
-        /// How many that has.
+        /// Its number of partitions.
         n_actions: usize,
     },
-    /// Positions name a partition the topic does not have.
+    /// Positions name a partition that the topic does not have.
     #[error(
-        "{topic}[{partition}] is named by the positions to resume from, but the topic has {n_partitions} partitions: it was re-created"
+        "the positions to resume from name {partition}, but the topic has {n_partitions} partitions: it was recreated; {RESTART}"
     )]
     MissingPartition {
-        /// The topic.
-        topic: String,
-        /// The partition that is gone.
-        partition: i32,
-        /// How many there are.
+        /// Topic and partition, as `topic[0]`.
+        partition: String,
+        /// Number of partitions of the topic.
         n_partitions: usize,
     },
-    /// The log no longer holds what is to be read next.
+    /// The log no longer holds the next record.
     #[error(
-        "retention passed {topic}[{partition}]: next offset to read is {next}, the log now starts at {low}, {} records are lost",
+        "retention passed {partition}: the next offset to read is {next}, the log now starts at {low}, {} records are lost; {RESTART}",
         low - next
     )]
     RetentionPassed {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
+        /// Topic and partition, as `topic[0]`.
+        partition: String,
         /// The next offset to read.
         next: i64,
-        /// The first offset the log still has.
+        /// The first offset of the log.
         low: i64,
     },
-    /// The log ends before what is to be read next.
+    /// The log ends before the next record.
     #[error(
-        "{topic}[{partition}] ends at offset {high}, before the next offset to read, {next}: the log was truncated or the topic re-created"
+        "{partition} ends at offset {high}, before the next offset to read, {next}: the log was truncated or the topic recreated; {RESTART}"
     )]
     LogTruncated {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
+        /// Topic and partition, as `topic[0]`.
+        partition: String,
         /// The next offset to read.
         next: i64,
-        /// Where the log ends.
+        /// The end of the log.
         high: i64,
     },
     /// A request to a broker failed.
@@ -112,38 +106,38 @@ pub enum Error {
     Broker {
         /// What was attempted.
         attempt: &'static str,
-        /// On what: a topic, a partition.
+        /// On what: a topic or a partition.
         subject: String,
-        /// The library's reason.
+        /// The reason given by librdkafka.
         detail: String,
-        /// Whether trying again may help.
+        /// True when trying again may help.
         transient: bool,
     },
-    /// Records that the broker did not acknowledge.
+    /// The broker did not acknowledge some records.
     #[error("{n} records were not delivered, the first to {first}")]
     Undelivered {
-        /// How many.
+        /// Number of records.
         n: u64,
-        /// Topic and reason of the first.
+        /// Topic and reason of the first one.
         first: String,
     },
     /// The embedded broker did not start.
     #[error("cannot start the embedded broker: {detail}")]
     Embedded {
-        /// The library's reason.
+        /// The reason given by librdkafka.
         detail: String,
     },
-    /// A file that cannot be read or written.
+    /// A file cannot be read or written.
     #[error("cannot {attempt} {}: {source}", path.display())]
     File {
         /// What was attempted.
         attempt: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The reason given by the system.
         source: std::io::Error,
     },
-    /// A line of a data file that cannot be used.
+    /// A line of a data file cannot be used.
     #[error("{}:{line}: {detail}", path.display())]
     Line {
         /// The file.
@@ -153,18 +147,21 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
-    /// A folder that is no data folder.
-    #[error("{} holds no {missing}.jsonl (plain, .gz or .zst)", path.display())]
+    /// A folder is not a data folder.
+    #[error("{} holds no {missing}.jsonl (plain, .gz or .zst); name a folder with logged data", path.display())]
     NoDataFile {
         /// The folder.
         path: PathBuf,
-        /// The file looked for.
+        /// The missing file.
         missing: &'static str,
     },
 }
 
+/// What to do when the log and the positions of a snapshot do not match.
+const RESTART: &str = "resume from a snapshot that matches the log, or start with an empty `snapshot.dir`";
+
 impl Error {
-    /// Whether the same call may succeed later without anyone's help.
+    /// True when the same call may succeed later without anyone's help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -174,7 +171,7 @@ impl Error {
         }
     }
 
-    /// The error of building a client. The value of a refused property stays out of it.
+    /// The error of creating a client. It does not contain the value of a refused property.
     pub(crate) fn client(error: &KafkaError) -> Self {
         match error {
             KafkaError::ClientConfig(_, detail, key, _) => Error::BadProperty {
@@ -190,15 +187,56 @@ impl Error {
         }
     }
 
-    /// The error of one request.
+    /// The error of a request that failed with `error`.
     pub(crate) fn broker(attempt: &'static str, subject: impl Into<String>, error: &KafkaError) -> Self {
         Error::Broker {
             attempt,
             subject: subject.into(),
             detail: error.to_string(),
-            transient: error
-                .rdkafka_error_code()
-                .is_some_and(crate::source::kafka::is_transient),
+            transient: error.rdkafka_error_code().is_some_and(is_transient),
         }
     }
+
+    /// The error of a request that the broker answered with `code`.
+    pub(crate) fn from_code(attempt: &'static str, subject: impl Into<String>, code: Code) -> Self {
+        Error::Broker {
+            attempt,
+            subject: subject.into(),
+            detail: code.to_string(),
+            transient: is_transient(code),
+        }
+    }
+
+    pub(crate) fn file(attempt: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Error::File {
+            attempt,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// True when the same request may succeed later by itself.
+pub(crate) fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::RequestTimedOut
+            | Code::NetworkException
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::BrokerNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::WaitingForCoordinator
+            // A broker that has just started does not know its partitions for a while.
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition
+            | Code::QueueFull
+    )
 }

@@ -1,35 +1,39 @@
-//! Sources, wire decoding, order, the pure joiner.
+//! From bytes to samples: sources, decoding, merge order, joining.
 //!
-//! Bytes come in by a [`Source`] (Kafka, files, a data folder, memory), become events by a [`Decoder`] or dead
-//! letters by [`DeadLetters`], and are put in one order and joined into samples by [`order`], [`plan`] and
-//! [`join`]; or, where one process is not enough for that, joined by a [`tier`] of them. Nothing here knows of models, snapshots or the wall clock.
+//! A [`Source`] (Kafka, files, a data folder, memory) reads records. A [`Decoder`] turns them into events;
+//! [`DeadLetters`] keeps the rejected ones. [`order`] and [`plan`] merge the partitions into one recorded order, and
+//! [`join`] makes samples of the events, in this process or in a [`tier`] of joining processes. Nothing here knows of
+//! models or snapshots or reads the wall clock.
 
 mod data_dir;
+mod dead_letters;
 mod decode;
 mod deleted;
-mod dlq;
-mod embedded;
+mod embedded_broker;
 mod error;
 mod feeder;
 pub mod join;
 pub mod metrics;
 pub mod order;
 pub mod plan;
+mod producer;
 mod sequencer;
 mod source;
 mod stage;
 pub mod tier;
 pub mod topics;
 
-pub use data_dir::{DataDir, DataEvent, DataSource, DataSummary};
-pub use decode::{Decoder, Limits, Reveal};
-pub use dlq::{DEFAULT_PREFIX_BYTES, DeadLetters};
-pub use embedded::{EMBEDDED_PARTITION_BYTES, Embedded};
+pub use data_dir::source::DataSource;
+pub use data_dir::{DataDir, DataEvent, DataSummary};
+pub use dead_letters::{DEFAULT_PREFIX_BYTES, DeadLetters};
+pub use decode::{Decoder, EventLimits, ImmediateLabels};
+pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
 pub use feeder::Feeder;
 pub use sequencer::{Effects, Next, Sequencer};
 pub use source::{
-    FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, Range, RangeBound, Source,
+    FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,
+    Source,
 };
 pub use stage::{Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
 pub use topics::Topics;

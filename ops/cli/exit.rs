@@ -216,7 +216,7 @@ mod tests {
             reason: "it is ours",
         };
         let error = Err::<(), _>(refused).context("cannot start").unwrap_err();
-        let expected = "error: cannot start: kafka property `group.id` cannot be set: it is ours\n";
+        let expected = "error: cannot start: kafka property `group.id` cannot be set: it is ours; remove it from `kafka.properties`\n";
         check(&error, expected, Exit::Usage);
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use ouzel_ingest::{DataDir, DeadLetters, Embedded, Feeder, KafkaConfig, KafkaSource};
+use ouzel_ingest::{DataDir, DeadLetters, EmbeddedBroker, Feeder, KafkaConfig, KafkaSource};
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, Stream};
 
@@ -52,7 +52,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     }
     telemetry::init_logs(&config.log)?;
     let data = Arc::new(DataDir::open(&path, Some(&config.task_names()))?);
-    let embedded = Embedded::start(1, &config.topics().all())?;
+    let embedded = EmbeddedBroker::start(1, &config.topics().all())?;
     let kafka = KafkaConfig {
         bootstrap: embedded.bootstrap()?,
         topics: config.topics(),

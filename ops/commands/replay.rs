@@ -17,7 +17,8 @@ use serde::Serialize;
 use ouzel_ingest::join::{Counters, Outcome};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::{
-    DataDir, DataSource, Decoder, KafkaSource, Polled, Range, RangeBound, Reveal, Source, Stage,
+    DataDir, DataSource, Decoder, ImmediateLabels, KafkaSource, Polled, ReplayBound, ReplayRange, Source,
+    Stage,
 };
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Bucket, Buckets, Figures, Progressive, ScoreLog};
@@ -136,8 +137,8 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
 
 fn replay_data(name: &str, config: &Config, data: &Arc<DataDir>, args: &ReplayArgs) -> anyhow::Result<Run> {
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
-    let reveal =
-        (args.labels == Labels::Immediate).then(|| Reveal::collect(&decoder, data.records(Stream::Actions)));
+    let reveal = (args.labels == Labels::Immediate)
+        .then(|| ImmediateLabels::collect(&decoder, data.records(Stream::Actions)));
     let source = DataSource::new(data, &ouzel_sample::Positions::default());
     let features = FeatureState::new(config.feature_config());
     seed_histories(&features, config, data);
@@ -151,10 +152,10 @@ fn replay_kafka(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Resul
     }
     let bound = |point: Option<RangePoint>| match point {
         None | Some(RangePoint::Start | RangePoint::End) => None,
-        Some(RangePoint::Offset(offset)) => Some(RangeBound::Offset(offset)),
-        Some(RangePoint::TimeMs(ms)) => Some(RangeBound::TimeMs(ms)),
+        Some(RangePoint::Offset(offset)) => Some(ReplayBound::Offset(offset)),
+        Some(RangePoint::TimeMs(ms)) => Some(ReplayBound::TimeMs(ms)),
     };
-    let range = Range {
+    let range = ReplayRange {
         from: bound(args.from),
         to: bound(args.to),
     };
@@ -178,7 +179,7 @@ pub fn seed_histories(features: &FeatureState, config: &Config, data: &DataDir) 
 /// The state machines of a replay, driven by one loop.
 struct Pipeline {
     decoder: Decoder,
-    reveal: Option<Reveal>,
+    reveal: Option<ImmediateLabels>,
     orderer: Orderer,
     stage: Stage,
     trainer: Trainer,
@@ -218,7 +219,7 @@ impl Pipeline {
         decoder: Decoder,
         features: FeatureState,
         source: &dyn Source,
-        reveal: Option<Reveal>,
+        reveal: Option<ImmediateLabels>,
     ) -> anyhow::Result<Self> {
         let partitions = source.partitions();
         let start = partitions

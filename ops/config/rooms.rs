@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ouzel_ingest::join::{JoinConfig, LabelPolicy, SledLimits, StoreConfig, TaskConfig};
 use ouzel_ingest::tier::GroupConfig;
-use ouzel_ingest::{KafkaConfig, Limits as EventLimits, Topics as IngestTopics};
+use ouzel_ingest::{EventLimits, KafkaConfig, Topics as IngestTopics};
 use ouzel_sample::{FeatureConfig, IdSpace, Stream};
 use ouzel_serving::Limits as ServingLimits;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use ouzel_ingest::{Embedded, Feeder};
+use ouzel_ingest::{EmbeddedBroker, Feeder};
 use ouzel_sample::Stream;
 
 use crate::config::Config;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A broker of its own with a world in it, sooner or later.
 pub struct Log {
     // Stops the broker when dropped.
-    _broker: Embedded,
+    _broker: EmbeddedBroker,
     bootstrap: String,
     feeder: Feeder,
     world: World,
@@ -55,7 +55,7 @@ impl Log {
     }
 
     fn open(world: World, config: &Config, pace: Option<Pace>) -> anyhow::Result<Self> {
-        let broker = Embedded::start(N_PARTITIONS, &config.topics().all())?;
+        let broker = EmbeddedBroker::start(N_PARTITIONS, &config.topics().all())?;
         let bootstrap = broker.bootstrap()?;
         let feeder = Feeder::connect(&bootstrap, &config.kafka_config()?.properties, config.topics())?;
         Ok(Self {

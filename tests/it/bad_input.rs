@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ouzel_ingest::{KafkaConfig, KafkaSource, Polled, Range, Source, Topics};
+use ouzel_ingest::{KafkaConfig, KafkaSource, Polled, ReplayRange, Source, Topics};
 use ouzel_sample::{Record, RejectReason, Stream};
 use serde_json::json;
 
@@ -170,7 +170,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
         topics,
         ..KafkaConfig::default()
     };
-    let mut source = KafkaSource::open_range(&config, &Range::default()).unwrap();
+    let mut source = KafkaSource::open_range(&config, &ReplayRange::default()).unwrap();
     let mut letters: BTreeMap<Stream, Vec<Record>> = BTreeMap::new();
     until("the dead letters are read", || {
         match source.poll(Duration::from_millis(50)).unwrap() {

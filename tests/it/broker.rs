@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ouzel_ingest::{DataEvent, Embedded, Feeder, Topics, topics};
+use ouzel_ingest::{DataEvent, EmbeddedBroker, Feeder, Topics, topics};
 use ouzel_sample::{Positions, Stream};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub(crate) struct Broker {
     /// What feeders before this one have written.
     before: Positions,
     // Stops with the test.
-    embedded: Option<Embedded>,
+    embedded: Option<EmbeddedBroker>,
 }
 
 impl Broker {
@@ -26,7 +26,7 @@ impl Broker {
     pub(crate) fn embedded(n_partitions: i32) -> Self {
         let topics = Topics::default();
         let all = [topics.all(), topics.tier().to_vec()].concat();
-        let embedded = Embedded::start(n_partitions, &all).unwrap();
+        let embedded = EmbeddedBroker::start(n_partitions, &all).unwrap();
         Self::new(
             embedded.bootstrap().unwrap(),
             topics,
@@ -78,7 +78,7 @@ impl Broker {
         }
     }
 
-    fn new(bootstrap: String, topics: Topics, n_partitions: i32, embedded: Option<Embedded>) -> Self {
+    fn new(bootstrap: String, topics: Topics, n_partitions: i32, embedded: Option<EmbeddedBroker>) -> Self {
         let feeder = feeder(&bootstrap, &topics);
         Self {
             bootstrap,

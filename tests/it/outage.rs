@@ -23,7 +23,9 @@ fn an_outage_of_the_broker_is_waited_out_and_served_through() {
     daemon.joined(broker.n_records());
     daemon.ready();
     broker.set_reachable(false);
-    until("the outage is noticed", || daemon.said("kafka is disturbed"));
+    until("the outage is noticed", || {
+        daemon.said("reading from kafka is interrupted")
+    });
     assert_eq!(daemon.rank(&request).items.len(), 2);
     assert_eq!(daemon.get("/readyz").status, 200);
     daemon.snapshot();

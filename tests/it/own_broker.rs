@@ -136,7 +136,9 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(n_served > 10);
-    until("the outage was noticed", || daemon.said("kafka is disturbed"));
+    until("the outage was noticed", || {
+        daemon.said("reading from kafka is interrupted")
+    });
     daemon.snapshot();
     assert_eq!(own.kafka(&["start", "again"]), own.address);
     broker.feed(late);

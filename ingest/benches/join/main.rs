@@ -21,7 +21,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 
 use ouzel_ingest::join::{JoinConfig, StoreConfig};
-use ouzel_ingest::{Decoder, Limits, Stage};
+use ouzel_ingest::{Decoder, EventLimits, Stage};
 use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, Stream};
 
 use plain_join::PlainJoin;
@@ -147,7 +147,7 @@ fn run(log: &[Record], decoder: &Decoder, stage: &mut Stage) -> usize {
 }
 
 fn decoder() -> Decoder {
-    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], Limits::default())
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
 }
 
 fn stage() -> Stage {

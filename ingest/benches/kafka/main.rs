@@ -25,7 +25,8 @@ use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::tier::{PartitionJoiner, StartPoint};
 use ouzel_ingest::{
-    Decoder, Feeder, KafkaConfig, KafkaSource, Limits, Polled, Range, Source, Stage, Topics, topics,
+    Decoder, EventLimits, Feeder, KafkaConfig, KafkaSource, Polled, ReplayRange, Source, Stage, Topics,
+    topics,
 };
 use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Positions, Stream};
 use serde_json::{Value, json};
@@ -120,7 +121,7 @@ fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
 }
 
 fn decoder() -> Decoder {
-    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], Limits::default())
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
 }
 
 /// Reads the whole log as it is now, giving each record to `take`, then each partition's end.
@@ -155,7 +156,7 @@ fn partition_joiner(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
     };
     let mut joiner = PartitionJoiner::new(JoinConfig::default(), 0, &start)?;
     let (mut records, mut n_reported, mut n_ended) = (Vec::new(), 0, 0);
-    let mut source = KafkaSource::open_range(&config, &Range::default())?;
+    let mut source = KafkaSource::open_range(&config, &ReplayRange::default())?;
     read(&mut source, |next| {
         match next {
             Ok(recorded) => joiner.push(recorded)?,
@@ -189,7 +190,7 @@ fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
         features,
         128,
     )?;
-    let mut source = KafkaSource::open_range(config, &Range::default())?;
+    let mut source = KafkaSource::open_range(config, &ReplayRange::default())?;
     let start: Positions = Stream::EVENTS
         .map(|stream| (world::partition(stream), 0))
         .into_iter()

@@ -1,48 +1,42 @@
-//! One line of a data file to one event of the contract, or its part of one.
+//! Converts lines of data files to events.
 //!
-//! Logs name things their own way; the rules are few: what the contract has a field for goes there, other
-//! text becomes an item's feature or a request's context, numbers that name something (`*_id`) are text, other
-//! numbers stay numbers, empty text and `null` are absent.
+//! Fields of the event format are kept. Other text becomes a feature of the item or context of the request, numbers
+//! in `*_id` fields become text, other numbers stay numbers; empty text and `null` are absent.
 
 use ouzel_sample::Stream;
 use serde_json::{Map, Value, json};
 
-use super::DataEvent;
+/// One event of a data folder, ready to be produced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataEvent {
+    /// The stream it belongs to.
+    pub stream: Stream,
+    /// The record key: the request id or the item id.
+    pub key: String,
+    /// Event time, ms since the epoch.
+    pub ts_ms: i64,
+    /// The event as JSON.
+    pub payload: Vec<u8>,
+}
 
 type Row = Map<String, Value>;
 
-/// Fields of an impression row that are not context. The last ones would tell the outcome.
-const IMPRESSION_FIELDS: &[&str] = &[
-    "request_id",
-    "user_id",
-    "item_id",
-    "ts_ms",
-    "position",
-    "click",
-    "clicked",
-    "label",
-];
+/// Fields of an impression row that are not context; the last three would reveal the outcome.
+#[rustfmt::skip]
+const IMPRESSION_FIELDS: &[&str] =
+    &["request_id", "user_id", "item_id", "ts_ms", "position", "click", "clicked", "label"];
 
-/// Fields of an item row that have a place of their own.
+/// Fields of an item row that are not features.
+#[rustfmt::skip]
 const ITEM_FIELDS: &[&str] = &[
-    "item_id",
-    "ts_ms",
-    "category",
-    "author",
-    "author_id",
-    "director",
-    "title",
-    "text",
-    "image",
-    "vectors",
-    "features",
+    "item_id", "ts_ms", "category", "author", "author_id", "director", "title", "text", "image", "vectors", "features",
 ];
 
-/// What an action is worth in its own unit, the first of these that a row has.
+/// Fields with the value of an action; the first that a row has counts.
 const VALUE_FIELDS: &[&str] = &["value", "dwell_ms", "rating"];
 
-/// The contract part of an impression row.
-pub(super) struct Shown {
+/// The event fields of an impression row: one shown item.
+pub(super) struct ImpressionRow {
     pub(super) request_id: String,
     user_id: String,
     item_id: String,
@@ -50,7 +44,7 @@ pub(super) struct Shown {
     position: Option<u64>,
 }
 
-impl Shown {
+impl ImpressionRow {
     pub(super) fn read(row: &Row) -> Result<Self, String> {
         Ok(Self {
             request_id: required_text(row, "request_id")?,
@@ -62,29 +56,29 @@ impl Shown {
     }
 }
 
-/// The rows of one request.
+/// The impression rows of one request.
 pub(super) struct Slate {
     request_id: String,
     user_id: String,
     pub(super) ts_ms: i64,
     items: Vec<(String, Option<u64>)>,
-    /// Extra fields that every row of the request has alike; the others speak of the item.
+    /// Other fields with equal values in every row; differing ones describe the item.
     context: Vec<(String, String)>,
 }
 
 impl Slate {
-    pub(super) fn new(shown: &Shown, row: &Row) -> Self {
+    pub(super) fn new(shown: &ImpressionRow, row: &Row) -> Self {
         Self {
             request_id: shown.request_id.clone(),
             user_id: shown.user_id.clone(),
             ts_ms: shown.ts_ms,
             items: Vec::new(),
-            context: extras(row),
+            context: context_of(row),
         }
     }
 
-    /// Adds an item; false when the slate shows it already.
-    pub(super) fn show(&mut self, shown: Shown, row: &Row) -> Result<bool, String> {
+    /// Adds a shown item. Returns false when the slate already has it.
+    pub(super) fn add(&mut self, shown: ImpressionRow, row: &Row) -> Result<bool, String> {
         if (shown.ts_ms, &shown.user_id) != (self.ts_ms, &self.user_id) {
             return Err(format!(
                 "request {} has rows of another time or user",
@@ -95,37 +89,31 @@ impl Slate {
             return Ok(false);
         }
         if !self.items.is_empty() {
-            let extras = extras(row);
-            self.context.retain(|pair| extras.contains(pair));
+            let context = context_of(row);
+            self.context.retain(|pair| context.contains(pair));
         }
         self.items.push((shown.item_id, shown.position));
         Ok(true)
     }
 
     pub(super) fn into_event(self) -> DataEvent {
-        let items: Vec<Value> = self
-            .items
-            .into_iter()
-            .map(|(item_id, position)| match position {
-                Some(position) => json!({ "item_id": item_id, "position": position }),
-                None => json!({ "item_id": item_id }),
-            })
-            .collect();
+        let item = |(item_id, position)| match position {
+            Some(position) => json!({ "item_id": item_id, "position": position }),
+            None => json!({ "item_id": item_id }),
+        };
+        let items: Vec<Value> = self.items.into_iter().map(item).collect();
         let mut event = json!({
             "request_id": self.request_id, "user_id": self.user_id, "ts_ms": self.ts_ms, "items": items,
         });
         if !self.context.is_empty() {
-            event["context"] = self
-                .context
-                .into_iter()
-                .map(|(name, text)| (name, json!(text)))
-                .collect();
+            let context = self.context.into_iter().map(|(name, text)| (name, json!(text)));
+            event["context"] = context.collect();
         }
         data_event(Stream::Impressions, self.request_id, self.ts_ms, &event)
     }
 }
 
-/// The action's name and its event.
+/// The name and the event of an action row; `default` is the name when the row has none.
 pub(super) fn action(row: &Row, default: Option<&str>) -> Result<(String, DataEvent), String> {
     let name = ["action", "type"]
         .iter()
@@ -151,31 +139,26 @@ pub(super) fn action(row: &Row, default: Option<&str>) -> Result<(String, DataEv
     Ok((name, data_event(Stream::Actions, request_id, ts_ms, &event)))
 }
 
-/// The item's event; `default_ts` is its time when it states none.
+/// The event of an item row; `default_ts` is its time when the row has none.
 pub(super) fn item(row: Row, default_ts: i64) -> Result<DataEvent, String> {
     let item_id = required_text(&row, "item_id")?;
-    let ts_ms = if row.contains_key("ts_ms") {
-        required_time(&row)?
-    } else {
-        default_ts
+    let ts_ms = match row.contains_key("ts_ms") {
+        true => required_time(&row)?,
+        false => default_ts,
     };
     let mut event = Map::new();
     event.insert("item_id".into(), json!(item_id));
     event.insert("ts_ms".into(), json!(ts_ms));
-    let categories: Vec<String> = match row.get("category") {
-        Some(Value::Array(list)) => list.iter().filter_map(text_of).collect(),
-        Some(other) => text_of(other)
-            .iter()
-            .flat_map(|text| text.split('|'))
-            .map(str::to_owned)
-            .collect(),
-        None => Vec::new(),
+    let categories = match row.get("category") {
+        Some(list @ Value::Array(_)) => texts_of(Some(list)),
+        other => {
+            let text = other.and_then(text_of).unwrap_or_default();
+            text.split('|').map(str::to_owned).collect()
+        }
     };
     insert_texts(&mut event, "category", categories);
-    if let Some(author) = ["author", "author_id", "director"]
-        .iter()
-        .find_map(|f| optional_text(&row, f))
-    {
+    let author = ["author", "author_id", "director"];
+    if let Some(author) = author.iter().find_map(|field| optional_text(&row, field)) {
         event.insert("author".into(), json!(author));
     }
     for field in ["title", "image"] {
@@ -191,11 +174,9 @@ pub(super) fn item(row: Row, default_ts: i64) -> Result<DataEvent, String> {
         Some(Value::Object(features)) => features.clone(),
         _ => Map::new(),
     };
-    for (name, value) in row
-        .into_iter()
-        .filter(|(name, _)| !ITEM_FIELDS.contains(&name.as_str()))
-    {
+    for (name, value) in row {
         match &value {
+            _ if ITEM_FIELDS.contains(&name.as_str()) => {}
             Value::Array(_) => insert_texts(&mut features, &name, texts_of(Some(&value))),
             Value::Number(number) if name.ends_with("_id") => {
                 features.insert(name, json!(number.to_string()));
@@ -213,15 +194,13 @@ pub(super) fn item(row: Row, default_ts: i64) -> Result<DataEvent, String> {
     Ok(data_event(Stream::Items, item_id, ts_ms, &Value::Object(event)))
 }
 
-/// A user and the items acted on before the log.
+/// A user and the items acted on before the log, oldest first.
 pub(super) fn history(row: &Row) -> Result<(String, Vec<String>), String> {
     let Some(Value::Array(_)) = row.get("clicked_before") else {
         return Err("`clicked_before` is not a list".to_owned());
     };
-    Ok((
-        required_text(row, "user_id")?,
-        texts_of(row.get("clicked_before")),
-    ))
+    let items = texts_of(row.get("clicked_before"));
+    Ok((required_text(row, "user_id")?, items))
 }
 
 fn data_event(stream: Stream, key: String, ts_ms: i64, event: &Value) -> DataEvent {
@@ -233,8 +212,8 @@ fn data_event(stream: Stream, key: String, ts_ms: i64, event: &Value) -> DataEve
     }
 }
 
-/// What an impression row says beside the contract's fields, as text.
-fn extras(row: &Row) -> Vec<(String, String)> {
+/// Fields of an impression row that are context, as text.
+fn context_of(row: &Row) -> Vec<(String, String)> {
     row.iter()
         .filter(|(name, _)| !IMPRESSION_FIELDS.contains(&name.as_str()))
         .filter_map(|(name, value)| Some((name.clone(), text_of(value)?)))
@@ -255,7 +234,7 @@ fn required_time(row: &Row) -> Result<i64, String> {
         .ok_or_else(|| "`ts_ms` is not an integer".to_owned())
 }
 
-/// A scalar as text; nothing for empty text, null, lists and objects.
+/// A scalar as text; `None` for empty text, null, lists and objects.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.is_empty()).then(|| text.clone()),
@@ -274,11 +253,8 @@ fn texts_of(value: Option<&Value>) -> Vec<String> {
 }
 
 fn insert_texts(object: &mut Map<String, Value>, name: &str, texts: Vec<String>) {
-    let texts: Vec<Value> = texts
-        .into_iter()
-        .filter(|text| !text.is_empty())
-        .map(Value::String)
-        .collect();
+    let texts = texts.into_iter().filter(|text| !text.is_empty());
+    let texts: Vec<Value> = texts.map(Value::String).collect();
     if !texts.is_empty() {
         object.insert(name.to_owned(), Value::Array(texts));
     }

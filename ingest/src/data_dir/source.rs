@@ -1,82 +1,52 @@
-//! A data folder as a source: bounded, stamped with event time, the same on every run.
+//! A data folder as a source: bounded, with event times as timestamps, the same in every run.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ouzel_sample::{PartitionId, Positions, Record, Stream};
 
 use super::DataDir;
-use crate::Error;
-use crate::source::{Lane, Lanes, PartitionState, Polled, Source};
+use crate::error::Error;
+use crate::source::{BoundedSource, PartitionReader, PartitionState};
 
-/// Reads a [`DataDir`]: one partition per stream, a stream's n-th event at offset n.
-#[derive(Debug)]
-pub struct DataSource {
-    lanes: Lanes<DataLane>,
-}
+/// Reads a [`DataDir`]: one partition per stream, the n-th event of a stream at offset n.
+pub type DataSource = BoundedSource<DataReader>;
 
+/// Reads the events of one stream as a partition.
 #[derive(Debug)]
-struct DataLane {
+pub struct DataReader {
     data: Arc<DataDir>,
     stream: Stream,
     next: usize,
 }
 
 impl DataSource {
-    /// A source over `data` from `from` on.
+    /// A source over `data` from the positions `from` on.
     #[must_use]
     pub fn new(data: &Arc<DataDir>, from: &Positions) -> Self {
-        let lanes = Stream::EVENTS.map(|stream| {
-            let id = PartitionId { stream, partition: 0 };
-            let next = usize::try_from(from.next(id).unwrap_or(0)).unwrap_or(0);
-            let high = i64::try_from(data.n_records(stream)).ok();
-            let name = format!("{} of {}", stream, data.path().display());
+        Self::over(Stream::EVENTS.map(|stream| {
+            let id = PartitionId::new(stream, 0);
+            let next = from.next(id).unwrap_or(0);
             let state = PartitionState {
                 id,
-                name,
+                name: format!("{} of {}", stream, data.path().display()),
                 low: 0,
-                high,
-                next: from.next(id).unwrap_or(0),
+                high: i64::try_from(data.n_records(stream)).ok(),
+                next,
             };
-            (
-                state,
-                DataLane {
-                    data: Arc::clone(data),
-                    stream,
-                    next,
-                },
-            )
-        });
-        Self {
-            lanes: Lanes::new(lanes),
-        }
+            let reader = DataReader {
+                data: Arc::clone(data),
+                stream,
+                next: usize::try_from(next).unwrap_or(0),
+            };
+            (state, reader)
+        }))
     }
 }
 
-impl Lane for DataLane {
+impl PartitionReader for DataReader {
     fn read(&mut self) -> Result<Option<Record>, Error> {
         let record = self.data.record(self.stream, self.next);
         self.next += 1;
         Ok(record)
-    }
-}
-
-impl Source for DataSource {
-    fn poll(&mut self, timeout: Duration) -> Result<Polled, Error> {
-        self.lanes.poll(timeout)
-    }
-
-    fn pause(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.lanes.pause(partitions);
-        Ok(())
-    }
-
-    fn resume(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.lanes.resume(partitions);
-        Ok(())
-    }
-
-    fn partitions(&self) -> Vec<PartitionState> {
-        self.lanes.partitions()
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use ouzel_sample::{Event, IdKind, IdSpace, Positions, Stream};
 use serde_json::{Value, json};
 
+use super::source::DataSource;
 use super::*;
-use crate::{Decoder, Limits, Polled, Source};
+use crate::{Decoder, EventLimits, Polled, Source};
 
 const T0: i64 = 1_600_000_000_000;
 
@@ -206,7 +207,7 @@ fn as_a_source_it_gives_every_event_decodable_and_resumes() {
         ("items", &[json!({"item_id": "a", "title": "t"})]),
     ]);
     let data = Arc::new(DataDir::open(dir.path(), None).unwrap());
-    let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], Limits::default());
+    let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], EventLimits::default());
     let impressions = PartitionId {
         stream: Stream::Impressions,
         partition: 0,

@@ -1,12 +1,14 @@
-//! The slow path: why a payload is not an event.
+//! Finds out why a payload is not an event.
 //!
-//! Runs only for records that failed the typed parse, so it may afford a tree. It names the field, never the
-//! value: a dead-letter topic is read by more people than the log.
+//! It runs only for records that failed the typed parse, so it may build a tree. It names the field, never the value:
+//! more people read a dead-letter topic than the log.
 
 use ouzel_sample::{Reject, RejectReason, Stream};
 use serde_json::Value;
 
-/// What a field of the contract holds.
+use super::events::shortened;
+
+/// The type of a field in the event format.
 #[derive(Clone, Copy)]
 enum Shape {
     Text,
@@ -43,7 +45,7 @@ const IMPRESSION: &[(&str, Shape)] = &[
     ("items", Shape::Slate),
     ("context", Shape::Attributes),
 ];
-const SHOWN: &[(&str, Shape)] = &[("item_id", Shape::Text), ("position", Shape::Position)];
+const SLATE_ITEM: &[(&str, Shape)] = &[("item_id", Shape::Text), ("position", Shape::Position)];
 const ACTION: &[(&str, Shape)] = &[
     ("request_id", Shape::Text),
     ("item_id", Shape::Text),
@@ -65,35 +67,33 @@ const ITEM: &[(&str, Shape)] = &[
     ("deleted", Shape::Flag),
 ];
 
-/// The reason `payload`, which is no event of `stream`, was refused. `parse` is what the typed parse said.
-pub(super) fn classify(stream: Stream, payload: &[u8], parse: &serde_json::Error) -> Reject {
+/// The rejection of a `payload` that failed the typed parse for `stream` with `error`.
+pub(super) fn classify(stream: Stream, payload: &[u8], error: &serde_json::Error) -> Reject {
     let value: Value = match serde_json::from_slice(payload) {
         Ok(value) => value,
-        Err(error) => return not_json(payload, &error),
+        Err(error) => return malformed(payload, &error),
     };
     let Value::Object(object) = &value else {
-        let detail = format!("expected an object, found {}", kind(&value));
+        let detail = format!("the record must be an object, found {}", type_name(&value));
         return Reject::new(RejectReason::MalformedJson, detail);
     };
-    let contract = match stream {
+    let fields = match stream {
         Stream::Impressions => IMPRESSION,
         Stream::Actions => ACTION,
         Stream::Items => ITEM,
-        // Only `join` writes it: the parser says enough.
+        // Written by `ouzel join` only: the parser's message is enough.
         Stream::Samples => &[],
     };
-    first_mismatch(contract, object, "").unwrap_or_else(|| {
+    first_mismatch(fields, object, "").unwrap_or_else(|| {
         // A field given twice, the first time with another type: the tree keeps the last.
-        Reject::new(
-            RejectReason::WrongType,
-            format!("not an event of {stream}: {parse}"),
-        )
+        let detail = format!("not an event of {stream}: {error}");
+        Reject::new(RejectReason::WrongType, detail)
     })
 }
 
-fn not_json(payload: &[u8], error: &serde_json::Error) -> Reject {
-    // `NaN` and `Infinity` are what some producers write for numbers that JSON has no word for.
-    let reason = if error.to_string().contains("number out of range") || names_no_number(payload, error) {
+fn malformed(payload: &[u8], error: &serde_json::Error) -> Reject {
+    // Some producers write `NaN` or `Infinity`, which JSON does not have.
+    let reason = if error.to_string().contains("number out of range") || is_at_non_finite(payload, error) {
         RejectReason::NonFinite
     } else {
         RejectReason::MalformedJson
@@ -101,13 +101,13 @@ fn not_json(payload: &[u8], error: &serde_json::Error) -> Reject {
     Reject::new(reason, error.to_string())
 }
 
-/// Whether the parser stopped at the word of a number that is not finite.
-fn names_no_number(payload: &[u8], error: &serde_json::Error) -> bool {
+/// True when the parser stopped at `NaN`, `Infinity` or the like.
+fn is_at_non_finite(payload: &[u8], error: &serde_json::Error) -> bool {
     let line = payload
         .split(|byte| *byte == b'\n')
         .nth(error.line().saturating_sub(1))
         .unwrap_or_default();
-    // The column counts from 1 and may stand on the character or behind it.
+    // The column counts from 1 and may be that of the character or of the next one.
     let from = error.column().saturating_sub(2);
     let near = line.get(from..).unwrap_or_default();
     (0..=1).any(|skip| {
@@ -119,18 +119,19 @@ fn names_no_number(payload: &[u8], error: &serde_json::Error) -> bool {
 }
 
 fn first_mismatch(
-    contract: &[(&str, Shape)],
+    fields: &[(&str, Shape)],
     object: &serde_json::Map<String, Value>,
-    at: &str,
+    path: &str,
 ) -> Option<Reject> {
-    contract.iter().find_map(|(field, shape)| {
+    fields.iter().find_map(|(field, shape)| {
         let value = object.get(*field).filter(|value| !value.is_null())?;
-        mismatch(value, *shape, &format!("{at}{field}"))
+        mismatch(value, *shape, &format!("{path}{field}"))
     })
 }
 
-/// Why `value`, which stands at `field`, is not of `shape`.
+/// The rejection of `value` at `field` unless it has `shape`.
 fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
+    let named = |name: &str| format!("{field}.{}", shortened(name));
     let fits = match shape {
         Shape::Text => value.is_string(),
         Shape::Flag => value.is_boolean(),
@@ -139,24 +140,20 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
                 .as_u64()
                 .is_some_and(|number| i64::try_from(number).is_err())
             {
-                return Some(Reject::new(
-                    RejectReason::Future,
-                    format!("`{field}` is beyond any date"),
-                ));
+                let detail = format!("`{field}` is later than any date");
+                return Some(Reject::new(RejectReason::Future, detail));
             }
             value.is_i64()
         }
         Shape::Position => value.as_u64().is_some_and(|number| u16::try_from(number).is_ok()),
         Shape::Number => {
-            // A finite f64, and yet beyond the f32 that is kept of it.
+            // Finite as an f64, but stored as an f32.
             if value
                 .as_f64()
                 .is_some_and(|number| number.abs() > f64::from(f32::MAX))
             {
-                return Some(Reject::new(
-                    RejectReason::NonFinite,
-                    format!("`{field}` is beyond the range of a 32-bit float"),
-                ));
+                let detail = format!("`{field}` is beyond the range of a 32-bit float");
+                return Some(Reject::new(RejectReason::NonFinite, detail));
             }
             value.is_number()
         }
@@ -167,8 +164,8 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
         Shape::Slate => match value {
             Value::Array(list) => {
                 return list.iter().enumerate().find_map(|(i, shown)| match shown {
-                    Value::Object(shown) => first_mismatch(SHOWN, shown, &format!("{field}[{i}].")),
-                    other => Some(wrong(other, "an object", &format!("{field}[{i}]"))),
+                    Value::Object(shown) => first_mismatch(SLATE_ITEM, shown, &format!("{field}[{i}].")),
+                    other => Some(wrong_type(other, "an object", &format!("{field}[{i}]"))),
                 });
             }
             _ => false,
@@ -182,7 +179,7 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
                         other => flat(other),
                     };
                     let expected = "a string, a number, a boolean or a list of them";
-                    (!fits).then(|| wrong(value, expected, &format!("{field}.{}", brief(name))))
+                    (!fits).then(|| wrong_type(value, expected, &named(name)))
                 });
             }
             _ => false,
@@ -190,18 +187,14 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
         Shape::Vectors => match value {
             Value::Object(object) => {
                 return object.iter().find_map(|(name, value)| match value {
-                    Value::Array(list) => in_list(list, Shape::Number, &format!("{field}.{}", brief(name))),
-                    other => Some(wrong(
-                        other,
-                        "a list of numbers",
-                        &format!("{field}.{}", brief(name)),
-                    )),
+                    Value::Array(list) => in_list(list, Shape::Number, &named(name)),
+                    other => Some(wrong_type(other, "a list of numbers", &named(name))),
                 });
             }
             _ => false,
         },
     };
-    (!fits).then(|| wrong(value, shape.name(), field))
+    (!fits).then(|| wrong_type(value, shape.name(), field))
 }
 
 fn in_list(list: &[Value], shape: Shape, field: &str) -> Option<Reject> {
@@ -210,19 +203,14 @@ fn in_list(list: &[Value], shape: Shape, field: &str) -> Option<Reject> {
         .find_map(|(i, value)| mismatch(value, shape, &format!("{field}[{i}]")))
 }
 
-fn wrong(value: &Value, expected: &str, field: &str) -> Reject {
+fn wrong_type(value: &Value, expected: &str, field: &str) -> Reject {
     Reject::new(
         RejectReason::WrongType,
-        format!("`{field}`: expected {expected}, found {}", kind(value)),
+        format!("`{field}`: expected {expected}, found {}", type_name(value)),
     )
 }
 
-/// A producer's own field name, cut to what fits a message.
-fn brief(name: &str) -> String {
-    name.chars().take(32).collect()
-}
-
-fn kind(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

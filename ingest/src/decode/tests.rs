@@ -1,11 +1,13 @@
-//! What a payload decodes to; [`rejects`] says what it is refused for, [`properties`] what always holds.
+//! Tests of accepted payloads; rejections are in [`rejects`], properties in [`properties`].
 
 mod properties;
 mod rejects;
 
 use serde_json::{Value, json};
 
-use ouzel_sample::{PartitionId, Position};
+use ouzel_sample::{
+    AttributeField, Event, EventTime, IdKind, IdSpace, PartitionId, Record, Reject, RejectReason, Stream,
+};
 
 use super::*;
 
@@ -15,17 +17,13 @@ fn decoder() -> Decoder {
     Decoder::new(
         IdSpace::new(7),
         vec!["click".to_owned(), "order".to_owned()],
-        Limits::default(),
+        EventLimits::default(),
     )
 }
 
 fn record(stream: Stream, payload: impl Into<Vec<u8>>) -> Record {
-    let partition = PartitionId { stream, partition: 3 };
     Record {
-        position: Position {
-            partition,
-            offset: 42,
-        },
+        position: PartitionId::new(stream, 3).at(42),
         timestamp_ms: Some(TS),
         payload: Some(payload.into()),
     }
@@ -66,23 +64,26 @@ fn without(mut event: Value, field: &str) -> Value {
     event
 }
 
-/// The reason a payload is refused for, which must say `names`.
+/// Checks that `payload` is rejected for `reason` with a detail that contains `words`.
 #[track_caller]
-fn check(stream: Stream, payload: &[u8], reason: RejectReason, names: &str) {
-    let reject = decoder()
-        .decode(&record(stream, payload))
-        .event
-        .expect_err("refused");
+fn check(stream: Stream, payload: impl ToString, reason: RejectReason, words: &str) {
+    check_bytes(stream, payload.to_string().as_bytes(), reason, words);
+}
+
+#[track_caller]
+fn check_bytes(stream: Stream, payload: &[u8], reason: RejectReason, words: &str) {
+    let decoded = decoder().decode(&record(stream, payload));
+    let reject = decoded.event.expect_err("rejected");
     assert_eq!(reject.reason, reason, "{}", reject.detail);
     assert!(
-        reject.detail.contains(names),
-        "{:?} does not say {names:?}",
+        reject.detail.contains(words),
+        "{:?} does not contain {words:?}",
         reject.detail
     );
 }
 
 #[test]
-fn an_impression_keeps_order_and_positions_and_sorts_its_context() {
+fn an_impression_keeps_the_order_of_its_items_and_sorts_its_context() {
     let ids = IdSpace::new(7);
     let payload = with(
         impression(),
@@ -122,7 +123,7 @@ fn an_impression_keeps_order_and_positions_and_sorts_its_context() {
 }
 
 #[test]
-fn an_action_names_its_task_by_place_in_the_configuration() {
+fn the_task_of_an_action_is_its_index_in_the_configuration() {
     let Ok(Event::Action(decoded)) = decode(Stream::Actions, &action()) else {
         panic!()
     };
@@ -134,7 +135,7 @@ fn an_action_names_its_task_by_place_in_the_configuration() {
 }
 
 #[test]
-fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
+fn an_item_has_its_title_first_and_its_attributes_sorted_by_field() {
     let ids = IdSpace::new(7);
     let Ok(Event::Item(decoded)) = decode(Stream::Items, &item()) else {
         panic!()
@@ -150,8 +151,8 @@ fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
         ]
     );
     assert!(decoded.attributes.is_sorted());
-    let of = |slot| {
-        let mut values: Vec<_> = decoded.values(slot).collect();
+    let values = |field| {
+        let mut values: Vec<_> = decoded.values(field).collect();
         values.sort_unstable();
         values
     };
@@ -164,18 +165,18 @@ fn an_item_has_its_title_first_and_its_attributes_sorted_by_slot() {
         values
     };
     assert_eq!(
-        of(AttributeField::Category),
+        values(AttributeField::Category),
         expected(&[("category", "news"), ("category", "sport")])
     );
-    assert_eq!(of(AttributeField::Author), expected(&[("author", "ann")]));
+    assert_eq!(values(AttributeField::Author), expected(&[("author", "ann")]));
     assert_eq!(
-        of(AttributeField::Tag),
+        values(AttributeField::Tag),
         expected(&[("tags", "x"), ("tags", "y"), ("kind", "long"), ("is_new", "true")])
     );
 }
 
 #[test]
-fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
+fn an_item_may_have_one_category_and_one_text_and_nothing_else() {
     let bare = json!({"item_id": "a", "ts_ms": TS, "category": "news|sport", "title": "", "text": "only"});
     let Ok(Event::Item(decoded)) = decode(Stream::Items, &bare) else {
         panic!()
@@ -187,7 +188,7 @@ fn an_item_may_state_one_category_and_one_text_and_nothing_else() {
 }
 
 #[test]
-fn an_item_says_by_a_flag_that_it_is_deleted_and_needs_to_say_no_more() {
+fn a_deletion_needs_only_the_item_the_time_and_the_flag() {
     let tombstone = json!({"item_id": "a", "ts_ms": TS, "deleted": true, "title": "gone"});
     let Ok(Event::Deletion(deletion)) = decode(Stream::Items, &tombstone) else {
         panic!()
@@ -206,11 +207,11 @@ fn an_item_says_by_a_flag_that_it_is_deleted_and_needs_to_say_no_more() {
 }
 
 #[test]
-fn the_record_travels_with_the_event_or_its_rejection() {
+fn an_event_or_rejection_carries_the_coordinates_of_its_record() {
     for payload in [impression().to_string(), "{".to_owned()] {
-        let recorded = decoder().decode(&record(Stream::Impressions, payload));
-        assert_eq!(recorded.position.offset, 42);
-        assert_eq!(recorded.timestamp_ms, Some(TS));
+        let decoded = decoder().decode(&record(Stream::Impressions, payload));
+        assert_eq!(decoded.position.offset, 42);
+        assert_eq!(decoded.timestamp_ms, Some(TS));
     }
 }
 
@@ -221,25 +222,25 @@ fn unknown_fields_are_skipped_and_counted() {
     payload["items"][0]["features"] = json!({"bid": 1});
     payload["served_by"] = json!({"snapshot": "7", "scores": [0.5]});
     let (event, skipped) = decoder()
-        .event(&record(Stream::Impressions, payload.to_string()))
+        .parse(&record(Stream::Impressions, payload.to_string()))
         .expect("still an event");
     assert!(matches!(event, Event::Impression(_)));
     assert_eq!((skipped.unknown, skipped.ignored), (2, 2));
     let (_, skipped) = decoder()
-        .event(&record(Stream::Items, item().to_string()))
+        .parse(&record(Stream::Items, item().to_string()))
         .unwrap();
     assert_eq!((skipped.unknown, skipped.ignored), (0, 2));
 }
 
 #[test]
-fn a_null_value_and_a_large_record_are_refused_before_parsing() {
+fn a_null_value_and_a_large_record_are_rejected_before_parsing() {
     let mut null = record(Stream::Items, "");
     null.payload = None;
     assert_eq!(
         decoder().decode(&null).event.unwrap_err().reason,
         RejectReason::NullValue
     );
-    check(
+    check_bytes(
         Stream::Items,
         &vec![b'{'; 10 << 20],
         RejectReason::TooLarge,
@@ -248,7 +249,7 @@ fn a_null_value_and_a_large_record_are_refused_before_parsing() {
 }
 
 #[test]
-fn revealing_fills_impressions_and_drops_actions() {
+fn immediate_labels_are_attached_to_impressions_and_drop_actions() {
     let decoder = decoder();
     let ids = IdSpace::new(7);
     let actions = [
@@ -264,27 +265,27 @@ fn revealing_fills_impressions_and_drops_actions() {
             .iter()
             .map(|action| record(Stream::Actions, action.to_string()))
     };
-    let reveal = Reveal::collect(&decoder, records());
+    let labels = ImmediateLabels::collect(&decoder, records());
 
     let shown = decoder.decode(&record(Stream::Impressions, impression().to_string()));
-    let Some(Ok(Event::Impression(shown))) = reveal.apply(shown).map(|recorded| recorded.event) else {
+    let Some(Ok(Event::Impression(shown))) = labels.apply(shown).map(|decoded| decoded.event) else {
         panic!()
     };
     let a = ids.id(IdKind::Item, "a");
     assert_eq!(shown.known_actions, Some(vec![(a, 1), (a, 0)]));
 
     let quiet = with(impression(), "request_id", json!("quiet")).to_string();
-    let Some(Ok(Event::Impression(quiet))) = reveal
+    let Some(Ok(Event::Impression(quiet))) = labels
         .apply(decoder.decode(&record(Stream::Impressions, quiet)))
-        .map(|recorded| recorded.event)
+        .map(|decoded| decoded.event)
     else {
         panic!()
     };
     assert_eq!(quiet.known_actions, Some(Vec::new()));
 
     let passed: Vec<_> = records()
-        .filter_map(|record| reveal.apply(decoder.decode(&record)))
+        .filter_map(|record| labels.apply(decoder.decode(&record)))
         .collect();
-    assert_eq!(passed.len(), 1, "only the refused action is left, to be counted");
+    assert_eq!(passed.len(), 1, "only the rejected action is left, to be counted");
     assert!(passed[0].event.is_err());
 }

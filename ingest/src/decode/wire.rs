@@ -1,16 +1,35 @@
-//! The JSON shapes of the contract, borrowed from the payload.
+//! The JSON objects of the event format, borrowed from the payload.
 //!
-//! Every field is optional here: what must be present is the decoder's to say. A known field of another type
-//! fails the whole parse, and [`super::classify`] then finds out which. Unknown fields are skipped and counted.
+//! Every field is optional here; the decoder checks which must be present. A field of the wrong type fails the whole
+//! parse, and [`super::classify`] then finds out which. Unknown fields are skipped and counted.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::value::BorrowedStrDeserializer;
+use serde::de::{
+    Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 
-/// Text borrowed from the payload when it has no escapes.
+/// Numbers of fields that are not part of the decoded event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SkippedFields {
+    /// Fields that the event format does not have.
+    pub(super) unknown: u64,
+    /// Values of the event format that nothing reads yet.
+    pub(super) ignored: u64,
+}
+
+impl SkippedFields {
+    pub(super) fn add(&mut self, other: Self) {
+        self.unknown += other.unknown;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Text, borrowed from the payload unless it contains escapes.
 #[derive(Debug)]
 pub(super) struct Text<'a>(Cow<'a, str>);
 
@@ -21,7 +40,7 @@ impl Deref for Text<'_> {
     }
 }
 
-/// What an attribute may hold: one value or several.
+/// One value of an attribute.
 #[derive(Debug)]
 pub(super) enum Scalar<'a> {
     Text(Text<'a>),
@@ -48,19 +67,18 @@ impl<T> OneOrMany<T> {
     }
 }
 
-/// An object of any names, as the pairs in their order on the wire.
+/// An object with arbitrary names, as pairs in the order of the payload.
 #[derive(Debug)]
 pub(super) struct Pairs<'a, V>(pub(super) Vec<(Text<'a>, V)>);
 
-/// Declares a contract object: its fields, those it has and nobody reads, and the parse that counts the rest.
+/// Declares an object of the event format: its fields, and the fields that are ignored. Others are counted as unknown.
 macro_rules! object {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty,)* } ignored { $($ignored:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub(super) struct $name<'a> {
             $(pub(super) $field: Option<$ty>,)*
-            pub(super) n_unknown: u64,
-            pub(super) n_ignored: u64,
+            pub(super) skipped: SkippedFields,
         }
 
         impl<'de> Deserialize<'de> for $name<'de> {
@@ -78,11 +96,11 @@ macro_rules! object {
                                 $(stringify!($field) => object.$field = map.next_value()?,)*
                                 $($ignored => {
                                     map.next_value::<IgnoredAny>()?;
-                                    object.n_ignored += 1;
+                                    object.skipped.ignored += 1;
                                 })*
                                 _ => {
                                     map.next_value::<IgnoredAny>()?;
-                                    object.n_unknown += 1;
+                                    object.skipped.unknown += 1;
                                 }
                             }
                         }
@@ -96,19 +114,19 @@ macro_rules! object {
 }
 
 object! {
-    /// A record of the impressions topic. `served_by` is read by the evaluation of replays only.
+    /// A record of the impressions topic.
     Impression {
         request_id: Text<'a>,
         user_id: Text<'a>,
         ts_ms: i64,
-        items: Vec<Shown<'a>>,
+        items: Vec<SlateItem<'a>>,
         context: Pairs<'a, OneOrMany<Scalar<'a>>>,
     } ignored { "served_by", }
 }
 
 object! {
     /// One item of a slate.
-    Shown {
+    SlateItem {
         item_id: Text<'a>,
         position: u16,
     } ignored { "features", }
@@ -161,102 +179,68 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-/// Any scalar; lists are refused.
-struct AnyScalar;
-
-impl<'de> Visitor<'de> for AnyScalar {
-    type Value = Scalar<'de>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, a number, a boolean or null")
-    }
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Text(Cow::Borrowed(text))))
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Text(Cow::Owned(text.to_owned()))))
-    }
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Scalar::Bool(value))
-    }
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Integer(value))
-    }
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Unsigned(value))
-    }
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Float(value))
-    }
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Null)
-    }
-}
-
 impl<'de> Deserialize<'de> for Scalar<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyScalar;
+        impl<'de> Visitor<'de> for AnyScalar {
+            type Value = Scalar<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a number, a boolean or null")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Text(Cow::Borrowed(text))))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Text(Cow::Owned(text.to_owned()))))
+            }
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+                Ok(Scalar::Bool(value))
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+                Ok(Scalar::Integer(value))
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                Ok(Scalar::Unsigned(value))
+            }
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+                Ok(Scalar::Float(value))
+            }
+            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+                Ok(Scalar::Null)
+            }
+        }
         deserializer.deserialize_any(AnyScalar)
     }
 }
 
-/// A type made of one scalar, so that it may stand alone where a list of it may stand.
-pub(super) trait FromScalar<'de>: Sized {
-    /// The value, unless the type does not take such a scalar.
-    fn from_scalar(scalar: Scalar<'de>) -> Option<Self>;
+/// Visits one scalar as the only value of a [`OneOrMany`].
+macro_rules! visit_one {
+    ($($visit:ident: $ty:ty,)*) => {
+        $(fn $visit<E: Error>(self, value: $ty) -> Result<Self::Value, E> {
+            T::deserialize(value.into_deserializer()).map(OneOrMany::One)
+        })*
+    };
 }
 
-impl<'de> FromScalar<'de> for Scalar<'de> {
-    fn from_scalar(scalar: Scalar<'de>) -> Option<Self> {
-        Some(scalar)
-    }
-}
-
-impl<'de> FromScalar<'de> for Text<'de> {
-    fn from_scalar(scalar: Scalar<'de>) -> Option<Self> {
-        match scalar {
-            Scalar::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-impl<'de, T: FromScalar<'de>> Deserialize<'de> for OneOrMany<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either<T>(PhantomData<T>);
-        impl<'de, T: FromScalar<'de>> Either<T> {
-            fn value<E: Error>(scalar: Result<Scalar<'de>, E>) -> Result<T, E> {
-                T::from_scalar(scalar?).ok_or_else(|| E::custom("expected a string"))
-            }
-        }
-        impl<'de, T: FromScalar<'de>> Visitor<'de> for Either<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
             type Value = OneOrMany<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value or a list of values")
             }
+            visit_one! { visit_str: &str, visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, }
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_borrowed_str(text)).map(OneOrMany::One)
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_str(text)).map(OneOrMany::One)
-            }
-            fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_bool(value)).map(OneOrMany::One)
-            }
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_i64(value)).map(OneOrMany::One)
-            }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_u64(value)).map(OneOrMany::One)
-            }
-            fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_f64(value)).map(OneOrMany::One)
+                T::deserialize(BorrowedStrDeserializer::new(text)).map(OneOrMany::One)
             }
             fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-                Self::value(AnyScalar.visit_unit()).map(OneOrMany::One)
+                T::deserialize(().into_deserializer()).map(OneOrMany::One)
             }
             fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
                 let mut values = Vec::new();
-                while let Some(scalar) = list.next_element()? {
-                    values.push(Self::value(Ok(scalar))?);
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
                 }
                 Ok(OneOrMany::Many(values))
             }

@@ -79,8 +79,8 @@ impl Step<'_> {
         let mut open = open(position, captured, late);
         open.held = self.tasks_starting_up(impression.ts);
         *slot = Some(match &impression.known_actions {
-            Some(revealed) => {
-                let mut closed = self.reveal(&mut open, revealed, expires);
+            Some(known_actions) => {
+                let mut closed = self.reveal(&mut open, known_actions, expires);
                 for action in &waiting {
                     self.act_closed(&mut closed, action.item, action.task);
                 }

@@ -1,71 +1,56 @@
-//! Contract events from files: one NDJSON file per stream, plain, gzip or zstd.
+//! Events from files: one NDJSON file per stream, plain, gzip or zstd.
 //!
-//! A stream's file is its partition 0 and a line's number, from 0, is its offset, so positions of a replay
-//! mean the same on every run. Blank lines are skipped and keep their number.
+//! A file is partition 0 of its stream and a line number, from 0, is an offset, so positions mean the same in every
+//! replay. Blank lines are skipped and keep their number.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use ouzel_sample::{PartitionId, Position, Positions, Record, Stream};
+use ouzel_sample::{PartitionId, Positions, Record, Stream};
 use serde::Deserialize;
 
-use super::{Lane, Lanes, Lines, PartitionState, Polled, Source};
-use crate::Error;
+use super::api::PartitionState;
+use super::bounded::{BoundedSource, PartitionReader};
+use super::lines::LineReader;
+use crate::error::Error;
 
 /// A bounded source over files.
-#[derive(Debug)]
-pub struct FileSource {
-    lanes: Lanes<FileLane>,
-}
+pub type FileSource = BoundedSource<FileReader>;
 
+/// Reads one file as a partition.
 #[derive(Debug)]
-struct FileLane {
+pub struct FileReader {
     id: PartitionId,
-    lines: Lines,
-    /// First line to hand out.
+    lines: LineReader,
+    /// First line to deliver.
     from: i64,
 }
 
 impl FileSource {
-    /// Opens one file per stream; a stream without a file has no partition. Lines before `from` are skipped.
+    /// Opens one file per stream, from the lines in `from` on; a stream without a file has no partition.
     ///
     /// # Errors
     /// When a file cannot be opened.
     pub fn open(files: &BTreeMap<Stream, PathBuf>, from: &Positions) -> Result<Self, Error> {
-        let mut lanes = Vec::with_capacity(files.len());
+        let mut partitions = Vec::with_capacity(files.len());
         for (stream, path) in files {
-            lanes.push(FileLane::open(*stream, path, from)?);
-        }
-        Ok(Self {
-            lanes: Lanes::new(lanes),
-        })
-    }
-}
-
-impl FileLane {
-    fn open(stream: Stream, path: &Path, from: &Positions) -> Result<(PartitionState, Self), Error> {
-        let id = PartitionId { stream, partition: 0 };
-        let from = from.next(id).unwrap_or(0);
-        let state = PartitionState {
-            id,
-            name: path.display().to_string(),
-            low: 0,
-            high: None,
-            next: from,
-        };
-        Ok((
-            state,
-            Self {
+            let id = PartitionId::new(*stream, 0);
+            let from = from.next(id).unwrap_or(0);
+            let state = PartitionState {
                 id,
-                lines: Lines::open(path)?,
-                from,
-            },
-        ))
+                name: path.display().to_string(),
+                low: 0,
+                high: None,
+                next: from,
+            };
+            let lines = LineReader::open(path)?;
+            partitions.push((state, FileReader { id, lines, from }));
+        }
+        Ok(Self::over(partitions))
     }
 }
 
-impl Lane for FileLane {
+impl PartitionReader for FileReader {
     fn read(&mut self) -> Result<Option<Record>, Error> {
         while let Some((number, line)) = self.lines.read()? {
             let offset = i64::try_from(number)
@@ -74,11 +59,8 @@ impl Lane for FileLane {
                 continue;
             }
             return Ok(Some(Record {
-                position: Position {
-                    partition: self.id,
-                    offset,
-                },
-                timestamp_ms: stated_time(&line),
+                position: self.id.at(offset),
+                timestamp_ms: event_time_ms(&line),
                 payload: Some(line),
             }));
         }
@@ -86,33 +68,12 @@ impl Lane for FileLane {
     }
 }
 
-/// The event's own time: a file has no timestamps beside it.
-fn stated_time(line: &[u8]) -> Option<i64> {
+/// The event time stated in a line; it stands in for the record timestamp that a file does not have.
+fn event_time_ms(line: &[u8]) -> Option<i64> {
     #[derive(Deserialize)]
-    struct Stated {
+    struct Timed {
         ts_ms: i64,
     }
-    serde_json::from_slice::<Stated>(line)
-        .ok()
-        .map(|stated| stated.ts_ms)
-}
-
-impl Source for FileSource {
-    fn poll(&mut self, timeout: Duration) -> Result<Polled, Error> {
-        self.lanes.poll(timeout)
-    }
-
-    fn pause(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.lanes.pause(partitions);
-        Ok(())
-    }
-
-    fn resume(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
-        self.lanes.resume(partitions);
-        Ok(())
-    }
-
-    fn partitions(&self) -> Vec<PartitionState> {
-        self.lanes.partitions()
-    }
+    let timed: Option<Timed> = serde_json::from_slice(line).ok();
+    timed.map(|timed| timed.ts_ms)
 }

@@ -1,48 +1,39 @@
-//! Lines of a file that may be plain, gzip or zstd, told apart by their first bytes.
+//! Lines of a plain, gzip or zstd file; the first bytes of the file tell which.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::error::Error;
 
-/// A line longer than this is no record but a broken file. Well above any limit of the decoder, which is to
-/// count and reject large records itself.
+/// A longer line means a broken file. Far above every limit of the decoder, which counts and rejects large records.
 const MAX_LINE_BYTES: u64 = 64 << 20;
+const BUFFER_BYTES: usize = 1 << 16;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// A file read line by line.
-pub(crate) struct Lines {
+/// Reads a file line by line.
+pub(crate) struct LineReader {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
     n_read: u64,
 }
 
-impl std::fmt::Debug for Lines {
+impl std::fmt::Debug for LineReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines")
-            .field("path", &self.path)
-            .field("n_read", &self.n_read)
-            .finish()
+        write!(f, "LineReader({}:{})", self.path.display(), self.n_read)
     }
 }
 
-impl Lines {
+impl LineReader {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::File {
-            attempt: "open",
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(failed)?);
+        let failed = |error| Error::file("open", path, error);
+        let file = File::open(path).map_err(failed)?;
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         let first = file.fill_buf().map_err(failed)?;
         let reader: Box<dyn BufRead + Send> = if first.starts_with(GZIP) {
-            Box::new(BufReader::with_capacity(
-                1 << 16,
-                flate2::bufread::MultiGzDecoder::new(file),
-            ))
+            buffered(flate2::bufread::MultiGzDecoder::new(file))
         } else if first.starts_with(ZSTD) {
             unpack_zstd(file, path)?
         } else {
@@ -55,18 +46,12 @@ impl Lines {
         })
     }
 
-    /// The next line without its end, with its number from 0; `None` at the end of the file.
+    /// The next line without its terminator, with its number from 0; `None` at the end of the file.
     pub(crate) fn read(&mut self) -> Result<Option<(u64, Vec<u8>)>, Error> {
         let mut line = Vec::new();
-        let n = (&mut self.reader)
-            .take(MAX_LINE_BYTES)
-            .read_until(b'\n', &mut line)
-            .map_err(|source| Error::File {
-                attempt: "read",
-                path: self.path.clone(),
-                source,
-            })?;
-        if n == 0 {
+        let mut reader = (&mut self.reader).take(MAX_LINE_BYTES);
+        let n = reader.read_until(b'\n', &mut line);
+        if n.map_err(|error| Error::file("read", &self.path, error))? == 0 {
             return Ok(None);
         }
         if line.last() == Some(&b'\n') {
@@ -91,20 +76,22 @@ impl Lines {
     }
 }
 
+fn buffered(reader: impl Read + Send + 'static) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::with_capacity(BUFFER_BYTES, reader))
+}
+
 #[cfg(feature = "zstd")]
 fn unpack_zstd(file: BufReader<File>, path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
-    let decoder = zstd::stream::read::Decoder::with_buffer(file).map_err(|source| Error::File {
-        attempt: "open",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)))
+    let decoder = zstd::stream::read::Decoder::with_buffer(file);
+    Ok(buffered(
+        decoder.map_err(|error| Error::file("open", path, error))?,
+    ))
 }
 
 #[cfg(not(feature = "zstd"))]
 fn unpack_zstd(_: BufReader<File>, path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
     Err(Error::NotBuiltIn {
-        what: format!("reading {}, which is zstd,", path.display()),
+        what: format!("reading {}, which is compressed with zstd,", path.display()),
         feature: "zstd",
     })
 }

@@ -28,7 +28,7 @@ impl FeatureSource for Output {
             items: &impression.items,
             slate_size: None,
         }));
-        // A slate with revealed labels is predicted by the very step that learns it.
+        // A slate with known_actions labels is predicted by the very step that learns it.
         if impression.known_actions.is_none() {
             let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
             self.shown.push(ShownSlate { request, candidates });
@@ -82,7 +82,7 @@ impl Output {
         batch
     }
 
-    /// Counts an impression, and the actions revealed with it.
+    /// Counts an impression, and the actions known_actions with it.
     fn count_impression(&self, impression: &Impression) {
         self.features.add_impression(impression);
         for (item, task) in impression.known_actions.iter().flatten() {

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::join::JoinConfig;
 use crate::metrics::{TIER_BEGUN, TIER_LOST};
-use crate::source::kafka::{Client, REQUEST_TIMEOUT, partitions_of, properties};
+use crate::source::kafka::{ClientLog, REQUEST_TIMEOUT, partitions_of, properties};
 use crate::tier::start::{LogRange, Progress, StartPoint, StartProblem};
 use crate::{Error, KafkaConfig, Topics};
 
@@ -40,7 +40,7 @@ pub struct GroupConfig {
 
 /// The membership of this process.
 pub struct Group {
-    consumer: BaseConsumer<Client>,
+    consumer: BaseConsumer<ClientLog>,
     kafka: KafkaConfig,
     config: GroupConfig,
     topics: Topics,
@@ -69,7 +69,7 @@ impl Group {
         let n = |topic: &str| Ok(partitions_of(&group.consumer, topic, &kafka.bootstrap)?.len());
         let (n_impressions, n_actions) = (n(impressions)?, n(actions)?);
         if n_impressions != n_actions {
-            return Err(Error::Unequal {
+            return Err(Error::PartitionCountMismatch {
                 impressions: impressions.clone(),
                 n_impressions,
                 actions: actions.clone(),
@@ -331,7 +331,7 @@ impl Group {
     }
 }
 
-fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<Client>, Error> {
+fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<ClientLog>, Error> {
     let mut settings = properties::consumer(&kafka.bootstrap, &kafka.properties)?;
     settings
         .set("group.id", &config.group)
@@ -350,6 +350,6 @@ fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<Cl
         settings.set("group.instance.id", &config.instance);
     }
     settings
-        .create_with_context(Client::default())
+        .create_with_context(ClientLog::default())
         .map_err(|error| Error::client(&error))
 }

@@ -14,7 +14,7 @@ use super::partition_joiner::pair;
 use super::start::LogRange;
 use super::*;
 use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
-use crate::{Decoder, Limits, Stage};
+use crate::{Decoder, EventLimits, Stage};
 
 mod world;
 
@@ -125,7 +125,7 @@ fn wire(config: &JoinConfig) -> (Wire, Decoder) {
     let ids = IdSpace::new(7);
     (
         Wire::new(ids, tasks.clone()),
-        Decoder::new(ids, tasks, Limits::default()),
+        Decoder::new(ids, tasks, EventLimits::default()),
     )
 }
 

@@ -7,8 +7,8 @@ use ouzel_sample::JoinEvent;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::feeder::{self, Deliveries};
 use crate::metrics::TIER_RECORDS;
+use crate::producer::{self, DeliveryTracker};
 use crate::tier::partition_joiner::OutgoingRecord;
 use crate::tier::wire::Wire;
 use crate::{Error, KafkaConfig};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// An idempotent producer of the samples topic. It waits for a broker that is away and gives no record up.
 pub struct Writer {
-    producer: BaseProducer<Deliveries>,
+    producer: BaseProducer<DeliveryTracker>,
     topic: String,
     wire: Wire,
 }
@@ -33,7 +33,7 @@ impl Writer {
         // No end: an undelivered record would have to be reported again by a new owner.
         properties.insert("message.timeout.ms".to_owned(), "0".to_owned());
         Ok(Self {
-            producer: feeder::producer(&config.bootstrap, &properties, Vec::new())?,
+            producer: producer::connect(&config.bootstrap, &properties, Vec::new())?,
             topic: config.topics.samples.clone(),
             wire,
         })
@@ -57,7 +57,7 @@ impl Writer {
                 .key(key.as_str())
                 .payload(payload.as_slice());
             record.timestamp = outgoing.timestamp_ms;
-            match feeder::enqueue(&self.producer, record, PATIENCE) {
+            match producer::enqueue(&self.producer, record, PATIENCE) {
                 Ok(()) => break,
                 Err(error) if error.rdkafka_error_code() != Some(Code::QueueFull) => {
                     return Err(Error::broker("write to", self.topic.as_str(), &error));
@@ -82,7 +82,7 @@ impl Writer {
     pub fn flush(&self, timeout: Duration) -> Result<bool, Error> {
         // A timeout is no failure yet.
         let is_flushed = self.producer.flush(timeout).is_ok();
-        feeder::delivered(&self.producer)?;
+        producer::check_deliveries(&self.producer)?;
         Ok(is_flushed)
     }
 }

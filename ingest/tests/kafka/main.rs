@@ -13,14 +13,14 @@ mod source;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ouzel_ingest::{Embedded, Error, Feeder, KafkaConfig, KafkaSource, Polled, Source, Topics};
+use ouzel_ingest::{EmbeddedBroker, Error, Feeder, KafkaConfig, KafkaSource, Polled, Source, Topics};
 use ouzel_sample::{PartitionId, Positions, Record, Stream};
 
 /// Longest that anything here may take; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct World {
-    broker: Embedded,
+    broker: EmbeddedBroker,
     config: KafkaConfig,
     feeder: Feeder,
 }
@@ -28,7 +28,7 @@ struct World {
 /// A broker with the three topics and their dead letters, `n` partitions each.
 fn world(n: i32) -> World {
     let topics = Topics::default();
-    let broker = Embedded::start(n, &topics.all()).unwrap();
+    let broker = EmbeddedBroker::start(n, &topics.all()).unwrap();
     let bootstrap = broker.bootstrap().unwrap();
     let feeder = Feeder::connect(&bootstrap, &BTreeMap::new(), topics.clone()).unwrap();
     let config = KafkaConfig {

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ouzel_ingest::{Error, Feeder, KafkaConfig, KafkaSource, Range, RangeBound, Source, Topics, topics};
+use ouzel_ingest::{
+    Error, Feeder, KafkaConfig, KafkaSource, ReplayBound, ReplayRange, Source, Topics, topics,
+};
 use ouzel_sample::{Positions, Stream};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -71,7 +73,7 @@ fn transactions_leave_gaps_that_are_no_losses_and_ends_that_are_ends() {
             producer.commit_transaction(PATIENCE).unwrap();
         }
     }
-    let mut source = KafkaSource::open_range(&config, &Range::default()).unwrap();
+    let mut source = KafkaSource::open_range(&config, &ReplayRange::default()).unwrap();
     let mut read = Vec::new();
     let mut n_ends = 0;
     loop {
@@ -103,9 +105,9 @@ fn a_range_is_found_by_time() {
     }
     feeder.flush(PATIENCE).unwrap();
     for (from, to, expected) in [(3, 7, 3..7), (-5, 4, 0..4), (8, 100, 8..10), (50, 60, 0..0)] {
-        let range = Range {
-            from: Some(RangeBound::TimeMs(t0 + from)),
-            to: Some(RangeBound::TimeMs(t0 + to)),
+        let range = ReplayRange {
+            from: Some(ReplayBound::TimeMs(t0 + from)),
+            to: Some(ReplayBound::TimeMs(t0 + to)),
         };
         let mut source = KafkaSource::open_range(&config, &range).unwrap();
         let mut told = Told::default();

@@ -1,6 +1,6 @@
 //! What is read, from where to where, and what pausing does.
 
-use ouzel_ingest::{KafkaSource, Range, RangeBound, Source};
+use ouzel_ingest::{KafkaSource, ReplayBound, ReplayRange, Source};
 use ouzel_sample::Stream;
 
 use super::{PATIENCE, Told, id, world};
@@ -57,24 +57,24 @@ fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
     world.feed(Stream::Items, 0..5);
     world.feed(Stream::Impressions, 0..100);
     let cases = [
-        (Range::default(), 0..100),
+        (ReplayRange::default(), 0..100),
         (
-            Range {
-                from: Some(RangeBound::Offset(20)),
-                to: Some(RangeBound::Offset(50)),
+            ReplayRange {
+                from: Some(ReplayBound::Offset(20)),
+                to: Some(ReplayBound::Offset(50)),
             },
             20..50,
         ),
         (
-            Range {
+            ReplayRange {
                 from: None,
-                to: Some(RangeBound::Offset(1_000_000)),
+                to: Some(ReplayBound::Offset(1_000_000)),
             },
             0..100,
         ),
         (
-            Range {
-                from: Some(RangeBound::Offset(100)),
+            ReplayRange {
+                from: Some(ReplayBound::Offset(100)),
                 to: None,
             },
             100..100,
@@ -85,7 +85,7 @@ fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
         let to = expected.end.min(100);
         let expected: Vec<i32> = match range.to {
             // The log has grown by what the cases before fed.
-            Some(RangeBound::Offset(50)) => expected.collect(),
+            Some(ReplayBound::Offset(50)) => expected.collect(),
             _ => (expected.start..n_later).collect(),
         };
         let mut source = KafkaSource::open_range(&world.config, &range).unwrap();

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::decode::events::{EARLIEST_MS, LATEST_MS, first_repeated};
 
-/// JSON of any shape, with the contract's own names among the keys.
+/// JSON of any shape, with field names of the event format among the keys.
 fn any_json() -> impl Strategy<Value = Value> {
     let names = prop_oneof![
         prop::sample::select(vec![
@@ -47,14 +48,14 @@ fn any_stream() -> impl Strategy<Value = (Stream, Value)> {
     ])
 }
 
-/// What every decoded event keeps, whatever it came from.
+/// Checks what holds for every decoded event.
 fn check_event(event: &Event) {
     assert!((EARLIEST_MS..LATEST_MS).contains(&event.ts().0));
     match event {
         Event::Impression(impression) => {
             assert!(!impression.items.is_empty() && impression.items.len() <= 1000);
             assert!(impression.context.is_sorted_by(|a, b| a < b));
-            assert_eq!(second_of_a_pair(&impression.items), None);
+            assert_eq!(first_repeated(&impression.items), None);
         }
         Event::Action(action) => {
             assert!(action.task < 2);
@@ -70,7 +71,7 @@ fn check_event(event: &Event) {
                     .all(|value| value.is_finite())
             );
         }
-        // Read as it was written, see the tests of the tier.
+        // Join records are covered by the tests of the tier.
         Event::Deletion(_) | Event::JoinRecord(_) => {}
     }
 }
@@ -95,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn an_event_with_one_field_replaced_is_an_event_or_a_rejection_of_that_field(
+    fn an_event_with_one_field_replaced_is_an_event_or_is_rejected_for_that_field(
         (stream, event) in any_stream(),
         place in any::<prop::sample::Index>(),
         value in any_json(),
@@ -104,7 +105,7 @@ proptest! {
         let field = place.get(&fields);
         match decode(stream, &with(event, field, value)) {
             Ok(event) => check_event(&event),
-            // A wrong type, a missing field or a bad id names the field; a count or a number says what it counts.
+            // These reasons name what they count or found; all others name the field.
             Err(reject) => prop_assert!(
                 matches!(
                     reject.reason,
@@ -117,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn an_event_with_bytes_damaged_never_panics(
+    fn an_event_with_damaged_bytes_does_not_panic(
         (stream, event) in any_stream(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),

@@ -1,7 +1,8 @@
 use super::*;
+use crate::decode::events::{EARLIEST_MS, LATEST_MS};
 
 #[test]
-fn what_is_not_a_json_object_is_malformed() {
+fn a_payload_that_is_not_a_json_object_is_malformed() {
     for payload in [
         "",
         "{",
@@ -14,22 +15,17 @@ fn what_is_not_a_json_object_is_malformed() {
         "{'a':1}",
     ] {
         for stream in Stream::EVENTS {
-            check(stream, payload.as_bytes(), RejectReason::MalformedJson, "");
+            check(stream, payload, RejectReason::MalformedJson, "");
         }
     }
-    check(Stream::Actions, b"\xff\xfe{}", RejectReason::MalformedJson, "");
+    check_bytes(Stream::Actions, b"\xff\xfe{}", RejectReason::MalformedJson, "");
     check(
         Stream::Actions,
-        br#"{"request_id":"\ud800"}"#,
+        r#"{"request_id":"\ud800"}"#,
         RejectReason::MalformedJson,
         "",
     );
-    check(
-        Stream::Actions,
-        b"[]",
-        RejectReason::MalformedJson,
-        "found a list",
-    );
+    check(Stream::Actions, "[]", RejectReason::MalformedJson, "found a list");
 }
 
 #[test]
@@ -54,13 +50,7 @@ fn every_required_field_is_named_when_it_is_missing_or_null() {
                 with(event.clone(), field, Value::Null),
             ] {
                 if required.contains(&field.as_str()) {
-                    let payload = payload.to_string();
-                    check(
-                        stream,
-                        payload.as_bytes(),
-                        RejectReason::MissingField,
-                        &format!("`{field}`"),
-                    );
+                    check(stream, payload, RejectReason::MissingField, &format!("`{field}`"));
                 } else {
                     decode(stream, &payload).expect("an optional field");
                 }
@@ -68,23 +58,18 @@ fn every_required_field_is_named_when_it_is_missing_or_null() {
         }
     }
     let empty = with(impression(), "items", json!([])).to_string();
-    check(
-        Stream::Impressions,
-        empty.as_bytes(),
-        RejectReason::MissingField,
-        "`items`",
-    );
+    check(Stream::Impressions, &empty, RejectReason::MissingField, "`items`");
     let nameless = with(impression(), "items", json!([{"item_id": "a"}, {}])).to_string();
     check(
         Stream::Impressions,
-        nameless.as_bytes(),
+        &nameless,
         RejectReason::MissingField,
         "items[1]: `item_id`",
     );
 }
 
 #[test]
-fn a_field_of_another_type_is_named_with_what_was_found() {
+fn a_field_of_the_wrong_type_is_named_with_the_type_found() {
     let table = [
         (
             Stream::Impressions,
@@ -207,14 +192,14 @@ fn a_field_of_another_type_is_named_with_what_was_found() {
             "`features.f`",
         ),
     ];
-    for (stream, event, field, value, names) in table {
+    for (stream, event, field, value, words) in table {
         let payload = with(event, field, value).to_string();
-        check(stream, payload.as_bytes(), RejectReason::WrongType, names);
+        check(stream, payload, RejectReason::WrongType, words);
     }
 }
 
 #[test]
-fn values_never_reach_the_rejection() {
+fn rejections_contain_no_values() {
     let secret = "s3cret";
     for payload in [
         with(impression(), "items", json!(secret)),
@@ -227,13 +212,13 @@ fn values_never_reach_the_rejection() {
 }
 
 #[test]
-fn ids_are_neither_empty_nor_long() {
-    for (id, is_taken) in [("", false), (&*"x".repeat(128), true), (&*"x".repeat(129), false)] {
+fn ids_are_between_1_and_128_bytes() {
+    for (id, is_accepted) in [("", false), (&*"x".repeat(128), true), (&*"x".repeat(129), false)] {
         for field in ["request_id", "user_id", "item_id"] {
             match decode(Stream::Actions, &with(action(), field, json!(id))) {
-                Ok(_) => assert!(is_taken),
+                Ok(_) => assert!(is_accepted),
                 Err(reject) => {
-                    assert!(!is_taken, "{}", reject.detail);
+                    assert!(!is_accepted, "{}", reject.detail);
                     assert_eq!(reject.reason, RejectReason::BadId);
                     assert!(reject.detail.contains(field));
                 }
@@ -268,8 +253,8 @@ fn times_are_checked_against_the_calendar_and_the_record() {
         }
     }
     let huge = with(action(), "ts_ms", json!(u64::MAX)).to_string();
-    check(Stream::Actions, huge.as_bytes(), RejectReason::Future, "`ts_ms`");
-    // Without a record timestamp there is nothing to be ahead of.
+    check(Stream::Actions, &huge, RejectReason::Future, "`ts_ms`");
+    // Without a record timestamp, the skew is not checked.
     let mut untimed = record(
         Stream::Actions,
         with(action(), "ts_ms", json!(TS + 60_000)).to_string(),
@@ -289,88 +274,78 @@ fn numbers_are_finite() {
     for number in ["1e999", "-1e999", "1e39", "NaN", "-Infinity", "Infinity"] {
         let payload = action.replace("2.5", number);
         assert_ne!(payload, action);
-        check(Stream::Actions, payload.as_bytes(), RejectReason::NonFinite, "");
+        check(Stream::Actions, payload, RejectReason::NonFinite, "");
     }
     let item = item().to_string();
     check(
         Stream::Items,
-        item.replace("-1.0", "1e40").as_bytes(),
+        item.replace("-1.0", "1e40"),
         RejectReason::NonFinite,
         "`vectors.text[1]`",
     );
     check(
         Stream::Items,
-        item.replace(":12", ":1e400").as_bytes(),
+        item.replace(":12", ":1e400"),
         RejectReason::NonFinite,
         "",
     );
 }
 
 #[test]
-fn counts_are_bounded() {
+fn counts_are_limited() {
     let slate: Vec<_> = (0..1001).map(|i| json!({"item_id": i.to_string()})).collect();
     let many = with(impression(), "items", json!(slate));
-    check(
-        Stream::Impressions,
-        many.to_string().as_bytes(),
-        RejectReason::TooMany,
-        "1001 items",
-    );
+    check(Stream::Impressions, many, RejectReason::TooMany, "1001 items");
     let most = with(impression(), "items", json!(slate[..1000]));
-    decode(Stream::Impressions, &most).expect("as many as are taken");
+    decode(Stream::Impressions, &most).expect("as many as the limit");
     let values: Vec<_> = (0..600).map(|i| i.to_string()).collect();
     for (stream, event, field) in [
         (Stream::Items, item(), "features"),
         (Stream::Impressions, impression(), "context"),
     ] {
         let list = with(event.clone(), field, json!({ "list": values })).to_string();
-        check(stream, list.as_bytes(), RejectReason::TooMany, "512");
+        check(stream, &list, RejectReason::TooMany, "512");
         let names: serde_json::Map<_, _> = values.iter().map(|v| (v.clone(), json!(null))).collect();
         let names = with(event, field, Value::Object(names)).to_string();
-        check(stream, names.as_bytes(), RejectReason::TooMany, "600");
+        check(stream, &names, RejectReason::TooMany, "600");
     }
     let texts = with(item(), "text", json!(vec!["t"; 64])).to_string();
-    check(Stream::Items, texts.as_bytes(), RejectReason::TooMany, "65 texts");
+    check(Stream::Items, &texts, RejectReason::TooMany, "65 texts");
     let vector = with(item(), "vectors", json!({"v": vec![0; 8193]})).to_string();
-    check(
-        Stream::Items,
-        vector.as_bytes(),
-        RejectReason::TooMany,
-        "8193 values",
-    );
+    check(Stream::Items, &vector, RejectReason::TooMany, "8193 values");
 }
 
 #[test]
-fn an_item_is_in_a_slate_once() {
+fn a_slate_shows_an_item_once() {
     let twice = json!([{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}]);
     let payload = with(impression(), "items", twice).to_string();
     check(
         Stream::Impressions,
-        payload.as_bytes(),
+        payload,
         RejectReason::DuplicateItem,
         "items[2]",
     );
 }
 
 #[test]
-fn an_action_without_a_task_is_refused_by_name() {
+fn an_action_without_a_task_is_rejected_by_name() {
     let payload = with(action(), "action", json!("dislike")).to_string();
     check(
         Stream::Actions,
-        payload.as_bytes(),
+        payload,
         RejectReason::UnknownAction,
         "\"dislike\"",
     );
 }
 
 #[test]
-fn a_field_given_twice_counts_as_its_last_value_or_is_refused() {
+fn a_field_given_twice_has_its_last_value_or_is_rejected() {
     let last = br#"{"item_id":"a","item_id":"b","ts_ms":1573257673000}"#;
     let event = decoder()
         .decode(&record(Stream::Items, last.as_slice()))
         .event
         .unwrap();
     assert!(matches!(event, Event::Item(item) if item.name == "b"));
-    let mixed = br#"{"item_id":1,"item_id":"b","ts_ms":1573257673000}"#;
+    let mixed = r#"{"item_id":1,"item_id":"b","ts_ms":1573257673000}"#;
     check(Stream::Items, mixed, RejectReason::WrongType, "items");
 }

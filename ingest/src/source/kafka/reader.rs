@@ -1,100 +1,107 @@
-//! One stream's consumer: where it starts, what it reads, what its errors mean.
+//! Reading one topic: where each partition starts and ends, and what is read next.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::counter;
-use ouzel_sample::{PartitionId, Position, Positions, Record, Stream};
+use ouzel_sample::{PartitionId, Positions, Record, Stream};
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::info;
 
-use super::cursor::{Cursor, Step};
+use super::client_log::ClientLog;
+use super::config::KafkaConfig;
+use super::connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of};
+use super::cursor::{Cursor, OffsetCheck};
+use super::read_error::ReadError;
 use super::tombstone;
-use super::trouble::{Meaning, meaning};
-use super::{Client, KafkaConfig, is_transient, properties};
-use crate::Error;
+use crate::error::Error;
 use crate::metrics::{BYTES, OFFSET_DUPLICATES, OFFSET_GAPS, RECORDS};
-use crate::source::{PartitionState, Polled};
+use crate::source::api::{PartitionState, Polled};
 
-/// How long a broker has to answer a question at the start.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Most records and bytes read at once, so that one busy stream does not keep the others waiting.
-const CHUNK: usize = 512;
-const CHUNK_BYTES: usize = 4 << 20;
+/// Most records and bytes read at once, so that one busy topic does not delay the others.
+const CHUNK: u64 = 512;
+const CHUNK_BYTES: u64 = 4 << 20;
 
 /// The reader of one topic.
-pub(super) struct Reader {
+pub(super) struct TopicReader {
     pub(super) stream: Stream,
     pub(super) topic: String,
-    pub(super) consumer: BaseConsumer<Client>,
+    pub(super) consumer: BaseConsumer<ClientLog>,
+    /// Read positions by partition number.
     pub(super) cursors: BTreeMap<i32, Cursor>,
-    /// An error was met and nothing read since: said once, not on every poll.
-    pub(super) is_disturbed: bool,
+    /// An error occurred and nothing was read since. Logged once, not at every poll.
+    pub(super) is_interrupted: bool,
 }
 
-impl Reader {
-    /// Connects and finds the topic's partitions with their watermarks.
-    pub(super) fn connect(config: &KafkaConfig, stream: Stream) -> Result<Self, Error> {
-        Self::connect_where(config, stream, |_| true)
-    }
-
-    /// The same for those partitions alone that `named` names.
-    pub(super) fn connect_only(
+impl TopicReader {
+    /// Connects and finds the wanted partitions of the topic with their watermarks.
+    pub(super) fn connect(
         config: &KafkaConfig,
         stream: Stream,
-        named: &Positions,
+        is_wanted: impl Fn(PartitionId) -> bool,
     ) -> Result<Self, Error> {
-        Self::connect_where(config, stream, |partition| {
-            named.next(PartitionId { stream, partition }).is_some()
-        })
-    }
-
-    fn connect_where(
-        config: &KafkaConfig,
-        stream: Stream,
-        is_wanted: impl Fn(i32) -> bool,
-    ) -> Result<Self, Error> {
-        let consumer: BaseConsumer<Client> = properties::consumer(&config.bootstrap, &config.properties)?
-            .create_with_context(Client::default())
-            .map_err(|error| Error::client(&error))?;
-        let topic = config.topics.name(stream).to_owned();
         let mut reader = Self {
             stream,
-            topic,
-            consumer,
+            topic: config.topics.name(stream).to_owned(),
+            consumer: connect_consumer(&config.bootstrap, &config.properties)?,
             cursors: BTreeMap::new(),
-            is_disturbed: false,
+            is_interrupted: false,
         };
         for partition in partitions_of(&reader.consumer, &reader.topic, &config.bootstrap)? {
-            if !is_wanted(partition) {
-                continue;
+            if is_wanted(reader.id(partition)) {
+                let (low, high) = reader.watermarks(partition)?;
+                let cursor = Cursor::new(low, high, low, None);
+                reader.cursors.insert(partition, cursor);
             }
-            let (low, high) = reader.watermarks(partition)?;
-            reader
-                .cursors
-                .insert(partition, Cursor::new(low, high, low, None));
         }
         Ok(reader)
     }
 
-    pub(super) fn watermarks(&self, partition: i32) -> Result<(i64, i64), Error> {
-        self.consumer
-            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
-            .map_err(|error| {
-                Error::broker(
-                    "fetch watermarks of",
-                    format!("{}[{partition}]", self.topic),
-                    &error,
-                )
-            })
+    pub(super) fn id(&self, partition: i32) -> PartitionId {
+        PartitionId::new(self.stream, partition)
     }
 
-    /// Sets where each partition starts and ends, and refuses what its log does not hold.
-    pub(super) fn place(
+    /// `topic[partition]`, for messages.
+    pub(super) fn name(&self, partition: i32) -> String {
+        format!("{}[{partition}]", self.topic)
+    }
+
+    /// The first offset of a partition and the offset after its last record.
+    pub(super) fn watermarks(&self, partition: i32) -> Result<(i64, i64), Error> {
+        let watermarks = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
+        watermarks.map_err(|error| Error::broker("fetch watermarks of", self.name(partition), &error))
+    }
+
+    /// Refuses a next offset that the log no longer or not yet holds.
+    pub(super) fn check_within_log(
+        &self,
+        partition: i32,
+        next: i64,
+        low: i64,
+        high: i64,
+    ) -> Result<(), Error> {
+        let partition = self.name(partition);
+        if next < low {
+            return Err(Error::RetentionPassed { partition, next, low });
+        }
+        if next > high {
+            return Err(Error::LogTruncated {
+                partition,
+                next,
+                high,
+            });
+        }
+        Ok(())
+    }
+
+    /// Sets where each partition starts and ends, and refuses positions outside of its log.
+    pub(super) fn set_range(
         &mut self,
         from: &Positions,
         until: Option<&Positions>,
@@ -104,47 +111,25 @@ impl Reader {
         for (id, _) in named {
             if !self.cursors.contains_key(&id.partition) {
                 return Err(Error::MissingPartition {
-                    topic: self.topic.clone(),
-                    partition: id.partition,
+                    partition: self.name(id.partition),
                     n_partitions: self.cursors.len(),
                 });
             }
         }
-        for (partition, cursor) in &mut self.cursors {
-            let id = PartitionId {
-                stream: self.stream,
-                partition: *partition,
-            };
-            let (low, high) = (cursor.low, cursor.high);
-            let next = match from.next(id) {
-                Some(next) => next,
-                None if is_whole_log_expected => 0,
-                None => low,
-            };
-            let topic = || self.topic.clone();
-            if next < low {
-                return Err(Error::RetentionPassed {
-                    topic: topic(),
-                    partition: *partition,
-                    next,
-                    low,
-                });
-            }
-            if next > high {
-                return Err(Error::LogTruncated {
-                    topic: topic(),
-                    partition: *partition,
-                    next,
-                    high,
-                });
-            }
+        let mut cursors = BTreeMap::new();
+        for (partition, Cursor { low, high, .. }) in &self.cursors {
+            let id = self.id(*partition);
+            let start = if is_whole_log_expected { 0 } else { *low };
+            let next = from.next(id).unwrap_or(start);
+            self.check_within_log(*partition, next, *low, *high)?;
             let until = until.map(|until| until.next(id).unwrap_or(next));
-            *cursor = Cursor::new(low, high, next, until);
+            cursors.insert(*partition, Cursor::new(*low, *high, next, until));
         }
+        self.cursors = cursors;
         Ok(())
     }
 
-    /// Starts fetching what is not done.
+    /// Starts fetching the partitions that are not done.
     pub(super) fn assign(&self) -> Result<(), Error> {
         let failed = |error| Error::broker("assign", self.topic.as_str(), &error);
         let mut list = TopicPartitionList::new();
@@ -158,119 +143,68 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads what is there, waiting up to `timeout` for the first of it, and adds it to `ready`.
+    /// Reads one chunk, waiting up to `timeout` for its first record, and appends the results to `ready`.
     pub(super) fn read(&mut self, timeout: Duration, ready: &mut VecDeque<Result<Polled, Error>>) {
-        let (mut n_records, mut n_bytes, mut n_duplicates, mut n_skipped) = (0usize, 0usize, 0u64, 0u64);
-        let mut run: Vec<Record> = Vec::new();
+        let mut chunk = Chunk::default();
         let mut timeout = timeout;
-        while n_records < CHUNK && n_bytes < CHUNK_BYTES {
-            let Some(outcome) = self.consumer.poll(std::mem::take(&mut timeout)) else {
-                break;
-            };
-            let message = match outcome {
-                Ok(message) => message,
-                Err(error) => {
-                    flush(&mut run, ready);
-                    match meaning(&error) {
-                        Meaning::End(partition) => ready.extend(self.end(partition).map(Ok)),
-                        Meaning::Disturbance(code) => self.disturbed(code),
-                        Meaning::OffsetLost => ready.push_back(Err(self.explain_reset())),
-                        Meaning::Fatal => ready.push_back(Err(self.failure(&error))),
+        while chunk.n_records < CHUNK && chunk.n_bytes < CHUNK_BYTES {
+            match self.consumer.poll(std::mem::take(&mut timeout)) {
+                None => break,
+                Some(Ok(message)) => chunk.add(self.stream, &mut self.cursors, &message),
+                Some(Err(error)) => match ReadError::from(&error) {
+                    ReadError::EndOfPartition(partition) => {
+                        if let Some(end) = self.end(partition) {
+                            chunk.push(Ok(end));
+                        }
                     }
-                    continue;
-                }
-            };
-            let id = PartitionId {
-                stream: self.stream,
-                partition: message.partition(),
-            };
-            let Some(cursor) = self.cursors.get_mut(&id.partition) else {
-                continue;
-            };
-            let was_done = cursor.is_done;
-            match cursor.step(message.offset()) {
-                Step::Take { n_skipped: skipped } => n_skipped += skipped,
-                Step::Duplicate => {
-                    n_duplicates += 1;
-                    continue;
-                }
-                Step::Beyond if was_done => continue,
-                Step::Beyond => {
-                    flush(&mut run, ready);
-                    ready.push_back(Ok(Polled::AtEnd(id)));
-                    continue;
-                }
-            }
-            let is_done = cursor.is_done;
-            let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
-            let payload = tombstone::payload(self.stream, message.payload(), message.key(), timestamp_ms);
-            n_records += 1;
-            n_bytes += payload.as_ref().map_or(0, Vec::len);
-            if run.last().is_some_and(|last| last.position.partition != id) {
-                flush(&mut run, ready);
-            }
-            run.push(Record {
-                position: Position {
-                    partition: id,
-                    offset: message.offset(),
+                    ReadError::Transient(code) => self.report_transient(code),
+                    ReadError::OffsetLost => chunk.push(Err(self.explain_lost_offset())),
+                    ReadError::Fatal => chunk.push(Err(self.explain_fatal(&error))),
                 },
-                timestamp_ms,
-                payload,
-            });
-            if is_done {
-                flush(&mut run, ready);
-                ready.push_back(Ok(Polled::AtEnd(id)));
             }
         }
-        flush(&mut run, ready);
-        if n_records > 0 && std::mem::take(&mut self.is_disturbed) {
-            info!(topic = self.topic, "reading again");
+        chunk.flush();
+        if chunk.n_records > 0 && std::mem::take(&mut self.is_interrupted) {
+            info!(topic = self.topic, "reading from kafka continues");
         }
-        for (name, n) in [
-            (RECORDS, n_records as u64),
-            (BYTES, n_bytes as u64),
-            (OFFSET_DUPLICATES, n_duplicates),
-            (OFFSET_GAPS, n_skipped),
-        ] {
-            if n > 0 {
-                counter!(name, "stream" => self.stream.name()).increment(n);
-            }
-        }
+        chunk.count(self.stream);
+        ready.extend(chunk.results);
     }
 
-    /// The end of `partition` was reached. It ends a bounded read whose end was written already when the source
-    /// was opened, even when its last offsets hold no record, as behind a transaction's marker; a bound that
-    /// lies in the future is waited for.
+    /// Handles the end of `partition`. It completes a bounded read whose end existed when the source was opened, even
+    /// when the last offsets hold no record, as after a transaction marker. A later end is waited for.
     fn end(&mut self, partition: i32) -> Option<Polled> {
         let cursor = self.cursors.get_mut(&partition)?;
         if cursor.is_done {
             return None;
         }
         cursor.is_done = cursor.until.is_some_and(|until| until <= cursor.high);
-        Some(Polled::AtEnd(PartitionId {
-            stream: self.stream,
-            partition,
-        }))
+        Some(Polled::AtEnd(self.id(partition)))
     }
 
-    pub(super) fn pause(&self, partitions: &[i32]) -> Result<(), Error> {
-        self.switch("pause", partitions, |list| self.consumer.pause(list))
+    pub(super) fn pause(&self, partitions: &[PartitionId]) -> Result<(), Error> {
+        self.on_fetched("pause", partitions, |list| self.consumer.pause(list))
     }
 
-    pub(super) fn resume(&self, partitions: &[i32]) -> Result<(), Error> {
-        self.switch("resume", partitions, |list| self.consumer.resume(list))
+    pub(super) fn resume(&self, partitions: &[PartitionId]) -> Result<(), Error> {
+        self.on_fetched("resume", partitions, |list| self.consumer.resume(list))
     }
 
-    fn switch(
+    /// Calls `call` with those of `partitions` that this reader fetches, unless there are none.
+    fn on_fetched(
         &self,
         attempt: &'static str,
-        partitions: &[i32],
+        partitions: &[PartitionId],
         call: impl Fn(&TopicPartitionList) -> Result<(), KafkaError>,
     ) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            if self.cursors.get(partition).is_some_and(|cursor| !cursor.is_done) {
-                list.add_partition(&self.topic, *partition);
+        for id in partitions.iter().filter(|id| id.stream == self.stream) {
+            if self
+                .cursors
+                .get(&id.partition)
+                .is_some_and(|cursor| !cursor.is_done)
+            {
+                list.add_partition(&self.topic, id.partition);
             }
         }
         if list.count() == 0 {
@@ -288,21 +222,15 @@ impl Reader {
         self.cursors.values().all(|cursor| cursor.is_done)
     }
 
-    /// The partitions with nothing to read.
+    /// The partitions with nothing left to read.
     pub(super) fn done(&self) -> impl Iterator<Item = PartitionId> + '_ {
         let done = self.cursors.iter().filter(|(_, cursor)| cursor.is_done);
-        done.map(|(partition, _)| PartitionId {
-            stream: self.stream,
-            partition: *partition,
-        })
+        done.map(|(partition, _)| self.id(*partition))
     }
 
     pub(super) fn partitions(&self) -> Vec<PartitionState> {
         let state = |(partition, cursor): (&i32, &Cursor)| PartitionState {
-            id: PartitionId {
-                stream: self.stream,
-                partition: *partition,
-            },
+            id: self.id(*partition),
             name: self.topic.clone(),
             low: cursor.low,
             high: Some(cursor.high),
@@ -312,63 +240,83 @@ impl Reader {
     }
 }
 
-/// The partitions of `topic`.
-pub(crate) fn partitions_of(
-    consumer: &BaseConsumer<Client>,
-    topic: &str,
-    bootstrap: &str,
-) -> Result<Vec<i32>, Error> {
-    let missing = || Error::MissingTopic {
-        topic: topic.to_owned(),
-        bootstrap: bootstrap.to_owned(),
-    };
-    let deadline = Instant::now() + REQUEST_TIMEOUT;
-    loop {
-        let metadata = consumer
-            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-            .map_err(|error| unreachable(consumer, bootstrap, &error))?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic);
-        let code = found.and_then(|found| found.error()).map(Code::from);
-        match code {
-            None => {
-                let partitions = found.map(|found| found.partitions()).unwrap_or_default();
-                if partitions.is_empty() {
-                    return Err(missing());
+/// The results of one read, with its counts.
+#[derive(Default)]
+struct Chunk {
+    results: Vec<Result<Polled, Error>>,
+    /// Consecutive records of one partition, not in `results` yet.
+    records: Vec<Record>,
+    n_records: u64,
+    n_bytes: u64,
+    n_duplicates: u64,
+    n_skipped: u64,
+}
+
+impl Chunk {
+    /// Adds a message unless it was read before or lies beyond the end of a bounded read.
+    fn add(&mut self, stream: Stream, cursors: &mut BTreeMap<i32, Cursor>, message: &BorrowedMessage<'_>) {
+        let id = PartitionId::new(stream, message.partition());
+        let Some(cursor) = cursors.get_mut(&id.partition) else {
+            return;
+        };
+        let was_done = cursor.is_done;
+        match cursor.advance(message.offset()) {
+            OffsetCheck::Next { n_skipped } => self.n_skipped += n_skipped,
+            OffsetCheck::Duplicate => {
+                self.n_duplicates += 1;
+                return;
+            }
+            OffsetCheck::BeyondEnd => {
+                if !was_done {
+                    self.push(Ok(Polled::AtEnd(id)));
                 }
-                return Ok(partitions.iter().map(|partition| partition.id()).collect());
-            }
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => {
-                return Err(missing());
-            }
-            // A topic made a moment ago has no leader yet.
-            Some(code) if is_transient(code) && Instant::now() < deadline => {
-                consumer.poll(Duration::from_millis(100));
-            }
-            Some(code) => {
-                return Err(Error::Broker {
-                    attempt: "describe topic",
-                    subject: topic.to_owned(),
-                    detail: code.to_string(),
-                    transient: is_transient(code),
-                });
+                return;
             }
         }
+        let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
+        let payload = tombstone::payload(stream, message.payload(), message.key(), timestamp_ms);
+        self.n_records += 1;
+        self.n_bytes += payload.as_ref().map_or(0, Vec::len) as u64;
+        if self
+            .records
+            .last()
+            .is_some_and(|last| last.position.partition != id)
+        {
+            self.flush();
+        }
+        self.records.push(Record {
+            position: id.at(message.offset()),
+            timestamp_ms,
+            payload,
+        });
+        if cursor.is_done {
+            self.push(Ok(Polled::AtEnd(id)));
+        }
     }
-}
 
-/// The error of a broker that does not answer `consumer`.
-pub(crate) fn unreachable(consumer: &BaseConsumer<Client>, bootstrap: &str, error: &KafkaError) -> Error {
-    // The log says what the code does not: refused, unknown host, bad certificate.
-    consumer.poll(Duration::ZERO);
-    let detail = consumer.context().last_words();
-    Error::Unreachable {
-        bootstrap: bootstrap.to_owned(),
-        detail: detail.unwrap_or_else(|| error.to_string()),
+    /// Appends a result behind the records added so far.
+    fn push(&mut self, result: Result<Polled, Error>) {
+        self.flush();
+        self.results.push(result);
     }
-}
 
-fn flush(run: &mut Vec<Record>, ready: &mut VecDeque<Result<Polled, Error>>) {
-    if !run.is_empty() {
-        ready.push_back(Ok(Polled::Records(std::mem::take(run))));
+    fn flush(&mut self) {
+        if !self.records.is_empty() {
+            let records = std::mem::take(&mut self.records);
+            self.results.push(Ok(Polled::Records(records)));
+        }
+    }
+
+    fn count(&self, stream: Stream) {
+        for (name, n) in [
+            (RECORDS, self.n_records),
+            (BYTES, self.n_bytes),
+            (OFFSET_DUPLICATES, self.n_duplicates),
+            (OFFSET_GAPS, self.n_skipped),
+        ] {
+            if n > 0 {
+                counter!(name, "stream" => stream.name()).increment(n);
+            }
+        }
     }
 }

@@ -1,12 +1,13 @@
-//! Tombstones: a null value under an item's key is how a compacted topic says that the item is gone.
+//! Tombstones: in a compacted topic, a null value under an item's key deletes the item.
 //!
-//! It is read as the event that it stands for, so that it is joined, counted and replayed like one.
+//! A tombstone is read as a deletion event, so that it is joined, counted and replayed like one.
 
 use ouzel_sample::Stream;
 use serde_json::json;
 
-/// The payload of a message: its value, or what its tombstone says. A null value without a key that is text, or of
-/// another topic than that of items, stays one, and is rejected as such.
+/// The payload of a message: its value, or a deletion event for the tombstone of an item.
+///
+/// `None` for other null values (no key in UTF-8, no timestamp, another stream); the decoder rejects them.
 pub(super) fn payload(
     stream: Stream,
     value: Option<&[u8]>,
@@ -36,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tombstone_stays_as_it_is() {
+    fn other_messages_keep_their_payload() {
         let now = Some(7);
         assert_eq!(
             payload(Stream::Items, Some(b"x"), Some(b"k"), now),

@@ -1,6 +1,6 @@
-//! What librdkafka tells a client besides records: its log lines and error texts.
+//! The log of a librdkafka client: forwards log lines and remembers the last error.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -8,29 +8,30 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::debug;
 
-/// Keeps the last complaint, so that an error can say why instead of "timed out".
+/// A client context that keeps the last error text, so that an error can say more than "timed out".
 #[derive(Debug, Default)]
-pub(crate) struct Client {
-    last_words: Mutex<Option<String>>,
+pub(crate) struct ClientLog {
+    last_error: Mutex<Option<String>>,
 }
 
-impl Client {
-    /// What the library last complained of, once.
-    pub(crate) fn last_words(&self) -> Option<String> {
-        self.last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+impl ClientLog {
+    /// The last error text, once.
+    pub(crate) fn take_last_error(&self) -> Option<String> {
+        self.last_error().take()
     }
 
-    fn remember(&self, words: &str) {
-        *self.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(plain(words).to_owned());
+    fn last_error(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, text: &str) {
+        *self.last_error() = Some(without_thread(text).to_owned());
     }
 }
 
-impl ClientContext for Client {
+impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        // Its own levels call an unreachable broker an error each second; ours are counted by the source.
+        // librdkafka logs an unreachable broker as an error every second; the source counts such errors instead.
         debug!(target: "librdkafka", ?level, facility, line);
         if matches!(
             level,
@@ -45,7 +46,7 @@ impl ClientContext for Client {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        // "All brokers are down" follows the reason why and would hide it.
+        // "All brokers are down" follows the actual reason and would hide it.
         if !matches!(
             code,
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AllBrokersDown)
@@ -55,13 +56,13 @@ impl ClientContext for Client {
     }
 }
 
-impl ConsumerContext for Client {}
+impl ConsumerContext for ClientLog {}
 
 /// A log line without the name of the thread that wrote it.
-fn plain(words: &str) -> &str {
-    match words.split_once("]: ") {
-        Some((thread, rest)) if thread.starts_with("[thrd:") => rest,
-        _ => words,
+fn without_thread(text: &str) -> &str {
+    match text.split_once("]: ") {
+        Some((thread, message)) if thread.starts_with("[thrd:") => message,
+        _ => text,
     }
 }
 
@@ -70,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_complaint_is_kept_once_and_without_its_thread() {
-        let client = Client::default();
+    fn the_last_error_is_returned_once_and_without_its_thread() {
+        let client = ClientLog::default();
         client.log(RDKafkaLogLevel::Info, "X", "nothing");
         client.log(
             RDKafkaLogLevel::Error,
@@ -82,7 +83,7 @@ mod tests {
             KafkaError::Global(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
-        assert_eq!(client.last_words().as_deref(), Some("connection refused"));
-        assert_eq!(client.last_words(), None);
+        assert_eq!(client.take_last_error().as_deref(), Some("connection refused"));
+        assert_eq!(client.take_last_error(), None);
     }
 }

@@ -1,10 +1,10 @@
-//! The broker inside the process: librdkafka's mock cluster, reached over loopback like any other.
+//! The embedded broker: librdkafka's mock cluster in this process, reached over loopback.
 //!
-//! It is what `ouzel demo` and the tests run on when no broker is configured. It keeps **5 MiB or 100,000
-//! batches per partition in memory and drops the oldest silently beyond that**, so whoever feeds it paces
-//! itself by what was consumed ([`crate::Feeder::unread_bytes`]), and a source over it is opened with
-//! [`crate::KafkaConfig::is_whole_log_expected`]. It has no lookup by timestamp, no transaction isolation,
-//! no admin requests and no durability: stopping the process is losing the log.
+//! `ouzel demo` and the tests use it when no broker is configured. It keeps **5 MiB or 100,000 batches per
+//! partition in memory and drops the oldest silently beyond that**, so a producer must wait for the consumer
+//! ([`crate::Feeder::unread_bytes`]), and a source over it is opened with
+//! [`crate::KafkaConfig::is_whole_log_expected`]. It has no lookup by timestamp, no transaction isolation, no admin
+//! requests and no durability: the log ends with the process.
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,49 +12,48 @@ use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
 
-use crate::Error;
+use crate::error::Error;
 
-/// The most bytes that a partition of the embedded broker keeps.
+/// Most bytes that a partition of the embedded broker keeps.
 pub const EMBEDDED_PARTITION_BYTES: u64 = 5 << 20;
 
 /// A running embedded broker. Dropping it stops it.
-pub struct Embedded {
-    // Owns the mock cluster; it is never asked to produce.
+pub struct EmbeddedBroker {
+    // Owns the mock cluster; never produces.
     host: BaseProducer,
 }
 
-impl Embedded {
+impl EmbeddedBroker {
     /// Starts a broker with `topics` of `n_partitions` partitions each.
     ///
     /// # Errors
-    /// When it does not start or refuses a topic.
+    /// When the broker does not start or refuses a topic.
     pub fn start(n_partitions: i32, topics: &[String]) -> Result<Self, Error> {
         let host: BaseProducer = ClientConfig::new()
             .set("test.mock.num.brokers", "1")
             .set_log_level(RDKafkaLogLevel::Error)
             .create()
             .map_err(|error| failed("start", &error))?;
-        let embedded = Self { host };
-        let cluster = embedded.cluster()?;
+        let broker = Self { host };
+        let cluster = broker.cluster()?;
         for topic in topics {
             cluster
                 .create_topic(topic, n_partitions, 1)
                 .map_err(|error| failed(topic, &error))?;
         }
         drop(cluster);
-        Ok(embedded)
+        Ok(broker)
     }
 
-    /// Where clients reach it, `host:port`.
+    /// The address for clients, `host:port`.
     ///
     /// # Errors
-    /// When the client library lost its broker.
+    /// When the client library has lost the broker.
     pub fn bootstrap(&self) -> Result<String, Error> {
         Ok(self.cluster()?.bootstrap_servers())
     }
 
-    /// Cuts every connection and refuses new ones, or takes them again: what a broker's outage looks like to
-    /// its clients. The log stays.
+    /// Simulates an outage: cuts every connection and refuses new ones until it is reachable again. The log stays.
     ///
     /// # Errors
     /// When the broker refuses.

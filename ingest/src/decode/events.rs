@@ -1,0 +1,275 @@
+//! Checks parsed JSON objects and turns them into events.
+
+use std::borrow::Cow;
+
+use ouzel_sample::{
+    Action, Attribute, AttributeField, Deletion, Event, EventTime, Id, IdKind, Impression, Item,
+    MAX_ID_BYTES, Record, Reject, RejectReason, ShownItem, TaskId,
+};
+
+use super::decoder::Decoder;
+use super::wire::{self, OneOrMany, Pairs, Scalar, SkippedFields, Text};
+
+/// 1990-01-01: earlier than any log; later than 0, seconds or an uptime mistaken for a time.
+pub(super) const EARLIEST_MS: i64 = 631_152_000_000;
+/// 2201-01-01: later times are microseconds or noise.
+pub(super) const LATEST_MS: i64 = 7_289_654_400_000;
+
+type Parsed = Result<(Event, SkippedFields), Reject>;
+
+impl Decoder {
+    pub(super) fn impression(&self, wire: &wire::Impression<'_>, record: &Record) -> Parsed {
+        let request = self.id(IdKind::Request, "request_id", wire.request_id.as_ref())?;
+        let user = self.id(IdKind::User, "user_id", wire.user_id.as_ref())?;
+        let ts = self.event_time(wire.ts_ms, record)?;
+        let shown = wire.items.as_ref().ok_or_else(|| missing("items"))?;
+        if shown.is_empty() {
+            return Err(Reject::new(RejectReason::MissingField, "`items` is empty"));
+        }
+        check_count(self.limits.max_items, shown.len(), "items in the slate")?;
+        let mut skipped = wire.skipped;
+        let mut items = Vec::with_capacity(shown.len());
+        for (i, shown) in shown.iter().enumerate() {
+            let item = self.id(IdKind::Item, "item_id", shown.item_id.as_ref());
+            let item = item.map_err(|reject| Reject {
+                detail: format!("items[{i}]: {}", reject.detail),
+                ..reject
+            })?;
+            skipped.add(shown.skipped);
+            items.push(ShownItem {
+                item,
+                position: shown.position,
+            });
+        }
+        if let Some(i) = first_repeated(&items) {
+            let detail = format!("items[{i}] repeats an earlier item of the slate");
+            return Err(Reject::new(RejectReason::DuplicateItem, detail));
+        }
+        let impression = Impression {
+            request,
+            user,
+            ts,
+            items,
+            context: self.context(wire.context.as_ref())?,
+            known_actions: None,
+        };
+        Ok((Event::Impression(impression), skipped))
+    }
+
+    pub(super) fn action(&self, wire: &wire::Action<'_>, record: &Record) -> Parsed {
+        let request = self.id(IdKind::Request, "request_id", wire.request_id.as_ref())?;
+        let item = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
+        let user = self.id(IdKind::User, "user_id", wire.user_id.as_ref())?;
+        let ts = self.event_time(wire.ts_ms, record)?;
+        let name = wire.action.as_deref().ok_or_else(|| missing("action"))?;
+        let task = self.tasks.iter().position(|task| task == name);
+        let Some(task) = task.and_then(|index| TaskId::try_from(index).ok()) else {
+            let detail = format!(
+                "no task is named {:?}; `join.tasks` lists the tasks",
+                shortened(name)
+            );
+            return Err(Reject::new(RejectReason::UnknownAction, detail));
+        };
+        if wire.value.is_some_and(|value| !value.is_finite()) {
+            return Err(not_finite("`value` does not fit a 32-bit float"));
+        }
+        let action = Action {
+            request,
+            item,
+            user,
+            ts,
+            task,
+            value: wire.value,
+        };
+        Ok((Event::Action(action), wire.skipped))
+    }
+
+    pub(super) fn deletion(&self, wire: &wire::Item<'_>, record: &Record) -> Parsed {
+        let deletion = Deletion {
+            item: self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?,
+            ts: self.event_time(wire.ts_ms, record)?,
+        };
+        Ok((Event::Deletion(deletion), wire.skipped))
+    }
+
+    pub(super) fn item(&self, wire: &wire::Item<'_>, record: &Record) -> Parsed {
+        let name = wire.item_id.as_deref();
+        let id = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
+        let ts = self.event_time(wire.ts_ms, record)?;
+        let mut skipped = wire.skipped;
+        let attributes = self.attributes(wire, &mut skipped)?;
+        let texts = wire.title.iter().chain(texts(wire.text.as_ref()));
+        let texts: Vec<String> = texts.filter_map(|text| non_empty(text)).collect();
+        check_count(self.limits.max_texts, texts.len(), "texts")?;
+        let item = Item {
+            id,
+            name: name.unwrap_or_default().to_owned(),
+            ts,
+            attributes,
+            texts,
+            image: wire.image.as_deref().and_then(non_empty),
+            vectors: self.vectors(wire.vectors.as_ref())?,
+        };
+        Ok((Event::Item(Box::new(item)), skipped))
+    }
+
+    /// The categorical values of an item, sorted and distinct. Numeric features are counted as ignored.
+    fn attributes(
+        &self,
+        wire: &wire::Item<'_>,
+        skipped: &mut SkippedFields,
+    ) -> Result<Vec<Attribute>, Reject> {
+        let mut attributes = Vec::new();
+        let mut add = |field, name: &str, value: &str| {
+            if !value.is_empty() {
+                let value = self.ids.attribute(name, value);
+                attributes.push(Attribute { field, value });
+            }
+        };
+        for value in texts(wire.category.as_ref()) {
+            add(AttributeField::Category, "category", value);
+        }
+        for value in texts(wire.author.as_ref()) {
+            add(AttributeField::Author, "author", value);
+        }
+        let features = wire.features.as_ref().map_or(&[][..], |pairs| &pairs.0);
+        check_count(self.limits.max_attributes, features.len(), "features")?;
+        for (name, values) in features {
+            for scalar in values.as_slice() {
+                match scalar {
+                    // The parser has refused numbers that are not finite.
+                    Scalar::Integer(_) | Scalar::Unsigned(_) | Scalar::Float(_) => skipped.ignored += 1,
+                    other => add(AttributeField::Tag, name, &category(other)),
+                }
+            }
+        }
+        attributes.sort_unstable();
+        attributes.dedup();
+        check_count(self.limits.max_attributes, attributes.len(), "attributes")?;
+        Ok(attributes)
+    }
+
+    fn vectors(&self, pairs: Option<&Pairs<'_, Vec<f32>>>) -> Result<Vec<(String, Vec<f32>)>, Reject> {
+        let mut vectors: Vec<(String, Vec<f32>)> = Vec::new();
+        let mut n_values = 0;
+        for (name, values) in pairs.map_or(&[][..], |pairs| &pairs.0) {
+            if values.iter().any(|value| !value.is_finite()) {
+                let name = shortened(name);
+                return Err(not_finite(format!(
+                    "`vectors.{name}` holds a value that does not fit a 32-bit float"
+                )));
+            }
+            n_values += values.len();
+            if !values.is_empty() {
+                vectors.push(((**name).to_owned(), values.clone()));
+            }
+        }
+        check_count(self.limits.max_vector_values, n_values, "values in vectors")?;
+        vectors.sort_by(|a, b| a.0.cmp(&b.0));
+        vectors.dedup_by(|later, first| later.0 == first.0);
+        Ok(vectors)
+    }
+
+    /// The categorical values of a request, sorted and distinct.
+    fn context(&self, pairs: Option<&Pairs<'_, OneOrMany<Scalar<'_>>>>) -> Result<Vec<Id>, Reject> {
+        let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
+        check_count(self.limits.max_attributes, pairs.len(), "context fields")?;
+        let mut context = Vec::with_capacity(pairs.len());
+        for (name, values) in pairs {
+            let values = values.as_slice().iter().map(category);
+            let values = values.filter(|value| !value.is_empty());
+            context.extend(values.map(|value| self.ids.attribute(name, &value)));
+        }
+        context.sort_unstable();
+        context.dedup();
+        check_count(self.limits.max_attributes, context.len(), "context values")?;
+        Ok(context)
+    }
+
+    fn id(&self, kind: IdKind, field: &str, text: Option<&Text<'_>>) -> Result<Id, Reject> {
+        let text = text.ok_or_else(|| missing(field))?;
+        let detail = match text.len() {
+            0 => format!("`{field}` is empty"),
+            1..=MAX_ID_BYTES => return Ok(self.ids.id(kind, text)),
+            n => format!("`{field}` has {n} bytes, the limit is {MAX_ID_BYTES}"),
+        };
+        Err(Reject::new(RejectReason::BadId, detail))
+    }
+
+    fn event_time(&self, ts_ms: Option<i64>, record: &Record) -> Result<EventTime, Reject> {
+        let ts_ms = ts_ms.ok_or_else(|| missing("ts_ms"))?;
+        if ts_ms < EARLIEST_MS {
+            let detail = format!("`ts_ms` {ts_ms} is before 1990; it must be milliseconds since 1970");
+            return Err(Reject::new(RejectReason::TooOld, detail));
+        }
+        if ts_ms >= LATEST_MS {
+            let detail = format!("`ts_ms` {ts_ms} is after 2200; it must be milliseconds since 1970");
+            return Err(Reject::new(RejectReason::Future, detail));
+        }
+        let max = self.limits.max_future_skew_ms;
+        let ahead = record
+            .timestamp_ms
+            .map(|timestamp| ts_ms.saturating_sub(timestamp));
+        if let Some(ahead) = ahead.filter(|ahead| *ahead > max) {
+            let detail =
+                format!("`ts_ms` is {ahead} ms ahead of the record's timestamp, the limit is {max} ms");
+            return Err(Reject::new(RejectReason::Future, detail));
+        }
+        Ok(EventTime(ts_ms))
+    }
+}
+
+fn missing(field: &str) -> Reject {
+    Reject::new(RejectReason::MissingField, format!("`{field}` is missing"))
+}
+
+fn not_finite(detail: impl Into<String>) -> Reject {
+    Reject::new(RejectReason::NonFinite, detail)
+}
+
+fn check_count(max: usize, n: usize, what: &str) -> Result<(), Reject> {
+    if n <= max {
+        return Ok(());
+    }
+    let detail = format!("{n} {what}, the limit is {max}");
+    Err(Reject::new(RejectReason::TooMany, detail))
+}
+
+/// A producer's own name, shortened to fit a message.
+pub(super) fn shortened(name: &str) -> String {
+    name.chars().take(32).collect()
+}
+
+fn texts<'a, 'de>(field: Option<&'a OneOrMany<Text<'de>>>) -> impl Iterator<Item = &'a Text<'de>> {
+    field.map_or(&[][..], OneOrMany::as_slice).iter()
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The text of a scalar that is hashed as a category: `7`, `7.0` and `"7"` are the same.
+fn category<'a>(scalar: &'a Scalar<'_>) -> Cow<'a, str> {
+    match scalar {
+        Scalar::Text(text) => Cow::Borrowed(text),
+        Scalar::Bool(true) => Cow::Borrowed("true"),
+        Scalar::Bool(false) => Cow::Borrowed("false"),
+        Scalar::Integer(number) => Cow::Owned(number.to_string()),
+        Scalar::Unsigned(number) => Cow::Owned(number.to_string()),
+        Scalar::Float(number) => Cow::Owned(number.to_string()),
+        Scalar::Null => Cow::Borrowed(""),
+    }
+}
+
+/// The index of the first item that repeats an earlier item of the slate.
+pub(super) fn first_repeated(items: &[ShownItem]) -> Option<usize> {
+    // A slate of usual size is compared faster than sorted.
+    if items.len() > 24 {
+        let mut sorted: Vec<Id> = items.iter().map(|shown| shown.item).collect();
+        sorted.sort_unstable();
+        if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
+            return None;
+        }
+    }
+    (1..items.len()).find(|i| items[..*i].iter().any(|earlier| earlier.item == items[*i].item))
+}

@@ -1,0 +1,35 @@
+//! How to reach the topics.
+
+use std::collections::BTreeMap;
+
+use ouzel_sample::Stream;
+
+use crate::topics::Topics;
+
+/// How to reach the topics.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// Broker addresses, `host:port` separated by commas.
+    pub bootstrap: String,
+    /// librdkafka properties, passed through except those that ouzel sets itself.
+    pub properties: BTreeMap<String, String>,
+    /// The topic of each stream.
+    pub topics: Topics,
+    /// The streams to read.
+    pub streams: Vec<Stream>,
+    /// Refuses a partition that is read from its start but no longer has offset 0. Set for the embedded broker,
+    /// which drops old data silently; on a real broker, retention before the first start is normal.
+    pub is_whole_log_expected: bool,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap: String::new(),
+            properties: BTreeMap::new(),
+            topics: Topics::default(),
+            streams: Stream::EVENTS.to_vec(),
+            is_whole_log_expected: false,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Connecting to brokers and asking for the partitions of a topic.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::client_log::ClientLog;
+use super::properties;
+use crate::error::{Error, is_transient};
+
+/// How long a broker has to answer a request at the start.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A consumer with the user's and our properties. Connects in the background.
+pub(crate) fn connect_consumer(
+    bootstrap: &str,
+    user_properties: &BTreeMap<String, String>,
+) -> Result<BaseConsumer<ClientLog>, Error> {
+    properties::consumer(bootstrap, user_properties)?
+        .create_with_context(ClientLog::default())
+        .map_err(|error| Error::client(&error))
+}
+
+/// The partition numbers of `topic`.
+pub(crate) fn partitions_of(
+    consumer: &BaseConsumer<ClientLog>,
+    topic: &str,
+    bootstrap: &str,
+) -> Result<Vec<i32>, Error> {
+    let missing = || Error::MissingTopic {
+        topic: topic.to_owned(),
+        bootstrap: bootstrap.to_owned(),
+    };
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    loop {
+        let metadata = consumer
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(|error| unreachable(consumer, bootstrap, &error))?;
+        let metadata = metadata.topics().iter().find(|metadata| metadata.name() == topic);
+        match metadata.and_then(|metadata| metadata.error()).map(Code::from) {
+            None => {
+                let partitions = metadata.map(|metadata| metadata.partitions()).unwrap_or_default();
+                if partitions.is_empty() {
+                    return Err(missing());
+                }
+                return Ok(partitions.iter().map(|partition| partition.id()).collect());
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => {
+                return Err(missing());
+            }
+            // A topic created a moment ago has no leader yet.
+            Some(code) if is_transient(code) && Instant::now() < deadline => {
+                consumer.poll(Duration::from_millis(100));
+            }
+            Some(code) => return Err(Error::from_code("describe topic", topic, code)),
+        }
+    }
+}
+
+/// The error for a broker that does not answer `consumer`.
+pub(crate) fn unreachable(consumer: &BaseConsumer<ClientLog>, bootstrap: &str, error: &KafkaError) -> Error {
+    // The log tells what the code does not: refused, unknown host, bad certificate.
+    consumer.poll(Duration::ZERO);
+    Error::Unreachable {
+        bootstrap: bootstrap.to_owned(),
+        detail: consumer
+            .context()
+            .take_last_error()
+            .unwrap_or_else(|| error.to_string()),
+    }
+}
