@@ -8,14 +8,14 @@
 
 use ouzel_sample::Id;
 
-/// Most users that a rule may ask for.
+/// Largest number of users that a rule may ask for.
 pub(crate) const MAX_USERS: usize = KEPT_USERS;
-/// Users that an entry remembers.
+/// Distinct users that an entry stores.
 const KEPT_USERS: usize = 7;
-/// Entries of a set.
+/// Entries of a set (its associativity).
 const WAYS: usize = 8;
 
-/// What is known of an id, in 24 bytes. An entry without a count is free, and stands behind those that are not.
+/// Counts of one id, 24 bytes. An entry with count 0 is free; free entries come last in a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Entry {
     id: u64,
@@ -23,19 +23,19 @@ struct Entry {
     users: [u16; KEPT_USERS],
 }
 
-/// The counters as they are written, the ids set by set.
+/// The counters in a snapshot, set by set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
     /// `[n]`
     pub(crate) ids: Vec<u64>,
     /// `[n]`
     pub(crate) counts: Vec<u16>,
-    /// `[n, KEPT_USERS]`, zeros behind the last.
+    /// User hashes, `[n, KEPT_USERS]`, padded with zeros.
     pub(crate) users: Vec<u16>,
 }
 
 impl Waiting {
-    /// Users kept of an id.
+    /// Users stored per id.
     pub(crate) const USERS: usize = KEPT_USERS;
 }
 
@@ -55,7 +55,7 @@ impl AdmissionCounter {
         }
     }
 
-    /// Ids that are waiting.
+    /// Number of ids that wait for a row.
     pub(crate) fn len(&self) -> usize {
         self.n_waiting
     }
@@ -85,7 +85,7 @@ impl AdmissionCounter {
         if is_new && n_before < KEPT_USERS {
             entry.users[n_before] = user;
         }
-        // To the front, over its own place or else over the last.
+        // Move to the front, over its own entry or else over the last one.
         let last = at.unwrap_or(WAYS - 1);
         if at.is_none() && ways[last].count == 0 {
             self.n_waiting += 1;
@@ -95,7 +95,7 @@ impl AdmissionCounter {
         false
     }
 
-    /// Forgets what is known of an id.
+    /// Drops the counts of an id.
     pub(crate) fn forget(&mut self, id: Id) {
         if self.n_waiting == 0 {
             return;
@@ -116,7 +116,7 @@ impl AdmissionCounter {
         self.n_waiting -= 1;
     }
 
-    /// The entries of an id's set.
+    /// Entries of the set of an id.
     fn set(&self, id: Id) -> std::ops::Range<usize> {
         let n_sets = self.entries.len() / WAYS;
         // The high bits of the product are uniform below `n_sets`, whatever that is.
@@ -125,7 +125,7 @@ impl AdmissionCounter {
         set * WAYS..(set + 1) * WAYS
     }
 
-    /// What is known of every id.
+    /// The counts of all ids.
     pub(crate) fn export(&self) -> Waiting {
         let mut waiting = Waiting::default();
         for entry in self.entries.iter().filter(|entry| entry.count > 0) {
@@ -136,7 +136,7 @@ impl AdmissionCounter {
         waiting
     }
 
-    /// Fills empty counters: exactly as they were if there were as many, as far as there is room otherwise.
+    /// Fills empty counters: exactly if the capacity is the same, otherwise as far as there is room.
     pub(crate) fn import(&mut self, waiting: &Waiting) {
         let users = waiting.users.chunks_exact(KEPT_USERS);
         for ((id, count), kept) in waiting.ids.iter().zip(&waiting.counts).zip(users) {
@@ -152,7 +152,7 @@ impl AdmissionCounter {
     }
 }
 
-/// A user in 16 bits, never 0.
+/// A hash of a user in 16 bits, never 0.
 fn user_hash(user: Id) -> u16 {
     let hash = user.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     u16::try_from(hash % 0xffff).map_or(1, |hash| hash + 1)

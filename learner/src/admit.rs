@@ -1,8 +1,8 @@
-//! Which ids have rows: admission by sightings, expiry by event time, and ids that are deleted.
+//! Which ids have rows: admission by occurrences, expiry by event time, removal of deleted items.
 //!
-//! A sighting is a sample learned from that names the id: as its item, as an attribute of that item, and, once for all
-//! samples of a request in a batch, as its user or a value of its context. An item in somebody's history is none: it
-//! was one when it was shown. Everything here follows the batches, so a replay makes and forgets the same rows.
+//! An id occurs in a sample that is learned from as its item or an attribute of that item, and once per request of a batch as
+//! its user or a value of its context. Items in a history do not count: they did when they were shown. All of this is a
+//! function of the batches, so a replay creates and removes the same rows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,16 +14,16 @@ use ouzel_sample::{Batch, EventTime, Id, Sample};
 use crate::error::Error;
 use crate::trainer::Trainer;
 
-/// Minutes between two looks through all rows, event time.
+/// Minutes of event time between two scans for expired rows.
 const SWEEP_EVERY: u32 = 60;
 const MINUTE_MS: i64 = 60_000;
 
-/// Event time as rows keep it.
+/// Event time as the tables record it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Age {
     /// Latest event time learned from, minutes since 1970.
     pub(crate) now: u32,
-    /// When all rows were looked through last.
+    /// Time of the last scan for expired rows, minutes since 1970.
     pub(crate) swept: u32,
 }
 
@@ -33,19 +33,19 @@ impl Age {
     }
 }
 
-/// Where the rows of a batch are, in the order of [`Inputs`]; none for an id that has none.
+/// Rows of a batch's ids, in the order of [`Inputs`]; none for an id without a row.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     pub(crate) rows: Vec<Option<u32>>,
     pub(crate) wide: Vec<Option<u32>>,
-    /// Ids that got a row by this batch after they had waited for it.
+    /// Number of ids admitted by this batch.
     pub(crate) n_admitted: usize,
     /// AdmissionCounter of ids that wait on.
     pub(crate) n_waiting: usize,
 }
 
 impl Trainer {
-    /// Gives rows to those ids of a batch that may have one: not to items that are `deleted`.
+    /// Creates rows for the ids of a batch that are admitted, but not for `deleted` items.
     pub(crate) fn admit(&mut self, inputs: &Inputs, samples: &[Sample], deleted: &[Id]) -> Places {
         let mut places = Places::default();
         let waits = self.config.rows.waits();
@@ -83,7 +83,7 @@ impl Trainer {
             () => Some(weights.rows.insert(*key)),
         };
         places.rows = inputs.rows.iter().map(place).collect();
-        // A weight of the wide part comes with its row.
+        // A wide weight exists as long as its embedding row.
         let mut comes_with: HashMap<Id, Key> = HashMap::new();
         for sample in samples {
             Fields::new(&sample.request, 0).wide(&sample.candidate, |id, key| {
@@ -103,7 +103,7 @@ impl Trainer {
         places
     }
 
-    /// Notes that the rows of a batch are seen.
+    /// Records that the rows of a batch are seen.
     pub(crate) fn mark_seen(&mut self, inputs: &Inputs, places: &Places) {
         let Some(Age { now, .. }) = self.age else { return };
         for (key, row) in inputs.rows.iter().zip(&places.rows) {
@@ -116,7 +116,7 @@ impl Trainer {
         }
     }
 
-    /// Moves event time on to that of a batch, where rows expire. Rows of which nothing is known count as seen then.
+    /// Advances event time to that of a batch, if rows expire. Rows without a last-seen time count as seen now.
     pub(crate) fn advance(&mut self, batch: &Batch) {
         let latest = batch.samples.iter().map(|sample| sample.request.ts).max();
         let Some(latest) = latest.filter(|_| self.config.rows.expire_ms > 0) else {
@@ -130,7 +130,7 @@ impl Trainer {
         }
     }
 
-    /// Forgets the rows that were not seen for too long, when an hour has passed. Returns how many.
+    /// Removes expired rows once per hour of event time. Returns their number.
     pub(crate) fn expire(&mut self) -> Result<usize, Error> {
         let Some(age) = &mut self.age else { return Ok(0) };
         if age.now / SWEEP_EVERY == age.swept / SWEEP_EVERY {
@@ -142,8 +142,8 @@ impl Trainer {
         self.remove_rows(|weights| weights.tables_mut().map(|table| table.expire(oldest)).sum())
     }
 
-    /// Forgets the rows of items, the weights that come with them, and their sightings. Returns how many rows and
-    /// weights there were.
+    /// Removes the rows of items, their wide weights and their admission counts. Returns the number of rows and weights
+    /// removed.
     pub(crate) fn delete_items(&mut self, items: &[Id]) -> Result<usize, Error> {
         if items.is_empty() {
             return Ok(0);

@@ -1,9 +1,9 @@
-//! Online calibration: a line per task from the model's logit to the log-odds that are served.
+//! Online calibration: per task a line from the model's logit to the log-odds that are served.
 //!
-//! `logit p = a z + b`, learned by stochastic gradient descent on the log-loss of certain labels, apart from the
-//! network and from whatever its labels, weights and slate loss make of its logits. A step in `a` turns the line
-//! about the running mean of `z`, not about 0, where there are hardly any samples: otherwise a level that is wrong
-//! would be mended by a slope that is. As `a` is positive, the order of items does not change.
+//! `logit p = a z + b` is learned by stochastic gradient descent on the log-loss of certain labels. It is independent of the
+//! network, whose logits also follow sample weights and the slate loss. A step in `a` rotates the line about the running mean
+//! of `z`: about 0, where samples are rare, a wrong slope would compensate for a wrong level. As `a` is positive, the order
+//! of items does not change.
 
 use std::collections::VecDeque;
 
@@ -16,22 +16,22 @@ use crate::loss::Policy;
 use crate::objective::Objective;
 use crate::trainer::Trainer;
 
-/// Step of one label. The line then forgets within some `1e3 / (p (1 - p))` samples, and at any one time is off by
-/// chance by about `sqrt(1e-3 / 2)`, two per cent of the odds.
+/// Step size per label. The line forgets within about `1e3 / (p (1 - p))` samples; its noise is about `sqrt(1e-3 / 2)`, two
+/// per cent of the odds.
 const RATE: f64 = 1e-3;
-/// What `a` stays between: beyond it is a broken model, not an uncalibrated one.
+/// Bounds of `a`: beyond them the model is broken, not uncalibrated.
 const SCALE: (f64, f64) = (0.5, 2.0);
-/// A logit further from the mean than this turns the line no more than one at this distance.
+/// Largest distance of a logit from the mean that a step counts.
 const FARTHEST: f64 = 10.0;
-/// Samples that the mean of logits remembers, count.
+/// Samples that the running mean of logits covers.
 const MEAN_OF: f64 = 1000.0;
-/// How much the line may lift a usual logit within an hour. Preferences do not; labels that fail to arrive do.
+/// Shift of a mean logit within an hour that is reported as a jump. Preferences do not cause it; missing labels do.
 const JUMP: f64 = 0.5;
 const HOUR_MS: i64 = 3_600_000;
-/// Event time from one mark of where the line was to the next.
+/// Event time between two recorded lifts.
 const MARK_EVERY_MS: i64 = 300_000;
 
-/// The lines of all tasks; none when nothing is calibrated.
+/// The lines of all tasks; none without calibration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Calibrator {
@@ -43,10 +43,10 @@ pub(crate) struct Calibrator {
 pub(crate) struct Line {
     a: f64,
     b: f64,
-    /// Running mean of the logits, and how many it is the mean of.
+    /// Running mean of the logits, and the number of logits in it.
     mean: f64,
     n: f64,
-    /// By how much the line lifted a mean logit, in the last hour of event time, oldest first.
+    /// Lifts of a mean logit within the last hour of event time, oldest first.
     marks: VecDeque<(EventTime, f64)>,
 }
 
@@ -63,22 +63,22 @@ impl Default for Line {
 }
 
 impl Calibrator {
-    /// Lines that change nothing yet, of so many tasks.
+    /// Identity lines of `n_tasks` tasks.
     pub(crate) fn new(n_tasks: usize) -> Self {
         Self {
             lines: vec![Line::default(); n_tasks],
         }
     }
 
-    /// The lines as they are served, of so many tasks.
+    /// The lines to serve, `[n_tasks]`.
     pub(crate) fn served(&self, n_tasks: usize) -> Vec<Calibration> {
         let mut served: Vec<Calibration> = self.lines.iter().map(Line::served).collect();
         served.resize(n_tasks, Calibration::default());
         served
     }
 
-    /// Learns from a batch, `logits [n_samples, n_tasks]` being log-odds before calibration. Gives the tasks whose
-    /// line has jumped, and by how much.
+    /// Learns from a batch with log-odds before calibration, `logits [n_samples, n_tasks]`. Returns the tasks whose line has
+    /// jumped, and by how much.
     pub(crate) fn observe(
         &mut self,
         samples: &[Sample],
@@ -116,7 +116,7 @@ impl Line {
         Calibration { scale, shift }
     }
 
-    /// One step on the log-loss of `came` positives among `shown` items with the logit `z`.
+    /// One step on the log-loss of `came` positives among `shown` items of logit `z`.
     fn step(&mut self, z: f32, (shown, came): (f64, f64), weight: f64) {
         if !z.is_finite() {
             return;
@@ -131,12 +131,12 @@ impl Line {
         self.b -= gradient + (self.a - before) * self.mean;
     }
 
-    /// By how much it lifts a mean logit.
+    /// The shift of a mean logit by the line.
     fn lift(&self) -> f64 {
         (self.a - 1.0) * self.mean + self.b
     }
 
-    /// How far it is at `now` from where it was within the hour before, if that is a jump; each is told once.
+    /// The change of the lift within the last hour, if it is a jump. Each jump is returned once.
     fn jump(&mut self, now: EventTime) -> Option<f64> {
         // Late samples make no time run backwards.
         let now = self.marks.back().map_or(now, |(last, _)| now.max(*last));
@@ -162,7 +162,7 @@ impl Line {
 }
 
 impl Trainer {
-    /// The log-odds that are served of a batch's outputs, of before it was learned from; and calibration learns of it.
+    /// Converts a batch's logits to served log-odds, and lets the calibration learn from the batch afterwards.
     pub(crate) fn calibrate(
         &mut self,
         samples: &[Sample],
@@ -192,7 +192,7 @@ impl Trainer {
     }
 }
 
-/// What a certain label adds to the items shown and to the positives among them; none of one that is not certain.
+/// Items shown and positives among them that a label stands for; none if it is not certain.
 fn counted(policy: Policy, kind: SampleKind, y: bool) -> Option<(f64, f64)> {
     let came = f64::from(u8::from(y));
     match (policy, kind) {
@@ -204,8 +204,8 @@ fn counted(policy: Policy, kind: SampleKind, y: bool) -> Option<(f64, f64)> {
 }
 
 impl Policy {
-    /// Whether its stream tells every shown item once when its outcome is certain. Positives alone, which every
-    /// stream tells, would only ever raise a prediction.
+    /// Whether the stream has one certain sample of every shown item. Certain positives alone would only raise
+    /// predictions.
     #[must_use]
     pub fn is_certain_in_the_end(self) -> bool {
         matches!(self, Policy::Plain | Policy::Defer)

@@ -19,7 +19,7 @@ impl Trainer {
     /// Number of rows cached on the device, and of rows copied there since the last call; none on the CPU.
     pub fn device_rows(&mut self) -> Option<(usize, u64)> {
         let cached = self.model.device_rows()?;
-        Some((cached.len(), cached.take_carried()))
+        Some((cached.len(), cached.take_n_copied()))
     }
 
     /// Writes cached rows back to the host tables.

@@ -1,4 +1,4 @@
-//! What can go wrong while learning.
+//! Errors of this crate.
 
 use ouzel_model::Output;
 
@@ -7,7 +7,7 @@ use crate::loss::Policy;
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The model refused its weights or its input.
+    /// The model's weights do not fit, or libtorch failed.
     #[error(transparent)]
     Model(#[from] ouzel_model::Error),
     /// A batch could not be learned from.
@@ -18,21 +18,21 @@ pub enum Error {
         /// Why not.
         source: ouzel_model::Error,
     },
-    /// The device of the configuration does not exist here.
-    #[error("unknown device {0:?}: use \"cpu\", \"cuda\" or \"cuda:N\"")]
+    /// The configured device does not exist.
+    #[error("learner.device is {0}: set it to cpu, cuda or cuda:N")]
     UnknownDevice(String),
-    /// A share of negatives that is none.
-    #[error("cannot learn from a share of {0} of the negatives: it must be above 0 and at most 1")]
+    /// A share of negatives outside (0, 1].
+    #[error("cannot learn from a share of {0} of the negatives: the rate must be above 0 and at most 1")]
     NegativeRate(f32),
-    /// A rule of rows that cannot be kept.
-    #[error("cannot keep the rule rows.{key}: it {why}")]
+    /// A row rule with a value that is not allowed.
+    #[error("rows.{key} {why}")]
     Rows {
-        /// Which.
+        /// Its key below the section of rows.
         key: String,
         /// Why not.
         why: String,
     },
-    /// The model was not made for the label policy.
+    /// The model's outputs are not those that the label policy needs.
     #[error(
         "the label policy {policy:?} needs a model with output and auxiliary logits {needs:?}, this one has \
          {found:?}: make the model's configuration from the policy's `output` and `auxiliary`"
@@ -40,49 +40,47 @@ pub enum Error {
     Policy {
         /// The policy.
         policy: Policy,
-        /// What it needs.
+        /// Output and auxiliary logits that it needs.
         needs: (Output, usize),
-        /// What the model has.
+        /// Those that the model has.
         found: (Output, usize),
     },
-    /// Calibration under a policy that never tells a negative for certain.
+    /// Calibration under a policy whose stream has no certain negatives.
     #[error(
-        "cannot calibrate under the label policy {0:?}: its stream tells no negative when it is certain; use plain \
-         labels or defer"
+        "cannot calibrate under the label policy {0:?}, whose stream has no certain negatives: set learner.calibrate = \
+         false, or use plain labels or defer"
     )]
     Calibrate(Policy),
     /// A setting names a task that is not learned.
-    #[error("{setting} names the task {name:?}, which is not among those learned: {tasks:?}")]
+    #[error("{setting} names the task {name}, but the tasks are {}", tasks.join(", "))]
     UnknownTask {
-        /// Which setting.
+        /// The setting.
         setting: &'static str,
-        /// The name in it.
+        /// The task that it names.
         name: String,
-        /// The tasks there are.
+        /// The tasks of the model.
         tasks: Vec<String>,
     },
-    /// A bound between tasks that cannot be met.
-    #[error("cannot bind the tasks {tasks:?} to one another: {why}")]
+    /// A bound between tasks that is not possible.
+    #[error("cannot bind the tasks {}: {why}", tasks.join(", "))]
     Bound {
         /// `first`, `then` and `both`.
         tasks: [String; 3],
-        /// What does not fit.
+        /// Why not.
         why: &'static str,
     },
-    /// A snapshot without what the trainer needs, or made by another model.
+    /// A snapshot that lacks a part of the trainer, or holds another model.
     #[error("cannot restore the trainer from snapshot {snapshot}: {why}")]
     Restore {
-        /// Which snapshot.
+        /// Id of the snapshot.
         snapshot: String,
         /// What does not fit.
         why: String,
     },
-    /// The snapshot could not be read or built.
+    /// The snapshot could not be read or written.
     #[error(transparent)]
     Snapshot(#[from] ouzel_snapshot::Error),
-    /// There is nothing to re-base.
-    #[error(
-        "cannot add adapters to their base: it is not frozen, so they have learned nothing; freeze it first"
-    )]
+    /// Rebasing a base that is not frozen.
+    #[error("cannot rebase: the base is not frozen, so its adapters have learned nothing; freeze it first")]
     NotFrozen,
 }

@@ -1,10 +1,11 @@
-//! What decides the bits of a run besides its log and its configuration.
+//! What else decides the bits of a run: libtorch's version and the instruction set.
 
 /// The libtorch that tch 0.26 is built for.
 pub const LIBTORCH: &str = "2.13.0";
 
-/// The instruction set libtorch chooses on this machine, by its own names, with `+BF16` behind it where there are units
-/// for products of rounded factors. `ATEN_CPU_CAPABILITY` overrides the former, as it does for libtorch.
+/// The instruction set that libtorch chooses on this machine, followed by `+BF16` where the processor multiplies bf16.
+///
+/// The environment variable `ATEN_CPU_CAPABILITY` overrides the instruction set, as it does for libtorch.
 #[must_use]
 pub fn cpu_capability() -> String {
     let chosen = match std::env::var("ATEN_CPU_CAPABILITY") {

@@ -1,7 +1,7 @@
-//! Losses, optimizers, the pure [`Trainer::step`] and progressive validation.
+//! Losses, optimizers, the training step and progressive validation.
 //!
-//! The trainer is a state machine: the same weights and the same batches give the same weights, bit for bit on
-//! one machine. It knows nothing of Kafka, of threads or of HTTP, and reads no clock.
+//! [`Trainer`] is a state machine: the same weights and batches give the same weights, bit for bit on one machine. It knows
+//! nothing of Kafka, threads or HTTP, reads no clock, and sees of the model's backend only gradients.
 
 mod admission;
 mod admit;

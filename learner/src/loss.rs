@@ -1,4 +1,4 @@
-//! Losses on logits, as closed forms: value and gradient in plain numbers.
+//! Losses of logits in closed form, with their gradients.
 //!
 //! The network's backward pass starts from `dL/dlogit`, which is computed here; that keeps every loss testable
 //! against its formula and its order of summation fixed.
@@ -19,7 +19,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The loss times a constant: a weight is never differentiated.
+    /// The loss times a constant weight, which is not differentiated.
     #[must_use]
     pub fn times(self, weight: f32) -> Self {
         Self {
@@ -52,8 +52,8 @@ pub fn binary(z: f32, y: bool) -> Loss {
 /// Softmax cross-entropy inside one slate: the mean over its positives of `-ln softmax(z)_i`.
 ///
 /// # Shapes
-/// `slate [n]` of (logit, label) -> value and `gradient [n]`; nothing without both a positive and a negative,
-/// for then there is nothing to rank.
+/// `slate [n]` of (logit, label) -> value and `gradient [n]`; none without both a positive and a negative,
+/// when there is nothing to rank.
 #[must_use]
 pub fn slate(slate: &[(f32, bool)]) -> Option<(f32, Vec<f32>)> {
     let n_positive = slate.iter().filter(|(_, y)| *y).count();

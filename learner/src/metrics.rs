@@ -8,23 +8,23 @@ pub const SAMPLES: &str = "ouzel_learner_samples_total";
 pub const BATCHES: &str = "ouzel_learner_batches_total";
 /// Batches skipped, by reason.
 pub const SKIPPED: &str = "ouzel_learner_batches_skipped_total";
-/// Steps whose gradient was longer than allowed and was shortened, by part.
+/// Steps with a clipped gradient, by part.
 pub const CLIPPED: &str = "ouzel_learner_steps_clipped_total";
-/// Time of one step.
+/// Duration of one step.
 pub const STEP_SECONDS: &str = "ouzel_learner_step_seconds";
 /// Rows by table.
 pub const ROWS: &str = "ouzel_learner_rows";
-/// Ids that had waited for a row and got it.
+/// Ids that were admitted after waiting for a row.
 pub const ADMITTED: &str = "ouzel_learner_rows_admitted_total";
 /// AdmissionCounter of ids that went on waiting for a row.
 pub const SIGHTINGS: &str = "ouzel_learner_sightings_waiting_total";
-/// Ids that wait for a row.
+/// Ids that wait for a row, count.
 pub const WAITING: &str = "ouzel_learner_waiting_ids";
-/// Rows forgotten, by reason: a full table, expiry, or a deleted item.
+/// Rows removed, by reason: a full table, expiry, or a deleted item.
 pub const FORGOTTEN: &str = "ouzel_learner_rows_forgotten_total";
-/// Rows that a device other than the CPU keeps.
+/// Rows cached on the learner's device.
 pub const DEVICE_ROWS: &str = "ouzel_learner_device_rows";
-/// Rows carried to it, because it had not kept them.
+/// Rows copied to the device because they were not cached.
 pub const DEVICE_ROWS_CARRIED: &str = "ouzel_learner_device_rows_carried_total";
 /// Progressive AUC over the window.
 pub const AUC: &str = "ouzel_learner_window_auc_ratio";
@@ -36,16 +36,16 @@ pub const NE: &str = "ouzel_learner_window_normalised_entropy_ratio";
 pub const CALIBRATION: &str = "ouzel_learner_window_calibration_ratio";
 /// Jumps of the calibration within an hour of event time, by task.
 pub const CALIBRATION_JUMPS: &str = "ouzel_learner_calibration_jumps_total";
-/// The three figures of the window by how well items or users were known, by side and bucket.
+/// AUC of the window by item or user bucket.
 pub const BUCKET_AUC: &str = "ouzel_learner_bucket_auc_ratio";
-/// See [`BUCKET_AUC`].
+/// Normalised entropy of the window by item or user bucket.
 pub const BUCKET_NE: &str = "ouzel_learner_bucket_normalised_entropy_ratio";
-/// See [`BUCKET_AUC`].
+/// Calibration of the window by item or user bucket.
 pub const BUCKET_CALIBRATION: &str = "ouzel_learner_bucket_calibration_ratio";
 /// Samples of the window in each bucket.
 pub const BUCKET_SAMPLES: &str = "ouzel_learner_bucket_samples";
 
-/// Tells the recorder what each name means.
+/// Describes all metrics to the recorder.
 pub fn describe() {
     describe_counter!(SAMPLES, Unit::Count, "samples learned from");
     describe_counter!(BATCHES, Unit::Count, "batches learned from");
@@ -64,24 +64,24 @@ pub fn describe() {
     describe_counter!(
         FORGOTTEN,
         Unit::Count,
-        "rows forgotten, by reason: full for those that had learned least of a full table, expired, deleted"
+        "rows removed, by reason: full (the rows of a full table that had learned least), expired, deleted"
     );
     describe_counter!(
         ADMITTED,
         Unit::Count,
-        "ids that were sighted often enough, by rows.*.sightings and users, and got a row"
+        "ids that occurred often enough, by rows.*.sightings and users, and got a row"
     );
     describe_counter!(
         SIGHTINGS,
         Unit::Count,
         "sightings of ids that were not sighted often enough yet"
     );
-    describe_gauge!(WAITING, Unit::Count, "ids whose sightings are counted");
+    describe_gauge!(WAITING, Unit::Count, "ids that wait for a row");
     describe_gauge!(DEVICE_ROWS, Unit::Count, "rows in the memory of learner.device");
     describe_counter!(
         DEVICE_ROWS_CARRIED,
         Unit::Count,
-        "rows carried to learner.device; beside the rows that batches read, how often learner.device_rows is too few"
+        "rows copied to learner.device; many beside the rows that batches read mean that learner.device_rows is too small"
     );
     describe_gauge!(
         AUC,

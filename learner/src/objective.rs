@@ -1,4 +1,4 @@
-//! A batch's loss, and its gradient by every output of the network, in plain numbers.
+//! The loss of a batch and its gradient by every output of the network.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,10 +11,10 @@ use crate::config::LearnerConfig;
 use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
 use crate::prior::{comes_late, label};
 
-/// Keeps the draws of down-sampling apart from the initial values of rows, which come from the same seed.
+/// Separates the draws of down-sampling from the initial values of rows, which use the same seed.
 const NEGATIVES: u64 = 0x4e45_4741_5449_5645;
 
-/// What is minimised.
+/// The loss function of a configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Objective {
     policy: Policy,
@@ -24,11 +24,11 @@ pub(crate) struct Objective {
     n_tasks: usize,
     /// By task.
     task_weights: Vec<f32>,
-    /// The tasks `first`, `then` and `both` of each bound, with its weight.
+    /// The tasks `first`, `then` and `both` of each bound, and its weight.
     bounds: Vec<([TaskId; 3], f32)>,
 }
 
-/// The outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
+/// Outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Predicted<'a> {
     /// `[n_samples, n_tasks]`
@@ -37,17 +37,17 @@ pub(crate) struct Predicted<'a> {
     pub(crate) auxiliary: &'a [f32],
 }
 
-/// The loss with its derivatives, shaped as [`Predicted`].
+/// A loss with its derivatives, shaped as [`Predicted`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BatchLoss {
-    /// The sum over samples, nats, without that of the auxiliary logits.
+    /// Sum over samples, nats, without the loss of auxiliary logits.
     pub(crate) value: f32,
     pub(crate) logits: Vec<f32>,
     pub(crate) auxiliary: Vec<f32>,
 }
 
 impl Objective {
-    /// Of a configuration that was checked against the model: a task that the model does not have is passed over.
+    /// The objective of a configuration. A task that the model does not have is skipped; a checked configuration has none.
     pub(crate) fn new(config: &LearnerConfig, model: &ModelConfig) -> Self {
         let n_tasks = model.n_tasks();
         let place = |name: &str| model.tasks.iter().position(|task| task == name);
@@ -73,7 +73,7 @@ impl Objective {
         }
     }
 
-    /// The samples with what they teach of tasks that are bound to others.
+    /// The samples with the labels of bound tasks replaced, see [`conditioned`](loss::conditioned).
     pub(crate) fn conditioned<'a>(&self, samples: &'a [Sample]) -> Cow<'a, [Sample]> {
         if self.bounds.is_empty() {
             return Cow::Borrowed(samples);
@@ -91,13 +91,14 @@ impl Objective {
         Cow::Owned(conditioned.collect())
     }
 
-    /// True when something is left to learn of a sample once its negatives are thinned.
+    /// Whether a sample has a label to learn from after down-sampling.
     pub(crate) fn takes(&self, sample: &Sample) -> bool {
         self.keeps_negatives(sample) || (0..self.n_tasks).any(|task| label(sample, task) == Some(true))
     }
 
-    /// Whether negatives of this shown item are learned from: one draw an item, a pure function of seed, request
-    /// and item, so that every sample of the item and every replay decides alike.
+    /// Whether negatives of this shown item are learned from.
+    ///
+    /// One draw per shown item, a pure function of seed, request and item: all its samples and every replay agree.
     fn keeps_negatives(&self, sample: &Sample) -> bool {
         let shown = sample.request.id.pair(sample.candidate.item);
         self.negative_rate >= 1.0 || uniform(self.seed ^ NEGATIVES, shown.0, 0) < self.negative_rate
@@ -105,8 +106,8 @@ impl Objective {
 
     /// Loss and gradients.
     ///
-    /// Negatives are kept at the rate `w`, positives always. What is trained is then `z - ln w`, so that `z`,
-    /// which is stored, served and weighed by, stays the log-odds among all samples (He et al. 2014, section 6.3).
+    /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
+    /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
     pub(crate) fn loss(&self, samples: &[Sample], predicted: Predicted<'_>) -> BatchLoss {
         let Predicted { logits, auxiliary } = predicted;
         let mut out = BatchLoss {
@@ -136,12 +137,12 @@ impl Objective {
         self.policy
     }
 
-    /// Share of negatives that are kept.
+    /// Share of negatives that are learned from.
     pub(crate) fn negative_rate(&self) -> f64 {
         f64::from(self.negative_rate)
     }
 
-    /// The labels that are learned from.
+    /// Labels of a sample that are learned from, by task.
     pub(crate) fn labels(&self, sample: &Sample) -> impl Iterator<Item = (usize, bool)> {
         let keeps_negatives = self.keeps_negatives(sample);
         (0..self.n_tasks)
@@ -149,7 +150,7 @@ impl Objective {
             .filter(move |(_, y)| *y || keeps_negatives)
     }
 
-    /// What a down-sampling of negatives adds to a logit in training.
+    /// Offset of a logit in training that corrects for down-sampling, `-ln w`.
     fn offset(&self) -> f32 {
         -self.negative_rate.ln()
     }
@@ -158,14 +159,14 @@ impl Objective {
     fn label(&self, sample: &Sample, y: bool, z: f32, late: Option<f32>) -> Loss {
         let offset = self.offset();
         match (self.policy, sample.kind) {
-            // A positive instead of the negative that was learned before.
+            // Replaces the negative that was learned before by a positive.
             (_, SampleKind::Correction) => Loss {
                 value: -z,
                 gradient: -1.0,
             },
-            // Certain at once: there is no other sample of this item to be weighed against.
+            // Certain at once: the item has no other sample to weigh it against.
             (Policy::Fnw, SampleKind::Final) => binary(z + offset, y),
-            // The same, for an output that stands for a stream in which each positive is also a negative.
+            // The same where a logit stands for a stream in which each positive is also a negative.
             (Policy::Fnc, SampleKind::Final) if y => {
                 let (one, zero) = (binary(z + offset, true), binary(z + offset, false));
                 Loss {
@@ -180,11 +181,10 @@ impl Objective {
         }
     }
 
-    /// Adds the softmax loss inside each slate, over what is certain of the primary task.
+    /// Adds the softmax loss of each slate over certain labels of the primary task.
     ///
-    /// A presumed negative is left out: among the items of a slate it would outweigh the late positive that it
-    /// may be, which comes alone and so has nothing to be ranked above. Thinned negatives enter with `z - ln w`,
-    /// each for those dropped, as in a sampled softmax.
+    /// A presumed negative is left out: inside a slate it would outweigh the late positive that it may become, which arrives
+    /// alone and has nothing to be ranked above. Down-sampled negatives enter with `z - ln w`, as in a sampled softmax.
     fn slates(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
         let mut slates: Vec<Vec<usize>> = Vec::new();
         let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
@@ -216,8 +216,7 @@ impl Objective {
         }
     }
 
-    /// Adds the bounds between tasks. They need no label, so a sample that only corrects an earlier one of its item
-    /// has nothing to add to them.
+    /// Adds the bounds between tasks. They need no label, so only the first sample of an item adds to them.
     fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
         for (index, sample) in samples.iter().enumerate() {
             if !matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative) {

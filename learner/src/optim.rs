@@ -1,4 +1,4 @@
-//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, a choice of two for dense weights.
+//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad or Adam for dense weights.
 
 mod dense;
 
@@ -10,15 +10,16 @@ use crate::config::LearnerConfig;
 pub(crate) use dense::DenseOptimizer;
 pub use dense::DenseRule;
 
-/// Floats of state behind an embedding row: the accumulated mean squared gradient.
+/// Optimizer state of an embedding row, floats: the accumulated mean squared gradient.
 pub const ROW_STATE: usize = 1;
-/// Floats of state behind a wide weight: FTRL's `z` and `n`.
+/// Optimizer state of a wide weight, floats: FTRL's `z` and `n`.
 pub const WIDE_STATE: usize = 2;
 
 const EPSILON: f32 = 1e-8;
 
-/// Row-wise Adagrad: one accumulator a row, of the mean square of its gradient (Mudigere et al. 2022, 4.1). `places`
-/// says where the rows are, `rates` how fast those of each feature learn.
+/// Row-wise Adagrad: one accumulator per row, of the mean square of its gradient (Mudigere et al. 2022, section 4.1).
+///
+/// `places` are the rows of `keys`; `rates` are learning rates by feature.
 ///
 /// # Shapes
 /// `keys [n_unique]`, `places [n_unique]`, `gradient [n_unique, dim]`
@@ -49,7 +50,7 @@ pub(crate) fn row_adagrad(
     }
 }
 
-/// The same of rows on their device.
+/// [`row_adagrad`] for rows cached on a device.
 ///
 /// # Shapes
 /// `gradient [n_unique, dim]`
@@ -80,7 +81,7 @@ pub(crate) fn row_adagrad_on_device(
     let (widths, rates) = (of_each.f_narrow(1, 0, 1)?, of_each.f_narrow(1, 1, 1)?);
     let gradient = gradient.f_index_select(0, &at)?;
     let (_, dim) = gradient.size2()?;
-    let places = cached.take(&taken, rows)?;
+    let places = cached.load(&taken, rows)?;
     cached.update(&places, |values| {
         let squares = gradient.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?;
         let sum = values.f_narrow(1, dim, 1)?.f_add(&squares.f_div(&widths)?)?;

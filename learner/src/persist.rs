@@ -1,4 +1,4 @@
-//! The trainer's state in a snapshot: rows, dense weights and all optimizer state, as named arrays.
+//! The trainer's state in a snapshot: rows, dense weights and optimizer state, as named arrays.
 
 use std::sync::Arc;
 
@@ -25,35 +25,35 @@ const WIDE: &str = "wide.safetensors";
 const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
 
-/// The small part of the state, kept as JSON so that a person can read it.
+/// The small part of the state, as JSON that a person can read.
 #[derive(Serialize, Deserialize)]
 struct Small {
     model: ModelConfig,
     next_batch: u64,
-    /// What the base weights are, once they are frozen.
+    /// Fingerprint of the base weights, once they are frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     frozen: Option<u64>,
-    /// Samples learned from, which the learning rate may depend on.
+    /// Number of samples learned from, which learning rates may depend on.
     samples: u64,
-    /// The rule that the state of the dense weights belongs to, and the steps that each of them has taken.
+    /// The update rule of the dense optimizer state, and the steps of each weight.
     dense: DenseRule,
     dense_steps: Vec<u64>,
-    /// Per task: labels seen, positives among them.
+    /// Per task: labels and positives among them.
     seen: Vec<(f32, f32)>,
     prior: Vec<f32>,
-    /// Per task: how often labels came late, where the policy must know.
+    /// Per task: early and late positives, where the policy needs them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     delays: Vec<Delays>,
-    /// Per task: its calibration, where there is any.
+    /// Per task: its calibration line, if calibration is on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     calibration: Vec<Line>,
-    /// Event time by which rows expire, where they do.
+    /// Event time by which rows expire, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     age: Option<Age>,
 }
 
 impl Trainer {
-    /// Puts the whole state into a draft. Rows are shared, not copied: the learner goes on at once.
+    /// Adds the whole state to a draft. Rows are shared, not copied, so the learner continues at once.
     pub fn save(&mut self, draft: &mut Draft) -> Result<(), Error> {
         let weights = self.weights()?;
         let mut dense = Arrays::new();
@@ -63,7 +63,7 @@ impl Trainer {
             let name = &spec.name;
             let plain = &weights.dense[name];
             dense.insert(name.as_str(), Array::new(&plain.shape, plain.values.to_vec())?)?;
-            for (what, tensor) in rule.kept().iter().zip(&kept.tensors) {
+            for (what, tensor) in rule.state_names().iter().zip(&kept.tensors) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
                 state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
             }
@@ -101,8 +101,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// The trainer as it was at a snapshot. `model` is what the configuration asks for and must be what the
-    /// snapshot holds; learning rates may differ.
+    /// Restores the trainer of a snapshot. `model` is the configured model and must equal that of the snapshot; learning rates
+    /// may differ.
+    ///
+    /// # Errors
+    /// When the snapshot lacks a part or holds another model.
     pub fn load(snapshot: &Snapshot, model: &ModelConfig, config: LearnerConfig) -> Result<Self, Error> {
         let id = snapshot.id().to_string();
         let refuse = |why: String| Error::Restore {
@@ -179,11 +182,11 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Takes the state of the dense weights' optimizer.
+    /// Restores the optimizer state of the dense weights.
     fn restore_dense(&mut self, state: &mut Arrays) -> Result<(), Error> {
         let rule = self.dense.rule();
         for ((spec, weight), kept) in self.model.net().weights().zip(&mut self.dense.states) {
-            for (what, tensor) in rule.kept().iter().zip(&mut kept.tensors) {
+            for (what, tensor) in rule.state_names().iter().zip(&mut kept.tensors) {
                 let values = state.take::<f32>(&state_name(&spec.name, what), &spec.shape)?;
                 *tensor = Tensor::from_slice(&values)
                     .view_as(weight)
@@ -215,12 +218,12 @@ pub fn weights_hash(draft: &Draft) -> String {
     draft.hash_files(&names)
 }
 
-/// The name of what an optimizer keeps of a dense weight.
+/// The name of a state tensor of a dense weight.
 fn state_name(weight: &str, what: &str) -> String {
     format!("{weight}.{what}")
 }
 
-/// What stands before the names of a table's arrays: nothing for the first, which there always is.
+/// Prefix of the names of a table's arrays; empty for the first table, which always exists.
 fn prefix(n: usize, table: &Table) -> String {
     match n {
         0 => String::new(),
@@ -259,7 +262,7 @@ fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Result<(), Err
     Ok(())
 }
 
-/// Fills a table; when its rows were seen only where rows `expire`.
+/// Restores a table, with last-seen times only if rows expire.
 fn fill(table: &mut Table, prefix: &str, arrays: &mut Arrays, expires: bool) -> Result<(), Error> {
     let name = |name: &str| format!("{prefix}{name}");
     let has = |arrays: &Arrays, name: &str| arrays.iter().any(|(found, _)| found == name);

@@ -1,8 +1,7 @@
-//! Running label counts, whose log-odds are the offsets that the network's outputs start from.
+//! Running label counts per task; their log-odds are the prior of the network's logits.
 //!
-//! Counts are of what an output stands for: with a policy that corrects itself, of shown items and their
-//! outcomes as far as they are known; with [`Policy::Fnc`], of the samples of the stream. Down-sampling does not
-//! touch them.
+//! Counts follow what a logit stands for: shown items and their known outcomes, or the samples of the stream under
+//! [`Policy::Fnc`]. Down-sampling does not change them.
 
 use ouzel_sample::{Sample, SampleKind, TaskId};
 use serde::{Deserialize, Serialize};
@@ -13,23 +12,23 @@ use crate::loss::Policy;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prior {
     policy: Policy,
-    /// Per task: labels seen and positives among them, forgetting beyond `prior_samples`.
+    /// Per task: labels and positives among them, with exponential forgetting beyond `prior_samples`.
     pub(crate) seen: Vec<(f32, f32)>,
-    /// Per task: positives by when they came, forgetting likewise; empty where no auxiliary logit starts from it.
+    /// Per task: early and late positives, likewise; empty without auxiliary logits.
     pub(crate) delays: Vec<Delays>,
 }
 
-/// Positives of one task.
+/// Positives of one task by delay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Delays {
-    /// Told as positives at first.
+    /// Positive in their first sample.
     early: f32,
-    /// Told as negatives at first.
+    /// Negative in their first sample.
     late: f32,
 }
 
 impl Prior {
-    /// Nothing seen.
+    /// Counts of 0.
     pub(crate) fn new(policy: Policy, n_tasks: usize) -> Self {
         let n_delays = if policy.auxiliary() > 0 { n_tasks } else { 0 };
         Self {
@@ -39,11 +38,11 @@ impl Prior {
         }
     }
 
-    /// Counts a batch, forgetting what goes beyond `most` samples.
+    /// Counts a batch and scales counts beyond `max` samples down to it.
     pub(crate) fn observe(&mut self, samples: &[Sample], most: f32) {
         for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
             for (sample, y) in samples.iter().filter_map(|s| label(s, task).map(|y| (s, y))) {
-                let (shown, came) = told(self.policy, sample, y);
+                let (shown, came) = counts(self.policy, sample, y);
                 *n += shown;
                 *positive += came;
             }
@@ -69,9 +68,9 @@ impl Prior {
         }
     }
 
-    /// Log-odds of each task's labels.
+    /// Log-odds of each task's labels, the prior.
     pub(crate) fn log_odds(&self) -> impl Iterator<Item = f32> {
-        // After a rollback a late positive may come whose first sample is no longer counted.
+        // After a rollback a late positive may arrive whose first sample is no longer counted.
         self.seen
             .iter()
             .map(|(n, positive)| ((positive + 0.5) / ((n - positive).max(0.0) + 0.5)).ln())
@@ -86,11 +85,11 @@ impl Prior {
     }
 }
 
-/// What a label adds to the counts: items or samples, positives among them.
-fn told(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
+/// Items or samples that a label adds to the counts, and positives among them.
+fn counts(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
     match (policy, sample.kind) {
         (_, SampleKind::Correction) => (0.0, 1.0),
-        // Stands for both samples of its item, see `Objective`.
+        // Counts for both samples of its item, see `Objective`.
         (Policy::Fnc, SampleKind::Final) if y => (2.0, 1.0),
         (Policy::Plain | Policy::Fnc, _) | (_, SampleKind::Final | SampleKind::EarlyNegative) => {
             (1.0, one(y))
@@ -99,8 +98,8 @@ fn told(policy: Policy, sample: &Sample, y: bool) -> (f32, f32) {
     }
 }
 
-/// True of a positive whose item had been told as negative. The second copy of an early positive, told when its
-/// window closes, has no action to date it by.
+/// Whether a sample turns a presumed negative into a positive. The second copy of an early positive, emitted when its
+/// window closes, does not: it has no action time.
 pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
     let came = match sample.kind {
         SampleKind::LatePositive => true,
@@ -110,7 +109,7 @@ pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
     y && came
 }
 
-/// Whether a positive comes late, for each positive once.
+/// Whether a positive is late; none for samples that are not the first to report it.
 pub(crate) fn comes_late(sample: &Sample, y: bool) -> Option<bool> {
     match sample.kind {
         SampleKind::Final if y => Some(false),
@@ -118,7 +117,7 @@ pub(crate) fn comes_late(sample: &Sample, y: bool) -> Option<bool> {
     }
 }
 
-/// What the sample says of `task`, if it does.
+/// The label of a task, if the sample has one.
 pub(crate) fn label(sample: &Sample, task: usize) -> Option<bool> {
     TaskId::try_from(task)
         .ok()
@@ -186,7 +185,7 @@ mod tests {
         prior.observe(&vec![first.clone(); 1000], 1e6);
         prior.observe(&(0..99).map(late).collect::<Vec<_>>(), 1e6);
         prior.observe(&(0..199).map(early).collect::<Vec<_>>(), 1e6);
-        // Task 0 was told of, task 1 was not; two samples.
+        // Labels are of task 0 only; two samples.
         let found = prior.add_delay_prior(vec![1.0, 2.0, 3.0, 4.0]);
         let share = (99.5f32 / 199.5).ln();
         for (found, expected) in found.iter().zip([1.0 + share, 2.0, 3.0 + share, 4.0]) {

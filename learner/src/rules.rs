@@ -1,4 +1,4 @@
-//! The rules that embedding rows live by: when an id gets one, how fast it learns, when it is forgotten.
+//! Row rules: when an id gets an embedding row, how fast the row learns, when it expires.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,13 +75,13 @@ impl RowRules {
         }
     }
 
-    /// Whose ids must wait for their rows.
+    /// Which features have ids that wait for a row.
     #[must_use]
     pub fn waits(&self) -> [bool; Feature::N] {
         Feature::ALL.map(|feature| self.of(feature).waits())
     }
 
-    /// The first rule that cannot be kept: its key below the rows' section, and why.
+    /// The first rule with a value that is not allowed: its key below the section of rows, and why.
     #[must_use]
     pub fn fault(&self) -> Option<(String, String)> {
         for feature in Feature::ALL {
@@ -93,7 +93,7 @@ impl RowRules {
             if feature == Feature::User && rules.users != 1 {
                 return fault(
                     "users",
-                    "must be 1: a user is one user; state sightings".to_owned(),
+                    "must be 1, since a user row has one user: set sightings instead".to_owned(),
                 );
             }
             if !(1..=MAX_USERS).contains(&rules.users) {

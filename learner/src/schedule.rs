@@ -2,7 +2,7 @@
 
 use crate::config::LearnerConfig;
 
-/// What the configured rates are multiplied by as learning goes on.
+/// Factor of the configured learning rates by samples learned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
     warmup: u64,
@@ -17,7 +17,7 @@ impl Schedule {
         }
     }
 
-    /// The factor of the step that makes it `n` samples learned from:
+    /// The factor of the step after which `n` samples are learned from:
     /// `min(1, n / warmup) / sqrt(1 + max(0, n - warmup) / decay)`; a length of 0 leaves its part out.
     pub(crate) fn factor(self, n: u64) -> f64 {
         let Self { warmup, decay } = self;

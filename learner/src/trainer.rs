@@ -15,34 +15,33 @@ use crate::error::Error;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
 
-/// Slates predicted in one forward pass.
+/// Slates of one forward pass of predictions.
 const PREDICT_SLATES: usize = 256;
 
-/// Sets how many threads one operation of the calling thread has.
+/// Sets the number of threads of one libtorch operation for the calling thread.
 ///
-/// libtorch and MKL keep that number by calling thread. One that has not set it computes its first products with as many
-/// as there are cores, and so with other bits than a process has that is further on: every thread that computes calls
-/// this before anything else.
+/// libtorch and MKL store the number per calling thread. A thread that has not set it computes its first products with one
+/// thread per core, and so with other bits than later: every thread that computes calls this before anything else.
 pub fn set_intra_op_threads(threads: i32) {
     tch::set_num_threads(threads.max(1));
 }
 
-/// The model with all that learning needs of it.
+/// A model with its optimizers, label statistics and row rules.
 #[derive(Debug)]
 pub struct Trainer {
     pub(crate) config: LearnerConfig,
-    /// Rows and prior are current; `dense` is only as of the last [`Trainer::weights`].
+    /// Rows and prior are current; dense weights are those of the last [`Trainer::weights`].
     pub(crate) weights: Weights,
     pub(crate) model: Model,
     pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
     pub(crate) calibrator: Calibrator,
     pub(crate) next_batch: u64,
-    /// Samples learned from, count.
+    /// Number of samples learned from.
     pub(crate) n_samples: u64,
-    /// Ids that wait for their rows.
+    /// Occurrences of ids that wait for a row.
     pub(crate) sightings: AdmissionCounter,
-    /// Event time, where rows expire.
+    /// Event time, if rows expire.
     pub(crate) age: Option<Age>,
 }
 
@@ -53,7 +52,7 @@ impl Trainer {
         Self::with(weights, config)
     }
 
-    /// A trainer around weights, its optimizer state behind the rows kept, that of dense weights new.
+    /// A trainer of existing weights: keeps the optimizer state of rows, starts that of dense weights anew.
     pub(crate) fn with(mut weights: Weights, config: LearnerConfig) -> Result<Self, Error> {
         config.check(&weights.config)?;
         let waits = config.rows.waits();
@@ -96,67 +95,66 @@ impl Trainer {
         self.next_batch
     }
 
-    /// Goes on with this batch number: for weights put in place of newer ones while the log goes on.
+    /// Continues with this batch number, after a rollback to older weights while the log goes on.
     pub fn resume_at(&mut self, next_batch: u64) {
         self.next_batch = next_batch;
     }
 
-    /// The shape of the model.
+    /// The model's configuration.
     #[must_use]
     pub fn model(&self) -> &ModelConfig {
         &self.weights.config
     }
 
-    /// How it learns.
+    /// The learner's configuration.
     #[must_use]
     pub fn config(&self) -> &LearnerConfig {
         &self.config
     }
 
-    /// Embedding rows, and weights of the wide part.
+    /// Number of embedding rows, and of weights of the wide part.
     #[must_use]
     pub fn n_rows(&self) -> (usize, usize) {
         let rows = self.weights.rows.tables().map(Table::n_live).sum();
         (rows, self.weights.wide.n_live())
     }
 
-    /// The tables by name, each with its rows.
+    /// The tables by name, each with its number of rows.
     pub fn tables(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let tables = self.weights.rows.tables().chain([&self.weights.wide]);
         tables.map(|table| (table.name(), table.n_live()))
     }
 
-    /// Ids that wait for a row, count.
+    /// Number of ids that wait for a row.
     #[must_use]
     pub fn n_waiting(&self) -> usize {
         self.sightings.len()
     }
 
-    /// The current version: rows shared page by page, dense weights copied out.
+    /// The current version: rows shared page by page, dense weights copied.
     pub fn weights(&mut self) -> Result<Weights, Error> {
         self.weights.dense = self.model.net().export()?;
         self.flush_device_rows()?;
         Ok(self.weights.clone())
     }
 
-    /// Predicts the slates shown while a batch filled, so that validation can compare the prediction of that moment
-    /// with an outcome that comes later. Those that are in the batch itself the step predicts, before it learns.
-    /// Changes no weight.
+    /// Predicts the slates shown while a batch was filled, so that validation can compare predictions at the impression with
+    /// later outcomes. Slates that are in the batch are predicted by the step. Changes no weight.
     pub fn predict(&mut self, batch: &Batch) -> Result<(), Error> {
-        let told: HashSet<*const Candidate> =
+        let in_batch: HashSet<*const Candidate> =
             batch.samples.iter().map(|s| Arc::as_ptr(&s.candidate)).collect();
-        let is_told = |candidate: &Arc<Candidate>| told.contains(&Arc::as_ptr(candidate));
-        let untold = batch
+        let is_in_batch = |candidate: &Arc<Candidate>| in_batch.contains(&Arc::as_ptr(candidate));
+        let others = batch
             .shown
             .iter()
-            .filter(|slate| !slate.candidates.iter().all(is_told));
-        let untold: Vec<ShownSlate> = untold.cloned().collect();
-        self.predict_shown(&untold, &batch.vectors)
+            .filter(|slate| !slate.candidates.iter().all(is_in_batch));
+        let others: Vec<ShownSlate> = others.cloned().collect();
+        self.predict_shown(&others, &batch.vectors)
     }
 
-    /// Predicts slates of any time as of now. Changes no weight.
+    /// Predicts slates with the current weights. Changes no weight.
     pub fn predict_shown(&mut self, shown: &[ShownSlate], vectors: &VectorMap) -> Result<(), Error> {
-        // A replay that catches up can bring thousands of slates at once; pieces keep the tensors small.
+        // A replay that catches up may bring thousands of slates at once; chunks bound the memory.
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
             let logits = self.model.score(&inputs, &self.weights)?;

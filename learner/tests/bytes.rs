@@ -1,4 +1,4 @@
-//! What a row takes in memory, everything about it included, counted by the allocator.
+//! Memory per row with everything that belongs to it, counted by the allocator.
 #![allow(
     clippy::unwrap_used,
     reason = "a step that fails while setting a test up fails the test"

@@ -1,11 +1,10 @@
-//! What a forward pass costs, counted in floating-point operations, by block.
+//! Cost of a forward pass by block, in floating-point operations.
 //!
-//! Counted are matrix products, a multiplication with its addition being 2, and the sums and squares of the
-//! factorisation machine. Activations, norms, masks, softmax and the pooling of rows are not: they are linear in the
-//! same sizes without a layer's width as a factor. Batches are counted without their padding.
+//! Counts matrix products (a multiply-add is 2) and the sums and squares of the factorization machine. Activations, norms,
+//! masks, softmax and pooling are not counted: they lack a layer's width as a factor. Padding is not counted.
 //!
-//! A cost is of one of three: a request, once; a candidate of it; an item's content, once as long as what makes it
-//! stands still, so in serving once a version and in training once a batch until the base is frozen.
+//! A cost arises once per request, once per candidate, or once per item: an item's content vector is computed once per
+//! version in serving, and in training once per batch until the base is frozen.
 
 use std::collections::BTreeMap;
 use std::ops::Add;
@@ -21,11 +20,11 @@ use crate::shapes::weight_specs;
 /// Operations as a function of the history's length `n`: `fixed + per_entry * n + per_pair * n^2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flops {
-    /// Whatever the length.
+    /// Independent of the length.
     pub fixed: u64,
-    /// For each entry.
+    /// Per entry.
     pub per_entry: u64,
-    /// For each pair of entries.
+    /// Per pair of entries.
     pub per_pair: u64,
 }
 
@@ -44,7 +43,7 @@ impl Flops {
         }
     }
 
-    /// Operations for a history of this many entries.
+    /// Operations for a history of `history_len` entries.
     #[must_use]
     pub fn at(self, history_len: usize) -> u64 {
         let n = history_len as u64;
@@ -64,22 +63,22 @@ impl Add for Flops {
     }
 }
 
-/// What one block costs.
+/// Cost of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// Which block.
+    /// The block.
     pub block: Block,
-    /// Longest history that it reads, entries; 0 where it reads none.
+    /// Longest history that it reads, entries; 0 without a history.
     pub history_len: usize,
-    /// Once a request.
+    /// Per request.
     pub request: Flops,
-    /// Once a candidate.
+    /// Per candidate.
     pub candidate: Flops,
-    /// Once an item.
+    /// Per item.
     pub item: u64,
 }
 
-/// What the blocks that a configuration asks for cost, in the order of the forward pass.
+/// Costs of the blocks of a configuration, in the order of the forward pass.
 #[must_use]
 pub fn costs(config: &ModelConfig) -> Vec<Cost> {
     let layers = Layers::new(config);
@@ -87,11 +86,11 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
         Block::Fields => Some(Cost {
             request: Flops::fixed(layers.product("first.user")),
             candidate: Flops::fixed(layers.product("first.candidate")),
-            ..nothing(block)
+            ..free(block)
         }),
         Block::Features => Some(Cost {
             candidate: Flops::fixed(layers.product("first.dense")),
-            ..nothing(block)
+            ..free(block)
         }),
         Block::Fm => config.fm.then(|| fm(config)),
         Block::Content => config.content.enabled.then(|| content(config, &layers)),
@@ -102,19 +101,19 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
             SequenceKind::Hstu | SequenceKind::HstuResearch => Some(hstu(config, &layers)),
         },
         Block::Contrast => (config.contrast > 0).then(|| Cost {
-            // Of an item in a batch; the products of all with all depend on how many there are.
+            // Per item of a batch; the products of all pairs depend on how many items there are.
             item: layers.linear("cic.id") + layers.linear("cic.content"),
-            ..nothing(block)
+            ..free(block)
         }),
         Block::Head => Some(Cost {
             candidate: Flops::fixed(head(config, &layers)),
-            ..nothing(block)
+            ..free(block)
         }),
     });
     all.into_iter().flatten().collect()
 }
 
-fn nothing(block: Block) -> Cost {
+fn free(block: Block) -> Cost {
     Cost {
         block,
         history_len: 0,
@@ -124,7 +123,7 @@ fn nothing(block: Block) -> Cost {
     }
 }
 
-/// The extents of every weight, by name.
+/// Shapes of all weights by name.
 struct Layers(BTreeMap<String, Vec<usize>>);
 
 impl Layers {
@@ -137,22 +136,22 @@ impl Layers {
         )
     }
 
-    /// A row times this weight.
+    /// One row times this weight.
     fn product(&self, weight: &str) -> u64 {
         self.0.get(weight).map_or(0, |extents| 2 * size(extents))
     }
 
-    /// A row through the layer without its adapter.
+    /// One row through the layer without its adapter.
     fn base(&self, layer: &str) -> u64 {
         self.product(&format!("{layer}.weight"))
     }
 
-    /// A row through the layer's adapter, 0 without one.
+    /// One row through the layer's adapter; 0 without one.
     fn adapter(&self, layer: &str) -> u64 {
         self.product(&format!("{layer}.lora_a")) + self.product(&format!("{layer}.lora_b"))
     }
 
-    /// A row through the layer.
+    /// One row through the layer.
     fn linear(&self, layer: &str) -> u64 {
         self.base(layer) + self.adapter(layer)
     }
@@ -162,19 +161,19 @@ fn size(extents: &[usize]) -> u64 {
     extents.iter().map(|n| *n as u64).product()
 }
 
-/// Each field is added up, squared and its square added up; both sides are then added, squared and added up.
+/// Each field is summed, squared, and its squares are summed; then both sides are added, squared and summed.
 fn fm(config: &ModelConfig) -> Cost {
     let dim = config.dim as u64;
     let of_content = u64::from(config.content.enabled);
     Cost {
         request: Flops::fixed(3 * USER_FIELDS as u64 * dim),
         candidate: Flops::fixed(3 * (CANDIDATE_FIELDS as u64 + of_content) * dim + 3 * dim),
-        ..nothing(Block::Fm)
+        ..free(Block::Fm)
     }
 }
 
-/// The Fusion-Q-Former: `t = queries + modalities` tokens of `width` through each layer's four projections and
-/// `t^2` scores, once an item.
+/// The Fusion-Q-Former, per item: `t = queries + modalities` tokens of `width` through the four projections of each layer,
+/// and `t^2` scores.
 fn content(config: &ModelConfig, layers: &Layers) -> Cost {
     let content = &config.content;
     let n_read = content.widths.iter().filter(|width| **width > 0).count();
@@ -196,12 +195,12 @@ fn content(config: &ModelConfig, layers: &Layers) -> Cost {
     Cost {
         item: inputs + attention,
         candidate: Flops::fixed(layers.product("first.content") + layers.product("fm.content")),
-        ..nothing(Block::Content)
+        ..free(Block::Content)
     }
 }
 
-/// A query a candidate, a score and a weighted content for each entry. The key without its adapter is the item's, the
-/// adapter's part is the request's.
+/// A query per candidate, a score and a weighted content vector per entry. A key is computed per item without its adapter;
+/// the adapter's part is computed per request.
 fn interest(config: &ModelConfig, layers: &Layers) -> Cost {
     let (key, content) = (config.interest.width as u64, config.content.out() as u64);
     Cost {
@@ -210,19 +209,19 @@ fn interest(config: &ModelConfig, layers: &Layers) -> Cost {
         request: Flops::per_entry(layers.adapter("interest.key")),
         candidate: Flops::fixed(layers.linear("interest.query") + layers.product("first.interest"))
             + Flops::per_entry(2 * key + 2 * content),
-        ..nothing(Block::Interest)
+        ..free(Block::Interest)
     }
 }
 
-/// The attention unit on `[q, k, q - k, q * k]`: the first layer once for `q`, once for each `k`, and for their product
-/// at each entry, then the rest of the unit and the weighted sum.
+/// The attention MLP on `[q, k, q - k, q * k]`: the first layer once for `q`, once per `k`, and per pair for their product;
+/// then the other layers and the weighted sum.
 fn din(config: &ModelConfig, layers: &Layers) -> Cost {
     let token = (TOKEN_FIELDS * config.dim) as u64;
-    // Of the four parts of its input, each is as wide as a token.
+    // Each of the four parts of its input is as wide as a token.
     let part = layers.base("sequence.first") / 4;
     let unit = layers.linear("sequence.second") + layers.linear("sequence.score");
     let merged = if layers.adapter("sequence.first") > 0 {
-        // B A, once a pass: an adapter on a layer that is taken apart is added to its weight.
+        // B A once per pass: the adapter of a layer that is split is added to its weight.
         2 * size(&[
             config.lora.rank,
             4 * TOKEN_FIELDS * config.dim,
@@ -236,16 +235,16 @@ fn din(config: &ModelConfig, layers: &Layers) -> Cost {
         request: Flops::fixed(merged) + Flops::per_entry(part),
         candidate: Flops::fixed(part + layers.product("first.sequence"))
             + Flops::per_entry(part + unit + 2 * token),
-        ..nothing(Block::Sequence)
+        ..free(Block::Sequence)
     }
 }
 
-/// Rows of the history through each layer's projections, and causal attention in all layers but the last, of which
-/// candidates need only keys and values; a candidate is one more row, which reads `n` entries and itself.
+/// Rows of the history through each layer's projections, with causal attention in all layers but the last, where candidates
+/// need keys and values only. A candidate is one more row that reads `n` entries and itself.
 fn hstu(config: &ModelConfig, layers: &Layers) -> Cost {
     let sequence = &config.sequence;
     let (keys, values) = (sequence.heads * sequence.key, sequence.heads * sequence.value);
-    // A score and what is read by it.
+    // A score and the value it weighs.
     let pair = 2 * (keys + values) as u64;
     let embed = layers.linear("sequence.token");
     let mut request = Flops::per_entry(embed);
@@ -268,7 +267,7 @@ fn hstu(config: &ModelConfig, layers: &Layers) -> Cost {
         history_len: sequence.history_len,
         request,
         candidate,
-        ..nothing(Block::Sequence)
+        ..free(Block::Sequence)
     }
 }
 

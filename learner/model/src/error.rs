@@ -1,49 +1,53 @@
-//! What can go wrong with a model.
+//! Errors of this crate.
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A dense weight the configuration asks for is not there.
-    #[error("the model's configuration needs the weight {name:?}, which is not among the {n_present} given")]
+    /// A dense weight that the configuration asks for is missing.
+    #[error(
+        "the model's configuration asks for the weight {name}, which is not among the {n_present} weights given"
+    )]
     MissingWeight {
-        /// Which.
+        /// Name of the weight.
         name: String,
-        /// How many there are.
+        /// Number of weights given.
         n_present: usize,
     },
     /// A dense weight has another shape than the configuration asks for.
-    #[error("the weight {name:?} has shape {found:?}, the configuration asks for {expected:?}")]
+    #[error("the weight {name} has the shape {found:?}, the model's configuration asks for {expected:?}")]
     WrongShape {
-        /// Which.
+        /// Name of the weight.
         name: String,
-        /// Its shape.
+        /// Shape of the weight given.
         found: Vec<usize>,
-        /// The shape asked for.
+        /// Shape that the configuration asks for.
         expected: Vec<usize>,
     },
-    /// Rows whose parts do not fit together.
-    #[error("cannot build table {table:?} from {n_ids} ids and {n_values} values of {stride} a row")]
+    /// Ids, values and free rows of a table that do not fit together.
+    #[error(
+        "cannot restore the table {table}: {n_ids} ids and {n_values} values do not make rows of {stride} values with distinct ids"
+    )]
     WrongRows {
-        /// Which table.
+        /// Name of the table.
         table: &'static str,
-        /// Ids given.
+        /// Number of ids given.
         n_ids: usize,
-        /// Values given.
+        /// Number of values given.
         n_values: usize,
-        /// Values in a row.
+        /// Values of a row, optimizer state included.
         stride: usize,
     },
-    /// Times of rows that are not those of the table.
-    #[error("cannot tell {n_rows} rows of table {table:?} when they were seen from {n_seen} times")]
+    /// Last-seen times that are not those of the table's rows.
+    #[error("cannot restore when rows of the table {table} were seen: {n_seen} times for {n_rows} rows")]
     WrongSeen {
-        /// Which table.
+        /// Name of the table.
         table: &'static str,
-        /// Its rows.
+        /// Number of its rows.
         n_rows: usize,
-        /// Times given.
+        /// Number of times given.
         n_seen: usize,
     },
-    /// libtorch refused.
+    /// libtorch returned an error.
     #[error("libtorch failed: {0}")]
     Torch(#[from] tch::TchError),
 }

@@ -1,7 +1,7 @@
 //! Which ids feed which field of the model.
 //!
-//! A field is one vector `[dim]`: the weighted sum of the rows of its ids. One id keeps one row per role, so
-//! a user and an item never share one, while an item in a history and the same item as a candidate do.
+//! A field is one vector `[dim]`: the weighted sum of the rows of its ids. A row belongs to an id in a role: a user and an
+//! item never share one, an item in a history and the same item as a candidate do.
 
 use ouzel_sample::{AttributeField, Candidate, HistoryEntry, Id, Request, primary_attribute};
 
@@ -12,7 +12,7 @@ pub const USER_FIELDS: usize = 3;
 /// Fields of the candidate side: item, category, author, tags.
 pub const CANDIDATE_FIELDS: usize = 4;
 
-/// What an id is of: each has its own width of rows, its own rate and its own rules of admission.
+/// The kind of thing an id names. Each has its own row width, learning rate and admission rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
     /// A user.
@@ -24,12 +24,12 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// How many there are.
+    /// Number of features.
     pub const N: usize = 3;
-    /// All of them, each at its place.
+    /// All features, each at its [`index`](Self::index).
     pub const ALL: [Self; Self::N] = [Self::User, Self::Item, Self::Attribute];
 
-    /// Its name in the configuration and in a snapshot.
+    /// Name in the configuration and in a snapshot.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Feature {
         }
     }
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// Position in [`ALL`](Self::ALL).
     #[must_use]
     pub fn index(self) -> usize {
         match self {
@@ -50,12 +50,12 @@ impl Feature {
     }
 }
 
-/// What a row is found by: an id in its role.
+/// The key of an embedding row: an id in a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// What it is of.
+    /// What the id names.
     pub feature: Feature,
-    /// The id mixed with its role, which alone is different from that of every other row.
+    /// The id mixed with its role; unique among all rows.
     pub id: Id,
 }
 
@@ -88,7 +88,7 @@ impl Key {
     }
 }
 
-/// Collects the ids of one request's or candidate's fields.
+/// The ids of a request's and its candidates' fields.
 #[derive(Debug)]
 pub struct Fields<'a> {
     history_len: usize,
@@ -96,7 +96,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Fields of a request, its history cut to the newest `history_len` actions.
+    /// Fields of a request, with the newest `history_len` actions of its history.
     #[must_use]
     pub fn new(request: &'a Request, history_len: usize) -> Self {
         Self { history_len, request }
@@ -133,20 +133,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The ids of a history entry as a token; none where there is nothing to say.
+    /// The ids of a history entry as a token: its item and what the item is about, if known.
     #[must_use]
     pub fn token(entry: &HistoryEntry) -> [Option<Key>; TOKEN_FIELDS] {
         token(entry.item, entry.attribute)
     }
 
-    /// The ids of a candidate as a token like those of the history.
+    /// The ids of a candidate as a token.
     #[must_use]
     pub fn target(candidate: &Candidate) -> [Option<Key>; TOKEN_FIELDS] {
         token(candidate.item, primary_attribute(&candidate.attributes))
     }
 
-    /// Calls `add(id, key)` for each id of the wide part: single ids and their pairs with the user. `key` is the row
-    /// that the weight comes with; of a pair, the user's.
+    /// Calls `add(id, key)` for each id of the wide part: single ids, and pairs of the user with an attribute.
+    ///
+    /// A wide weight exists as long as the embedding row `key`; for a pair that is the user's row.
     pub fn wide(&self, candidate: &Candidate, mut add: impl FnMut(Id, Key)) {
         let user = Key::user(self.request.user);
         let mut add_single = |key: Key| add(key.id, key);
@@ -171,7 +172,7 @@ fn token(item: Id, attribute: Id) -> [Option<Key>; TOKEN_FIELDS] {
     [Some(Key::item(item)), attribute]
 }
 
-/// The role an id plays; part of the row's key.
+/// The role of an id, part of a row's key.
 #[derive(Clone, Copy)]
 #[repr(u64)]
 enum Role {
@@ -185,7 +186,7 @@ fn role(role: Role, id: Id) -> Id {
     Id(role as u64).pair(id)
 }
 
-/// `1 / sqrt(n)`: keeps the variance of a sum of `n` rows that of one.
+/// `1 / sqrt(n)`: a sum of `n` rows then has the variance of one.
 fn inverse_root(n: usize) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "a bounded count")]
     let n = n.max(1) as f32;

@@ -1,30 +1,30 @@
-//! Candidates side by side with their request, so that attention over a request's history is one matrix product.
+//! Candidates grouped by request, so that attention over a request's history is one matrix product.
 //!
-//! The candidates of a request are cut into groups of one width; each group meets its request's history once. Full
-//! slates are thus never copied, and a batch of lone candidates wastes no room on padding.
+//! The candidates of a request are split into groups of equal width, and each group reads the history once. The history of
+//! a full slate is not copied per candidate, and a batch of single candidates has no padding.
 
 use tch::{Device, Tensor};
 
 use crate::error::Error;
 
-/// Widest group: a history is read once for this many candidates of a request.
+/// Largest width of a group, candidates.
 const MAX_WIDTH: usize = 64;
 
-/// Which candidate stands where, in plain numbers.
+/// Which candidate is at which place of which group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Groups {
-    /// Candidates in a group, count.
+    /// Places of a group.
     pub width: usize,
     /// The request of each group, `[n_groups]`.
     pub request: Vec<i64>,
-    /// The candidate in each place, `[n_groups * width]`; any in a place left over.
+    /// The candidate at each place, `[n_groups * width]`; any one of the group in padding.
     pub candidate: Vec<i64>,
     /// The place of each candidate, `[n_candidates]`.
     pub place: Vec<i64>,
 }
 
 impl Groups {
-    /// Groups of candidates whose requests are these.
+    /// Groups candidates by their requests.
     #[must_use]
     pub fn new(request_of: &[i64], n_requests: usize) -> Self {
         let mut slates: Vec<Vec<i64>> = vec![Vec::new(); n_requests];
@@ -33,7 +33,7 @@ impl Groups {
                 slate.push(candidate);
             }
         }
-        // The mean slate: then at most about half of all places are left over.
+        // The size of the mean slate: at most about half of all places are padding.
         let width = request_of.len().div_ceil(n_requests.max(1)).clamp(1, MAX_WIDTH);
         let mut groups = Self {
             width,
@@ -56,7 +56,7 @@ impl Groups {
     }
 }
 
-/// [`Groups`] as tensors of one device.
+/// [`Groups`] as tensors on one device.
 #[derive(Debug)]
 pub struct Layout {
     width: i64,
@@ -66,7 +66,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Tensors of these groups.
+    /// Copies groups to a device.
     pub fn new(groups: &Groups, device: Device) -> Result<Self, Error> {
         let put = |values: &[i64]| -> Result<Tensor, Error> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(device)?)
@@ -79,19 +79,19 @@ impl Layout {
         })
     }
 
-    /// `[n_candidates, ..]` -> `[n_groups, width, ..]`
+    /// Arranges candidates in groups: `[n_candidates, ..]` -> `[n_groups, width, ..]`.
     pub fn group(&self, x: &Tensor) -> Result<Tensor, Error> {
         let mut shape = vec![-1, self.width];
         shape.extend(&x.size()[1..]);
         Ok(x.f_index_select(0, &self.candidate)?.f_reshape(&shape)?)
     }
 
-    /// `[n_requests, ..]` -> `[n_groups, ..]`
+    /// Repeats a request for each of its groups: `[n_requests, ..]` -> `[n_groups, ..]`.
     pub fn of_request(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_index_select(0, &self.request)?)
     }
 
-    /// `[n_groups, width, ..]` -> `[n_candidates, ..]`
+    /// The inverse of [`group`](Self::group): `[n_groups, width, ..]` -> `[n_candidates, ..]`.
     pub fn ungroup(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_flatten(0, 1)?.f_index_select(0, &self.place)?)
     }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_candidate_has_its_place_beside_its_request() {
+    fn every_candidate_is_in_a_group_of_its_request() {
         for (request_of, n_requests) in [
             (vec![0, 0, 0, 1, 2, 2], 3),
             (vec![2, 0, 2, 1, 2, 2, 2], 3),

@@ -1,32 +1,30 @@
-//! Tensors as plain numbers, where they lie.
+//! The memory of a tensor on the CPU as a slice.
 //!
-//! One of two places with `unsafe` in them, with `fused/half`: [`tch`] has no other way to read or write the numbers of a tensor but to copy them.
-//! An optimizer of many small weights would otherwise spend its time on calls.
+//! [`tch`] only copies values out of a tensor. An optimizer of many small weights would spend its time on these calls, so
+//! this file reads and writes them in place. With `cpu/bf16` it is the only one with `unsafe`.
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// The numbers of a tensor in row-major order; none where they are not on the CPU, not floats or not side by side.
+/// Values of a tensor, row-major; none unless they are `f32`, contiguous and on the CPU.
 #[must_use]
 pub fn values(tensor: &Tensor) -> Option<&[f32]> {
-    let n = n_plain(tensor)?;
+    let n = host_len(tensor)?;
     #[expect(unsafe_code, reason = "see SAFETY")]
-    // SAFETY: `n_plain` has seen that `n` floats lie there side by side, on the CPU. The tensor is borrowed, so it does
-    // not go away; tensors are not `Sync`, and nothing on this thread writes through another handle while it is read.
+    // SAFETY: `host_len` has checked that `n` contiguous floats are there, on the CPU. The borrow keeps the tensor alive;
+    // tensors are not `Sync`, and nothing on this thread writes through another handle while the slice is read.
     Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), n) })
 }
 
-/// The same, to be written. Who calls it writes while no other handle of the tensor is in use: a weight between two
-/// passes.
+/// The same for writing. The caller must not use another handle of the tensor meanwhile.
 #[must_use]
 pub fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    let n = n_plain(tensor)?;
+    let n = host_len(tensor)?;
     #[expect(unsafe_code, reason = "see SAFETY")]
-    // SAFETY: as in `values`; the handle is borrowed for writing, and other handles of the same numbers are the caller's
-    // and not in use.
+    // SAFETY: as in `values`; the handle is borrowed mutably, and the caller uses no other handle of this memory.
     Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), n) })
 }
 
-/// A copy of the numbers of any tensor of floats, in row-major order.
+/// Copies the values of a tensor of floats on any device, row-major.
 pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     match values(&tensor) {
@@ -35,15 +33,15 @@ pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
     }
 }
 
-/// Count of a tensor's numbers, where they are plain.
-fn n_plain(tensor: &Tensor) -> Option<usize> {
-    let is_plain = tensor.device() == Device::Cpu
+/// Number of values, if they are contiguous floats on the CPU.
+fn host_len(tensor: &Tensor) -> Option<usize> {
+    let is_host = tensor.device() == Device::Cpu
         && tensor.kind() == Kind::Float
         && !tensor.is_sparse()
         && !tensor.is_mkldnn()
         && tensor.is_contiguous();
     let n = tensor.numel();
-    (is_plain && n > 0 && !tensor.data_ptr().is_null()).then_some(n)
+    (is_host && n > 0 && !tensor.data_ptr().is_null()).then_some(n)
 }
 
 #[cfg(test)]
@@ -51,18 +49,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_and_written_where_they_lie() {
+    fn values_are_read_and_written_in_place() {
         let mut tensor = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3]);
         assert_eq!(values(&tensor), Some([1.0, 2.0, 3.0, 4.0, 5.0, 6.0].as_slice()));
         let other = tensor.shallow_clone();
         values_mut(&mut tensor).unwrap()[4] = -5.0;
         assert_eq!(other.double_value(&[1, 1]).to_bits(), (-5.0f64).to_bits());
-        // A part that starts further on.
+        // A view with an offset.
         assert_eq!(values(&tensor.get(1)), Some([4.0, -5.0, 6.0].as_slice()));
     }
 
     #[test]
-    fn what_is_not_plain_has_no_numbers() {
+    fn other_tensors_have_no_slice_but_can_be_copied() {
         let tensor = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3]);
         for other in [
             tensor.tr(),

@@ -1,7 +1,7 @@
-//! A batch as the model takes it: unique rows, fields as weighted sums of them, the user side once a request.
+//! The input of a batch: unique rows, fields as weighted sums of them, the user side once per request.
 //!
-//! Pooling is linear, so it is done here in plain loops and its backward is [`Pool::scatter`], in an order that
-//! depends on the batch alone: on any device the gradient of a row is summed in the same order.
+//! Pooling is linear: [`Pool::gather`] sums rows into fields, and its transpose [`Pool::scatter`] sums gradients into rows,
+//! in an order that depends on the batch alone, not on the device.
 
 mod contents;
 mod pool;
@@ -18,7 +18,7 @@ use crate::table::Table;
 pub use contents::ContentInputs;
 pub use pool::Pool;
 
-/// Everything the forward pass needs of a list of candidates, apart from the weights.
+/// Everything that a forward pass reads of a list of candidates, apart from weights.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// Unique keys of embedding rows, in order of first use.
@@ -31,15 +31,15 @@ pub struct Inputs {
     pub candidate: Pool,
     /// Segments `[n_candidates]` over `wide`.
     pub wide_sum: Pool,
-    /// The request of each candidate, `[n_candidates]`.
+    /// Request of each candidate, `[n_candidates]`.
     pub request_of: Vec<i64>,
-    /// Live features `[n_candidates, N_DENSE]`.
+    /// Live features, `[n_candidates, N_DENSE]`.
     pub dense: Vec<f32>,
-    /// The histories, where a block reads them.
+    /// Histories of items; empty without a block that reads them.
     pub history: HistoryInputs,
-    /// The contents, where a block reads them.
+    /// Contents; none without a block that reads them.
     pub contents: Option<ContentInputs>,
-    /// Candidates beside their requests, where a block attends to a history.
+    /// Candidates grouped by request; empty without attention over a history.
     pub groups: Groups,
     n_requests: usize,
 }
@@ -47,22 +47,22 @@ pub struct Inputs {
 /// The newest actions of each request's user, oldest first, left-aligned.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryInputs {
-    /// Places for entries of a request, count; 0 without the block.
+    /// Entries of a request with padding; 0 without the sequence block.
     pub len: usize,
     /// Segments `[n_requests * len * TOKEN_FIELDS]` over `rows`.
     pub tokens: Pool,
-    /// Candidates as tokens of the same kind, `[n_candidates * TOKEN_FIELDS]` over `rows`.
+    /// Candidates as tokens, segments `[n_candidates * TOKEN_FIELDS]` over `rows`.
     pub target: Pool,
-    /// 1 where there is an entry, `[n_requests * len]`.
+    /// 1 for an entry, 0 for padding, `[n_requests * len]`.
     pub valid: Vec<f32>,
-    /// The entries' tasks, `[n_requests * len]`.
+    /// Task of each entry's action, `[n_requests * len]`.
     pub tasks: Vec<i64>,
-    /// How long before the request they were, seconds, `[n_requests * len]`.
+    /// Age of each entry at the request, seconds, `[n_requests * len]`.
     pub ages: Vec<f32>,
 }
 
 impl Inputs {
-    /// Inputs of a training batch. Samples of one request share its user side wherever they stand.
+    /// Inputs of a training batch. Samples of one request share its user side, whatever their order.
     #[must_use]
     pub fn of_samples(config: &ModelConfig, samples: &[Sample], vectors: &VectorMap) -> Self {
         let mut build = Builder::new(config);
@@ -78,7 +78,7 @@ impl Inputs {
         build.done(vectors)
     }
 
-    /// Inputs of slates that are only predicted, in order.
+    /// Inputs of slates to predict, in order.
     #[must_use]
     pub fn of_shown(config: &ModelConfig, shown: &[ShownSlate], vectors: &VectorMap) -> Self {
         let mut build = Builder::new(config);
@@ -108,19 +108,19 @@ impl Inputs {
         build.done(vectors)
     }
 
-    /// Requests in the batch.
+    /// Number of requests.
     #[must_use]
     pub fn n_requests(&self) -> usize {
         self.n_requests
     }
 
-    /// Candidates in the batch.
+    /// Number of candidates.
     #[must_use]
     pub fn n_candidates(&self) -> usize {
         self.request_of.len()
     }
 
-    /// Reads the unique weights of a table, `[n_unique, dim]`.
+    /// Reads rows of a table, `[n_keys, dim]`.
     #[must_use]
     pub fn read(keys: &[Id], table: &Table) -> Vec<f32> {
         let mut out = vec![0.0; keys.len() * table.dim()];
@@ -131,7 +131,7 @@ impl Inputs {
     }
 }
 
-/// Collects requests and candidates, giving each distinct id one place.
+/// Collects requests and candidates, and numbers distinct ids.
 struct Builder<'a> {
     config: &'a ModelConfig,
     inputs: Inputs,
@@ -141,7 +141,7 @@ struct Builder<'a> {
     contents: contents::Collected,
 }
 
-/// Places of keys in order of first use, each found by its id.
+/// Distinct keys in order of first use.
 struct Unique<K> {
     place: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
     keys: Vec<K>,
@@ -182,7 +182,7 @@ impl<'a> Builder<'a> {
         self.config.sequence.kind != SequenceKind::Mean
     }
 
-    /// Whether candidates are needed as tokens: to attend with, or to be contrasted with their content.
+    /// Whether candidates are read as tokens: by the sequence block or the contrast.
     fn reads_target(&self) -> bool {
         self.reads_history() || self.config.contrast > 0
     }
@@ -257,7 +257,7 @@ impl<'a> Builder<'a> {
         self.inputs
     }
 
-    /// Lays the histories side by side, padded to the longest.
+    /// Adds the histories, padded to the longest.
     fn history(&mut self) {
         let longest = self.histories.iter().map(|(_, entries)| entries.len()).max();
         let Some(len) = longest.map(|len| len.max(1)) else {

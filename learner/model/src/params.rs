@@ -1,4 +1,4 @@
-//! Dense weights by name, and the linear layers made of them.
+//! Dense weights as tensors by name, and the linear layers made of them.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use crate::error::Error;
 
 /// The dense weights as tensors on one device, owned by one thread.
 ///
-/// A layer `l` is the weight `l.weight [out, in]`, with `l.bias [out]` where it has one, and with the adapter
-/// `l.lora_a [rank, in]`, `l.lora_b [out, rank]` where it has one.
+/// A layer `l` is the weight `l.weight [out, in]`, optionally with a bias `l.bias [out]` and an adapter
+/// `l.lora_a [rank, in]`, `l.lora_b [out, rank]`.
 #[derive(Debug, Default)]
 pub struct Params {
     names: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// Weights in the order given. `lora_scale` is what an adapter's product is multiplied by.
+    /// Weights in the order given. `lora_scale` multiplies the product of an adapter.
     #[must_use]
     pub fn new(weights: impl IntoIterator<Item = (String, Tensor)>, lora_scale: f64) -> Self {
         let mut params = Self {
@@ -43,7 +43,10 @@ impl Params {
         self
     }
 
-    /// `x w + bias`, of `x [.., in]` and `w [in, out]`.
+    /// Computes `x w + bias`.
+    ///
+    /// # Shapes
+    /// `x [.., in]`, `w [in, out]`, `bias [out]` -> `[.., out]`
     pub fn product(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
         let y = match self.products {
             MatmulPrecision::F32 => x.f_matmul(w)?,
@@ -76,13 +79,16 @@ impl Params {
         self.names.iter().map(String::as_str).zip(&self.tensors)
     }
 
-    /// The weight of this name, if there is one.
+    /// The weight of this name, if it exists.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Tensor> {
         Some(&self.tensors[*self.place.get(name)?])
     }
 
     /// The weight of this name.
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn get(&self, name: &str) -> Result<&Tensor, Error> {
         self.find(name).ok_or_else(|| Error::MissingWeight {
             name: name.to_owned(),
@@ -108,7 +114,7 @@ impl Params {
         })
     }
 
-    /// Some outputs of a layer, each a start and a count, side by side.
+    /// Ranges of a layer's outputs, each a start and a length, concatenated.
     pub fn outputs(&self, layer: &str, x: &Tensor, outputs: &[(i64, i64)]) -> Result<Tensor, Error> {
         let of = |all: &Tensor| -> Result<Tensor, Error> {
             let parts = outputs.iter().map(|(start, n)| all.f_narrow(0, *start, *n));
@@ -128,7 +134,7 @@ impl Params {
         self.apply(x, weight, self.find(&format!("{layer}.bias")))
     }
 
-    /// What a layer's adapter adds to it; the cost is that of its rank.
+    /// The output of a layer's adapter, computed through its rank; none without an adapter.
     pub fn adapted(&self, layer: &str, x: &Tensor) -> Result<Option<Tensor>, Error> {
         let Some((a, b)) = self.adapter(layer) else {
             return Ok(None);

@@ -1,7 +1,8 @@
-//! Counter-based random numbers: a pure function of what they are for, so there is no state to save and a row
-//! made today on one machine equals the same row made after a replay on another.
+//! Counter-based random numbers, a pure function of seed, id and lane.
+//!
+//! There is no state to save, and a row created today equals the same row created by a replay on another machine.
 
-/// SplitMix64's finaliser over `(seed, id, lane)`.
+/// SplitMix64's finalizer over `(seed, id, lane)`.
 fn bits(seed: u64, id: u64, lane: u64) -> u64 {
     let mut x = seed
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -13,17 +14,17 @@ fn bits(seed: u64, id: u64, lane: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// A number in `(0, 1)`.
+/// A uniform number in `(0, 1)`.
 #[must_use]
 pub fn uniform(seed: u64, id: u64, lane: u64) -> f32 {
-    // 24 bits are what an f32 holds; the half keeps both ends open.
+    // An f32 holds 24 bits; adding one half keeps both ends open.
     let top = u32::try_from(bits(seed, id, lane) >> 40).unwrap_or(u32::MAX);
     #[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32 exactly")]
     let x = (top as f32 + 0.5) / 16_777_216.0;
     x
 }
 
-/// A standard normal number, by Box and Muller's transform.
+/// A standard normal number (Box and Muller 1958).
 #[must_use]
 pub fn normal(seed: u64, id: u64, lane: u64) -> f32 {
     let radius = (-2.0 * uniform(seed, id, 2 * lane).ln()).sqrt();

@@ -1,28 +1,28 @@
-//! The embedding rows of a model: one table, and one more for each feature whose rows are narrower.
+//! The embedding rows of a model: one shared table, and one for each feature whose rows are narrower.
 //!
-//! Blocks read rows of one width, the model's `dim`. A narrower row is read with zeros behind it: a fixed projection
-//! that costs no weight, so that products in pairs are those of the floats that both sides have, and the gradient
-//! stops where the row does. Keys of features never meet, so features of the full width share one table and its bound.
+//! Blocks read rows of one width, the model's `dim`. A narrower row is padded with zeros, so pairwise products cover the
+//! floats that both rows have, and gradients stop at the row's width. Keys of different features never collide, so all
+//! features of full width share one table and its bound.
 
 use crate::config::ModelConfig;
 use crate::fields::{Feature, Key};
 use crate::table::{Pages, Table};
 
-/// Name of the table that features share.
+/// Name of the shared table.
 const SHARED: &str = "rows";
 
-/// Tables of rows. Cloning makes a version, see [`Table`].
+/// The tables of embedding rows. Cloning makes a version, see [`Table`].
 #[derive(Clone, Debug)]
 pub struct Rows {
     dim: usize,
     shared: Table,
     own: [Option<Table>; Feature::N],
-    /// Features whose ids wait for their rows: without one they read as zeros, not as a new row.
+    /// Features whose ids are admitted later: without a row they read as zeros, not as a new row.
     waits: [bool; Feature::N],
 }
 
 impl Rows {
-    /// Empty tables, `n_state` floats of the optimizer behind each row, from `init_state`.
+    /// Empty tables. Each row ends with `n_state` floats of optimizer state that start at `init_state`.
     #[must_use]
     pub fn new(config: &ModelConfig, n_state: usize, init_state: f32) -> Self {
         let (std, seed) = (config.row_init_std, config.seed);
@@ -39,19 +39,18 @@ impl Rows {
         }
     }
 
-    /// Has an id without a row read as zeros, by feature: that of the features whose ids must be seen more often
-    /// before they have one.
+    /// Sets for which features an id without a row reads as zeros: those whose ids must be seen before they are admitted.
     pub fn set_waits(&mut self, waits: [bool; Feature::N]) {
         self.waits = waits;
     }
 
-    /// Floats of a row as the blocks read it.
+    /// Floats of a row as blocks read it.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Floats of the optimizer behind a row.
+    /// Floats of optimizer state of a row.
     #[must_use]
     pub fn n_state(&self) -> usize {
         self.shared.stride() - self.shared.dim()
@@ -69,7 +68,7 @@ impl Rows {
         self.own[feature.index()].as_ref().unwrap_or(&self.shared)
     }
 
-    /// The same, to be written.
+    /// The table of a feature, for writing.
     pub fn table_mut(&mut self, feature: Feature) -> &mut Table {
         self.own[feature.index()].as_mut().unwrap_or(&mut self.shared)
     }
@@ -79,12 +78,12 @@ impl Rows {
         std::iter::once(&self.shared).chain(self.own.iter().flatten())
     }
 
-    /// The same, to be written.
+    /// The table of a feature, for writing.
     pub fn tables_mut(&mut self) -> impl Iterator<Item = &mut Table> {
         std::iter::once(&mut self.shared).chain(self.own.iter_mut().flatten())
     }
 
-    /// The row of `key` in its feature's table, made if it is not there.
+    /// The row of `key` in its feature's table, created if it is missing.
     pub fn insert(&mut self, key: Key) -> u32 {
         self.table_mut(key.feature).insert(key.id)
     }
@@ -95,8 +94,8 @@ impl Rows {
         self.table(key.feature).find(key.id)
     }
 
-    /// Copies the weights of `key` into `out [dim]`, zeros behind a narrow row. Of an id without a row these are what
-    /// a new row starts from, or zeros where ids wait for theirs.
+    /// Copies the weights of `key` into `out [dim]`, padded with zeros. An id without a row has the values of a new row, or
+    /// zeros where ids must be admitted first.
     pub fn read(&self, key: Key, out: &mut [f32]) {
         let table = self.table(key.feature);
         let (row, rest) = out.split_at_mut(table.dim());
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_row_reads_with_zeros_behind_it_and_costs_no_more_than_it_holds() {
+    fn a_narrow_row_is_padded_with_zeros_and_stored_without_them() {
         let mut rows = rows();
         assert_eq!([Feature::User, Feature::Item].map(|f| rows.width(f)), [6, 4]);
         let read = rows.read_all(&[Key::item(Id(1)), Key::user(Id(1))]);
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_waits_for_its_row_reads_as_zeros() {
+    fn an_id_that_is_not_admitted_yet_reads_as_zeros() {
         let mut rows = rows();
         rows.set_waits([false, true, false]);
         let keys = [Key::item(Id(1)), Key::user(Id(1))];

@@ -1,11 +1,9 @@
-//! Collisionless, growing embedding tables: 64-bit id to row.
+//! Growing embedding tables without collisions: 64-bit id to row.
 //!
-//! Rows live in copy-on-write pages. Publishing a version clones the page pointers; the learner's next write
-//! to a shared page copies that page alone. A row holds its weights and, behind them, whatever state the
-//! learner's optimizer keeps of it, so that both move, snapshot and roll back together.
-//!
-//! At a million rows of 32 floats a row costs `4 * dim + 28` bytes with its optimizer state, its id, when it was last
-//! seen and its place in the index; `tests/bytes.rs` measures it.
+//! Rows are stored in copy-on-write pages. Publishing a version clones the page pointers; the learner's next write to a
+//! shared page copies that page alone. A row holds its weights and then the optimizer's state, so both are written,
+//! snapshotted and rolled back together. At a million rows of 32 floats a row takes `4 * dim + 28` bytes, including
+//! optimizer state, id, last-seen time and index entry (`tests/bytes.rs` measures it).
 
 mod bound;
 mod index;
@@ -20,28 +18,27 @@ use crate::random::normal;
 use bound::Free;
 use index::Index;
 
-/// Rows in a page: small enough that one written row copies little, large enough that a version of a million
-/// rows clones only some thousand pointers.
+/// Rows of a page: few enough that writing one row copies little, enough that a version of a million rows clones some
+/// thousand pointers.
 pub const PAGE_ROWS: usize = 128;
 
-/// The rows of a table, page by page, in row order.
+/// The pages of a table, in row order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pages {
     /// Ids, `[n_rows]` in all.
     pub ids: Vec<Arc<Vec<Id>>>,
     /// Weights and state, `[n_rows, stride]` in all.
     pub values: Vec<Arc<Vec<f32>>>,
-    /// When each was last seen, `[n_rows]` in all; empty where nobody asks.
+    /// Last-seen times, `[n_rows]` in all; empty where they are not recorded.
     pub seen: Vec<Arc<Vec<u32>>>,
-    /// Rows among them that have no id any more and are taken next, ascending.
+    /// Rows without an id, which are reused next, ascending.
     pub free: Vec<u32>,
 }
 
 /// An embedding table.
 ///
-/// Cloning it makes a published version: the index is shared (only ever added to by the one owner that inserts, until
-/// it is full and a new one takes its place), the pages are shared until written. A version does not see rows inserted
-/// after it was made.
+/// Cloning makes a published version. Pages are shared until written. The index is shared too: the one owner that inserts
+/// only adds to it, and replaces it when it is full. A version does not see rows inserted after it was made.
 #[derive(Clone, Debug)]
 pub struct Table {
     name: &'static str,
@@ -53,15 +50,15 @@ pub struct Table {
     index: Index,
     ids: Vec<Arc<Vec<Id>>>,
     pages: Vec<Arc<Vec<f32>>>,
-    /// Paged like the rows, where somebody asks for it.
+    /// Last-seen times, paged like the rows, where they are recorded.
     seen: Option<Vec<Arc<Vec<u32>>>>,
     n_rows: usize,
     free: Free,
 }
 
 impl Table {
-    /// An empty table. A new row is `N(0, init_std^2)`, a pure function of `(seed, id)`, followed by
-    /// `n_state` values of `init_state`.
+    /// An empty table. A new row is drawn from `N(0, init_std^2)` as a pure function of `(seed, id)`, followed by `n_state`
+    /// values of `init_state`.
     #[must_use]
     pub fn new(
         name: &'static str,
@@ -87,31 +84,31 @@ impl Table {
         }
     }
 
-    /// What it is called in messages and in a snapshot.
+    /// Name in messages and snapshots.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Floats of weight in a row.
+    /// Weights of a row, floats.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Floats in a row, optimizer state included.
+    /// Floats of a row, optimizer state included.
     #[must_use]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// Rows, those without an id included.
+    /// Number of rows, those without an id included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.n_rows
     }
 
-    /// True when there is no row.
+    /// Whether there is no row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.n_rows == 0
@@ -126,7 +123,7 @@ impl Table {
         })
     }
 
-    /// The row of `id`, made if it is not there.
+    /// The row of `id`, created if it is missing.
     pub fn insert(&mut self, id: Id) -> u32 {
         if let Some(row) = self.find(id) {
             return row;
@@ -143,17 +140,17 @@ impl Table {
         let values = self.row_mut(row);
         fill_new(&mut values[..dim], seed, id, std);
         values[dim..].fill(state);
-        self.list(id, row);
+        self.add_to_index(id, row);
         row
     }
 
-    /// Enters a row into the index, its id in place.
-    fn list(&mut self, id: Id, row: u32) {
+    /// Adds a row to the index; its page already has the id.
+    fn add_to_index(&mut self, id: Id, row: u32) {
         if !self.index.is_full() {
             self.index.put(id, row);
             return;
         }
-        // Places of rows that have gone to other ids stay behind.
+        // Entries of rows that were reused for other ids are left out.
         let index = Index::for_rows(self.live().count());
         for (row, id) in self.live() {
             index.put(id, row);
@@ -161,7 +158,7 @@ impl Table {
         self.index = index;
     }
 
-    /// A row behind the last, with its id and no values yet.
+    /// Appends a row with this id and values of 0.
     fn push(&mut self, id: Id) -> u32 {
         let row = u32::try_from(self.n_rows).expect("a table has fewer than 2^32 rows");
         if self.n_rows.is_multiple_of(PAGE_ROWS) {
@@ -194,16 +191,16 @@ impl Table {
         &self.pages[page][start..start + self.stride]
     }
 
-    /// The same, to be written. Copies the page if a published version shares it.
+    /// The same for writing. Copies the page if a published version shares it.
     pub fn row_mut(&mut self, row: u32) -> &mut [f32] {
         let (page, start) = self.place(row);
         let page = own(&mut self.pages[page], PAGE_ROWS * self.stride);
         &mut page[start..start + self.stride]
     }
 
-    /// Copies the weights of `id` into `out [dim]`; those a new row would have when there is none.
+    /// Copies the weights of `id` into `out [dim]`; without a row, those that a new row would have.
     ///
-    /// This is why a scorer that never inserts still scores an unseen id as the learner will.
+    /// So a scorer, which never inserts, scores an unseen id like the learner.
     pub fn read(&self, id: Id, out: &mut [f32]) {
         match self.find(id) {
             Some(row) => out.copy_from_slice(&self.row(row)[..self.dim]),
@@ -211,7 +208,7 @@ impl Table {
         }
     }
 
-    /// Every row, shared page by page: nothing is copied.
+    /// All pages, shared without a copy.
     #[must_use]
     pub fn pages(&self) -> Pages {
         Pages {
@@ -222,8 +219,7 @@ impl Table {
         }
     }
 
-    /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`, of which the `free` rows have no id
-    /// any more.
+    /// Fills an empty table with `ids [n_rows]` and `values [n_rows, stride]`; the rows `free` have no id.
     pub fn import(&mut self, ids: &[u64], values: &[f32], free: &[u32]) -> Result<(), Error> {
         let wrong = Error::WrongRows {
             table: self.name,
@@ -243,11 +239,11 @@ impl Table {
             if self.free.has(row) {
                 continue;
             }
-            // It is found already if an earlier row has it, before it is listed itself.
+            // Found before it is added: an earlier row has the same id.
             if self.find(Id(*id)).is_some() {
                 return Err(wrong);
             }
-            self.list(Id(*id), row);
+            self.add_to_index(Id(*id), row);
         }
         Ok(())
     }
@@ -264,7 +260,7 @@ impl Table {
     }
 }
 
-/// The page, owned: copied with its full capacity when a version shares it.
+/// The page for writing, copied with its full capacity if a version shares it.
 fn own<T: Clone>(page: &mut Arc<Vec<T>>, capacity: usize) -> &mut Vec<T> {
     if Arc::get_mut(page).is_none() {
         let mut copy = Vec::with_capacity(capacity);
@@ -307,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_row_is_what_a_reader_without_it_sees() {
+    fn an_unseen_id_reads_as_its_new_row() {
         let mut table = table();
         let (mut before, mut after) = ([0.0; 4], [0.0; 4]);
         table.read(Id(42), &mut before);
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn import_restores_an_export_and_refuses_a_wrong_one() {
+    fn import_restores_an_export_and_refuses_inconsistent_parts() {
         let mut source = table();
         for id in [5, 3, 900, 7] {
             let row = source.insert(Id(id));

@@ -1,4 +1,4 @@
-//! A bound between tasks: what happens only after two others is as likely as both together.
+//! A bound between tasks: an outcome that needs two others is as likely as both together.
 //!
 //! An order is a click and then a conversion. A model with a logit each for the click, for the conversion of what
 //! was clicked, and for the order may contradict itself; the symmetric Kullback-Leibler divergence between the
@@ -11,25 +11,24 @@
 use ouzel_sample::{Labels, TaskId};
 use serde::{Deserialize, Serialize};
 
-/// Three tasks and how strongly they are drawn together.
+/// Three tasks and the weight of the bound between them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bound {
-    /// What happens first, as a click.
+    /// The first outcome, such as a click.
     pub first: String,
-    /// What then may happen, among those of which the first did, as a conversion. Not the primary task.
+    /// An outcome among items that have the first, such as a conversion. Not the primary task.
     pub then: String,
-    /// Both, among all that was shown, as an order.
+    /// Both outcomes among all shown items, such as an order.
     pub both: String,
     /// Weight in the loss.
     pub weight: f32,
 }
 
-/// What a sample teaches of the tasks `first`, `then` and `both`.
+/// Labels of a sample with that of `then` replaced by its conditional label.
 ///
-/// Of `then` that is the outcome of `both` where `first` is known to have happened, and nothing anywhere else: its
-/// own labels, among all that was shown, would be another probability. A sample that tells one task at a time thus
-/// tells nothing of `then`, which is left to the bound.
+/// The label of `then` is that of `both` where `first` is positive, and unknown elsewhere: its own label, among all shown
+/// items, is of another probability. A sample with a label of one task only has none of `then`, which the bound teaches.
 #[must_use]
 pub fn conditioned(labels: Labels, [first, then, both]: [TaskId; 3]) -> Labels {
     let others = labels.masked(!(1 << then));
@@ -42,9 +41,9 @@ pub fn conditioned(labels: Labels, [first, then, both]: [TaskId; 3]) -> Labels {
 /// The divergence with its derivatives by the logits of `first`, `then` and `both`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Divergence {
-    /// Nats, 0 or more.
+    /// Nats, at least 0.
     pub value: f64,
-    /// By each logit.
+    /// By the logits of `first`, `then` and `both`.
     pub gradient: [f64; 3],
 }
 
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_symmetric_divergence_of_the_product_from_the_whole() {
+    fn the_divergence_is_symmetric_kl_between_product_and_joint() {
         for [a, b, c] in cases() {
             let p = sigmoid(f64::from(a)) * sigmoid(f64::from(b));
             let q = sigmoid(f64::from(c));
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_is_taught_by_both_where_the_first_happened() {
+    fn a_conditional_label_is_the_joint_label_where_the_first_is_positive() {
         let labels = |tasks: [Option<bool>; 4]| {
             let known = (0u8..).zip(tasks).filter_map(|(task, y)| Some((task, y?)));
             known.fold(Labels::UNKNOWN, |labels, (task, y)| labels.with(task, y))
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn its_gradient_is_the_difference_quotient() {
+    fn the_gradient_is_the_difference_quotient() {
         for logits in cases() {
             let found = divergence(logits[0], logits[1], logits[2]).gradient;
             for (i, found) in found.into_iter().enumerate() {
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_nothing_where_the_tasks_agree() {
+    fn consistent_tasks_have_no_divergence() {
         for (p, r) in [(0.5f64, 0.25f64), (0.01, 0.3), (0.9, 0.999), (1e-6, 1e-6)] {
             let logit = |p: f64| (p / (1.0 - p)).ln();
             #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_finite_and_points_downhill_at_logits_of_40() {
+    fn the_divergence_is_finite_and_points_downhill_at_logits_of_40() {
         for logits in [[40.0f32; 3], [-40.0; 3]]
             .into_iter()
             .chain(cases().map(|c| c.map(|z| z.signum() * 40.0)))

@@ -1,14 +1,13 @@
-//! Losses for labels that come late.
+//! Losses for delayed labels.
 //!
-//! A join that does not wait tells shown items as negatives before their outcome is known, and corrects itself by
-//! further samples. Positives then have another share `q` of the stream than the truth `p`. Each policy here
-//! undoes that for the stream of one policy of the join, by weights `p / q` of positives and `(1 - p) / (1 - q)`
-//! of negatives, so that the expected gradient over the stream is that over the truth, or, for `fnc`, by a
-//! transform of what was learned ([`Output::FakeNegatives`]). A weight is a constant: it is computed from the
-//! model's own predictions, but never differentiated.
+//! A join that does not wait emits shown items as negatives before their outcome is known, and corrects them by further
+//! samples. The share `q` of positives in the stream then differs from the true share `p`. Each policy corrects for the
+//! stream of one join policy: by weights `p / q` of positives and `(1 - p) / (1 - q)` of negatives, so that the expected
+//! gradient over the stream is that over the true labels, or for `fnc` by a transform of the output
+//! ([`Output::FakeNegatives`]). Weights are computed from the model's own predictions, but not differentiated.
 //!
 //! In the formulas `f` is the predicted probability of the outcome, and `d` that of a positive which comes only
-//! after its item was told as a negative. `d = f s` with one auxiliary logit a task for `s`, the share of positives
+//! after its item was emitted as a negative. `d = f s` with one auxiliary logit a task for `s`, the share of positives
 //! that come late. It is learned from positives alone, of which every stream tells the early and the late ones
 //! once as such; the other way, a logit each for `d` and for the share of real negatives, has to learn `f` over
 //! again, and where it does so less well than the primary logit, the weights are wrong by as much. With `d` made
@@ -19,29 +18,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::{Loss, binary, sigmoid};
 
-/// Which stream of samples the learner is given.
+/// The label policy: which stream of samples the learner gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
-    /// Every label is certain, or taken as if it were: the join's `eager` and `wait`.
+    /// Every label is certain, or treated as if it were: the join's `eager` and `wait`.
     #[default]
     Plain,
     /// A negative at once, a positive again at its action; fake negative weighted (Ktena et al. 2019).
     Fnw,
-    /// The same stream, learned as it is; fake negative calibration (Ktena et al. 2019).
+    /// The same stream without weights; fake negative calibration (Ktena et al. 2019).
     Fnc,
-    /// The label seen after a wait, a late positive again at its action; ES-DFM (Yang et al. 2021).
+    /// The label after a wait, a late positive again at its action; ES-DFM (Yang et al. 2021).
     EsDfm,
-    /// The label seen after a wait, and every sample once more with its true label; DEFER (Gu et al. 2021).
+    /// The label after a wait, and every sample again with its true label; DEFER (Gu et al. 2021).
     Defer,
 }
 
-/// What is predicted of a label's delay; `Late::default()` is that nothing comes late.
+/// Predicted probabilities of a label's delay; the default is that nothing is late.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Late {
     /// `d`, the probability of a late positive: `p_dp` in ES-DFM and DEFER.
     pub positive: f32,
-    /// The share of real negatives among items told as negatives at first: `p_rn` in ES-DFM.
+    /// The share of real negatives among items first emitted as negatives: `p_rn` in ES-DFM.
     pub real_negative: f32,
 }
 
@@ -67,7 +66,7 @@ impl Late {
 }
 
 impl Policy {
-    /// What the network's outputs stand for when they have been learned under this policy.
+    /// What logits learned under this policy stand for.
     #[must_use]
     pub fn output(self) -> Output {
         match self {
@@ -76,7 +75,7 @@ impl Policy {
         }
     }
 
-    /// Auxiliary logits a task, count: that of a positive coming late, where the weights need it.
+    /// Number of auxiliary logits per task: one, of a positive being late, where weights need it.
     #[must_use]
     pub fn auxiliary(self) -> usize {
         match self {
@@ -106,8 +105,8 @@ impl Policy {
 
     /// The loss of one label of the stream.
     ///
-    /// `z` is the network's output and `offset` what a down-sampling of negatives adds to it in training only:
-    /// the loss is that of `z + offset`, the weight that of `z`, which stays calibrated.
+    /// `z` is the logit and `offset` the correction for down-sampling, in training only: the loss is that of `z + offset`, the
+    /// weight that of `z`, which stays calibrated.
     #[must_use]
     pub fn loss(self, z: f32, offset: f32, y: bool, late: Late) -> Loss {
         binary(z + offset, y).times(self.weight(y, sigmoid(z), late))

@@ -5,26 +5,26 @@ use tch::{TchError, Tensor};
 
 use ouzel_model::host_slice::{values, values_mut};
 
-/// Adam's decay of the running mean of gradients, and of their squares (Kingma and Ba 2015). The first is a little
-/// longer than the usual .9: a stream's gradients are noisy, and nothing is seen twice.
+/// Adam's decay of the means of gradients and of their squares (Kingma and Ba 2015). The first is above the usual 0.9,
+/// because gradients of a stream are noisy and no sample is seen twice.
 const BETAS: (f64, f64) = (0.95, 0.999);
 
 const EPSILON: f64 = 1e-8;
 
-/// The rule by which dense weights move.
+/// The update rule of dense weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenseRule {
-    /// Every squared gradient is remembered for good (Duchi et al. 2011).
+    /// Adagrad: sums all squared gradients (Duchi et al. 2011).
     #[default]
     Adagrad,
-    /// Running means of gradients and of their squares, corrected for having started from 0.
+    /// Adam: means of gradients and of their squares, with bias correction (Kingma and Ba 2015).
     Adam,
 }
 
 impl DenseRule {
-    /// What is kept of each weight, by name, each of the weight's shape.
-    pub(crate) fn kept(self) -> &'static [&'static str] {
+    /// Names of the state tensors of a weight, each of the weight's shape.
+    pub(crate) fn state_names(self) -> &'static [&'static str] {
         match self {
             DenseRule::Adagrad => &["adagrad_sum"],
             DenseRule::Adam => &["adam_mean", "adam_square"],
@@ -32,26 +32,36 @@ impl DenseRule {
     }
 }
 
-/// The rule with what it keeps.
+/// What one step of a weight depends on, besides its gradient and state.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// Learning rate.
+    rate: f64,
+    /// Multiplies the gradient, if any.
+    factor: Option<f64>,
+    /// Number of this step, from 1.
+    n: u64,
+}
+
+/// The update rule with its state.
 #[derive(Debug)]
 pub(crate) struct DenseOptimizer {
     rule: DenseRule,
-    /// By weight, in the order of the net's parameters.
+    /// By weight, in the order of the network's weights.
     pub(crate) states: Vec<OptimizerState>,
 }
 
-/// What is kept of one weight.
+/// Optimizer state of one weight.
 #[derive(Debug)]
 pub(crate) struct OptimizerState {
-    /// Steps it has taken, count. Its own: a weight may stand still while others learn, and what corrects for having
-    /// started from 0 must know when it did.
+    /// Steps of this weight: it may be frozen while others learn, and bias correction counts its own steps.
     pub(crate) n_steps: u64,
-    /// As [`DenseRule::kept`], of its shape.
+    /// As [`DenseRule::state_names`], each of the weight's shape.
     pub(crate) tensors: Vec<Tensor>,
 }
 
 impl OptimizerState {
-    /// Forgets everything.
+    /// Starts from 0 again.
     pub(crate) fn reset(&mut self) {
         self.n_steps = 0;
         for tensor in &mut self.tensors {
@@ -61,12 +71,12 @@ impl OptimizerState {
 }
 
 impl DenseOptimizer {
-    /// A new one, everything from 0.
+    /// State of 0 for each weight.
     pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
         let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
         let states = weights.map(|weight| OptimizerState {
             n_steps: 0,
-            tensors: rule.kept().iter().map(|_| zeros(weight)).collect(),
+            tensors: rule.state_names().iter().map(|_| zeros(weight)).collect(),
         });
         Self {
             rule,
@@ -78,8 +88,7 @@ impl DenseOptimizer {
         self.rule
     }
 
-    /// One step of every weight that has a gradient, at its own rate, in place; gradients are multiplied by `factor`
-    /// first, if there is one.
+    /// Updates every weight that has a gradient, in place and at its own rate. Gradients are multiplied by `factor`, if any.
     pub(crate) fn step<'a>(
         &mut self,
         weights: impl Iterator<Item = (&'a Tensor, f64)>,
@@ -90,18 +99,17 @@ impl DenseOptimizer {
             for (((weight, rate), kept), gradient) in weights.zip(&mut self.states).zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 kept.n_steps += 1;
-                let (mut weight, n) = (weight.f_detach()?, kept.n_steps);
+                let mut weight = weight.f_detach()?;
                 let gradient = gradient.f_contiguous()?;
-                if self
-                    .rule
-                    .by_hand(&mut weight, &mut kept.tensors, &gradient, rate, factor, n)
-                {
-                    continue;
+                let step = Step {
+                    rate,
+                    factor,
+                    n: kept.n_steps,
+                };
+                let (rule, state) = (self.rule, &mut kept.tensors);
+                if !rule.step_on_host(&mut weight, state, &gradient, step) {
+                    rule.step_on_device(&mut weight, state, &gradient, step)?;
                 }
-                let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
-                let gradient = scaled.as_ref().unwrap_or(&gradient);
-                self.rule
-                    .by_torch(&mut weight, &mut kept.tensors, gradient, rate, n)?;
             }
             Ok(())
         })
@@ -109,39 +117,38 @@ impl DenseOptimizer {
 }
 
 impl DenseRule {
-    /// The `n`-th step of a weight on any device.
-    fn by_torch(
+    /// A step of a weight on any device.
+    fn step_on_device(
         self,
         weight: &mut Tensor,
-        kept: &mut [Tensor],
+        state: &mut [Tensor],
         gradient: &Tensor,
-        rate: f64,
-        n: u64,
+        Step { rate, factor, n }: Step,
     ) -> Result<(), TchError> {
-        match (self, kept) {
+        let scaled = factor.map(|factor| gradient.f_mul_scalar(factor)).transpose()?;
+        let gradient = scaled.as_ref().unwrap_or(gradient);
+        match (self, state) {
             (DenseRule::Adagrad, [sum]) => adagrad(weight, sum, gradient, rate),
             (DenseRule::Adam, [mean, square]) => adam(weight, [mean, square], gradient, rate, n),
-            _ => unreachable!("what is kept was made for the rule"),
+            _ => unreachable!("the state was made for the rule"),
         }
     }
 
-    /// The same in one pass over the numbers, for weights on the CPU. False, and nothing done, for others.
+    /// The same in one loop over host memory. Returns false and does nothing for weights elsewhere.
     #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
-    fn by_hand(
+    fn step_on_host(
         self,
         weight: &mut Tensor,
-        kept: &mut [Tensor],
+        state: &mut [Tensor],
         gradient: &Tensor,
-        rate: f64,
-        factor: Option<f64>,
-        n: u64,
+        Step { rate, factor, n }: Step,
     ) -> bool {
         let factor = factor.unwrap_or(1.0) as f32;
         let (Some(weight), Some(gradient)) = (values_mut(weight), values(gradient)) else {
             return false;
         };
         let gradient = gradient.iter().map(|g| factor * g);
-        match (self, kept) {
+        match (self, state) {
             (DenseRule::Adagrad, [sum]) => {
                 let Some(sum) = values_mut(sum) else { return false };
                 for ((w, sum), g) in weight.iter_mut().zip(sum).zip(gradient) {
@@ -163,13 +170,13 @@ impl DenseRule {
                     *w -= rate * (*mean / (square.sqrt() * scale + EPSILON as f32));
                 }
             }
-            _ => unreachable!("what is kept was made for the rule"),
+            _ => unreachable!("the state was made for the rule"),
         }
         true
     }
 }
 
-/// What a running mean that started from 0 has of its weight after `n` steps.
+/// Bias correction of a mean that started from 0, after `n` steps: `1 - beta^n`.
 fn unbiased(beta: f64, n: u64) -> f64 {
     1.0 - beta.powi(i32::try_from(n).unwrap_or(i32::MAX))
 }
@@ -265,27 +272,37 @@ mod tests {
     }
 
     #[test]
-    fn by_hand_and_by_libtorch_are_the_same_steps() {
+    fn steps_on_host_and_device_agree() {
         for rule in [DenseRule::Adagrad, DenseRule::Adam] {
-            let [mut hand, mut torch] =
+            let [mut host, mut device] =
                 [(); 2].map(|()| Tensor::full([4, 5], 0.3, (tch::Kind::Float, tch::Device::Cpu)));
-            let [mut of_hand, mut of_torch] =
-                [(); 2].map(|()| rule.kept().iter().map(|_| hand.zeros_like()).collect::<Vec<_>>());
+            let [mut host_state, mut device_state] = [(); 2].map(|()| {
+                rule.state_names()
+                    .iter()
+                    .map(|_| host.zeros_like())
+                    .collect::<Vec<_>>()
+            });
             for n in 1..=50u64 {
-                let step = i32::try_from(n).unwrap();
-                let values: Vec<f32> = (0..20).map(|lane| gradient(step, lane)).collect();
+                let values: Vec<f32> = (0..20)
+                    .map(|lane| gradient(i32::try_from(n).unwrap(), lane))
+                    .collect();
                 let gradient = Tensor::from_slice(&values).view([4, 5]);
-                assert!(rule.by_hand(&mut hand, &mut of_hand, &gradient, 0.01, Some(0.5), n));
-                rule.by_torch(&mut torch, &mut of_torch, &(&gradient * 0.5), 0.01, n)
+                let step = Step {
+                    rate: 0.01,
+                    factor: Some(0.5),
+                    n,
+                };
+                assert!(rule.step_on_host(&mut host, &mut host_state, &gradient, step));
+                rule.step_on_device(&mut device, &mut device_state, &gradient, step)
                     .unwrap();
-                let off = f64::try_from((&hand - &torch).abs().max()).unwrap();
+                let off = f64::try_from((&host - &device).abs().max()).unwrap();
                 assert!(off < 1e-6, "{rule:?}, step {n}: {off}");
             }
         }
     }
 
     #[test]
-    fn a_factor_is_a_smaller_gradient() {
+    fn a_clipping_factor_scales_the_gradient() {
         for rule in [DenseRule::Adagrad, DenseRule::Adam] {
             let [a, b] = [(); 2].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
             let [mut of_a, mut of_b] = [&a, &b].map(|w| DenseOptimizer::new(rule, [w].into_iter()));
@@ -306,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_stood_still_goes_on_as_if_the_others_had_not_moved() {
+    fn a_weight_that_was_frozen_continues_from_its_own_steps() {
         for rule in [DenseRule::Adagrad, DenseRule::Adam] {
             let weights = [(); 3].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
             let [always, later, alone] = &weights;

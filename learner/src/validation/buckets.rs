@@ -1,8 +1,8 @@
-//! Figures by how well an item and a user were known when the item was shown.
+//! Metrics by how often an item and a user had been seen at the impression.
 //!
-//! A model that learns ids knows nothing of a new one: its figures tell what content and context are worth, those
-//! of a hot one what learning on is worth. How often it had been shown before is what the live counters said at the
-//! impression: a counter that was forgotten (`features.expire`, `features.max_counters`) begins again at 0.
+//! A model that learns ids has learned nothing about a new one: metrics of new ids show what content and context are worth,
+//! those of hot ids what continued learning is worth. The number of earlier impressions is that of the live counters, so a
+//! counter that expired (`features.expire`, `features.max_counters`) starts again at 0.
 
 use serde::Serialize;
 
@@ -10,23 +10,23 @@ use ouzel_sample::{Candidate, dense_index};
 
 use crate::validation::{Figures, Scored};
 
-/// Impressions from which on a user or an item is warm: those of an item's first twenty are its cold start.
+/// Impressions from which a user or an item is warm; the first twenty of an item are its cold start.
 const WARM_FROM: f32 = 20.0;
-/// Impressions from which on it is hot: its own rate is known to a few per cent by then.
+/// Impressions from which it is hot: its own rate is then known to a few per cent.
 const HOT_FROM: f32 = 1000.0;
 
-/// How well an item or a user is known.
+/// How often an item or a user had been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bucket {
-    /// Fewer than 20 impressions before.
+    /// Fewer than 20 earlier impressions.
     New,
-    /// Fewer than 1000.
+    /// 20 to 999.
     Warm,
     /// 1000 or more.
     Hot,
 }
 
-/// How well both sides of an impression were known when it was made.
+/// The buckets of an impression's item and user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The item.
@@ -36,12 +36,12 @@ pub struct Known {
 }
 
 impl Bucket {
-    /// All of them, with the names they have in metrics.
+    /// All buckets with their names in metrics.
     pub const ALL: [(Bucket, &str); 3] = [(Bucket::New, "new"), (Bucket::Warm, "warm"), (Bucket::Hot, "hot")];
 
-    /// From a live counter, `ln(1 + n)`.
+    /// The bucket of a live counter `ln(1 + n)`.
     fn of(counter: f32) -> Self {
-        // Counts are whole: what is not, is rounding.
+        // Counts are whole numbers; the rest is rounding.
         let n = counter.exp_m1().round();
         if n < WARM_FROM {
             Bucket::New
@@ -54,7 +54,7 @@ impl Bucket {
 }
 
 impl Known {
-    /// As the candidate's live features have it.
+    /// The buckets by the candidate's live features.
     #[must_use]
     pub fn of(candidate: &Candidate) -> Self {
         let bucket = |name| Bucket::of(candidate.dense[dense_index(name).expect("it is a live feature")]);
@@ -65,23 +65,23 @@ impl Known {
     }
 }
 
-/// Figures of each bucket of one side.
+/// Metrics by bucket, of items or of users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ByBucket {
-    /// Of those shown fewer than 20 times before.
+    /// Fewer than 20 earlier impressions.
     pub new: Figures,
-    /// Of those shown fewer than 1000 times.
+    /// 20 to 999.
     pub warm: Figures,
-    /// Of the others.
+    /// 1000 or more.
     pub hot: Figures,
 }
 
-/// Figures by how well the item was known, and by how well the user was.
+/// Metrics by bucket of the item and by bucket of the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Buckets {
-    /// By the item's impressions.
+    /// By the item's earlier impressions.
     pub item: ByBucket,
-    /// By the user's.
+    /// By the user's earlier impressions.
     pub user: ByBucket,
 }
 
@@ -95,7 +95,7 @@ impl ByBucket {
         }
     }
 
-    /// The figures of one bucket.
+    /// Metrics of one bucket.
     #[must_use]
     pub fn figures(&self, bucket: Bucket) -> &Figures {
         match bucket {
@@ -107,7 +107,7 @@ impl ByBucket {
 }
 
 impl Buckets {
-    /// Exact figures of scored samples.
+    /// Exact metrics of scored samples.
     pub fn of<'a>(scored: impl Iterator<Item = &'a Scored> + Clone) -> Self {
         Self {
             item: ByBucket::of(scored.clone(), |known| known.item),
@@ -115,7 +115,7 @@ impl Buckets {
         }
     }
 
-    /// Both sides, with the names they have in metrics.
+    /// Items and users with their names in metrics.
     #[must_use]
     pub fn sides(&self) -> [(&'static str, &ByBucket); 2] {
         [("item", &self.item), ("user", &self.user)]

@@ -1,19 +1,19 @@
-//! The running figures of a live learner, over a window and since the start of the lineage.
+//! Running metrics of a live learner, over a window and since the start of the lineage.
 
 use serde::{Deserialize, Serialize};
 
 use ouzel_sample::{Batch, EventTime};
 
 use crate::loss;
-use crate::validation::score_log::{Told, told};
+use crate::validation::score_log::{ScoreChange, score_changes};
 use crate::validation::{Buckets, ScoreLog};
 
-/// How good predictions were.
+/// Metrics of predictions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Samples.
+    /// Number of samples.
     pub samples: u64,
-    /// Positives among them.
+    /// Number of positives.
     pub positives: u64,
     /// Area under the ROC curve.
     pub auc: Option<f64>,
@@ -28,7 +28,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Figures from their sums.
+    /// Metrics from their sums.
     pub(crate) fn new(
         samples: u64,
         positives: u64,
@@ -54,23 +54,22 @@ impl Figures {
 
 /// Progressive validation of the primary task.
 ///
-/// The window holds the newest scores and gives exact figures; the totals are kept since the start of the
-/// lineage, with the AUC from a histogram of logits whose bins are 1/64 wide. Totals are state: they are part
-/// of a snapshot, so a restart does not forget them.
+/// The window holds the newest scores and has exact metrics. Totals since the start of the lineage take their AUC from a
+/// histogram of logits with bins of 1/64. Totals are part of a snapshot, so they survive a restart.
 #[derive(Clone, Debug)]
 pub struct Progressive {
     window: ScoreLog,
     totals: Totals,
 }
 
-/// What is kept since the start.
+/// Sums since the start of the lineage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Totals {
     samples: u64,
     positives: u64,
     predicted: f64,
     log_loss: f64,
-    /// (negatives, positives) by bin of the logit.
+    /// Negatives and positives by bin of the logit.
     bins: Vec<(u64, u64)>,
 }
 
@@ -78,7 +77,7 @@ const BINS: usize = 2048;
 const BINS_PER_LOGIT: f32 = 64.0;
 
 impl Progressive {
-    /// Nothing seen yet; the window will hold `window_len` samples.
+    /// Empty metrics with a window of `window_len` samples.
     #[must_use]
     pub fn new(window_len: usize) -> Self {
         let bins = vec![(0, 0); BINS];
@@ -95,32 +94,32 @@ impl Progressive {
         }
     }
 
-    /// Takes a batch with its logits `[n_samples, n_tasks]`, before it was learned from.
+    /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        for (item, told) in told(batch, logits) {
-            match told {
-                Told::Certain(scored) | Told::Presumed(scored) => {
+        for (item, change) in score_changes(batch, logits) {
+            match change {
+                ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
                     self.totals.count(scored.logit, scored.label);
                 }
-                Told::Late(scored) => self.totals.revise(scored.logit),
+                ScoreChange::Late(scored) => self.totals.revise(scored.logit),
             }
-            self.window.take(item, told);
+            self.window.take(item, change);
         }
     }
 
-    /// Figures of the newest samples.
+    /// Metrics of the window.
     #[must_use]
     pub fn window(&self) -> Figures {
         self.window.figures(EventTime::MIN)
     }
 
-    /// Figures of the newest samples by how well their items and users were known.
+    /// Metrics of the window by bucket of item and user.
     #[must_use]
     pub fn window_buckets(&self) -> Buckets {
         self.window.buckets(EventTime::MIN)
     }
 
-    /// Figures since the start; without a per-request AUC, which would need every slate kept.
+    /// Metrics since the start, without a per-request AUC, which would need every slate.
     #[must_use]
     pub fn total(&self) -> Figures {
         let totals = &self.totals;
@@ -147,7 +146,7 @@ impl Progressive {
         serde_json::to_vec(&self.totals).expect("totals are numbers and lists of numbers")
     }
 
-    /// Takes totals from a snapshot; the window starts empty.
+    /// Restores totals from a snapshot; the window starts empty.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
         let totals: Totals = serde_json::from_slice(bytes)?;
         if totals.bins.len() == BINS {
@@ -168,12 +167,12 @@ impl Totals {
         *(if y { positives } else { negatives }) += 1;
     }
 
-    /// Makes a positive of an item that was counted as a negative.
+    /// Turns an item that was counted as a negative into a positive.
     fn revise(&mut self, z: f32) {
         self.positives += 1;
         self.log_loss += f64::from(loss::binary(z, true).value) - f64::from(loss::binary(z, false).value);
         let (negatives, positives) = &mut self.bins[bin(z)];
-        // A restart forgets what was predicted: then the item may have been counted in a bin nearby.
+        // A restart loses predictions: the item may have been counted in a bin nearby.
         *negatives = negatives.saturating_sub(1);
         *positives += 1;
     }

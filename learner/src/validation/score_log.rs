@@ -1,4 +1,4 @@
-//! Scores with their outcomes, all of a bounded run or the newest of an endless one.
+//! Scores with their outcomes: all of a bounded run, or the newest of an endless one.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -12,34 +12,34 @@ use crate::validation::{Buckets, Figures, Known, auc, gauc};
 /// One scored sample of the primary task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// When it was shown.
+    /// Time of the impression.
     pub ts: EventTime,
-    /// In which slate.
+    /// Id of its request.
     pub request: u64,
-    /// The model's logit when it was shown, or, where that is not known, before learning from it.
+    /// The logit at the impression or, if unknown, before learning from the sample.
     pub logit: f32,
-    /// The popularity baseline's score: the item's smoothed click-through rate as of the impression.
+    /// Score of the popularity baseline: the item's smoothed click-through rate at the impression.
     pub popularity: f32,
-    /// What happened.
+    /// The outcome.
     pub label: bool,
-    /// How well its item and its user were known.
+    /// Buckets of its item and user.
     pub known: Known,
 }
 
-/// What a sample says of its item's primary task.
+/// How a sample changes the score of its item's primary task.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Told {
-    /// The item counts from here on, with this label.
+pub(crate) enum ScoreChange {
+    /// Adds the item with its certain label.
     Certain(Scored),
-    /// It counts from here on, as a negative for now.
+    /// Adds the item as a presumed negative.
     Presumed(Scored),
-    /// It had counted as a negative, and is a positive.
+    /// Turns an item that was added as a negative into a positive.
     Late(Scored),
 }
 
-/// What a batch with its logits `[n_samples, n_tasks]` from before it was learned from says of its items. The
-/// prediction made at the impression takes precedence.
-pub(crate) fn told(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, Told)> {
+/// Score changes of a batch with its logits from before it was learned from, `[n_samples, n_tasks]`. The prediction made at
+/// the impression takes precedence.
+pub(crate) fn score_changes(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, ScoreChange)> {
     let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
     let n_tasks = logits.len().checked_div(batch.samples.len()).unwrap_or(1).max(1);
     let samples = batch.samples.iter().zip(logits.chunks_exact(n_tasks));
@@ -55,27 +55,27 @@ pub(crate) fn told(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, T
             label: sample.labels.get(0)?,
             known: Known::of(candidate),
         };
-        let told = match sample.kind {
-            SampleKind::Final => Told::Certain(scored),
-            SampleKind::EarlyNegative => Told::Presumed(scored),
-            SampleKind::Correction => Told::Late(scored),
+        let change = match sample.kind {
+            SampleKind::Final => ScoreChange::Certain(scored),
+            SampleKind::EarlyNegative => ScoreChange::Presumed(scored),
+            SampleKind::Correction => ScoreChange::Late(scored),
             SampleKind::LatePositive | SampleKind::RealCopy if is_late(sample, scored.label) => {
-                Told::Late(scored)
+                ScoreChange::Late(scored)
             }
             SampleKind::LatePositive | SampleKind::RealCopy => return None,
         };
-        Some((request.id.pair(candidate.item), told))
+        Some((request.id.pair(candidate.item), change))
     })
 }
 
-/// The scores of a replay or a demo, 32 bytes an item, or of the newest items of a live learner.
+/// Scores of a whole replay, 32 bytes per item, or of the newest items of a live learner.
 #[derive(Clone, Debug)]
 pub struct ScoreLog {
     scored: VecDeque<Scored>,
     most: usize,
-    /// Scores that were dropped from the front.
+    /// Number of scores dropped from the front.
     n_dropped: usize,
-    /// Where the items stand that count as negatives for now, by running number. May name dropped ones.
+    /// Running numbers of presumed negatives by item; dropped scores may be among them.
     presumed: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
 }
 
@@ -86,7 +86,7 @@ impl Default for ScoreLog {
 }
 
 impl ScoreLog {
-    /// A log that keeps the newest `most` scores.
+    /// A log of the newest `most` scores.
     #[must_use]
     pub fn of_newest(most: usize) -> Self {
         Self {
@@ -97,21 +97,21 @@ impl ScoreLog {
         }
     }
 
-    /// Adds a batch with its logits `[n_samples, n_tasks]`, from before it was learned from.
+    /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        for (item, told) in told(batch, logits) {
-            self.take(item, told);
+        for (item, change) in score_changes(batch, logits) {
+            self.take(item, change);
         }
     }
 
-    pub(crate) fn take(&mut self, item: Id, told: Told) {
-        match told {
-            Told::Certain(scored) => self.push(scored),
-            Told::Presumed(scored) => {
+    pub(crate) fn take(&mut self, item: Id, change: ScoreChange) {
+        match change {
+            ScoreChange::Certain(scored) => self.push(scored),
+            ScoreChange::Presumed(scored) => {
                 self.presumed.insert(item, self.n_dropped + self.scored.len());
                 self.push(scored);
             }
-            Told::Late(_) => {
+            ScoreChange::Late(_) => {
                 let number = self.presumed.remove(&item);
                 let index = number.and_then(|number| number.checked_sub(self.n_dropped));
                 if let Some(scored) = index.and_then(|index| self.scored.get_mut(index)) {
@@ -127,25 +127,25 @@ impl ScoreLog {
         if self.scored.len() > self.most {
             self.scored.pop_front();
             self.n_dropped += 1;
-            // Those that name dropped scores go in bulk, before they outnumber the others.
+            // Entries of dropped scores are removed in bulk, before they outnumber the others.
             if self.presumed.len() / 2 > self.most {
                 self.presumed.retain(|_, number| *number >= self.n_dropped);
             }
         }
     }
 
-    /// The scores, in the order they were added.
+    /// The scores in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Scored> {
         self.scored.iter()
     }
 
-    /// Samples in the log.
+    /// Number of scores.
     #[must_use]
     pub fn len(&self) -> usize {
         self.scored.len()
     }
 
-    /// True without samples.
+    /// Whether there is no score.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.scored.is_empty()
@@ -159,13 +159,13 @@ impl ScoreLog {
         EventTime(first + (last - first) / 2)
     }
 
-    /// Figures of the samples shown at or after `from`.
+    /// Metrics of the samples shown at or after `from`.
     #[must_use]
     pub fn figures(&self, from: EventTime) -> Figures {
         Figures::of(self.scored.iter().filter(|s| s.ts >= from))
     }
 
-    /// The same by how well items and users were known.
+    /// The same by bucket of item and user.
     #[must_use]
     pub fn buckets(&self, from: EventTime) -> Buckets {
         Buckets::of(self.scored.iter().filter(|s| s.ts >= from))
@@ -182,7 +182,7 @@ impl ScoreLog {
 }
 
 impl Figures {
-    /// Exact figures of scored samples.
+    /// Exact metrics of scored samples.
     pub fn of<'a>(scored: impl Iterator<Item = &'a Scored>) -> Self {
         let (mut pairs, mut slates) = (Vec::new(), Vec::new());
         let (mut positives, mut predicted, mut log_loss) = (0u64, 0.0f64, 0.0f64);

@@ -64,7 +64,7 @@ fn auc(model: ModelConfig, learner: LearnerConfig, batches: &[Batch]) -> f64 {
 }
 
 #[test]
-fn every_block_learns_a_world_of_likes() {
+fn every_block_learns_a_generated_world() {
     let batches = batches_with_content(1, 1500);
     for kind in [
         SequenceKind::Mean,
@@ -92,7 +92,7 @@ fn every_block_learns_a_world_of_likes() {
 }
 
 #[test]
-fn a_restored_trainer_with_content_goes_on_bit_for_bit_before_and_after_the_freeze() {
+fn a_restored_trainer_with_content_continues_bit_for_bit_before_and_after_the_freeze() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let batches = batches_with_content(3, 240);
@@ -125,7 +125,7 @@ fn a_restored_trainer_with_content_goes_on_bit_for_bit_before_and_after_the_free
 }
 
 #[test]
-fn a_frozen_base_stands_still_while_adapters_rows_and_heads_learn() {
+fn a_frozen_base_keeps_its_weights_while_all_others_learn() {
     let batches = batches_with_content(4, 200);
     let (model, learner) = em3(SequenceKind::Hstu, 0);
     let mut trainer = Trainer::new(model, learner).unwrap();
@@ -154,7 +154,7 @@ fn a_frozen_base_stands_still_while_adapters_rows_and_heads_learn() {
 }
 
 #[test]
-fn rebasing_changes_no_answer_and_lets_adapters_start_anew() {
+fn rebasing_keeps_scores_and_resets_adapters() {
     let batches = batches_with_content(5, 200);
     let (model, learner) = em3(SequenceKind::Din, 300);
     let mut trainer = Trainer::new(model, learner).unwrap();
@@ -193,7 +193,7 @@ fn rebasing_changes_no_answer_and_lets_adapters_start_anew() {
 }
 
 #[test]
-fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
+fn adapters_of_content_layers_learn_after_the_freeze() {
     let batches = batches_with_content(6, 200);
     let (mut model, learner) = em3(SequenceKind::Din, 0);
     model.lora.on = ["content.layer0.query", "interest.query"]
@@ -243,7 +243,7 @@ fn contents_whose_layers_have_adapters_go_on_learning_after_the_freeze() {
 }
 
 #[test]
-fn products_of_half_the_bits_learn_as_much() {
+fn bf16_products_learn_as_well_as_f32() {
     let batches = batches_with_content(1, 400);
     let (model, learner) = em3(SequenceKind::Hstu, 0);
     let single = auc(model.clone(), learner.clone(), &batches);

@@ -75,7 +75,7 @@ fn a_conversion_is_learned_among_clicks_and_a_bound_draws_the_tasks_together() {
 }
 
 #[test]
-fn bounds_and_weights_of_tasks_that_there_are_not_are_refused() {
+fn bounds_and_weights_of_unknown_tasks_are_refused() {
     let change = |change: &dyn Fn(&mut LearnerConfig)| {
         let (model, mut learner) = configs_with(0.1);
         change(&mut learner);

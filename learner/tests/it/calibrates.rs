@@ -44,7 +44,7 @@ fn calibration(calibrate: bool) -> f64 {
 }
 
 #[test]
-fn scores_of_a_stream_that_was_thinned_wrongly_are_calibrated_to_what_was_shown() {
+fn calibration_corrects_a_stream_that_lost_negatives() {
     let (without, with) = (calibration(false), calibration(true));
     println!("{without} {with}");
     assert!(without > 1.3, "{without}");
@@ -52,7 +52,7 @@ fn scores_of_a_stream_that_was_thinned_wrongly_are_calibrated_to_what_was_shown(
 }
 
 #[test]
-fn a_calibrated_score_is_served_as_it_is_reported_and_goes_on_after_a_restart() {
+fn a_calibrated_score_is_served_as_reported_and_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let mut trainer = trainer(true);

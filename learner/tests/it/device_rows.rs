@@ -1,4 +1,4 @@
-//! Rows on the learner's device: as many as there is room for, and the same bits whatever that is.
+//! Embedding rows cached on the learner's device: the same bits for any size of the cache.
 
 use ouzel_learner::model::{Dims, ModelConfig, SequenceKind};
 use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
@@ -74,7 +74,7 @@ fn learn(trainer: &mut Trainer, batches: &[Batch]) -> Vec<StepReport> {
 }
 
 #[test]
-fn neither_room_nor_versions_nor_restarts_change_a_bit() {
+fn cache_size_versions_and_restarts_change_no_bit() {
     let batches = batches();
     let (mut roomy, mut narrow, mut versioned) = (trainer(1_000_000), trainer(1), trainer(30));
     let expected = learn(&mut roomy, &batches);
@@ -113,7 +113,7 @@ fn neither_room_nor_versions_nor_restarts_change_a_bit() {
 }
 
 #[test]
-fn rows_on_a_device_learn_as_those_in_the_tables() {
+fn rows_cached_on_a_device_learn_like_rows_in_the_tables() {
     let (model, learner) = lively();
     // Which rows are forgotten beyond a bound is decided by their last bits.
     let learner = LearnerConfig {

@@ -1,4 +1,4 @@
-//! The trainer as its users see it: deterministic, restorable, better than chance, and scoring as it serves.
+//! The trainer through its public interface: deterministic, restorable, better than baselines, and scoring as it serves.
 
 #![allow(
     clippy::unwrap_used,

@@ -25,7 +25,7 @@ fn the_same_batches_give_the_same_bits_and_others_do_not() {
 }
 
 #[test]
-fn a_restored_trainer_goes_on_bit_for_bit() {
+fn a_restored_trainer_continues_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let (model, learner) = configs();

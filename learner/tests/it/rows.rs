@@ -1,5 +1,4 @@
-//! The life of rows in a trainer: admission, expiry, deletion, widths and rates of their own, and all of it across a
-//! restart.
+//! Rows in a trainer: admission, expiry, deletion, widths and rates by feature, each also across a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,7 +63,7 @@ fn across_a_restart(model: &ModelConfig, config: &LearnerConfig, batches: &[Batc
 }
 
 #[test]
-fn items_get_rows_exactly_when_a_map_of_all_samples_says_so() {
+fn items_are_admitted_exactly_when_a_count_of_all_samples_says_so() {
     let (model, _) = configs();
     let config = learner(RowRules {
         item: waiting(12, 4),
@@ -147,7 +146,7 @@ fn an_id_that_waits_reads_as_zeros_and_takes_no_gradient() {
 }
 
 #[test]
-fn admission_goes_on_across_a_restart_bit_for_bit() {
+fn admission_continues_across_a_restart_bit_for_bit() {
     let (model, _) = configs();
     let mut trainer = across_a_restart(
         &model,
@@ -169,7 +168,7 @@ fn admission_goes_on_across_a_restart_bit_for_bit() {
 }
 
 #[test]
-fn a_row_not_seen_for_long_enough_of_event_time_is_forgotten_and_no_other() {
+fn only_rows_not_seen_for_the_expiry_period_are_removed() {
     let (model, _) = configs();
     let config = learner(RowRules {
         expire_ms: 3 * HOUR_MS,
@@ -201,7 +200,7 @@ fn a_row_not_seen_for_long_enough_of_event_time_is_forgotten_and_no_other() {
 }
 
 #[test]
-fn expiry_goes_on_across_a_restart_bit_for_bit_with_a_bound_as_well() {
+fn expiry_continues_across_a_restart_bit_for_bit_with_a_bound_as_well() {
     let (model, _) = configs();
     let config = LearnerConfig {
         max_rows: 45,
@@ -250,7 +249,7 @@ fn expiry_may_be_turned_on_and_off_at_any_start() {
 }
 
 #[test]
-fn a_deleted_item_has_no_row_until_batches_stop_saying_so() {
+fn a_deleted_item_has_no_row_while_batches_list_it() {
     let (model, learner) = configs();
     let mut batches = batches(3, 120);
     let item = batches[6].samples[0].candidate.item;
@@ -300,7 +299,7 @@ fn a_deleted_item_has_no_row_until_batches_stop_saying_so() {
 }
 
 #[test]
-fn a_deleted_item_waits_for_its_row_from_the_beginning() {
+fn a_deleted_item_is_admitted_like_a_new_one() {
     let (model, _) = configs();
     let config = learner(RowRules {
         item: waiting(1000, 1),
@@ -347,7 +346,7 @@ fn a_narrow_feature_learns_in_the_floats_it_has_and_beside_the_others() {
 }
 
 #[test]
-fn a_feature_with_a_rate_of_its_own_moves_its_rows_by_it_and_no_others() {
+fn a_rate_of_one_feature_applies_to_its_rows_only() {
     let rows = |rules: RowRules| {
         let mut trainer = Trainer::new(configs().0, learner(rules)).unwrap();
         learn(&mut trainer, &batches(3, 400)[..1]);
@@ -386,7 +385,7 @@ fn a_feature_with_a_rate_of_its_own_moves_its_rows_by_it_and_no_others() {
 }
 
 #[test]
-fn rules_that_cannot_be_kept_are_refused_by_name() {
+fn row_rules_out_of_range_are_refused_by_name() {
     let refused = |rows: RowRules| Trainer::new(configs().0, learner(rows)).unwrap_err().to_string();
     let with = |user: FeatureRules| RowRules {
         user,

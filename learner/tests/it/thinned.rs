@@ -64,7 +64,7 @@ fn predictions_stay_calibrated_to_all_that_was_shown() {
 }
 
 #[test]
-fn a_batch_of_which_nothing_is_kept_moves_the_prior_alone() {
+fn a_batch_without_kept_samples_changes_the_prior_only() {
     let (model, learner) = configs();
     let config = LearnerConfig {
         negative_rate: 1e-6,
@@ -89,7 +89,7 @@ fn a_batch_of_which_nothing_is_kept_moves_the_prior_alone() {
 }
 
 #[test]
-fn a_share_that_is_none_is_refused() {
+fn a_negative_rate_outside_0_to_1_is_refused() {
     for negative_rate in [0.0, -0.1, 1.1, f32::NAN] {
         let (model, learner) = configs();
         let config = LearnerConfig {

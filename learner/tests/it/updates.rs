@@ -1,4 +1,4 @@
-//! How far one step moves the weights: clipping, the schedule, the choice of optimizer.
+//! The size of one step: clipping, the schedule, the choice of optimizer.
 
 use ouzel_learner::model::Weights;
 use ouzel_learner::{Clipped, DenseRule, LearnerConfig, Trainer};
@@ -31,7 +31,7 @@ fn rows(weights: &Weights) -> Vec<f32> {
 }
 
 #[test]
-fn clipping_counts_the_steps_it_shortens_and_leaves_the_others_alone() {
+fn clipping_reports_clipped_steps_and_changes_no_other() {
     let (mut off, none) = learned(|_| {}, 10);
     assert_eq!(none, [Clipped::default(); 10]);
     let (mut wide, none) = learned(
@@ -95,7 +95,7 @@ fn with_and_without_a_restart(change: impl Fn(&mut LearnerConfig), batches: &[Ba
 }
 
 #[test]
-fn the_first_step_of_a_warm_up_goes_its_share_of_the_way() {
+fn the_first_step_of_a_warm_up_has_its_share_of_the_rate() {
     let (mut whole, _) = learned(|_| {}, 1);
     let n = batches(1, 400)[0].samples.len() as u64;
     let (mut part, _) = learned(|config| config.warmup_samples = 4 * n, 1);
@@ -142,7 +142,7 @@ fn a_restart_continues_either_optimizer_of_dense_weights() {
 }
 
 #[test]
-fn another_optimizer_takes_the_weights_and_starts_its_own_state() {
+fn another_optimizer_keeps_the_weights_and_starts_new_state() {
     let (mut before, _) = learned(|config| config.dense = DenseRule::Adagrad, 40);
     let (_, mut learner) = configs();
     learner.dense = DenseRule::Adam;

@@ -1,36 +1,36 @@
-//! The contents of a batch: each once, those of candidates first.
+//! The distinct contents of a batch, those of candidates first.
 
 use std::collections::HashMap;
 
 use ouzel_sample::{ItemVectors, VectorId, VectorMap};
 
-/// What the requests and candidates of a batch name.
+/// Content ids that the requests and candidates of a batch name.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    /// One for each candidate.
+    /// By candidate.
     pub(super) candidates: Vec<VectorId>,
-    /// For each request, oldest first; none where no block reads them.
+    /// By request, oldest first; empty without content interest.
     pub(super) histories: Vec<Vec<VectorId>>,
 }
 
-/// The distinct contents of a batch, and who has which.
+/// The distinct contents of a batch, and which candidate and history entry has which.
 #[derive(Clone, Debug, Default)]
 pub struct ContentInputs {
-    /// Their names, those of candidates first; [`VectorId::NONE`] stands for an item without content.
+    /// Ids, those of candidates first; [`VectorId::NONE`] stands for an item without content.
     pub ids: Vec<VectorId>,
-    /// Their frozen vectors, `[ids]`.
+    /// Frozen vectors, by content.
     pub frozen: Vec<ItemVectors>,
-    /// How many of them are candidates'.
+    /// Number of contents of candidates.
     pub n_targets: usize,
-    /// Which of them each candidate has, `[n_candidates]`.
+    /// Content of each candidate, `[n_candidates]`.
     pub of_candidate: Vec<i64>,
-    /// Of each candidates' content that is not empty: its place, and a candidate that has it.
+    /// Each content of a candidate that is not empty, with a candidate that has it.
     pub contrasted: Vec<(i64, i64)>,
-    /// Places for entries of a request's history, count.
+    /// Entries of a request's history with padding.
     pub len: usize,
-    /// Which of them each entry has, `[n_requests * len]`; any in padding.
+    /// Content of each history entry, `[n_requests * len]`; any in padding.
     pub of_history: Vec<i64>,
-    /// 1 where there is an entry with content, `[n_requests * len]`.
+    /// 1 for an entry with content, else 0, `[n_requests * len]`.
     pub valid: Vec<f32>,
 }
 
@@ -39,7 +39,7 @@ impl ContentInputs {
         let mut out = Self::default();
         let mut place: HashMap<VectorId, i64> = HashMap::new();
         let mut find = |ids: &mut Vec<VectorId>, id: VectorId| -> i64 {
-            // A name whose vectors are forgotten says as much as none.
+            // An id whose vectors are gone counts as no content.
             let id = if vectors.get(id).is_some() {
                 id
             } else {

@@ -1,6 +1,6 @@
-//! Rows to fields and back: pooling is linear, so it is done in plain loops, and its backward is its transpose.
+//! Weighted sums of rows into segments, and their transpose for gradients.
 
-/// Weighted sums of unique rows: segment `s` is the sum of its members' rows times their coefficients.
+/// Weighted sums of unique rows: a segment is the sum of its members' rows times their coefficients.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool {
     ends: Vec<usize>,
@@ -13,7 +13,7 @@ impl Pool {
         self.members.push((row, coefficient));
     }
 
-    /// A whole segment.
+    /// Adds a whole segment.
     pub(crate) fn segment(&mut self, members: impl IntoIterator<Item = (usize, f32)>) {
         self.members.extend(members);
         self.close();
@@ -36,7 +36,7 @@ impl Pool {
         self.ends.is_empty()
     }
 
-    /// The segments' members, rows with their coefficients.
+    /// Members of each segment: rows with their coefficients.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &[(usize, f32)]> {
         let mut start = 0;
         self.ends.iter().map(move |end| {
@@ -46,7 +46,7 @@ impl Pool {
         })
     }
 
-    /// The pool that goes the other way: a segment for each of `n_rows` rows, of the segments that it is a member of.
+    /// The transposed pool: a segment for each of `n_rows` rows, whose members are the segments that the row is in.
     #[must_use]
     pub fn transposed(&self, n_rows: usize) -> Self {
         let mut ends = vec![0; n_rows];

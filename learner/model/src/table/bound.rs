@@ -1,11 +1,11 @@
-//! What a table forgets: ids by name, and beyond its bound the rows that have learned least.
+//! Eviction: removes ids by name and, beyond a bound, the rows that have learned least.
 //!
-//! How much a row has learned is the last float of its state, the sum of its squared gradients, so nothing more
-//! is kept of it, and which rows go is a function of the table alone. A tenth of the bound goes at once: the work
-//! is a pass over all rows, rare enough to cost little per batch. The rows left free are taken again in order.
+//! How much a row has learned is the last float of its state, the sum of its squared gradients; so which rows are evicted
+//! is a function of the table alone. A tenth of the bound is evicted at once, because it takes a pass over all rows. Free
+//! rows are reused in order.
 //!
-//! A published version stays as it was: it knows its rows by the ids in its own pages, the index never lets go of a
-//! place, and rows that were free when it was made are none of its own.
+//! A published version does not change: it knows its rows by the ids in its own pages, index slots are never cleared, and
+//! it skips rows that were free when it was made.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use ouzel_sample::Id;
 
 use super::{PAGE_ROWS, Table, usize_of};
 
-/// Rows without an id, ascending, of which the first are taken already.
+/// Rows without an id, ascending; the first `n_taken` are reused already.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Free {
     rows: Arc<Vec<u32>>,
@@ -45,15 +45,15 @@ impl Free {
 }
 
 impl Table {
-    /// Forgets rows, those that have learned least first, until a tenth of `max` is free again, if there are more
-    /// than `max`. Returns how many.
+    /// If there are more than `max` rows, evicts those that have learned least until a tenth of `max` is free. Returns the
+    /// number evicted.
     pub fn bound(&mut self, max: usize) -> usize {
         let n_live = self.n_live();
         if n_live <= max {
             return 0;
         }
         let n_forgotten = n_live - (max - max / 10);
-        // The sums are not negative, so their bits are in their order.
+        // The sums are not negative, so their bits sort like their values.
         let mut order: Vec<(u32, Id, u32)> = self
             .live()
             .map(|(row, id)| (self.row(row)[self.stride - 1].to_bits(), id, row))
@@ -63,7 +63,7 @@ impl Table {
         n_forgotten
     }
 
-    /// Forgets these ids, those without a row passed over. Returns how many had one.
+    /// Removes the rows of these ids. Returns the number of ids that had one.
     pub fn forget(&mut self, ids: &[Id]) -> usize {
         let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.find(*id)).collect();
         rows.sort_unstable();
@@ -73,7 +73,7 @@ impl Table {
         n_forgotten
     }
 
-    /// Takes the ids of these rows from them, each of which has one.
+    /// Frees these rows, each of which has an id.
     pub(super) fn release(&mut self, rows: impl IntoIterator<Item = u32>) {
         let mut free = self.free.rows().to_vec();
         let n_free = free.len();
@@ -83,13 +83,13 @@ impl Table {
         }
     }
 
-    /// Rows with an id.
+    /// Number of rows with an id.
     #[must_use]
     pub fn n_live(&self) -> usize {
         self.n_rows - self.free.rows().len()
     }
 
-    /// Every row with an id, in row order.
+    /// All rows with an id, in row order.
     pub(super) fn live(&self) -> impl Iterator<Item = (u32, Id)> + '_ {
         let rows = self.ids.iter().flat_map(|page| page.iter().copied());
         let mut free = self.free.rows().iter().copied().peekable();
@@ -98,7 +98,7 @@ impl Table {
             .filter(move |(row, _)| free.next_if_eq(row).is_none())
     }
 
-    /// Where a row's id is: page, and place in it.
+    /// Page of a row's id, and position in it.
     pub(super) fn id_place(row: u32) -> (usize, usize) {
         let row = usize_of(row);
         (row / PAGE_ROWS, row % PAGE_ROWS)

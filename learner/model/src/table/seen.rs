@@ -1,4 +1,4 @@
-//! When the rows of a table were last seen, where somebody asks: a number of the owner's clock beside each row.
+//! Last-seen times of rows, where they are recorded: a number of the owner's clock per row.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::{PAGE_ROWS, Table, own};
 use crate::error::Error;
 
 impl Table {
-    /// Keeps from now on when each row is seen; those it has and knows nothing of count as seen `now`.
+    /// Starts recording when rows are seen; existing rows count as seen `now`.
     pub fn keep_seen(&mut self, now: u32) {
         if self.seen.is_some() {
             return;
@@ -19,7 +19,7 @@ impl Table {
         self.seen = Some(self.ids.iter().map(page).collect());
     }
 
-    /// Notes that a row is seen, where that is kept.
+    /// Records that a row is seen, if that is recorded.
     pub fn see(&mut self, row: u32, now: u32) {
         let (page, place) = Self::id_place(row);
         if let Some(page) = self.seen.as_mut().and_then(|seen| seen.get_mut(page)) {
@@ -27,7 +27,7 @@ impl Table {
         }
     }
 
-    /// Forgets the rows that were last seen before `oldest`, where that is kept. Returns how many.
+    /// Removes the rows last seen before `oldest`, if that is recorded. Returns their number.
     pub fn expire(&mut self, oldest: u32) -> usize {
         let Some(seen) = &self.seen else { return 0 };
         let is_old = |row: u32| {
@@ -44,7 +44,7 @@ impl Table {
         n_forgotten
     }
 
-    /// Restores what a table kept of its rows, `seen [n_rows]`.
+    /// Restores last-seen times, `seen [n_rows]`.
     pub fn import_seen(&mut self, seen: &[u32]) -> Result<(), Error> {
         if seen.len() != self.n_rows {
             return Err(Error::WrongSeen {
@@ -77,10 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_from_before_it_was_kept_count_as_seen_then() {
+    fn rows_from_before_the_recording_count_as_seen_at_its_start() {
         let mut table = table();
         (0..200).for_each(|id| _ = table.insert(Id(id)));
-        assert_eq!(table.expire(u32::MAX), 0, "nothing is kept");
+        assert_eq!(table.expire(u32::MAX), 0, "nothing is recorded");
         table.keep_seen(10);
         table.keep_seen(99);
         let row = table.find(Id(150)).unwrap();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_must_be_of_every_row() {
+    fn restored_times_must_cover_every_row() {
         let mut table = table();
         (0..200).for_each(|id| _ = table.insert(Id(id)));
         assert!(table.import_seen(&[1; 199]).is_err());
@@ -99,9 +99,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map that does the same without rows, over any course of seeing and forgetting.
+        /// Agrees with a map from id to last-seen time, whatever is seen and expired.
         #[test]
-        fn a_row_is_forgotten_when_it_was_not_seen_for_too_long(
+        fn a_row_expires_when_it_was_not_seen_for_too_long(
             events in prop::collection::vec((0u64..30, 0u32..3, prop::bool::weighted(0.1)), 1..300),
         ) {
             let (mut table, mut last, mut now) = (table(), BTreeMap::new(), 100);

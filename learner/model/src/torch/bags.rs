@@ -1,14 +1,14 @@
-//! Pools as tensors: the same sums, where the rows are on a device.
+//! [`Pool`] on a device: weighted sums of rows by `embedding_bag`.
 //!
-//! A bag adds its members up one after the other, so the order is the pool's on any device, and so is that of a row's
-//! gradient, which is the sum over a bag of the transposed pool.
+//! A bag adds up its members in order, so sums have the pool's order on any device. The gradient of a row is a bag of the
+//! transposed pool.
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::inputs::Pool;
 use crate::net::to_i64;
 
-/// A pool on a device.
+/// The segments of a pool on a device.
 #[derive(Debug)]
 pub(crate) struct Bags {
     n: i64,
@@ -18,7 +18,7 @@ pub(crate) struct Bags {
 }
 
 impl Bags {
-    /// The segments of `pool`.
+    /// Copies a pool to a device.
     pub(crate) fn new(pool: &Pool, device: Device) -> Result<Self, TchError> {
         let (mut members, mut coefficients) = (Vec::new(), Vec::new());
         let mut starts = vec![0];
@@ -72,7 +72,7 @@ mod tests {
     use crate::host_slice::to_vec;
 
     proptest! {
-        /// Both ways through bags are both ways through the pool, segments and rows without members included.
+        /// Sums and gradients are those of the pool, also for segments and rows without members.
         #[test]
         fn bags_sum_what_pools_sum(
             segments in prop::collection::vec(prop::collection::vec((0usize..5, -2.0f32..2.0), 0..4), 1..6),

@@ -1,4 +1,4 @@
-//! What must hold of every model, whatever its blocks.
+//! Properties of every model, whatever its blocks.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ fn items(n: u64) -> Vec<u64> {
 }
 
 #[test]
-fn candidates_score_alone_as_they_do_together() {
+fn candidates_score_alone_as_in_a_slate() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
@@ -50,7 +50,7 @@ fn candidates_score_alone_as_they_do_together() {
 }
 
 #[test]
-fn who_shares_a_batch_changes_nothing() {
+fn requests_of_one_batch_do_not_change_each_other() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
@@ -93,7 +93,7 @@ fn candidates_in_another_order_keep_their_scores() {
 }
 
 #[test]
-fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
+fn cached_contents_score_like_recomputed_ones() {
     // Contents are kept as plain loops make them, which fold weights together first.
     const SAME: f32 = 1e-5;
     let world = World::new();
@@ -120,9 +120,9 @@ fn what_is_kept_of_items_scores_as_what_is_computed_anew() {
     }
 }
 
-/// A restart finds nothing kept, and other items first: it must come to the same bits.
+/// A restart has an empty cache and meets items in another order: it must compute the same bits.
 #[test]
-fn a_kept_item_has_the_same_bits_whatever_it_was_computed_beside() {
+fn a_cached_content_does_not_depend_on_the_others_of_its_batch() {
     let world = World::new();
     let mut weights = weights(&model(SequenceKind::Mean, HeadKind::Single, true));
     weights.frozen = Some(weights.base());
@@ -143,7 +143,7 @@ fn a_kept_item_has_the_same_bits_whatever_it_was_computed_beside() {
 }
 
 #[test]
-fn an_adapter_added_to_its_layer_scores_as_beside_it() {
+fn a_merged_adapter_scores_like_a_separate_one() {
     let world = World::new();
     for kind in [SequenceKind::Din, SequenceKind::Hstu] {
         let mut config = model(kind, HeadKind::Single, true);

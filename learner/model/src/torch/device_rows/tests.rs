@@ -6,14 +6,14 @@ use crate::fields::Feature;
 
 const DIM: usize = 4;
 
-/// What befalls rows between two versions.
+/// An event between two versions.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A batch reads these and moves those of them that it may give a row.
+    /// A batch learns from these ids.
     Learn(Vec<u64>),
-    /// These are forgotten by name.
+    /// These ids are removed.
     Forget(Vec<u64>),
-    /// The tables keep this many.
+    /// The tables are bounded to this many rows.
     Bound(usize),
     /// A version is made.
     Version,
@@ -72,54 +72,55 @@ fn step(rows: &mut Rows, keys: &[Key]) {
     }
 }
 
-fn step_hot(hot: &mut DeviceRows, rows: &mut Rows, keys: &[Key]) {
+fn step_cached(cache: &mut DeviceRows, rows: &mut Rows, keys: &[Key]) {
     let wanted: Vec<(Key, u32)> = keys.iter().map(|key| (*key, rows.insert(*key))).collect();
-    let places = hot.take(&wanted, rows).unwrap();
-    hot.update(&places, |values| {
-        let dim = i64::try_from(DIM).unwrap();
-        let weights = values.f_narrow(1, 0, dim)? * 0.5;
-        let state = values.f_narrow(1, dim, 1)? + 1.0;
-        Tensor::f_cat(&[weights, state], 1)
-    })
-    .unwrap();
+    let slots = cache.load(&wanted, rows).unwrap();
+    cache
+        .update(&slots, |values| {
+            let dim = i64::try_from(DIM).unwrap();
+            let weights = values.f_narrow(1, 0, dim)? * 0.5;
+            let state = values.f_narrow(1, dim, 1)? + 1.0;
+            Tensor::f_cat(&[weights, state], 1)
+        })
+        .unwrap();
 }
 
 proptest! {
-    /// Whatever is read, moved and forgotten, and however few rows have room: the weights read are those of tables
-    /// without a cache, and so is every version, bit for bit.
+    /// Whatever is read, updated and removed: the weights read and every version are those of tables without a cache, bit
+    /// for bit, for any size of the cache.
     #[test]
-    fn however_many_rows_are_hot_no_bit_is_another(events in events(), max in 1usize..40) {
+    fn the_size_of_the_cache_changes_no_bit(events in events(), max in 1usize..40) {
         let (mut plain, mut cached) = (rows(), rows());
-        let mut hot = DeviceRows::new(&cached, max, Device::Cpu).unwrap();
+        let mut cache = DeviceRows::new(&cached, max, Device::Cpu).unwrap();
         let mut most = max;
         for event in events {
             match event {
                 Event::Learn(ids) => {
                     let keys = unique(&ids);
-                    let read = to_vec(&hot.read(&keys, &cached).unwrap()).unwrap();
+                    let read = to_vec(&cache.read(&keys, &cached).unwrap()).unwrap();
                     prop_assert_eq!(read, plain.read_all(&keys));
                     step(&mut plain, &keys);
-                    step_hot(&mut hot, &mut cached, &keys);
+                    step_cached(&mut cache, &mut cached, &keys);
                     most = most.max(keys.len());
-                    prop_assert!(hot.len() <= most, "{} of {}", hot.len(), most);
+                    prop_assert!(cache.len() <= most, "{} of {}", cache.len(), most);
                 }
                 Event::Forget(ids) => {
                     let ids: Vec<Id> = ids.iter().map(|id| key(*id).id).collect();
-                    hot.flush(&mut cached).unwrap();
+                    cache.flush(&mut cached).unwrap();
                     for rows in [&mut plain, &mut cached] {
                         rows.tables_mut().for_each(|table| { table.forget(&ids); });
                     }
-                    hot.forget(&cached);
+                    cache.forget(&cached);
                 }
                 Event::Bound(max) => {
-                    hot.flush(&mut cached).unwrap();
+                    cache.flush(&mut cached).unwrap();
                     for rows in [&mut plain, &mut cached] {
                         rows.tables_mut().for_each(|table| { table.bound(max); });
                     }
-                    hot.forget(&cached);
+                    cache.forget(&cached);
                 }
                 Event::Version => {
-                    hot.flush(&mut cached).unwrap();
+                    cache.flush(&mut cached).unwrap();
                     prop_assert_eq!(plain.pages(), cached.pages());
                 }
             }
@@ -128,23 +129,26 @@ proptest! {
 }
 
 #[test]
-fn a_row_is_carried_once_while_it_is_read() {
+fn a_row_is_copied_to_the_device_once() {
     let mut rows = rows();
-    let mut hot = DeviceRows::new(&rows, 100, Device::Cpu).unwrap();
-    assert!(hot.is_empty());
+    let mut cache = DeviceRows::new(&rows, 100, Device::Cpu).unwrap();
+    assert!(cache.is_empty());
     for _ in 0..5 {
-        step_hot(&mut hot, &mut rows, &unique(&[1, 2, 3]));
+        step_cached(&mut cache, &mut rows, &unique(&[1, 2, 3]));
     }
-    assert_eq!((hot.len(), hot.take_carried(), hot.take_carried()), (3, 3, 0));
+    assert_eq!(
+        (cache.len(), cache.take_n_copied(), cache.take_n_copied()),
+        (3, 3, 0)
+    );
     // What it was before is in its table until a version is made.
     let at = rows.find(key(2)).unwrap();
     let state = |rows: &Rows| rows.table(Feature::User).row(at)[DIM];
     assert!((state(&rows) - 0.5).abs() < f32::EPSILON);
-    hot.flush(&mut rows).unwrap();
+    cache.flush(&mut rows).unwrap();
     assert!((state(&rows) - 5.5).abs() < f32::EPSILON);
     // Nothing has moved since: a version made before keeps its pages to itself.
     let version = rows.clone();
-    hot.flush(&mut rows).unwrap();
+    cache.flush(&mut rows).unwrap();
     assert!(std::sync::Arc::ptr_eq(
         &version.pages()[0].values[0],
         &rows.pages()[0].values[0]
