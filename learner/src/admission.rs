@@ -1,10 +1,10 @@
-//! AdmissionCounter of ids that have no row yet: the admission counters, in memory of a fixed size.
+//! Admission counters: occurrences of ids that have no row yet, in memory of a fixed size.
 //!
-//! An exact count of each id with a 16-bit hash of each of its users, in sets of eight in order of the last sighting.
-//! A set that is full forgets the id that was sighted longest ago. So the error has one side: an id never gets its
-//! row before it was sighted as often, and by as many users, as it must be. It may get it later, when eight others of
-//! its set were sighted since it was, or when two of its users share a hash, which of a pair is one in 65,535. What
-//! is forgotten is a function of the sightings in their order, so a replay forgets the same.
+//! Each entry is an exact count of an id with a 16-bit hash of each of its users. Entries are in sets of eight, in order of
+//! the last occurrence; a full set drops the id that occurred longest ago. So the error is one-sided: an id is never admitted
+//! before it occurred as often, and by as many users, as its rule asks. It may be admitted later, when eight others of its
+//! set occurred in between, or when two of its users share a hash (one pair in 65,535). Which ids are dropped is a function of
+//! the occurrences in order, so a replay drops the same.
 
 use ouzel_sample::Id;
 
@@ -25,7 +25,7 @@ struct Entry {
 
 /// The counters in a snapshot, set by set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct AdmissionCounts {
     /// `[n]`
     pub(crate) ids: Vec<u64>,
     /// `[n]`
@@ -34,12 +34,12 @@ pub(crate) struct Waiting {
     pub(crate) users: Vec<u16>,
 }
 
-impl Waiting {
+impl AdmissionCounts {
     /// Users stored per id.
     pub(crate) const USERS: usize = KEPT_USERS;
 }
 
-/// The counters.
+/// Counts of ids by the rules of admission.
 #[derive(Debug)]
 pub(crate) struct AdmissionCounter {
     entries: Vec<Entry>,
@@ -47,7 +47,7 @@ pub(crate) struct AdmissionCounter {
 }
 
 impl AdmissionCounter {
-    /// Counters of about `n` ids, none of them sighted.
+    /// Empty counters for about `n` ids.
     pub(crate) fn new(n: usize) -> Self {
         Self {
             entries: vec![Entry::default(); n.next_multiple_of(WAYS)],
@@ -60,8 +60,8 @@ impl AdmissionCounter {
         self.n_waiting
     }
 
-    /// Counts a sighting of `id` by `user`. True when it was the last that `id` needs, which is forgotten then.
-    pub(crate) fn sight(&mut self, id: Id, user: Id, sightings: u16, users: usize) -> bool {
+    /// Counts an occurrence of `id` with `user`. Returns whether `id` is admitted by it; its counts are dropped then.
+    pub(crate) fn count(&mut self, id: Id, user: Id, min_count: u16, min_users: usize) -> bool {
         let set = self.set(id);
         let ways = &mut self.entries[set.clone()];
         let at = ways.iter().position(|entry| entry.count > 0 && entry.id == id.0);
@@ -76,7 +76,7 @@ impl AdmissionCounter {
         let user = user_hash(user);
         let n_before = entry.users.iter().take_while(|kept| **kept != 0).count();
         let is_new = !entry.users[..n_before].contains(&user);
-        if entry.count >= sightings && n_before + usize::from(is_new) >= users {
+        if entry.count >= min_count && n_before + usize::from(is_new) >= min_users {
             if let Some(at) = at {
                 self.remove(set.start, at);
             }
@@ -126,8 +126,8 @@ impl AdmissionCounter {
     }
 
     /// The counts of all ids.
-    pub(crate) fn export(&self) -> Waiting {
-        let mut waiting = Waiting::default();
+    pub(crate) fn export(&self) -> AdmissionCounts {
+        let mut waiting = AdmissionCounts::default();
         for entry in self.entries.iter().filter(|entry| entry.count > 0) {
             waiting.ids.push(entry.id);
             waiting.counts.push(entry.count);
@@ -137,7 +137,7 @@ impl AdmissionCounter {
     }
 
     /// Fills empty counters: exactly if the capacity is the same, otherwise as far as there is room.
-    pub(crate) fn import(&mut self, waiting: &Waiting) {
+    pub(crate) fn import(&mut self, waiting: &AdmissionCounts) {
         let users = waiting.users.chunks_exact(KEPT_USERS);
         for ((id, count), kept) in waiting.ids.iter().zip(&waiting.counts).zip(users) {
             let set = self.set(Id(*id));
@@ -166,16 +166,16 @@ mod tests {
 
     use super::*;
 
-    /// The same by a map that forgets nothing.
+    /// The same by a map without a bound.
     #[derive(Default)]
     struct Oracle(BTreeMap<u64, (u16, BTreeSet<u64>)>);
 
     impl Oracle {
-        fn sight(&mut self, id: u64, user: u64, sightings: u16, users: usize) -> bool {
+        fn count(&mut self, id: u64, user: u64, min_count: u16, min_users: usize) -> bool {
             let (count, seen) = self.0.entry(id).or_default();
             *count += 1;
             seen.insert(user);
-            let is_enough = *count >= sightings && seen.len() >= users;
+            let is_enough = *count >= min_count && seen.len() >= min_users;
             if is_enough {
                 self.0.remove(&id);
             }
@@ -185,26 +185,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn with_room_for_all_ids_wait_exactly_as_long_as_by_a_map(
+        fn with_room_for_all_ids_are_admitted_exactly_as_by_a_map(
             events in prop::collection::vec((0u64..8, 0u64..12, prop::bool::weighted(0.02)), 0..400),
             (sightings, users) in (1u16..12, 1usize..=MAX_USERS),
         ) {
             // One set, so that a place is where it should be or nowhere.
             let (mut counters, mut oracle) = (AdmissionCounter::new(8), Oracle::default());
-            for (id, user, is_forgotten) in events {
-                if is_forgotten {
+            for (id, user, is_dropped) in events {
+                if is_dropped {
                     counters.forget(Id(id));
                     oracle.0.remove(&id);
                 } else {
-                    let found = counters.sight(Id(id), Id(user), sightings, users);
-                    prop_assert_eq!(found, oracle.sight(id, user, sightings, users));
+                    let found = counters.count(Id(id), Id(user), sightings, users);
+                    prop_assert_eq!(found, oracle.count(id, user, sightings, users));
                 }
                 prop_assert_eq!(counters.len(), oracle.0.len());
             }
         }
 
         #[test]
-        fn without_room_an_id_waits_longer_and_never_shorter(
+        fn without_room_an_id_is_admitted_later_and_never_earlier(
             events in prop::collection::vec((0u64..60, 0u64..6), 0..600),
             (sightings, users) in (1u16..6, 1usize..4),
             cut in 0usize..600,
@@ -216,7 +216,7 @@ mod tests {
                 let (count, seen) = oracle.entry(id).or_default();
                 *count += 1;
                 seen.insert(user);
-                if counters.sight(Id(id), Id(user), sightings, users) {
+                if counters.count(Id(id), Id(user), sightings, users) {
                     prop_assert!(*count >= sightings && seen.len() >= users, "{} {:?}", count, seen);
                     oracle.remove(&id);
                 }
@@ -233,21 +233,21 @@ mod tests {
     }
 
     #[test]
-    fn a_full_set_forgets_the_id_sighted_longest_ago() {
+    fn a_full_set_drops_the_id_that_occurred_longest_ago() {
         let mut counters = AdmissionCounter::new(8);
-        (0..8).for_each(|id| assert!(!counters.sight(Id(id), Id(1), 2, 1)));
+        (0..8).for_each(|id| assert!(!counters.count(Id(id), Id(1), 2, 1)));
         // The ninth takes the place of 0, and 0 that of 1.
-        assert!(!counters.sight(Id(8), Id(1), 2, 1));
-        assert!(!counters.sight(Id(0), Id(1), 2, 1));
-        assert!(counters.sight(Id(2), Id(1), 2, 1));
-        assert!(!counters.sight(Id(1), Id(1), 2, 1));
+        assert!(!counters.count(Id(8), Id(1), 2, 1));
+        assert!(!counters.count(Id(0), Id(1), 2, 1));
+        assert!(counters.count(Id(2), Id(1), 2, 1));
+        assert!(!counters.count(Id(1), Id(1), 2, 1));
         assert_eq!(counters.len(), 8);
     }
 
     #[test]
-    fn other_counters_take_what_there_is_room_for() {
+    fn smaller_counters_restore_what_there_is_room_for() {
         let mut many = AdmissionCounter::new(64);
-        (0..64).for_each(|id| _ = many.sight(Id(id), Id(1), 3, 1));
+        (0..64).for_each(|id| _ = many.count(Id(id), Id(1), 3, 1));
         let mut few = AdmissionCounter::new(8);
         few.import(&many.export());
         assert_eq!(few.len(), 8);

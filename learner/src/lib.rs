@@ -4,7 +4,6 @@
 //! nothing of Kafka, threads or HTTP, reads no clock, and sees of the model's backend only gradients.
 
 mod admission;
-mod admit;
 mod calibration;
 mod clip;
 mod config;
@@ -12,6 +11,7 @@ mod device_rows;
 mod error;
 mod fingerprint;
 mod freeze;
+mod lifecycle;
 pub mod loss;
 pub mod metrics;
 mod objective;

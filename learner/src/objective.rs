@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use ouzel_model::{ModelConfig, uniform};
+use ouzel_model::{ModelConfig, Outputs, uniform};
 use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 
 use crate::config::LearnerConfig;
@@ -28,16 +28,7 @@ pub(crate) struct Objective {
     bounds: Vec<([TaskId; 3], f32)>,
 }
 
-/// Outputs of the network for a batch; `auxiliary` is empty without auxiliary logits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Predicted<'a> {
-    /// `[n_samples, n_tasks]`
-    pub(crate) logits: &'a [f32],
-    /// `[n_samples, n_tasks]`
-    pub(crate) auxiliary: &'a [f32],
-}
-
-/// A loss with its derivatives, shaped as [`Predicted`].
+/// A loss with its derivatives, shaped as [`Outputs`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BatchLoss {
     /// Sum over samples, nats, without the loss of auxiliary logits.
@@ -108,8 +99,8 @@ impl Objective {
     ///
     /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
     /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
-    pub(crate) fn loss(&self, samples: &[Sample], predicted: Predicted<'_>) -> BatchLoss {
-        let Predicted { logits, auxiliary } = predicted;
+    pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs) -> BatchLoss {
+        let Outputs { logits, auxiliary } = outputs;
         let mut out = BatchLoss {
             value: 0.0,
             logits: vec![0.0; logits.len()],
@@ -269,11 +260,11 @@ mod tests {
     }
 
     fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late: &[f32]) -> BatchLoss {
-        let predicted = Predicted {
-            logits,
-            auxiliary: late,
+        let outputs = Outputs {
+            logits: logits.to_vec(),
+            auxiliary: late.to_vec(),
         };
-        objective(policy, rate).loss(samples, predicted)
+        objective(policy, rate).loss(samples, &outputs)
     }
 
     #[test]
@@ -323,11 +314,11 @@ mod tests {
             let mut both = sample(request, 1, SampleKind::Final, false);
             both.labels = both.labels.with(1, true);
             assert!(two.takes(&both), "task 1 is positive");
-            let predicted = Predicted {
-                logits: &[0.4, 0.4],
-                auxiliary: &[],
+            let outputs = Outputs {
+                logits: vec![0.4, 0.4],
+                auxiliary: Vec::new(),
             };
-            let found = two.loss(&[both], predicted).logits;
+            let found = two.loss(&[both], &outputs).logits;
             // What is trained is z - ln .5.
             let z = 0.4 + std::f32::consts::LN_2;
             assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
@@ -377,11 +368,11 @@ mod tests {
             let with = gradients(policy, 1.0, &samples, &logits, &late).value;
             let mut without = objective(policy, 1.0);
             without.slate_loss = 0.0;
-            let predicted = Predicted {
-                logits: &logits,
-                auxiliary: &late,
+            let outputs = Outputs {
+                logits: logits.to_vec(),
+                auxiliary: late.to_vec(),
             };
-            let without = without.loss(&samples, predicted).value;
+            let without = without.loss(&samples, &outputs).value;
             // Only these have a certain negative of the slate in the same batch.
             let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
             assert_eq!(with > without, is_ranked, "{policy:?}");
@@ -412,11 +403,11 @@ mod tests {
                 task_weights: weights.iter().map(|(name, w)| ((*name).to_owned(), *w)).collect(),
                 ..LearnerConfig::default()
             };
-            let predicted = Predicted {
-                logits: &logits,
-                auxiliary: &[],
+            let outputs = Outputs {
+                logits: logits.to_vec(),
+                auxiliary: Vec::new(),
             };
-            Objective::new(&config, &model(&["click", "order"])).loss(&samples, predicted)
+            Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs)
         };
         let (plain, clicks, orders) = (
             found(&[]),
@@ -458,12 +449,12 @@ mod tests {
                 bounds: vec![bound],
                 ..LearnerConfig::default()
             };
-            let predicted = Predicted {
-                logits: &logits,
-                auxiliary: &[],
+            let outputs = Outputs {
+                logits: logits.to_vec(),
+                auxiliary: Vec::new(),
             };
             let model = model(&["click", "order", "like", "conversion"]);
-            Objective::new(&config, &model).loss(&samples, predicted)
+            Objective::new(&config, &model).loss(&samples, &outputs)
         };
         let (without, with) = (found(0.0), found(0.05));
         let mut expected = vec![0.0; 20];

@@ -8,11 +8,11 @@ use tch::Tensor;
 use ouzel_model::{Array as Plain, Feature, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, SharedChunk, Snapshot};
 
-use crate::admission::Waiting;
-use crate::admit::Age;
+use crate::admission::AdmissionCounts;
 use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
+use crate::lifecycle::Age;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
 use crate::trainer::Trainer;
@@ -21,7 +21,7 @@ const DENSE: &str = "dense.safetensors";
 const DENSE_STATE: &str = "dense_state.safetensors";
 const ROWS: &str = "rows.safetensors";
 const WIDE: &str = "wide.safetensors";
-/// AdmissionCounter of ids that wait for their rows, where any must.
+/// Counts of ids that wait for a row, if any feature has an admission rule.
 const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
 
@@ -92,7 +92,7 @@ impl Trainer {
         draft.add_arrays(ROWS, rows)?;
         draft.add_arrays(WIDE, wide)?;
         if self.config.rows.waits() != [false; Feature::N] {
-            draft.add_arrays(ADMISSION, waiting_arrays(self.sightings.export())?)?;
+            draft.add_arrays(ADMISSION, admission_arrays(self.admission.export())?)?;
         }
         draft.add_blob(
             TRAINER,
@@ -168,13 +168,15 @@ impl Trainer {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
-        let is_waiting = snapshot
+        let has_counts = snapshot
             .manifest()
             .files
             .iter()
             .any(|file| file.name == ADMISSION);
-        if is_waiting && trainer.config.rows.waits() != [false; Feature::N] {
-            trainer.sightings.import(&waiting(snapshot.arrays(ADMISSION)?)?);
+        if has_counts && trainer.config.rows.waits() != [false; Feature::N] {
+            trainer
+                .admission
+                .import(&admission_counts(snapshot.arrays(ADMISSION)?)?);
         }
         trainer.age = small.age.filter(|_| expires);
         trainer.next_batch = small.next_batch;
@@ -280,20 +282,20 @@ fn fill(table: &mut Table, prefix: &str, arrays: &mut Arrays, expires: bool) -> 
     Ok(())
 }
 
-fn waiting_arrays(waiting: Waiting) -> Result<Arrays, Error> {
-    let n = waiting.ids.len();
+fn admission_arrays(counts: AdmissionCounts) -> Result<Arrays, Error> {
+    let n = counts.ids.len();
     let mut arrays = Arrays::new();
-    arrays.insert("ids", Array::new(&[n], waiting.ids)?)?;
-    arrays.insert("counts", Array::new(&[n], waiting.counts)?)?;
-    arrays.insert("users", Array::new(&[n, Waiting::USERS], waiting.users)?)?;
+    arrays.insert("ids", Array::new(&[n], counts.ids)?)?;
+    arrays.insert("counts", Array::new(&[n], counts.counts)?)?;
+    arrays.insert("users", Array::new(&[n, AdmissionCounts::USERS], counts.users)?)?;
     Ok(arrays)
 }
 
-fn waiting(mut arrays: Arrays) -> Result<Waiting, Error> {
+fn admission_counts(mut arrays: Arrays) -> Result<AdmissionCounts, Error> {
     let ids = arrays.take::<u64>("ids", &[ANY])?;
-    Ok(Waiting {
+    Ok(AdmissionCounts {
         counts: arrays.take::<u16>("counts", &[ids.len()])?,
-        users: arrays.take::<u16>("users", &[ids.len(), Waiting::USERS])?,
+        users: arrays.take::<u16>("users", &[ids.len(), AdmissionCounts::USERS])?,
         ids,
     })
 }

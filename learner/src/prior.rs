@@ -77,11 +77,10 @@ impl Prior {
     }
 
     /// Adds the log-odds of a late positive to the auxiliary logits `[n_samples, n_tasks]`, which start from them.
-    pub(crate) fn add_delay_prior(&self, mut outputs: Vec<f32>) -> Vec<f32> {
-        for (output, Delays { early, late }) in outputs.iter_mut().zip(self.delays.iter().cycle()) {
+    pub(crate) fn add_delay_prior(&self, auxiliary: &mut [f32]) {
+        for (output, Delays { early, late }) in auxiliary.iter_mut().zip(self.delays.iter().cycle()) {
             *output += ((late + 0.5) / (early + 0.5)).ln();
         }
-        outputs
     }
 }
 
@@ -174,11 +173,12 @@ mod tests {
     #[test]
     fn auxiliary_logits_start_from_the_share_of_late_positives() {
         let mut prior = Prior::new(Policy::EsDfm, 2);
-        assert_eq!(
-            prior.add_delay_prior(vec![0.25; 2]),
-            [0.25; 2],
-            "one half before any was seen"
-        );
+        let start_from = |mut outputs: Vec<f32>, prior: &Prior| {
+            prior.add_delay_prior(&mut outputs);
+            outputs
+        };
+        let found = start_from(vec![0.25; 2], &prior);
+        assert_eq!(found, [0.25; 2], "one half before any was seen");
         let first = sample(1, 1, SampleKind::EarlyNegative, false);
         let early = |_| again(&first, SampleKind::Final, true, false);
         let late = |_| again(&first, SampleKind::LatePositive, true, true);
@@ -186,7 +186,7 @@ mod tests {
         prior.observe(&(0..99).map(late).collect::<Vec<_>>(), 1e6);
         prior.observe(&(0..199).map(early).collect::<Vec<_>>(), 1e6);
         // Labels are of task 0 only; two samples.
-        let found = prior.add_delay_prior(vec![1.0, 2.0, 3.0, 4.0]);
+        let found = start_from(vec![1.0, 2.0, 3.0, 4.0], &prior);
         let share = (99.5f32 / 199.5).ln();
         for (found, expected) in found.iter().zip([1.0 + share, 2.0, 3.0 + share, 4.0]) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");

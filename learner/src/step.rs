@@ -5,7 +5,7 @@ use ouzel_sample::{Batch, Sample, VectorMap};
 
 use crate::clip::Clipped;
 use crate::error::Error;
-use crate::objective::{Objective, Predicted};
+use crate::objective::Objective;
 use crate::trainer::Trainer;
 use crate::update::Learned;
 
@@ -143,14 +143,9 @@ impl Trainer {
         };
         let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
-        let outputs = pass.outputs().clone();
-        let loss = objective.loss(
-            samples,
-            Predicted {
-                logits: &outputs.logits,
-                auxiliary: &self.prior.add_delay_prior(outputs.auxiliary),
-            },
-        );
+        let mut outputs = pass.outputs().clone();
+        self.prior.add_delay_prior(&mut outputs.auxiliary);
+        let loss = objective.loss(samples, &outputs);
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = samples.len() as f32;
         let contrast_weight = self.config.contrast_weight;
@@ -180,11 +175,7 @@ impl Trainer {
             loss: loss.value / n,
             n_learned: samples.len(),
             n_forgotten,
-            n_admitted: updated.n_admitted,
-            n_waiting: updated.n_waiting,
-            is_learned: updated.is_learned,
-            clipped: updated.clipped,
-            ..StepReport::default()
+            ..updated
         })
     }
 }

@@ -8,10 +8,10 @@ use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
 
 use crate::admission::AdmissionCounter;
-use crate::admit::Age;
 use crate::calibration::Calibrator;
 use crate::config::LearnerConfig;
 use crate::error::Error;
+use crate::lifecycle::Age;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
 
@@ -40,7 +40,7 @@ pub struct Trainer {
     /// Number of samples learned from.
     pub(crate) n_samples: u64,
     /// Occurrences of ids that wait for a row.
-    pub(crate) sightings: AdmissionCounter,
+    pub(crate) admission: AdmissionCounter,
     /// Event time, if rows expire.
     pub(crate) age: Option<Age>,
 }
@@ -84,7 +84,7 @@ impl Trainer {
             calibrator: Calibrator::new(n_calibrated),
             next_batch: 0,
             n_samples: 0,
-            sightings: AdmissionCounter::new(n_waiting),
+            admission: AdmissionCounter::new(n_waiting),
             age: None,
         })
     }
@@ -128,7 +128,7 @@ impl Trainer {
     /// Number of ids that wait for a row.
     #[must_use]
     pub fn n_waiting(&self) -> usize {
-        self.sightings.len()
+        self.admission.len()
     }
 
     /// The current version: rows shared page by page, dense weights copied.

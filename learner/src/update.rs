@@ -3,11 +3,12 @@
 use ouzel_model::{Feature, Gradients, Inputs, Key, RowGradient, WeightGroup};
 use ouzel_sample::{Id, Sample};
 
-use crate::admit::Places;
 use crate::clip::{Clipped, factor};
 use crate::error::Error;
+use crate::lifecycle::Places;
 use crate::optim::{ftrl, row_adagrad, row_adagrad_on_device};
 use crate::schedule::Schedule;
+use crate::step::StepReport;
 use crate::trainer::Trainer;
 
 /// The batch that a gradient is the sum over.
@@ -23,25 +24,12 @@ pub(crate) struct Learned<'a> {
     pub(crate) loss: f32,
 }
 
-/// Result of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Updated {
-    /// False when the step was skipped because the loss or a gradient was not finite.
-    pub(crate) is_learned: bool,
-    /// Gradients that were clipped.
-    pub(crate) clipped: Clipped,
-    /// Ids that got a row after they had waited for it.
-    pub(crate) n_admitted: usize,
-    /// Occurrences of ids that still wait for a row.
-    pub(crate) n_waiting: usize,
-}
-
 impl Trainer {
     /// Updates every weight that has a gradient, or none when the loss or any gradient is not finite.
     ///
     /// Ids without a row take no gradient, and add nothing to its norm. Wide weights are neither clipped, since a sample
     /// adds at most its own share of 1 to their gradient, nor on the schedule: FTRL has its own.
-    pub(crate) fn update(&mut self, batch: Learned<'_>, gradients: Gradients) -> Result<Updated, Error> {
+    pub(crate) fn update(&mut self, batch: Learned<'_>, gradients: Gradients) -> Result<StepReport, Error> {
         let dense_squares = gradients.dense_squares()?;
         let Gradients {
             dense,
@@ -54,7 +42,10 @@ impl Trainer {
             && row_squares.is_finite()
             && wide.iter().all(|g| g.is_finite());
         if !is_finite {
-            return Ok(Updated::default());
+            return Ok(StepReport {
+                is_learned: false,
+                ..StepReport::default()
+            });
         }
         self.n_samples += batch.samples.len() as u64;
         let places = self.admit(batch.inputs, batch.samples, batch.deleted);
@@ -81,14 +72,14 @@ impl Trainer {
         });
         let stepped = self.dense.step(weights, &dense, dense_factor);
         stepped.map_err(ouzel_model::Error::from)?;
-        Ok(Updated {
-            is_learned: true,
+        Ok(StepReport {
             clipped: Clipped {
                 dense: dense_factor.is_some(),
                 rows: row_factor.is_some(),
             },
             n_admitted: places.n_admitted,
             n_waiting: places.n_waiting,
+            ..StepReport::default()
         })
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct Places {
     pub(crate) wide: Vec<Option<u32>>,
     /// Number of ids admitted by this batch.
     pub(crate) n_admitted: usize,
-    /// AdmissionCounter of ids that wait on.
+    /// Number of occurrences of ids that still wait.
     pub(crate) n_waiting: usize,
 }
 
@@ -65,12 +65,12 @@ impl Trainer {
         }
         let refused: HashSet<Key> = deleted.iter().map(|item| Key::item(*item)).collect();
         let waits = |key: &Key| waits[key.feature.index()];
-        for (key, user) in sightings(samples) {
+        for (key, user) in occurrences(samples) {
             if !waits(&key) || refused.contains(&key) || weights.rows.find(key).is_some() {
                 continue;
             }
             let rules = self.config.rows.of(key.feature);
-            if self.sightings.sight(key.id, user, rules.sightings, rules.users) {
+            if self.admission.count(key.id, user, rules.sightings, rules.users) {
                 weights.rows.insert(key);
                 places.n_admitted += 1;
             } else {
@@ -150,25 +150,25 @@ impl Trainer {
         }
         let ids: Vec<Id> = items.iter().map(|item| Key::item(*item).id).collect();
         for id in &ids {
-            self.sightings.forget(*id);
+            self.admission.forget(*id);
         }
         self.remove_rows(|weights| weights.tables_mut().map(|table| table.forget(&ids)).sum())
     }
 }
 
-/// What these samples sight, and by which user, in their order.
-fn sightings(samples: &[Sample]) -> impl Iterator<Item = (Key, Id)> + '_ {
+/// Ids that occur in these samples with their users, in order.
+fn occurrences(samples: &[Sample]) -> impl Iterator<Item = (Key, Id)> + '_ {
     let mut requests: HashSet<Id> = HashSet::new();
     samples.iter().flat_map(move |sample| {
         let user = sample.request.user;
-        let mut sighted = Vec::new();
+        let mut ids = Vec::new();
         if requests.insert(sample.request.id) {
-            sighted.push((Key::user(user), user));
+            ids.push((Key::user(user), user));
             let context = sample.request.context.iter();
-            sighted.extend(context.map(|value| (Key::attribute(*value), user)));
+            ids.extend(context.map(|value| (Key::attribute(*value), user)));
         }
-        Fields::candidate(&sample.candidate, |_, key, _| sighted.push((key, user)));
-        sighted
+        Fields::candidate(&sample.candidate, |_, key, _| ids.push((key, user)));
+        ids
     })
 }
 
