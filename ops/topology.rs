@@ -315,7 +315,7 @@ fn plan_log(
             "the plan log ended in a torn entry, which was dropped"
         );
     }
-    let entries = log.read_from(position)?.collect::<Result<_, _>>()?;
+    let entries = log.read_from(position)?;
     Ok((log, entries))
 }
 

@@ -15,6 +15,7 @@ mod entry;
 mod error;
 mod segment;
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -215,11 +216,8 @@ impl PlanLog {
         self.unsynced.clear();
     }
 
-    /// The entries from `seq` on, in order, as they are on disk now. Reads one segment at a time.
-    pub fn read_from(
-        &self,
-        seq: u64,
-    ) -> Result<impl Iterator<Item = Result<PlanEntry, PlanError>>, PlanError> {
+    /// The entries from `seq` on, in order, as they are on disk now.
+    pub fn read_from(&self, seq: u64) -> Result<VecDeque<PlanEntry>, PlanError> {
         let first = self.segments[0];
         if !(first..=self.next).contains(&seq) {
             return Err(PlanError::Gap {
@@ -230,28 +228,17 @@ impl PlanLog {
             });
         }
         let start = self.segments.partition_point(|first| *first <= seq) - 1;
-        let dir = self.dir.clone();
-        let segments = self.segments[start..].to_vec();
-        Ok(segments.into_iter().flat_map(move |first| {
-            let path = segment::path(&dir, first);
-            let entries = match Segment::read(&path, first) {
-                Ok(Segment {
-                    damage: Some(detail),
-                    sound_bytes: at,
-                    ..
-                }) => {
-                    vec![Err(PlanError::Corrupt { path, at, detail })]
-                }
-                Ok(read) => read
-                    .entries
-                    .into_iter()
-                    .filter(|entry| entry.seq >= seq)
-                    .map(Ok)
-                    .collect(),
-                Err(error) => vec![Err(error)],
-            };
-            entries.into_iter()
-        }))
+        let mut entries = VecDeque::new();
+        for first in &self.segments[start..] {
+            let path = segment::path(&self.dir, *first);
+            let segment = Segment::read(&path, *first)?;
+            if let Some(detail) = segment.damage {
+                let at = segment.sound_bytes;
+                return Err(PlanError::Corrupt { path, at, detail });
+            }
+            entries.extend(segment.entries.into_iter().filter(|entry| entry.seq >= seq));
+        }
+        Ok(entries)
     }
 
     fn active(&self) -> PathBuf {

@@ -16,8 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, DecodedRecord, Event, Id, Item, ItemVectors, PartitionId, Position, Positions, Vector,
-    VectorOrigin,
+    Batch, DecodedRecord, Event, Id, Item, ItemVectors, PartitionId, Positions, Vector, VectorOrigin,
 };
 
 use crate::join::{Mark, Outcome};
@@ -130,7 +129,7 @@ impl Sequencer {
 
     /// What comes next, or `None` until more was pushed.
     ///
-    /// `is_due` says that the record at [`Sequencer::head`] has waited long enough for partitions at their end.
+    /// `is_due` says that the record at [`Orderer::head`] has waited long enough for partitions at their end.
     pub fn next(&mut self, is_due: bool) -> Result<Option<Next>, OrderError> {
         if let Some(entry) = self.recorded.front()
             && !self.orderer.is_following()
@@ -252,28 +251,10 @@ impl Sequencer {
         self.plan_position
     }
 
-    /// Position of the record that merging would release next.
+    /// The order.
     #[must_use]
-    pub fn head(&self) -> Option<Position> {
-        self.orderer.head()
-    }
-
-    /// Next offset to release of each assigned partition.
-    #[must_use]
-    pub fn positions(&self) -> &Positions {
-        self.orderer.positions()
-    }
-
-    /// Records of `partition` that were pushed and not released.
-    #[must_use]
-    pub fn n_queued(&self, partition: PartitionId) -> usize {
-        self.orderer.n_queued(partition)
-    }
-
-    /// True when a bounded log was released to its end.
-    #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.orderer.is_exhausted()
+    pub fn orderer(&self) -> &Orderer {
+        &self.orderer
     }
 
     fn close(&mut self, batches: Vec<Batch>) -> Option<Effects> {

@@ -304,18 +304,6 @@ impl Stage {
         self.output.state.batcher.n_open()
     }
 
-    /// Number of rejected records by reason.
-    #[must_use]
-    pub fn rejected(&self) -> &BTreeMap<String, u64> {
-        &self.output.state.rejected
-    }
-
-    /// Number of item records taken.
-    #[must_use]
-    pub fn n_items(&self) -> u64 {
-        self.output.state.n_items
-    }
-
     /// Newest event time seen.
     #[must_use]
     pub fn event_time(&self) -> EventTime {

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context;
+
+use ouzel_ingest::Source;
 use ouzel_sample::PartitionId;
 
 /// Records on the way at which a partition is paused.
@@ -29,11 +32,9 @@ struct Flow {
 
 /// What poll must do.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Balance {
-    /// Partitions to pause.
-    pub pause: Vec<PartitionId>,
-    /// Partitions to resume.
-    pub resume: Vec<PartitionId>,
+struct Balance {
+    pause: Vec<PartitionId>,
+    resume: Vec<PartitionId>,
 }
 
 impl Backlog {
@@ -60,8 +61,20 @@ impl Backlog {
         }
     }
 
+    /// Pauses and resumes the partitions of `source` that crossed a bound since the last call.
+    pub fn apply(&self, source: &mut dyn Source) -> anyhow::Result<()> {
+        let Balance { pause, resume } = self.balance();
+        if !pause.is_empty() {
+            source.pause(&pause).context("cannot pause partitions")?;
+        }
+        if !resume.is_empty() {
+            source.resume(&resume).context("cannot resume partitions")?;
+        }
+        Ok(())
+    }
+
     /// The partitions that crossed a bound since the last call.
-    pub fn balance(&self) -> Balance {
+    fn balance(&self) -> Balance {
         let mut balance = Balance::default();
         for (id, flow) in self.lock().iter_mut() {
             if !flow.is_paused && flow.n >= HIGH {

@@ -50,7 +50,7 @@ pub struct Join {
 impl Join {
     /// A stage that drives `sequencer` and writes its entries to `plan`.
     pub fn new(sequencer: Sequencer, plan: PlanWriter, settings: JoinSettings, links: JoinLinks) -> Self {
-        let partitions = sequencer.positions().iter().map(|(id, _)| id);
+        let partitions = sequencer.orderer().positions().iter().map(|(id, _)| id);
         Self {
             idleness: Idleness::new(partitions, Instant::now()),
             sequencer,
@@ -132,7 +132,11 @@ impl Join {
     fn release(&mut self) -> anyhow::Result<()> {
         let mut n_taken = 0u64;
         loop {
-            let waited = self.sequencer.head().and_then(|head| self.arrivals.age(head));
+            let waited = self
+                .sequencer
+                .orderer()
+                .head()
+                .and_then(|head| self.arrivals.age(head));
             let is_due = waited >= Some(self.settings.max_reorder_delay);
             let effects = match self.sequencer.next(is_due)? {
                 None => break,
@@ -175,8 +179,8 @@ impl Join {
                 let effects = self.sequencer.flush()?;
                 self.execute(effects)?;
             }
-            let sequencer = &self.sequencer;
-            let idle = self.idleness.take_idle(|id| sequencer.n_queued(id) == 0);
+            let orderer = self.sequencer.orderer();
+            let idle = self.idleness.take_idle(|id| orderer.n_queued(id) == 0);
             let effects = self.sequencer.mark(idle)?;
             self.execute(effects)?;
             if let Some(encoding) = &self.links.encoding {

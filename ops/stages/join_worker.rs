@@ -212,15 +212,7 @@ impl JoinWorker {
         let Some(source) = &mut self.source else {
             return Ok(());
         };
-        let balance = self.backlog.balance();
-        if !balance.pause.is_empty() {
-            source.pause(&balance.pause).context("cannot pause partitions")?;
-        }
-        if !balance.resume.is_empty() {
-            source
-                .resume(&balance.resume)
-                .context("cannot resume partitions")?;
-        }
+        self.backlog.apply(source)?;
         match source.poll(WAIT)? {
             Polled::Records(records) => {
                 let Some(id) = records.first().map(|record| record.position.partition) else {

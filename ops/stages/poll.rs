@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use ouzel_ingest::{DeadLetters, Decoder, Polled, Source};
 use ouzel_sample::RejectReason;
 
@@ -44,17 +42,7 @@ impl Poll {
 
     fn read(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !shutdown.is_triggered() {
-            let balance = self.backlog.balance();
-            if !balance.pause.is_empty() {
-                self.source
-                    .pause(&balance.pause)
-                    .context("cannot pause partitions")?;
-            }
-            if !balance.resume.is_empty() {
-                self.source
-                    .resume(&balance.resume)
-                    .context("cannot resume partitions")?;
-            }
+            self.backlog.apply(&mut *self.source)?;
             let read = match self.source.poll(WAIT)? {
                 Polled::Records(records) => {
                     let decoded = records

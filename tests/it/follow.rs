@@ -1,6 +1,5 @@
 //! The join stage alone: what a restart follows, and where it may be stopped while it does.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{channel, sync_channel};
@@ -102,7 +101,7 @@ fn run_on(
     };
     let from = cut.map_or(0, |cut| cut.plan_position);
     let (plan, _) = PlanLog::open(dir, from)?;
-    let recorded: VecDeque<_> = plan.read_from(from)?.collect::<Result<_, _>>()?;
+    let recorded = plan.read_from(from)?;
     let settings = JoinSettings {
         max_reorder_delay: Duration::ZERO,
         flush_after: Duration::ZERO,

@@ -1,6 +1,6 @@
 //! Outcome counters, and the identities by which nothing is lost and nothing counted twice.
 
-use ouzel_sample::{Sample, SampleKind, Stream, TaskId};
+use ouzel_sample::{Sample, Stream, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// The number of records and shown items by outcome. `pending`, `pending_items` and `waiting` are states, the others only grow.
@@ -46,7 +46,7 @@ pub struct Counters {
     pub orphaned_early: u64,
     /// Closed requests forgotten before their time by the cap on them.
     pub forgotten_early: u64,
-    /// Samples emitted, by [`SampleKind`] in its declared order.
+    /// Samples emitted, by `SampleKind` in its declared order.
     pub samples: [u64; 5],
 }
 
@@ -204,12 +204,6 @@ impl Counters {
         } else {
             counters.negative += 1;
         }
-    }
-
-    /// Number of samples emitted with this kind.
-    #[must_use]
-    pub fn samples_of(&self, kind: SampleKind) -> u64 {
-        self.samples[kind as usize]
     }
 
     /// Share of the actions on joined impressions that came in time, in `[0, 1]`; `None` before the first.

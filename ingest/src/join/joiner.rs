@@ -153,12 +153,6 @@ impl<S: JoinStore> Joiner<S> {
         Ok(joiner)
     }
 
-    /// Ends a warm-up at a checkpoint with these counters; fails where they and the slots disagree.
-    pub fn end_warm_up(&mut self, counters: Counters) -> Result<(), JoinError> {
-        self.counters = counters;
-        self.audit()
-    }
-
     /// Its configuration.
     #[must_use]
     pub fn config(&self) -> &JoinConfig {

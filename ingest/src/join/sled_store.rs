@@ -115,11 +115,6 @@ impl SledStore {
         self.open.len() - self.hot.len()
     }
 
-    /// Size of its files, bytes.
-    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
-        self.disk.n_bytes()
-    }
-
     fn load(&self, id: Id, entry: Entry) -> Result<Box<Open>, StoreError> {
         match self.hot.get(&id) {
             Some(open) => Ok(open.clone()),
@@ -179,7 +174,7 @@ impl SledStore {
             }
         }
         #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-        let (cold, bytes) = (self.n_cold() as f64, self.disk_bytes()? as f64);
+        let (cold, bytes) = (self.n_cold() as f64, self.disk.n_bytes()? as f64);
         gauge!(STORE_COLD).set(cold);
         gauge!(STORE_BYTES).set(bytes);
         Ok(())

@@ -66,7 +66,7 @@ fn log(n: u64, rolls: &[u64]) -> (TempDir, PlanLog) {
 }
 
 fn read(log: &PlanLog, from: u64) -> Vec<PlanEntry> {
-    log.read_from(from).unwrap().map(Result::unwrap).collect()
+    log.read_from(from).unwrap().into()
 }
 
 fn entries(numbers: std::ops::Range<u64>) -> Vec<PlanEntry> {
@@ -328,6 +328,5 @@ fn what_could_not_be_written_is_written_when_it_can_be() {
     drop(log);
     let (log, recovery) = PlanLog::open(dir.path(), 0).unwrap();
     assert_eq!((recovery.next, recovery.dropped_bytes), (5, 0));
-    let read: Vec<PlanEntry> = log.read_from(0).unwrap().collect::<Result<_, _>>().unwrap();
-    assert_eq!(read, (0..5).map(entry).collect::<Vec<_>>());
+    assert_eq!(read(&log, 0), (0..5).map(entry).collect::<Vec<_>>());
 }

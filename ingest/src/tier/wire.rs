@@ -18,13 +18,11 @@
 //! is the user's id, so all records about one impression are in one partition, in order; the timestamp is that of the
 //! source record that caused the record.
 
-use std::fmt;
-
 use ouzel_sample::{
     Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, LabeledItem,
     Labels, PartitionId, Position, Reject, RejectReason, SampleKind, ShownItem, Stream, TaskId,
 };
-use serde::de::Visitor;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Hashed into `space`; the digit is the version of the format.
@@ -356,21 +354,11 @@ impl Serialize for Hex {
 
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Hex;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("16 hexadecimal digits")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Hex, E> {
-                if text.len() != 16 {
-                    return Err(E::invalid_length(text.len(), &self));
-                }
-                let id =
-                    u64::from_str_radix(text, 16).map_err(|_| E::custom("expected 16 hexadecimal digits"))?;
-                Ok(Hex(Id(id)))
-            }
+        // No digit needs an escape, so the text is part of the payload.
+        let text = <&str>::deserialize(deserializer)?;
+        match u64::from_str_radix(text, 16) {
+            Ok(id) if text.len() == 16 => Ok(Hex(Id(id))),
+            _ => Err(D::Error::custom("expected 16 hexadecimal digits")),
         }
-        deserializer.deserialize_str(Digits)
     }
 }
