@@ -204,9 +204,14 @@ mod tests {
         ];
         let mut is_known = Vec::new();
         for (recorded, expected) in &records {
-            // The stage as it was at a cut before any record does the same.
-            let cut = stage.checkpoint().unwrap();
-            let restored = Stage::restore(&StoreConfig::Memory, &JoinConfig::default(), config(), &cut.bytes);
+            // A stage restored from a checkpoint before any record does the same.
+            let checkpoint = stage.checkpoint().unwrap();
+            let restored = Stage::restore(
+                &StoreConfig::Memory,
+                &JoinConfig::default(),
+                config(),
+                &checkpoint.bytes,
+            );
             let mut restored = restored.unwrap();
             assert_eq!(&deleted_of(&mut stage, recorded), expected, "{recorded:?}");
             assert_eq!(&deleted_of(&mut restored, recorded), expected, "{recorded:?}");
@@ -245,7 +250,7 @@ mod tests {
         };
         assert_eq!(deleted.dense.to_vec(), unknown.dense.to_vec());
         assert_eq!((deleted.content, deleted.attributes.len()), (VectorId::NONE, 0));
-        // What was encoded of it meanwhile comes too late.
+        // Vectors that were encoded meanwhile come too late.
         stage.use_vectors(Id(7), Default::default());
         assert_eq!(stage.features().vectors().current(Id(7)), VectorId::NONE);
     }

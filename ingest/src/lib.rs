@@ -30,7 +30,7 @@ pub use decode::{Decoder, EventLimits, ImmediateLabels};
 pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
 pub use feeder::Feeder;
-pub use sequencer::{Effects, Next, Sequencer};
+pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,
     Source,

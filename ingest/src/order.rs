@@ -145,8 +145,8 @@ impl Orderer {
     }
 
     /// Queues a record. Offsets of a partition may have gaps, but never go back.
-    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), OrderError> {
-        let position = recorded.position;
+    pub fn push(&mut self, record: DecodedRecord) -> Result<(), OrderError> {
+        let position = record.position;
         let queue = self
             .queues
             .get_mut(&position.partition)
@@ -157,8 +157,8 @@ impl Orderer {
                 next: queue.next,
             });
         }
-        let event = recorded.event.as_ref().ok().map(|event| event.ts());
-        let time = recorded
+        let event = record.event.as_ref().ok().map(|event| event.ts());
+        let time = record
             .timestamp_ms
             .or(event.map(|ts| ts.0))
             .unwrap_or(queue.last.0);
@@ -176,7 +176,7 @@ impl Orderer {
             self.heads.insert(key);
             self.empty.remove(&position.partition);
         }
-        queue.records.push_back((key, recorded));
+        queue.records.push_back((key, record));
         Ok(())
     }
 
@@ -334,8 +334,8 @@ impl Orderer {
 
     /// Releases the head of `partition` and notes it in the runs.
     fn merge(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
-        let recorded = self.release(partition)?;
-        let offset = recorded.position.offset;
+        let record = self.release(partition)?;
+        let offset = record.position.offset;
         match self.runs.last_mut() {
             Some(run) if run.partition == partition => run.to = offset + 1,
             _ => self.runs.push(Run {
@@ -344,19 +344,19 @@ impl Orderer {
                 to: offset + 1,
             }),
         }
-        Some(recorded)
+        Some(record)
     }
 
     fn release(&mut self, partition: PartitionId) -> Option<DecodedRecord> {
         let queue = self.queues.get_mut(&partition)?;
-        let (key, recorded) = queue.records.pop_front()?;
+        let (key, record) = queue.records.pop_front()?;
         self.heads.remove(&key);
         match queue.records.front() {
             Some((head, _)) => self.heads.insert(*head),
             None => self.empty.insert(partition),
         };
-        self.released.advance(recorded.position);
-        Some(recorded)
+        self.released.advance(record.position);
+        Some(record)
     }
 }
 

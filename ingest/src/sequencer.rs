@@ -1,13 +1,12 @@
 //! The sequencer: decoded records in, one recorded order of batches out.
 //!
-//! A pure state machine over the [`Orderer`] and the [`Stage`]. It reads no clock and does no IO: what must happen
-//! outside is returned as [`Effects`], and what depends on a clock or on another machine (how long to wait for a
-//! silent partition, when to close an open batch, when a vector is ready) comes in as an input.
+//! A pure state machine over the [`Orderer`] and the [`Stage`]. It reads no clock and does no IO: it returns [`Effects`]
+//! for the caller to execute. Decisions that depend on a clock or another thread (how long to wait for a silent partition,
+//! when to close an open batch, when a vector is ready) are inputs.
 //!
-//! Every such decision goes into a [`PlanEntry`]. As long as the plan has recorded entries the sequencer follows
-//! them and decides nothing itself; behind them it decides and records. An entry is appended before the batches
-//! that it explains are handed over ([`Effects`] lists them in that order), so a run that follows the plan makes
-//! the same batches as the run that recorded it, wherever that one stopped.
+//! Each decision is recorded in a [`PlanEntry`]. While the plan has recorded entries, the sequencer follows them and
+//! ignores new decisions; after them it records. An entry is appended before the batches that it explains are handed over,
+//! so a run that follows the plan makes the same batches as the run that recorded it, wherever that run stopped.
 
 #[cfg(test)]
 mod tests;
@@ -42,9 +41,9 @@ pub struct Effects {
     pub is_caught_up: bool,
 }
 
-/// What comes next in the order.
+/// The next input in the order.
 #[derive(Debug)]
-pub enum Next {
+pub enum NextInput {
     /// A record, for [`Sequencer::take`].
     Record(DecodedRecord),
     /// Every record of the recorded entry was taken: [`Sequencer::end_entry`] completes it with the vectors of
@@ -57,7 +56,7 @@ pub enum Next {
 pub struct Sequencer {
     stage: Stage,
     orderer: Orderer,
-    /// DecodedRecord entries that are not complete yet.
+    /// Recorded entries that are not complete yet.
     recorded: VecDeque<PlanEntry>,
     /// Some records of the first recorded entry were taken: the plan has no name for this point.
     is_inside_entry: bool,
@@ -103,8 +102,8 @@ impl Sequencer {
     }
 
     /// Queues a record that was read.
-    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), OrderError> {
-        self.orderer.push(recorded)
+    pub fn push(&mut self, record: DecodedRecord) -> Result<(), OrderError> {
+        self.orderer.push(record)
     }
 
     /// Everything written to `partition` so far was pushed.
@@ -112,14 +111,14 @@ impl Sequencer {
         self.orderer.at_end(partition);
     }
 
-    /// The log has gained `partition`, which is read from offset 0.
-    pub fn added(&mut self, partition: PartitionId) {
+    /// Adds a partition that the log has gained, to be read from offset 0.
+    pub fn add_partition(&mut self, partition: PartitionId) {
         self.orderer.add(partition);
         self.added.push(partition);
     }
 
-    /// A bounded log was pushed to its end.
-    pub fn finished(&mut self) {
+    /// Notes that a bounded log was pushed to its end.
+    pub fn end_log(&mut self) {
         self.is_log_over = true;
         let partitions: Vec<_> = self.orderer.positions().iter().map(|(id, _)| id).collect();
         for partition in partitions {
@@ -127,24 +126,24 @@ impl Sequencer {
         }
     }
 
-    /// What comes next, or `None` until more was pushed.
+    /// The next input in the order, or `None` until more records are pushed.
     ///
     /// `is_due` says that the record at [`Orderer::head`] has waited long enough for partitions at their end.
-    pub fn next(&mut self, is_due: bool) -> Result<Option<Next>, OrderError> {
+    pub fn next(&mut self, is_due: bool) -> Result<Option<NextInput>, OrderError> {
         if let Some(entry) = self.recorded.front()
             && !self.orderer.is_following()
         {
-            return Ok(Some(Next::EndOfEntry(entry.encoded.clone())));
+            return Ok(Some(NextInput::EndOfEntry(entry.encoded.clone())));
         }
-        Ok(self.orderer.next(is_due)?.map(Next::Record))
+        Ok(self.orderer.next(is_due)?.map(NextInput::Record))
     }
 
     /// Joins the record that [`Sequencer::next`] returned.
-    pub fn take(&mut self, recorded: &DecodedRecord) -> Result<Effects, StageError> {
+    pub fn take(&mut self, record: &DecodedRecord) -> Result<Effects, StageError> {
         let mut batches = Vec::new();
-        let outcome = self.stage.take(recorded, &mut batches)?;
+        let outcome = self.stage.take(record, &mut batches)?;
         self.is_inside_entry = self.is_following();
-        let encode = match &recorded.event {
+        let encode = match &record.event {
             Ok(Event::Item(item)) => self.stage.features().item(item.id),
             _ => None,
         };
@@ -245,7 +244,7 @@ impl Sequencer {
         &self.stage
     }
 
-    /// Number of the next plan entry: what names a checkpoint taken now.
+    /// Number of the next plan entry, which names a checkpoint taken now.
     #[must_use]
     pub fn plan_position(&self) -> u64 {
         self.plan_position

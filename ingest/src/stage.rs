@@ -42,12 +42,12 @@ enum Join {
 impl Join {
     fn step(
         &mut self,
-        recorded: &DecodedRecord,
+        record: &DecodedRecord,
         features: &mut dyn FeatureSource,
     ) -> Result<&mut JoinEffects, JoinError> {
         match self {
-            Join::Here(joiner) => joiner.step(recorded, features),
-            Join::Tier(receiver) => Ok(receiver.step(recorded, features)),
+            Join::Here(joiner) => joiner.step(record, features),
+            Join::Tier(receiver) => Ok(receiver.step(record, features)),
         }
     }
 
@@ -135,38 +135,38 @@ impl Stage {
     /// Takes the next record of the merged log; full batches are appended to `out`.
     ///
     /// A record before the stage's positions was taken already and changes nothing.
-    pub fn take(&mut self, recorded: &DecodedRecord, out: &mut Vec<Batch>) -> Result<Outcome, StageError> {
+    pub fn take(&mut self, record: &DecodedRecord, out: &mut Vec<Batch>) -> Result<Outcome, StageError> {
         let state = &mut self.output.state;
-        if !state.positions.advance(recorded.position) {
+        if !state.positions.advance(record.position) {
             return Ok(Outcome::Passed);
         }
-        match &recorded.event {
+        match &record.event {
             Ok(event) => state.event_time = state.event_time.max(event.ts()),
             Err(reject) => {
                 let reason = reject.reason.name().to_owned();
                 *state.rejected.entry(reason).or_default() += 1;
             }
         }
-        let impression = match &recorded.event {
+        let impression = match &record.event {
             Ok(Event::Item(_) | Event::Deletion(_)) => {
-                self.take_item(recorded);
+                self.take_item(record);
                 return Ok(Outcome::Passed);
             }
             Ok(Event::Impression(impression)) => Some(impression),
-            Ok(Event::JoinRecord(record)) => match &record.event {
+            Ok(Event::JoinRecord(report)) => match &report.event {
                 JoinEvent::Shown { impression, .. } => Some(impression),
                 _ => None,
             },
             _ => None,
         };
-        let effects = self.join.step(recorded, &mut self.output)?;
+        let effects = self.join.step(record, &mut self.output)?;
         let (outcome, n_batches) = (effects.outcome, out.len());
         self.output.apply(effects, impression, out);
         self.check_after(n_batches, out)?;
         Ok(outcome)
     }
 
-    fn take_item(&mut self, recorded: &DecodedRecord) {
+    fn take_item(&mut self, record: &DecodedRecord) {
         let Output {
             features,
             state,
@@ -174,7 +174,7 @@ impl Stage {
             ..
         } = &mut self.output;
         state.n_items += 1;
-        match &recorded.event {
+        match &record.event {
             Ok(Event::Item(item)) if deleted.restore(item.id, item.ts) => features.put_item((**item).clone()),
             Ok(Event::Deletion(deletion)) if features.delete_item(deletion) => {
                 deleted.delete(deletion.item, deletion.ts);

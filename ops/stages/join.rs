@@ -16,7 +16,7 @@ use anyhow::Context;
 use metrics::counter;
 
 use ouzel_ingest::metrics::STORE_FAILURES;
-use ouzel_ingest::{Effects, Next, Sequencer, StageError};
+use ouzel_ingest::{Effects, NextInput, Sequencer, StageError};
 use ouzel_sample::DecodedRecord;
 
 use crate::failpoint::{self, FailPoint};
@@ -119,11 +119,11 @@ impl Join {
             }
             Read::AtEnd(partition) => self.sequencer.at_end(partition),
             Read::Added(partition) => {
-                self.sequencer.added(partition);
+                self.sequencer.add_partition(partition);
                 self.idleness.note(partition, now);
                 tracing::info!(%partition, "the log has gained a partition: reading it from its start");
             }
-            Read::Finished => self.sequencer.finished(),
+            Read::Finished => self.sequencer.end_log(),
         }
         Ok(())
     }
@@ -140,12 +140,12 @@ impl Join {
             let is_due = waited >= Some(self.settings.max_reorder_delay);
             let effects = match self.sequencer.next(is_due)? {
                 None => break,
-                Some(Next::EndOfEntry(encoded)) => {
+                Some(NextInput::EndOfEntry(encoded)) => {
                     let encoding = self.links.encoding.as_ref();
                     let vectors = encoding.map(|encoding| encoding.load(encoded)).transpose()?;
                     self.sequencer.end_entry(vectors.unwrap_or_default())?
                 }
-                Some(Next::Record(recorded)) => {
+                Some(NextInput::Record(recorded)) => {
                     n_taken += 1;
                     self.take(&recorded)?
                 }

@@ -58,13 +58,13 @@ impl<S: JoinStore> Joiner<S> {
     /// After an error the state is undefined: drop the joiner and restore it.
     pub fn step(
         &mut self,
-        recorded: &DecodedRecord,
+        record: &DecodedRecord,
         features: &mut dyn FeatureSource,
     ) -> Result<&mut JoinEffects, JoinError> {
-        let position = recorded.position;
-        match &recorded.event {
+        let position = record.position;
+        match &record.event {
             Ok(Event::Impression(impression)) => self.impression(position, impression, features),
-            Ok(Event::Action(action)) => self.action(position, recorded.timestamp_ms, action),
+            Ok(Event::Action(action)) => self.action(position, record.timestamp_ms, action),
             Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) => {
                 self.effects.clear();
                 Ok(self.finish_step(Outcome::Passed))

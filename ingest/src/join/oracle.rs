@@ -4,7 +4,7 @@
 use ouzel_sample::{PartitionId, SampleKind};
 
 use crate::join::config::{JoinConfig, LabelPolicy};
-use crate::join::world::{EmittedSample, Happening, Report, record_ms, watermarks};
+use crate::join::world::{EmittedSample, Report, WorldEvent, record_ms, watermarks};
 
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
@@ -38,7 +38,7 @@ struct Waiting {
 
 pub(super) struct Oracle<'a> {
     config: &'a JoinConfig,
-    /// The watermark before happening k is `watermarks[k]`, after it `watermarks[k + 1]`.
+    /// The watermark before event k is `watermarks[k]`, after it `watermarks[k + 1]`.
     watermarks: Vec<i64>,
     shown: Vec<Shown>,
     waiting: Vec<Waiting>,
@@ -47,8 +47,8 @@ pub(super) struct Oracle<'a> {
 }
 
 impl<'a> Oracle<'a> {
-    /// The report that a joiner must give on these happenings, when the log is over after them.
-    pub(super) fn report(config: &'a JoinConfig, partitions: &[PartitionId], all: &[Happening]) -> Report {
+    /// The report that a joiner must give on these events, when the log is over after them.
+    pub(super) fn report(config: &'a JoinConfig, partitions: &[PartitionId], all: &[WorldEvent]) -> Report {
         let mut oracle = Self {
             config,
             watermarks: watermarks(config.lateness_ms, partitions, all),
@@ -57,9 +57,9 @@ impl<'a> Oracle<'a> {
             floor: i64::MIN,
             report: Report::default(),
         };
-        for (k, happening) in all.iter().enumerate() {
+        for (k, event) in all.iter().enumerate() {
             let mut group = Vec::new();
-            let outcome = oracle.apply(k, happening, &mut group);
+            let outcome = oracle.apply(k, event, &mut group);
             oracle.report.outcomes.push(outcome);
             oracle.emit(group);
             oracle.close(k);
@@ -71,10 +71,10 @@ impl<'a> Oracle<'a> {
         oracle.report
     }
 
-    fn apply(&mut self, k: usize, happening: &Happening, group: &mut Vec<EmittedSample>) -> &'static str {
+    fn apply(&mut self, k: usize, event: &WorldEvent, group: &mut Vec<EmittedSample>) -> &'static str {
         let now = self.watermarks[k];
-        match happening {
-            Happening::Shown {
+        match event {
+            WorldEvent::Shown {
                 request,
                 ts,
                 items,
@@ -126,7 +126,7 @@ impl<'a> Oracle<'a> {
                 }
                 if is_late { "late" } else { "accepted" }
             }
-            Happening::Acted {
+            WorldEvent::Acted {
                 request,
                 item,
                 task,
@@ -153,8 +153,8 @@ impl<'a> Oracle<'a> {
                 self.waiting.push(action);
                 "early"
             }
-            Happening::Advanced(..) | Happening::Idle(_) | Happening::Active(_) => "",
-            Happening::Broken(_) => "rejected",
+            WorldEvent::Advanced(..) | WorldEvent::Idle(_) | WorldEvent::Active(_) => "",
+            WorldEvent::Broken(_) => "rejected",
         }
     }
 
@@ -274,7 +274,7 @@ impl<'a> Oracle<'a> {
         self.shown[index].is_sampled_at_once = true;
     }
 
-    /// Everything whose time comes with happening `k`, in order of that time.
+    /// Everything whose time comes with event `k`, in order of that time.
     fn close(&mut self, k: usize) {
         let (before, now) = (self.watermarks[k], self.watermarks[k + 1]);
         let mut moments = Vec::new();

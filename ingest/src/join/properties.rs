@@ -19,7 +19,7 @@ use crate::join::*;
 fn agrees(world: &World, bug: Option<PlantedBug>) -> TestCaseResult {
     let (report, _) =
         joined(world, bug, MemStore::default).map_err(|error| TestCaseError::fail(error.to_string()))?;
-    let expected = Oracle::report(&world.config, &world.partitions, &world.happenings);
+    let expected = Oracle::report(&world.config, &world.partitions, &world.events);
     prop_assert_eq!(report, expected);
     Ok(())
 }
@@ -61,7 +61,7 @@ fn the_joiner_agrees_with_the_oracle() {
 }
 
 #[test]
-fn the_worlds_reach_every_outcome_every_kind_and_every_cap() {
+fn the_worlds_cover_every_outcome_every_kind_and_every_cap() {
     let seen = Cell::new(BTreeMap::<String, u32>::new());
     let outcome = run(1_000, &world(60), |world| {
         let (report, _) = joined(world, None, MemStore::default).unwrap();
@@ -143,8 +143,8 @@ fn a_restart_leaves_no_trace() {
             MemStore::default(),
         )
         .map_err(fail)?;
-        for (offset, happening) in never.happenings.iter().enumerate() {
-            apply(&mut joiner, offset, happening, &mut Vec::new()).map_err(fail)?;
+        for (offset, event) in never.events.iter().enumerate() {
+            apply(&mut joiner, offset, event, &mut Vec::new()).map_err(fail)?;
             prop_assert_eq!(&joiner.export().map_err(fail)?, &exports[offset]);
         }
         Ok(())
@@ -156,18 +156,18 @@ fn a_restart_leaves_no_trace() {
 
 #[test]
 fn the_store_on_disk_gives_the_samples_of_the_store_in_memory() {
-    // A few hundred directories are made and emptied: the worlds are the same, only fewer.
+    // Each world needs a directory: the same worlds, only fewer.
     let dir = tempfile::tempdir().unwrap();
     let n_cold = Cell::new(0);
     let n_stores = Cell::new(0);
     let outcome = run(cases() / 250, &world(60), |world| {
         let fail = |error: JoinError| TestCaseError::fail(error.to_string());
         let expected = joined(world, None, MemStore::default).map_err(fail)?;
-        // Every other world writes its files anew with each spill.
+        // Every other world rewrites its files with each spill.
         let limits = SledLimits {
-            hot_requests: world.happenings.len() % 3,
+            hot_requests: world.events.len() % 3,
             cache_bytes: 1 << 20,
-            slack_bytes: u64::from(world.happenings.len().is_multiple_of(2)) << 40,
+            slack_bytes: u64::from(world.events.len().is_multiple_of(2)) << 40,
         };
         let on_disk = joined(world, None, || {
             n_stores.set(n_stores.get() + 1);
@@ -180,8 +180,8 @@ fn the_store_on_disk_gives_the_samples_of_the_store_in_memory() {
             SledStore::open(&dir.path().join("last"), limits).unwrap(),
         )
         .map_err(fail)?;
-        for (offset, happening) in world.happenings.iter().enumerate() {
-            apply(&mut joiner, offset, happening, &mut Vec::new()).map_err(fail)?;
+        for (offset, event) in world.events.iter().enumerate() {
+            apply(&mut joiner, offset, event, &mut Vec::new()).map_err(fail)?;
             n_cold.set(n_cold.get() + joiner.store().n_cold());
         }
         Ok(())
@@ -192,7 +192,7 @@ fn the_store_on_disk_gives_the_samples_of_the_store_in_memory() {
     assert!(n_cold.get() > 100, "nothing was ever on disk");
 }
 
-/// A label of a task of an item of a request.
+/// Labels by request, item and task.
 type Labelled = BTreeMap<(u64, u64, u8), bool>;
 
 fn labels_of(groups: &[Vec<Sample>]) -> Labelled {
@@ -210,8 +210,8 @@ fn labels_of(groups: &[Vec<Sample>]) -> Labelled {
 
 #[test]
 fn the_order_of_on_time_events_changes_no_label() {
-    // Requests are shown once (and repeated only as copies): with one id standing for two impressions, which
-    // comes first decides.
+    // Each request is shown once (and repeated only as a copy): of two impressions with one id the first would
+    // decide.
     let strategy = (
         config(),
         vec((draft(), 0..8i64), 0..60),
@@ -226,11 +226,11 @@ fn the_order_of_on_time_events_changes_no_label() {
             ..config.clone()
         };
         let mut shown = BTreeMap::new();
-        let events: Vec<Happening> = happenings(&config, true, drafts.clone())
+        let events: Vec<WorldEvent> = events(&config, true, drafts.clone())
             .into_iter()
             .enumerate()
-            .filter(|(offset, happening)| match happening {
-                Happening::Shown {
+            .filter(|(offset, event)| match event {
+                WorldEvent::Shown {
                     request,
                     ts,
                     items,
@@ -240,17 +240,17 @@ fn the_order_of_on_time_events_changes_no_label() {
                     let first = shown.entry(*request).or_insert((*ts, items.clone(), *offset));
                     known_actions.is_none() && (first.0, &first.1) == (*ts, items)
                 }
-                Happening::Acted { .. } => true,
+                WorldEvent::Acted { .. } => true,
                 _ => false,
             })
-            .map(|(_, happening)| happening)
+            .map(|(_, event)| event)
             .collect();
         // Delaying each event by at most the lateness keeps it on time.
         let arrive = |pick: fn(&(u32, u32)) -> u32| {
             let delay = |at: usize| i64::from(pick(&noise[at])) * config.lateness_ms / 999;
             let mut order: Vec<usize> = (0..events.len()).collect();
             order.sort_by_key(|at| match &events[*at] {
-                Happening::Shown { ts, .. } | Happening::Acted { ts, .. } => (ts + delay(*at), *at),
+                WorldEvent::Shown { ts, .. } | WorldEvent::Acted { ts, .. } => (ts + delay(*at), *at),
                 _ => (0, *at),
             });
             order
@@ -258,7 +258,7 @@ fn the_order_of_on_time_events_changes_no_label() {
         let partitions = || {
             [false, true]
                 .into_iter()
-                .flat_map(|which| [lane(false, which), lane(true, which)])
+                .flat_map(|which| [partition_of(false, which), partition_of(true, which)])
         };
         let label = |order: Vec<usize>| {
             let mut joiner = Joiner::new(config.clone(), partitions(), MemStore::default()).unwrap();
@@ -293,43 +293,43 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
     let fail = |error: JoinError| TestCaseError::fail(error.to_string());
     // One id, one impression: only copies may repeat it.
     let mut shown = BTreeMap::new();
-    let happenings: Vec<Happening> = world
-        .happenings
+    let events: Vec<WorldEvent> = world
+        .events
         .iter()
-        .filter(|happening| match happening {
-            Happening::Shown { request, ts, .. } => {
-                shown.entry(*request).or_insert_with(|| (*happening).clone()) == *happening && *ts > 0
+        .filter(|event| match event {
+            WorldEvent::Shown { request, ts, .. } => {
+                shown.entry(*request).or_insert_with(|| (*event).clone()) == *event && *ts > 0
             }
             _ => true,
         })
         .cloned()
         .collect();
-    let times = watermarks(config.lateness_ms, &world.partitions, &happenings);
+    let times = watermarks(config.lateness_ms, &world.partitions, &events);
     // The checkpoint is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
-    let cut = started.map_or(happenings.len(), |started| started.max(happenings.len() / 4));
+    let checkpoint = started.map_or(events.len(), |started| started.max(events.len() / 4));
     // Neither knows that the log starts, as no partition joiner of a tier does.
     let began = Clock::new(config.lateness_ms, world.partitions.clone());
     let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
-    let (mut newest, mut newest_at_cut, mut ahead) = (i64::MIN, i64::MIN, 0);
-    for (offset, happening) in happenings.iter().enumerate() {
-        if offset == cut {
+    let (mut newest, mut newest_at_checkpoint, mut ahead) = (i64::MIN, i64::MIN, 0);
+    for (offset, event) in events.iter().enumerate() {
+        if offset == checkpoint {
             let clock = full.clock().clone();
             warm = Some(Joiner::warm_up(config.clone(), clock, MemStore::default()).map_err(fail)?);
-            newest_at_cut = newest;
+            newest_at_checkpoint = newest;
         }
-        if let Happening::Shown { ts, .. } | Happening::Acted { ts, .. } | Happening::Advanced(_, ts) =
-            happening
+        if let WorldEvent::Shown { ts, .. } | WorldEvent::Acted { ts, .. } | WorldEvent::Advanced(_, ts) =
+            event
         {
             newest = newest.max(*ts);
         }
-        apply(&mut full, offset, happening, &mut Vec::new()).map_err(fail)?;
+        apply(&mut full, offset, event, &mut Vec::new()).map_err(fail)?;
         let Some(warm) = &mut warm else { continue };
-        apply(warm, offset, happening, &mut Vec::new()).map_err(fail)?;
-        // Of the time before it: an event that is the first for long is looked up before it moves time.
+        apply(warm, offset, event, &mut Vec::new()).map_err(fail)?;
+        // Measured before the event: an event after a long silence is looked up before it moves time.
         ahead = ahead.max(newest - (times[offset] + config.lateness_ms));
-        if full.clock().watermark().0 >= newest_at_cut + config.warm_up_ms(ahead) - less_ms {
+        if full.clock().watermark().0 >= newest_at_checkpoint + config.warm_up_ms(ahead) - less_ms {
             warm.counters = full.counters().clone();
             warm.audit().map_err(fail)?;
             prop_assert_eq!(warm.export().map_err(fail)?, full.export().map_err(fail)?);

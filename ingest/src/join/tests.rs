@@ -1,4 +1,4 @@
-//! The rules of the join, one by one, as a reader would ask for them.
+//! The rules of the join, one by one.
 
 use ouzel_sample::{
     Action, EventTime, Id, Impression, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
@@ -18,7 +18,7 @@ const ACTED: PartitionId = PartitionId {
     partition: 0,
 };
 const REQUEST: u64 = 9;
-/// Items of every slate here.
+/// The items of every slate in these tests.
 const ITEMS: [u64; 2] = [1, 2];
 const CLICK: u8 = 0;
 const ORDER: u8 = 1;
@@ -247,7 +247,7 @@ fn revealed_labels_make_final_samples_at_once() {
     assert_eq!(
         bench.act(2, CLICK, 30),
         Outcome::Matched,
-        "the action itself comes later"
+        "the action itself follows"
     );
     assert_eq!(bench.act(2, CLICK, 31), Outcome::DuplicateAction);
     assert_eq!(bench.act(1, CLICK, 30), Outcome::LateAction);
@@ -376,7 +376,7 @@ fn a_damaged_state_is_read_without_a_panic() {
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        // Some flips, as of a feature, still make a state: the manifest's hash is what tells them.
+        // Some flips, as in a feature, still decode: the manifest's hash detects those.
         drop(Joiner::import(
             config(LabelPolicy::Eager),
             MemStore::default(),

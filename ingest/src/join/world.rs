@@ -1,4 +1,4 @@
-//! Random worlds for the property tests: configurations and events, and how a joiner is driven through them.
+//! Random worlds for the property tests: configurations, events, and the run of a joiner over them.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::*;
 
-/// One thing that happens to a joiner. Times are small numbers, ids too; its index is its offset.
+/// One event of a world. Times and ids are small numbers; its index is its offset.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Happening {
+pub(super) enum WorldEvent {
     Shown {
         partition: PartitionId,
         request: u64,
@@ -55,7 +55,7 @@ pub(super) struct EmittedSample {
 /// Everything that a joiner reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Report {
-    /// For each happening, its outcome.
+    /// For each event, its outcome.
     pub(super) outcomes: Vec<&'static str>,
     pub(super) groups: Vec<Vec<EmittedSample>>,
     /// Orphans, matches and late actions in the end, those that waited included.
@@ -66,12 +66,12 @@ pub(super) struct Report {
     pub(super) early: [u64; 3],
 }
 
-/// A configuration, the events, and after which of them the joiner is restarted from its export.
+/// A configuration, the events, and the events after which the joiner is restarted from its export.
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) config: JoinConfig,
     pub(super) partitions: Vec<PartitionId>,
-    pub(super) happenings: Vec<Happening>,
+    pub(super) events: Vec<WorldEvent>,
     pub(super) restarts: Vec<bool>,
 }
 
@@ -108,14 +108,14 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     })
 }
 
-/// What happens next, relative to the time of the stream so far.
+/// The next event, relative to the time of the stream so far.
 #[derive(Clone, Debug)]
 pub(super) enum Draft {
     Shown {
         request: u64,
         mask: u8,
         jitter: i64,
-        lane: bool,
+        second: bool,
         known_actions: Option<u8>,
     },
     Acted {
@@ -123,15 +123,15 @@ pub(super) enum Draft {
         item: u64,
         task: u8,
         jitter: i64,
-        lane: bool,
+        second: bool,
     },
     Again(prop::sample::Index),
     Advanced {
-        lane: bool,
+        second: bool,
         actions: bool,
     },
     Marked {
-        lane: bool,
+        second: bool,
         actions: bool,
         idle: bool,
     },
@@ -146,19 +146,19 @@ pub(super) fn draft() -> impl Strategy<Value = Draft> {
     let known_actions = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
     prop_oneof![
         6 => (0..6u64, 1..8u8, jitter(), any::<bool>(), known_actions).prop_map(
-            |(request, mask, jitter, lane, known_actions)| Draft::Shown { request, mask, jitter, lane, known_actions }
+            |(request, mask, jitter, second, known_actions)| Draft::Shown { request, mask, jitter, second, known_actions }
         ),
         8 => (0..6u64, 0..3u64, 0..3u8, jitter(), any::<bool>())
-            .prop_map(|(request, item, task, jitter, lane)| Draft::Acted { request, item, task, jitter, lane }),
+            .prop_map(|(request, item, task, jitter, second)| Draft::Acted { request, item, task, jitter, second }),
         3 => any::<prop::sample::Index>().prop_map(Draft::Again),
-        2 => (any::<bool>(), any::<bool>()).prop_map(|(lane, actions)| Draft::Advanced { lane, actions }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(second, actions)| Draft::Advanced { second, actions }),
         1 => (any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(lane, actions, idle)| Draft::Marked { lane, actions, idle }),
+            .prop_map(|(second, actions, idle)| Draft::Marked { second, actions, idle }),
         1 => any::<bool>().prop_map(|actions| Draft::Broken { actions }),
     ]
 }
 
-pub(super) fn lane(actions: bool, lane: bool) -> PartitionId {
+pub(super) fn partition_of(actions: bool, second: bool) -> PartitionId {
     let stream = if actions {
         Stream::Actions
     } else {
@@ -166,14 +166,18 @@ pub(super) fn lane(actions: bool, lane: bool) -> PartitionId {
     };
     PartitionId {
         stream,
-        partition: i32::from(lane),
+        partition: i32::from(second),
     }
 }
 
-pub(super) fn happenings(config: &JoinConfig, two_lanes: bool, drafts: Vec<(Draft, i64)>) -> Vec<Happening> {
+pub(super) fn events(
+    config: &JoinConfig,
+    two_partitions: bool,
+    drafts: Vec<(Draft, i64)>,
+) -> Vec<WorldEvent> {
     let n_tasks = u8::try_from(config.n_tasks()).unwrap();
     let mut clock = 1_000;
-    let mut all: Vec<Happening> = Vec::with_capacity(drafts.len());
+    let mut all: Vec<WorldEvent> = Vec::with_capacity(drafts.len());
     for (draft, step) in drafts {
         clock += step;
         all.push(match draft {
@@ -181,10 +185,10 @@ pub(super) fn happenings(config: &JoinConfig, two_lanes: bool, drafts: Vec<(Draf
                 request,
                 mask,
                 jitter,
-                lane: which,
+                second: which,
                 known_actions,
-            } => Happening::Shown {
-                partition: lane(false, which && two_lanes),
+            } => WorldEvent::Shown {
+                partition: partition_of(false, which && two_partitions),
                 request,
                 ts: clock + jitter,
                 items: (0..3).filter(|item| mask & (1 << item) != 0).collect(),
@@ -200,51 +204,49 @@ pub(super) fn happenings(config: &JoinConfig, two_lanes: bool, drafts: Vec<(Draf
                 item,
                 task,
                 jitter,
-                lane: which,
-            } => Happening::Acted {
-                partition: lane(true, which && two_lanes),
+                second: which,
+            } => WorldEvent::Acted {
+                partition: partition_of(true, which && two_partitions),
                 request,
                 item,
                 task: task % n_tasks,
                 ts: clock + jitter,
             },
             Draft::Again(which) if !all.is_empty() => all[which.index(all.len())].clone(),
-            Draft::Again(_) => Happening::Advanced(lane(true, false), clock),
-            Draft::Advanced { lane: which, actions } => {
-                Happening::Advanced(lane(actions, which && two_lanes), clock)
-            }
+            Draft::Again(_) => WorldEvent::Advanced(partition_of(true, false), clock),
+            Draft::Advanced {
+                second: which,
+                actions,
+            } => WorldEvent::Advanced(partition_of(actions, which && two_partitions), clock),
             Draft::Marked {
-                lane: which,
+                second: which,
                 actions,
                 idle,
             } => {
-                let partition = lane(actions, which && two_lanes);
+                let partition = partition_of(actions, which && two_partitions);
                 if idle {
-                    Happening::Idle(partition)
+                    WorldEvent::Idle(partition)
                 } else {
-                    Happening::Active(partition)
+                    WorldEvent::Active(partition)
                 }
             }
-            Draft::Broken { actions } => Happening::Broken(lane(actions, false)),
+            Draft::Broken { actions } => WorldEvent::Broken(partition_of(actions, false)),
         });
     }
     all
 }
 
-pub(super) fn world(n_happenings: usize) -> impl Strategy<Value = World> {
-    let drafts = vec(
-        (draft(), prop_oneof![4 => 0..6i64, 1 => 0..40i64]),
-        0..n_happenings,
-    );
+pub(super) fn world(n_events: usize) -> impl Strategy<Value = World> {
+    let drafts = vec((draft(), prop_oneof![4 => 0..6i64, 1 => 0..40i64]), 0..n_events);
     let restart = prop_oneof![6 => Just(false), 1 => Just(true)];
-    (config(), any::<bool>(), drafts, vec(restart, n_happenings)).prop_map(
-        |(config, two_lanes, drafts, restarts)| {
-            let both = [false, true].into_iter().take(1 + usize::from(two_lanes));
+    (config(), any::<bool>(), drafts, vec(restart, n_events)).prop_map(
+        |(config, two_partitions, drafts, restarts)| {
+            let both = [false, true].into_iter().take(1 + usize::from(two_partitions));
             World {
                 partitions: both
-                    .flat_map(|which| [lane(false, which), lane(true, which)])
+                    .flat_map(|which| [partition_of(false, which), partition_of(true, which)])
                     .collect(),
-                happenings: happenings(&config, two_lanes, drafts),
+                events: events(&config, two_partitions, drafts),
                 config,
                 restarts,
             }
@@ -274,9 +276,9 @@ pub(super) fn capture(impression: &Impression) -> Captured {
     Captured::from((request, impression.items.iter().map(candidate).collect()))
 }
 
-pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<DecodedRecord> {
-    let (partition, timestamp_ms, event) = match happening {
-        Happening::Shown {
+pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecord> {
+    let (partition, timestamp_ms, event) = match event {
+        WorldEvent::Shown {
             partition,
             request,
             ts,
@@ -299,7 +301,7 @@ pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<DecodedRe
             };
             (*partition, *ts, Ok(Event::Impression(impression)))
         }
-        Happening::Acted {
+        WorldEvent::Acted {
             partition,
             request,
             item,
@@ -316,7 +318,7 @@ pub(super) fn recorded(offset: usize, happening: &Happening) -> Option<DecodedRe
             };
             (*partition, record_ms(*ts), Ok(Event::Action(action)))
         }
-        Happening::Broken(partition) => (*partition, 0, Err(Reject::new(RejectReason::NullValue, ""))),
+        WorldEvent::Broken(partition) => (*partition, 0, Err(Reject::new(RejectReason::NullValue, ""))),
         _ => return None,
     };
     Some(DecodedRecord {
@@ -345,19 +347,19 @@ pub(super) fn name(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Applies one happening.
+/// Applies one event.
 pub(super) fn apply<S: JoinStore>(
     joiner: &mut Joiner<S>,
     offset: usize,
-    happening: &Happening,
+    event: &WorldEvent,
     out: &mut Vec<Vec<Sample>>,
 ) -> Result<&'static str, JoinError> {
-    let effects = match happening {
-        Happening::Advanced(partition, ts) => joiner.advance(*partition, EventTime(*ts))?,
-        Happening::Idle(partition) => joiner.mark(*partition, Mark::Idle)?,
-        Happening::Active(partition) => joiner.mark(*partition, Mark::Active)?,
+    let effects = match event {
+        WorldEvent::Advanced(partition, ts) => joiner.advance(*partition, EventTime(*ts))?,
+        WorldEvent::Idle(partition) => joiner.mark(*partition, Mark::Idle)?,
+        WorldEvent::Active(partition) => joiner.mark(*partition, Mark::Active)?,
         _ => {
-            let recorded = recorded(offset, happening).expect("the others are records");
+            let recorded = recorded(offset, event).expect("the others are records");
             joiner.step(&recorded, &mut capture)?
         }
     };
@@ -387,8 +389,8 @@ pub(super) fn joined<S: JoinStore>(
     let mut joiner = Joiner::new(world.config.clone(), world.partitions.iter().copied(), store())?;
     joiner.planted_bug = bug;
     let (mut out, mut outcomes, mut exports) = (Vec::new(), Vec::new(), Vec::new());
-    for (offset, happening) in world.happenings.iter().enumerate() {
-        outcomes.push(apply(&mut joiner, offset, happening, &mut out)?);
+    for (offset, event) in world.events.iter().enumerate() {
+        outcomes.push(apply(&mut joiner, offset, event, &mut out)?);
         joiner.counters().check()?;
         if world.restarts[offset] {
             let bytes = joiner.export()?;
@@ -423,23 +425,23 @@ pub(super) fn joined<S: JoinStore>(
     Ok((report, exports))
 }
 
-/// The watermark before each happening, and after the last.
-pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[Happening]) -> Vec<i64> {
+/// The watermark before each event, and after the last.
+pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[WorldEvent]) -> Vec<i64> {
     let mut newest: BTreeMap<PartitionId, (i64, bool)> = partitions
         .iter()
         .map(|partition| (*partition, (i64::MIN, false)))
         .collect();
     let mut watermarks = vec![i64::MIN];
-    for happening in all {
-        match happening {
-            Happening::Shown { partition, ts, .. }
-            | Happening::Acted { partition, ts, .. }
-            | Happening::Advanced(partition, ts) => {
+    for event in all {
+        match event {
+            WorldEvent::Shown { partition, ts, .. }
+            | WorldEvent::Acted { partition, ts, .. }
+            | WorldEvent::Advanced(partition, ts) => {
                 let (old, _) = newest[partition];
                 newest.insert(*partition, (old.max(*ts), false));
             }
-            Happening::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
-            Happening::Idle(partition) => {
+            WorldEvent::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
+            WorldEvent::Idle(partition) => {
                 let others = |(id, (_, is_idle)): (&PartitionId, &(i64, bool))| {
                     id != partition && id.stream == partition.stream && !is_idle
                 };
@@ -447,7 +449,7 @@ pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[Ha
                     newest.get_mut(partition).unwrap().1 = true;
                 }
             }
-            Happening::Broken(_) => {}
+            WorldEvent::Broken(_) => {}
         }
         let least = newest
             .values()

@@ -70,7 +70,7 @@ fn bounded_ranges_merge_by_record_time_then_event_time_then_stream() {
     for partition in [acted(0), acted(1)] {
         orderer.finish(partition);
     }
-    // The heads decide: actions[0]@1 is dated earlier, but stands behind its predecessor.
+    // The heads decide: actions[0]@1 is dated earlier, but follows its predecessor.
     let before = [
         "actions[0]@0",
         "actions[0]@1",
@@ -122,7 +122,7 @@ fn the_order_is_the_same_however_records_arrive() {
 }
 
 #[test]
-fn live_a_partition_at_its_end_holds_until_the_caller_lets_go() {
+fn a_live_partition_at_its_end_is_waited_for_until_the_caller_releases() {
     let mut orderer = orderer(&[shown(), acted(0)], false);
     orderer.push(record(shown(), 0, Some(1), 1)).unwrap();
     assert_eq!(
@@ -165,7 +165,7 @@ fn items_come_first_until_they_were_once_at_their_end() {
 }
 
 #[test]
-fn a_restart_among_the_first_items_takes_the_others_first_too() {
+fn a_restart_among_the_first_items_reads_the_other_items_first() {
     let records = [
         record(shown(), 0, Some(1), 1),
         record(items(), 0, Some(500), 1),
@@ -198,7 +198,7 @@ fn a_restart_among_the_first_items_takes_the_others_first_too() {
 }
 
 #[test]
-fn a_plan_reproduces_the_order_it_was_taken_from() {
+fn a_followed_plan_reproduces_its_order() {
     let feed = |orderer: &mut Orderer| {
         for offset in [0, 1, 5, 6] {
             orderer.push(record(shown(), offset, Some(offset), 1)).unwrap();
@@ -247,17 +247,17 @@ fn a_plan_reproduces_the_order_it_was_taken_from() {
     assert_eq!(
         drain(&mut again, false),
         [""; 0],
-        "nothing is there yet, and nothing is merged meanwhile"
+        "no record arrived yet, and none is merged meanwhile"
     );
     feed(&mut again);
     assert_eq!(drain(&mut again, false), order);
     assert!(!again.is_following());
-    assert_eq!(again.take_runs(), [], "what is followed is in the plan already");
+    assert_eq!(again.take_runs(), [], "the plan has the followed runs already");
     assert_eq!(again.positions(), live.positions());
 }
 
 #[test]
-fn a_plan_that_the_log_does_not_keep_is_refused() {
+fn a_plan_that_the_log_contradicts_is_refused() {
     let run = Run {
         partition: shown(),
         from: 2,
@@ -281,7 +281,7 @@ fn a_plan_that_the_log_does_not_keep_is_refused() {
         }
     };
     assert_eq!(follow(&[2, 4], false), Ok(()));
-    assert_eq!(follow(&[2], false), Ok(()), "the rest may still come");
+    assert_eq!(follow(&[2], false), Ok(()), "more records may arrive");
     assert_eq!(follow(&[2], true), Err(OrderError::Missing { run, found: None }));
     assert_eq!(
         follow(&[3, 4], false),
@@ -328,7 +328,7 @@ fn a_partition_that_the_log_gains_is_waited_for_and_merged() {
     assert_eq!(
         drain(&mut orderer, true),
         Vec::<String>::new(),
-        "what is in it is not known"
+        "its end is not known"
     );
     orderer.push(record(acted(1), 0, Some(20), 20)).unwrap();
     orderer.at_end(acted(1));

@@ -1,4 +1,4 @@
-//! The plan log on disk: what is read back, and what every kind of damage does.
+//! The plan log on disk: reading back, and the effect of every kind of damage.
 
 use ouzel_sample::{ContentHash, Id, PartitionId, Stream};
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ fn partition(stream: Stream) -> PartitionId {
     PartitionId { stream, partition: 3 }
 }
 
-/// Entry number `n`, made so that no two are alike.
+/// Entry number `n`. No two entries are equal.
 fn entry(n: u64) -> PlanEntry {
     let at = i64::try_from(n).unwrap() * 10;
     let run = |stream, from, to| Run {
@@ -304,7 +304,7 @@ fn an_entry_is_small() {
 }
 
 #[test]
-fn what_could_not_be_written_is_written_when_it_can_be() {
+fn a_failed_write_is_repeated_when_the_disk_works_again() {
     let (dir, mut log) = log(3, &[2]);
     log.sync().unwrap();
     append(&mut log, 3);
@@ -318,7 +318,7 @@ fn what_could_not_be_written_is_written_when_it_can_be() {
         assert!(log.roll().is_err());
     }
     log.file = works;
-    // What a torn write, or pages that never reached the disk, may have left.
+    // As after a torn write, or pages that never reached the disk.
     log.file.write_all_at(&[9; 200], log.synced_bytes).unwrap();
     append(&mut log, 4);
     assert_eq!(

@@ -273,8 +273,8 @@ impl<'a> Caller<'a> {
                 break;
             };
             let effects = match next {
-                Next::Record(recorded) => self.sequencer.take(&recorded).unwrap(),
-                Next::EndOfEntry(encoded) => {
+                NextInput::Record(recorded) => self.sequencer.take(&recorded).unwrap(),
+                NextInput::EndOfEntry(encoded) => {
                     let loaded = encoded
                         .into_iter()
                         .map(|(item, contents)| (item, contents[0].map(vectors).unwrap_or_default()));
@@ -322,7 +322,7 @@ impl<'a> Caller<'a> {
             Input::Added => {
                 if !self.is_added {
                     self.is_added = true;
-                    self.sequencer.added(id(ADDED));
+                    self.sequencer.add_partition(id(ADDED));
                 }
                 return Ok(());
             }

@@ -85,15 +85,15 @@ impl PartitionJoiner {
     }
 
     /// Queues a record of one of its partitions. A record that was read before is dropped.
-    pub fn push(&mut self, recorded: DecodedRecord) -> Result<(), PartitionJoinerError> {
-        if !self.read.advance(recorded.position) {
+    pub fn push(&mut self, record: DecodedRecord) -> Result<(), PartitionJoinerError> {
+        if !self.read.advance(record.position) {
             return Ok(());
         }
-        self.ended.remove(&recorded.position.partition);
-        if self.is_warming_up() && !self.was_reported(recorded.position) {
-            self.after_warm_up.push_back(recorded);
+        self.ended.remove(&record.position.partition);
+        if self.is_warming_up() && !self.was_reported(record.position) {
+            self.after_warm_up.push_back(record);
         } else {
-            self.orderer.push(recorded)?;
+            self.orderer.push(record)?;
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl PartitionJoiner {
     /// Records of `partition` that were pushed and not joined yet.
     #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
-        let is_of = |recorded: &&DecodedRecord| recorded.position.partition == partition;
+        let is_of = |record: &&DecodedRecord| record.position.partition == partition;
         self.orderer.n_queued(partition) + self.after_warm_up.iter().filter(is_of).count()
     }
 
@@ -172,9 +172,9 @@ impl PartitionJoiner {
         }
         // No plan log records this order: the next owner merges anew.
         self.orderer.forget_runs();
-        let Some(recorded) = next else { return Ok(None) };
-        let partition = recorded.position.partition;
-        self.join(recorded, out)?;
+        let Some(record) = next else { return Ok(None) };
+        let partition = record.position.partition;
+        self.join(record, out)?;
         Ok(Some(partition))
     }
 
@@ -202,16 +202,16 @@ impl PartitionJoiner {
 
     fn join(
         &mut self,
-        recorded: DecodedRecord,
+        record: DecodedRecord,
         out: &mut Vec<OutgoingRecord>,
     ) -> Result<(), PartitionJoinerError> {
-        let (at, watermark) = (recorded.position, self.joiner.clock().watermark());
-        self.timestamp_ms = recorded.timestamp_ms.or(self.timestamp_ms);
-        let effects = self.joiner.step(&recorded, &mut without_features)?;
+        let (at, watermark) = (record.position, self.joiner.clock().watermark());
+        self.timestamp_ms = record.timestamp_ms.or(self.timestamp_ms);
+        let effects = self.joiner.step(&record, &mut without_features)?;
         if at.partition.stream == Stream::Actions {
             self.unresolved.read(at.offset);
         }
-        let first = match (recorded.event, effects.outcome) {
+        let first = match (record.event, effects.outcome) {
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
                 Some((at, impression.user, shown(&self.config, impression, watermark)))
             }
@@ -261,8 +261,8 @@ impl PartitionJoiner {
             }
         }
         self.reported = None;
-        for recorded in std::mem::take(&mut self.after_warm_up) {
-            self.orderer.push(recorded)?;
+        for record in std::mem::take(&mut self.after_warm_up) {
+            self.orderer.push(record)?;
         }
         for partition in std::mem::take(&mut self.ended) {
             self.orderer.at_end(partition);

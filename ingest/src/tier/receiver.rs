@@ -112,12 +112,12 @@ impl JoinResultReceiver {
     /// Takes the next record. Everything but a join record passes.
     pub(crate) fn step(
         &mut self,
-        recorded: &DecodedRecord,
+        decoded: &DecodedRecord,
         features: &mut dyn FeatureSource,
     ) -> &mut JoinEffects {
         self.effects.clear();
-        if let Ok(Event::JoinRecord(record)) = &recorded.event {
-            self.receive(recorded.position.partition.partition, record, features);
+        if let Ok(Event::JoinRecord(record)) = &decoded.event {
+            self.receive(decoded.position.partition.partition, record, features);
         }
         &mut self.effects
     }

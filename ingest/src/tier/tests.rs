@@ -1,4 +1,4 @@
-//! The tier against itself and against one process that does everything, over random logs of one joiner.
+//! The tier against itself and against one process that does everything, over random logs of one pair of partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ mod world;
 use world::{config, drafts, end, log};
 
 const BATCH: usize = 5;
-/// Partitions of the topic.
-const LANES: i32 = 2;
+/// Partitions of the samples topic.
+const N_TOPIC_PARTITIONS: i32 = 2;
 
 fn whole() -> StartPoint {
     StartPoint {
@@ -54,7 +54,7 @@ fn run(
     }
 }
 
-/// The same with partitions that run ahead of each other as `turns` say.
+/// The same with partitions that run ahead of each other by `turns`.
 fn run_mixed(
     config: &JoinConfig,
     log: &[DecodedRecord],
@@ -82,7 +82,7 @@ fn run_mixed(
         let is_over = partitions
             .iter()
             .all(|partition| partition.clone().next().is_none());
-        // To a joiner that has caught up, what was not pushed yet is not written yet.
+        // For a joiner that has caught up, a record that was not pushed yet is not written yet.
         if is_over || !joiner.is_warming_up() {
             pair(0).iter().for_each(|id| joiner.at_end(*id));
         }
@@ -99,7 +99,7 @@ fn run_mixed(
     }
 }
 
-/// First offsets of records from `ms` on, and what the log holds.
+/// First offsets of records from `ms` on, and the offsets that the log holds.
 fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [LogRange; 2]) {
     let of = |id: PartitionId| {
         log.iter()
@@ -139,7 +139,7 @@ fn receive<'a>(
     let (wire, decoder) = wire(config);
     let mut stage = Stage::behind_tier(config, features(), BATCH);
     let mut batches = Vec::new();
-    let mut next = [0i64; LANES as usize];
+    let mut next = [0i64; N_TOPIC_PARTITIONS as usize];
     for (index, outgoing) in records.into_iter().enumerate() {
         let partition = usize::try_from(outgoing.record.user.0).unwrap() % next.len();
         let recorded = decoder.decode(&Record {
@@ -160,9 +160,14 @@ fn receive<'a>(
         assert_eq!(**reported, outgoing.record, "it reads as it was written");
         stage.take(&recorded, &mut batches).unwrap();
         if restarts.contains(&index) {
-            let cut = stage.checkpoint().unwrap();
-            stage =
-                Stage::restore(&StoreConfig::Memory, config, FeatureConfig::default(), &cut.bytes).unwrap();
+            let checkpoint = stage.checkpoint().unwrap();
+            stage = Stage::restore(
+                &StoreConfig::Memory,
+                config,
+                FeatureConfig::default(),
+                &checkpoint.bytes,
+            )
+            .unwrap();
         }
         stage.audit().unwrap();
     }
@@ -170,7 +175,7 @@ fn receive<'a>(
     (stage, batches)
 }
 
-/// The samples by batch. What was shown since the batch before serves validation alone and is in no cut.
+/// The samples by batch. Slates shown since the batch before serve validation alone and are in no checkpoint.
 fn samples(batches: Vec<Batch>) -> Vec<Vec<Sample>> {
     batches.into_iter().map(|batch| batch.samples).collect()
 }
@@ -194,7 +199,7 @@ proptest! {
         let moved = run(&config, &log, &start);
         let reported = |steps: &[(Vec<OutgoingRecord>, Progress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
-        // It may wait longer for an action that was given up before.
+        // The new owner may wait longer for an action that was given up before.
         prop_assert_eq!(without_resolved(reported(&after)), without_resolved(reported(&stayed[cut + 1..])));
         let is_late = |outgoing: &OutgoingRecord| matches!(outgoing.record.event, JoinEvent::Late { .. });
         prop_assert!(reported(&before).iter().all(is_late));
@@ -334,7 +339,7 @@ proptest! {
     }
 }
 
-/// The same without what is said of actions still waiting.
+/// The same without the offsets of resolved actions.
 fn without_resolved(mut records: Vec<OutgoingRecord>) -> Vec<OutgoingRecord> {
     for outgoing in &mut records {
         if let JoinEvent::Outcome { resolved_before, .. } | JoinEvent::LateAction { resolved_before, .. } =
@@ -346,7 +351,7 @@ fn without_resolved(mut records: Vec<OutgoingRecord>) -> Vec<OutgoingRecord> {
     records
 }
 
-/// The offsets of all actions that are reported.
+/// The offsets of all reported actions.
 fn reported_actions(records: &[OutgoingRecord]) -> BTreeSet<i64> {
     let of = |outgoing: &OutgoingRecord| match &outgoing.record.event {
         JoinEvent::Outcome { actions, .. } => actions.iter().map(|action| action.offset).collect(),
@@ -356,7 +361,7 @@ fn reported_actions(records: &[OutgoingRecord]) -> BTreeSet<i64> {
     records.iter().flat_map(of).collect()
 }
 
-/// What became known, label by label, in no order.
+/// Every label of the batches, sorted.
 fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
     let mut outcomes: Vec<_> = batches
         .iter()
@@ -372,7 +377,7 @@ fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
     outcomes
 }
 
-/// What a joiner records when it is given the records one by one.
+/// The join records of a joiner that is given the records one by one.
 fn in_order(config: &JoinConfig, log: &[DecodedRecord]) -> Vec<OutgoingRecord> {
     let mut joiner = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
     let mut records = Vec::new();

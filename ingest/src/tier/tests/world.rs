@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use super::super::partition_joiner::pair;
 use crate::join::{JoinConfig, LabelPolicy, TaskConfig};
 
-/// What happens next.
+/// The next event of the log.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
-    /// Since what happened before, ms.
+    /// Time since the event before, ms.
     after: i64,
-    /// How much older it is than its record.
+    /// How much older it is than its record, ms.
     pub(super) delay: i64,
     request: u64,
     action: Option<(u64, u8)>,
@@ -53,7 +53,7 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     })
 }
 
-/// The two partitions' records, in the order in which they were written.
+/// The records of the two partitions, in the order in which they were written.
 pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     let mut next = [0, 0];
     let mut now = 1_000_000;
@@ -62,11 +62,11 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     for (index, draft) in (0u64..).zip(drafts) {
         now += draft.after;
         let ts = EventTime(now - draft.delay);
-        // Some come again, and all are over some time.
+        // Some requests come again, and each ends at some time.
         let request = Id(draft.request + index / 12 * 6);
         let user = Id(request.0 % 5);
         let stream = usize::from(draft.action.is_some());
-        // Whoever sends an impression again sends the same.
+        // A repeated impression is the same as the first.
         let shown_ts = match draft.action {
             None => *shown.entry(request).or_insert(ts),
             Some(_) => ts,
