@@ -1,16 +1,16 @@
 //! Items that were deleted on purpose, and what a batch must say of them.
 //!
-//! The learner forgets their rows with the next batch. Every batch names the deleted items among its own, since histories
-//! go on naming a deleted item and samples of it may still wait for their windows, until an item event brings it back as
-//! a new item.
+//! The learner forgets their rows with the next batch. Every batch names the deleted items among its own, since
+//! histories go on naming a deleted item and samples of it may wait for their windows, until an item event brings it
+//! back as a new item.
 
 use std::collections::BTreeMap;
 
 use ouzel_sample::{Batch, EventTime, Id};
 use serde::{Deserialize, Serialize};
 
-/// DeletedItems items that are remembered, 40 bytes each. Beyond it those deleted first are forgotten, a tenth at once; one
-/// that is still named then gets a new row.
+/// Deleted items that are remembered, 40 bytes each. Beyond it the oldest tenth is forgotten at once; a forgotten item
+/// that is still named gets a new row.
 const MAX_REMEMBERED: usize = 1 << 20;
 
 /// The items that are deleted at this point of the log.

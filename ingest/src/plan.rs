@@ -1,12 +1,12 @@
 //! The plan log: the order in which records were read, on disk before anything learned from them is published.
 //!
-//! Following a durable plan reproduces a run bit for bit. Beyond its end a restart is still exactly-once; only the order
-//! across partitions may differ, and nothing made in the first order was published. The log is a directory of append-only
-//! segments, `plan-<first entry>.log`, a new one with each snapshot.
+//! Following a durable plan reproduces a run bit for bit. Beyond its end a restart is still exactly-once; only the
+//! order across partitions may differ, and nothing made in the first order was published. The log is a directory of
+//! append-only segments, `plan-<first entry>.log`, a new one with each snapshot.
 //!
-//! A write or a sync may fail, as on a full disk. Nothing is lost: entries that are not durable yet stay in memory, and
-//! the next call writes them again first. The caller may retry for any time, but must not learn from records that are not
-//! in the log.
+//! A write or a sync may fail, as on a full disk. Nothing is lost: entries that are not durable yet stay in memory,
+//! and the next call writes them again first. The caller may retry for any time, but must not learn from records that
+//! are not in the log.
 //!
 //! A crash can tear the end of the last segment; opening drops the torn entry and says how much. Damage before the plan
 //! position of a snapshot, or in an earlier segment, is an error.

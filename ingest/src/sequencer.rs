@@ -1,12 +1,12 @@
 //! The sequencer: decoded records in, one recorded order of batches out.
 //!
-//! A pure state machine over the [`Orderer`] and the [`Stage`]. It reads no clock and does no IO: it returns [`Effects`]
-//! for the caller to execute. Decisions that depend on a clock or another thread (how long to wait for a silent partition,
-//! when to close an open batch, when a vector is ready) are inputs.
+//! A pure state machine over the [`Orderer`] and the [`Stage`]. It reads no clock and does no IO: it returns
+//! [`Effects`] for the caller to execute. Decisions that depend on a clock or another thread (how long to wait for a
+//! silent partition, when to close an open batch, when a vector is ready) are inputs.
 //!
 //! Each decision is recorded in a [`PlanEntry`]. While the plan has recorded entries, the sequencer follows them and
-//! ignores new decisions; after them it records. An entry is appended before the batches that it explains are handed over,
-//! so a run that follows the plan makes the same batches as the run that recorded it, wherever that run stopped.
+//! ignores new decisions; after them it records. An entry is appended before the batches that it explains are handed
+//! over, so a run that follows the plan makes the same batches as the run that recorded it, wherever that run stopped.
 
 #[cfg(test)]
 mod tests;

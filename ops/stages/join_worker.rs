@@ -1,8 +1,8 @@
 //! The loop of one process of the join tier.
 //!
-//! The consumer group assigns pairs of partitions to this process; a source reads them, a joiner joins each pair, and the
-//! join records go to the samples topic. Periodically the loop waits until every record is acknowledged, and commits. A
-//! joiner whose pair is revoked is dropped at once: its next owner needs nothing of it.
+//! The consumer group assigns pairs of partitions to this process; a source reads them, a joiner joins each pair, and
+//! the join records go to the samples topic. Periodically the loop waits until every record is acknowledged, and
+//! commits. A joiner whose pair is revoked is dropped at once: its next owner needs nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The join stage alone: what a restart follows, and where it may be stopped while it does.
+//! The join stage alone, as a thread: restarts that follow the plan log, and stops at any point of it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::world::World;
 
 const BATCH_MIN_SAMPLES: usize = 32;
 
-/// What one run of the stage gave.
-struct Ran {
+/// The result of one run of the stage.
+struct RunResult {
     n_batches: u64,
-    last_cut: Option<JoinCheckpoint>,
+    last_checkpoint: Option<JoinCheckpoint>,
 }
 
 fn id(stream: Stream) -> PartitionId {
@@ -50,15 +50,19 @@ fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
     Stream::EVENTS.map(of).to_vec()
 }
 
-/// Runs the stage from `cut`, or from nothing, with the plan log at `dir`, on the records from there up to
+/// Runs the stage from `checkpoint`, or from nothing, with the plan log at `dir`, on the records from there up to
 /// `ends`, by stream.
 fn run(
     dir: &Path,
-    cut: Option<&JoinCheckpoint>,
+    checkpoint: Option<&JoinCheckpoint>,
     records: &[Vec<DecodedRecord>],
     ends: &[usize],
-) -> anyhow::Result<Ran> {
-    let next = |id| cut.and_then(|cut| cut.stage.positions.next(id)).unwrap_or(0);
+) -> anyhow::Result<RunResult> {
+    let next = |id| {
+        checkpoint
+            .and_then(|checkpoint| checkpoint.stage.positions.next(id))
+            .unwrap_or(0)
+    };
     let start: Positions = Stream::EVENTS
         .iter()
         .map(|stream| (id(*stream), next(id(*stream))))
@@ -73,18 +77,18 @@ fn run(
             reads.push(Read::AtEnd(id(*stream)));
         }
     }
-    run_on(dir, cut, &start, reads)
+    run_on(dir, checkpoint, &start, reads)
 }
 
-/// The same on what is read of these partitions.
+/// The same on these reads, from partitions that start at `start`.
 fn run_on(
     dir: &Path,
-    cut: Option<&JoinCheckpoint>,
+    checkpoint: Option<&JoinCheckpoint>,
     start: &Positions,
     reads: Vec<Read>,
-) -> anyhow::Result<Ran> {
+) -> anyhow::Result<RunResult> {
     let config = Config::default();
-    let stage = match cut {
+    let stage = match checkpoint {
         None => Stage::new(
             &StoreConfig::Memory,
             &config.join_config(),
@@ -99,7 +103,7 @@ fn run_on(
             &stage.bytes,
         )?,
     };
-    let from = cut.map_or(0, |cut| cut.plan_position);
+    let from = checkpoint.map_or(0, |checkpoint| checkpoint.plan_position);
     let (plan, _) = PlanLog::open(dir, from)?;
     let recorded = plan.read_from(from)?;
     let settings = JoinSettings {
@@ -107,7 +111,7 @@ fn run_on(
         flush_after: Duration::ZERO,
     };
     let (to_join, from_poll) = channel();
-    // Wide enough for all, as nobody takes anything out before the end.
+    // Wide enough for all messages, which are received after the end.
     let (to_learner, from_join) = sync_channel(10_000);
     for read in reads {
         to_join.send(read)?;
@@ -126,9 +130,9 @@ fn run_on(
         },
     );
     join.run(&from_poll)?;
-    let mut ran = Ran {
-        n_batches: cut.map_or(0, |cut| cut.stage.next_batch),
-        last_cut: None,
+    let mut ran = RunResult {
+        n_batches: checkpoint.map_or(0, |checkpoint| checkpoint.stage.next_batch),
+        last_checkpoint: None,
     };
     for joined in from_join {
         match joined {
@@ -136,7 +140,7 @@ fn run_on(
                 assert_eq!(batch.seq, ran.n_batches, "batches follow each other");
                 ran.n_batches += 1;
             }
-            Joined::Checkpoint(cut) => ran.last_cut = Some(*cut),
+            Joined::Checkpoint(checkpoint) => ran.last_checkpoint = Some(*checkpoint),
         }
     }
     Ok(ran)
@@ -150,25 +154,36 @@ fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
     let all: Vec<usize> = records.iter().map(Vec::len).collect();
     let plan = home.path().join("plan");
     let calm = run(&plan, None, &records, &all).unwrap();
-    let expected = calm.last_cut.unwrap();
+    let expected = calm.last_checkpoint.unwrap();
     assert!(calm.n_batches > 10);
 
-    let mut n_without_cut = 0;
+    let mut n_without_checkpoint = 0;
     for part in 1..40 {
-        // A restart after a crash, with no snapshot yet, that is told to stop when it has read so much.
+        // A restart after a crash, without a snapshot yet, that stops when it has read up to `ends`.
         let ends = [all[0], all[1] * part / 40, all[2] * part / 40];
         let stopped = run(&plan, None, &records, &ends).unwrap();
-        n_without_cut += usize::from(stopped.last_cut.as_ref().is_none_or(|cut| !cut.is_last));
-        let ended = run(&plan, stopped.last_cut.as_ref(), &records, &all)
+        n_without_checkpoint += usize::from(
+            stopped
+                .last_checkpoint
+                .as_ref()
+                .is_none_or(|checkpoint| !checkpoint.is_last),
+        );
+        let ended = run(&plan, stopped.last_checkpoint.as_ref(), &records, &all)
             .unwrap_or_else(|error| panic!("stopped at {ends:?}: {error:#}"));
-        let cut = ended.last_cut.unwrap();
-        assert_eq!(cut.stage.ledger, expected.stage.ledger, "stopped at {ends:?}");
-        assert_eq!(cut.stage.next_batch, expected.stage.next_batch);
-        assert_eq!(cut.stage.positions, expected.stage.positions);
-        assert_eq!(cut.stage.bytes.join, expected.stage.bytes.join);
-        assert_eq!(cut.stage.bytes.features, expected.stage.bytes.features);
+        let checkpoint = ended.last_checkpoint.unwrap();
+        assert_eq!(
+            checkpoint.stage.ledger, expected.stage.ledger,
+            "stopped at {ends:?}"
+        );
+        assert_eq!(checkpoint.stage.next_batch, expected.stage.next_batch);
+        assert_eq!(checkpoint.stage.positions, expected.stage.positions);
+        assert_eq!(checkpoint.stage.bytes.join, expected.stage.bytes.join);
+        assert_eq!(checkpoint.stage.bytes.features, expected.stage.bytes.features);
     }
-    assert!(n_without_cut > 0, "some stops fell into an entry of the plan");
+    assert!(
+        n_without_checkpoint > 0,
+        "some stops were inside an entry of the plan"
+    );
 }
 
 #[test]
@@ -180,7 +195,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
         stream: Stream::Impressions,
         partition: 1,
     };
-    // Every other slate of the second half goes there.
+    // Every other slate of the second half is in the new partition.
     let half = impressions.len() / 2;
     let (mut stayed, mut moved) = (impressions[..half].to_vec(), Vec::new());
     for (number, recorded) in impressions[half..].iter().enumerate() {
@@ -197,11 +212,14 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
     }
     let all = |is_new: bool| {
         let mut reads = Vec::new();
-        let lanes = [
+        let partitions = [
             (id(Stream::Items), items.clone()),
             (id(Stream::Impressions), stayed.clone()),
         ];
-        for (id, records) in lanes.into_iter().chain([(id(Stream::Actions), actions.clone())]) {
+        for (id, records) in partitions
+            .into_iter()
+            .chain([(id(Stream::Actions), actions.clone())])
+        {
             reads.extend([Read::Records(records), Read::AtEnd(id)]);
         }
         if is_new {
@@ -213,26 +231,26 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
     let before: Positions = Stream::EVENTS.iter().map(|stream| (id(*stream), 0)).collect();
     let plan = home.path().join("plan");
     let ran = run_on(&plan, None, &before, all(true)).unwrap();
-    let expected = ran.last_cut.unwrap();
+    let expected = ran.last_checkpoint.unwrap();
     assert_eq!(
         expected.stage.positions.next(new),
         i64::try_from(moved.len()).ok()
     );
 
-    // A restart finds it among the others.
+    // After a restart the new partition is one of the assigned ones.
     let mut after = before;
     after.set(new, 0);
     let followed = run_on(&plan, None, &after, all(false)).unwrap();
-    let cut = followed.last_cut.unwrap();
+    let checkpoint = followed.last_checkpoint.unwrap();
     assert_eq!(followed.n_batches, ran.n_batches);
     assert_eq!(
-        cut.plan_position, expected.plan_position,
-        "nothing new was written down"
+        checkpoint.plan_position, expected.plan_position,
+        "no new entry was recorded"
     );
-    assert_eq!(cut.stage.ledger, expected.stage.ledger);
+    assert_eq!(checkpoint.stage.ledger, expected.stage.ledger);
     assert_eq!(
-        cut.stage.bytes.join, expected.stage.bytes.join,
-        "time is held alike"
+        checkpoint.stage.bytes.join, expected.stage.bytes.join,
+        "the same partitions hold event time"
     );
-    assert_eq!(cut.stage.bytes.features, expected.stage.bytes.features);
+    assert_eq!(checkpoint.stage.bytes.features, expected.stage.bytes.features);
 }

@@ -1,6 +1,6 @@
-//! Events a second on one core, from bytes in memory to samples: decoding, the join, histories and counters.
+//! Throughput of the join on one core, from bytes in memory to samples: decoding, join, histories and counters.
 //!
-//! `plain` is the peer: the same job in an obvious way, see `tests/peers/plain_join.rs`. With
+//! `plain` is a straightforward implementation of the same job, `tests/peers/plain_join.rs`. With
 //! `OUZEL_BENCH_DUMP=DIR` the logs are written to `DIR/<world>.ndjson` instead, for peers in other languages.
 
 #[path = "../../../tests/peers/plain_join.rs"]
@@ -27,7 +27,7 @@ use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, 
 use plain_join::PlainJoin;
 use world::{FEED, FILMS, World};
 
-/// The program's.
+/// As in the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,8 +40,8 @@ fn main() {
     }
 }
 
-/// One record a line, in merged order: the stream's name, a tab, the payload. Beside it the number of samples that
-/// a peer must find.
+/// Writes one record a line, in merged order: the stream's name, a tab, the payload. Another file has the number of
+/// samples that a peer must find.
 fn dump(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     for world in WORLDS {
@@ -59,7 +59,7 @@ fn dump(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Bytes to events alone.
+/// Bytes to events.
 #[divan::bench(args = WORLDS, sample_count = 20)]
 fn decode(bencher: Bencher<'_, '_>, world: &World) {
     let log = world.log();
@@ -74,7 +74,7 @@ fn decode(bencher: Bencher<'_, '_>, world: &World) {
         });
 }
 
-/// Events to batches alone: the join, the features, the ledger.
+/// Events to batches: the join, the features, the ledger.
 #[divan::bench(args = WORLDS, sample_count = 20)]
 fn join(bencher: Bencher<'_, '_>, world: &World) {
     let decoder = decoder();
@@ -93,7 +93,7 @@ fn join(bencher: Bencher<'_, '_>, world: &World) {
         });
 }
 
-/// The whole way.
+/// Bytes to batches.
 #[divan::bench(args = WORLDS, sample_count = 20)]
 fn decode_and_join(bencher: Bencher<'_, '_>, world: &World) {
     let log = world.log();
@@ -106,7 +106,7 @@ fn decode_and_join(bencher: Bencher<'_, '_>, world: &World) {
         });
 }
 
-/// The peer.
+/// Bytes to samples in the straightforward implementation.
 #[divan::bench(args = WORLDS, sample_count = 20)]
 fn plain(bencher: Bencher<'_, '_>, world: &World) {
     let log = world.log();

@@ -1,20 +1,20 @@
-//! The logs that the join is measured on: generated, always the same, as bytes on the wire.
+//! The generated logs of the join benchmark, as bytes on the wire. They are the same in every run.
 
 use std::fmt;
 
 use ouzel_sample::{PartitionId, Position, Record, Stream};
 use serde_json::{Value, json};
 
-/// What a log looks like.
+/// The shape of a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World {
     pub(crate) name: &'static str,
     pub(crate) n_requests: u64,
     pub(crate) n_users: u64,
     pub(crate) n_items: u64,
-    /// Items in a slate.
+    /// Items per slate.
     pub(crate) slate: u64,
-    /// Categories of an item: one to this many.
+    /// Most categories of an item, from 1.
     pub(crate) categories: u64,
     pub(crate) has_author: bool,
     pub(crate) has_context: bool,
@@ -24,7 +24,7 @@ pub(crate) struct World {
     pub(crate) gap_ms: u64,
 }
 
-/// As MovieLens-100K, a rating being an impression: one film at a time, half of them liked, long histories.
+/// Like MovieLens-100K with a rating as an impression: one film per slate, half of them liked, long histories.
 pub(crate) const FILMS: World = World {
     name: "films",
     n_requests: 65_000,
@@ -38,7 +38,7 @@ pub(crate) const FILMS: World = World {
     gap_ms: 20_000,
 };
 
-/// As a feed: slates of eight, few clicks, a request's context, ten minutes of requests waiting at any time.
+/// Like a feed: slates of eight, few clicks, request context, ten minutes of pending requests at any time.
 pub(crate) const FEED: World = World {
     name: "feed",
     n_requests: 20_000,
@@ -97,7 +97,7 @@ impl World {
             }
             timed.push((now, Stream::Impressions, event));
         }
-        // Stable: what is of one time keeps its order, the catalog first.
+        // A stable sort: records of one time keep their order, the catalog first.
         timed.sort_by_key(|(ts, stream, _)| (*ts, *stream));
         let mut next = [0i64; Stream::EVENTS.len()];
         timed
@@ -164,7 +164,7 @@ fn share(dice: u64) -> f64 {
     share
 }
 
-/// Below `n`, the small ones far more often: half of all draws fall on an eighth of the numbers.
+/// A skewed number below `n`: half of all draws fall on the smallest eighth.
 fn skewed(dice: u64, n: u64) -> u64 {
     #[expect(clippy::cast_precision_loss, reason = "a count of thousands")]
     let n = n as f64;

@@ -3,7 +3,9 @@
 use ouzel_sample::{Sample, Stream, TaskId};
 use serde::{Deserialize, Serialize};
 
-/// The number of records and shown items by outcome. `pending`, `pending_items` and `waiting` are states, the others only grow.
+/// The number of records and shown items by outcome.
+///
+/// `pending`, `pending_items` and `waiting` are states, the others only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Impression records, rejected ones included.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ouzel_sample::{Action, Candidate, EventTime, Id, Impression, Position, Request, Sample};
+use ouzel_sample::{Action, Candidate, Id, Impression, Position, Request, Sample};
 
 /// The features of an impression as of its event time, in slate order.
 #[derive(Clone, Debug)]
@@ -107,8 +107,6 @@ pub struct JoinEffects {
     pub actions: Vec<CountedAction>,
     /// Impressions whose last window closed, in order.
     pub closed: Vec<ClosedImpression>,
-    /// The watermark after the input.
-    pub watermark: EventTime,
 }
 
 impl JoinEffects {

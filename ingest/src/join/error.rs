@@ -34,7 +34,8 @@ pub enum JoinError {
     Decode(String),
     /// An exported state belongs to another configuration.
     #[error(
-        "cannot restore the join state: it was made with {found}, the configuration says {expected}; start from a snapshot made under this configuration"
+        "cannot restore the join state: it was made with {found}, the configuration says {expected}; start from a \
+         snapshot made under this configuration"
     )]
     Changed {
         /// What the state was made with.

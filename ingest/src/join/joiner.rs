@@ -153,6 +153,12 @@ impl<S: JoinStore> Joiner<S> {
         Ok(joiner)
     }
 
+    /// The effects of the last input.
+    #[must_use]
+    pub fn effects(&self) -> &JoinEffects {
+        &self.effects
+    }
+
     /// Its configuration.
     #[must_use]
     pub fn config(&self) -> &JoinConfig {
@@ -179,7 +185,6 @@ impl<S: JoinStore> Joiner<S> {
 
     fn finish_step(&mut self, outcome: Outcome) -> &mut JoinEffects {
         self.effects.outcome = outcome;
-        self.effects.watermark = self.clock.watermark();
         &mut self.effects
     }
 

@@ -1,6 +1,7 @@
 //! The join state as bytes, and the audit that counts it again.
 //!
-//! Sorted by id, so equal states are equal bytes, whatever store they came from. Layout: magic, then in postcard a header, the number of slots, and each id with its slot.
+//! Sorted by id, so equal states are equal bytes, whatever store they came from. Layout: magic, then in postcard a
+//! header, the number of slots, and each id with its slot.
 
 use ouzel_sample::{EventTime, Id};
 use serde::{Deserialize, Serialize};

@@ -18,7 +18,8 @@ pub enum PlanError {
     },
     /// A segment is damaged where it was durable.
     #[error(
-        "the plan log {path} is damaged at byte {at}: {detail}; restart from a snapshot with a later plan position, or from the log alone after moving it away"
+        "the plan log {path} is damaged at byte {at}: {detail}; restart from a snapshot with a \
+         later plan position, or from the log alone after moving it away"
     )]
     Corrupt {
         /// The segment.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use ouzel_sample::{
-    Action, Content, ContentHash, Deletion, EventTime, FeatureConfig, FeatureState, Impression, ShownItem,
-    Stream,
+    Action, Content, ContentHash, Deletion, EventTime, FeatureConfig, FeatureState, Impression, Position,
+    ShownItem, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

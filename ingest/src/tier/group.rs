@@ -1,8 +1,8 @@
-//! Decides which process owns which pair of partitions: a consumer group over the impressions topic, for membership alone.
+//! Decides which process owns which pair of partitions: a consumer group over the impressions topic.
 //!
 //! Its consumer is assigned partitions and keeps them paused: a [`KafkaSource`](crate::KafkaSource) reads them, at
-//! explicit offsets. The group's committed offsets say up to where each pair was reported, for lag and as the point from
-//! which a new owner reports again; the watermark there is the commit's metadata.
+//! explicit offsets. The group's committed offsets say up to where each pair was reported, for lag and as the point
+//! from which a new owner reports again; the watermark there is the commit's metadata.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

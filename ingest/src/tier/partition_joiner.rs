@@ -207,11 +207,11 @@ impl PartitionJoiner {
     ) -> Result<(), PartitionJoinerError> {
         let (at, watermark) = (record.position, self.joiner.clock().watermark());
         self.timestamp_ms = record.timestamp_ms.or(self.timestamp_ms);
-        let effects = self.joiner.step(&record, &mut without_features)?;
+        let outcome = self.joiner.step(&record, &mut without_features)?.outcome;
         if at.partition.stream == Stream::Actions {
             self.unresolved.read(at.offset);
         }
-        let first = match (record.event, effects.outcome) {
+        let first = match (record.event, outcome) {
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
                 Some((at, impression.user, shown(&self.config, impression, watermark)))
             }
@@ -226,9 +226,10 @@ impl PartitionJoiner {
             }
             _ => None,
         };
-        let resolved_before = self.unresolved.resolved_before(effects.watermark);
+        let watermark_after = self.joiner.clock().watermark();
+        let resolved_before = self.unresolved.resolved_before(watermark_after);
         let [_, actions] = pair(self.partition);
-        let drafts = of_effects(first, effects, actions, resolved_before);
+        let drafts = of_effects(first, self.joiner.effects(), actions, resolved_before);
         self.report(watermark, drafts, out)
     }
 

@@ -14,9 +14,9 @@
 //! `settled` is the offset of the oldest action that still waits for its impression, or of the next action: every action
 //! before it has its outcome.
 //!
-//! Ids are salted hashes of 16 hexadecimal digits. The learner needs the same `ids.salt`, which `space` verifies. The key
-//! is the user's id, so all records about one impression are in one partition, in order; the timestamp is that of the
-//! source record that caused the record.
+//! Ids are salted hashes of 16 hexadecimal digits. The learner needs the same `ids.salt`, which `space` verifies. The
+//! key is the user's id, so all records about one impression are in one partition, in order; the timestamp is that of
+//! the source record that caused the record.
 
 use ouzel_sample::{
     Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, LabeledItem,

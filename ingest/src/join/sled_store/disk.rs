@@ -171,7 +171,11 @@ impl Disk {
             Err(error) => {
                 // The old files still hold everything; there may be room for both another time.
                 self.rewrite_at = on_disk + self.slack_bytes;
-                warn!(dir = %self.dir.display(), %error, "cannot rewrite the files of the join store: they stay as large as they are");
+                warn!(
+                    dir = %self.dir.display(),
+                    %error,
+                    "cannot rewrite the files of the join store: they stay as large as they are"
+                );
             }
         }
         Ok(())
