@@ -1,11 +1,13 @@
 //! The trainer's state in a snapshot: rows, dense weights and optimizer state, as named arrays.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use tch::Tensor;
 
-use ouzel_model::{Array as Plain, Feature, ModelConfig, Pages, Table, Weights};
+use ouzel_model::{Array as DenseArray, Feature, ModelConfig, Pages, Table, Weights};
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, SharedChunk, Snapshot};
 
 use crate::admission::AdmissionCounts;
@@ -27,7 +29,7 @@ const TRAINER: &str = "trainer.json";
 
 /// The small part of the state, as JSON that a person can read.
 #[derive(Serialize, Deserialize)]
-struct Small {
+struct TrainerState {
     model: ModelConfig,
     next_batch: u64,
     /// Fingerprint of the base weights, once they are frozen.
@@ -61,14 +63,14 @@ impl Trainer {
         let rule = self.dense.rule();
         for ((spec, _), kept) in self.model.net().weights().zip(&self.dense.states) {
             let name = &spec.name;
-            let plain = &weights.dense[name];
-            dense.insert(name.as_str(), Array::new(&plain.shape, plain.values.to_vec())?)?;
+            let array = &weights.dense[name];
+            dense.insert(name.as_str(), Array::new(&array.shape, array.values.to_vec())?)?;
             for (what, tensor) in rule.state_names().iter().zip(&kept.tensors) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
-                state.insert(state_name(name, what), Array::new(&plain.shape, values)?)?;
+                state.insert(state_name(name, what), Array::new(&array.shape, values)?)?;
             }
         }
-        let small = Small {
+        let small = TrainerState {
             model: weights.config.clone(),
             next_batch: self.next_batch,
             frozen: weights.frozen,
@@ -112,13 +114,13 @@ impl Trainer {
             snapshot: id.clone(),
             why,
         };
-        let small: Small = serde_json::from_slice(&snapshot.blob(TRAINER)?)
+        let small: TrainerState = serde_json::from_slice(&snapshot.blob(TRAINER)?)
             .map_err(|e| refuse(format!("{TRAINER}: {e}")))?;
         if small.model != *model {
             return Err(refuse(format!(
-                "it holds the model {:?}, the configuration asks for {model:?}; roll back to a snapshot of this \
-                 model, or start in an empty state directory",
-                small.model
+                "it was made with {}; roll back to a snapshot of the configured model, or start in an empty state \
+                 directory",
+                differences(&small.model, model).join(", ")
             )));
         }
         let expires = config.rows.expire_ms > 0;
@@ -129,14 +131,14 @@ impl Trainer {
         for name in &names {
             let shape = weights.dense[name].shape.clone();
             let values: Arc<[f32]> = dense.take::<f32>(name, &shape)?.into();
-            weights.dense.insert(name.clone(), Plain { shape, values });
+            weights.dense.insert(name.clone(), DenseArray { shape, values });
         }
         let mut rows = snapshot.arrays(ROWS)?;
         for (table, n) in weights.rows.tables_mut().zip(0..) {
             let prefix = prefix(n, table);
-            fill(table, &prefix, &mut rows, expires)?;
+            restore_table(table, &prefix, &mut rows, expires)?;
         }
-        fill(&mut weights.wide, "", &mut snapshot.arrays(WIDE)?, expires)?;
+        restore_table(&mut weights.wide, "", &mut snapshot.arrays(WIDE)?, expires)?;
         if small.prior.len() != weights.prior.len() || small.seen.len() != weights.prior.len() {
             return Err(refuse(format!(
                 "it has {} priors for {} tasks",
@@ -157,7 +159,7 @@ impl Trainer {
                 snapshot = id,
                 was = ?small.dense,
                 is = ?trainer.dense.rule(),
-                "another optimizer of dense weights than the snapshot's: its state starts anew"
+                "the snapshot has the state of another dense optimizer than optimizer.dense; optimizer state of dense weights starts from 0"
             );
         }
         trainer.prior.seen = small.seen;
@@ -220,6 +222,27 @@ pub fn weights_hash(draft: &Draft) -> String {
     draft.hash_files(&names)
 }
 
+/// Keys of the model that differ: `model.dim = 8 where the configuration says 16`.
+fn differences(snapshot: &ModelConfig, configured: &ModelConfig) -> Vec<String> {
+    fn compare(key: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
+        match (was, is) {
+            (Value::Object(was), Value::Object(is)) => {
+                let keys: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+                for part in keys {
+                    let value = |of: &Map<String, Value>| of.get(part).cloned().unwrap_or_default();
+                    compare(&format!("{key}.{part}"), &value(was), &value(is), out);
+                }
+            }
+            _ if was != is => out.push(format!("{key} = {was} where the configuration says {is}")),
+            _ => {}
+        }
+    }
+    let [was, is] = [snapshot, configured].map(|model| json!(model));
+    let mut out = Vec::new();
+    compare("model", &was, &is, &mut out);
+    out
+}
+
 /// The name of a state tensor of a dense weight.
 fn state_name(weight: &str, what: &str) -> String {
     format!("{weight}.{what}")
@@ -265,7 +288,7 @@ fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Result<(), Err
 }
 
 /// Restores a table, with last-seen times only if rows expire.
-fn fill(table: &mut Table, prefix: &str, arrays: &mut Arrays, expires: bool) -> Result<(), Error> {
+fn restore_table(table: &mut Table, prefix: &str, arrays: &mut Arrays, expires: bool) -> Result<(), Error> {
     let name = |name: &str| format!("{prefix}{name}");
     let has = |arrays: &Arrays, name: &str| arrays.iter().any(|(found, _)| found == name);
     let ids = arrays.take::<u64>(&name("ids"), &[ANY])?;

@@ -1,8 +1,7 @@
-//! The real [`Ranker`]: live features and published weights through the model's one forward pass.
+//! The [`Ranker`] in production: scores live features with the newest published weights.
 //!
-//! Owns nothing but each worker's tensors of the version it last used. Features are as of now, weights as of the
-//! newest version; both come from structures that training shares, so a score here is the score the learner
-//! would have given the same impression. Does not know how either is kept up to date.
+//! Each worker owns the model of the version it used last. Features are read as of now, and both features and weights come
+//! from structures that training shares, so a score equals the learner's prediction of the same impression.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version of `weights`, which are of `snapshot` or have been learned on from it.
+    /// A version of `weights`, which are those of `snapshot` or were learned from there.
     ///
     /// # Errors
     /// When a weight is missing or has another shape than the configuration asks for: with such weights every request would
@@ -42,13 +41,13 @@ impl Version {
         })
     }
 
-    /// The snapshot it is or descends from.
+    /// Id of the snapshot that it is or descends from.
     #[must_use]
     pub fn snapshot(&self) -> &str {
         &self.snapshot
     }
 
-    /// Its weights.
+    /// The weights.
     #[must_use]
     pub fn weights(&self) -> &Weights {
         &self.weights
@@ -56,7 +55,7 @@ impl Version {
 }
 
 impl Published<Version> {
-    /// The newest version as the status routes tell about it.
+    /// The newest version, for the status routes.
     #[must_use]
     pub fn served(&self) -> Option<ServedModel> {
         let Loaded { version, value } = self.load()?;
@@ -68,21 +67,21 @@ impl Published<Version> {
     }
 }
 
-/// What "now" is for a request: the time its features are read as of.
+/// The clock of requests: features are read as of this time.
 pub type Now = Arc<dyn Fn() -> EventTime + Send + Sync>;
 
-/// One worker's scorer.
+/// The scorer of one worker.
 pub struct Scorer {
     published: Arc<Published<Version>>,
     features: Arc<FeatureState>,
     ids: IdSpace,
     now: Now,
     device: Device,
-    held: Option<Held>,
+    current: Option<LoadedModel>,
 }
 
 /// A version with the model that runs it, which belongs to this thread.
-struct Held {
+struct LoadedModel {
     loaded: Loaded<Version>,
     model: Model,
 }
@@ -91,14 +90,16 @@ impl fmt::Debug for Scorer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scorer")
             .field("device", &self.device)
-            .field("version", &self.held.as_ref().map(|held| held.loaded.version))
+            .field(
+                "version",
+                &self.current.as_ref().map(|current| current.loaded.version),
+            )
             .finish_non_exhaustive()
     }
 }
 
 impl Scorer {
-    /// A scorer that reads `features` as of `now` and takes its weights from `published`. `ids` must hash as the
-    /// decoder of the events does.
+    /// A scorer that reads `features` as of `now` and weights from `published`. `ids` must hash like the decoder of events.
     #[must_use]
     pub fn new(
         published: Arc<Published<Version>>,
@@ -113,27 +114,27 @@ impl Scorer {
             ids,
             now,
             device,
-            held: None,
+            current: None,
         }
     }
 
     /// The newest version, its model made if this worker has none of it yet.
-    fn newest(&mut self) -> Result<&mut Held, RankError> {
-        let version = self.held.as_ref().map_or(0, |held| held.loaded.version);
+    fn newest(&mut self) -> Result<&mut LoadedModel, RankError> {
+        let version = self.current.as_ref().map_or(0, |current| current.loaded.version);
         if let Some(loaded) = self.published.load_if_newer(version) {
             let model = Model::for_inference(&loaded.value.weights, self.device);
             let mut model = model.map_err(|error| {
                 RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
             })?;
-            if let Some(held) = &mut self.held {
-                model.reuse_contents(&mut held.model);
+            if let Some(current) = &mut self.current {
+                model.reuse_contents(&mut current.model);
             }
-            self.held = Some(Held { loaded, model });
+            self.current = Some(LoadedModel { loaded, model });
         }
-        self.held.as_mut().ok_or(RankError::NotReady)
+        self.current.as_mut().ok_or(RankError::NotReady)
     }
 
-    /// Live features of the request, in the shape training has them.
+    /// Inputs of a request with live features, built as in training.
     fn inputs(&self, ask: &CheckedRequest, weights: &Weights) -> Inputs {
         let mut context: Vec<Id> = ask
             .context
@@ -150,7 +151,7 @@ impl Scorer {
             })
             .collect();
         let (request, candidates) = self.features.read(&FeatureQuery {
-            // Names the request within a batch; here it is alone.
+            // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
             user: self.ids.id(IdKind::User, &ask.user_id),
             ts: (self.now)(),
@@ -176,7 +177,7 @@ impl Ranker for Scorer {
             weights,
         } = &*version;
         let inputs = self.inputs(ask, weights);
-        let Held { loaded, model } = self.held.as_mut().ok_or(RankError::NotReady)?;
+        let LoadedModel { loaded, model } = self.current.as_mut().ok_or(RankError::NotReady)?;
         let logits = model
             .score(&inputs, weights)
             .map_err(|error| RankError::Failed(format!("version {}: {error}", loaded.version)))?;
@@ -204,7 +205,7 @@ impl Ranker for Scorer {
     }
 }
 
-/// A probability from a logit; NaN stays NaN and is refused behind this.
+/// A probability from a logit. NaN stays NaN, which the caller refuses.
 fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_is_the_probability_of_the_models_own_forward_pass() {
+    fn a_score_is_the_probability_of_the_models_forward_pass() {
         let published = Arc::new(Published::new());
         publish(&published, "s1", weights(-2.0));
         let mut scorer = scorer(&published);
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_takes_the_newest_version_and_lets_go_of_the_old_one() {
+    fn a_worker_loads_the_newest_version_and_drops_the_old_one() {
         let published = Arc::new(Published::new());
         publish(&published, "s1", weights(-2.0));
         let mut scorer = scorer(&published);
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_make_no_network_are_refused_before_they_are_published() {
+    fn weights_that_do_not_fit_are_refused_before_they_are_published() {
         let mut broken = weights(0.0);
         broken.dense.remove("out.bias");
         assert!(Version::new("s", broken).is_err());

@@ -69,7 +69,6 @@ impl Params {
     }
 
     /// The weights, in order.
-    #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }

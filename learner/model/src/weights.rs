@@ -1,4 +1,4 @@
-//! A version of the model as plain data: shareable between threads, cheap to clone, independent of libtorch.
+//! A version of the model as plain data: shared between threads, cheap to clone, independent of libtorch.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::table::Table;
 /// One dense weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
-    /// Its shape, row-major.
+    /// Shape, row-major.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// Values, row-major.
     pub values: Arc<[f32]>,
 }
 
 /// The dense weights by name.
 pub type Dense = BTreeMap<String, Array>;
 
-/// All that scoring needs.
+/// A version of the model: everything that scoring reads.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// The shape of the model.
+    /// The model's configuration.
     pub config: ModelConfig,
     /// Dense weights.
     pub dense: Dense,
@@ -35,22 +35,22 @@ pub struct Weights {
     pub wide: Table,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
     pub prior: Vec<f32>,
-    /// What the base weights are, once they are frozen: see [`Weights::base`].
+    /// Fingerprint of the base weights once they are frozen, see [`Weights::base`].
     pub frozen: Option<u64>,
-    /// From each task's log-odds to those that are served, `[n_tasks]`.
+    /// Maps each task's log-odds to served log-odds, `[n_tasks]`.
     pub calibration: Vec<Calibration>,
 }
 
-/// A line from log-odds to log-odds: `scale * z + shift`. `scale` is positive, so that the order of items stays.
+/// A line from log-odds to served log-odds, `scale * z + shift`. A positive `scale` keeps the order of items.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibration {
-    /// Its slope.
+    /// Slope.
     pub scale: f32,
-    /// Its value at 0.
+    /// Value at 0.
     pub shift: f32,
 }
 
-/// The line that changes nothing.
+/// The identity.
 impl Default for Calibration {
     fn default() -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Default for Calibration {
 }
 
 impl Calibration {
-    /// Its value at `z`.
+    /// The value at `z`.
     #[must_use]
     pub fn apply(self, z: f32) -> f32 {
         self.scale * z + self.shift
@@ -69,8 +69,8 @@ impl Calibration {
 }
 
 impl Weights {
-    /// New weights. `row_state` and `wide_state` are the floats of optimizer state behind each row, and
-    /// `row_state_init` their initial value.
+    /// Initial weights. Embedding rows have `row_state` floats of optimizer state, initially `row_state_init`; wide weights
+    /// have `wide_state` floats, initially 0.
     #[must_use]
     pub fn new(config: ModelConfig, row_state: usize, row_state_init: f32, wide_state: usize) -> Self {
         let rows = Rows::new(&config, row_state, row_state_init);
@@ -89,13 +89,13 @@ impl Weights {
         }
     }
 
-    /// Every table of rows, the wide part's last.
+    /// All tables, that of the wide part last.
     pub fn tables_mut(&mut self) -> impl Iterator<Item = &mut Table> {
         self.rows.tables_mut().chain(std::iter::once(&mut self.wide))
     }
 
-    /// A number that stands for the base weights: two versions that are frozen and have the same share all that is
-    /// computed from them alone.
+    /// Fingerprint of the base weights. Frozen versions with equal fingerprints share whatever is computed from the base
+    /// alone.
     #[must_use]
     pub fn base(&self) -> u64 {
         let mut hasher = blake3::Hasher::new();
@@ -125,7 +125,10 @@ impl Weights {
         Ok(())
     }
 
-    /// The dense weight `name`, of exactly this shape.
+    /// The dense weight `name` of this shape.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
     pub fn array(&self, name: &str, shape: &[usize]) -> Result<&Array, Error> {
         let array = self.dense.get(name).ok_or_else(|| Error::MissingWeight {
             name: name.into(),
@@ -143,8 +146,10 @@ impl Weights {
     }
 }
 
-/// Initial dense weights. The keys of content interest start as its queries, so that what it finds first is what is
-/// like the candidate: from two unlike starts it would have to learn that before it is of any use.
+/// Initial dense weights.
+///
+/// The keys of content interest start as its queries, so that it first finds contents similar to the candidate. From two
+/// different starts it would have to learn that first.
 fn initial(config: &ModelConfig) -> Dense {
     let mut dense: Dense = weight_specs(config)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Ranking measures, exact.
+//! Exact ranking metrics.
 
 /// Area under the ROC curve, ties counted half; `None` without both classes.
 ///
