@@ -55,13 +55,17 @@ impl Contents {
             return Ok(None);
         }
         let folders = [&content.text_encoder, &content.image_encoder];
-        for ((encoder, folder), width) in encoders.iter().zip(folders).zip(config.model.content.widths) {
+        for ((encoder, folder), width) in encoders
+            .iter()
+            .zip(folders)
+            .zip(config.model.content.vector_widths)
+        {
             let Some(made) = encoder.as_ref().map(|encoder| encoder.version().dim) else {
                 continue;
             };
             if width != 0 && usize::try_from(made) != Ok(width) {
                 bail!(
-                    "the encoder {} makes vectors of {made} floats, model.content.widths says {width}: set it to \
+                    "the encoder {} makes vectors of {made} floats, model.content.vector_widths says {width}: set it to \
                      {made}, or to 0 to take the encoder's",
                     folder.display()
                 );
@@ -73,7 +77,7 @@ impl Contents {
         tracing::info!(dir = %dir.display(), vectors = recovery.n_vectors, damaged = recovery.n_damaged, "content vectors");
         Ok(Some(Self {
             encoders,
-            n_texts: content.texts,
+            n_texts: content.texts_per_item,
             image_root: content.image_root.clone(),
             store: Arc::new(Mutex::new(store)),
         }))
@@ -251,15 +255,15 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/encoders/tests/fixtures/tiny-bert");
         let mut config = Config::default();
         config.content.text_encoder.clone_from(&folder);
-        config.content.store = dir.path().to_owned();
+        config.content.vector_dir = dir.path().to_owned();
         for width in [0, 16] {
-            config.model.content.widths = [width, 0];
+            config.model.content.vector_widths = [width, 0];
             assert!(Contents::open(&config).unwrap().is_some(), "{width}");
         }
-        config.model.content.widths = [384, 0];
+        config.model.content.vector_widths = [384, 0];
         let message = Contents::open(&config).unwrap_err().to_string();
         let expected = format!(
-            "the encoder {} makes vectors of 16 floats, model.content.widths says 384",
+            "the encoder {} makes vectors of 16 floats, model.content.vector_widths says 384",
             folder.display()
         );
         assert!(message.starts_with(&expected), "{message}");

@@ -11,7 +11,7 @@ use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::{Stage, StageBytes};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
-use ouzel_sample::{DENSE_NAMES, FeatureState, MODALITIES, PartitionId, Positions, Stream};
+use ouzel_sample::{FeatureState, MODALITIES, PartitionId, Positions, Stream};
 use ouzel_snapshot::{CheckpointMeta, Fingerprint, Snapshot, SnapshotId, Store};
 
 use crate::cli::ErrorExt;
@@ -106,7 +106,7 @@ impl ResumePoint {
         let Some(snapshot) = &self.snapshot else {
             let features = Arc::new(FeatureState::new(config.feature_config()));
             let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
-            let join = config.join_config();
+            let join = config.join.clone();
             let stage = match config.join.source {
                 JoinSource::Events => Stage::new(&store, &join, timed, features, learner.batch_min_samples)?,
                 JoinSource::Tier => Stage::behind_tier(&join, features, learner.batch_min_samples),
@@ -132,7 +132,7 @@ impl ResumePoint {
         }
         let stage = Stage::restore(
             &store,
-            &config.join_config(),
+            &config.join,
             config.feature_config(),
             &stage_bytes(snapshot)?,
         )
@@ -171,7 +171,7 @@ pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::
 pub fn in_memory(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
     Stage::restore(
         &StoreConfig::Memory,
-        &config.join_config(),
+        &config.join,
         config.feature_config(),
         &stage_bytes(snapshot)?,
     )
@@ -189,9 +189,9 @@ fn stage_bytes(snapshot: &Snapshot) -> anyhow::Result<StageBytes> {
 
 /// Refuses a snapshot whose features or weights mean something else under this configuration.
 pub fn check_schema(id: SnapshotId, cut: &CheckpointMeta, config: &Config) -> anyhow::Result<()> {
-    if cut.schema_fingerprint != schema(config) {
+    if cut.schema_fingerprint != config.schema_fingerprint() {
         bail!(
-            "snapshot {id} was made under another schema ([ids], [features], content.texts, [join] tasks or source, or \
+            "snapshot {id} was made under another schema ([ids], [features], content.texts_per_item, [join] tasks or source, or \
              [model] with the widths of vectors differ): restore that configuration, or start in an empty state directory"
         );
     }
@@ -224,8 +224,8 @@ pub fn words(encoders: &BTreeMap<String, String>) -> String {
 pub fn provenance(config: &Config, contents: Option<&Contents>) -> Provenance {
     Provenance {
         fingerprint: fingerprint(config),
-        config_hash: config_hash(config),
-        schema: schema(config),
+        config_hash: config.hash(),
+        schema: config.schema_fingerprint(),
         encoders: encoders(contents),
     }
 }
@@ -240,28 +240,6 @@ pub fn fingerprint(config: &Config) -> Fingerprint {
         cpu_capability: ouzel_learner::cpu_capability(),
         n_threads: u32::try_from(config.learner.threads).unwrap_or(u32::MAX),
     }
-}
-
-/// Hash of the effective configuration.
-pub fn config_hash(config: &Config) -> String {
-    blake3::hash(config.show().as_bytes()).to_hex().to_string()
-}
-
-/// Fingerprint of what gives features and weights their meaning.
-pub fn schema(config: &Config) -> String {
-    let mut meaning = serde_json::json!({
-        "salt": config.ids.salt,
-        "dense": DENSE_NAMES.as_slice(),
-        "features": config.feature_config().without_limits(),
-        "texts": config.content.texts,
-        "tasks": config.task_names(),
-        "model": config.model_config(),
-    });
-    // Positions in other topics, and a state that hears of joins instead of making them.
-    if config.join.source == JoinSource::Tier {
-        meaning["source"] = "tier".into();
-    }
-    blake3::hash(meaning.to_string().as_bytes()).to_hex().to_string()
 }
 
 /// Reads `stream[partition]`.

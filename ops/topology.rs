@@ -147,7 +147,7 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
 
     let backlog = Arc::new(Backlog::default());
     let published = Arc::new(Published::<Version>::new());
-    let queue = Arc::new(Queue::new(config.serving.queue));
+    let queue = Arc::new(Queue::new(config.serving.queue_capacity));
     let (to_join, from_poll) = channel();
     let (to_learner, from_join) = sync_channel(BATCHES_AHEAD);
     let (to_saver, from_learner) = sync_channel(1);
@@ -185,7 +185,7 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
             let recorder = recorder.clone();
             Arc::new(move || recorder.render())
         },
-        limits: config.serving_limits(),
+        config: config.serving.clone(),
     };
     let hears = shutdown.clone();
     supervisor.spawn(Task::Http, move || {
@@ -223,8 +223,8 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
     })?;
 
     let settings = JoinSettings {
-        max_reorder_delay: config.order.hold.duration(),
-        flush_after: config.learner.flush_idle.duration(),
+        max_reorder_delay: config.order.max_reorder_delay.duration(),
+        flush_after: config.learner.flush_after_idle.duration(),
     };
     let encoding = match contents {
         None => None,
@@ -266,7 +266,7 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
 
     let poll = Poll {
         source,
-        decoder: Decoder::new(config.id_space(), config.task_names(), config.event_limits()),
+        decoder: Decoder::new(config.id_space(), config.task_names(), config.events.clone()),
         letters: plan.letters,
         backlog,
         out: to_join,

@@ -225,8 +225,8 @@ fn growing(
     tell: &mut impl FnMut(u64, u64, &str),
 ) -> anyhow::Result<()> {
     let mut settings = keeping_all(&settings());
-    settings.learner.flush_idle = Period::from_ms(20);
-    settings.order.hold = Period::from_ms(2);
+    settings.learner.flush_after_idle = Period::from_ms(20);
+    settings.order.max_reorder_delay = Period::from_ms(2);
     let world = World::new(request.seed ^ report.n_lineages(), n_slates(request), false);
     let over = pace
         .whole
@@ -265,7 +265,7 @@ fn follow(
 ) -> anyhow::Result<(Evidence, usize)> {
     let mut config = home.config().clone();
     // Only what was written down may close a batch early.
-    config.learner.flush_idle = Period::from_ms(0);
+    config.learner.flush_after_idle = Period::from_ms(0);
     let replay = Home::new(&home.dir().join("followed"), &config)?;
     if segments(archive)?
         .first()

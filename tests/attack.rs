@@ -77,11 +77,11 @@ impl Caps {
         } = self;
         let text = format!(
             "events = {{ max_items = {SLATE}, max_attributes = {VALUES} }}\n\
-             join = {{ max_pending = {pending}, max_waiting = {waiting}, max_remembered = {remembered} }}\n\
+             join = {{ max_pending_items = {pending}, max_early_actions = {waiting}, max_closed_requests = {remembered} }}\n\
              learner.max_rows = {rows}\n\
              model = {{ dim = {DIM}, history_len = {HISTORY}, sequence.history_len = {HISTORY}, \
              interest.history_len = {HISTORY} }}\n\
-             [features]\nhistory_len = {HISTORY}\nhistory_kept = {HISTORY}\n\
+             [features]\nhistory_len = {HISTORY}\nhistory_capacity = {HISTORY}\n\
              max_users = {users}\nmax_counters = {counters}\nmax_catalog = \"{catalog}B\"\n"
         );
         Config::parse(&text, "caps").unwrap()
@@ -193,13 +193,13 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     let n_ids = std::env::var("OUZEL_ATTACK_IDS").map_or(200_000, |n| n.parse().expect("a number"));
     let caps = Caps::of(n_ids);
     let config = caps.config();
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let timed = [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition: 0 });
     let features = Arc::new(FeatureState::new(config.feature_config()));
     let learner = config.learner_config();
     let mut stage = Stage::new(
         &StoreConfig::Memory,
-        &config.join_config(),
+        &config.join,
         timed,
         Arc::clone(&features),
         learner.batch_min_samples,

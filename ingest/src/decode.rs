@@ -12,9 +12,11 @@ mod counters;
 mod decoder;
 mod events;
 mod immediate_labels;
+mod limits;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub use decoder::{Decoder, EventLimits};
+pub use decoder::Decoder;
 pub use immediate_labels::ImmediateLabels;
+pub use limits::EventLimits;

@@ -105,7 +105,7 @@ mod tests {
     };
 
     use crate::Stage;
-    use crate::join::{JoinConfig, StoreConfig};
+    use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
 
     const MINUTE: i64 = 60_000;
 
@@ -156,6 +156,13 @@ mod tests {
         record(Stream::Impressions, n, Event::Impression(impression))
     }
 
+    fn join_config() -> JoinConfig {
+        JoinConfig {
+            label_policy: LabelPolicy::Eager,
+            ..JoinConfig::default()
+        }
+    }
+
     fn config() -> FeatureConfig {
         FeatureConfig {
             history_contents: 5,
@@ -166,14 +173,7 @@ mod tests {
     fn stage() -> Stage {
         let partitions = [Stream::Impressions].map(|stream| PartitionId { stream, partition: 0 });
         let features = Arc::new(FeatureState::new(config()));
-        Stage::new(
-            &StoreConfig::Memory,
-            &JoinConfig::default(),
-            partitions,
-            features,
-            2,
-        )
-        .unwrap()
+        Stage::new(&StoreConfig::Memory, &join_config(), partitions, features, 2).unwrap()
     }
 
     /// The deleted items of the batches that a record fills.
@@ -206,12 +206,7 @@ mod tests {
         for (recorded, expected) in &records {
             // A stage restored from a checkpoint before any record does the same.
             let checkpoint = stage.checkpoint().unwrap();
-            let restored = Stage::restore(
-                &StoreConfig::Memory,
-                &JoinConfig::default(),
-                config(),
-                &checkpoint.bytes,
-            );
+            let restored = Stage::restore(&StoreConfig::Memory, &join_config(), config(), &checkpoint.bytes);
             let mut restored = restored.unwrap();
             assert_eq!(&deleted_of(&mut stage, recorded), expected, "{recorded:?}");
             assert_eq!(&deleted_of(&mut restored, recorded), expected, "{recorded:?}");

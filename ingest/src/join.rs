@@ -33,7 +33,7 @@ mod world;
 pub use any_store::{AnyStore, StoreConfig};
 pub(crate) use clock::passed;
 pub use clock::{Clock, Mark};
-pub use config::{JoinConfig, LabelPolicy, TaskConfig};
+pub use config::{JoinConfig, JoinSource, LabelPolicy, StoreKind, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
 pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 pub use error::JoinError;

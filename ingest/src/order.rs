@@ -7,12 +7,16 @@
 //!
 //! This module reads no clock: the caller decides whether a silent partition was waited for long enough.
 
+mod config;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ouzel_sample::{DecodedRecord, EventTime, PartitionId, Position, Positions, Stream};
 
 use crate::plan::Run;
+
+pub use config::OrderConfig;
 
 /// The order cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,6 +12,7 @@
 //!
 //! The records are JSON, one [`JoinRecord`](ouzel_sample::JoinRecord) each, described in `wire.rs`.
 
+mod config;
 mod group;
 mod ledger;
 mod partition_joiner;
@@ -23,7 +24,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use group::{Group, GroupConfig};
+pub use config::TierConfig;
+pub use group::Group;
 pub use partition_joiner::{OutgoingRecord, PartitionJoiner, PartitionJoinerError};
 pub use receiver::JoinResultReceiver;
 pub use start::{Progress, StartPoint};

@@ -2,20 +2,35 @@
 
 mod create;
 
+use std::collections::BTreeSet;
+
 use ouzel_sample::Stream;
+use ouzel_sample::settings::KeyError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use create::create;
 
-/// The topic of each stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The topic of each stream: the section `[kafka.topics]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Topics {
-    /// Topic of impressions.
+    /// Topic of the impressions: slates shown to users, keyed by `request_id`.
+    ///
+    /// Set it to the name on your cluster.
     pub impressions: String,
-    /// Topic of actions.
+    /// Topic of the actions: what users did with the shown items, keyed by `request_id`.
+    ///
+    /// Set it to the name on your cluster.
     pub actions: String,
-    /// Topic of the item catalog.
+    /// Topic of the item catalog, read from its start.
+    ///
+    /// Set it to the name on your cluster.
     pub items: String,
-    /// Topic of the join tier's results.
+    /// Topic that `ouzel join` writes and the daemon reads with `join.source = "tier"`, keyed by user. Its number of
+    /// partitions must not change.
+    ///
+    /// Set it to the name on your cluster.
     pub samples: String,
 }
 
@@ -26,6 +41,23 @@ impl Default for Topics {
 }
 
 impl Topics {
+    /// Every value that cannot be used, by its key below `kafka.topics`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = Vec::new();
+        let mut seen = BTreeSet::new();
+        for stream in Stream::WITH_SAMPLES {
+            let topic = self.name(stream);
+            if topic.is_empty() {
+                errors.push(KeyError::new(stream.name(), "must name a topic, not be empty"));
+            } else if !seen.insert(topic) {
+                let message = format!("must differ from the other topics: {topic} is named twice");
+                errors.push(KeyError::new(stream.name(), message));
+            }
+        }
+        errors
+    }
+
     /// Topics with the name that `name` gives to each stream.
     #[must_use]
     pub fn named(name: impl Fn(Stream) -> String) -> Self {

@@ -17,6 +17,7 @@ use std::{env, fs};
 
 use join_alloc::{ACTED, SHOWN, fill, id, in_use, joiner};
 use ouzel_ingest::join::{JoinError, JoinStore, Joiner, MemStore, Outcome, SledLimits, SledStore};
+use ouzel_sample::settings::ByteSize;
 use ouzel_sample::{Action, EventTime, Ledger, Position, Sample};
 
 /// One test at a time: memory is counted for the whole process.
@@ -28,8 +29,8 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     let n: u64 = env::var("OUZEL_JOIN_PENDING").map_or(150_000, |n| n.parse().expect("a number"));
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
-        hot_requests: 5_000,
-        cache_bytes: 4 << 20,
+        requests_in_memory: 5_000,
+        page_cache: ByteSize::from_bytes(4 << 20),
         ..SledLimits::default()
     };
     let before = in_use();
@@ -44,7 +45,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
         "{taken} bytes for {n} pending impressions, {cap} are allowed"
     );
 
-    assert!(joiner.store().n_cold() + limits.hot_requests >= usize::try_from(n).unwrap());
+    assert!(joiner.store().n_cold() + limits.requests_in_memory >= usize::try_from(n).unwrap());
 
     let mut out: Vec<Vec<Sample>> = Vec::new();
     for n in (0..n).step_by(1_000) {
@@ -62,7 +63,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     }
     // Close it piece by piece, so that the samples do not pile up here.
     let (mut n_positive, mut n_negative) = (0, 0);
-    let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
+    let window = joiner.config().tasks[0].window.ms() + joiner.config().allowed_lateness.ms();
     for upto in (0..=n + 1_000).step_by(1_000) {
         for partition in [SHOWN, ACTED] {
             let ts = EventTime(i64::try_from(upto).unwrap() + window);
@@ -105,7 +106,7 @@ fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
         };
         out.append(&mut joiner.action(acted_at(n), None, &action)?.groups);
     }
-    let window = joiner.config().tasks[0].window_ms + joiner.config().lateness_ms;
+    let window = joiner.config().tasks[0].window.ms() + joiner.config().allowed_lateness.ms();
     for partition in [SHOWN, ACTED] {
         let ts = EventTime(i64::try_from(2 * N_DAMAGED).unwrap() + window);
         out.append(&mut joiner.advance(partition, ts)?.groups);
@@ -150,8 +151,8 @@ fn what_is_damaged_while_it_is_read_is_an_error_and_never_a_wrong_sample() {
     fill(&mut calm, N_DAMAGED, 1, 50);
     let expected = close(&mut calm).unwrap();
     let limits = SledLimits {
-        hot_requests: 50,
-        cache_bytes: 256,
+        requests_in_memory: 50,
+        page_cache: ByteSize::from_bytes(256),
         ..SledLimits::default()
     };
     let mut n_noticed = 0;

@@ -227,7 +227,7 @@ mod tests {
     fn objective(policy: Policy, negative_rate: f32) -> Objective {
         let config = LearnerConfig {
             policy,
-            negative_rate,
+            negative_sample_rate: negative_rate,
             ..LearnerConfig::default()
         };
         Objective::new(&config, &ModelConfig::default())

@@ -2,6 +2,8 @@
 
 use ouzel_model::Output;
 
+use ouzel_sample::settings::KeyError;
+
 use crate::loss::Policy;
 
 /// An error of this crate.
@@ -21,17 +23,9 @@ pub enum Error {
     /// The configured device does not exist.
     #[error("learner.device is {0}: set it to cpu, cuda or cuda:N")]
     UnknownDevice(String),
-    /// A share of negatives outside (0, 1].
-    #[error("cannot learn from a share of {0} of the negatives: the rate must be above 0 and at most 1")]
-    NegativeRate(f32),
-    /// A row rule with a value that is not allowed.
-    #[error("rows.{key} {why}")]
-    Rows {
-        /// Its key below the section of rows.
-        key: String,
-        /// Why not.
-        why: String,
-    },
+    /// A configuration value that cannot be used.
+    #[error("cannot learn with this configuration: {0}")]
+    Config(KeyError),
     /// The model's outputs are not those that the label policy needs.
     #[error(
         "the label policy {policy:?} needs a model with output and auxiliary logits {needs:?}, this one has \
@@ -44,30 +38,6 @@ pub enum Error {
         needs: (Output, usize),
         /// Those that the model has.
         found: (Output, usize),
-    },
-    /// Calibration under a policy whose stream has no certain negatives.
-    #[error(
-        "cannot calibrate under the label policy {0:?}, whose stream has no certain negatives: set learner.calibrate = \
-         false, or use plain labels or defer"
-    )]
-    Calibrate(Policy),
-    /// A setting names a task that is not learned.
-    #[error("{setting} names the task {name}, but the tasks are {}", tasks.join(", "))]
-    UnknownTask {
-        /// The setting.
-        setting: &'static str,
-        /// The task that it names.
-        name: String,
-        /// The tasks of the model.
-        tasks: Vec<String>,
-    },
-    /// A bound between tasks that is not possible.
-    #[error("cannot bind the tasks {}: {why}", tasks.join(", "))]
-    Bound {
-        /// `first`, `then` and `both`.
-        tasks: [String; 3],
-        /// Why not.
-        why: &'static str,
     },
     /// A snapshot that lacks a part of the trainer, or holds another model.
     #[error("cannot restore the trainer from snapshot {snapshot}: {why}")]

@@ -62,7 +62,7 @@ impl Trainer {
 
     /// Freezes when as many samples as configured have been learned from.
     pub(crate) fn freeze_when_due(&mut self) -> Result<(), Error> {
-        let after = self.config.freeze_samples;
+        let after = self.config.optimizer.freeze_after_samples;
         if after > 0 && self.n_samples >= after {
             self.freeze()?;
         }

@@ -69,8 +69,11 @@ impl Trainer {
             if !waits(&key) || refused.contains(&key) || weights.rows.find(key).is_some() {
                 continue;
             }
-            let rules = self.config.rows.of(key.feature);
-            if self.admission.count(key.id, user, rules.sightings, rules.users) {
+            let rules = self.config.rows.rules(key.feature);
+            if self
+                .admission
+                .count(key.id, user, rules.min_samples, rules.min_users)
+            {
                 weights.rows.insert(key);
                 places.n_admitted += 1;
             } else {
@@ -119,7 +122,7 @@ impl Trainer {
     /// Advances event time to that of a batch, if rows expire. Rows without a last-seen time count as seen now.
     pub(crate) fn advance(&mut self, batch: &Batch) {
         let latest = batch.samples.iter().map(|sample| sample.request.ts).max();
-        let Some(latest) = latest.filter(|_| self.config.rows.expire_ms > 0) else {
+        let Some(latest) = latest.filter(|_| self.config.rows.expire_after.ms() > 0) else {
             return;
         };
         let now = minutes(latest);
@@ -137,7 +140,7 @@ impl Trainer {
             return Ok(0);
         }
         age.swept = age.now;
-        let kept = u32::try_from(self.config.rows.expire_ms / MINUTE_MS).unwrap_or(u32::MAX);
+        let kept = u32::try_from(self.config.rows.expire_after.ms() / MINUTE_MS).unwrap_or(u32::MAX);
         let oldest = age.now.saturating_sub(kept);
         self.remove_rows(|weights| weights.tables_mut().map(|table| table.expire(oldest)).sum())
     }

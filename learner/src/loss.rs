@@ -6,7 +6,7 @@
 mod bound;
 mod delayed;
 
-pub use bound::{Bound, Divergence, conditioned, divergence};
+pub use bound::{Divergence, TaskChain, conditioned, divergence};
 pub use delayed::{Late, Policy};
 
 /// A loss value with its derivative by the logit.

@@ -24,8 +24,8 @@ pub(crate) struct Objective {
     n_tasks: usize,
     /// By task.
     task_weights: Vec<f32>,
-    /// The tasks `first`, `then` and `both` of each bound, and its weight.
-    bounds: Vec<([TaskId; 3], f32)>,
+    /// The tasks `first`, `then` and `both` of each chain, and its weight.
+    chains: Vec<([TaskId; 3], f32)>,
 }
 
 /// A loss with its derivatives, shaped as [`Outputs`].
@@ -43,35 +43,35 @@ impl Objective {
         let n_tasks = model.n_tasks();
         let place = |name: &str| model.tasks.iter().position(|task| task == name);
         let mut task_weights = vec![1.0; n_tasks];
-        for (name, weight) in &config.task_weights {
+        for (name, weight) in &config.optimizer.task_weights {
             if let Some(task) = place(name) {
                 task_weights[task] = *weight;
             }
         }
-        let bounds = config.bounds.iter().filter_map(|bound| {
+        let chains = config.task_chains.iter().filter_map(|chain| {
             let task = |name| TaskId::try_from(place(name)?).ok();
-            let tasks = [task(&bound.first)?, task(&bound.then)?, task(&bound.both)?];
-            Some((tasks, bound.weight))
+            let tasks = [task(&chain.first)?, task(&chain.then)?, task(&chain.both)?];
+            Some((tasks, chain.weight))
         });
         Self {
             policy: config.policy,
-            slate_loss: config.slate_loss,
-            negative_rate: config.negative_rate,
+            slate_loss: config.optimizer.slate_loss_weight,
+            negative_rate: config.negative_sample_rate,
             seed: model.seed,
             n_tasks,
             task_weights,
-            bounds: bounds.collect(),
+            chains: chains.collect(),
         }
     }
 
     /// The samples with the labels of bound tasks replaced, see [`conditioned`](loss::conditioned).
     pub(crate) fn conditioned<'a>(&self, samples: &'a [Sample]) -> Cow<'a, [Sample]> {
-        if self.bounds.is_empty() {
+        if self.chains.is_empty() {
             return Cow::Borrowed(samples);
         }
         let conditioned = samples.iter().map(|sample| {
-            let bounds = self.bounds.iter();
-            let labels = bounds.fold(sample.labels, |labels, (tasks, _)| {
+            let chains = self.chains.iter();
+            let labels = chains.fold(sample.labels, |labels, (tasks, _)| {
                 loss::conditioned(labels, *tasks)
             });
             Sample {
@@ -213,7 +213,7 @@ impl Objective {
             if !matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative) {
                 continue;
             }
-            for (tasks, weight) in &self.bounds {
+            for (tasks, weight) in &self.chains {
                 let places = tasks.map(|task| index * self.n_tasks + usize::from(task));
                 let [first, then, both] = places.map(|at| logits[at]);
                 let found = loss::divergence(first, then, both);
@@ -239,7 +239,8 @@ fn single(x: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::Bound;
+    use crate::config::OptimizerConfig;
+    use crate::loss::TaskChain;
     use crate::testing::{again, sample, streams};
 
     fn model(tasks: &[&str]) -> ModelConfig {
@@ -253,7 +254,7 @@ mod tests {
     fn objective(policy: Policy, negative_rate: f32) -> Objective {
         let config = LearnerConfig {
             policy,
-            negative_rate,
+            negative_sample_rate: negative_rate,
             ..LearnerConfig::default()
         };
         Objective::new(&config, &model(&["click"]))
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn a_thinned_negative_of_one_task_is_not_learned_with_the_positive_of_another() {
         let config = LearnerConfig {
-            negative_rate: 0.5,
+            negative_sample_rate: 0.5,
             ..LearnerConfig::default()
         };
         let two = Objective::new(&config, &model(&["click", "order"]));
@@ -400,7 +401,10 @@ mod tests {
         let logits = [0.5f32, -0.3, -1.0, 0.2, 2.0, 0.0];
         let found = |weights: &[(&str, f32)]| {
             let config = LearnerConfig {
-                task_weights: weights.iter().map(|(name, w)| ((*name).to_owned(), *w)).collect(),
+                optimizer: OptimizerConfig {
+                    task_weights: weights.iter().map(|(name, w)| ((*name).to_owned(), *w)).collect(),
+                    ..OptimizerConfig::default()
+                },
                 ..LearnerConfig::default()
             };
             let outputs = Outputs {
@@ -439,14 +443,14 @@ mod tests {
         let samples = [vec![first, second], corrections.to_vec()].concat();
         let logits: Vec<f32> = (0u8..20).map(|i| f32::from(i % 7) / 2.0 - 2.0).collect();
         let found = |weight: f32| {
-            let bound = Bound {
+            let chain = TaskChain {
                 first: "click".to_owned(),
                 then: "conversion".to_owned(),
                 both: "order".to_owned(),
                 weight,
             };
             let config = LearnerConfig {
-                bounds: vec![bound],
+                task_chains: vec![chain],
                 ..LearnerConfig::default()
             };
             let outputs = Outputs {

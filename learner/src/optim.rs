@@ -96,7 +96,11 @@ pub(crate) fn row_adagrad_on_device(
 /// # Shapes
 /// `places [n_unique]`, `gradient [n_unique]`
 pub(crate) fn ftrl(table: &mut Table, places: &[Option<u32>], gradient: &[f32], config: &LearnerConfig) {
-    let (alpha, beta, l2) = (config.wide_alpha, config.wide_beta, config.wide_l2);
+    let (alpha, beta, l2) = (
+        config.optimizer.wide_alpha,
+        config.optimizer.wide_beta,
+        config.optimizer.wide_l2,
+    );
     for (row, g) in places.iter().zip(gradient) {
         let Some(row) = row else { continue };
         let [w, z, n] = table.row_mut(*row) else {
@@ -115,6 +119,7 @@ mod tests {
     use ouzel_sample::Id;
 
     use super::*;
+    use crate::config::OptimizerConfig;
 
     #[test]
     fn row_adagrad_takes_the_textbook_steps() {
@@ -146,9 +151,12 @@ mod tests {
     #[test]
     fn ftrl_without_l2_starts_as_gradient_descent_with_alpha_over_beta() {
         let config = LearnerConfig {
-            wide_alpha: 0.1,
-            wide_beta: 1.0,
-            wide_l2: 0.0,
+            optimizer: OptimizerConfig {
+                wide_alpha: 0.1,
+                wide_beta: 1.0,
+                wide_l2: 0.0,
+                ..OptimizerConfig::default()
+            },
             ..Default::default()
         };
         let mut table = Table::new("wide", 1, WIDE_STATE, 0.0, 0.0, 1);

@@ -123,8 +123,13 @@ impl Trainer {
                 differences(&small.model, model).join(", ")
             )));
         }
-        let expires = config.rows.expire_ms > 0;
-        let mut weights = Weights::new(small.model.clone(), ROW_STATE, config.row_accumulator, WIDE_STATE);
+        let expires = config.rows.expire_after.ms() > 0;
+        let mut weights = Weights::new(
+            small.model.clone(),
+            ROW_STATE,
+            config.optimizer.row_initial_accumulator,
+            WIDE_STATE,
+        );
         let mut dense = snapshot.arrays(DENSE)?;
         let mut state = snapshot.arrays(DENSE_STATE)?;
         let names: Vec<String> = weights.dense.keys().cloned().collect();

@@ -1,45 +1,90 @@
-//! Row rules: when an id gets an embedding row, how fast the row learns, when it expires.
+//! The `[rows]` section: when an id gets an embedding row, and when it loses it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use ouzel_model::Feature;
+use ouzel_sample::settings::{KeyError, Period, out_of_range};
 
 use crate::admission::MAX_USERS;
 
-/// By feature, and for all rows together. The defaults give every id a row at once and keep it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// When an id gets an embedding row, how fast it learns, and when it is forgotten. May change between two starts. The
+/// defaults give every id a row at once and keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RowRules {
-    /// Of users.
-    pub user: FeatureRules,
-    /// Of items.
+    /// How long a row, or a weight of the wide part, may go unread by any batch before it is forgotten, in event time; `0s`
+    /// for ever, otherwise at least `1h`, because rows are scanned once an hour of event time.
+    ///
+    /// Set it to forget ids that are gone.
+    #[schemars(extend("x-maximum" = "3660d"))]
+    pub expire_after: Period,
+    /// Ids without a row whose samples are counted, where `min_samples` or `min_users` is more than 1. Above it the ids seen
+    /// longest ago start again: an id may get its row late, never early.
+    ///
+    /// Unit: ids, 24 bytes each. Raise it when many new ids appear at once.
+    #[schemars(range(min = 1))]
+    pub admission_capacity: usize,
+    /// Rows of users.
+    pub user: UserRules,
+    /// Rows of items.
     pub item: FeatureRules,
-    /// Of categorical values.
+    /// Rows of categorical values of items and requests.
     pub attribute: FeatureRules,
-    /// Ids without a row whose sightings are counted, count.
-    pub waiting: usize,
-    /// A row not seen for so long, event time in ms, is forgotten; 0 for never.
-    pub expire_ms: i64,
 }
 
-/// The rules of one feature.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Rules of the rows of users.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserRules {
+    /// Requests of a user that are learned from before the user gets a row. Until then it reads as zeros.
+    ///
+    /// Unit: requests. Raise it to save memory on users who come once.
+    #[schemars(range(min = 1))]
+    pub min_samples: u16,
+    /// Learning rate of these rows; 0 for `optimizer.row_rate`.
+    ///
+    /// Set it to learn users faster or slower than items.
+    #[schemars(range(min = 0))]
+    pub rate: f32,
+}
+
+/// Rules of the rows of one feature.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureRules {
-    /// AdmissionCounter before an id gets a row, count.
-    pub sightings: u16,
-    /// Distinct users among them, count.
-    pub users: usize,
-    /// Learning rate of its rows, where it is not the one of all.
-    pub rate: Option<f32>,
+    /// Samples naming an id, histories not counted, that are learned from before it gets a row. Until then it reads as zeros.
+    ///
+    /// Unit: samples. Raise it to save memory on ids that appear once.
+    #[schemars(range(min = 1))]
+    pub min_samples: u16,
+    /// Distinct users among those samples.
+    ///
+    /// Unit: users. Raise it so that no id gets a row because of one user.
+    #[schemars(range(min = 1, max = MAX_USERS))]
+    pub min_users: usize,
+    /// Learning rate of these rows; 0 for `optimizer.row_rate`.
+    ///
+    /// Set it to learn these ids faster or slower than others.
+    #[schemars(range(min = 0))]
+    pub rate: f32,
+}
+
+impl Default for UserRules {
+    fn default() -> Self {
+        Self {
+            min_samples: 1,
+            rate: 0.0,
+        }
+    }
 }
 
 impl Default for FeatureRules {
     fn default() -> Self {
         Self {
-            sightings: 1,
-            users: 1,
-            rate: None,
+            min_samples: 1,
+            min_users: 1,
+            rate: 0.0,
         }
     }
 }
@@ -47,72 +92,48 @@ impl Default for FeatureRules {
 impl Default for RowRules {
     fn default() -> Self {
         Self {
-            user: FeatureRules::default(),
+            expire_after: Period::from_ms(0),
+            admission_capacity: 262_144,
+            user: UserRules::default(),
             item: FeatureRules::default(),
             attribute: FeatureRules::default(),
-            waiting: 262_144,
-            expire_ms: 0,
         }
-    }
-}
-
-impl FeatureRules {
-    /// Whether an id must wait for its row.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.sightings > 1 || self.users > 1
     }
 }
 
 impl RowRules {
-    /// The rules of a feature.
+    /// The rules of a feature. A user is one distinct user.
     #[must_use]
-    pub fn of(&self, feature: Feature) -> &FeatureRules {
+    pub fn rules(&self, feature: Feature) -> FeatureRules {
         match feature {
-            Feature::User => &self.user,
-            Feature::Item => &self.item,
-            Feature::Attribute => &self.attribute,
+            Feature::User => FeatureRules {
+                min_samples: self.user.min_samples,
+                min_users: 1,
+                rate: self.user.rate,
+            },
+            Feature::Item => self.item,
+            Feature::Attribute => self.attribute,
         }
     }
 
-    /// Which features have ids that wait for a row.
+    /// Whether the ids of each feature must wait for their rows.
     #[must_use]
     pub fn waits(&self) -> [bool; Feature::N] {
-        Feature::ALL.map(|feature| self.of(feature).waits())
+        Feature::ALL.map(|feature| {
+            let rules = self.rules(feature);
+            rules.min_samples > 1 || rules.min_users > 1
+        })
     }
 
-    /// The first rule with a value that is not allowed: its key below the section of rows, and why.
+    /// Every value that cannot be used, by its key below `rows`.
     #[must_use]
-    pub fn fault(&self) -> Option<(String, String)> {
-        for feature in Feature::ALL {
-            let rules = self.of(feature);
-            let fault = |key: &str, why: String| Some((format!("{}.{key}", feature.name()), why));
-            if rules.sightings == 0 {
-                return fault("sightings", "must be at least 1".to_owned());
-            }
-            if feature == Feature::User && rules.users != 1 {
-                return fault(
-                    "users",
-                    "must be 1, since a user row has one user: set sightings instead".to_owned(),
-                );
-            }
-            if !(1..=MAX_USERS).contains(&rules.users) {
-                return fault("users", format!("must be from 1 to {MAX_USERS}"));
-            }
-            if rules.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-                return fault("rate", "must be more than 0".to_owned());
-            }
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        if (1..HOUR_MS).contains(&self.expire_after.ms()) {
+            let message = format!("must be 0s or at least 1h, not {}", self.expire_after);
+            errors.push(KeyError::new("expire_after", message));
         }
-        if self.waiting == 0 {
-            return Some(("waiting".to_owned(), "must be at least 1".to_owned()));
-        }
-        if self.expire_ms < 0 || (1..HOUR_MS).contains(&self.expire_ms) {
-            return Some((
-                "expire_after".to_owned(),
-                "must be 0s, or at least 1h: rows are looked through once an hour of event time".to_owned(),
-            ));
-        }
-        None
+        errors
     }
 }
 

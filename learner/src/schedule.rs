@@ -12,8 +12,8 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(config: &LearnerConfig) -> Self {
         Self {
-            warmup: config.warmup_samples,
-            decay: config.decay_samples,
+            warmup: config.optimizer.warmup_samples,
+            decay: config.optimizer.decay_samples,
         }
     }
 

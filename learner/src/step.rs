@@ -73,7 +73,7 @@ impl Trainer {
             }
         }
         self.next_batch = batch.seq + 1;
-        self.prior.observe(&samples, self.config.prior_samples);
+        self.prior.observe(&samples, self.config.optimizer.prior_samples);
         self.weights.prior = self.prior.log_odds().collect();
         self.model.set_prior(&self.weights.prior);
         self.freeze_when_due()?;
@@ -148,13 +148,13 @@ impl Trainer {
         let loss = objective.loss(samples, &outputs);
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = samples.len() as f32;
-        let contrast_weight = self.config.contrast_weight;
+        let contrast_weight = self.config.optimizer.contrast_weight;
         let gradients = pass.backward(OutputGradients {
             logits: &loss.logits,
             auxiliary: &loss.auxiliary,
             contrast: (contrast_weight > 0.0).then(|| ContrastLoss {
                 weight: contrast_weight * f64::from(n),
-                temperature: self.config.contrast_temperature,
+                temperature: self.config.optimizer.contrast_temperature,
             }),
         });
         let learned = Learned {

@@ -48,7 +48,12 @@ pub struct Trainer {
 impl Trainer {
     /// A trainer with new weights.
     pub fn new(model: ModelConfig, config: LearnerConfig) -> Result<Self, Error> {
-        let weights = Weights::new(model, ROW_STATE, config.row_accumulator, WIDE_STATE);
+        let weights = Weights::new(
+            model,
+            ROW_STATE,
+            config.optimizer.row_initial_accumulator,
+            WIDE_STATE,
+        );
         Self::with(weights, config)
     }
 
@@ -60,7 +65,7 @@ impl Trainer {
         let n_waiting = if waits == [false; Feature::N] {
             0
         } else {
-            config.rows.waiting
+            config.rows.admission_capacity
         };
         set_intra_op_threads(config.threads);
         let device = config.device()?;
@@ -68,7 +73,10 @@ impl Trainer {
         if device != Device::Cpu {
             model.cache_rows(&weights.rows, config.device_rows)?;
         }
-        let dense = DenseOptimizer::new(config.dense, model.net().weights().map(|(_, tensor)| tensor));
+        let dense = DenseOptimizer::new(
+            config.optimizer.dense,
+            model.net().weights().map(|(_, tensor)| tensor),
+        );
         let prior = Prior::new(config.policy, weights.config.n_tasks());
         let n_calibrated = if config.calibrate {
             weights.config.n_tasks()

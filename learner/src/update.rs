@@ -54,13 +54,13 @@ impl Trainer {
             row_squares = rows.squares()?;
         }
         let rates = self.rates();
-        let row_factor = factor(row_squares, self.config.clip_rows);
+        let row_factor = factor(row_squares, self.config.optimizer.clip_rows);
         if let Some(factor) = row_factor {
             rows.scale(factor)?;
         }
         self.update_rows(&batch.inputs.rows, &places, &rows, rates.rows)?;
         ftrl(&mut self.weights.wide, &places.wide, &wide, &self.config);
-        let dense_factor = factor(dense_squares, self.config.clip_dense);
+        let dense_factor = factor(dense_squares, self.config.optimizer.clip_dense);
         let weights = self.model.net().weights().map(|(spec, weight)| {
             let rate = match spec.group {
                 WeightGroup::Head => rates.head,
@@ -116,15 +116,16 @@ impl Trainer {
     fn rates(&self) -> Rates {
         let config = &self.config;
         let factor = Schedule::new(config).factor(self.n_samples);
-        let head = config.dense_rate * factor;
+        let head = config.optimizer.dense_rate * factor;
         #[expect(clippy::cast_possible_truncation, reason = "a rate needs no more digits")]
         let rows = Feature::ALL.map(|feature| {
-            let own = config.rows.of(feature).rate;
-            own.unwrap_or(config.row_rate) * factor as f32
+            let own = config.rows.rules(feature).rate;
+            let rate = if own > 0.0 { own } else { config.optimizer.row_rate };
+            rate * factor as f32
         });
         Rates {
             head,
-            blocks: config.block_rate / config.dense_rate * head,
+            blocks: config.optimizer.block_rate / config.optimizer.dense_rate * head,
             rows,
         }
     }

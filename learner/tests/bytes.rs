@@ -75,9 +75,9 @@ fn a_row_of_32_floats_costs_at_most_40_bytes_more_than_its_weights() {
     );
     assert!(rows.find(Key::item(Id(1))).is_none());
 
-    let trainer = |sightings| {
+    let trainer = |min_samples| {
         let item = FeatureRules {
-            sightings,
+            min_samples,
             ..FeatureRules::default()
         };
         let rules = RowRules {

@@ -139,7 +139,7 @@ pub struct ReplayArgs {
 /// When labels become known in a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Labels {
-    /// As join.policy of the configuration says
+    /// As join.label_policy of the configuration says
     Configured,
     /// Right after their request was predicted, as offline references do it
     Immediate,
@@ -302,16 +302,20 @@ pub struct ConfigArgs {
 /// The commands about the configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {
-    /// Print the configuration in force, every key with its meaning, unit and default, as TOML
+    /// Print the configuration as TOML: the keys that most users set and those that were changed, with their meaning, unit
+    /// and default
     Show {
-        /// The file [default: none, every default]
+        /// Print every key
+        #[arg(long)]
+        all: bool,
+        /// The configuration file [default: none, every key has its default]
         #[command(flatten)]
         file: FileArgs,
-        /// Print JSON instead, without the comments
-        #[arg(long)]
+        /// Print every key as JSON instead, without comments
+        #[arg(long, conflicts_with = "all")]
         json: bool,
     },
-    /// Check a configuration; exit code 3 when it cannot be used
+    /// Check a configuration file; exit code 3 when it cannot be used
     #[command(arg_required_else_help = true)]
     Check {
         /// The file
@@ -323,6 +327,8 @@ pub enum ConfigVerb {
     },
     /// Print the JSON Schema of the configuration file
     Schema,
+    /// Print the reference of all keys as Markdown
+    Docs,
 }
 
 /// `ouzel model`.

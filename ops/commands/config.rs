@@ -1,4 +1,4 @@
-//! `ouzel config show | check | schema`.
+//! `ouzel config show | check | schema | docs`.
 
 use std::io::Write;
 
@@ -11,30 +11,35 @@ use crate::config::{Config, ConfigError, Problem};
 /// Runs the command.
 pub fn run(args: &ConfigArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     match &args.verb {
-        ConfigVerb::Show { file, json } => show(file, *json, out),
+        ConfigVerb::Show { all, file, json } => show(file, *all, *json, out),
         ConfigVerb::Check { file, json } => check(file, *json, out),
         ConfigVerb::Schema => {
             writeln!(out, "{:#}", Config::schema())?;
             Ok(Exit::Ok)
         }
+        ConfigVerb::Docs => {
+            out.write_all(Config::reference().as_bytes())?;
+            Ok(Exit::Ok)
+        }
     }
 }
 
-fn show(file: &FileArgs, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+fn show(file: &FileArgs, all: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let config = file
         .path()
         .map_or_else(|| Ok(Config::default()), |path| Config::load(path))?;
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?;
-    } else {
-        out.write_all(config.show().as_bytes())?;
-    }
+    let text = match (json, all) {
+        (true, _) => format!("{:#}\n", config.to_json()),
+        (false, true) => config.show_all(),
+        (false, false) => config.show(),
+    };
+    out.write_all(text.as_bytes())?;
     Ok(Exit::Ok)
 }
 
 fn check(file: &FileArgs, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let Some(path) = file.path() else {
-        return Err(anyhow!("no configuration to check"))
+        return Err(anyhow!("no configuration file to check"))
             .hint("ouzel config check FILE")
             .exit(Exit::Usage);
     };
@@ -57,11 +62,11 @@ fn check(file: &FileArgs, json: bool, out: &mut dyn Write) -> anyhow::Result<Exi
     for warning in warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    writeln!(out, "{} can be used", path.display())?;
+    writeln!(out, "{} is valid", path.display())?;
     Ok(Exit::Ok)
 }
 
-/// What is said of a usable configuration. A secret may well be missing on the machine that checks.
+/// Warnings about a usable configuration. A secret may be missing on the machine that checks it.
 fn warnings(config: &Config) -> Vec<String> {
     let unresolved = config
         .kafka
@@ -71,7 +76,7 @@ fn warnings(config: &Config) -> Vec<String> {
     config
         .warnings()
         .into_iter()
-        .chain(unresolved.map(|error| format!("{error}, here")))
+        .chain(unresolved.map(|error| format!("{error} on this machine")))
         .collect()
 }
 

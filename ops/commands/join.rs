@@ -37,8 +37,7 @@ pub fn run(args: &JoinArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
     let metrics = Metrics::install()?;
-    let join = config.join_config();
-    join.validate()?;
+    let join = config.join.clone();
     let letters = if config.kafka.dlq {
         DeadLetters::kafka(&kafka)?
     } else {
@@ -48,21 +47,22 @@ pub fn run(args: &JoinArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     let writer = Writer::connect(&kafka, wire)?;
     let group = Group::join(
         &kafka,
-        &config.group_config(args.instance.as_deref().unwrap_or_default()),
+        &config.tier_config(args.instance.as_deref().unwrap_or_default()),
+        config.events.max_future_skew,
     )?;
     let worker = JoinWorker::new(
         group,
         join,
         KafkaLinks {
             kafka,
-            decoder: Decoder::new(config.id_space(), config.task_names(), config.event_limits()),
+            decoder: Decoder::new(config.id_space(), config.task_names(), config.events.clone()),
             letters,
             writer,
         },
         JoinWorkerSettings {
-            max_reorder_delay: config.order.hold.duration(),
-            commit_every: config.tier.commit.duration(),
-            idle_after: config.tier.idle.duration(),
+            max_reorder_delay: config.order.max_reorder_delay.duration(),
+            commit_every: config.tier.commit_interval.duration(),
+            idle_after: config.tier.idle_timeout.duration(),
         },
     );
     let mut supervisor = Supervisor::new(shutdown.clone());
@@ -115,7 +115,7 @@ fn serve(
         queue: Arc::new(Queue::new(1)),
         model: Arc::new(|| None),
         metrics: Arc::new(move || recorder.render()),
-        limits: config.serving_limits(),
+        config: config.serving.clone(),
     };
     let hears = shutdown.clone();
     supervisor.spawn(Task::Http, move || {

@@ -161,15 +161,15 @@ fn find(args: &DescribeArgs) -> anyhow::Result<Description> {
     }
     let mut notes = Vec::new();
     let stated = config.stated_model();
-    let has_widths = |config: &Config| config.model.content.widths.iter().any(|width| *width > 0);
+    let has_widths = |config: &Config| config.model.content.vector_widths.iter().any(|width| *width > 0);
     if stated.content.enabled && !has_widths(&config) {
         if args.config.is_some() {
             notes.push(
-                "content, interest and contrast are left out: [content] names no encoder and model.content.widths is 0"
+                "content, interest and contrast are left out: [content] names no encoder and model.content.vector_widths is 0"
                     .to_owned(),
             );
         } else {
-            config.model.content.widths = USUAL_WIDTHS;
+            config.model.content.vector_widths = USUAL_WIDTHS;
             notes.push(format!(
                 "no encoder is configured: as with vectors of {} and {} floats, which those of `make encoders` make",
                 USUAL_WIDTHS[0], USUAL_WIDTHS[1]
@@ -313,7 +313,7 @@ fn what(model: &ModelConfig, block: Block) -> String {
         Block::Content => {
             let read = MODALITIES
                 .iter()
-                .zip(content.widths)
+                .zip(content.vector_widths)
                 .filter(|(_, width)| *width > 0);
             let read: Vec<String> = read.map(|(name, width)| format!("{name} {width}")).collect();
             format!(
@@ -330,7 +330,7 @@ fn what(model: &ModelConfig, block: Block) -> String {
             let of = match sequence.kind {
                 SequenceKind::Mean => "the mean".to_owned(),
                 SequenceKind::Din => {
-                    let [first, second] = sequence.unit;
+                    let [first, second] = sequence.attention_hidden;
                     format!(
                         "DIN of {first} and {second}, tokens of {}",
                         TOKEN_FIELDS * model.dim
@@ -354,16 +354,16 @@ fn what(model: &ModelConfig, block: Block) -> String {
         }
         Block::Contrast => format!(
             "ids and contents in {} dimensions, in training only",
-            model.contrast
+            model.contrast_width
         ),
         Block::Head => {
             let hidden: Vec<String> = model.hidden.iter().map(ToString::to_string).collect();
             let of = match head.kind {
                 HeadKind::Single => "a linear layer".to_owned(),
-                HeadKind::SharedBottom => format!("a tower of {} a task", head.tower),
+                HeadKind::SharedBottom => format!("a tower of {} a task", head.tower_width),
                 HeadKind::Mmoe => format!(
                     "{} experts of {}, a gate and a tower of {} a task",
-                    head.experts, head.expert, head.tower
+                    head.experts, head.expert_width, head.tower_width
                 ),
             };
             format!("hidden {}, {of}", hidden.join(", "))

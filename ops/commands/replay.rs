@@ -136,7 +136,7 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
 }
 
 fn replay_data(name: &str, config: &Config, data: &Arc<DataDir>, args: &ReplayArgs) -> anyhow::Result<Run> {
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let reveal = (args.labels == Labels::Immediate)
         .then(|| ImmediateLabels::collect(&decoder, data.records(Stream::Actions)));
     let source = DataSource::new(data, &ouzel_sample::Positions::default());
@@ -160,7 +160,7 @@ fn replay_kafka(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Resul
         to: bound(args.to),
     };
     let source = KafkaSource::open_range(&config.kafka_config()?, &range)?;
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let features = FeatureState::new(config.feature_config());
     Pipeline::new(config, decoder, features, &source, None)?.run(name, source, None, args.json)
 }
@@ -232,7 +232,7 @@ impl Pipeline {
             .filter(|id| id.stream != Stream::Items);
         let learner = config.learner_config();
         let scratch = Scratch::new();
-        let (join, features) = (config.join_config(), Arc::new(features));
+        let (join, features) = (config.join.clone(), Arc::new(features));
         let is_tier = partitions
             .iter()
             .any(|partition| partition.id.stream == Stream::Samples);
@@ -252,7 +252,7 @@ impl Pipeline {
             progressive: Progressive::new(20_000),
             freshness: Freshness::default(),
             contents: Contents::open(config).hint(
-                "a daemon holds the vectors of its state directory: name another folder with content.store",
+                "a daemon holds the vectors of its state directory: name another folder with content.vector_dir",
             )?,
             unencoded: Vec::new(),
             is_quiet: false,

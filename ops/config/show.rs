@@ -1,29 +1,99 @@
-//! The effective configuration as a TOML file that explains itself.
+//! Prints a configuration as a TOML file that explains itself and loads again.
 //!
-//! Meanings and units come from the schema, which has them from the doc comments of the sections.
+//! The text of each key comes from the schema, which has it from the doc comments of the sections.
 
 use std::fmt::Write as _;
 
 use serde_json::Value as Schema;
 use toml::{Table, Value};
 
-use super::Config;
+use super::document::join;
+use super::model;
+use super::root::Config;
+use super::text::KeyText;
 
 /// Widest comment line, in characters.
 const WIDTH: usize = 100;
 
-/// `config` as TOML: every key, its meaning, and its default where another value is in force.
-pub(super) fn show(config: &Config) -> String {
-    let schema = Config::schema();
-    let mut out = String::new();
-    table(
-        &mut out,
-        "",
-        &as_table(config),
-        &as_table(&Config::default()),
-        &schema,
-    );
-    out.trim_start().to_owned()
+/// The keys that a user sets in the first month. `config show` prints these and whatever differs from its default.
+const FIRST_MONTH: [&str; 40] = [
+    "kafka.bootstrap",
+    "kafka.dlq",
+    "kafka.topics.impressions",
+    "kafka.topics.actions",
+    "kafka.topics.items",
+    "ids.salt",
+    "events.max_items",
+    "join.tasks",
+    "join.label_policy",
+    "join.label_wait",
+    "join.allowed_lateness",
+    "join.max_clock_skew",
+    "join.max_pending_items",
+    "order.max_reorder_delay",
+    "features.history_len",
+    "features.history_capacity",
+    "features.max_users",
+    "features.expire_after",
+    "content.text_encoder",
+    "content.image_encoder",
+    "content.image_root",
+    "learner.batch_min_samples",
+    "learner.max_rows",
+    "learner.seed",
+    "learner.device",
+    "model.from",
+    "model.dim",
+    "model.hidden",
+    "optimizer.row_rate",
+    "optimizer.dense_rate",
+    "optimizer.block_rate",
+    "rows.expire_after",
+    "snapshot.dir",
+    "snapshot.every_batches",
+    "snapshot.keep",
+    "serving.listen",
+    "serving.workers",
+    "serving.deadline",
+    "serving.max_candidates",
+    "log.level",
+];
+
+impl Config {
+    /// The keys of the first month, and those that differ from their defaults, as TOML with comments. Loads again.
+    #[must_use]
+    pub fn show(&self) -> String {
+        let rest = "# The keys of the first month, and those that differ from their defaults. `ouzel config show --all` prints\n\
+                    # every key, docs/configuration.md explains them.\n\n";
+        format!("{rest}{}", self.print(false))
+    }
+
+    /// Every key as TOML with comments. Loads again.
+    #[must_use]
+    pub fn show_all(&self) -> String {
+        self.print(true)
+    }
+
+    /// Every key as JSON, without comments.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut table = as_table(self);
+        keep_keys(&mut table, &Self::schema());
+        serde_json::to_value(table).expect("every section is JSON")
+    }
+
+    fn print(&self, all: bool) -> String {
+        let default = Self::default();
+        // The keys of a model have the defaults of the model they start from.
+        let model = model::preset(&self.model.from).unwrap_or_else(|_| default.model.clone());
+        let mut printer = Printer {
+            all,
+            out: String::new(),
+        };
+        let defaults = as_table(&Self { model, ..default });
+        printer.table("", &as_table(self), &defaults, &Self::schema());
+        printer.out.trim_start().to_owned()
+    }
 }
 
 /// Through text, because a `Value` would widen an `f32` and print its noise.
@@ -32,61 +102,96 @@ fn as_table(config: &Config) -> Table {
     text.parse().expect("toml reads what it wrote")
 }
 
-fn table(out: &mut String, path: &str, values: &Table, defaults: &Table, schema: &Schema) {
-    for (key, value) in values.iter().filter(|(_, value)| !value.is_table()) {
-        let property = &schema["properties"][key];
-        comment(out, property);
-        if let Some(default) = defaults.get(key).filter(|default| *default != value) {
-            line(out, &format!("# Default: {default}"));
-        } else if defaults.get(key).is_none() && !property.is_null() {
-            line(out, "# Default: unset");
-        }
-        line(out, &format!("{} = {value}\n", toml_key(key)));
-    }
-    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
-        if !values.contains_key(key) {
-            comment(out, property);
-            line(out, &format!("# {} = (unset)\n", toml_key(key)));
-        }
-    }
-    for (key, value) in values {
-        let Value::Table(values) = value else { continue };
-        let key_text = toml_key(key);
-        let path = if path.is_empty() {
-            key_text
-        } else {
-            format!("{path}.{key_text}")
-        };
-        let property = &schema["properties"][key];
-        comment(out, property);
-        line(out, &format!("[{path}]"));
-        let none = Table::new();
-        let defaults = defaults.get(key).and_then(Value::as_table).unwrap_or(&none);
-        table(out, &path, values, defaults, property);
-        if values.is_empty() {
-            out.push('\n');
+/// Removes what is derived: values without a key.
+fn keep_keys(table: &mut Table, schema: &Schema) {
+    let Some(properties) = schema["properties"].as_object() else {
+        return;
+    };
+    table.retain(|key, _| properties.contains_key(key));
+    for (key, value) in table.iter_mut() {
+        if let Value::Table(table) = value {
+            keep_keys(table, &properties[key.as_str()]);
         }
     }
 }
 
-/// The meaning of a key, and of the keys of each entry where it is a list of tables.
-fn comment(out: &mut String, property: &Schema) {
-    let mut paragraphs: Vec<String> = property["description"]
-        .as_str()
-        .map(str::to_owned)
-        .into_iter()
-        .collect();
-    for (key, property) in property["items"]["properties"].as_object().into_iter().flatten() {
-        paragraphs.push(format!(
-            "`{key}`: {}",
-            property["description"].as_str().unwrap_or_default()
-        ));
+struct Printer {
+    all: bool,
+    out: String,
+}
+
+impl Printer {
+    fn table(&mut self, path: &str, values: &Table, defaults: &Table, schema: &Schema) {
+        let is_open = !schema["properties"].is_object();
+        let is_known = |key: &str| is_open || !schema["properties"][key].is_null();
+        for (key, value) in values {
+            let is_leaf = !value.is_table() && is_known(key);
+            let is_default = defaults.get(key) == Some(value);
+            if is_leaf
+                && (self.all || is_open || !is_default || FIRST_MONTH.contains(&join(path, key).as_str()))
+            {
+                self.comment(&schema["properties"][key], defaults.get(key));
+                self.line(&format!("{} = {value}\n", toml_key(key)));
+            }
+        }
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            if self.all && !values.contains_key(key) {
+                self.comment(property, None);
+                self.line(&format!("# {} = (unset)\n", toml_key(key)));
+            }
+        }
+        for (key, value) in values {
+            let Value::Table(values) = value else { continue };
+            if !is_known(key) {
+                continue;
+            }
+            let none = Table::new();
+            let defaults = defaults.get(key).and_then(Value::as_table).unwrap_or(&none);
+            let before = self.out.len();
+            let path = join(path, &toml_key(key));
+            self.table(&path, values, defaults, &schema["properties"][key]);
+            let body = self.out.split_off(before);
+            if body.is_empty() && !self.all {
+                continue;
+            }
+            self.section(&schema["properties"][key]);
+            self.line(&format!("[{path}]"));
+            self.out.push_str(if body.is_empty() { "\n" } else { &body });
+        }
     }
-    for paragraph in paragraphs {
+
+    fn section(&mut self, property: &Schema) {
+        let text = KeyText::of(property);
+        self.wrap(&text.meaning);
+    }
+
+    /// The text of a key, and of the keys of each entry where it is a list of tables.
+    fn comment(&mut self, property: &Schema, default: Option<&Value>) {
+        if property.is_null() {
+            return;
+        }
+        let text = KeyText::of(property);
+        self.wrap(&text.meaning);
+        for (value, meaning) in &text.values {
+            self.wrap(&format!("`{value}`: {meaning}"));
+        }
+        let default = default.map_or_else(|| "unset".to_owned(), Value::to_string);
+        let mut facts = vec![format!("Default: {default}.")];
+        facts.extend(text.unit.map(|unit| format!("Unit: {unit}.")));
+        facts.extend(text.range.map(|range| format!("Allowed: {range}.")));
+        facts.push(text.advice);
+        self.wrap(&facts.join(" "));
+        for (key, property) in property["items"]["properties"].as_object().into_iter().flatten() {
+            let text = KeyText::of(property);
+            self.wrap(&format!("`{key}`: {}", text.meaning));
+        }
+    }
+
+    fn wrap(&mut self, paragraph: &str) {
         let mut text = String::new();
         for word in paragraph.split_whitespace() {
             if !text.is_empty() && text.chars().count() + 1 + word.chars().count() > WIDTH - 2 {
-                line(out, &format!("# {text}"));
+                self.line(&format!("# {text}"));
                 text.clear();
             }
             if !text.is_empty() {
@@ -94,84 +199,22 @@ fn comment(out: &mut String, property: &Schema) {
             }
             text.push_str(word);
         }
-        line(out, &format!("# {text}"));
+        if !text.is_empty() {
+            self.line(&format!("# {text}"));
+        }
     }
-}
 
-fn line(out: &mut String, text: &str) {
-    writeln!(out, "{text}").expect("a string takes every line");
+    fn line(&mut self, text: &str) {
+        writeln!(self.out, "{text}").expect("a string takes every line");
+    }
 }
 
 /// `key` as TOML writes it: bare where it may be, quoted otherwise.
 fn toml_key(key: &str) -> String {
-    let bare = !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    if bare {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !key.is_empty() && key.chars().all(is_bare) {
         key.to_owned()
     } else {
         Value::String(key.to_owned()).to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CHANGED: &str = r#"
-        [kafka]
-        bootstrap = "localhost:9092"
-        [kafka.properties]
-        "fetch.wait.max.ms" = 50
-        sasl.password = "${env:SECRET}"
-        [ids]
-        salt = 12345
-        [join]
-        tasks = [{ name = "click", window = "30m" }, { name = "order", window = "2d" }]
-        dedup = "3d"
-        [features]
-        fast_rate = 0.25
-        [model]
-        dim = 8
-        hidden = [32, 16]
-        [optimizer]
-        wide_alpha = 0.05
-        [serving]
-        max_body = "1MiB"
-        [admin]
-        socket = "/run/ouzel/admin.sock"
-        [log]
-        format = "json"
-    "#;
-
-    #[test]
-    fn what_is_shown_reads_back_to_the_same_configuration() {
-        for text in ["", CHANGED] {
-            let config = Config::parse(text, "x").unwrap();
-            let shown = config.show();
-            let again = Config::parse(&shown, "shown").unwrap_or_else(|error| panic!("{error}\n{shown}"));
-            assert_eq!(again, config, "{shown}");
-            assert_eq!(again.show(), shown);
-        }
-    }
-
-    #[test]
-    fn every_key_is_shown_with_its_meaning_and_its_default_when_changed() {
-        let shown = Config::parse(CHANGED, "x").unwrap().show();
-        for expected in [
-            "# Default: \"127.0.0.1:9092\"\nbootstrap = \"localhost:9092\"\n",
-            "# Scorer threads, count; each has its own copy of the dense weights.\nworkers = 1\n",
-            "fast_rate = 0.25\n",
-            "slow_rate = 0.01\n",
-            "hold = \"50ms\"\n",
-            "\"fetch.wait.max.ms\" = \"50\"\n",
-            "# `window`: How long after its impression an action counts, event time.\n",
-            "# Default: unset\nsocket = \"/run/ouzel/admin.sock\"\n",
-            "wide_alpha = 0.05\n",
-        ] {
-            assert!(shown.contains(expected), "{expected:?} is not in\n{shown}");
-        }
-        assert!(Config::default().show().contains("# socket = (unset)\n"));
     }
 }

@@ -21,7 +21,7 @@ pub fn score(
 ) -> anyhow::Result<ScoreLog> {
     let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())?;
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let clicks = clicks(&decoder, data);
     let window_ms = config.join.tasks.first().map_or(0, |task| task.window.ms());
 

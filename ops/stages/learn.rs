@@ -138,7 +138,7 @@ impl Learn {
             .with_context(|| format!("cannot learn from batch {}", batch.seq))?;
         histogram!(names::STEP_SECONDS).record(started.elapsed());
         if self.trainer.is_frozen() != was_frozen {
-            let after = self.trainer.config().freeze_samples;
+            let after = self.trainer.config().optimizer.freeze_after_samples;
             self.note(format!("base frozen after {after} samples, as configured"));
         }
         if !report.is_learned {

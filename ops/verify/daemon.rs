@@ -43,7 +43,7 @@ impl Home {
             config,
         };
         let path = home.config_path();
-        std::fs::write(&path, home.config.show())
+        std::fs::write(&path, home.config.show_all())
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(home)
     }

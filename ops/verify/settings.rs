@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::config::{Config, Period, Task};
+use crate::config::{Config, Period, TaskConfig};
 
 use super::world::{CLICK_MS, LATENESS_MS, ORDER_MS, SKEW_MS};
 
@@ -21,18 +21,17 @@ pub const KEEP_ALL: usize = 100_000;
 #[must_use]
 pub fn settings() -> Config {
     let mut config = Config::default();
-    let task = |name: &str, window_ms| Task {
-        name: name.to_owned(),
-        window: period(window_ms),
-    };
-    config.join.tasks = vec![task("click", CLICK_MS), task("order", ORDER_MS)];
-    config.join.lateness = period(LATENESS_MS);
-    config.join.skew = period(SKEW_MS);
-    config.order.hold = Period::from_ms(10);
+    config.join.tasks = vec![
+        TaskConfig::new("click", CLICK_MS),
+        TaskConfig::new("order", ORDER_MS),
+    ];
+    config.join.allowed_lateness = Period::from_ms(LATENESS_MS);
+    config.join.max_clock_skew = Period::from_ms(SKEW_MS);
+    config.order.max_reorder_delay = Period::from_ms(10);
     config.features.history_len = 20;
-    config.features.history_kept = 40;
+    config.features.history_capacity = 40;
     config.learner.batch_min_samples = 32;
-    config.learner.flush_idle = Period::from_ms(0);
+    config.learner.flush_after_idle = Period::from_ms(0);
     config.model.dim = 4;
     config.model.history_len = 20;
     config.model.sequence.history_len = 20;
@@ -44,10 +43,6 @@ pub fn settings() -> Config {
     config.log.level = "info,ouzel::admin=error".to_owned();
     config.serving.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config
-}
-
-fn period(ms: i64) -> Period {
-    Period::from_ms(u32::try_from(ms).expect("a window is a positive number of minutes at most"))
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //!
 //! A request enters through [`http`], is checked into a [`CheckedRequest`], waits in the bounded [`Queue`], is computed
 //! by one worker's [`Ranker`] against exactly one version of the [`Published`] model, and leaves as a
-//! [`RankResponse`] that names that version. The crate owns that path and its limits. It must not know how a
+//! [`RankResponse`] that names that version. The crate owns that path and its config. It must not know how a
 //! model is learned, where events come from, or what a snapshot directory looks like; it spawns no thread of
 //! its own ([`work`] is a plain loop for `ops::supervisor`), and async code stays inside [`http`].
 
 pub mod client;
+mod config;
 pub mod http;
-mod limits;
+
 pub mod metrics;
 mod pool;
 mod published;
@@ -16,7 +17,7 @@ mod ranker;
 mod request;
 mod scorer;
 
-pub use limits::Limits;
+pub use config::ServingConfig;
 pub use pool::{Job, PushError, Queue, work};
 pub use published::{Loaded, Published};
 pub use ranker::{CheckedRequest, RankError, Ranked, Ranker, ServedModel};

@@ -11,7 +11,7 @@ use thiserror::Error;
 pub struct CheckedRequest {
     /// Who asks; 1 to 128 bytes.
     pub user_id: String,
-    /// The candidates: 1 to `Limits::max_items` distinct ids of 1 to 128 bytes.
+    /// The candidates: 1 to `ServingConfig::max_candidates` distinct ids of 1 to 128 bytes.
     pub items: Vec<String>,
     /// Categorical values of the request as `(name, value)`, sorted and distinct; a name may have several.
     pub context: Vec<(String, String)>,

@@ -21,6 +21,7 @@
 //! - An id is never used twice, not even after a rollback and a garbage collection.
 //! - No file is read beyond the size in its manifest, and no bytes are returned whose hash differs.
 
+mod config;
 mod draft;
 mod error;
 mod format;
@@ -34,6 +35,7 @@ mod vectors;
 #[cfg(test)]
 mod tests;
 
+pub use config::SnapshotConfig;
 pub use draft::Draft;
 pub use error::Error;
 pub use format::{

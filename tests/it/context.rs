@@ -78,7 +78,7 @@ fn what_is_learned_of_a_context_is_served_for_it() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(
         &broker,
-        "learner.batch_min_samples = 64\nlearner.flush_idle = \"50ms\"",
+        "learner.batch_min_samples = 64\nlearner.flush_after_idle = \"50ms\"",
     );
     let daemon = home.start();
     feed(&broker);

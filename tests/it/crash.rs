@@ -13,8 +13,8 @@ use super::{run, until};
 
 /// Small batches and many snapshots. A batch is never closed by the clock, so that two runs have the same ones;
 /// and order is kept for longer than a busy machine takes to read three topics.
-pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
-                        snapshot.every_batches = 5\nsnapshot.keep = 4\norder.hold = \"500ms\"";
+pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
+                        snapshot.every_batches = 5\nsnapshot.keep = 4\norder.max_reorder_delay = \"500ms\"";
 
 /// From the start of the process to the first answer, at most.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);

@@ -18,8 +18,8 @@ use super::daemon::{Daemon, Home};
 use super::until;
 use super::world::World;
 
-const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
-                        snapshot.every_batches = 5\nsnapshot.keep = 100\norder.hold = \"500ms\"";
+const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
+                        snapshot.every_batches = 5\nsnapshot.keep = 100\norder.max_reorder_delay = \"500ms\"";
 const FAILED: &str = "ouzel_snapshot_failed_total";
 const COLD: &str = "ouzel_ingest_store_cold_requests";
 const STALLED: &str = "ouzel_ops_plan_stalled";
@@ -249,9 +249,10 @@ fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
 fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
     let broker = Broker::embedded(1);
     // Little is learned before windows close, so that it is the store that finds the disk full, not a snapshot.
-    let settings = format!("{SETTINGS}\njoin.policy = \"eager\"");
-    let on_disk =
-        format!("{settings}\njoin.store = \"sled\"\njoin.sled = {{ hot_requests = 2, cache = \"256B\" }}");
+    let settings = format!("{SETTINGS}\njoin.label_policy = \"eager\"");
+    let on_disk = format!(
+        "{settings}\njoin.store = \"sled\"\njoin.sled = {{ requests_in_memory = 2, page_cache = \"256B\" }}"
+    );
     let mut home = Home::new(&broker, &on_disk);
     let world = World::make(600, &home.path().join("world"));
     let pieces: Vec<_> = world.events.chunks(world.events.len() / 3 + 1).collect();

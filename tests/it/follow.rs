@@ -32,7 +32,7 @@ fn id(stream: Stream) -> PartitionId {
 /// The world's records by stream.
 fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
     let config = Config::default();
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let of = |stream| {
         let events = world.events.iter().filter(move |event| event.stream == stream);
         let recorded = (0..).zip(events).map(|(offset, event)| {
@@ -91,14 +91,14 @@ fn run_on(
     let stage = match checkpoint {
         None => Stage::new(
             &StoreConfig::Memory,
-            &config.join_config(),
+            &config.join,
             [id(Stream::Impressions), id(Stream::Actions)],
             Arc::new(FeatureState::new(config.feature_config())),
             BATCH_MIN_SAMPLES,
         )?,
         Some(JoinCheckpoint { stage, .. }) => Stage::restore(
             &StoreConfig::Memory,
-            &config.join_config(),
+            &config.join,
             config.feature_config(),
             &stage.bytes,
         )?,

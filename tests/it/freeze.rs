@@ -11,9 +11,9 @@ use super::world::World;
 
 /// One HSTU layer with adapters. Snapshots are written when they are asked for, and at the first batch and the end; order
 /// is kept for longer than a busy machine takes to read three topics.
-const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
-                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.hold = \"500ms\"\n\
-                        model = { from = \"hstu\", lora.rank = 2, lora.on = [\"sequence.layer0.uvqk\"] }";
+const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
+                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"500ms\"\n\
+                        model = { from = \"hstu\", lora.rank = 2, lora.layers = [\"sequence.layer0.uvqk\"] }";
 
 /// A weight of the base, and one of an adapter.
 const BASE: &str = "sequence.token.weight";

@@ -41,9 +41,9 @@ const HARMS: [Harm; 5] = [
 
 /// Almost nothing stays in memory, and no page of the files does.
 const ON_DISK: &str = "join.store = \"sled\"\n\
-                       join.sled = { hot_requests = 2, cache = \"256B\", slack = \"4MiB\" }\n";
+                       join.sled = { requests_in_memory = 2, page_cache = \"256B\", compaction_threshold = \"4MiB\" }\n";
 /// A window so long that much of the world waits at once.
-const BATCHES: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\norder.hold = \"500ms\"\n\
+const BATCHES: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"500ms\"\n\
                        join.tasks = [{ name = \"click\", window = \"3h\" }]\n";
 
 fn n_mutations(few: usize) -> usize {
@@ -113,7 +113,7 @@ fn config(text: &str) -> Config {
 
 /// The world's records in its own order.
 fn records(world: &World, config: &Config) -> Vec<DecodedRecord> {
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let mut next = BTreeMap::<Stream, i64>::new();
     let recorded = world.events.iter().map(|event| {
         let offset = next.entry(event.stream).or_default();
@@ -135,7 +135,7 @@ fn records(world: &World, config: &Config) -> Vec<DecodedRecord> {
 }
 
 fn stage(config: &Config, store: &StoreConfig, cut: Option<&StageCheckpoint>) -> Result<Stage, StageError> {
-    let join = config.join_config();
+    let join = config.join.clone();
     match cut {
         Some(cut) => Stage::restore(store, &join, config.feature_config(), &cut.bytes),
         None => {

@@ -162,7 +162,7 @@ fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
     World::make(300, &home.path().join("world"));
     fs::write(
         home.config(),
-        "join.store = \"sled\"\njoin.sled = { hot_requests = 2, cache = \"1MiB\" }",
+        "join.store = \"sled\"\njoin.sled = { requests_in_memory = 2, page_cache = \"1MiB\" }",
     )
     .unwrap();
     let config = home.config();

@@ -190,7 +190,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     // Held for next to nothing: what arrives is joined at once, unless its turn has not come.
     let text = format!(
         "snapshot.dir = {state:?}\nserving.listen = \"127.0.0.1:0\"\nlearner.batch_min_samples = 32\n\
-         learner.flush_idle = \"0s\"\norder.hold = \"1ms\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
+         learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"1ms\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
     );
     let config = Config::parse(&text, "schedules.toml").unwrap();
     if schedule.is_on_one_core {

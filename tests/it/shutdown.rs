@@ -12,7 +12,10 @@ use super::world::World;
 fn a_stop_leaves_everything_read_in_the_last_snapshot() {
     let broker = Broker::embedded(1);
     // No batch is closed by the clock: some samples wait in an open one, and others for their windows.
-    let mut home = Home::new(&broker, "learner.flush_idle = \"0s\"\norder.hold = \"300ms\"");
+    let mut home = Home::new(
+        &broker,
+        "learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"300ms\"",
+    );
     let daemon = home.start();
     daemon.stop();
     assert_eq!(home.manifest().cut.sample_seq, 0, "nothing is a state, too");

@@ -10,8 +10,8 @@ use super::run_here;
 use super::world::World;
 
 /// Snapshots are written when they are asked for, and at the first batch and the end.
-const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_idle = \"0s\"\n\
-                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.hold = \"300ms\"";
+const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
+                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"300ms\"";
 
 fn request() -> RankRequest {
     RankRequest {

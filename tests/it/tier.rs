@@ -90,7 +90,7 @@ impl Drop for Member {
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
         "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
-         tier = {{ group = {group:?}, session_timeout = \"3s\", commit = \"100ms\" }}"
+         tier = {{ group = {group:?}, session_timeout = \"3s\", commit_interval = \"100ms\" }}"
     );
     Home::new(broker, &settings)
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-use ouzel_ingest::join::{JoinConfig, StoreConfig};
+use ouzel_ingest::join::{JoinConfig, LabelPolicy, StoreConfig};
 use ouzel_ingest::{Decoder, EventLimits, Stage};
 use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, Stream};
 
@@ -146,6 +146,13 @@ fn run(log: &[Record], decoder: &Decoder, stage: &mut Stage) -> usize {
     n_samples + stage.n_open()
 }
 
+fn join_config() -> JoinConfig {
+    JoinConfig {
+        label_policy: LabelPolicy::Eager,
+        ..JoinConfig::default()
+    }
+}
+
 fn decoder() -> Decoder {
     Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
 }
@@ -153,12 +160,6 @@ fn decoder() -> Decoder {
 fn stage() -> Stage {
     let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
-    Stage::new(
-        &StoreConfig::Memory,
-        &JoinConfig::default(),
-        partitions,
-        features,
-        128,
-    )
-    .expect("the default configuration is valid")
+    Stage::new(&StoreConfig::Memory, &join_config(), partitions, features, 128)
+        .expect("the default configuration is valid")
 }

@@ -21,7 +21,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ouzel_ingest::join::{JoinConfig, StoreConfig};
+use ouzel_ingest::join::{JoinConfig, LabelPolicy, StoreConfig};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::tier::{PartitionJoiner, StartPoint};
 use ouzel_ingest::{
@@ -120,6 +120,13 @@ fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
     }))
 }
 
+fn join_config() -> JoinConfig {
+    JoinConfig {
+        label_policy: LabelPolicy::Eager,
+        ..JoinConfig::default()
+    }
+}
+
 fn decoder() -> Decoder {
     Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
 }
@@ -154,7 +161,7 @@ fn partition_joiner(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
         offsets: [0, 0],
         reported: None,
     };
-    let mut joiner = PartitionJoiner::new(JoinConfig::default(), 0, &start)?;
+    let mut joiner = PartitionJoiner::new(join_config(), 0, &start)?;
     let (mut records, mut n_reported, mut n_ended) = (Vec::new(), 0, 0);
     let mut source = KafkaSource::open_range(&config, &ReplayRange::default())?;
     read(&mut source, |next| {
@@ -183,13 +190,7 @@ fn partition_joiner(config: KafkaConfig) -> Result<Value, Box<dyn Error>> {
 fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
     let partitions = [Stream::Impressions, Stream::Actions].map(world::partition);
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
-    let mut stage = Stage::new(
-        &StoreConfig::Memory,
-        &JoinConfig::default(),
-        partitions,
-        features,
-        128,
-    )?;
+    let mut stage = Stage::new(&StoreConfig::Memory, &join_config(), partitions, features, 128)?;
     let mut source = KafkaSource::open_range(config, &ReplayRange::default())?;
     let start: Positions = Stream::EVENTS
         .map(|stream| (world::partition(stream), 0))

@@ -16,6 +16,7 @@ mod metric_names;
 mod position;
 mod record;
 mod sample;
+pub mod settings;
 mod time;
 
 pub use batch::{Batch, Batcher};

@@ -5,38 +5,9 @@ use serde::Deserialize;
 
 use super::classify::classify;
 use super::counters::DecodeCounters;
+use super::limits::EventLimits;
 use super::wire::{self, SkippedFields};
 use crate::tier::Wire;
-
-/// Limits on a single record, checked before its parts are allocated.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventLimits {
-    /// Largest payload, bytes.
-    pub max_record_bytes: usize,
-    /// Most items in a slate, at most 65,535.
-    pub max_items: usize,
-    /// Most attribute values of an item or a request, and most names among its features or context.
-    pub max_attributes: usize,
-    /// Most texts of an item, its title included.
-    pub max_texts: usize,
-    /// Most values in all vectors of an item.
-    pub max_vector_values: usize,
-    /// How far event time may be ahead of the record's timestamp, ms.
-    pub max_future_skew_ms: i64,
-}
-
-impl Default for EventLimits {
-    fn default() -> Self {
-        Self {
-            max_record_bytes: 64 * 1024,
-            max_items: 1000,
-            max_attributes: 512,
-            max_texts: 64,
-            max_vector_values: 8192,
-            max_future_skew_ms: 5000,
-        }
-    }
-}
 
 /// Decodes the records of every stream.
 #[derive(Debug)]
@@ -89,7 +60,7 @@ impl Decoder {
         };
         let stream = record.position.partition.stream;
         // A join record may be larger than the records that it was made from.
-        let max = self.limits.max_record_bytes;
+        let max = self.limits.max_record.len();
         if payload.len() > max && stream != Stream::Samples {
             let detail = format!("the record has {} bytes, the limit is {max}", payload.len());
             return Err(Reject::new(RejectReason::TooLarge, detail));

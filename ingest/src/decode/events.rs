@@ -206,7 +206,7 @@ impl Decoder {
             let detail = format!("`ts_ms` {ts_ms} is after 2200; it must be milliseconds since 1970");
             return Err(Reject::new(RejectReason::Future, detail));
         }
-        let max = self.limits.max_future_skew_ms;
+        let max = self.limits.max_future_skew.ms();
         let ahead = record
             .timestamp_ms
             .map(|timestamp| ts_ms.saturating_sub(timestamp));

@@ -1,206 +1,218 @@
-//! The settings of the join: defaults, bounds and checks.
+//! The `[join]` section: windows, label policy, limits and store of the join.
 
-use std::fmt;
-
+use ouzel_sample::settings::{KeyError, Period, auto_period, out_of_range};
 use ouzel_sample::{EventTime, MAX_TASKS, TaskId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::join::clock::passed;
-use crate::join::error::JoinError;
+use crate::join::sled_store::SledLimits;
 
-/// One task: the action type that is its positive, and its attribution window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One task to predict: an action type and its attribution window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskConfig {
-    /// The action type on the wire, as `click`.
+    /// The `action` of the events that are the task's positives, such as `click`.
+    ///
+    /// Change it to predict another action.
     pub name: String,
-    /// Attribution window: an action counts up to this long after the impression, ms of event time.
-    pub window_ms: i64,
+    /// How long after its impression an action counts, in event time.
+    ///
+    /// Set it to the time within which nearly all of these actions happen.
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "3660d"))]
+    pub window: Period,
 }
 
 impl TaskConfig {
-    /// A task.
+    /// A task whose window is `window_ms` milliseconds of event time.
     pub fn new(name: impl Into<String>, window_ms: i64) -> Self {
         Self {
             name: name.into(),
-            window_ms,
+            window: Period::from_ms(window_ms),
         }
     }
 }
 
-/// Which samples an outcome makes, and when. The losses that belong to them live in the learner.
+/// Which samples an outcome produces, and when. The matching losses are the learner's.
 ///
-/// Whatever the policy, each (impression, item, task) has exactly one outcome, decided by the windows alone; a policy
-/// only chooses the samples that the learner gets. A sample never mixes kinds: where an item has both a
-/// certain positive of one task and a presumed negative of another, two samples are emitted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+/// Each (impression, item, task) has exactly one outcome, decided by the windows alone; the policy only decides which
+/// samples the learner gets. A sample never mixes kinds: an item with a certain positive of one task and a presumed
+/// negative of another produces two samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum LabelPolicy {
-    /// A positive (`Final`) when its action joins; a negative (`Final`) when the window closes. One sample per
-    /// item and task, each certain. Impressions shown before the first window of the log has closed are sampled as
-    /// under `wait`: there are no negatives yet, and a model of positives alone would predict nothing else.
-    #[default]
+    /// A positive when its action arrives, a negative when the window closes; each label is certain. Until a window has
+    /// closed for the first time it works as `wait`, because a model that sees only positives predicts nothing else.
     Eager,
-    /// Both (`Final`) when the window closes. Tasks with equal windows share the sample.
+    /// One sample when the window closes. Tasks with equal windows share it.
     Wait,
-    /// On the impression every task as negative (`EarlyNegative`); when an action joins, its positive again
-    /// (`LatePositive`); nothing when the window closes. For the fake-negative-weighted loss.
-    ///
-    /// An impression more than `ahead_ms` ahead of the watermark is sampled when the watermark has come that near:
-    /// while no actions come, which stops the watermark, items are not taken for negatives.
-    Fnw {
-        /// How far ahead of the watermark an impression may be to be sampled at once, ms.
-        ahead_ms: i64,
-    },
-    /// The same stream as `fnw`, for the fake-negative-calibrated transform at serving.
-    Fnc {
-        /// As `ahead_ms` of `fnw`.
-        ahead_ms: i64,
-    },
-    /// `wait_ms` after the impression (at the window's end if that is sooner) the label seen so far: `Final` if
-    /// positive, else `EarlyNegative`; a positive that joins later again (`LatePositive`); nothing when the
-    /// window closes.
-    ///
-    /// The auxiliary heads need no third copy: over the whole stream, P(`LatePositive`) = d / (1 + d) with d the
-    /// delayed-positive rate; over early negatives and late positives, P(`EarlyNegative`) = n / (n + d) with n
-    /// the observed-negative rate.
-    EsDfm {
-        /// From the impression to the first sample, ms of event time.
-        wait_ms: i64,
-    },
-    /// The first sample as `es_dfm`; then a second copy (`RealCopy`) of every sample with its true label: when
-    /// the action joins if the first copy had gone out (`action_record_ms` is set: a delayed positive), else
-    /// when the window closes (`action_record_ms` is not set).
-    Defer {
-        /// From the impression to the first sample, ms of event time.
-        wait_ms: i64,
-    },
-}
-
-impl fmt::Display for LabelPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LabelPolicy::Eager => f.write_str("eager"),
-            LabelPolicy::Wait => f.write_str("wait"),
-            LabelPolicy::Fnw { ahead_ms } => write!(f, "fnw with ahead = {ahead_ms} ms"),
-            LabelPolicy::Fnc { ahead_ms } => write!(f, "fnc with ahead = {ahead_ms} ms"),
-            LabelPolicy::EsDfm { wait_ms } => write!(f, "es_dfm with wait = {wait_ms} ms"),
-            LabelPolicy::Defer { wait_ms } => write!(f, "defer with wait = {wait_ms} ms"),
-        }
-    }
+    /// A negative when the item is shown, and a positive when its action arrives; trained with the
+    /// fake-negative-weighted loss. While actions lag more than `label_wait` behind, negatives wait for them.
+    #[default]
+    Fnw,
+    /// The samples of `fnw`, for the fake-negative-calibrated transform at serving.
+    Fnc,
+    /// The label seen `label_wait` after the impression, and a positive again when its action arrives later (ES-DFM).
+    EsDfm,
+    /// The label seen `label_wait` after the impression, and a second copy once the true label is certain (DEFER).
+    Defer,
 }
 
 impl LabelPolicy {
-    /// How far past the impression the watermark must be for a sample of the labels seen by then, ms; negative where
-    /// the watermark may still be behind. `None` where the policy makes no such sample.
-    #[must_use]
-    pub fn wait_ms(self) -> Option<i64> {
-        match self {
-            LabelPolicy::Eager | LabelPolicy::Wait => None,
-            LabelPolicy::Fnw { ahead_ms } | LabelPolicy::Fnc { ahead_ms } => Some(-ahead_ms),
-            LabelPolicy::EsDfm { wait_ms } | LabelPolicy::Defer { wait_ms } => Some(wait_ms),
-        }
-    }
-
-    /// True of the policies that sample an impression as negative on arrival.
+    /// True of the policies that make a negative when the item is shown.
     #[must_use]
     pub fn is_at_once(self) -> bool {
-        matches!(self, LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. })
+        matches!(self, LabelPolicy::Fnw | LabelPolicy::Fnc)
     }
 }
 
-/// Windows, bounds and caps of the join. All times are event time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which process joins impressions and actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinSource {
+    /// The daemon itself.
+    #[default]
+    Events,
+    /// Separate `ouzel join` processes.
+    Tier,
+}
+
+/// Where impressions wait for their windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// In memory.
+    #[default]
+    Memory,
+    /// On disk, except for ids, times and the requests touched last.
+    Sled,
+}
+
+/// How impressions and actions become samples.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JoinConfig {
-    /// The tasks; a [`TaskId`] is a place in this list, 0 the primary one.
+    /// Which process joins: `events`, the daemon itself, or `tier`, any number of `ouzel join` processes with the same
+    /// `[join]` and `[ids]`, whose samples the daemon reads.
+    ///
+    /// Change it when one process cannot read and join all events.
+    pub source: JoinSource,
+    /// The tasks to predict, 1 to 8, the primary one first, whose prediction is the score of an item.
+    ///
+    /// Change it to predict other or further actions. A snapshot made with other tasks cannot be resumed from.
     pub tasks: Vec<TaskConfig>,
-    /// How far behind the newest event of its partition an event may come and still be on time, ms.
-    pub lateness_ms: i64,
-    /// How far before its impression an action may be dated (two clocks differ), ms.
-    pub skew_ms: i64,
-    /// How long after its event time a request id is remembered, ms; at least the longest window + lateness +
-    /// skew. `None` is exactly that.
-    pub dedup_ms: Option<i64>,
-    /// Shown items waiting for their windows, count. Beyond it the oldest windows close early, in order.
-    pub max_pending: usize,
-    /// Actions waiting for their impression, count. Beyond it the oldest are given up, in order.
-    pub max_waiting: usize,
-    /// Closed requests remembered against duplicates, count. Beyond it the oldest are forgotten, and whatever
-    /// is as old as they were is late from then on, so nothing is ever joined twice.
-    pub max_remembered: usize,
-    /// Which samples are made, and when.
-    pub policy: LabelPolicy,
+    /// Which samples an outcome produces, and when.
+    ///
+    /// Change it to `eager` or `wait` when certain labels matter more than fresh ones.
+    pub label_policy: LabelPolicy,
+    /// From the impression to the first sample under `es_dfm` and `defer`, in event time. Under `fnw` and `fnc`, how far
+    /// actions may lag behind an impression before its negatives wait for them, so that an outage of the actions topic is
+    /// not learned as lack of interest.
+    ///
+    /// Raise it when actions usually reach the topic later than this.
+    #[schemars(extend("x-maximum" = "3660d"))]
+    pub label_wait: Period,
+    /// How far the watermark stays behind the newest event, in event time. A later event may miss its window.
+    ///
+    /// Raise it when late events are dropped; lower it to close windows sooner.
+    #[schemars(extend("x-maximum" = "3660d"))]
+    pub allowed_lateness: Period,
+    /// How far before its impression an action may be dated and still belong to it, in event time.
+    ///
+    /// Raise it when the clocks of the producers differ by more.
+    #[schemars(extend("x-maximum" = "3660d"))]
+    pub max_clock_skew: Period,
+    /// How long a request id is remembered to drop duplicates, in event time; `auto` is the longest window plus
+    /// `allowed_lateness` plus `max_clock_skew`, the shortest safe value.
+    ///
+    /// Raise it when producers send duplicates later than that.
+    #[serde(with = "auto_period")]
+    #[schemars(with = "String", extend("x-type" = "duration or auto"))]
+    pub dedup_window: Option<Period>,
+    /// Shown items that may wait for their windows. Above it the oldest windows close early, in order, and are counted.
+    ///
+    /// Unit: items. Lower it to save memory; raise it when windows close early.
+    #[schemars(range(min = 1))]
+    pub max_pending_items: usize,
+    /// Actions that may wait for their impression. Above it the oldest are given up, in order, and are counted.
+    ///
+    /// Unit: actions. Raise it when impressions arrive much later than actions.
+    #[schemars(range(min = 1))]
+    pub max_early_actions: usize,
+    /// Closed requests remembered to drop duplicates. Above it the oldest are forgotten, and every event as old as they
+    /// are is late from then on, so nothing is joined twice.
+    ///
+    /// Unit: requests. Lower it to save memory.
+    #[schemars(range(min = 1))]
+    pub max_closed_requests: usize,
+    /// Where impressions wait for their windows: `memory`, or `sled`, which writes those not touched lately to `join` in
+    /// the state directory. The disk store is a cache: emptied at every start and filled from the snapshot. Samples and
+    /// weights are the same; but a sample that was on disk is validated by its prediction at learning time, not at
+    /// impression time.
+    ///
+    /// Change it to `sled` when pending impressions do not fit in memory.
+    pub store: StoreKind,
+    /// Limits of the store `sled`.
+    pub sled: SledLimits,
 }
 
 impl Default for JoinConfig {
     fn default() -> Self {
         Self {
+            source: JoinSource::default(),
             tasks: vec![TaskConfig::new("click", 10 * 60_000)],
-            lateness_ms: 60_000,
-            skew_ms: 5_000,
-            dedup_ms: None,
-            max_pending: 5_000_000,
-            max_waiting: 1_000_000,
-            max_remembered: 10_000_000,
-            policy: LabelPolicy::default(),
+            label_policy: LabelPolicy::default(),
+            label_wait: Period::from_secs(60),
+            allowed_lateness: Period::from_secs(60),
+            max_clock_skew: Period::from_secs(5),
+            dedup_window: None,
+            max_pending_items: 5_000_000,
+            max_early_actions: 1_000_000,
+            max_closed_requests: 10_000_000,
+            store: StoreKind::default(),
+            sled: SledLimits::default(),
         }
     }
 }
 
 impl JoinConfig {
-    /// Refuses settings that cannot hold, naming the field.
-    pub fn validate(&self) -> Result<(), JoinError> {
-        let refuse = |field: &'static str, detail: String| Err(JoinError::Config { field, detail });
-        if self.tasks.is_empty() || self.tasks.len() > MAX_TASKS {
-            return refuse(
-                "tasks",
-                format!("{} tasks, 1 to {MAX_TASKS} are possible", self.tasks.len()),
+    /// Every value that cannot be used, by its key below `join`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        let mut refuse = |key: String, message: String| errors.push(KeyError::new(key, message));
+        if !(1..=MAX_TASKS).contains(&self.tasks.len()) {
+            let n = self.tasks.len();
+            refuse(
+                "tasks".to_owned(),
+                format!("must list 1 to {MAX_TASKS} tasks, not {n}"),
             );
         }
-        for (index, task) in self.tasks.iter().enumerate() {
-            if task.name.is_empty() || self.tasks[..index].iter().any(|other| other.name == task.name) {
-                return refuse("tasks.name", format!("{:?} is empty or named twice", task.name));
-            }
-            if !(0..=MAX_SPAN_MS).contains(&task.window_ms) {
-                return refuse("tasks.window_ms", out_of_span(task.window_ms));
-            }
-        }
-        let bounds = [("lateness_ms", self.lateness_ms), ("skew_ms", self.skew_ms)];
-        let of_policy = match self.policy {
-            LabelPolicy::Eager | LabelPolicy::Wait => None,
-            LabelPolicy::Fnw { ahead_ms } | LabelPolicy::Fnc { ahead_ms } => {
-                Some(("policy.ahead_ms", ahead_ms))
-            }
-            LabelPolicy::EsDfm { wait_ms } | LabelPolicy::Defer { wait_ms } => {
-                Some(("policy.wait_ms", wait_ms))
-            }
-        };
-        for (field, value) in bounds.into_iter().chain(of_policy) {
-            if !(0..=MAX_SPAN_MS).contains(&value) {
-                return refuse(field, out_of_span(value));
+        for (index, TaskConfig { name, .. }) in self.tasks.iter().enumerate() {
+            let key = format!("tasks[{index}].name");
+            if name.is_empty() {
+                refuse(key, "must name an action, not be empty".to_owned());
+            } else if self.tasks[..index].iter().any(|earlier| earlier.name == *name) {
+                refuse(
+                    key,
+                    format!("must differ from the other tasks: {name} is listed twice"),
+                );
             }
         }
         let least = self.least_dedup_ms();
-        if self
-            .dedup_ms
-            .is_some_and(|dedup| !(least..=4 * MAX_SPAN_MS).contains(&dedup))
+        if let Some(window) = self.dedup_window
+            && !(least..=4 * Period::TEN_YEARS.ms()).contains(&window.ms())
         {
-            return refuse(
-                "dedup_ms",
-                format!("must be at least {least}, the longest window + lateness + skew"),
+            refuse(
+                "dedup_window".to_owned(),
+                format!(
+                    "must be \"auto\" or at least {}, the longest window plus allowed_lateness plus max_clock_skew, \
+                     not {window}",
+                    Period::from_ms(least)
+                ),
             );
         }
-        for (field, cap) in [
-            ("max_pending", self.max_pending),
-            ("max_waiting", self.max_waiting),
-            ("max_remembered", self.max_remembered),
-        ] {
-            if cap == 0 {
-                return refuse(field, "must be at least 1".to_owned());
-            }
-        }
-        Ok(())
+        errors
     }
 
     /// The number of tasks.
@@ -214,6 +226,12 @@ impl JoinConfig {
         (0..TaskId::MAX).zip(&self.tasks)
     }
 
+    /// The action names of the tasks, in task order.
+    #[must_use]
+    pub fn task_names(&self) -> Vec<String> {
+        self.tasks.iter().map(|task| task.name.clone()).collect()
+    }
+
     /// The set of all tasks, one bit each.
     pub(crate) fn all_tasks(&self) -> u8 {
         self.tasks().fold(0, |mask, (task, _)| mask | 1 << task)
@@ -222,88 +240,94 @@ impl JoinConfig {
     /// How long a request id is remembered, ms.
     #[must_use]
     pub fn dedup_ms(&self) -> i64 {
-        self.dedup_ms.unwrap_or_else(|| self.least_dedup_ms())
+        self.dedup_window
+            .map_or_else(|| self.least_dedup_ms(), Period::ms)
     }
 
     /// The watermark at which an action dated `ts` is given up if its impression did not come.
     pub(crate) fn early_expiry(&self, ts: EventTime) -> EventTime {
-        passed(ts, self.lateness_ms + self.skew_ms)
+        passed(ts, self.allowed_lateness.ms() + self.max_clock_skew.ms())
     }
 
-    /// As [`LabelPolicy::wait_ms`] for `task`: at the latest when its window closes.
+    /// How far the watermark must be past an impression for the samples of what is seen by then, ms; negative where the
+    /// watermark may still be behind, none where the policy makes no such samples.
+    #[must_use]
+    pub fn policy_wait_ms(&self) -> Option<i64> {
+        match self.label_policy {
+            LabelPolicy::Eager | LabelPolicy::Wait => None,
+            LabelPolicy::Fnw | LabelPolicy::Fnc => Some(-self.label_wait.ms()),
+            LabelPolicy::EsDfm | LabelPolicy::Defer => Some(self.label_wait.ms()),
+        }
+    }
+
+    /// As [`JoinConfig::policy_wait_ms`] for `task`: at the latest when its window closes.
     pub(crate) fn wait_ms(&self, task: &TaskConfig) -> Option<i64> {
-        self.policy.wait_ms().map(|wait| wait.min(task.window_ms))
+        self.policy_wait_ms().map(|wait| wait.min(task.window.ms()))
     }
 
-    /// Event time after which no state of a request known at a checkpoint is left, ms: see
+    /// Span of event time before a checkpoint that must be joined again to rebuild its state, ms: see
     /// [`Joiner::warm_up`](crate::join::Joiner::warm_up). `ahead_ms` bounds how far an event may be ahead of the slowest
-    /// partition when it is read; what is further ahead can only be an action long after its impression, which then
+    /// partition when it is read; an event further ahead can only be an action long after its impression, which then
     /// counts as waiting for it. Not valid across an interval in which a cap was enforced.
     #[must_use]
     pub fn warm_up_ms(&self, ahead_ms: i64) -> i64 {
-        (self.longest_window_ms() + self.dedup_ms() + 2 * (self.lateness_ms + self.skew_ms))
-            .saturating_add(ahead_ms)
+        let twice = 2 * (self.allowed_lateness.ms() + self.max_clock_skew.ms());
+        (self.longest_window_ms() + self.dedup_ms() + twice).saturating_add(ahead_ms)
     }
 
-    /// The longest attribution window, ms.
-    pub(crate) fn longest_window_ms(&self) -> i64 {
-        self.tasks.iter().map(|task| task.window_ms).max().unwrap_or(0)
+    /// The longest window of a task, ms; 0 without tasks.
+    #[must_use]
+    pub fn longest_window_ms(&self) -> i64 {
+        self.tasks.iter().map(|task| task.window.ms()).max().unwrap_or(0)
     }
 
     fn least_dedup_ms(&self) -> i64 {
         self.longest_window_ms()
-            .saturating_add(self.lateness_ms)
-            .saturating_add(self.skew_ms)
+            .saturating_add(self.allowed_lateness.ms())
+            .saturating_add(self.max_clock_skew.ms())
     }
-}
-
-/// Ten years: beyond it a setting is a mistake of unit, and sums of a few stay far from overflow.
-const MAX_SPAN_MS: i64 = 10 * 366 * 86_400_000;
-
-fn out_of_span(value: i64) -> String {
-    format!("{value} ms, must be from 0 to {MAX_SPAN_MS}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(change: impl FnOnce(&mut JoinConfig)) -> &'static str {
+    fn refused(change: impl FnOnce(&mut JoinConfig)) -> String {
         let mut config = JoinConfig::default();
         change(&mut config);
-        match config.validate() {
-            Err(JoinError::Config { field, .. }) => field,
-            other => panic!("expected a refusal, got {other:?}"),
-        }
+        let errors = config.validate();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].to_string()
     }
 
     #[test]
     fn the_default_is_valid_and_remembers_just_long_enough() {
         let config = JoinConfig::default();
-        config.validate().unwrap();
+        assert_eq!(config.validate(), []);
         assert_eq!(config.dedup_ms(), 600_000 + 60_000 + 5_000);
         assert_eq!(config.all_tasks(), 1);
     }
 
     #[test]
-    fn each_setting_that_cannot_hold_is_refused_by_name() {
-        assert_eq!(refused(|c| c.tasks.clear()), "tasks");
-        assert_eq!(
-            refused(|c| c.tasks = vec![TaskConfig::new("click", 1); 2]),
-            "tasks.name"
+    fn each_value_that_cannot_be_used_is_refused_by_its_key() {
+        let too_long = Period::from_secs(3_661 * 86_400);
+        assert!(refused(|c| c.tasks.clear()).starts_with("tasks must list 1 to 8 tasks, not 0"));
+        let twice = refused(|c| c.tasks = vec![TaskConfig::new("click", 1); 2]);
+        assert!(twice.starts_with("tasks[1].name must differ"), "{twice}");
+        let window = refused(|c| c.tasks[0].window = Period::from_ms(0));
+        assert_eq!(window, "tasks[0].window must be from 1ms to 3660d, not 0s");
+        let lateness = refused(|c| {
+            c.allowed_lateness = too_long;
+        });
+        assert_eq!(lateness, "allowed_lateness must be at most 3660d, not 3661d");
+        let dedup = refused(|c| c.dedup_window = Some(Period::from_ms(664_999)));
+        assert!(
+            dedup.starts_with("dedup_window must be \"auto\" or at least 11m5s"),
+            "{dedup}"
         );
-        assert_eq!(refused(|c| c.tasks[0].window_ms = -1), "tasks.window_ms");
-        assert_eq!(refused(|c| c.lateness_ms = i64::MAX), "lateness_ms");
-        assert_eq!(refused(|c| c.skew_ms = -5), "skew_ms");
-        assert_eq!(refused(|c| c.dedup_ms = Some(664_999)), "dedup_ms");
-        assert_eq!(refused(|c| c.max_pending = 0), "max_pending");
-        assert_eq!(
-            refused(|c| c.policy = LabelPolicy::Defer { wait_ms: -1 }),
-            "policy.wait_ms"
-        );
-        assert_eq!(
-            refused(|c| c.policy = LabelPolicy::Fnw { ahead_ms: -1 }),
-            "policy.ahead_ms"
-        );
+        let pending = refused(|c| c.max_pending_items = 0);
+        assert_eq!(pending, "max_pending_items must be at least 1, not 0");
+        let wait = refused(|c| c.label_wait = too_long);
+        assert!(wait.starts_with("label_wait must be at most 3660d"), "{wait}");
     }
 }

@@ -1,6 +1,7 @@
 //! Errors of the join. A bad event is none: it has an outcome.
 
 use ouzel_sample::Id;
+use ouzel_sample::settings::KeyError;
 
 use crate::join::counters::IdentityViolation;
 use crate::join::store::StoreError;
@@ -8,14 +9,9 @@ use crate::join::store::StoreError;
 /// The join cannot go on, or cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// An invalid setting.
-    #[error("cannot join with {field}: {detail}")]
-    Config {
-        /// The setting, as written in the configuration.
-        field: &'static str,
-        /// What is wrong with it.
-        detail: String,
-    },
+    /// A configuration value that cannot be used.
+    #[error("cannot join with this configuration: join.{0}")]
+    Config(KeyError),
     /// The captured features do not fit the slate.
     #[error("cannot join request {request}: captured {captured} candidates for {shown} shown items")]
     Captured {

@@ -39,10 +39,12 @@ impl<S: JoinStore> Joiner<S> {
         partitions: impl IntoIterator<Item = PartitionId>,
         mut store: S,
     ) -> Result<Self, JoinError> {
-        config.validate()?;
+        if let Some(error) = config.validate().into_iter().next() {
+            return Err(JoinError::Config(error));
+        }
         store.clear()?;
         Ok(Self {
-            clock: Clock::new(config.lateness_ms, partitions),
+            clock: Clock::new(config.allowed_lateness.ms(), partitions),
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
             first_shown: None,
@@ -147,7 +149,7 @@ impl<S: JoinStore> Joiner<S> {
     /// the samples made meanwhile, and replaces the counters by those of the checkpoint it reaches.
     pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
-        joiner.clock = clock.with_lateness(joiner.config.lateness_ms);
+        joiner.clock = clock.with_lateness(joiner.config.allowed_lateness.ms());
         // Whether the log was starting at the checkpoint is not known: no positive is held back for it.
         joiner.first_shown = Some(EventTime::MIN);
         Ok(joiner)
@@ -221,18 +223,18 @@ impl<S: JoinStore> Joiner<S> {
     }
 
     fn enforce_caps(&mut self) -> Result<(), JoinError> {
-        while self.counters.pending_items > self.config.max_pending as u64
+        while self.counters.pending_items > self.config.max_pending_items as u64
             && let Some((_, id)) = self.store.first(Class::Open)?
         {
             self.change(id, |step, slot| step.close_early(slot))?;
         }
-        while self.counters.waiting > self.config.max_waiting as u64
+        while self.counters.waiting > self.config.max_early_actions as u64
             && let Some((at, id)) = self.store.first(Class::Early)?
         {
             let n_orphans = self.change(id, |step, slot| step.give_up(slot, at))?;
             self.counters.orphaned_early += n_orphans;
         }
-        while self.store.len(Class::Closed) > self.config.max_remembered
+        while self.store.len(Class::Closed) > self.config.max_closed_requests
             && let Some((at, id)) = self.store.first(Class::Closed)?
         {
             self.store.update(id, |slot| *slot = None)?;

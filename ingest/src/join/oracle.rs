@@ -51,7 +51,7 @@ impl<'a> Oracle<'a> {
     pub(super) fn report(config: &'a JoinConfig, partitions: &[PartitionId], all: &[WorldEvent]) -> Report {
         let mut oracle = Self {
             config,
-            watermarks: watermarks(config.lateness_ms, partitions, all),
+            watermarks: watermarks(config.allowed_lateness.ms(), partitions, all),
             shown: Vec::new(),
             waiting: Vec::new(),
             floor: i64::MIN,
@@ -89,14 +89,15 @@ impl<'a> Oracle<'a> {
                     .config
                     .tasks
                     .iter()
-                    .map(|task| is_forgotten || (known_actions.is_none() && ts + task.window_ms < now));
+                    .map(|task| is_forgotten || (known_actions.is_none() && ts + task.window.ms() < now));
                 let late: Vec<bool> = late.collect();
                 let first = self
                     .shown
                     .iter()
                     .find(|s| s.late.contains(&false))
                     .map_or(*ts, |s| s.ts);
-                let is_starting = |task: &u8| now <= first + self.config.tasks[usize::from(*task)].window_ms;
+                let is_starting =
+                    |task: &u8| now <= first + self.config.tasks[usize::from(*task)].window.ms();
                 let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
                 let shown = Shown {
                     held: (0..n_tasks).filter(is_starting).collect(),
@@ -171,7 +172,7 @@ impl<'a> Oracle<'a> {
 
     fn is_task_open(&self, s: &Shown, task: usize, now: i64) -> bool {
         let is_over = s.is_forced || s.known_actions.is_some() || s.late[task];
-        !is_over && now <= s.ts + self.config.tasks[task].window_ms
+        !is_over && now <= s.ts + self.config.tasks[task].window.ms()
     }
 
     fn is_open(&self, s: &Shown, now: i64) -> bool {
@@ -180,12 +181,12 @@ impl<'a> Oracle<'a> {
 
     /// When the sample with the labels seen so far is made, if time alone makes it.
     fn wait_end(&self, s: &Shown, task: usize) -> Option<i64> {
-        let wait = self.config.policy.wait_ms().filter(|_| !s.is_sampled_at_once)?;
-        Some(s.ts + wait.min(self.config.tasks[task].window_ms))
+        let wait = self.config.policy_wait_ms().filter(|_| !s.is_sampled_at_once)?;
+        Some(s.ts + wait.min(self.config.tasks[task].window.ms()))
     }
 
     fn gives_up_after(&self, w: &Waiting) -> i64 {
-        w.ts + self.config.lateness_ms + self.config.skew_ms
+        w.ts + self.config.allowed_lateness.ms() + self.config.max_clock_skew.ms()
     }
 
     /// An action meets its impression.
@@ -214,27 +215,25 @@ impl<'a> Oracle<'a> {
             self.report.fates[1] += 1;
             return "matched";
         }
-        if is_open && since < -self.config.skew_ms {
+        if is_open && since < -self.config.max_clock_skew.ms() {
             return "before shown";
         }
-        if !self.is_task_open(s, task, now) || since > self.config.tasks[task].window_ms {
+        if !self.is_task_open(s, task, now) || since > self.config.tasks[task].window.ms() {
             self.report.fates[2] += 1;
             return "late action";
         }
-        if self.config.policy.is_at_once() && !s.is_sampled_at_once {
+        if self.config.label_policy.is_at_once() && !s.is_sampled_at_once {
             self.emit_negatives(index, group);
         }
         let s = &self.shown[index];
         let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
         let emitted = |kind| self.emitted(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
-        match (self.config.policy, was_sampled) {
+        match (self.config.label_policy, was_sampled) {
             (LabelPolicy::Eager, _) if s.held.contains(&a.task) => {}
             (LabelPolicy::Eager, _) => group.push(emitted(SampleKind::Final)),
-            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. }, _) => {
-                group.push(emitted(SampleKind::LatePositive))
-            }
-            (LabelPolicy::EsDfm { .. }, true) => group.push(emitted(SampleKind::LatePositive)),
-            (LabelPolicy::Defer { .. }, true) => {
+            (LabelPolicy::Fnw | LabelPolicy::Fnc, _) => group.push(emitted(SampleKind::LatePositive)),
+            (LabelPolicy::EsDfm, true) => group.push(emitted(SampleKind::LatePositive)),
+            (LabelPolicy::Defer, true) => {
                 group.push(emitted(SampleKind::RealCopy));
                 self.shown[index].copied.push((a.item, a.task));
             }
@@ -257,7 +256,7 @@ impl<'a> Oracle<'a> {
                 }
                 group.push(self.emitted(&self.shown[index], item, SampleKind::Final, labels, None));
             }
-        } else if self.config.policy.is_at_once()
+        } else if self.config.label_policy.is_at_once()
             && (self.wait_end(&self.shown[index], 0)).is_some_and(|end| end < self.watermarks[k])
         {
             self.emit_negatives(index, group);
@@ -284,7 +283,7 @@ impl<'a> Oracle<'a> {
                 if s.is_forced || s.known_actions.is_some() || s.late[task] {
                     continue;
                 }
-                let window_end = s.ts + self.config.tasks[task].window_ms;
+                let window_end = s.ts + self.config.tasks[task].window.ms();
                 for end in self.wait_end(s, task).into_iter().chain([window_end]) {
                     if end < now && (end >= before || s.offset == k) {
                         moments.push((end, s.request, index));
@@ -303,15 +302,15 @@ impl<'a> Oracle<'a> {
                     .collect()
             };
             let waits = of(&|task| self.wait_end(s, task));
-            let closes = of(&|task| Some(s.ts + self.config.tasks[task].window_ms));
+            let closes = of(&|task| Some(s.ts + self.config.tasks[task].window.ms()));
             let group = self.closing_samples(s, &waits, &closes, false);
-            self.shown[index].is_sampled_at_once |= self.config.policy.is_at_once();
+            self.shown[index].is_sampled_at_once |= self.config.label_policy.is_at_once();
             self.emit(group);
         }
         let (given_up, waiting) = self
             .waiting
             .drain(..)
-            .partition(|w| w.ts + self.config.lateness_ms + self.config.skew_ms < now);
+            .partition(|w| w.ts + self.config.allowed_lateness.ms() + self.config.max_clock_skew.ms() < now);
         self.waiting = waiting;
         let given_up: Vec<Waiting> = given_up;
         self.report.fates[0] += given_up.len() as u64;
@@ -337,7 +336,7 @@ impl<'a> Oracle<'a> {
         };
         let mut labelled: Vec<(u64, SampleKind, LabelList)> = Vec::new();
         for item in &s.items {
-            if self.config.policy.is_at_once() {
+            if self.config.label_policy.is_at_once() {
                 let negatives = waits.iter().map(|task| (*task, false)).collect();
                 labelled.push((*item, SampleKind::EarlyNegative, negatives));
                 continue;
@@ -345,7 +344,7 @@ impl<'a> Oracle<'a> {
             labelled.extend(split(*item, waits).map(|(kind, labels)| (*item, kind, labels)));
         }
         for item in &s.items {
-            match self.config.policy {
+            match self.config.label_policy {
                 LabelPolicy::Eager => {
                     let unsampled: Vec<u8> = closes
                         .iter()
@@ -364,11 +363,11 @@ impl<'a> Oracle<'a> {
                 LabelPolicy::Wait => {
                     labelled.push((*item, SampleKind::Final, label(*item, closes, &|_| true)))
                 }
-                LabelPolicy::Defer { .. } => {
+                LabelPolicy::Defer => {
                     let rest = label(*item, closes, &|t| !s.copied.contains(&(*item, t)));
                     labelled.push((*item, SampleKind::RealCopy, rest));
                 }
-                LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. } => {}
+                LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm => {}
             }
         }
         for (item, kind, labels) in labelled {
@@ -382,14 +381,14 @@ impl<'a> Oracle<'a> {
     fn enforce_caps(&mut self, now: i64) {
         loop {
             let open: Vec<&Shown> = self.shown.iter().filter(|s| self.is_open(s, now)).collect();
-            if open.iter().map(|s| s.items.len()).sum::<usize>() <= self.config.max_pending {
+            if open.iter().map(|s| s.items.len()).sum::<usize>() <= self.config.max_pending_items {
                 break;
             }
             let next = |s: &Shown| {
                 (0..self.config.n_tasks())
                     .filter(|task| self.is_task_open(s, *task, now))
                     .flat_map(|task| {
-                        let window_end = s.ts + self.config.tasks[task].window_ms;
+                        let window_end = s.ts + self.config.tasks[task].window.ms();
                         self.wait_end(s, task).into_iter().chain([window_end])
                     })
                     .filter(|end| *end >= now)
@@ -415,13 +414,13 @@ impl<'a> Oracle<'a> {
                 .unwrap()
                 .is_forced = true;
         }
-        while self.waiting.len() > self.config.max_waiting {
+        while self.waiting.len() > self.config.max_early_actions {
             let first = self
                 .waiting
                 .iter()
                 .map(|w| (self.gives_up_after(w), w.request))
                 .min();
-            let (lateness_ms, skew_ms) = (self.config.lateness_ms, self.config.skew_ms);
+            let (lateness_ms, skew_ms) = (self.config.allowed_lateness.ms(), self.config.max_clock_skew.ms());
             let before = self.waiting.len();
             self.waiting
                 .retain(|w| Some((w.ts + lateness_ms + skew_ms, w.request)) != first);
@@ -430,7 +429,7 @@ impl<'a> Oracle<'a> {
         }
         loop {
             let is_remembered = |s: &&Shown| self.is_known(s, now) && !self.is_open(s, now);
-            if self.shown.iter().filter(is_remembered).count() <= self.config.max_remembered {
+            if self.shown.iter().filter(is_remembered).count() <= self.config.max_closed_requests {
                 break;
             }
             let oldest = self

@@ -48,10 +48,10 @@ pub(crate) fn acted(
     let kind = match policy {
         LabelPolicy::Eager if open.held & bit != 0 => return,
         LabelPolicy::Eager => SampleKind::Final,
-        LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } => SampleKind::LatePositive,
-        LabelPolicy::EsDfm { .. } if was_sampled => SampleKind::LatePositive,
-        LabelPolicy::Defer { .. } if was_sampled => SampleKind::RealCopy,
-        LabelPolicy::Wait | LabelPolicy::EsDfm { .. } | LabelPolicy::Defer { .. } => return,
+        LabelPolicy::Fnw | LabelPolicy::Fnc => SampleKind::LatePositive,
+        LabelPolicy::EsDfm if was_sampled => SampleKind::LatePositive,
+        LabelPolicy::Defer if was_sampled => SampleKind::RealCopy,
+        LabelPolicy::Wait | LabelPolicy::EsDfm | LabelPolicy::Defer => return,
     };
     if kind == SampleKind::RealCopy {
         open.items[index].copied |= bit;
@@ -100,12 +100,12 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
                 );
             }
             (LabelPolicy::Wait, Close::Overload) => split(group, open, item, tasks),
-            (LabelPolicy::Defer { .. }, _) => {
+            (LabelPolicy::Defer, _) => {
                 let rest = tasks & !item.copied;
                 let known = labels(rest, positive & rest);
                 push(group, open, item, SampleKind::RealCopy, known, None);
             }
-            (LabelPolicy::Fnw { .. } | LabelPolicy::Fnc { .. } | LabelPolicy::EsDfm { .. }, _) => {}
+            (LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm, _) => {}
         }
     }
 }

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::env;
 
+use ouzel_sample::settings::ByteSize;
 use ouzel_sample::{Labels, Sample};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -165,9 +166,9 @@ fn the_store_on_disk_gives_the_samples_of_the_store_in_memory() {
         let expected = joined(world, None, MemStore::default).map_err(fail)?;
         // Every other world rewrites its files with each spill.
         let limits = SledLimits {
-            hot_requests: world.events.len() % 3,
-            cache_bytes: 1 << 20,
-            slack_bytes: u64::from(world.events.len().is_multiple_of(2)) << 40,
+            requests_in_memory: world.events.len() % 3,
+            page_cache: ByteSize::from_bytes(1 << 20),
+            compaction_threshold: ByteSize::from_bytes(u64::from(world.events.len().is_multiple_of(2)) << 40),
         };
         let on_disk = joined(world, None, || {
             n_stores.set(n_stores.get() + 1);
@@ -219,10 +220,10 @@ fn the_order_of_on_time_events_changes_no_label() {
     );
     let outcome = run(cases() / 10, &strategy, |(config, drafts, noise)| {
         let config = JoinConfig {
-            max_pending: 1_000,
-            max_waiting: 1_000,
-            max_remembered: 1_000,
-            policy: LabelPolicy::Eager,
+            max_pending_items: 1_000,
+            max_early_actions: 1_000,
+            max_closed_requests: 1_000,
+            label_policy: LabelPolicy::Eager,
             ..config.clone()
         };
         let mut shown = BTreeMap::new();
@@ -247,7 +248,7 @@ fn the_order_of_on_time_events_changes_no_label() {
             .collect();
         // Delaying each event by at most the lateness keeps it on time.
         let arrive = |pick: fn(&(u32, u32)) -> u32| {
-            let delay = |at: usize| i64::from(pick(&noise[at])) * config.lateness_ms / 999;
+            let delay = |at: usize| i64::from(pick(&noise[at])) * config.allowed_lateness.ms() / 999;
             let mut order: Vec<usize> = (0..events.len()).collect();
             order.sort_by_key(|at| match &events[*at] {
                 WorldEvent::Shown { ts, .. } | WorldEvent::Acted { ts, .. } => (ts + delay(*at), *at),
@@ -285,9 +286,9 @@ fn the_order_of_on_time_events_changes_no_label() {
 /// Feeds a joiner from the start and one from a checkpoint, and compares them where the warm-up must be over.
 fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCaseResult {
     let config = JoinConfig {
-        max_pending: 1_000,
-        max_waiting: 1_000,
-        max_remembered: 1_000,
+        max_pending_items: 1_000,
+        max_early_actions: 1_000,
+        max_closed_requests: 1_000,
         ..world.config.clone()
     };
     let fail = |error: JoinError| TestCaseError::fail(error.to_string());
@@ -304,12 +305,12 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         })
         .cloned()
         .collect();
-    let times = watermarks(config.lateness_ms, &world.partitions, &events);
+    let times = watermarks(config.allowed_lateness.ms(), &world.partitions, &events);
     // The checkpoint is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
     let checkpoint = started.map_or(events.len(), |started| started.max(events.len() / 4));
     // Neither knows that the log starts, as no partition joiner of a tier does.
-    let began = Clock::new(config.lateness_ms, world.partitions.clone());
+    let began = Clock::new(config.allowed_lateness.ms(), world.partitions.clone());
     let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
     let (mut newest, mut newest_at_checkpoint, mut ahead) = (i64::MIN, i64::MIN, 0);
@@ -328,7 +329,7 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         let Some(warm) = &mut warm else { continue };
         apply(warm, offset, event, &mut Vec::new()).map_err(fail)?;
         // Measured before the event: an event after a long silence is looked up before it moves time.
-        ahead = ahead.max(newest - (times[offset] + config.lateness_ms));
+        ahead = ahead.max(newest - (times[offset] + config.allowed_lateness.ms()));
         if full.clock().watermark().0 >= newest_at_checkpoint + config.warm_up_ms(ahead) - less_ms {
             warm.counters = full.counters().clone();
             warm.audit().map_err(fail)?;

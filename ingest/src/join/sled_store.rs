@@ -28,7 +28,10 @@ use std::hash::BuildHasherDefault;
 use std::path::Path;
 
 use metrics::{counter, gauge};
+use ouzel_sample::settings::ByteSize;
 use ouzel_sample::{EventTime, Id, IdHasher};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing::error;
 
 use crate::join::slot::{Class, Open, Slot};
@@ -36,23 +39,31 @@ use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_FAILURES};
 use disk::{Disk, Stored};
 
-/// Bounds of a [`SledStore`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Limits of the join store on disk. Each impression on disk takes about 100 bytes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct SledLimits {
-    /// Open impressions kept in memory before all of them are written out, count.
-    pub hot_requests: usize,
-    /// sled's page cache, bytes; expect three times as much to be resident.
-    pub cache_bytes: u64,
-    /// Size of the files below which they are never rewritten, bytes.
-    pub slack_bytes: u64,
+    /// Impressions in memory, those touched last, before all of them are written to disk.
+    ///
+    /// Unit: impressions. Raise it to write less, at the cost of memory.
+    pub requests_in_memory: usize,
+    /// Size of sled's page cache; three times as much may be resident.
+    ///
+    /// Raise it when reads from disk are slow.
+    #[schemars(extend("x-minimum" = "256B"))]
+    pub page_cache: ByteSize,
+    /// Size below which the files are never compacted; above it they are once they exceed six times the live bytes.
+    ///
+    /// Lower it to save disk space.
+    pub compaction_threshold: ByteSize,
 }
 
 impl Default for SledLimits {
     fn default() -> Self {
         Self {
-            hot_requests: 50_000,
-            cache_bytes: 64 << 20,
-            slack_bytes: 256 << 20,
+            requests_in_memory: 50_000,
+            page_cache: ByteSize::from_bytes(64 << 20),
+            compaction_threshold: ByteSize::from_bytes(256 << 20),
         }
     }
 }
@@ -99,9 +110,13 @@ impl SledStore {
     /// An empty store in `dir`. Whatever was there is deleted: it is a cache.
     pub fn open(dir: &Path, limits: SledLimits) -> Result<Self, StoreError> {
         Ok(Self {
-            disk: Disk::open(dir, limits.cache_bytes, limits.slack_bytes)?,
-            hot_requests: limits.hot_requests,
-            spill_at: limits.hot_requests,
+            disk: Disk::open(
+                dir,
+                limits.page_cache.bytes(),
+                limits.compaction_threshold.bytes(),
+            )?,
+            hot_requests: limits.requests_in_memory,
+            spill_at: limits.requests_in_memory,
             small: MemStore::default(),
             open: IdTable::default(),
             due: BTreeSet::new(),

@@ -3,6 +3,9 @@
 //! Sorted by id, so equal states are equal bytes, whatever store they came from. Layout: magic, then in postcard a
 //! header, the number of slots, and each id with its slot.
 
+use std::fmt;
+
+use ouzel_sample::settings::Period;
 use ouzel_sample::{EventTime, Id};
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +23,55 @@ const MAGIC: &[u8; 10] = b"ouzeljoin3";
 #[derive(Serialize, Deserialize)]
 struct Header {
     tasks: Vec<TaskConfig>,
-    policy: LabelPolicy,
+    policy: StoredPolicy,
     clock: Clock,
     counters: Counters,
     floor: EventTime,
     first_shown: Option<EventTime>,
     n_slots: u64,
+}
+
+/// A label policy with its wait in ms, as the state stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum StoredPolicy {
+    Eager,
+    Wait,
+    Fnw(i64),
+    Fnc(i64),
+    EsDfm(i64),
+    Defer(i64),
+}
+
+impl From<&JoinConfig> for StoredPolicy {
+    fn from(config: &JoinConfig) -> Self {
+        let wait_ms = config.label_wait.ms();
+        match config.label_policy {
+            LabelPolicy::Eager => Self::Eager,
+            LabelPolicy::Wait => Self::Wait,
+            LabelPolicy::Fnw => Self::Fnw(wait_ms),
+            LabelPolicy::Fnc => Self::Fnc(wait_ms),
+            LabelPolicy::EsDfm => Self::EsDfm(wait_ms),
+            LabelPolicy::Defer => Self::Defer(wait_ms),
+        }
+    }
+}
+
+impl fmt::Display for StoredPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, wait_ms) = match self {
+            Self::Eager => return f.write_str("join.label_policy = \"eager\""),
+            Self::Wait => return f.write_str("join.label_policy = \"wait\""),
+            Self::Fnw(wait_ms) => ("fnw", *wait_ms),
+            Self::Fnc(wait_ms) => ("fnc", *wait_ms),
+            Self::EsDfm(wait_ms) => ("es_dfm", *wait_ms),
+            Self::Defer(wait_ms) => ("defer", *wait_ms),
+        };
+        let wait = Period::from_ms(wait_ms);
+        write!(
+            f,
+            "join.label_policy = \"{name}\" and join.label_wait = \"{wait}\""
+        )
+    }
 }
 
 impl<S: JoinStore> Joiner<S> {
@@ -37,7 +83,7 @@ impl<S: JoinStore> Joiner<S> {
         let n_slots: usize = Class::ALL.iter().map(|class| self.store.len(*class)).sum();
         let header = Header {
             tasks: self.config.tasks.clone(),
-            policy: self.config.policy,
+            policy: StoredPolicy::from(&self.config),
             clock: self.clock.clone(),
             counters: self.counters.clone(),
             floor: self.floor,
@@ -66,7 +112,7 @@ impl<S: JoinStore> Joiner<S> {
             return Err(changed);
         }
         let mut joiner = Self::new(config, [], store)?;
-        joiner.clock = header.clock.with_lateness(joiner.config.lateness_ms);
+        joiner.clock = header.clock.with_lateness(joiner.config.allowed_lateness.ms());
         joiner.counters = header.counters;
         joiner.floor = header.floor;
         joiner.first_shown = header.first_shown;
@@ -134,13 +180,13 @@ impl<S: JoinStore> Joiner<S> {
 
 /// The first setting that an exported state was made under and that the configuration has changed.
 fn changed(header: &Header, config: &JoinConfig) -> Option<JoinError> {
-    let window = |task: &TaskConfig| format!("join.tasks[{}].window = {} ms", task.name, task.window_ms);
+    let window = |task: &TaskConfig| format!("join.tasks[{}].window = \"{}\"", task.name, task.window);
     let windows = |tasks: &[TaskConfig]| tasks.iter().map(window).collect::<Vec<_>>().join(", ");
+    let policy = StoredPolicy::from(config);
     let (found, expected) = if header.tasks != config.tasks {
         (windows(&header.tasks), windows(&config.tasks))
-    } else if header.policy != config.policy {
-        let policy = |policy: LabelPolicy| format!("join.policy = {policy}");
-        (policy(header.policy), policy(config.policy))
+    } else if header.policy != policy {
+        (header.policy.to_string(), policy.to_string())
     } else {
         return None;
     };

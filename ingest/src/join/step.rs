@@ -96,8 +96,8 @@ impl Step<'_> {
 
     /// Makes the first samples of an accepted impression, and attributes the actions that waited for it.
     fn accept(&mut self, open: &mut Open, waiting: &[Waiting]) {
-        let wait = self.config.policy.wait_ms();
-        if self.config.policy.is_at_once()
+        let wait = self.config.policy_wait_ms();
+        if self.config.label_policy.is_at_once()
             && wait.is_some_and(|wait| passed(open.request.ts, wait) <= self.watermark)
         {
             policy::shown(open, self.config.all_tasks() & !open.closed, &mut self.group);
@@ -192,7 +192,7 @@ impl Step<'_> {
             if (open.closed | open.sampled) & bit == 0 && wait.is_some_and(|wait| passed(shown, wait) <= at) {
                 waits |= bit;
             }
-            if open.closed & bit == 0 && passed(shown, config.window_ms) <= at {
+            if open.closed & bit == 0 && passed(shown, config.window.ms()) <= at {
                 closes |= bit;
             }
         }
@@ -203,7 +203,7 @@ impl Step<'_> {
     pub(crate) fn close_early(&mut self, slot: &mut Option<Slot>) {
         let Some(Slot::Open(open)) = slot else { return };
         let closes = self.config.all_tasks() & !open.closed;
-        let waits = match self.config.policy.wait_ms() {
+        let waits = match self.config.policy_wait_ms() {
             Some(_) => closes & !open.sampled,
             None => 0,
         };
@@ -228,7 +228,7 @@ impl Step<'_> {
     fn close(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: Close) {
         let Some(Slot::Open(open)) = slot else { return };
         if waits != 0 {
-            policy::waited(self.config.policy, open, waits, &mut self.group);
+            policy::waited(self.config.label_policy, open, waits, &mut self.group);
         }
         if closes != 0 {
             for item in &open.items {
@@ -236,7 +236,7 @@ impl Step<'_> {
                     self.counters.decide(task, false);
                 }
             }
-            policy::closed(self.config.policy, open, closes, close, &mut self.group);
+            policy::closed(self.config.label_policy, open, closes, close, &mut self.group);
             open.closed |= closes;
         }
         if open.closed == self.config.all_tasks() {
@@ -268,18 +268,18 @@ impl Step<'_> {
             return Outcome::DuplicateAction;
         }
         let since_shown = action.ts.since_ms(open.request.ts);
-        let earliest = i64::from(self.has(PlantedBug::SkewEdge)) - self.config.skew_ms;
+        let earliest = i64::from(self.has(PlantedBug::SkewEdge)) - self.config.max_clock_skew.ms();
         if since_shown < earliest {
             self.counters.before_shown += 1;
             return Outcome::BeforeShown;
         }
-        let window = self.config.tasks[usize::from(action.task)].window_ms;
+        let window = self.config.tasks[usize::from(action.task)].window.ms();
         let latest = window - i64::from(self.has(PlantedBug::WindowEdge));
         if open.closed & bit != 0 || since_shown > latest {
             self.counters.late_actions += 1;
             return Outcome::LateAction;
         }
-        if self.config.policy.is_at_once() && !self.has(PlantedBug::PositiveFirst) {
+        if self.config.label_policy.is_at_once() && !self.has(PlantedBug::PositiveFirst) {
             // A late positive corrects an early negative, which must come first.
             let unsampled = self.config.all_tasks() & !(open.closed | open.sampled);
             if unsampled != 0 {
@@ -292,7 +292,7 @@ impl Step<'_> {
         self.counters.decide(action.task, true);
         let record_ms = Some(action.record_ms);
         policy::acted(
-            self.config.policy,
+            self.config.label_policy,
             open,
             index,
             action.task,
@@ -360,7 +360,7 @@ impl Step<'_> {
     fn tasks_over(&self, shown: EventTime) -> u8 {
         self.config
             .tasks()
-            .filter(|(_, config)| passed(shown, config.window_ms) <= self.watermark)
+            .filter(|(_, config)| passed(shown, config.window.ms()) <= self.watermark)
             .fold(0, |mask, (task, _)| mask | 1 << task)
     }
 
@@ -372,7 +372,7 @@ impl Step<'_> {
             .filter(|(task, _)| open.closed & (1 << task) == 0)
             .map(|(task, config)| match self.config.wait_ms(config) {
                 Some(wait) if open.sampled & (1 << task) == 0 => passed(shown, wait),
-                _ => passed(shown, config.window_ms),
+                _ => passed(shown, config.window.ms()),
             })
             .min()
             .unwrap_or(EventTime::MAX)

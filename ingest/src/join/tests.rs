@@ -1,5 +1,6 @@
 //! The rules of the join, one by one.
 
+use ouzel_sample::settings::Period;
 use ouzel_sample::{
     Action, EventTime, Id, Impression, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
 };
@@ -27,9 +28,10 @@ const ORDER: u8 = 1;
 fn config(policy: LabelPolicy) -> JoinConfig {
     JoinConfig {
         tasks: vec![TaskConfig::new("click", 100), TaskConfig::new("order", 1_000)],
-        lateness_ms: 10,
-        skew_ms: 5,
-        policy,
+        allowed_lateness: Period::from_ms(10),
+        max_clock_skew: Period::from_ms(5),
+        label_policy: policy,
+        label_wait: Period::from_ms(if policy.is_at_once() { 15 } else { 50 }),
         ..JoinConfig::default()
     }
 }
@@ -234,7 +236,7 @@ fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
 
 #[test]
 fn revealed_labels_make_final_samples_at_once() {
-    let mut bench = Bench::with(LabelPolicy::Defer { wait_ms: 50 });
+    let mut bench = Bench::with(LabelPolicy::Defer);
     let impression = Impression {
         known_actions: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
         ..Bench::impression_of(REQUEST, 0)
@@ -258,7 +260,7 @@ fn revealed_labels_make_final_samples_at_once() {
 #[test]
 fn too_much_pending_closes_the_oldest_first_and_says_so() {
     let mut bench = Bench::new(JoinConfig {
-        max_pending: 4,
+        max_pending_items: 4,
         ..config(LabelPolicy::Eager)
     });
     bench.show(REQUEST, 30);
@@ -285,8 +287,8 @@ fn too_much_pending_closes_the_oldest_first_and_says_so() {
 #[test]
 fn a_forgotten_request_is_late_and_never_joined_twice() {
     let mut bench = Bench::new(JoinConfig {
-        max_pending: 1,
-        max_remembered: 2,
+        max_pending_items: 1,
+        max_closed_requests: 2,
         ..config(LabelPolicy::Eager)
     });
     for request in 0..5 {

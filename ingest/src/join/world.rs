@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ouzel_sample::settings::Period;
 use ouzel_sample::{
     Action, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId,
     Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogit, Stream, VectorId,
@@ -79,33 +80,38 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     let policy = prop_oneof![
         3 => Just(LabelPolicy::Eager),
         1 => Just(LabelPolicy::Wait),
-        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnw { ahead_ms }),
-        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnc { ahead_ms }),
-        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
-        2 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
+        1 => Just(LabelPolicy::Fnw),
+        1 => Just(LabelPolicy::Fnc),
+        1 => Just(LabelPolicy::EsDfm),
+        2 => Just(LabelPolicy::Defer),
     ];
     let cap = |small: std::ops::Range<usize>| prop_oneof![3 => Just(1_000), 1 => small];
     let caps = (cap(1..8), cap(1..4), cap(1..4));
     let bounds = (0..15i64, 0..4i64, prop_oneof![Just(0), 0..40i64]);
-    (vec(0..40i64, 1..=3), bounds, caps, policy).prop_map(|(windows, bounds, caps, policy)| {
-        let longest = windows.iter().copied().max().unwrap_or(0);
-        let (lateness_ms, skew_ms, more) = bounds;
-        let (max_pending, max_waiting, max_remembered) = caps;
-        JoinConfig {
-            tasks: windows
-                .iter()
-                .enumerate()
-                .map(|(task, window)| TaskConfig::new(format!("task {task}"), *window))
-                .collect(),
-            lateness_ms,
-            skew_ms,
-            dedup_ms: Some(longest + lateness_ms + skew_ms + more),
-            max_pending,
-            max_waiting,
-            max_remembered,
-            policy,
-        }
-    })
+    let policy = (policy, 0..30i64);
+    (vec(1..40i64, 1..=3), bounds, caps, policy).prop_map(
+        |(windows, bounds, caps, (label_policy, wait_ms))| {
+            let longest = windows.iter().copied().max().unwrap_or(0);
+            let (lateness_ms, skew_ms, more) = bounds;
+            let (max_pending_items, max_early_actions, max_closed_requests) = caps;
+            JoinConfig {
+                tasks: windows
+                    .iter()
+                    .enumerate()
+                    .map(|(task, window)| TaskConfig::new(format!("task {task}"), *window))
+                    .collect(),
+                label_policy,
+                label_wait: Period::from_ms(wait_ms),
+                allowed_lateness: Period::from_ms(lateness_ms),
+                max_clock_skew: Period::from_ms(skew_ms),
+                dedup_window: Some(Period::from_ms(longest + lateness_ms + skew_ms + more)),
+                max_pending_items,
+                max_early_actions,
+                max_closed_requests,
+                ..JoinConfig::default()
+            }
+        },
+    )
 }
 
 /// The next event, relative to the time of the stream so far.

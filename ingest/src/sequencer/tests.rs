@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use ouzel_sample::settings::Period;
 use ouzel_sample::{
     Action, Content, ContentHash, Deletion, EventTime, FeatureConfig, FeatureState, Impression, Position,
     ShownItem, Stream,
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseResult, TestError, TestRunner};
 
 use super::*;
-use crate::join::{JoinConfig, StoreConfig, TaskConfig};
+use crate::join::{JoinConfig, LabelPolicy, StoreConfig, TaskConfig};
 use crate::stage::{StageBytes, StageCheckpoint};
 
 const PARTITIONS: [(Stream, i32); 5] = [
@@ -36,7 +37,8 @@ fn id(index: usize) -> PartitionId {
 fn config() -> JoinConfig {
     JoinConfig {
         tasks: vec![TaskConfig::new("click", 40)],
-        lateness_ms: 5,
+        label_policy: LabelPolicy::Eager,
+        allowed_lateness: Period::from_ms(5),
         ..JoinConfig::default()
     }
 }

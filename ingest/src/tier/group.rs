@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
+use ouzel_sample::settings::Period;
 use ouzel_sample::{EventTime, Stream};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -17,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use crate::join::JoinConfig;
 use crate::metrics::{TIER_BEGUN, TIER_LOST};
 use crate::source::kafka::{ClientLog, REQUEST_TIMEOUT, partitions_of, properties};
+use crate::tier::config::TierConfig;
 use crate::tier::start::{LogRange, Progress, StartPoint, StartProblem};
 use crate::{Error, KafkaConfig, Topics};
 
@@ -24,25 +26,11 @@ use crate::{Error, KafkaConfig, Topics};
 /// because the first answer is slow, may lose the name to itself.
 const FENCED_ONCE_IN: Duration = Duration::from_secs(60);
 
-/// The settings of a membership.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupConfig {
-    /// The group id.
-    pub group: String,
-    /// The process's name over restarts: back within the session timeout it gets its partitions again and no others
-    /// move. Empty: it leaves the group when it stops, and its partitions move at once.
-    pub instance: String,
-    /// How long a member may be silent before its partitions move, ms.
-    pub session_timeout_ms: i64,
-    /// How far an event may be dated after its record, ms.
-    pub max_future_skew_ms: i64,
-}
-
 /// The membership of this process.
 pub struct Group {
     consumer: BaseConsumer<ClientLog>,
     kafka: KafkaConfig,
-    config: GroupConfig,
+    config: TierConfig,
     topics: Topics,
     owned: BTreeSet<i32>,
     max_future_skew_ms: i64,
@@ -51,18 +39,19 @@ pub struct Group {
 }
 
 impl Group {
-    /// Asks to become a member. The topics must have the same number of partitions.
+    /// Asks to become a member. The topics must have the same number of partitions; `max_future_skew` is how far an event may
+    /// be dated after its record.
     ///
     /// # Errors
     /// When no broker answers, a topic is missing, the topics do not fit each other or a property is refused.
-    pub fn join(kafka: &KafkaConfig, config: &GroupConfig) -> Result<Self, Error> {
+    pub fn join(kafka: &KafkaConfig, config: &TierConfig, max_future_skew: Period) -> Result<Self, Error> {
         let group = Self {
             consumer: consumer(kafka, config)?,
             kafka: kafka.clone(),
             config: config.clone(),
             topics: kafka.topics.clone(),
             owned: BTreeSet::new(),
-            max_future_skew_ms: config.max_future_skew_ms,
+            max_future_skew_ms: max_future_skew.ms(),
             fenced: None,
         };
         let [impressions, actions] = [&group.topics.impressions, &group.topics.actions];
@@ -331,15 +320,15 @@ impl Group {
     }
 }
 
-fn consumer(kafka: &KafkaConfig, config: &GroupConfig) -> Result<BaseConsumer<ClientLog>, Error> {
+fn consumer(kafka: &KafkaConfig, config: &TierConfig) -> Result<BaseConsumer<ClientLog>, Error> {
     let mut settings = properties::consumer(&kafka.bootstrap, &kafka.properties)?;
     settings
         .set("group.id", &config.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        .set("session.timeout.ms", config.session_timeout.ms().to_string())
         .set(
             "heartbeat.interval.ms",
-            (config.session_timeout_ms / 4).clamp(1, 3000).to_string(),
+            (config.session_timeout.ms() / 4).clamp(1, 3000).to_string(),
         )
         // It reads nothing, so it needs no start and no read-ahead.
         .set("auto.offset.reset", "latest")

@@ -68,7 +68,7 @@ impl PartitionJoiner {
     /// The joiner of `partition`, to be given the records from `start` on.
     pub fn new(config: JoinConfig, partition: i32, start: &StartPoint) -> Result<Self, PartitionJoinerError> {
         // Every owner must report alike, wherever it starts: only the learner knows that a log begins.
-        let clock = Clock::new(config.lateness_ms, pair(partition));
+        let clock = Clock::new(config.allowed_lateness.ms(), pair(partition));
         let read: Positions = pair(partition).into_iter().zip(start.offsets).collect();
         Ok(Self {
             partition,
@@ -256,7 +256,7 @@ impl PartitionJoiner {
     /// every outcome due by it.
     fn end_warm_up(&mut self, reported: Progress) -> Result<(), PartitionJoinerError> {
         if reported.watermark != EventTime::MIN {
-            let newest = reported.watermark.plus_ms(self.config.lateness_ms);
+            let newest = reported.watermark.plus_ms(self.config.allowed_lateness.ms());
             for partition in pair(self.partition) {
                 self.joiner.advance(partition, newest)?;
             }
@@ -300,7 +300,7 @@ impl PartitionJoiner {
 fn shown(config: &JoinConfig, impression: Impression, watermark: EventTime) -> JoinEvent {
     let late = config
         .tasks()
-        .filter(|(_, task)| passed(impression.ts, task.window_ms) <= watermark)
+        .filter(|(_, task)| passed(impression.ts, task.window.ms()) <= watermark)
         .fold(0, |mask, (task, _)| mask | 1 << task);
     JoinEvent::Shown {
         late,

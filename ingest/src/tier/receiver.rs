@@ -45,7 +45,7 @@ impl JoinResultReceiver {
         Self {
             counters: Counters::new(config.n_tasks()),
             // The other policies emit negatives as soon as positives.
-            is_started: config.policy != LabelPolicy::Eager,
+            is_started: config.label_policy != LabelPolicy::Eager,
             ..Self::default()
         }
     }

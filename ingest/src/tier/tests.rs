@@ -121,7 +121,7 @@ fn features() -> Arc<FeatureState> {
 }
 
 fn wire(config: &JoinConfig) -> (Wire, Decoder) {
-    let tasks: Vec<String> = config.tasks.iter().map(|task| task.name.clone()).collect();
+    let tasks = config.task_names();
     let ids = IdSpace::new(7);
     (
         Wire::new(ids, tasks.clone()),
@@ -252,9 +252,9 @@ proptest! {
     ) {
         let mut drafts = drafts;
         for draft in &mut drafts {
-            draft.delay = draft.delay.min(config.lateness_ms);
+            draft.delay = draft.delay.min(config.allowed_lateness.ms());
         }
-        let config = JoinConfig { policy: LabelPolicy::Wait, ..config };
+        let config = JoinConfig { label_policy: LabelPolicy::Wait, ..config };
         let mut log = log(&drafts);
         log.extend(end(&log));
         // The clock of the one who dies lets partitions run ahead of each other in another way than the next one's.
@@ -331,7 +331,7 @@ proptest! {
         prop_assert_eq!(outcomes(&batches), outcomes(&batches_behind));
         // Under `eager`, while the log starts, one process holds positives back by the time of its first impression
         // and task by task, the learner by the first window reported closed: the same samples in another order.
-        if config.policy != LabelPolicy::Eager {
+        if config.label_policy != LabelPolicy::Eager {
             prop_assert_eq!(batches, batches_behind);
             prop_assert_eq!(stage.ledger(), behind.ledger());
             prop_assert_eq!(stage.checkpoint().unwrap().bytes.features, behind.checkpoint().unwrap().bytes.features);

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, Outcome, TaskConfig};
+use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, LabelPolicy, Outcome, TaskConfig};
 use ouzel_sample::{
     Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Request,
     ShownItem, ShownLogit, Stream, VectorId,
@@ -105,7 +105,8 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
 pub fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
     let config = JoinConfig {
         tasks: vec![TaskConfig::new("click", 1_000_000_000)],
-        max_pending: usize::MAX,
+        max_pending_items: usize::MAX,
+        label_policy: LabelPolicy::Eager,
         ..JoinConfig::default()
     };
     Joiner::new(config, [SHOWN, ACTED], store).unwrap()

@@ -161,7 +161,7 @@ fn model() -> ModelConfig {
     ModelConfig {
         content: ContentConfig {
             enabled: true,
-            widths: [TEXT, IMAGE],
+            vector_widths: [TEXT, IMAGE],
             ..ContentConfig::default()
         },
         interest: InterestConfig {

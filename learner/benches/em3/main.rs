@@ -22,7 +22,7 @@ use serde_json::json;
 use ouzel_learner::model::{
     ContentConfig, Inputs, InterestConfig, MatmulPrecision, Model, ModelConfig, SequenceConfig, SequenceKind,
 };
-use ouzel_learner::{DenseRule, LearnerConfig, Trainer};
+use ouzel_learner::{DenseRule, LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::Batch;
 
 use world::{IMAGE, Shape, TEXT, World};
@@ -115,7 +115,7 @@ fn shape(text: &str) -> Shape {
 fn config(name: &str, history: usize) -> ModelConfig {
     if let Some(name) = name.strip_suffix("-bf16") {
         return ModelConfig {
-            products: MatmulPrecision::Bf16,
+            matmul_precision: MatmulPrecision::Bf16,
             ..config(name, history)
         };
     }
@@ -144,7 +144,7 @@ fn config(name: &str, history: usize) -> ModelConfig {
         fm: false,
         content: ContentConfig {
             enabled: has_content,
-            widths: [TEXT, IMAGE],
+            vector_widths: [TEXT, IMAGE],
             ..ContentConfig::default()
         },
         interest: InterestConfig {
@@ -152,7 +152,7 @@ fn config(name: &str, history: usize) -> ModelConfig {
             history_len: history,
             ..InterestConfig::default()
         },
-        contrast: if has_content { 64 } else { 0 },
+        contrast_width: if has_content { 64 } else { 0 },
         sequence: SequenceConfig {
             kind: match name {
                 "em3-din" | "din" => SequenceKind::Din,
@@ -162,8 +162,8 @@ fn config(name: &str, history: usize) -> ModelConfig {
             history_len: history,
             width: 64,
             heads: 2,
-            key: 32,
-            value: 32,
+            key_width: 32,
+            value_width: 32,
             ..SequenceConfig::default()
         },
         ..ModelConfig::default()
@@ -173,11 +173,14 @@ fn config(name: &str, history: usize) -> ModelConfig {
 /// A trainer that has gone through the batches once.
 fn trained(name: &str, shape: Shape, batches: &[Batch], freeze: u64, threads: i32) -> Trainer {
     let learner = LearnerConfig {
-        dense: DenseRule::Adam,
-        dense_rate: 1e-3,
-        block_rate: 1e-3,
-        contrast_weight: 0.05,
-        freeze_samples: freeze,
+        optimizer: OptimizerConfig {
+            dense: DenseRule::Adam,
+            dense_rate: 1e-3,
+            block_rate: 1e-3,
+            contrast_weight: 0.05,
+            freeze_after_samples: freeze,
+            ..OptimizerConfig::default()
+        },
         threads,
         ..LearnerConfig::default()
     };

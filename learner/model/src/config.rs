@@ -1,4 +1,4 @@
-//! The model's configuration: its shape, not how it learns.
+//! The `[model]` section: the shape of the ranker, not how it learns.
 
 mod blocks;
 mod check;
@@ -12,68 +12,107 @@ pub use blocks::{
     ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
     TOKEN_FIELDS,
 };
-pub use check::Fault;
 
-/// Shape of the ranker. Part of the schema: another value means other weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Width of an embedding row as the blocks read it, floats.
+    /// The model that the other keys change: `em3-hstu`, `em3-din`, `hstu`, `din`, `deepfm` or `mmoe`, or the path of a
+    /// `.toml` file with keys of this section, relative to the working directory.
+    ///
+    /// Change it to choose another architecture; `ouzel model describe` shows each with its cost.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub from: String,
+    /// Width of an embedding row.
+    ///
+    /// Unit: floats. Raise it for large logs; memory and cost grow with it.
+    #[schemars(range(min = 1))]
     pub dim: usize,
-    /// Widths of the rows that are narrower, by feature.
+    /// Widths of the rows of features that need fewer floats than `dim`; 0 for `dim`. Blocks read such a row padded with
+    /// zeros. A feature with its own width has its own table.
     #[serde(skip_serializing_if = "is_default")]
     pub dims: Dims,
     /// Standard deviation of a new row's values.
+    ///
+    /// Rarely changed.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub row_init_std: f32,
-    /// Newest actions of the user that feed the history field, count.
+    /// Newest actions of the user that feed the history field; at most `features.history_len`.
+    ///
+    /// Unit: actions. Raise it together with `features.history_len`.
     pub history_len: usize,
-    /// Widths of the hidden layers of the MLP.
+    /// Widths of the hidden layers of the MLP, the first layer first.
+    ///
+    /// Unit: floats. Widen it, or add a layer, for large logs.
     pub hidden: Vec<usize>,
-    /// Whether there is a wide part: one weight for each id, and for each pair of the user and an attribute.
+    /// Whether there is a wide part: a weight for each id, and for each pair of the user and an attribute.
+    ///
+    /// Turn it off to save memory.
     pub wide: bool,
-    /// Whether the fields' products in pairs are added (Rendle 2010).
+    /// Whether the products of all pairs of fields are added to the logits (Rendle 2010).
+    ///
+    /// Rarely changed.
     pub fm: bool,
-    /// Whether the live counters are read, and the likeness of the candidate's content to the user's past.
+    /// Which live features the model reads.
     pub features: FeatureSet,
-    /// Whether a feature of which nothing is known reads as a value that is learned, not as 0.
+    /// Whether an unknown live feature reads as a learned value instead of 0.
+    ///
+    /// Set it when many features are missing.
     pub learned_missing: bool,
-    /// How an item's content becomes a vector.
+    /// The Fusion-Q-Former, which turns an item's frozen vectors into a content vector. It is left out where neither
+    /// `[content]` names an encoder nor `vector_widths` says that item events carry vectors.
     pub content: ContentConfig,
-    /// Attention over the contents of the user's history.
+    /// Content interest: attention of the candidate's content over the contents of the user's history.
     pub interest: InterestConfig,
-    /// Width of the space in which ids and content are contrasted, floats; 0 without that loss.
-    pub contrast: usize,
-    /// The block over the user's history.
+    /// Width of the space in which ids and contents are contrasted; 0 for no contrast. See `optimizer.contrast_weight`.
+    ///
+    /// Unit: floats. Set it to 0 to leave the projections out.
+    #[serde(alias = "contrast")]
+    pub contrast_width: usize,
+    /// The block over the user's history of items.
     pub sequence: SequenceConfig,
-    /// Between the first layer and the tasks.
+    /// The layers between the first layer and the tasks.
     pub head: HeadConfig,
-    /// Adapters of frozen layers.
+    /// Low-rank adapters, which learn in place of the base once it is frozen.
     pub lora: LoraConfig,
-    /// Seed of every initial value.
+    /// Seed of every initial value. Set from `learner.seed`.
+    #[schemars(skip)]
     pub seed: u64,
-    /// Names of the tasks, the primary one first. Set from the join's tasks.
+    /// Names of the tasks, the primary one first. Set from `join.tasks`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
     pub tasks: Vec<String>,
-    /// In what precision matrices are multiplied.
+    /// Precision of the factors of matrix products: `f32`, or `bf16`, which is faster where the processor or device
+    /// supports it. Weights, sums and optimizer state are always `f32`.
+    ///
+    /// Change it to `bf16` for models with layers of 128 floats or more.
+    #[serde(alias = "products", skip_serializing_if = "is_default")]
+    pub matmul_precision: MatmulPrecision,
+    /// The meaning of the network's output. Set from `join.label_policy`.
     #[serde(skip_serializing_if = "is_default")]
-    pub products: MatmulPrecision,
-    /// What an output of the network stands for. Set from the label policy.
-    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(skip)]
     pub output: Output,
-    /// Auxiliary logits a task, which only training reads, count. Set from the label policy.
+    /// Auxiliary logits a task, which only training reads. Set from `join.label_policy`.
     #[serde(skip_serializing_if = "is_default")]
+    #[schemars(skip)]
     pub auxiliary: usize,
 }
 
-/// Widths of embedding rows by feature, floats; 0 for the model's `dim`, which none may exceed.
+/// Widths of embedding rows by feature; 0 for the model's `dim`, which none may exceed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dims {
-    /// Of users.
+    /// Width of the rows of users.
+    ///
+    /// Unit: floats. Lower it to save memory.
     pub user: usize,
-    /// Of items, as candidates and in histories.
+    /// Width of the rows of items, as candidates and in histories.
+    ///
+    /// Unit: floats. Lower it to save memory.
     pub item: usize,
-    /// Of categorical values of items and of requests.
+    /// Width of the rows of categorical values of items and requests.
+    ///
+    /// Unit: floats. Lower it to save memory.
     pub attribute: usize,
 }
 
@@ -81,9 +120,13 @@ pub struct Dims {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureSet {
-    /// Counters of items, users, attributes and their pairs, slate and time.
+    /// Whether the model reads the counters of items, users, attributes and their pairs, the slate and the time.
+    ///
+    /// Turn it off to measure what they are worth.
     pub counters: bool,
-    /// Likeness of the candidate's frozen vectors to those of the user's past.
+    /// Whether the model reads the similarity of the candidate's frozen vectors to those of the user's past.
+    ///
+    /// Turn it off to measure what it is worth.
     pub similarity: bool,
 }
 
@@ -96,39 +139,38 @@ impl Default for FeatureSet {
     }
 }
 
-/// In what precision matrices are multiplied. Weights, sums and optimizers are in `f32` always. In plain loops the
-/// products of DIN and of the layers behind the blocks are rounded, those of small matrices and all others are not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+/// Precision of the factors of matrix products. Weights, sums and optimizer state are always `f32`. The `cpu` backend
+/// rounds the products of DIN and of the layers behind the blocks, except those of small matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MatmulPrecision {
     /// Single precision.
     #[default]
     F32,
-    /// Factors of 8 bits of mantissa, for processors and devices with units for them.
+    /// 8 bits of mantissa, for processors and devices with units for it.
     Bf16,
 }
 
-/// What an output of the network stands for.
+/// The meaning of the network's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
     /// The log-odds of the outcome.
     #[default]
     LogOdds,
-    /// The log-odds of a positive in a stream that tells every shown item as a negative, and each positive once
-    /// more: of `b = p / (1 + p)`, `p` being the probability of the outcome (Ktena et al. 2019, fake negative calibration).
+    /// The log-odds of a positive in a stream with every shown item as a negative and each positive once more: of
+    /// `b = p / (1 + p)`, where `p` is the probability of the outcome (Ktena et al. 2019, fake negative calibration).
     FakeNegatives,
 }
 
-/// Log-odds from which on [`Output::FakeNegatives`] is continued by a straight line, `ln .99`.
+/// Log-odds above which [`Output::FakeNegatives`] continues as a straight line, `ln .99`.
 const STRAIGHT_FROM: f32 = -0.010_050_336;
 
 impl Output {
     /// The log-odds of the outcome from an output of the network.
     ///
-    /// Of fake negatives it is `ln(b / (1 - 2b))`, which grows without bound as `b` nears 1/2. The network may
-    /// well give more than that; from `p = .99` on the straight line of slope 1 keeps the order of items and
-    /// every value finite.
+    /// For fake negatives it is `ln(b / (1 - 2b))`, which grows without bound as `b` nears 1/2. The network may exceed
+    /// that; above `p = .99` a straight line of slope 1 keeps the order of items and every value finite.
     #[must_use]
     pub fn log_odds(self, logit: f32) -> f32 {
         match self {
@@ -149,6 +191,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
+            from: String::new(),
             dim: 8,
             dims: Dims::default(),
             row_init_std: 0.02,
@@ -160,27 +203,27 @@ impl Default for ModelConfig {
             learned_missing: false,
             content: ContentConfig::default(),
             interest: InterestConfig::default(),
-            contrast: 0,
+            contrast_width: 0,
             sequence: SequenceConfig::default(),
             head: HeadConfig::default(),
             lora: LoraConfig::default(),
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
-            products: MatmulPrecision::F32,
+            matmul_precision: MatmulPrecision::F32,
             auxiliary: 0,
         }
     }
 }
 
 impl ModelConfig {
-    /// How many tasks the model scores.
+    /// The number of tasks that the model scores.
     #[must_use]
     pub fn n_tasks(&self) -> usize {
         self.tasks.len().max(1)
     }
 
-    /// Floats of weight in a row of this feature. The blocks read it as if zeros stood behind it, up to `dim`.
+    /// Floats of weight in a row of this feature. The blocks read it padded with zeros to `dim`.
     #[must_use]
     pub fn width(&self, feature: Feature) -> usize {
         let own = match feature {
@@ -191,7 +234,7 @@ impl ModelConfig {
         if own == 0 { self.dim } else { own }
     }
 
-    /// Newest actions whose contents the model reads, count; at least 1 where it reads any content.
+    /// Number of newest actions whose contents the model reads; at least 1 where it reads any content.
     #[must_use]
     pub fn history_contents(&self) -> usize {
         match (self.content.enabled, self.interest.enabled) {

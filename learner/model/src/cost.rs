@@ -100,7 +100,7 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
             SequenceKind::Din => Some(din(config, &layers)),
             SequenceKind::Hstu | SequenceKind::HstuResearch => Some(hstu(config, &layers)),
         },
-        Block::Contrast => (config.contrast > 0).then(|| Cost {
+        Block::Contrast => (config.contrast_width > 0).then(|| Cost {
             // Per item of a batch; the products of all pairs depend on how many items there are.
             item: layers.linear("cic.id") + layers.linear("cic.content"),
             ..free(block)
@@ -176,7 +176,7 @@ fn fm(config: &ModelConfig) -> Cost {
 /// and `t^2` scores.
 fn content(config: &ModelConfig, layers: &Layers) -> Cost {
     let content = &config.content;
-    let n_read = content.widths.iter().filter(|width| **width > 0).count();
+    let n_read = content.vector_widths.iter().filter(|width| **width > 0).count();
     let (tokens, width) = ((content.queries + n_read) as u64, content.width as u64);
     let inputs: u64 = MODALITIES
         .iter()
@@ -225,7 +225,7 @@ fn din(config: &ModelConfig, layers: &Layers) -> Cost {
         2 * size(&[
             config.lora.rank,
             4 * TOKEN_FIELDS * config.dim,
-            config.sequence.unit[0],
+            config.sequence.attention_hidden[0],
         ])
     } else {
         0
@@ -243,7 +243,10 @@ fn din(config: &ModelConfig, layers: &Layers) -> Cost {
 /// need keys and values only. A candidate is one more row that reads `n` entries and itself.
 fn hstu(config: &ModelConfig, layers: &Layers) -> Cost {
     let sequence = &config.sequence;
-    let (keys, values) = (sequence.heads * sequence.key, sequence.heads * sequence.value);
+    let (keys, values) = (
+        sequence.heads * sequence.key_width,
+        sequence.heads * sequence.value_width,
+    );
     // A score and the value it weighs.
     let pair = 2 * (keys + values) as u64;
     let embed = layers.linear("sequence.token");
@@ -283,7 +286,7 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
     let of_experts: u64 = (0..experts)
         .map(|expert| layers.linear(&format!("head.expert{expert}")))
         .sum();
-    let mixing = 2 * size(&[experts, config.head.expert]);
+    let mixing = 2 * size(&[experts, config.head.expert_width]);
     let of_tasks: u64 = (0..config.n_tasks())
         .map(|task| {
             let parts = ["gate", "tower", "out"];

@@ -184,7 +184,7 @@ impl<'a> Builder<'a> {
 
     /// Whether candidates are read as tokens: by the sequence block or the contrast.
     fn reads_target(&self) -> bool {
-        self.reads_history() || self.config.contrast > 0
+        self.reads_history() || self.config.contrast_width > 0
     }
 
     fn n_requests(&self) -> i64 {

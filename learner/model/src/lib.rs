@@ -36,8 +36,8 @@ mod weights;
 pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
 pub use block::{Block, WeightGroup};
 pub use config::{
-    ContentConfig, Dims, Fault, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig,
-    MatmulPrecision, ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
+    ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use cpu::has_bf16_units;
 pub use error::Error;

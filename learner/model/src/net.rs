@@ -47,7 +47,7 @@ impl Net {
             params.push((spec.name.clone(), tensor));
         }
         Ok(Self {
-            params: Params::new(params, config.lora.scale()).with_precision(config.products),
+            params: Params::new(params, config.lora.scale()).with_precision(config.matmul_precision),
             prior: weights.prior.clone(),
             frozen: weights.frozen,
             specs,

@@ -104,10 +104,10 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
         list.matrix("interest.query", content, config.interest.width, Init::Xavier);
         list.matrix("interest.key", content, config.interest.width, Init::Xavier);
     }
-    if config.contrast > 0 {
+    if config.contrast_width > 0 {
         list.begin(Block::Contrast, WeightGroup::Contrast);
-        list.linear("cic.id", token, config.contrast);
-        list.linear("cic.content", content, config.contrast);
+        list.linear("cic.id", token, config.contrast_width);
+        list.linear("cic.content", content, config.contrast_width);
     }
     list.begin(Block::Sequence, WeightGroup::Base);
     match config.sequence.kind {
@@ -205,16 +205,16 @@ fn head(list: &mut SpecList, config: &ModelConfig) {
     let mut shared = last;
     if head.kind == HeadKind::Mmoe {
         for expert in 0..head.experts {
-            list.linear(&format!("head.expert{expert}"), last, head.expert);
+            list.linear(&format!("head.expert{expert}"), last, head.expert_width);
         }
         for task in 0..n_tasks {
             list.matrix(&format!("head.gate{task}"), last, head.experts, Init::Xavier);
         }
-        shared = head.expert;
+        shared = head.expert_width;
     }
     for task in 0..n_tasks {
-        list.linear(&format!("head.tower{task}"), shared, head.tower);
-        list.output(&format!("head.out{task}"), head.tower, 1);
+        list.linear(&format!("head.tower{task}"), shared, head.tower_width);
+        list.output(&format!("head.out{task}"), head.tower_width, 1);
     }
 }
 
@@ -222,7 +222,7 @@ fn fq_former(list: &mut SpecList, config: &ModelConfig) {
     let content = &config.content;
     list.begin(Block::Content, WeightGroup::Base);
     list.add("content.queries", &[content.queries, content.width], Init::Xavier);
-    for (name, width) in MODALITIES.iter().zip(content.widths) {
+    for (name, width) in MODALITIES.iter().zip(content.vector_widths) {
         if width > 0 {
             // Frozen vectors have length 1: under Xavier's bound a token would be far smaller than the queries, and all
             // content vectors would be alike.
@@ -241,7 +241,7 @@ fn fq_former(list: &mut SpecList, config: &ModelConfig) {
 }
 
 fn din(list: &mut SpecList, config: &ModelConfig, token: usize) {
-    let [first, second] = config.sequence.unit;
+    let [first, second] = config.sequence.attention_hidden;
     list.linear("sequence.first", 4 * token, first);
     list.linear("sequence.second", first, second);
     list.linear("sequence.score", second, 1);
@@ -267,7 +267,10 @@ fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {
         );
         list.add("sequence.time", &[n_buckets, width], Init::Normal(20));
     }
-    let (values, keys) = (sequence.heads * sequence.value, sequence.heads * sequence.key);
+    let (values, keys) = (
+        sequence.heads * sequence.value_width,
+        sequence.heads * sequence.key_width,
+    );
     for layer in 0..sequence.layers {
         let name = format!("sequence.layer{layer}");
         let (uvqk, out) = (format!("{name}.uvqk"), format!("{name}.out"));
@@ -287,7 +290,7 @@ fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {
     }
 }
 
-/// Adapters of the layers that `lora.on` names, as far as the model has them.
+/// Adapters of the layers that `lora.layers` names, as far as the model has them.
 fn adapters(list: &mut SpecList, config: &ModelConfig) {
     for layer in adapted_layers(config, &list.specs) {
         let Some(spec) = list.specs.iter().find(|spec| spec.layer.as_ref() == Some(&layer)) else {
@@ -300,11 +303,11 @@ fn adapters(list: &mut SpecList, config: &ModelConfig) {
     }
 }
 
-/// The linear layers among `specs` that have an adapter, in the order of `lora.on`.
+/// The linear layers among `specs` that have an adapter, in the order of `lora.layers`.
 pub(crate) fn adapted_layers(config: &ModelConfig, specs: &[WeightSpec]) -> Vec<String> {
     if config.lora.rank == 0 {
         return Vec::new();
     }
     let has_layer = |layer: &&String| specs.iter().any(|spec| spec.layer.as_ref() == Some(layer));
-    config.lora.on.iter().filter(has_layer).cloned().collect()
+    config.lora.layers.iter().filter(has_layer).cloned().collect()
 }

@@ -9,20 +9,39 @@
 //! [`conditioned`].
 
 use ouzel_sample::{Labels, TaskId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Three tasks and the weight of the bound between them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Three tasks tied by the chain rule: `both` is as likely as `first` and then `then`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Bound {
-    /// The first outcome, such as a click.
+pub struct TaskChain {
+    /// The task that comes first, such as a click. A task of `join.tasks`, as the other two.
+    ///
+    /// Set it to the earlier action.
     pub first: String,
-    /// An outcome among items that have the first, such as a conversion. Not the primary task.
+    /// The task that follows among items with the first, such as a conversion; not the primary task. Its own labels are not
+    /// used: it learns the outcome of `both` where a sample says that `first` happened, as under
+    /// `join.label_policy = "wait"` with equal windows, and otherwise from this chain alone.
+    ///
+    /// Set it to the later action.
     pub then: String,
-    /// Both outcomes among all shown items, such as an order.
+    /// The task of both actions among all shown items, such as an order.
+    ///
+    /// Set it to the combined action.
     pub both: String,
-    /// Weight in the loss.
+    /// Weight of the divergence in the loss, beside the log-loss.
+    ///
+    /// Set it from .01 to .1; raise it when the three predictions disagree.
+    #[serde(default = "TaskChain::default_weight")]
+    #[schemars(range(min = 0))]
     pub weight: f32,
+}
+
+impl TaskChain {
+    fn default_weight() -> f32 {
+        0.05
+    }
 }
 
 /// Labels of a sample with that of `then` replaced by its conditional label.

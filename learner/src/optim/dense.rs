@@ -1,5 +1,6 @@
 //! Optimizers of dense weights, with their state.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
@@ -11,8 +12,8 @@ const BETAS: (f64, f64) = (0.95, 0.999);
 
 const EPSILON: f64 = 1e-8;
 
-/// The update rule of dense weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The optimizer of the dense weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DenseRule {
     /// Adagrad: sums all squared gradients (Duchi et al. 2011).

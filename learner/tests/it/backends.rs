@@ -1,7 +1,7 @@
 //! The cpu backend against the torch backend, through the whole trainer.
 
 use ouzel_learner::model::{Inputs, Model, ModelConfig, SequenceKind};
-use ouzel_learner::{LearnerConfig, Trainer};
+use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use tch::Device;
 
 use crate::blocks::em3;
@@ -60,7 +60,10 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
         for freeze_samples in [0, 300] {
             let (model, learner) = em3(kind, freeze_samples);
             let learner = LearnerConfig {
-                contrast_weight: 0.05,
+                optimizer: OptimizerConfig {
+                    contrast_weight: 0.05,
+                    ..learner.optimizer.clone()
+                },
                 ..learner
             };
             holds(model, learner);

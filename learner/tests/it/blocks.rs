@@ -5,7 +5,7 @@ use ouzel_learner::model::{
     SequenceConfig, SequenceKind, WeightGroup, WeightSpec, weight_specs,
 };
 use ouzel_learner::validation::ScoreLog;
-use ouzel_learner::{Error, LearnerConfig, Trainer};
+use ouzel_learner::{Error, LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::Batch;
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 use tch::Device;
@@ -18,7 +18,7 @@ pub(crate) fn em3(kind: SequenceKind, freeze_samples: u64) -> (ModelConfig, Lear
         hidden: vec![32],
         content: ContentConfig {
             enabled: true,
-            widths: [N_CONTENT, 0],
+            vector_widths: [N_CONTENT, 0],
             width: 16,
             ..ContentConfig::default()
         },
@@ -27,19 +27,22 @@ pub(crate) fn em3(kind: SequenceKind, freeze_samples: u64) -> (ModelConfig, Lear
             width: 16,
             history_len: 20,
         },
-        contrast: 16,
+        contrast_width: 16,
         sequence: SequenceConfig {
             kind,
             history_len: 20,
             width: 16,
-            key: 8,
-            value: 8,
+            key_width: 8,
+            value_width: 8,
             ..SequenceConfig::default()
         },
         ..model
     };
     let learner = LearnerConfig {
-        freeze_samples,
+        optimizer: OptimizerConfig {
+            freeze_after_samples: freeze_samples,
+            ..learner.optimizer.clone()
+        },
         ..learner
     };
     (model, learner)
@@ -196,7 +199,7 @@ fn rebasing_keeps_scores_and_resets_adapters() {
 fn adapters_of_content_layers_learn_after_the_freeze() {
     let batches = batches_with_content(6, 200);
     let (mut model, learner) = em3(SequenceKind::Din, 0);
-    model.lora.on = ["content.layer0.query", "interest.query"]
+    model.lora.layers = ["content.layer0.query", "interest.query"]
         .map(str::to_owned)
         .to_vec();
     let mut trainer = Trainer::new(model.clone(), learner.clone()).unwrap();
@@ -248,7 +251,7 @@ fn bf16_products_learn_as_well_as_f32() {
     let (model, learner) = em3(SequenceKind::Hstu, 0);
     let single = auc(model.clone(), learner.clone(), &batches);
     let model = ModelConfig {
-        products: MatmulPrecision::Bf16,
+        matmul_precision: MatmulPrecision::Bf16,
         ..model
     };
     let half = auc(model, learner, &batches);

@@ -1,6 +1,6 @@
 //! A task that is a click and then a conversion, learned beside both.
 
-use ouzel_learner::loss::{Bound, divergence, sigmoid};
+use ouzel_learner::loss::{TaskChain, divergence, sigmoid};
 use ouzel_learner::model::{ModelConfig, uniform};
 use ouzel_learner::{Error, LearnerConfig, Trainer};
 use ouzel_sample::{Batch, Batcher};
@@ -17,14 +17,14 @@ fn configs_with(weight: f32) -> (ModelConfig, LearnerConfig) {
         tasks: ["click", "order", "conversion"].map(str::to_owned).to_vec(),
         ..model
     };
-    let bound = Bound {
+    let chain = TaskChain {
         first: "click".to_owned(),
         then: "conversion".to_owned(),
         both: "order".to_owned(),
         weight,
     };
     let learner = LearnerConfig {
-        bounds: vec![bound],
+        task_chains: vec![chain],
         ..learner
     };
     (model, learner)
@@ -81,23 +81,23 @@ fn bounds_and_weights_of_unknown_tasks_are_refused() {
         change(&mut learner);
         Trainer::new(model, learner).map(|_| ()).unwrap_err()
     };
-    let refused = change(&|config| config.bounds[0].then = "like".to_owned());
+    let refused = change(&|config| config.task_chains[0].then = "like".to_owned());
     assert!(
-        matches!(&refused, Error::UnknownTask { name, .. } if name == "like"),
+        matches!(&refused, Error::Config(error) if error.message.contains("\"like\"")),
         "{refused}"
     );
     let refused = change(&|config| {
-        config.task_weights.insert("like".to_owned(), 2.0);
+        config.optimizer.task_weights.insert("like".to_owned(), 2.0);
     });
     assert!(
-        matches!(&refused, Error::UnknownTask { name, .. } if name == "like"),
+        matches!(&refused, Error::Config(error) if error.message.contains("\"like\"")),
         "{refused}"
     );
-    let refused = change(&|config| config.bounds[0].both = "click".to_owned());
+    let refused = change(&|config| config.task_chains[0].both = "click".to_owned());
     assert!(refused.to_string().contains("each once"), "{refused}");
     let refused = change(&|config| {
-        let bound = &mut config.bounds[0];
-        std::mem::swap(&mut bound.first, &mut bound.then);
+        let chain = &mut config.task_chains[0];
+        std::mem::swap(&mut chain.first, &mut chain.then);
     });
     assert!(refused.to_string().contains("primary"), "{refused}");
 }

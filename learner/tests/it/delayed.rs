@@ -88,7 +88,7 @@ fn configs_of(policy: Policy, negative_rate: f32) -> (ModelConfig, LearnerConfig
     };
     let learner = LearnerConfig {
         policy,
-        negative_rate,
+        negative_sample_rate: negative_rate,
         ..learner
     };
     (model, learner)

@@ -1,7 +1,8 @@
 //! Embedding rows cached on the learner's device: the same bits for any size of the cache.
 
 use ouzel_learner::model::{Dims, ModelConfig, SequenceKind};
-use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
+use ouzel_learner::{FeatureRules, LearnerConfig, OptimizerConfig, RowRules, StepReport, Trainer, UserRules};
+use ouzel_sample::settings::Period;
 use ouzel_sample::{Batch, EventTime};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
@@ -22,18 +23,21 @@ fn lively() -> (ModelConfig, LearnerConfig) {
         ..model
     };
     let learner = LearnerConfig {
+        optimizer: OptimizerConfig {
+            clip_rows: 0.5,
+            contrast_weight: 0.05,
+            ..learner.optimizer.clone()
+        },
         max_rows: 40,
-        clip_rows: 0.5,
-        contrast_weight: 0.05,
         rows: RowRules {
-            expire_ms: 3 * HOUR_MS,
-            user: FeatureRules {
-                rate: Some(0.02),
-                ..FeatureRules::default()
+            expire_after: Period::from_ms(3 * HOUR_MS),
+            user: UserRules {
+                rate: 0.02,
+                ..UserRules::default()
             },
             item: FeatureRules {
-                sightings: 3,
-                users: 2,
+                min_samples: 3,
+                min_users: 2,
                 ..FeatureRules::default()
             },
             ..RowRules::default()

@@ -5,7 +5,7 @@ use ouzel_learner::model::{
     ContentConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig, SequenceKind, normal, uniform,
 };
 use ouzel_learner::validation::ScoreLog;
-use ouzel_learner::{LearnerConfig, Trainer};
+use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::{
     Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
     Sample, ShownItem,
@@ -27,7 +27,10 @@ const KINDS: u64 = 6;
 fn learner() -> LearnerConfig {
     LearnerConfig {
         batch_min_samples: BATCH,
-        block_rate: 0.01,
+        optimizer: OptimizerConfig {
+            block_rate: 0.01,
+            ..OptimizerConfig::default()
+        },
         ..LearnerConfig::default()
     }
 }
@@ -172,7 +175,7 @@ fn em3(has_interest: bool, rank: usize) -> ModelConfig {
         hidden: vec![32],
         content: ContentConfig {
             enabled: true,
-            widths: [WIDTH, 0],
+            vector_widths: [WIDTH, 0],
             width: 16,
             ..ContentConfig::default()
         },
@@ -242,5 +245,5 @@ fn adapters_of_a_frozen_base_follow_a_drift_within_a_thousand_events() {
 #[test]
 fn the_contrast_of_ids_and_contents_is_off_by_default() {
     // In the world of cold candidates a weight of .01 or .1 changes the figures by .001 either way.
-    assert!(LearnerConfig::default().contrast_weight <= 0.0);
+    assert!(OptimizerConfig::default().contrast_weight <= 0.0);
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ouzel_learner::model::{Dims, Feature, Fields, Inputs, Key, Model, ModelConfig};
-use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer};
+use ouzel_learner::{FeatureRules, LearnerConfig, RowRules, StepReport, Trainer, UserRules};
+use ouzel_sample::settings::Period;
 use ouzel_sample::{Batch, EventTime, Id};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 use tch::Device;
@@ -18,11 +19,18 @@ fn learner(rows: RowRules) -> LearnerConfig {
     LearnerConfig { rows, ..configs().1 }
 }
 
-fn waiting(sightings: u16, users: usize) -> FeatureRules {
+fn waiting(min_samples: u16, min_users: usize) -> FeatureRules {
     FeatureRules {
-        sightings,
-        users,
+        min_samples,
+        min_users,
         ..FeatureRules::default()
+    }
+}
+
+fn waiting_users(min_samples: u16) -> UserRules {
+    UserRules {
+        min_samples,
+        ..UserRules::default()
     }
 }
 
@@ -107,7 +115,7 @@ fn items_are_admitted_exactly_when_a_count_of_all_samples_says_so() {
 fn an_id_that_waits_reads_as_zeros_and_takes_no_gradient() {
     let (model, _) = configs();
     let config = learner(RowRules {
-        user: waiting(u16::MAX, 1),
+        user: waiting_users(u16::MAX),
         ..RowRules::default()
     });
     let mut trainer = Trainer::new(model, config).unwrap();
@@ -152,10 +160,10 @@ fn admission_continues_across_a_restart_bit_for_bit() {
         &model,
         &learner(RowRules {
             item: waiting(40, 5),
-            user: waiting(3, 1),
+            user: waiting_users(3),
             attribute: waiting(2, 2),
             // So few that ids lose their places.
-            waiting: 16,
+            admission_capacity: 16,
             ..RowRules::default()
         }),
         &batches(3, 120),
@@ -171,7 +179,7 @@ fn admission_continues_across_a_restart_bit_for_bit() {
 fn only_rows_not_seen_for_the_expiry_period_are_removed() {
     let (model, _) = configs();
     let config = learner(RowRules {
-        expire_ms: 3 * HOUR_MS,
+        expire_after: Period::from_ms(3 * HOUR_MS),
         ..RowRules::default()
     });
     let mut trainer = Trainer::new(model, config).unwrap();
@@ -205,7 +213,7 @@ fn expiry_continues_across_a_restart_bit_for_bit_with_a_bound_as_well() {
     let config = LearnerConfig {
         max_rows: 45,
         ..learner(RowRules {
-            expire_ms: 2 * HOUR_MS,
+            expire_after: Period::from_ms(2 * HOUR_MS),
             item: waiting(2, 2),
             ..RowRules::default()
         })
@@ -237,7 +245,7 @@ fn expiry_may_be_turned_on_and_off_at_any_start() {
         let id = store.write(&draft).unwrap();
         let config = LearnerConfig {
             rows: RowRules {
-                expire_ms,
+                expire_after: Period::from_ms(expire_ms),
                 ..RowRules::default()
             },
             ..learner.clone()
@@ -358,7 +366,7 @@ fn a_rate_of_one_feature_applies_to_its_rows_only() {
         .unwrap()
         .rows;
     let item = FeatureRules {
-        rate: Some(0.1),
+        rate: 0.1,
         ..FeatureRules::default()
     };
     let (plain, fast) = (
@@ -387,19 +395,19 @@ fn a_rate_of_one_feature_applies_to_its_rows_only() {
 #[test]
 fn row_rules_out_of_range_are_refused_by_name() {
     let refused = |rows: RowRules| Trainer::new(configs().0, learner(rows)).unwrap_err().to_string();
-    let with = |user: FeatureRules| RowRules {
-        user,
+    let user = RowRules {
+        user: waiting_users(0),
         ..RowRules::default()
     };
-    assert!(refused(with(waiting(3, 2))).contains("rows.user.users: it must be 1"));
-    assert!(refused(with(waiting(0, 1))).contains("rows.user.sightings: it must be at least 1"));
+    let least = "rows.user.min_samples must be from 1 to 65535, not 0";
+    assert!(refused(user).contains(least));
     let item = RowRules {
         item: waiting(1, 8),
         ..RowRules::default()
     };
-    assert!(refused(item).contains("rows.item.users: it must be from 1 to 7"));
+    assert!(refused(item).contains("rows.item.min_users must be from 1 to 7, not 8"));
     let soon = RowRules {
-        expire_ms: MINUTE_MS,
+        expire_after: Period::from_ms(MINUTE_MS),
         ..RowRules::default()
     };
     assert!(refused(soon).contains("at least 1h"));

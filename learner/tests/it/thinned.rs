@@ -2,7 +2,7 @@
 
 use ouzel_learner::loss::sigmoid;
 use ouzel_learner::model::ModelConfig;
-use ouzel_learner::{Error, LearnerConfig, Trainer};
+use ouzel_learner::{Error, LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::{Batcher, Id};
 
 use crate::world::{batches, configs, rate, slates};
@@ -19,10 +19,13 @@ fn predictions_stay_calibrated_to_all_that_was_shown() {
     };
     for negative_rate in [1.0, 0.1, 0.01] {
         let config = LearnerConfig {
-            dense_rate: 0.003,
-            row_rate: 0.01,
-            wide_alpha: 0.01,
-            negative_rate,
+            optimizer: OptimizerConfig {
+                dense_rate: 0.003,
+                row_rate: 0.01,
+                wide_alpha: 0.01,
+                ..OptimizerConfig::default()
+            },
+            negative_sample_rate: negative_rate,
             ..LearnerConfig::default()
         };
         let mut trainer = Trainer::new(model.clone(), config).unwrap();
@@ -67,7 +70,7 @@ fn predictions_stay_calibrated_to_all_that_was_shown() {
 fn a_batch_without_kept_samples_changes_the_prior_only() {
     let (model, learner) = configs();
     let config = LearnerConfig {
-        negative_rate: 1e-6,
+        negative_sample_rate: 1e-6,
         ..learner
     };
     let mut trainer = Trainer::new(model, config).unwrap();
@@ -93,10 +96,10 @@ fn a_negative_rate_outside_0_to_1_is_refused() {
     for negative_rate in [0.0, -0.1, 1.1, f32::NAN] {
         let (model, learner) = configs();
         let config = LearnerConfig {
-            negative_rate,
+            negative_sample_rate: negative_rate,
             ..learner
         };
         let refused = Trainer::new(model, config).unwrap_err();
-        assert!(matches!(refused, Error::NegativeRate(_)), "{refused}");
+        assert!(matches!(refused, Error::Config(_)), "{refused}");
     }
 }

@@ -36,8 +36,8 @@ fn clipping_reports_clipped_steps_and_changes_no_other() {
     assert_eq!(none, [Clipped::default(); 10]);
     let (mut wide, none) = learned(
         |config| {
-            config.clip_dense = 1e6;
-            config.clip_rows = 1e6;
+            config.optimizer.clip_dense = 1e6;
+            config.optimizer.clip_rows = 1e6;
         },
         10,
     );
@@ -45,7 +45,7 @@ fn clipping_reports_clipped_steps_and_changes_no_other() {
     assert_eq!(off.hash().unwrap(), wide.hash().unwrap());
 
     // Dense weights alone: rows get the gradients they would have got, in the first batch.
-    let (mut dense, clipped) = learned(|config| config.clip_dense = 1e-3, 1);
+    let (mut dense, clipped) = learned(|config| config.optimizer.clip_dense = 1e-3, 1);
     let expected = Clipped {
         dense: true,
         rows: false,
@@ -56,7 +56,7 @@ fn clipping_reports_clipped_steps_and_changes_no_other() {
     assert_eq!(rows(&dense), rows(&off));
 
     // The rows alone.
-    let (mut trainer, clipped) = learned(|config| config.clip_rows = 1e-6, 1);
+    let (mut trainer, clipped) = learned(|config| config.optimizer.clip_rows = 1e-6, 1);
     let expected = Clipped {
         dense: false,
         rows: true,
@@ -98,7 +98,7 @@ fn with_and_without_a_restart(change: impl Fn(&mut LearnerConfig), batches: &[Ba
 fn the_first_step_of_a_warm_up_has_its_share_of_the_rate() {
     let (mut whole, _) = learned(|_| {}, 1);
     let n = batches(1, 400)[0].samples.len() as u64;
-    let (mut part, _) = learned(|config| config.warmup_samples = 4 * n, 1);
+    let (mut part, _) = learned(|config| config.optimizer.warmup_samples = 4 * n, 1);
     let (model, learner) = configs();
     let mut start = Trainer::new(model, learner).unwrap();
     let [start, whole, part] = [&mut start, &mut whole, &mut part].map(|t| t.weights().unwrap());
@@ -120,12 +120,12 @@ fn the_first_step_of_a_warm_up_has_its_share_of_the_rate() {
 fn a_restart_continues_the_schedule() {
     let batches = batches(2, 160);
     let change = |config: &mut LearnerConfig| {
-        config.warmup_samples = 400;
-        config.decay_samples = 100;
+        config.optimizer.warmup_samples = 400;
+        config.optimizer.decay_samples = 100;
     };
     let [mut straight, mut again] = with_and_without_a_restart(change, &batches);
     assert_eq!(straight.hash().unwrap(), again.hash().unwrap());
-    let [mut other, _] = with_and_without_a_restart(|config| config.decay_samples = 100, &batches);
+    let [mut other, _] = with_and_without_a_restart(|config| config.optimizer.decay_samples = 100, &batches);
     assert_ne!(straight.hash().unwrap(), other.hash().unwrap());
 }
 
@@ -133,7 +133,7 @@ fn a_restart_continues_the_schedule() {
 fn a_restart_continues_either_optimizer_of_dense_weights() {
     let batches = batches(3, 160);
     let hashes = [DenseRule::Adagrad, DenseRule::Adam].map(|dense| {
-        let change = |config: &mut LearnerConfig| config.dense = dense;
+        let change = |config: &mut LearnerConfig| config.optimizer.dense = dense;
         let [mut straight, mut again] = with_and_without_a_restart(change, &batches);
         assert_eq!(straight.hash().unwrap(), again.hash().unwrap(), "{dense:?}");
         straight.hash().unwrap()
@@ -143,10 +143,10 @@ fn a_restart_continues_either_optimizer_of_dense_weights() {
 
 #[test]
 fn another_optimizer_keeps_the_weights_and_starts_new_state() {
-    let (mut before, _) = learned(|config| config.dense = DenseRule::Adagrad, 40);
+    let (mut before, _) = learned(|config| config.optimizer.dense = DenseRule::Adagrad, 40);
     let (_, mut learner) = configs();
-    learner.dense = DenseRule::Adam;
-    learner.dense_rate = 1e-3;
+    learner.optimizer.dense = DenseRule::Adam;
+    learner.optimizer.dense_rate = 1e-3;
     let mut after = restored(&mut before, learner.clone());
     let (held, taken) = (before.weights().unwrap(), after.weights().unwrap());
     assert_eq!(held.dense, taken.dense);

@@ -139,7 +139,10 @@ fn a_model_is_described_under_its_configuration() {
             .all(|part| part["block"] != "content")
     );
 
-    let mine = write("mine.toml", "from = \"din\"\ndim = 16\n[sequence]\nunit = [8, 4]");
+    let mine = write(
+        "mine.toml",
+        "from = \"din\"\ndim = 16\n[sequence]\nattention_hidden = [8, 4]",
+    );
     let described = json_of(&["describe", &mine]);
     assert_eq!(described["rows"][0]["width"], 16);
     let what = block(&described, "sequence")["what"].as_str().unwrap();

@@ -11,7 +11,7 @@ use ouzel_snapshot::{Alias, AuditVerb, Draft, FileKind, SnapshotId, Store};
 use crate::cli::ErrorExt;
 use crate::config::Config;
 use crate::contents::Contents;
-use crate::resume::{check_schema, config_hash, encoders, fingerprint, in_memory, restore_vectors, words};
+use crate::resume::{check_schema, encoders, fingerprint, in_memory, restore_vectors, words};
 
 /// Encodes anew what the newest valid snapshot names, and makes the outcome the latest. Returns it, and how many sets
 /// of vectors it holds.
@@ -50,7 +50,7 @@ pub(super) fn offline(
     store.record_action(AuditVerb::ReEncode, id, why, now_ms)?;
     let mut cut = manifest.cut.clone();
     cut.encoders = now;
-    cut.config_hash = config_hash(config);
+    cut.config_hash = config.hash();
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), cut);
     let colon = if why.is_empty() { "" } else { ": " };
     draft.note = Some(format!("encoded anew by {is} in place of {was}{colon}{why}"));

@@ -7,7 +7,7 @@ use ouzel_snapshot::{Alias, CheckpointMeta, Draft, FileKind, SnapshotId, Store};
 
 use crate::cli::ErrorExt;
 use crate::config::Config;
-use crate::resume::{config_hash, fingerprint};
+use crate::resume::fingerprint;
 use crate::turn::ModelOp;
 
 /// Does `turn` to the newest valid snapshot and makes the outcome the latest. Everything but the weights is taken over
@@ -26,7 +26,7 @@ pub(super) fn offline(
             .hint("`ouzel snapshot list` shows what there is");
     };
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
-    if manifest.cut.config_hash != config_hash(config) {
+    if manifest.cut.config_hash != config.hash() {
         return Err(anyhow!(
             "snapshot {id} was written under another configuration than this one"
         ))

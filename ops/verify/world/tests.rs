@@ -37,14 +37,14 @@ fn log(world: &World) -> BTreeMap<PartitionId, Vec<Record>> {
 fn join(world: &World, dice: Option<Dice>) -> (Counters, String) {
     let config = settings();
     let mut log = log(world);
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.event_limits());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let timed: Vec<_> = log
         .keys()
         .copied()
         .filter(|id| id.stream != Stream::Items)
         .collect();
     let features = Arc::new(FeatureState::new(config.feature_config()));
-    let mut stage = Stage::new(&StoreConfig::Memory, &config.join_config(), timed, features, 32).unwrap();
+    let mut stage = Stage::new(&StoreConfig::Memory, &config.join, timed, features, 32).unwrap();
     let mut batches = Vec::new();
     match dice {
         None => {

@@ -6,14 +6,18 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::refusal::{Code, Refusal};
-use crate::Limits;
+use crate::ServingConfig;
 
 /// A body over the limit is read on and thrown away up to this many times the limit. Closing at once would reset
 /// the connection under a client that is still sending, and it would never see why.
 const DISCARD_FACTOR: usize = 8;
 
 /// The whole body, or the refusal it deserves.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    config: &ServingConfig,
+) -> Result<Vec<u8>, Refusal> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding != "identity"
     {
@@ -22,14 +26,16 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Re
             format!("content-encoding {encoding:?} is not supported, send the body as it is"),
         ));
     }
-    match tokio::time::timeout(limits.body_timeout, collect(body, limits.max_body_bytes)).await {
+    match tokio::time::timeout(
+        config.body_timeout.duration(),
+        collect(body, config.max_body.len()),
+    )
+    .await
+    {
         Ok(read) => read,
         Err(_) => Err(Refusal::new(
             Code::BodyTimeout,
-            format!(
-                "the body was not complete after {} ms",
-                limits.body_timeout.as_millis()
-            ),
+            format!("the body was not complete after {} ms", config.body_timeout.ms()),
         )),
     }
 }

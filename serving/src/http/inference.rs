@@ -85,9 +85,9 @@ pub(super) async fn infer(State(app): State<App>, headers: HeaderMap, body: Body
 }
 
 async fn answer(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
-    let bytes = body::read(headers, body, &app.limits).await?;
+    let bytes = body::read(headers, body, &app.config).await?;
     let InferRequest { id, inputs } = body::decode(&bytes)?;
-    let ask = Arc::new(to_rank(inputs)?.check(app.limits.max_items)?);
+    let ask = Arc::new(to_rank(inputs)?.check(app.config.max_candidates)?);
     let ranked = score(app, ask).await?;
     Ok(to_reply(id, &ranked))
 }

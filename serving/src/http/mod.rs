@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 
 pub use server::{ServeError, bind, serve};
 
-use crate::{Limits, Queue, ServedModel};
+use crate::{Queue, ServedModel, ServingConfig};
 
 /// Everything a handler needs. Cheap to clone.
 #[derive(Clone)]
@@ -30,14 +30,14 @@ pub struct App {
     /// Renders the metrics page.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The bounds.
-    pub limits: Limits,
+    pub config: ServingConfig,
 }
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
             .field("queue", &self.queue)
-            .field("limits", &self.limits)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }

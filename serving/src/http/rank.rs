@@ -26,17 +26,17 @@ pub(super) async fn rank(State(app): State<App>, headers: HeaderMap, body: Body)
 }
 
 async fn answer(app: &App, headers: &HeaderMap, body: Body) -> Result<RankResponse, Refusal> {
-    let bytes = body::read(headers, body, &app.limits).await?;
+    let bytes = body::read(headers, body, &app.config).await?;
     let request: RankRequest = body::decode(&bytes)?;
     let request_id = request.request_id.clone();
-    let ask = Arc::new(request.check(app.limits.max_items)?);
+    let ask = Arc::new(request.check(app.config.max_candidates)?);
     let ranked = score(app, Arc::clone(&ask)).await?;
     Ok(RankResponse::new(&ask, &ranked, request_id))
 }
 
 /// Sends one ask to the workers and waits for its scores, at most until the deadline.
 pub(super) async fn score(app: &App, ask: Arc<CheckedRequest>) -> Result<Ranked, Refusal> {
-    let deadline = Instant::now() + app.limits.deadline;
+    let deadline = Instant::now() + app.config.deadline.duration();
     let (reply, scored) = oneshot::channel();
     app.queue.push(Job { ask, deadline, reply })?;
     match tokio::time::timeout_at(deadline.into(), scored).await {
@@ -54,10 +54,7 @@ pub(super) async fn score(app: &App, ask: Arc<CheckedRequest>) -> Result<Ranked,
         )),
         Ok(Err(_)) | Err(_) => Err(Refusal::new(
             Code::DeadlineExceeded,
-            format!(
-                "no scores within the deadline of {} ms",
-                app.limits.deadline.as_millis()
-            ),
+            format!("no scores within the deadline of {} ms", app.config.deadline.ms()),
         )),
     }
 }
@@ -72,24 +69,25 @@ pub(super) fn record(started: Instant, refusal: Option<&Refusal>) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
     use super::*;
-    use crate::{Limits, Queue};
+    use ouzel_sample::settings::Period;
+
+    use crate::{Queue, ServingConfig};
 
     #[test]
     fn every_answer_is_counted_by_its_outcome() {
-        let limits = Limits {
-            deadline: Duration::from_millis(1),
-            ..Limits::default()
+        let config = ServingConfig {
+            deadline: Period::from_ms(1),
+            ..ServingConfig::default()
         };
         let app = App {
             queue: Arc::new(Queue::new(1)),
             model: Arc::new(|| None),
             metrics: Arc::new(String::new),
-            limits,
+            config,
         };
         let good = r#"{"user_id":"u","items":["a"]}"#;
         let runtime = tokio::runtime::Builder::new_current_thread()

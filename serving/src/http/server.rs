@@ -76,7 +76,7 @@ pub async fn bind(address: &str) -> Result<TcpListener, ServeError> {
 /// Serves the scoring port until `shutdown` completes.
 ///
 /// Then no connection is accepted any more, requests in flight are answered (for at most
-/// `Limits::shutdown_grace`), connections are closed, and the queue is closed, on which the workers end. The
+/// `ServingConfig::shutdown_grace`), connections are closed, and the queue is closed, on which the workers end. The
 /// queue is closed also when this future is dropped.
 ///
 /// # Errors
@@ -87,17 +87,17 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let _closes = CloseOnDrop(Arc::clone(&app.queue));
-    let limits = app.limits.clone();
+    let config = app.config.clone();
     let service = TowerToHyperService::new(router(app));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout);
+        .header_read_timeout(config.header_timeout.duration());
 
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let has_room = connections.len() < limits.max_connections;
+        let has_room = connections.len() < config.max_connections;
         tokio::select! {
             biased;
             () = &mut shutdown => break,
@@ -119,7 +119,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(limits.shutdown_grace, graceful.shutdown())
+    if tokio::time::timeout(config.shutdown_grace.duration(), graceful.shutdown())
         .await
         .is_err()
     {

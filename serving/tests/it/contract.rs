@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
+use ouzel_sample::settings::{ByteSize, Period};
 use ouzel_serving::client::ClientError;
 use ouzel_serving::http::bind;
-use ouzel_serving::{Limits, RankRequest};
+use ouzel_serving::{RankRequest, ServingConfig};
 use serde_json::{Value, json};
 
 use crate::server::{Server, Version, eventually, request};
@@ -107,7 +107,7 @@ fn readiness_follows_the_first_publication_and_liveness_does_not() {
 
 #[test]
 fn a_server_without_workers_is_not_ready() {
-    let server = Server::start_with(Limits::default(), 0);
+    let server = Server::start_with(ServingConfig::default(), 0);
     server.published.publish(Version::new(1));
     let reply = server.client().get("/readyz").unwrap();
     assert_eq!(reply.status, 503);
@@ -286,9 +286,9 @@ fn a_compressed_body_is_refused_and_not_unpacked() {
 #[test]
 fn a_body_far_over_the_limit_is_refused_without_being_kept() {
     let server = Server::start_with(
-        Limits {
-            max_body_bytes: 1_024,
-            ..Limits::default()
+        ServingConfig {
+            max_body: ByteSize::from_bytes(1_024),
+            ..ServingConfig::default()
         },
         1,
     );
@@ -310,9 +310,9 @@ fn a_body_far_over_the_limit_is_refused_without_being_kept() {
 #[test]
 fn a_body_that_never_ends_times_out() {
     let server = Server::start_with(
-        Limits {
-            body_timeout: Duration::from_millis(20),
-            ..Limits::default()
+        ServingConfig {
+            body_timeout: Period::from_ms(20),
+            ..ServingConfig::default()
         },
         1,
     );
@@ -329,9 +329,9 @@ fn a_body_that_never_ends_times_out() {
 #[test]
 fn a_head_that_never_ends_loses_its_connection() {
     let server = Server::start_with(
-        Limits {
-            head_timeout: Duration::from_millis(20),
-            ..Limits::default()
+        ServingConfig {
+            header_timeout: Period::from_ms(20),
+            ..ServingConfig::default()
         },
         1,
     );
@@ -345,9 +345,9 @@ fn a_head_that_never_ends_loses_its_connection() {
 #[test]
 fn the_client_reconnects_when_an_idle_connection_was_closed() {
     let server = Server::start_with(
-        Limits {
-            head_timeout: Duration::from_millis(20),
-            ..Limits::default()
+        ServingConfig {
+            header_timeout: Period::from_ms(20),
+            ..ServingConfig::default()
         },
         1,
     );

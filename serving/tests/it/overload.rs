@@ -1,20 +1,19 @@
 //! More work than the workers can do: refused early, told when late, and nothing lost.
 
-use std::time::Duration;
-
-use ouzel_serving::Limits;
+use ouzel_sample::settings::Period;
+use ouzel_serving::ServingConfig;
 use ouzel_serving::client::ClientError;
 
 use crate::server::{Server, eventually, request, thread};
 
 #[test]
 fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
-    let limits = Limits {
-        queue_len: 1,
-        deadline: Duration::from_secs(60),
-        ..Limits::default()
+    let config = ServingConfig {
+        queue_capacity: 1,
+        deadline: Period::from_secs(60),
+        ..ServingConfig::default()
     };
-    let (server, entered, open) = Server::start_gated(limits);
+    let (server, entered, open) = Server::start_gated(config);
     let ask = || {
         let mut client = server.client();
         thread(move || assert_eq!(client.rank(&request(&["a"])).unwrap().snapshot, "gated"))
@@ -38,11 +37,11 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 
 #[test]
 fn a_reply_that_comes_too_late_is_a_504_and_the_next_one_is_fine() {
-    let limits = Limits {
-        deadline: Duration::from_millis(200),
-        ..Limits::default()
+    let config = ServingConfig {
+        deadline: Period::from_ms(200),
+        ..ServingConfig::default()
     };
-    let (server, entered, open) = Server::start_gated(limits);
+    let (server, entered, open) = Server::start_gated(config);
     let mut client = server.client();
     match client.rank(&request(&["a"])) {
         Err(error @ ClientError::Refused { status: 504, .. }) => {

@@ -5,11 +5,12 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ouzel_sample::settings::Period;
 use ouzel_serving::client::RankClient;
 use ouzel_serving::http::{App, bind, serve};
 use ouzel_serving::{
-    CheckedRequest, Limits, Loaded, Published, Queue, RankError, RankRequest, Ranked, Ranker, ServedModel,
-    work,
+    CheckedRequest, Loaded, Published, Queue, RankError, RankRequest, Ranked, Ranker, ServedModel,
+    ServingConfig, work,
 };
 use tokio::sync::oneshot;
 
@@ -125,15 +126,15 @@ impl Server {
     /// Two fake workers, nothing published yet, and a deadline no test meets by accident.
     pub(crate) fn start() -> Self {
         Self::start_with(
-            Limits {
-                deadline: Duration::from_secs(60),
-                ..Limits::default()
+            ServingConfig {
+                deadline: Period::from_secs(60),
+                ..ServingConfig::default()
             },
             2,
         )
     }
 
-    pub(crate) fn start_with(limits: Limits, n_workers: usize) -> Self {
+    pub(crate) fn start_with(config: ServingConfig, n_workers: usize) -> Self {
         let published = Arc::new(Published::new());
         let rankers = (0..n_workers)
             .map(|_| {
@@ -143,26 +144,26 @@ impl Server {
                 }) as Box<dyn Ranker>
             })
             .collect();
-        Self::start_rankers(limits, published, rankers)
+        Self::start_rankers(config, published, rankers)
     }
 
     /// One worker at a gate, with a version published so that the server is ready.
-    pub(crate) fn start_gated(limits: Limits) -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    pub(crate) fn start_gated(config: ServingConfig) -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
         let (entered, has_entered) = mpsc::channel();
         let (open, go_on) = mpsc::channel();
         let published = Arc::new(Published::new());
         published.publish(Version::new(1));
-        let server = Self::start_rankers(limits, published, vec![Box::new(GatedRanker { entered, go_on })]);
+        let server = Self::start_rankers(config, published, vec![Box::new(GatedRanker { entered, go_on })]);
         (server, has_entered, open)
     }
 
     fn start_rankers(
-        limits: Limits,
+        config: ServingConfig,
         published: Arc<Published<Version>>,
         rankers: Vec<Box<dyn Ranker>>,
     ) -> Self {
         let n_workers = rankers.len();
-        let queue = Arc::new(Queue::new(limits.queue_len));
+        let queue = Arc::new(Queue::new(config.queue_capacity));
         let mut threads: Vec<_> = rankers
             .into_iter()
             .map(|mut ranker| {
@@ -183,7 +184,7 @@ impl Server {
                 })
             }),
             metrics: Arc::new(|| "ouzel_test_metric 1\n".to_owned()),
-            limits,
+            config,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (told, address) = mpsc::channel();

@@ -1,20 +1,19 @@
 //! The end: requests in flight are answered, new ones are not taken, and the workers stop.
 
-use std::time::Duration;
-
+use ouzel_sample::settings::Period;
 use ouzel_serving::client::RankClient;
-use ouzel_serving::{Limits, RankError};
+use ouzel_serving::{RankError, ServingConfig};
 
 use crate::server::{Server, eventually, request, thread};
 
 #[test]
 fn a_request_in_flight_at_shutdown_is_answered() {
-    let limits = Limits {
-        deadline: Duration::from_secs(60),
-        shutdown_grace: Duration::from_secs(60),
-        ..Limits::default()
+    let config = ServingConfig {
+        deadline: Period::from_secs(60),
+        shutdown_grace: Period::from_secs(60),
+        ..ServingConfig::default()
     };
-    let (mut server, entered, open) = Server::start_gated(limits);
+    let (mut server, entered, open) = Server::start_gated(config);
     let mut idle = server.client();
     idle.get("/healthz").unwrap();
     let mut client = server.client();
@@ -40,12 +39,12 @@ fn a_request_in_flight_at_shutdown_is_answered() {
 
 #[test]
 fn shutdown_waits_no_longer_than_its_grace_for_a_stuck_request() {
-    let limits = Limits {
-        deadline: Duration::from_secs(60),
-        shutdown_grace: Duration::from_millis(20),
-        ..Limits::default()
+    let config = ServingConfig {
+        deadline: Period::from_secs(60),
+        shutdown_grace: Period::from_ms(20),
+        ..ServingConfig::default()
     };
-    let (mut server, entered, open) = Server::start_gated(limits);
+    let (mut server, entered, open) = Server::start_gated(config);
     let mut client = server.client();
     let cut = thread(move || assert!(client.rank(&request(&["a"])).is_err()));
     entered.recv().unwrap();

@@ -1,37 +1,75 @@
-//! What the feature state keeps, and for how long.
+//! The `[features]` section: what the feature state stores, and for how long.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Sizes and rates of the feature state. Part of the schema: another value means other features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+use crate::settings::{ByteSize, KeyError, Period, out_of_range};
+
+/// What is stored of users and items between events. Part of a snapshot's schema except for the limits: other values make
+/// other features.
+///
+/// The feature state stores this in postcard, so the order of the fields is part of its format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureConfig {
-    /// Actions of a user that a request carries, newest kept, count.
+    /// Newest actions of a user that the model sees.
+    ///
+    /// Unit: actions. Raise it when users act often and older actions still say something; a request costs more.
+    #[schemars(range(min = 1))]
     pub history_len: usize,
-    /// Actions of a user whose contents a request carries too, newest kept, count; at most `history_len`. 0 where
-    /// the model reads no content, and then candidates carry none either.
+    /// Newest actions whose contents a request carries too; at most `history_len`. 0 where the model reads no content, and
+    /// then candidates carry none either. Derived from the model, not a key.
+    #[schemars(skip)]
     pub history_contents: usize,
-    /// Actions of a user that are kept, count; at least `history_len`.
-    pub history_kept: usize,
-    /// Shown items of a user that are kept to compare content with, count.
-    pub shown_kept: usize,
-    /// Time constant of the decayed impression and action counts of an item, ms of event time.
-    pub decay_ms: i64,
-    /// Rate of the fast moving average, per impression, in `(0, 1)`.
-    pub fast_rate: f32,
-    /// Rate of the slow moving average, per impression, in `(0, 1)`.
-    pub slow_rate: f32,
-    /// Strength of the prior in a smoothed rate, in actions: a counter without impressions has the global
-    /// rate, and moves half-way to its own after `prior_actions / global rate` impressions.
+    /// Actions stored for each user; at least `history_len`.
+    ///
+    /// Unit: actions. Raise it together with `history_len`.
+    pub history_capacity: usize,
+    /// Shown items stored for each user. Content features compare candidates with those the user did not act on.
+    ///
+    /// Unit: items. Lower it to save memory; it matters only with content.
+    pub shown_capacity: usize,
+    /// Time constant of the decayed impression and action counts, in event time.
+    ///
+    /// Raise it for catalogs whose popularity changes slowly.
+    #[schemars(extend("x-minimum" = "1ms"))]
+    pub counter_decay: Period,
+    /// Rate of the fast moving average of outcomes, per impression.
+    ///
+    /// Raise it to follow the newest impressions more closely.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    pub fast_ema_rate: f32,
+    /// Rate of the slow moving average of outcomes, per impression.
+    ///
+    /// Lower it for a longer memory.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    pub slow_ema_rate: f32,
+    /// Strength of the prior in a smoothed action rate. A counter without impressions has the global rate, and moves
+    /// half-way to its own after `prior_actions / global rate` impressions.
+    ///
+    /// Unit: actions. Raise it when rates of rarely shown items are too noisy.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub prior_actions: f32,
-    /// Users with a history, count. Beyond it those without an action for longest are forgotten.
+    /// Users with a stored history. Above it those without an action for longest are forgotten.
+    ///
+    /// Unit: users, each 110 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
+    /// `shown_capacity`. Raise it to the number of active users, or lower it to save memory.
+    #[schemars(range(min = 1))]
     pub max_users: usize,
-    /// Live counters, count, 60 to 90 bytes each. Beyond it those untouched for longest are forgotten.
+    /// Live counters. Above it those untouched for longest are forgotten.
+    ///
+    /// Unit: counters, 60 to 130 bytes each. Raise it with the number of items and attribute values.
+    #[schemars(range(min = 1))]
     pub max_counters: usize,
-    /// The item catalog, bytes. Beyond it the items whose newest version is oldest are forgotten.
-    pub max_catalog_bytes: u64,
-    /// How long a user or counter is kept without an event, ms of event time; 0 for ever.
-    pub expire_ms: i64,
+    /// Size of the item catalog. Above it the items whose newest version is oldest are forgotten.
+    ///
+    /// Raise it when the catalog with its texts is larger.
+    pub max_catalog: ByteSize,
+    /// How long a user or counter is stored without an event, in event time; `0s` is for ever.
+    ///
+    /// Set it to bound memory by age, or to comply with a retention rule.
+    #[schemars(extend("x-maximum" = "3660d"))]
+    pub expire_after: Period,
 }
 
 impl Default for FeatureConfig {
@@ -39,36 +77,52 @@ impl Default for FeatureConfig {
         Self {
             history_len: 100,
             history_contents: 0,
-            history_kept: 200,
-            shown_kept: 50,
-            decay_ms: 3_600_000,
-            fast_rate: 0.05,
-            slow_rate: 0.01,
+            history_capacity: 200,
+            shown_capacity: 50,
+            counter_decay: Period::from_secs(3_600),
+            fast_ema_rate: 0.05,
+            slow_ema_rate: 0.01,
             prior_actions: 1.0,
             max_users: 2_000_000,
             max_counters: 20_000_000,
-            max_catalog_bytes: 2 << 30,
-            expire_ms: 0,
+            max_catalog: ByteSize::from_bytes(2 << 30),
+            expire_after: Period::from_ms(0),
         }
     }
 }
 
 impl FeatureConfig {
+    /// Every value that cannot be used, by its key below `features`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        if self.history_capacity < self.history_len {
+            errors.push(KeyError::new(
+                "history_capacity",
+                format!(
+                    "must be at least history_len, {}, not {}",
+                    self.history_len, self.history_capacity
+                ),
+            ));
+        }
+        errors
+    }
+
     /// The configuration with all limits at their defaults: limits may change between two starts, the rest may not.
     #[must_use]
     pub fn without_limits(&self) -> Self {
         let Self {
             max_users,
             max_counters,
-            max_catalog_bytes,
-            expire_ms,
+            max_catalog,
+            expire_after,
             ..
         } = Self::default();
         Self {
             max_users,
             max_counters,
-            max_catalog_bytes,
-            expire_ms,
+            max_catalog,
+            expire_after,
             ..self.clone()
         }
     }

@@ -72,8 +72,8 @@ impl Counter {
         self.decay_to(now, config);
         self.impressions = self.impressions.saturating_add(1);
         self.recent_impressions += 1.0;
-        self.fast -= config.fast_rate * self.fast;
-        self.slow -= config.slow_rate * self.slow;
+        self.fast -= config.fast_ema_rate * self.fast;
+        self.slow -= config.slow_ema_rate * self.slow;
     }
 
     /// Counts one action.
@@ -81,13 +81,13 @@ impl Counter {
         self.decay_to(now, config);
         self.actions = self.actions.saturating_add(1);
         self.recent_actions += 1.0;
-        self.fast += config.fast_rate;
-        self.slow += config.slow_rate;
+        self.fast += config.fast_ema_rate;
+        self.slow += config.slow_ema_rate;
     }
 
     /// Decayed (impressions, actions) as of `now`.
     pub(crate) fn recent(&self, now: EventTime, config: &FeatureConfig) -> (f32, f32) {
-        let keep = decay(now.since_ms(self.last), config.decay_ms);
+        let keep = decay(now.since_ms(self.last), config.counter_decay.ms());
         (self.recent_impressions * keep, self.recent_actions * keep)
     }
 
@@ -118,7 +118,10 @@ mod tests {
         let config = FeatureConfig::default();
         let mut counter = Counter::new(0.1, EventTime(0));
         counter.add_impression(EventTime(0), &config);
-        let (now, later) = (EventTime(config.decay_ms), EventTime(2 * config.decay_ms));
+        let (now, later) = (
+            EventTime(config.counter_decay.ms()),
+            EventTime(2 * config.counter_decay.ms()),
+        );
         assert!((counter.recent(now, &config).0 - (-1.0f32).exp()).abs() < 1e-6);
         counter.add_impression(later, &config);
         counter.add_action(now, &config);

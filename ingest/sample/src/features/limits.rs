@@ -22,16 +22,16 @@ impl FeatureState {
             let n = evict_oldest(&self.users, config.max_users, |user| user.last());
             usage.n_users.store(n, Ordering::Relaxed);
         }
-        if config.expire_ms == 0 {
+        if config.expire_after.is_zero() {
             return;
         }
         let now = self.global().last;
         if now.0 < usage.next_sweep.load(Ordering::Relaxed) {
             return;
         }
-        let next_sweep = now.plus_ms(config.expire_ms / 10);
+        let next_sweep = now.plus_ms(config.expire_after.ms() / 10);
         usage.next_sweep.store(next_sweep.0, Ordering::Relaxed);
-        let oldest = now.plus_ms(-config.expire_ms);
+        let oldest = now.plus_ms(-config.expire_after.ms());
         self.counters.retain(|_, counter| counter.last >= oldest);
         self.users.retain(|_, user| user.last() >= oldest);
         usage.n_counters.store(self.counters.len(), Ordering::Relaxed);
@@ -41,7 +41,7 @@ impl FeatureState {
     /// Enforces the limit on the catalog with its vectors: drops vectors that no item has, then the items with the
     /// oldest versions, ties by id, until a tenth of the limit is free.
     pub(crate) fn enforce_catalog_limit(&self) {
-        let max = self.config.max_catalog_bytes;
+        let max = self.config.max_catalog.bytes();
         let mut catalog = self.usage.catalog_bytes.load(Ordering::Relaxed);
         if catalog + self.vectors.n_bytes() <= max {
             return;
@@ -119,6 +119,7 @@ where
 mod tests {
     use crate::features::dense::Feature;
     use crate::features::testing::{dense, impression, item, value};
+    use crate::settings::{ByteSize, Period};
     use crate::{EventTime, FeatureConfig, FeatureState, Id, Item};
 
     #[test]
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn a_flood_of_items_stays_within_the_limit_and_evicts_the_oldest() {
         let config = FeatureConfig {
-            max_catalog_bytes: 50_000,
+            max_catalog: ByteSize::from_bytes(50_000),
             ..FeatureConfig::default()
         };
         let item = |n: u64, ts: u64, text: usize| Item {
@@ -175,7 +176,7 @@ mod tests {
     fn a_restored_state_evicts_what_the_running_one_evicts() {
         let config = FeatureConfig {
             max_counters: 300,
-            expire_ms: 2000,
+            expire_after: Period::from_ms(2000),
             ..FeatureConfig::default()
         };
         let straight = FeatureState::new(config.clone());

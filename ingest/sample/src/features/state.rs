@@ -106,7 +106,7 @@ impl FeatureState {
     pub fn seed_history(&self, user: Id, items: &[Id], ts: EventTime) {
         let mut state = self.user(user);
         for item in items {
-            state.add_action(self.history_entry(*item, ts, 0), self.config.history_kept);
+            state.add_action(self.history_entry(*item, ts, 0), self.config.history_capacity);
         }
     }
 
@@ -118,10 +118,10 @@ impl FeatureState {
         for shown in &impression.items {
             self.update_item_counters(&update, user, shown.item);
         }
-        if self.config.shown_kept > 0 {
+        if self.config.shown_capacity > 0 {
             let mut user = self.user(user);
             for shown in &impression.items {
-                user.add_shown(shown.item, impression.ts, self.config.shown_kept);
+                user.add_shown(shown.item, impression.ts, self.config.shown_capacity);
             }
         }
         self.enforce_limits();
@@ -130,7 +130,8 @@ impl FeatureState {
     /// Counts an action and adds it to the user's history.
     pub fn add_action(&self, action: &Action, context: &[Id]) {
         let entry = self.history_entry(action.item, action.ts, action.task);
-        self.user(action.user).add_action(entry, self.config.history_kept);
+        self.user(action.user)
+            .add_action(entry, self.config.history_capacity);
         if action.task == 0 {
             let update = self.update(Counter::add_action, action.ts);
             self.update_request_counters(&update, action.user, context, 1);

@@ -77,7 +77,7 @@ fn db(store: &SledStore) -> &sled::Db {
 fn a_value_that_differs_from_the_one_written_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
-        hot_requests: 0,
+        requests_in_memory: 0,
         ..SledLimits::default()
     };
     let mut store = SledStore::open(dir.path(), limits).unwrap();
@@ -116,7 +116,7 @@ fn a_directory_in_use_is_refused() {
 fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
-        hot_requests: 10,
+        requests_in_memory: 10,
         ..SledLimits::default()
     };
     let mut store = SledStore::open(dir.path(), limits).unwrap();

@@ -27,7 +27,6 @@ fn stream_of(policy: LabelPolicy) -> Vec<String> {
 
 #[test]
 fn each_policy_emits_its_stream() {
-    let (wait_ms, ahead_ms) = (50, 15);
     let (both_clicks, order) = ("1 final click=1 @27", "1 final order=1 @907");
     let cases = [
         (
@@ -55,7 +54,7 @@ fn each_policy_emits_its_stream() {
             ],
         ),
         (
-            LabelPolicy::Fnw { ahead_ms },
+            LabelPolicy::Fnw,
             [
                 "1 early click=0 order=0, 2 early click=0 order=0",
                 "1 late click=1 @27",
@@ -67,7 +66,7 @@ fn each_policy_emits_its_stream() {
             ],
         ),
         (
-            LabelPolicy::EsDfm { wait_ms },
+            LabelPolicy::EsDfm,
             [
                 "",
                 "",
@@ -79,7 +78,7 @@ fn each_policy_emits_its_stream() {
             ],
         ),
         (
-            LabelPolicy::Defer { wait_ms },
+            LabelPolicy::Defer,
             [
                 "",
                 "",
@@ -94,10 +93,7 @@ fn each_policy_emits_its_stream() {
     for (policy, expected) in cases {
         assert_eq!(stream_of(policy), expected, "{policy:?}");
     }
-    assert_eq!(
-        stream_of(LabelPolicy::Fnc { ahead_ms }),
-        stream_of(LabelPolicy::Fnw { ahead_ms })
-    );
+    assert_eq!(stream_of(LabelPolicy::Fnc), stream_of(LabelPolicy::Fnw));
 }
 
 #[test]
@@ -128,7 +124,10 @@ fn eager_emits_no_positive_before_a_negative_of_its_task_could_be() {
 
 #[test]
 fn without_actions_no_impression_far_ahead_is_sampled_as_negative() {
-    let mut bench = Bench::with(LabelPolicy::Fnw { ahead_ms: 2_010 });
+    let mut bench = Bench::new(JoinConfig {
+        label_wait: Period::from_ms(2_010),
+        ..config(LabelPolicy::Fnw)
+    });
     bench.pass(0);
     let mut emitted = (0..6u64).map(|request| {
         bench.show(request, 1_000 * i64::try_from(request).unwrap());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ouzel_sample::settings::Period;
 use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, Position, ShownItem, Stream};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -37,17 +38,19 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     let policy = prop_oneof![
         3 => Just(LabelPolicy::Eager),
         1 => Just(LabelPolicy::Wait),
-        1 => (0..30i64).prop_map(|ahead_ms| LabelPolicy::Fnw { ahead_ms }),
-        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::EsDfm { wait_ms }),
-        1 => (0..30i64).prop_map(|wait_ms| LabelPolicy::Defer { wait_ms }),
+        1 => Just(LabelPolicy::Fnw),
+        1 => Just(LabelPolicy::EsDfm),
+        1 => Just(LabelPolicy::Defer),
     ];
-    (vec(0..40i64, 2), 0..15i64, 0..4i64, policy).prop_map(|(windows, lateness_ms, skew_ms, policy)| {
+    let times = (0..15i64, 0..4i64, 0..30i64);
+    (vec(1..40i64, 2), times, policy).prop_map(|(windows, (lateness_ms, skew_ms, wait_ms), label_policy)| {
         let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
         JoinConfig {
             tasks: windows.iter().enumerate().map(task).collect(),
-            lateness_ms,
-            skew_ms,
-            policy,
+            label_policy,
+            label_wait: Period::from_ms(wait_ms),
+            allowed_lateness: Period::from_ms(lateness_ms),
+            max_clock_skew: Period::from_ms(skew_ms),
             ..JoinConfig::default()
         }
     })

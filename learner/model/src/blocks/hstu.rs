@@ -105,8 +105,8 @@ impl Form {
         let size = |n: usize| i64::try_from(n).unwrap_or(1);
         Self {
             heads: size(config.heads),
-            key: size(config.key),
-            value: size(config.value),
+            key: size(config.key_width),
+            value: size(config.value_width),
             n: as_f64(size(config.history_len.max(1))),
             is_research: config.kind == SequenceKind::HstuResearch,
         }

@@ -1,25 +1,43 @@
-//! The model's blocks: which there are, and their sizes.
+//! The model's blocks in the `[model]` section: which of them a model has, and their sizes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use ouzel_sample::N_MODALITIES;
 
-/// How an item's content becomes a vector that learns.
+/// The Fusion-Q-Former: how an item's frozen vectors become a content vector that learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContentConfig {
-    /// Whether there is a Fusion-Q-Former.
+    /// Whether the model has a Fusion-Q-Former.
+    ///
+    /// Turn it off to ignore content.
     pub enabled: bool,
-    /// Widths of the frozen vectors, floats, by modality; 0 for a modality that is not read.
-    pub widths: [usize; N_MODALITIES],
-    /// Width of a token, floats; a multiple of `heads`.
+    /// Widths of the frozen vectors of text and image; 0 takes the width of the encoder in `[content]`, or leaves the
+    /// modality out.
+    ///
+    /// Unit: floats. Set it when item events carry vectors.
+    #[serde(alias = "widths")]
+    pub vector_widths: [usize; N_MODALITIES],
+    /// Width of a token; a multiple of `heads`.
+    ///
+    /// Unit: floats. Widen it for large logs.
+    #[schemars(range(min = 1))]
     pub width: usize,
-    /// Queries, count: the content vector is `queries * width` floats.
+    /// Learned queries; the content vector has `queries * width` floats.
+    ///
+    /// Unit: queries. Rarely changed.
+    #[schemars(range(min = 1))]
     pub queries: usize,
-    /// Layers of self-attention, count.
+    /// Layers of self-attention.
+    ///
+    /// Unit: layers. More layers are run by libtorch instead of the `cpu` backend.
+    #[schemars(range(min = 1))]
     pub layers: usize,
-    /// Heads of a layer, count.
+    /// Attention heads of a layer.
+    ///
+    /// Unit: heads. Rarely changed.
+    #[schemars(range(min = 1))]
     pub heads: usize,
 }
 
@@ -27,7 +45,7 @@ impl Default for ContentConfig {
     fn default() -> Self {
         Self {
             enabled: false,
-            widths: [0; N_MODALITIES],
+            vector_widths: [0; N_MODALITIES],
             width: 64,
             queries: 2,
             layers: 1,
@@ -52,11 +70,19 @@ impl ContentConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InterestConfig {
-    /// Whether it is there; it needs content.
+    /// Whether the model has content interest; needs `content.enabled`.
+    ///
+    /// Turn it off together with content.
     pub enabled: bool,
-    /// Width of queries and keys, floats.
+    /// Width of queries and keys.
+    ///
+    /// Unit: floats. Widen it for large logs.
+    #[schemars(range(min = 1))]
     pub width: usize,
-    /// Newest actions whose contents are attended to, count.
+    /// Newest actions whose contents are attended to; at most `features.history_len`.
+    ///
+    /// Unit: actions. Lower it to make requests cheaper.
+    #[schemars(range(min = 1))]
     pub history_len: usize,
 }
 
@@ -70,18 +96,18 @@ impl Default for InterestConfig {
     }
 }
 
-/// What is made of the user's history of items.
+/// The block over the user's history of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SequenceKind {
-    /// Its mean alone, which is always there as a field.
+    /// No block: only the mean of the history, which every model has as a field.
     #[default]
     Mean,
-    /// Attention of the candidate by an MLP (Zhou et al. 2018).
+    /// DIN: attention of the candidate by an MLP (Zhou et al. 2018).
     Din,
-    /// Pointwise attention over layers (Zhai et al. 2024), in the form that is run in production.
+    /// HSTU: layers of pointwise attention (Zhai et al. 2024), in its production form.
     Hstu,
-    /// The same in the form of the paper.
+    /// HSTU in the form of the paper.
     HstuResearch,
 }
 
@@ -89,22 +115,48 @@ pub enum SequenceKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SequenceConfig {
-    /// Which block.
+    /// Which block reads the history.
+    ///
+    /// Change `model.from` instead, unless only this block should differ.
     pub kind: SequenceKind,
-    /// Newest actions that it reads, count. For `hstu` also the constant that scores are divided by.
+    /// Newest actions that the block reads; at most `features.history_len`. `hstu` also divides scores by it.
+    ///
+    /// Unit: actions. Lower it to make requests cheaper.
+    #[schemars(range(min = 1))]
     pub history_len: usize,
-    /// Width of a token of `hstu`, floats.
+    /// Width of a token of `hstu`.
+    ///
+    /// Unit: floats. Widen it for large logs.
+    #[schemars(range(min = 1))]
     pub width: usize,
-    /// Layers of `hstu`, count.
+    /// Layers of `hstu`.
+    ///
+    /// Unit: layers. More layers are run by libtorch instead of the `cpu` backend.
+    #[schemars(range(min = 1))]
     pub layers: usize,
-    /// Heads of a layer of `hstu`, count.
+    /// Attention heads of a layer of `hstu`.
+    ///
+    /// Unit: heads. Rarely changed.
+    #[schemars(range(min = 1))]
     pub heads: usize,
-    /// Width of a query and key of one head of `hstu`, floats.
-    pub key: usize,
-    /// Width of a value of one head of `hstu`, floats.
-    pub value: usize,
-    /// Widths of the two hidden layers of the attention unit of `din`, floats.
-    pub unit: [usize; 2],
+    /// Width of a query and key of one head of `hstu`.
+    ///
+    /// Unit: floats. Rarely changed.
+    #[serde(alias = "key")]
+    #[schemars(range(min = 1))]
+    pub key_width: usize,
+    /// Width of a value of one head of `hstu`.
+    ///
+    /// Unit: floats. Rarely changed.
+    #[serde(alias = "value")]
+    #[schemars(range(min = 1))]
+    pub value_width: usize,
+    /// Widths of the two hidden layers of the attention MLP of `din`.
+    ///
+    /// Unit: floats. Rarely changed.
+    #[serde(alias = "unit")]
+    #[schemars(inner(range(min = 1)))]
+    pub attention_hidden: [usize; 2],
 }
 
 impl Default for SequenceConfig {
@@ -115,15 +167,15 @@ impl Default for SequenceConfig {
             width: 32,
             layers: 1,
             heads: 2,
-            key: 16,
-            value: 16,
-            unit: [64, 16],
+            key_width: 16,
+            value_width: 16,
+            attention_hidden: [64, 16],
         }
     }
 }
 
 impl SequenceConfig {
-    /// Floats that come out of it for a candidate, of rows of `dim` floats; 0 where there is only the mean.
+    /// Output width for a candidate, from rows of `dim` floats; 0 for `mean`.
     #[must_use]
     pub fn out(&self, dim: usize) -> usize {
         match self.kind {
@@ -134,34 +186,47 @@ impl SequenceConfig {
     }
 }
 
-/// Rows of an entry of a history: its item, and what that is about.
+/// Rows of a history entry: its item, and what the item is about.
 pub const TOKEN_FIELDS: usize = 2;
 
-/// What stands between the first layer and the tasks.
+/// The layers between the first layer and the tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadKind {
-    /// Hidden layers, and one linear layer with an output a task.
+    /// Hidden layers, then one linear layer with an output for each task.
     #[default]
     Single,
-    /// Hidden layers, and a tower a task.
+    /// Hidden layers, then a tower for each task.
     SharedBottom,
-    /// Experts on the first layer, a gate and a tower a task (Ma et al. 2018).
+    /// Experts on the first layer, then a gate and a tower for each task (Ma et al. 2018).
     Mmoe,
 }
 
-/// The heads.
+/// The layers between the first layer and the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadConfig {
-    /// Which.
+    /// Which layers the tasks share and which are their own.
+    ///
+    /// Change it to `mmoe` for several tasks that disagree.
     pub kind: HeadKind,
-    /// Experts of `mmoe`, count.
+    /// Experts of `mmoe`.
+    ///
+    /// Unit: experts. Raise it with the number of tasks.
+    #[schemars(range(min = 1))]
     pub experts: usize,
-    /// Width of an expert, floats.
-    pub expert: usize,
-    /// Width of a task's tower, floats.
-    pub tower: usize,
+    /// Width of an expert of `mmoe`.
+    ///
+    /// Unit: floats. Widen it for large logs.
+    #[serde(alias = "expert")]
+    #[schemars(range(min = 1))]
+    pub expert_width: usize,
+    /// Width of a task's tower of `mmoe` and `shared_bottom`.
+    ///
+    /// Unit: floats. Widen it for large logs.
+    #[serde(alias = "tower")]
+    #[schemars(range(min = 1))]
+    pub tower_width: usize,
 }
 
 impl Default for HeadConfig {
@@ -169,22 +234,30 @@ impl Default for HeadConfig {
         Self {
             kind: HeadKind::default(),
             experts: 4,
-            expert: 64,
-            tower: 32,
+            expert_width: 64,
+            tower_width: 32,
         }
     }
 }
 
-/// Low-rank adapters (Hu et al. 2022): what goes on learning in a layer whose weight is frozen.
+/// Low-rank adapters (Hu et al. 2022), which learn in layers whose weights are frozen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank, count.
+    /// Rank of the adapters; 0 for none.
+    ///
+    /// Unit: columns. Raise it when adapters learn too little.
     pub rank: usize,
-    /// What the product is scaled by, times the rank.
+    /// Scale of an adapter's product, which is multiplied by `alpha / rank`.
+    ///
+    /// Rarely changed.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: f64,
-    /// Names of the linear layers that have one.
-    pub on: Vec<String>,
+    /// Names of the linear layers that have an adapter; `ouzel model describe` lists them.
+    ///
+    /// Add layers that should adapt after the freeze.
+    #[serde(alias = "on")]
+    pub layers: Vec<String>,
 }
 
 impl Default for LoraConfig {
@@ -192,13 +265,13 @@ impl Default for LoraConfig {
         Self {
             rank: 8,
             alpha: 128.0,
-            on: vec!["interest.query".into(), "interest.key".into()],
+            layers: vec!["interest.query".into(), "interest.key".into()],
         }
     }
 }
 
 impl LoraConfig {
-    /// What the product of the two matrices is multiplied by.
+    /// The factor of the product of an adapter's two matrices.
     #[must_use]
     pub fn scale(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a rank")]

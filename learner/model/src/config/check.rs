@@ -1,62 +1,45 @@
-//! What a model's configuration cannot be, beyond what its types say.
+//! Validation of the `[model]` section beyond the ranges of its keys.
+
+use ouzel_sample::settings::{KeyError, out_of_range};
 
 use crate::config::{LoraConfig, ModelConfig};
 use crate::fields::Feature;
 use crate::shapes::weight_specs;
 
-/// A setting that makes no model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Path of the key within the model, as `content.heads`.
-    pub key: String,
-    /// What is wrong with it, to be read behind the key.
-    pub message: String,
-    /// The name in it that is not known, if that is what is wrong.
-    pub unknown: Option<String>,
-}
-
 impl ModelConfig {
-    /// Everything that is wrong, in the order of the sections; empty for a model that can be made.
+    /// Every value that makes no model, by its key below `model`; empty for a model that can be built.
     ///
-    /// `content.enabled` is taken by its word: whether anything brings frozen vectors is the caller's to know.
+    /// `content.enabled` is taken as stated: the caller knows whether anything brings frozen vectors.
     #[must_use]
-    pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut unless = |is_fine: bool, key: &str, message: String| {
-            if !is_fine {
-                faults.push(Fault {
-                    key: key.to_owned(),
-                    message,
-                    unknown: None,
-                });
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        let mut refuse_unless = |is_valid: bool, key: &str, message: String| {
+            if !is_valid {
+                errors.push(KeyError::new(key, message));
             }
         };
-        for (key, size) in self.sizes() {
-            unless(size >= 1, key, "must be at least 1".to_owned());
-        }
         for feature in Feature::ALL {
             let width = self.width(feature);
-            unless(
+            refuse_unless(
                 width <= self.dim,
                 match feature {
                     Feature::User => "dims.user",
                     Feature::Item => "dims.item",
                     Feature::Attribute => "dims.attribute",
                 },
-                format!(
-                    "must be at most dim: blocks read rows of one width, {}, and a row of {width} does not fit; raise dim",
-                    self.dim
-                ),
+                format!("must be at most dim, {}, not {width}: raise dim", self.dim),
             );
         }
-        let is_hidden = !self.hidden.is_empty() && !self.hidden.contains(&0);
-        unless(
-            is_hidden,
+        refuse_unless(
+            !self.hidden.is_empty() && !self.hidden.contains(&0),
             "hidden",
-            "must list at least one layer, each at least 1 wide".to_owned(),
+            format!(
+                "must list at least one layer, each at least 1 wide, not {:?}",
+                self.hidden
+            ),
         );
         let content = &self.content;
-        unless(
+        refuse_unless(
             content.width.is_multiple_of(content.heads.max(1)),
             "content.heads",
             format!(
@@ -64,30 +47,21 @@ impl ModelConfig {
                 content.width, content.heads
             ),
         );
-        for (is_on, key, what) in [
+        for (is_on, key, off) in [
             (self.interest.enabled, "interest.enabled", "false"),
-            (self.contrast > 0, "contrast", "0"),
+            (self.contrast_width > 0, "contrast_width", "0"),
         ] {
-            unless(
+            refuse_unless(
                 !is_on || content.enabled,
                 key,
-                format!("needs content: set content.enabled = true, or {key} = {what}"),
+                format!("needs content: set content.enabled = true, or {key} = {off}"),
             );
         }
-        let lora = &self.lora;
-        unless(
-            lora.alpha.is_finite() && lora.alpha > 0.0,
-            "lora.alpha",
-            "must be more than 0".to_owned(),
-        );
-        faults.extend(self.wrong_adapters());
-        faults
+        errors.extend(self.unknown_layers());
+        errors
     }
 
     /// The linear layers that may have an adapter, sorted.
-    ///
-    /// Those that make content vectors may not: what they make is a constant of its item once the base is frozen,
-    /// which is when adapters begin to learn.
     #[must_use]
     pub fn adaptable(&self) -> Vec<String> {
         let mut layers: Vec<String> = weight_specs(self)
@@ -98,48 +72,23 @@ impl ModelConfig {
         layers
     }
 
-    fn sizes(&self) -> [(&'static str, usize); 18] {
-        let Self {
-            content,
-            interest,
-            sequence,
-            head,
-            ..
-        } = self;
-        [
-            ("dim", self.dim),
-            ("content.width", content.width),
-            ("content.queries", content.queries),
-            ("content.layers", content.layers),
-            ("content.heads", content.heads),
-            ("interest.width", interest.width),
-            ("interest.history_len", interest.history_len),
-            ("sequence.history_len", sequence.history_len),
-            ("sequence.width", sequence.width),
-            ("sequence.layers", sequence.layers),
-            ("sequence.heads", sequence.heads),
-            ("sequence.key", sequence.key),
-            ("sequence.value", sequence.value),
-            ("sequence.unit", sequence.unit[0]),
-            ("sequence.unit", sequence.unit[1]),
-            ("head.experts", head.experts),
-            ("head.expert", head.expert),
-            ("head.tower", head.tower),
-        ]
-    }
-
-    /// Adapters on layers that are not there. The list that is the default may name more than a model has.
-    fn wrong_adapters(&self) -> Vec<Fault> {
-        if self.lora.rank == 0 || self.lora.on == LoraConfig::default().on {
+    /// Adapters on layers that the model lacks. The default list may name more than a model has.
+    fn unknown_layers(&self) -> Vec<KeyError> {
+        if self.lora.rank == 0 || self.lora.layers == LoraConfig::default().layers {
             return Vec::new();
         }
-        let layers = self.adaptable();
-        let wrong = self.lora.on.iter().filter(|layer| !layers.contains(layer));
-        wrong
-            .map(|layer| Fault {
-                key: "lora.on".to_owned(),
-                unknown: Some(layer.clone()),
-                message: format!("the model has no layer {layer}; it has {}", layers.join(", ")),
+        let known = self.adaptable();
+        let unknown = self.lora.layers.iter().filter(|layer| !known.contains(layer));
+        unknown
+            .map(|layer| KeyError {
+                unknown: Some((layer.clone(), known.clone())),
+                ..KeyError::new(
+                    "lora.layers",
+                    format!(
+                        "names {layer}, which is no layer of the model; it has {}",
+                        known.join(", ")
+                    ),
+                )
             })
             .collect()
     }
@@ -150,18 +99,18 @@ mod tests {
     use super::*;
     use crate::config::{ContentConfig, HeadConfig, HeadKind, InterestConfig, SequenceConfig, SequenceKind};
 
-    fn whole() -> ModelConfig {
+    fn full_model() -> ModelConfig {
         ModelConfig {
             content: ContentConfig {
                 enabled: true,
-                widths: [4, 0],
+                vector_widths: [4, 0],
                 ..ContentConfig::default()
             },
             interest: InterestConfig {
                 enabled: true,
                 ..InterestConfig::default()
             },
-            contrast: 8,
+            contrast_width: 8,
             sequence: SequenceConfig {
                 kind: SequenceKind::Hstu,
                 ..SequenceConfig::default()
@@ -172,36 +121,40 @@ mod tests {
 
     #[track_caller]
     fn check(change: impl Fn(&mut ModelConfig), key: &str, message: &str) {
-        let mut config = whole();
+        let mut config = full_model();
         change(&mut config);
-        let faults = config.faults();
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert_eq!(faults[0].key, key);
-        assert!(faults[0].message.contains(message), "{:?}", faults[0]);
+        let errors = config.validate();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].key, key);
+        assert!(errors[0].message.contains(message), "{:?}", errors[0]);
     }
 
     #[test]
-    fn a_model_that_can_be_made_has_no_fault() {
-        assert_eq!(whole().faults(), []);
-        assert_eq!(ModelConfig::default().faults(), []);
+    fn a_model_that_can_be_built_is_valid() {
+        assert_eq!(full_model().validate(), []);
+        assert_eq!(ModelConfig::default().validate(), []);
     }
 
     #[test]
-    fn each_setting_that_makes_no_model_is_named() {
+    fn each_value_that_makes_no_model_is_refused_by_its_key() {
         check(|m| m.content.heads = 3, "content.heads", "64 is no multiple of 3");
         check(|m| m.content.width = 0, "content.width", "at least 1");
         check(|m| m.content.layers = 0, "content.layers", "at least 1");
-        check(|m| m.sequence.key = 0, "sequence.key", "at least 1");
-        check(|m| m.sequence.unit = [3, 0], "sequence.unit", "at least 1");
+        check(|m| m.sequence.key_width = 0, "sequence.key_width", "at least 1");
+        check(
+            |m| m.sequence.attention_hidden = [3, 0],
+            "sequence.attention_hidden[1]",
+            "at least 1",
+        );
         check(|m| m.head.experts = 0, "head.experts", "at least 1");
-        check(|m| m.dims.item = 9, "dims.item", "a row of 9 does not fit");
+        check(|m| m.dims.item = 9, "dims.item", "at most dim, 8, not 9");
         check(|m| m.hidden = Vec::new(), "hidden", "at least one layer");
         check(|m| m.hidden = vec![8, 0], "hidden", "at least 1 wide");
-        check(|m| m.lora.alpha = f64::NAN, "lora.alpha", "more than 0");
+        check(|m| m.lora.alpha = 0.0, "lora.alpha", "more than 0");
         check(
             |m| {
                 m.content.enabled = false;
-                m.contrast = 0;
+                m.contrast_width = 0;
             },
             "interest.enabled",
             "needs content",
@@ -211,48 +164,48 @@ mod tests {
                 m.content.enabled = false;
                 m.interest.enabled = false;
             },
-            "contrast",
-            "or contrast = 0",
+            "contrast_width",
+            "or contrast_width = 0",
         );
     }
 
     #[test]
-    fn an_adapter_is_on_a_layer_that_is_there() {
+    fn an_adapter_is_on_a_layer_of_the_model() {
         let on = |layers: &[&str]| {
             let layers: Vec<String> = layers.iter().map(|layer| (*layer).to_owned()).collect();
-            move |m: &mut ModelConfig| m.lora.on.clone_from(&layers)
+            move |m: &mut ModelConfig| m.lora.layers.clone_from(&layers)
         };
-        let mut fine = whole();
+        let mut fine = full_model();
         on(&[
             "sequence.layer0.uvqk",
             "interest.key",
             "out",
             "content.layer0.query",
         ])(&mut fine);
-        assert_eq!(fine.faults(), []);
+        assert_eq!(fine.validate(), []);
         check(
             on(&["sequence.layer1.uvqk"]),
-            "lora.on",
-            "no layer sequence.layer1.uvqk",
+            "lora.layers",
+            "sequence.layer1.uvqk, which is no layer",
         );
-        check(on(&["first.user"]), "lora.on", "it has cic.content, ");
+        check(on(&["first.user"]), "lora.layers", "it has cic.content, ");
         check(
             |m| {
                 m.head = HeadConfig {
                     kind: HeadKind::Mmoe,
                     ..HeadConfig::default()
                 };
-                m.lora.on = vec!["out".to_owned()];
+                m.lora.layers = vec!["out".to_owned()];
             },
-            "lora.on",
+            "lora.layers",
             "head.tower0",
         );
-        // The list that nobody wrote may name what a model lacks, and without a rank there is no adapter.
+        // The default list may name what a model lacks, and without a rank there is no adapter.
         let plain = ModelConfig::default();
-        assert_eq!(plain.faults(), []);
-        let mut off = whole();
+        assert_eq!(plain.validate(), []);
+        let mut off = full_model();
         on(&["nowhere"])(&mut off);
         off.lora.rank = 0;
-        assert_eq!(off.faults(), []);
+        assert_eq!(off.validate(), []);
     }
 }

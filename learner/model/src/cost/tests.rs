@@ -19,7 +19,7 @@ fn with_content() -> ModelConfig {
     ModelConfig {
         content: ContentConfig {
             enabled: true,
-            widths: [5, 3],
+            vector_widths: [5, 3],
             width: 4,
             queries: 2,
             layers: 1,
@@ -30,7 +30,7 @@ fn with_content() -> ModelConfig {
             width: 6,
             history_len: 7,
         },
-        contrast: 3,
+        contrast_width: 3,
         ..plain()
     }
 }
@@ -97,7 +97,7 @@ fn content_is_paid_once_an_item_and_interest_for_each_entry() {
 fn din_pays_for_each_pair_of_candidate_and_entry_its_product_alone() {
     let din = SequenceConfig {
         kind: SequenceKind::Din,
-        unit: [3, 2],
+        attention_hidden: [3, 2],
         history_len: 9,
         ..SequenceConfig::default()
     };
@@ -110,7 +110,7 @@ fn din_pays_for_each_pair_of_candidate_and_entry_its_product_alone() {
     let adapted = ModelConfig {
         lora: LoraConfig {
             rank: 1,
-            on: vec!["sequence.first".to_owned()],
+            layers: vec!["sequence.first".to_owned()],
             ..LoraConfig::default()
         },
         ..with_sequence(din)
@@ -129,8 +129,8 @@ fn hstu_is_quadratic_in_the_history_in_all_layers_but_the_last() {
         width: 3,
         layers,
         heads: 2,
-        key: 1,
-        value: 2,
+        key_width: 1,
+        value_width: 2,
         ..SequenceConfig::default()
     };
     // Tokens 4 -> 3; keys 2, values 4, so 3 -> 12; a pair is 2 * (2 + 4); out of 3 * 4 or, by the paper, of 4.
@@ -155,7 +155,7 @@ fn hstu_is_quadratic_in_the_history_in_all_layers_but_the_last() {
     let adapted = ModelConfig {
         lora: LoraConfig {
             rank: 2,
-            on: vec!["sequence.layer0.uvqk".to_owned()],
+            layers: vec!["sequence.layer0.uvqk".to_owned()],
             ..LoraConfig::default()
         },
         ..with_sequence(hstu(1, SequenceKind::Hstu))
@@ -174,8 +174,8 @@ fn heads_cost_their_layers_for_each_task() {
         head: HeadConfig {
             kind,
             experts: 2,
-            expert: 5,
-            tower: 6,
+            expert_width: 5,
+            tower_width: 6,
         },
         ..plain()
     };

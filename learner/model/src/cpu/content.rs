@@ -62,7 +62,7 @@ impl FqFormer {
             queries,
             heads,
             width,
-            widths,
+            vector_widths: widths,
             ..
         } = &config.content;
         let layer = |part: &str| -> Result<Linear, Error> {

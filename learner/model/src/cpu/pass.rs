@@ -79,7 +79,7 @@ impl<'a> CpuPass<'a> {
             user: inputs.user.gather(&rows, dim),
             candidate: inputs.candidate.gather(&rows, dim),
             wide: inputs.wide_sum.gather(&wide, 1),
-            ids: match (mode, net.config().contrast) {
+            ids: match (mode, net.config().contrast_width) {
                 (GradMode::None, _) | (_, 0) => Vec::new(),
                 _ => inputs.history.target.gather(&rows, dim),
             },
@@ -151,7 +151,7 @@ impl<'a> CpuPass<'a> {
         let Some(contents) = self.inputs.contents.as_ref() else {
             return Ok(());
         };
-        if self.net.config().contrast == 0 || contents.contrasted.len() < 2 {
+        if self.net.config().contrast_width == 0 || contents.contrasted.len() < 2 {
             return Ok(());
         }
         let n = to_i64(self.inputs.n_candidates());

@@ -57,7 +57,12 @@ impl CpuSequenceBlock {
             layers.push([get("weight")?, get("bias")?]);
         }
         let parts = |at: usize| -> [&[f32]; 2] { [&layers[at][0], &layers[at][1]] };
-        Ok(Self::Din(Din::new(parts(0), parts(1), parts(2), config.products)))
+        Ok(Self::Din(Din::new(
+            parts(0),
+            parts(1),
+            parts(2),
+            config.matmul_precision,
+        )))
     }
 }
 

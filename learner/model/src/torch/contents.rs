@@ -106,7 +106,7 @@ pub(crate) fn gather_frozen(
 ) -> Result<Frozen, Error> {
     let mut present = vec![0.0; items.len() * N_MODALITIES];
     let mut vectors: [Option<Tensor>; N_MODALITIES] = [const { None }; N_MODALITIES];
-    for (modality, width) in config.widths.into_iter().enumerate() {
+    for (modality, width) in config.vector_widths.into_iter().enumerate() {
         if width == 0 {
             continue;
         }

@@ -62,7 +62,7 @@ impl<'a> TorchPass<'a> {
         else {
             return Ok(None);
         };
-        if self.net.config().contrast == 0 {
+        if self.net.config().contrast_width == 0 {
             return Ok(None);
         }
         let ids = target.f_index_select(0, candidates)?;

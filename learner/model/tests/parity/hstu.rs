@@ -12,8 +12,8 @@ fn config(case: &Case, kind: SequenceKind) -> SequenceConfig {
         history_len: case.size("n"),
         layers: case.size("layers"),
         heads: case.size("heads"),
-        key: case.size("dqk"),
-        value: case.size("dv"),
+        key_width: case.size("dqk"),
+        value_width: case.size("dv"),
         ..SequenceConfig::default()
     }
 }

@@ -147,7 +147,7 @@ fn a_merged_adapter_scores_like_a_separate_one() {
     let world = World::new();
     for kind in [SequenceKind::Din, SequenceKind::Hstu] {
         let mut config = model(kind, HeadKind::Single, true);
-        config.lora.on.extend(
+        config.lora.layers.extend(
             [
                 "sequence.first",
                 "sequence.layer0.uvqk",

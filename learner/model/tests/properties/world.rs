@@ -143,7 +143,7 @@ pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -
         tasks: vec!["click".into(), "order".into()],
         content: ContentConfig {
             enabled: has_content,
-            widths: [6, 5],
+            vector_widths: [6, 5],
             width: 8,
             ..ContentConfig::default()
         },
@@ -152,22 +152,22 @@ pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -
             width: 8,
             history_len: 12,
         },
-        contrast: if has_content { 8 } else { 0 },
+        contrast_width: if has_content { 8 } else { 0 },
         sequence: SequenceConfig {
             kind: sequence,
             history_len: 12,
             width: 8,
             layers: 2,
             heads: 2,
-            key: 4,
-            value: 4,
-            unit: [8, 4],
+            key_width: 4,
+            value_width: 4,
+            attention_hidden: [8, 4],
         },
         head: HeadConfig {
             kind: head,
             experts: 3,
-            expert: 8,
-            tower: 4,
+            expert_width: 8,
+            tower_width: 4,
         },
         // Adapters are about as large as the weights below them: rounding is then that of scores.
         lora: LoraConfig {

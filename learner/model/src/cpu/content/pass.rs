@@ -86,7 +86,7 @@ impl Block {
             queries,
             heads,
             width,
-            widths,
+            vector_widths: widths,
             ..
         } = &config.content;
         let get = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };

@@ -13,7 +13,7 @@ fn config(queries: usize, heads: usize, width: usize, widths: [usize; N_MODALITI
     ModelConfig {
         content: ContentConfig {
             enabled: true,
-            widths,
+            vector_widths: widths,
             queries,
             heads,
             width,

@@ -110,8 +110,8 @@ impl Hstu {
             dim,
             width: config.width,
             heads: config.heads,
-            key: config.key,
-            value: config.value,
+            key: config.key_width,
+            value: config.value_width,
             #[expect(clippy::cast_precision_loss, reason = "a length")]
             share: 1.0 / config.history_len.max(1) as f32,
         };

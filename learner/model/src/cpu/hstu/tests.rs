@@ -161,8 +161,8 @@ fn sequence(width: usize, [heads, key, value]: [usize; 3], history_len: usize) -
         width,
         layers: 1,
         heads,
-        key,
-        value,
+        key_width: key,
+        value_width: value,
         ..SequenceConfig::default()
     }
 }

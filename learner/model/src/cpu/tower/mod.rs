@@ -109,7 +109,7 @@ impl Tower {
             Ok(params.find(name).map(to_vec).transpose()?)
         };
         let get = |name: &str| -> Result<Vec<f32>, Error> { Ok(to_vec(params.get(name)?)?) };
-        let products = config.products;
+        let products = config.matmul_precision;
         let bias = get("first.bias")?;
         let n_first = bias.len();
         let mut weights = Vec::new();

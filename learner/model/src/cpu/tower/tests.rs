@@ -238,7 +238,7 @@ fn the_loops_are_the_network_and_its_gradients() {
     let em3 = |of: &ModelConfig, on: &[&str]| ModelConfig {
         content: ContentConfig {
             enabled: true,
-            widths: [VECTOR, 0],
+            vector_widths: [VECTOR, 0],
             width: 8,
             ..ContentConfig::default()
         },
@@ -250,7 +250,7 @@ fn the_loops_are_the_network_and_its_gradients() {
         lora: LoraConfig {
             rank: 3,
             alpha: 3.0,
-            on: on.iter().map(|layer| (*layer).to_owned()).collect(),
+            layers: on.iter().map(|layer| (*layer).to_owned()).collect(),
         },
         ..of.clone()
     };

@@ -1,7 +1,7 @@
 //! Durations and sizes as people write them: `200ms`, `1h30m`, `256KiB`.
 //!
-//! A value parses from text with its unit and prints back as text that parses to the same value, so that
-//! `config show` is itself a configuration. A bare number is refused: nobody can see its unit.
+//! A value prints as text that parses to the same value. A bare number is refused, because its unit is not visible.
+//! Binary formats store the plain number of milliseconds or bytes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -62,10 +62,15 @@ pub struct Period {
 impl Period {
     const EXPECTED: &'static str = "a duration with its unit, such as \"200ms\", \"10m\" or \"1h30m\"";
 
-    /// A period of this many milliseconds.
+    /// Ten years, a bound for settings of event time: more is a mistake of unit, and sums of a few stay far from overflow.
+    pub const TEN_YEARS: Self = Self::from_secs(10 * 366 * 86_400);
+
+    /// A period of this many milliseconds; a negative number gives 0.
     #[must_use]
-    pub const fn from_ms(ms: u32) -> Self {
-        Self { ms: ms as i64 }
+    pub const fn from_ms(ms: i64) -> Self {
+        Self {
+            ms: if ms < 0 { 0 } else { ms },
+        }
     }
 
     /// A period of this many seconds.
@@ -82,7 +87,7 @@ impl Period {
         self.ms
     }
 
-    /// Its length as the standard library has it.
+    /// Its length as a [`Duration`].
     #[must_use]
     pub fn duration(self) -> Duration {
         Duration::from_millis(self.ms.unsigned_abs())
@@ -109,14 +114,14 @@ impl FromStr for Period {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.ms.unsigned_abs();
-        if rest == 0 {
+        let mut left = self.ms.unsigned_abs();
+        if left == 0 {
             return f.write_str("0s");
         }
         for (unit, length) in TIME_UNITS {
-            if rest >= length {
-                write!(f, "{}{unit}", rest / length)?;
-                rest %= length;
+            if left >= length {
+                write!(f, "{}{unit}", left / length)?;
+                left %= length;
             }
         }
         Ok(())
@@ -134,8 +139,8 @@ impl ByteSize {
 
     /// A size of this many bytes.
     #[must_use]
-    pub const fn from_bytes(bytes: u32) -> Self {
-        Self { bytes: bytes as u64 }
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self { bytes }
     }
 
     /// The number of bytes.
@@ -215,9 +220,9 @@ fn parse_sum(text: &str, units: &[(&str, u64)], expected: &'static str) -> Resul
     Ok(total)
 }
 
-/// Serde and schema for a type that is text outside.
+/// Serde and schema of a type that people write as text.
 macro_rules! as_text {
-    ($type:ident, $pattern:literal) => {
+    ($type:ident, $number:ident: $primitive:ty, $name:literal, $pattern:literal) => {
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
@@ -226,12 +231,20 @@ macro_rules! as_text {
 
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.$number.serialize(serializer)
+                }
             }
         }
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if !deserializer.is_human_readable() {
+                    let $number = <$primitive>::deserialize(deserializer)?;
+                    return Ok(Self { $number });
+                }
                 struct Text;
                 impl Visitor<'_> for Text {
                     type Value = $type;
@@ -258,18 +271,55 @@ macro_rules! as_text {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern })
+                json_schema!({ "type": "string", "x-type": $name, "pattern": $pattern })
             }
         }
     };
 }
 
-as_text!(Period, r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$");
-as_text!(ByteSize, r"^[0-9]+(GiB|MiB|KiB|GB|MB|KB|B)$");
+as_text!(Period, ms: i64, "duration", r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$");
+as_text!(ByteSize, bytes: u64, "size", r"^[0-9]+(GiB|MiB|KiB|GB|MB|KB|B)$");
+
+/// Serde of a duration that may be `auto`, stored as none.
+pub mod auto_period {
+    use super::{Deserialize, Deserializer, Period, Serialize, Serializer};
+    use serde::de::Error as _;
+
+    /// Writes `auto` or the duration.
+    pub fn serialize<S: Serializer>(period: &Option<Period>, serializer: S) -> Result<S::Ok, S::Error> {
+        match period {
+            None => serializer.serialize_str("auto"),
+            Some(period) => period.serialize(serializer),
+        }
+    }
+
+    /// Reads `auto` or a duration.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Period>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "auto" {
+            return Ok(None);
+        }
+        let refuse = |_| D::Error::custom(format!("{text:?} is neither \"auto\" nor {}", Period::EXPECTED));
+        text.parse().map(Some).map_err(refuse)
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn binary_formats_store_the_number() {
+        let period = Period::from_secs(600);
+        assert_eq!(postcard::to_stdvec(&period), postcard::to_stdvec(&600_000_i64));
+        let size = ByteSize::from_bytes(2 << 30);
+        let bytes = postcard::to_stdvec(&(period, size)).unwrap();
+        assert_eq!(bytes, postcard::to_stdvec(&(600_000_i64, 2_u64 << 30)).unwrap());
+        assert_eq!(
+            postcard::from_bytes::<(Period, ByteSize)>(&bytes),
+            Ok((period, size))
+        );
+    }
 
     #[test]
     fn a_period_reads_its_units_and_prints_the_same_value() {

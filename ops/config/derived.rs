@@ -1,0 +1,176 @@
+//! What a room needs from several sections at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind};
+use ouzel_ingest::tier::TierConfig;
+use ouzel_ingest::{KafkaConfig, Topics};
+use ouzel_learner::LearnerConfig;
+use ouzel_learner::loss::Policy as LossPolicy;
+use ouzel_learner::model::ModelConfig;
+use ouzel_sample::{FeatureConfig, IdSpace, Stream};
+
+use super::properties::PropertyError;
+use super::root::Config;
+
+/// Width of the vectors of an EfficientNet-Lite of any size.
+const EFFICIENTNET_LITE: usize = 1280;
+
+impl Config {
+    /// Hashes ids with this deployment's salt.
+    #[must_use]
+    pub fn id_space(&self) -> IdSpace {
+        IdSpace::new(self.ids.salt)
+    }
+
+    /// The action names of the tasks, in task order.
+    #[must_use]
+    pub fn task_names(&self) -> Vec<String> {
+        self.join.task_names()
+    }
+
+    /// The topics.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        self.kafka.topics.clone()
+    }
+
+    /// How to reach the brokers, with secrets resolved. Not for printing.
+    pub fn kafka_config(&self) -> Result<KafkaConfig, PropertyError> {
+        let properties = self.kafka.properties.resolve(|name| std::env::var(name).ok())?;
+        Ok(KafkaConfig {
+            bootstrap: self.kafka.bootstrap.clone(),
+            properties: properties.as_map().clone(),
+            topics: self.topics(),
+            streams: match self.join.source {
+                JoinSource::Events => Stream::EVENTS.to_vec(),
+                JoinSource::Tier => Stream::BEHIND_TIER.to_vec(),
+            },
+            is_whole_log_expected: false,
+        })
+    }
+
+    /// How `ouzel join` takes part in its group; `instance` overrides the configured name unless it is empty.
+    #[must_use]
+    pub fn tier_config(&self, instance: &str) -> TierConfig {
+        let mut tier = self.tier.clone();
+        if !instance.is_empty() {
+            instance.clone_into(&mut tier.instance);
+        }
+        tier
+    }
+
+    /// Where the join state is stored; on disk, in `dir`.
+    #[must_use]
+    pub fn join_store(&self, dir: &Path) -> StoreConfig {
+        match self.join.store {
+            StoreKind::Memory => StoreConfig::Memory,
+            StoreKind::Sled => StoreConfig::Sled {
+                dir: dir.to_owned(),
+                limits: self.join.sled,
+            },
+        }
+    }
+
+    /// What is stored of users and items.
+    #[must_use]
+    pub fn feature_config(&self) -> FeatureConfig {
+        FeatureConfig {
+            history_contents: self.model_config().history_contents(),
+            ..self.features.clone()
+        }
+    }
+
+    /// The losses that go with the samples of the label policy.
+    #[must_use]
+    pub fn loss_policy(&self) -> LossPolicy {
+        match self.join.label_policy {
+            LabelPolicy::Eager | LabelPolicy::Wait => LossPolicy::Plain,
+            LabelPolicy::Fnw => LossPolicy::Fnw,
+            LabelPolicy::Fnc => LossPolicy::Fnc,
+            LabelPolicy::EsDfm => LossPolicy::EsDfm,
+            LabelPolicy::Defer => LossPolicy::Defer,
+        }
+    }
+
+    /// The shape of the ranker. Blocks that read content are left out where nothing brings any.
+    #[must_use]
+    pub fn model_config(&self) -> ModelConfig {
+        let mut model = self.stated_model();
+        if model.content.vector_widths.iter().all(|width| *width == 0) {
+            model.content.enabled = false;
+            model.interest.enabled = false;
+            model.contrast_width = 0;
+        }
+        model
+    }
+
+    /// The shape of the ranker as stated, whether or not anything brings content.
+    #[must_use]
+    pub fn stated_model(&self) -> ModelConfig {
+        let policy = self.loss_policy();
+        ModelConfig {
+            from: String::new(),
+            seed: self.learner.seed,
+            tasks: self.task_names(),
+            output: policy.output(),
+            auxiliary: policy.auxiliary(),
+            ..self.model.clone()
+        }
+    }
+
+    /// How the ranker learns.
+    #[must_use]
+    pub fn learner_config(&self) -> LearnerConfig {
+        LearnerConfig {
+            optimizer: self.optimizer.clone(),
+            rows: self.rows,
+            policy: self.loss_policy(),
+            ..self.learner.clone()
+        }
+    }
+
+    /// The admin socket: as configured, or `admin.sock` in the state directory.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        let socket = self.admin.socket.clone();
+        socket.unwrap_or_else(|| self.snapshot.dir.join("admin.sock"))
+    }
+
+    /// The directory of the join store: `join` in the state directory.
+    #[must_use]
+    pub fn join_dir(&self) -> PathBuf {
+        self.snapshot.dir.join("join")
+    }
+
+    /// The directory of the encoded vectors.
+    #[must_use]
+    pub fn vector_dir(&self) -> PathBuf {
+        match self.content.vector_dir.as_os_str().is_empty() {
+            true => self.snapshot.dir.join("vectors"),
+            false => self.content.vector_dir.clone(),
+        }
+    }
+
+    /// Fills in the widths of vectors that the model leaves to the encoders, as far as their folders say.
+    pub(super) fn with_encoder_widths(mut self) -> Self {
+        let folders = [&self.content.text_encoder, &self.content.image_encoder];
+        for (width, folder) in self.model.content.vector_widths.iter_mut().zip(folders) {
+            if *width == 0 && !folder.as_os_str().is_empty() {
+                *width = encoder_width(folder).unwrap_or(0);
+            }
+        }
+        self
+    }
+}
+
+/// Width of the vectors of the encoder in `folder`; opening the encoder reports what is wrong with it.
+fn encoder_width(folder: &Path) -> Option<usize> {
+    let text = fs::read_to_string(folder.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    if config["model_type"] == "efficientnet-lite" {
+        return Some(EFFICIENTNET_LITE);
+    }
+    usize::try_from(config["hidden_size"].as_u64()?).ok()
+}

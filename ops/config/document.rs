@@ -1,0 +1,232 @@
+//! One TOML file: its values, the position of every key, and what is wrong with it.
+//!
+//! Unknown keys are checked against the schema before serde sees the file: serde stops at the first one and cannot suggest
+//! another name.
+
+use std::collections::BTreeMap;
+
+use ouzel_sample::settings::KeyError;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Schema;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::problem::{Problem, nearest};
+use super::renamed::renamed;
+
+/// A file whose keys are all known, with their positions.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    file: String,
+    text: String,
+    /// The values as written.
+    pub(super) table: Table,
+    /// Byte offsets of each key and of its value, by path.
+    offsets: BTreeMap<String, (usize, usize)>,
+}
+
+impl Document {
+    /// Reads `text`. Its keys are those of `section`, a path in the configuration with this `schema`.
+    pub(super) fn read(text: &str, file: &str, section: &str, schema: &Schema) -> Result<Self, Vec<Problem>> {
+        let mut document = Self {
+            file: file.to_owned(),
+            text: text.to_owned(),
+            ..Self::default()
+        };
+        let parsed = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map(|span| document.line_and_column(span.start));
+            vec![document.problem(at, "", one_line(error.message()), None)]
+        })?;
+        let mut walk = Walk {
+            root: schema,
+            section,
+            offsets: BTreeMap::new(),
+            unknown: Vec::new(),
+        };
+        walk.table("", parsed.get_ref(), schema);
+        let (offsets, mut unknown) = (walk.offsets, walk.unknown);
+        if !unknown.is_empty() {
+            unknown.sort_by_key(|unknown| unknown.offset);
+            let problems = unknown.into_iter().map(|unknown| {
+                let at = Some(document.line_and_column(unknown.offset));
+                document.problem(at, &unknown.path, unknown.message, unknown.hint)
+            });
+            return Err(problems.collect());
+        }
+        document.offsets = offsets;
+        document.table = toml::from_str(text).expect("the text was parsed before");
+        Ok(document)
+    }
+
+    /// A document without text; problems name `file`.
+    pub(super) fn empty(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// `table` as a `T`; an error points at the value in this file.
+    pub(super) fn deserialize<T: DeserializeOwned>(&self, table: Table) -> Result<T, Vec<Problem>> {
+        serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+            let path = error.path().to_string();
+            let key = if path == "." { "" } else { &path };
+            let at = self
+                .offsets
+                .get(key)
+                .map(|(_, value)| self.line_and_column(*value));
+            vec![self.problem(at, key, one_line(error.inner().message()), None)]
+        })
+    }
+
+    /// A value that a section refuses, at its place in this file.
+    pub(super) fn refuse(&self, error: KeyError) -> Problem {
+        let nearest = error
+            .unknown
+            .as_ref()
+            .and_then(|(name, known)| nearest(name, known.iter().map(String::as_str)));
+        let at = self
+            .offsets
+            .get(&error.key)
+            .map(|(key, _)| self.line_and_column(*key));
+        let hint = nearest.map(|name| format!("the nearest known name is `{name}`"));
+        self.problem(at, &error.key, error.message, hint)
+    }
+
+    fn problem(
+        &self,
+        at: Option<(usize, usize)>,
+        key: &str,
+        message: String,
+        hint: Option<String>,
+    ) -> Problem {
+        Problem {
+            file: self.file.clone(),
+            at,
+            key: key.to_owned(),
+            message,
+            hint,
+        }
+    }
+
+    /// Line and column of a byte offset, both from 1, the column in characters.
+    fn line_and_column(&self, offset: usize) -> (usize, usize) {
+        let before = self.text.get(..offset).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
+    }
+}
+
+struct Unknown {
+    offset: usize,
+    path: String,
+    message: String,
+    hint: Option<String>,
+}
+
+struct Walk<'a> {
+    root: &'a Schema,
+    section: &'a str,
+    offsets: BTreeMap<String, (usize, usize)>,
+    unknown: Vec<Unknown>,
+}
+
+impl Walk<'_> {
+    fn table(&mut self, path: &str, table: &DeTable<'_>, schema: &Schema) {
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            let child = join(path, name);
+            let offset = key.span().start;
+            self.offsets.insert(child.clone(), (offset, value.span().start));
+            let known = &schema["properties"][name];
+            if known.is_null() && schema["additionalProperties"] == Schema::Bool(false) {
+                let (message, hint) = match renamed(&join(self.section, &child)) {
+                    Some(new) => {
+                        let new = new
+                            .strip_prefix(self.section)
+                            .unwrap_or(new)
+                            .trim_start_matches('.');
+                        (format!("this key is now {new}"), None)
+                    }
+                    None => (
+                        "unknown key".to_owned(),
+                        Some(hint(self.root, schema, path, name)),
+                    ),
+                };
+                self.unknown.push(Unknown {
+                    offset,
+                    path: child,
+                    message,
+                    hint,
+                });
+            } else {
+                self.value(&child, value, known);
+            }
+        }
+    }
+
+    fn value(&mut self, path: &str, value: &Spanned<DeValue<'_>>, schema: &Schema) {
+        match value.get_ref() {
+            DeValue::Table(table) => self.table(path, table, schema),
+            DeValue::Array(elements) => {
+                for (i, element) in elements.iter().enumerate() {
+                    let path = format!("{path}[{i}]");
+                    let start = element.span().start;
+                    self.offsets.insert(path.clone(), (start, start));
+                    self.value(&path, element, &schema["items"]);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What `name` was most likely meant to be: a neighbour, or a key of another section.
+fn hint(root: &Schema, schema: &Schema, path: &str, name: &str) -> String {
+    let siblings: Vec<&str> = schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let mut all = Vec::new();
+    paths("", root, &mut all);
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let lasts: Vec<String> = all.iter().map(|path| last(path)).collect();
+    let elsewhere = |name: &str| all.iter().find(|path| last(path) == name).map(String::as_str);
+    let near = nearest(name, siblings.iter().copied())
+        .or_else(|| elsewhere(name))
+        .or_else(|| elsewhere(nearest(name, lasts.iter().map(String::as_str))?));
+    match (near, path) {
+        (Some(near), _) => format!("the nearest known name is `{near}`"),
+        (None, "") => format!("the file knows {}", siblings.join(", ")),
+        (None, _) => format!("`{path}` knows {}", siblings.join(", ")),
+    }
+}
+
+/// Every key of the schema by path, tables included.
+fn paths(path: &str, schema: &Schema, all: &mut Vec<String>) {
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let child = join(path, key);
+        all.push(child.clone());
+        paths(&child, property, all);
+    }
+}
+
+/// A key below a table; the root has an empty path.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// A message of several lines as one.
+fn one_line(message: &str) -> String {
+    let parts = message.split('\n').map(str::trim).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,52 @@
+//! Reads configuration files and merges them with the model they start from.
+
+use std::fs;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::document::Document;
+use super::problem::{ConfigError, Problem};
+use super::root::Config;
+use super::{across, model};
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self::parse(&text, &path.display().to_string())?.with_encoder_widths())
+    }
+
+    /// Reads and checks `text`; `file` is its name in messages. The problems are in order of position.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let document = Document::read(text, file, "", &Self::schema())?;
+        let mut table = document.table.clone();
+        let model = match table.get("model") {
+            None => model::merge(&document, &Table::new())?.into(),
+            Some(Value::Table(stated)) => model::merge(&document, stated)?.into(),
+            // Refused below, with its position.
+            Some(value) => value.clone(),
+        };
+        table.insert("model".to_owned(), model);
+        document.deserialize::<Self>(table)?.validated(&document)
+    }
+
+    /// This configuration with another model: a ready-made one, or a model file.
+    pub fn with_model(mut self, from: &str) -> Result<Self, ConfigError> {
+        self.model = model::preset(from)?;
+        self.with_encoder_widths().validated(&Document::empty(from))
+    }
+
+    fn validated(self, document: &Document) -> Result<Self, ConfigError> {
+        let errors = across::validate(&self).into_iter();
+        let mut problems: Vec<Problem> = errors.map(|error| document.refuse(error)).collect();
+        if problems.is_empty() {
+            return Ok(self);
+        }
+        problems.sort_by_key(|problem| problem.at);
+        Err(ConfigError::Invalid { problems })
+    }
+}

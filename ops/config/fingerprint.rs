@@ -1,0 +1,97 @@
+//! Fingerprints of a configuration, which snapshots store.
+//!
+//! The schema fingerprint keeps the key names of the first format, so that renaming a key leaves snapshots usable.
+
+use ouzel_sample::DENSE_NAMES;
+use serde_json::{Value, json};
+
+use ouzel_ingest::join::JoinSource;
+
+use super::renamed::RENAMED;
+use super::root::Config;
+
+impl Config {
+    /// Hash of every value in force. Comments and the order of keys in the file do not matter.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        hash(&self.to_json().to_string())
+    }
+
+    /// Hash of the values that give features and weights their meaning: a snapshot fits this configuration exactly if it
+    /// has the same.
+    #[must_use]
+    pub fn schema_fingerprint(&self) -> String {
+        let features = self.feature_config().without_limits();
+        let mut meaning = json!({
+            "salt": self.ids.salt,
+            "dense": DENSE_NAMES.as_slice(),
+            "features": {
+                "history_len": features.history_len,
+                "history_contents": features.history_contents,
+                "history_kept": features.history_capacity,
+                "shown_kept": features.shown_capacity,
+                "decay_ms": features.counter_decay.ms(),
+                "fast_rate": features.fast_ema_rate,
+                "slow_rate": features.slow_ema_rate,
+                "prior_actions": features.prior_actions,
+                "max_users": features.max_users,
+                "max_counters": features.max_counters,
+                "max_catalog_bytes": features.max_catalog.bytes(),
+                "expire_ms": features.expire_after.ms(),
+            },
+            "texts": self.content.texts_per_item,
+            "tasks": self.task_names(),
+            "model": self.model_config(),
+        });
+        for (old, new) in RENAMED {
+            rename(&mut meaning, new, old);
+        }
+        // Positions in other topics, and a state that gets joined records instead of joining them.
+        if self.join.source == JoinSource::Tier {
+            meaning["source"] = "tier".into();
+        }
+        hash(&meaning.to_string())
+    }
+}
+
+/// Moves the value at one path of `root` to a sibling path, if there is one.
+fn rename(root: &mut Value, from: &str, to: &str) {
+    let (Some((path, from)), Some((_, to))) = (from.rsplit_once('.'), to.rsplit_once('.')) else {
+        return;
+    };
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let Some(Value::Object(table)) = root.pointer_mut(&pointer) else {
+        return;
+    };
+    if let Some(value) = table.remove(from) {
+        table.insert(to.to_owned(), value);
+    }
+}
+
+fn hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_fingerprint_is_that_of_the_first_format() {
+        let fingerprint = |text: &str| Config::parse(text, "x").unwrap().schema_fingerprint();
+        // The fingerprint of snapshots that the demo wrote before any key was renamed.
+        let first = "915536b5d698444ad8a9a64a7fdd473c5944500a4f49c841ce1d7d7e4071ba28";
+        assert_eq!(fingerprint(""), first);
+        let changed = "model.sequence.attention_hidden = [8, 8]";
+        assert_ne!(fingerprint(changed), first);
+    }
+
+    #[test]
+    fn limits_change_the_hash_and_not_the_schema_fingerprint() {
+        let default = Config::default();
+        let bounded = Config::parse("features.max_users = 7", "x").unwrap();
+        assert_eq!(bounded.schema_fingerprint(), default.schema_fingerprint());
+        assert_ne!(bounded.hash(), default.hash());
+        assert_eq!(Config::parse("", "x").unwrap().hash(), default.hash());
+    }
+}

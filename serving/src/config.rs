@@ -1,0 +1,88 @@
+//! The `[serving]` section: the scoring port and what one client may cost the process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The scoring port. A request beyond a limit gets a status code; none waits without end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServingConfig {
+    /// Address and port of the HTTP server. It has no authentication: beyond loopback, put it on a network that only its
+    /// callers reach.
+    ///
+    /// Change it to serve callers on other machines.
+    pub listen: SocketAddr,
+    /// Scorer threads, each with its own copy of the dense weights.
+    ///
+    /// Unit: threads. Raise it when requests queue while cores are idle.
+    #[schemars(range(min = 1))]
+    pub workers: usize,
+    /// Requests that may wait for a scorer; one more is answered 429 at once.
+    ///
+    /// Unit: requests. Lower it so that no request waits longer than `deadline`.
+    #[schemars(range(min = 1))]
+    pub queue_capacity: usize,
+    /// From a request's last byte to its reply, in wall time; a later reply is 504.
+    ///
+    /// Set it to what callers wait for.
+    #[schemars(extend("x-minimum" = "1ms"))]
+    pub deadline: Period,
+    /// Items of one request; more are answered 422.
+    ///
+    /// Unit: items. Raise it to rank larger candidate sets.
+    #[schemars(range(min = 1))]
+    pub max_candidates: usize,
+    /// Size of a request body; a larger one is answered 413.
+    ///
+    /// Raise it together with `max_candidates`.
+    #[schemars(extend("x-minimum" = "1B"))]
+    pub max_body: ByteSize,
+    /// Open connections; more wait in the kernel's accept queue.
+    ///
+    /// Unit: connections. Raise it to the number of callers.
+    #[schemars(range(min = 1))]
+    pub max_connections: usize,
+    /// From the last reply, or the accept, to the next request's complete header, in wall time; then the connection is
+    /// closed. An idle connection stays open as long.
+    ///
+    /// Raise it above the callers' keep-alive time.
+    #[schemars(extend("x-minimum" = "1ms"))]
+    pub header_timeout: Period,
+    /// From a request's header to its complete body, in wall time; a later body is answered 408.
+    ///
+    /// Raise it for slow networks.
+    #[schemars(extend("x-minimum" = "1ms"))]
+    pub body_timeout: Period,
+    /// How long a shutdown waits for requests in flight, in wall time.
+    ///
+    /// Lower it when the supervisor kills the process earlier.
+    pub shutdown_grace: Period,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8600)),
+            workers: 1,
+            queue_capacity: 1024,
+            deadline: Period::from_ms(50),
+            max_candidates: 1000,
+            max_body: ByteSize::from_bytes(256 << 10),
+            max_connections: 1024,
+            header_timeout: Period::from_secs(30),
+            body_timeout: Period::from_secs(5),
+            shutdown_grace: Period::from_secs(5),
+        }
+    }
+}
+
+impl ServingConfig {
+    /// Every value that cannot be used, by its key below `serving`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        out_of_range(self)
+    }
+}
