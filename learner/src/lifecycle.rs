@@ -20,14 +20,14 @@ const MINUTE_MS: i64 = 60_000;
 
 /// Event time as the tables record it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Age {
+pub(crate) struct RowClock {
     /// Latest event time learned from, minutes since 1970.
     pub(crate) now: u32,
     /// Time of the last scan for expired rows, minutes since 1970.
     pub(crate) swept: u32,
 }
 
-impl Age {
+impl RowClock {
     fn at(now: u32) -> Self {
         Self { now, swept: now }
     }
@@ -35,7 +35,7 @@ impl Age {
 
 /// Rows of a batch's ids, in the order of [`Inputs`]; none for an id without a row.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct BatchRows {
     pub(crate) rows: Vec<Option<u32>>,
     pub(crate) wide: Vec<Option<u32>>,
     /// Number of ids admitted by this batch.
@@ -46,8 +46,8 @@ pub(crate) struct Places {
 
 impl Trainer {
     /// Creates rows for the ids of a batch that are admitted, but not for `deleted` items.
-    pub(crate) fn admit(&mut self, inputs: &Inputs, samples: &[Sample], deleted: &[Id]) -> Places {
-        let mut places = Places::default();
+    pub(crate) fn admit(&mut self, inputs: &Inputs, samples: &[Sample], deleted: &[Id]) -> BatchRows {
+        let mut places = BatchRows::default();
         let waits = self.config.rows.waits();
         let weights = &mut self.weights;
         if deleted.is_empty() && waits == [false; 3] {
@@ -107,8 +107,10 @@ impl Trainer {
     }
 
     /// Records that the rows of a batch are seen.
-    pub(crate) fn mark_seen(&mut self, inputs: &Inputs, places: &Places) {
-        let Some(Age { now, .. }) = self.age else { return };
+    pub(crate) fn mark_seen(&mut self, inputs: &Inputs, places: &BatchRows) {
+        let Some(RowClock { now, .. }) = self.age else {
+            return;
+        };
         for (key, row) in inputs.rows.iter().zip(&places.rows) {
             if let Some(row) = row {
                 self.weights.rows.table_mut(key.feature).see(*row, now);
@@ -126,7 +128,7 @@ impl Trainer {
             return;
         };
         let now = minutes(latest);
-        let age = self.age.get_or_insert_with(|| Age::at(now));
+        let age = self.age.get_or_insert_with(|| RowClock::at(now));
         age.now = age.now.max(now);
         for table in self.weights.tables_mut() {
             table.keep_seen(age.now);

@@ -14,7 +14,7 @@ use crate::admission::AdmissionCounts;
 use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
-use crate::lifecycle::Age;
+use crate::lifecycle::RowClock;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
 use crate::trainer::Trainer;
@@ -51,7 +51,7 @@ struct TrainerState {
     calibration: Vec<Line>,
     /// Event time by which rows expire, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    age: Option<Age>,
+    age: Option<RowClock>,
 }
 
 impl Trainer {

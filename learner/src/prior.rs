@@ -39,15 +39,15 @@ impl Prior {
     }
 
     /// Counts a batch and scales counts beyond `max` samples down to it.
-    pub(crate) fn observe(&mut self, samples: &[Sample], most: f32) {
+    pub(crate) fn observe(&mut self, samples: &[Sample], max: f32) {
         for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
             for (sample, y) in samples.iter().filter_map(|s| label(s, task).map(|y| (s, y))) {
                 let (shown, came) = counts(self.policy, sample, y);
                 *n += shown;
                 *positive += came;
             }
-            if *n > most {
-                let keep = most / *n;
+            if *n > max {
+                let keep = max / *n;
                 *n *= keep;
                 *positive *= keep;
             }
@@ -61,9 +61,9 @@ impl Prior {
                 }
             }
             let n = delays.early + delays.late;
-            if n > most {
-                delays.early *= most / n;
-                delays.late *= most / n;
+            if n > max {
+                delays.early *= max / n;
+                delays.late *= max / n;
             }
         }
     }

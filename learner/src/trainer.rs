@@ -11,7 +11,7 @@ use crate::admission::AdmissionCounter;
 use crate::calibration::Calibrator;
 use crate::config::LearnerConfig;
 use crate::error::Error;
-use crate::lifecycle::Age;
+use crate::lifecycle::RowClock;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
 
@@ -42,7 +42,7 @@ pub struct Trainer {
     /// Occurrences of ids that wait for a row.
     pub(crate) admission: AdmissionCounter,
     /// Event time, if rows expire.
-    pub(crate) age: Option<Age>,
+    pub(crate) age: Option<RowClock>,
 }
 
 impl Trainer {

@@ -5,7 +5,7 @@ use ouzel_sample::{Id, Sample};
 
 use crate::clip::{Clipped, factor};
 use crate::error::Error;
-use crate::lifecycle::Places;
+use crate::lifecycle::BatchRows;
 use crate::optim::{ftrl, row_adagrad, row_adagrad_on_device};
 use crate::schedule::Schedule;
 use crate::step::StepReport;
@@ -87,7 +87,7 @@ impl Trainer {
     fn update_rows(
         &mut self,
         keys: &[Key],
-        places: &Places,
+        places: &BatchRows,
         gradient: &RowGradient,
         rates: [f32; Feature::N],
     ) -> Result<(), Error> {
@@ -106,7 +106,7 @@ impl Trainer {
     }
 
     /// Floats of each row that take a gradient: none of an id without a row, and none beyond a narrow row.
-    fn row_widths(&self, keys: &[Key], places: &Places) -> Vec<usize> {
+    fn row_widths(&self, keys: &[Key], places: &BatchRows) -> Vec<usize> {
         let widths = Feature::ALL.map(|feature| self.weights.rows.width(feature));
         let width = |(key, row): (&Key, &Option<u32>)| row.map_or(0, |_| widths[key.feature.index()]);
         keys.iter().zip(&places.rows).map(width).collect()

@@ -150,6 +150,26 @@ fn a_model_is_described_under_its_configuration() {
 }
 
 #[test]
+fn the_backend_is_named_with_the_reason_where_it_is_not_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep.toml");
+    std::fs::write(&path, "from = \"hstu\"\n[sequence]\nlayers = 2").unwrap();
+    let deep = path.display().to_string();
+    for (name, backend, line) in [
+        ("em3-hstu", "cpu", "\nbackend cpu\n"),
+        (
+            &deep,
+            "torch",
+            "\nbackend torch: the cpu backend cannot run it, it has HSTU of more than one layer\n",
+        ),
+    ] {
+        assert_eq!(json_of(&["describe", name])["backend"], backend);
+        let (_, text, _) = model(&["describe", name]);
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
 fn a_model_that_is_none_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
