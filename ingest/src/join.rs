@@ -1,6 +1,6 @@
 //! The joiner: matches impressions with actions, by request and item, in event time.
 //!
-//! Read in this order: [`JoinConfig`] (the settings), [`Clock`] (event time), [`Slot`] (the state of one request),
+//! Read in this order: [`JoinConfig`] (the settings), [`EventClock`] (event time), [`Slot`] (the state of one request),
 //! [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine), [`JoinEffects`] (its output).
 //!
 //! Nothing here reads a wall clock or does IO (a [`JoinStore`] may), and the order of a map never reaches the output:
@@ -32,12 +32,14 @@ mod world;
 
 pub use any_store::{AnyStore, StoreConfig};
 pub(crate) use clock::passed;
-pub use clock::{Clock, Mark};
+pub use clock::{EventClock, Mark};
 pub use config::{JoinConfig, JoinSource, LabelPolicy, StoreKind, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
 pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 pub use error::JoinError;
 pub use joiner::Joiner;
 pub use sled_store::{SledLimits, SledStore};
-pub use slot::{Class, Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
+pub use slot::{
+    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, Slot, SlotClass,
+};
 pub use store::{JoinStore, MemStore, StoreError};

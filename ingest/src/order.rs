@@ -2,7 +2,7 @@
 //!
 //! Records are merged by (record timestamp, event time, stream, partition, offset); a record without timestamp is
 //! merged by its event time. Over bounded ranges the order is a function of the log. On a live log it depends on when
-//! partitions were silent, so the released records are noted as [`Run`]s for the plan log, and a restart follows those
+//! partitions were silent, so the released records are noted as [`OffsetRun`]s for the plan log, and a restart follows those
 //! instead of merging.
 //!
 //! This module reads no clock: the caller decides whether a silent partition was waited for long enough.
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ouzel_sample::{DecodedRecord, EventTime, PartitionId, Position, Positions, Stream};
 
-use crate::plan::Run;
+use crate::plan::OffsetRun;
 
 pub use config::OrderConfig;
 
@@ -40,7 +40,7 @@ pub enum OrderError {
     )]
     Missing {
         /// The planned run.
-        run: Run,
+        run: OffsetRun,
         /// The offset that came instead; `None` at the log's end.
         found: Option<i64>,
     },
@@ -51,7 +51,7 @@ pub enum OrderError {
     )]
     Misplaced {
         /// The planned run.
-        run: Run,
+        run: OffsetRun,
         /// The next offset of its partition.
         next: i64,
     },
@@ -68,7 +68,7 @@ pub fn is_bootstrapping(taken: &Positions) -> bool {
 
 /// What follows the queued records of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ahead {
+enum QueueEnd {
     /// More records, or it is not known.
     Unknown,
     /// The end of the log; more may be written.
@@ -78,28 +78,28 @@ enum Ahead {
 }
 
 #[derive(Debug)]
-struct Queue {
-    records: VecDeque<(Key, DecodedRecord)>,
+struct PartitionQueue {
+    records: VecDeque<(MergeKey, DecodedRecord)>,
     /// The offset the next record pushed must have at least.
     next: i64,
     /// The time of the last record pushed: a rejected record without any time sorts with it.
     last: (i64, EventTime),
-    ahead: Ahead,
+    ahead: QueueEnd,
 }
 
-impl Queue {
+impl PartitionQueue {
     fn from(next: i64) -> Self {
         Self {
             records: VecDeque::new(),
             next,
             last: (i64::MIN, EventTime::MIN),
-            ahead: Ahead::Unknown,
+            ahead: QueueEnd::Unknown,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct MergeKey {
     time: i64,
     event: EventTime,
     position: Position,
@@ -108,14 +108,14 @@ struct Key {
 /// Merges partitions into one order.
 #[derive(Debug)]
 pub struct Orderer {
-    queues: BTreeMap<PartitionId, Queue>,
-    heads: BTreeSet<Key>,
+    queues: BTreeMap<PartitionId, PartitionQueue>,
+    heads: BTreeSet<MergeKey>,
     /// Partitions without a queued record.
     empty: BTreeSet<PartitionId>,
     /// Next offset to release of each partition.
     released: Positions,
-    runs: Vec<Run>,
-    planned: VecDeque<Run>,
+    runs: Vec<OffsetRun>,
+    planned: VecDeque<OffsetRun>,
     is_bootstrapping: bool,
 }
 
@@ -128,7 +128,7 @@ impl Orderer {
         Self {
             queues: start
                 .iter()
-                .map(|(partition, next)| (partition, Queue::from(next)))
+                .map(|(partition, next)| (partition, PartitionQueue::from(next)))
                 .collect(),
             heads: BTreeSet::new(),
             empty: start.iter().map(|(partition, _)| partition).collect(),
@@ -142,7 +142,7 @@ impl Orderer {
     /// Adds a partition that the log has gained, from offset 0. A known partition is left as it is.
     pub fn add(&mut self, partition: PartitionId) {
         if let Entry::Vacant(queue) = self.queues.entry(partition) {
-            queue.insert(Queue::from(0));
+            queue.insert(PartitionQueue::from(0));
             self.empty.insert(partition);
             self.released.set(partition, 0);
         }
@@ -166,15 +166,15 @@ impl Orderer {
             .timestamp_ms
             .or(event.map(|ts| ts.0))
             .unwrap_or(queue.last.0);
-        let key = Key {
+        let key = MergeKey {
             time,
             event: event.unwrap_or(queue.last.1),
             position,
         };
         queue.next = position.offset + 1;
         queue.last = (key.time, key.event);
-        if queue.ahead == Ahead::AtEnd {
-            queue.ahead = Ahead::Unknown;
+        if queue.ahead == QueueEnd::AtEnd {
+            queue.ahead = QueueEnd::Unknown;
         }
         if queue.records.is_empty() {
             self.heads.insert(key);
@@ -187,21 +187,21 @@ impl Orderer {
     /// Everything written to `partition` so far was pushed. Holds until the next push.
     pub fn at_end(&mut self, partition: PartitionId) {
         if let Some(queue) = self.queues.get_mut(&partition)
-            && queue.ahead == Ahead::Unknown
+            && queue.ahead == QueueEnd::Unknown
         {
-            queue.ahead = Ahead::AtEnd;
+            queue.ahead = QueueEnd::AtEnd;
         }
     }
 
     /// The bounded range of `partition` was pushed to its end.
     pub fn finish(&mut self, partition: PartitionId) {
         if let Some(queue) = self.queues.get_mut(&partition) {
-            queue.ahead = Ahead::Finished;
+            queue.ahead = QueueEnd::Finished;
         }
     }
 
     /// Adds runs to be followed before anything is merged again.
-    pub fn follow(&mut self, runs: impl IntoIterator<Item = Run>) {
+    pub fn follow(&mut self, runs: impl IntoIterator<Item = OffsetRun>) {
         self.planned.extend(runs);
     }
 
@@ -223,7 +223,7 @@ impl Orderer {
         }
         if self.is_bootstrapping {
             let items = || self.queues.iter().filter(|(id, _)| id.stream == Stream::Items);
-            if items().any(|(_, queue)| queue.records.is_empty() && queue.ahead == Ahead::Unknown) {
+            if items().any(|(_, queue)| queue.records.is_empty() && queue.ahead == QueueEnd::Unknown) {
                 return Ok(None);
             }
             let first = items()
@@ -239,9 +239,9 @@ impl Orderer {
             .empty
             .iter()
             .all(|partition| match self.queues[partition].ahead {
-                Ahead::Unknown => false,
-                Ahead::AtEnd => release_all,
-                Ahead::Finished => true,
+                QueueEnd::Unknown => false,
+                QueueEnd::AtEnd => release_all,
+                QueueEnd::Finished => true,
             });
         match self.heads.first() {
             Some(key) if is_ready => Ok(self.merge(key.position.partition)),
@@ -256,7 +256,7 @@ impl Orderer {
     }
 
     /// The runs merged since the last call, for the plan log, which has the followed runs already.
-    pub fn take_runs(&mut self) -> Vec<Run> {
+    pub fn take_runs(&mut self) -> Vec<OffsetRun> {
         std::mem::take(&mut self.runs)
     }
 
@@ -285,13 +285,17 @@ impl Orderer {
             && self
                 .empty
                 .iter()
-                .all(|partition| self.queues[partition].ahead != Ahead::Unknown)
+                .all(|partition| self.queues[partition].ahead != QueueEnd::Unknown)
     }
 
     /// True when every partition is finished and everything was released.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.heads.is_empty() && self.queues.values().all(|queue| queue.ahead == Ahead::Finished)
+        self.heads.is_empty()
+            && self
+                .queues
+                .values()
+                .all(|queue| queue.ahead == QueueEnd::Finished)
     }
 
     /// The partition of the next planned record: `Some(None)` while it has not arrived, `None` without a plan.
@@ -317,8 +321,8 @@ impl Orderer {
             }
             let Some((key, _)) = queue.records.front() else {
                 return match queue.ahead {
-                    Ahead::Unknown => Ok(Some(None)),
-                    Ahead::AtEnd | Ahead::Finished => Err(OrderError::Missing { run, found: None }),
+                    QueueEnd::Unknown => Ok(Some(None)),
+                    QueueEnd::AtEnd | QueueEnd::Finished => Err(OrderError::Missing { run, found: None }),
                 };
             };
             let offset = key.position.offset;
@@ -342,7 +346,7 @@ impl Orderer {
         let offset = record.position.offset;
         match self.runs.last_mut() {
             Some(run) if run.partition == partition => run.to = offset + 1,
-            _ => self.runs.push(Run {
+            _ => self.runs.push(OffsetRun {
                 partition,
                 from: offset,
                 to: offset + 1,

@@ -21,7 +21,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub use entry::{Encoded, PlanEntry, Run};
+pub use entry::{Encoded, OffsetRun, PlanEntry};
 pub use error::PlanError;
 
 use error::io_error;

@@ -6,7 +6,7 @@ use metrics::counter;
 use ouzel_sample::{EventTime, Id};
 
 use crate::join::sled_store::{SledLimits, SledStore};
-use crate::join::slot::{Class, Slot};
+use crate::join::slot::{Slot, SlotClass};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::STORE_FAILURES;
 
@@ -80,11 +80,11 @@ impl JoinStore for AnyStore {
         either!(self, store => store.update(id, change))
     }
 
-    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError> {
+    fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError> {
         either!(self, store => store.first(class))
     }
 
-    fn len(&self, class: Class) -> usize {
+    fn len(&self, class: SlotClass) -> usize {
         either!(self, store => store.len(class))
     }
 

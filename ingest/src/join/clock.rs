@@ -30,13 +30,13 @@ struct Progress {
 
 /// The watermark and the event time of each partition. Equal clocks serialise to equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clock {
+pub struct EventClock {
     lateness_ms: i64,
     watermark: EventTime,
     partitions: BTreeMap<PartitionId, Progress>,
 }
 
-impl Clock {
+impl EventClock {
     /// A clock at the beginning of time. Partitions of the item stream do not count and are left out.
     #[must_use]
     pub fn new(lateness_ms: i64, partitions: impl IntoIterator<Item = PartitionId>) -> Self {
@@ -161,7 +161,7 @@ mod tests {
     fn time_is_that_of_the_slowest_partition_of_both_streams() {
         let shown = partition(Stream::Impressions, 0);
         let acted = partition(Stream::Actions, 0);
-        let mut clock = Clock::new(10, [shown, acted, partition(Stream::Items, 0)]);
+        let mut clock = EventClock::new(10, [shown, acted, partition(Stream::Items, 0)]);
         clock.observe(shown, EventTime(1_000), None);
         assert_eq!(clock.watermark(), NEVER, "the actions are silent");
         clock.observe(partition(Stream::Items, 0), EventTime(5_000), None);
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn an_idle_partition_lets_time_go_on_until_its_next_event() {
         let (a, b) = (partition(Stream::Actions, 0), partition(Stream::Actions, 1));
-        let mut clock = Clock::new(0, [a, b]);
+        let mut clock = EventClock::new(0, [a, b]);
         clock.observe(a, EventTime(100), None);
         assert_eq!(clock.watermark(), NEVER);
         assert!(clock.mark(b, Mark::Idle));
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_whole_stream_is_never_idle() {
         let (a, b) = (partition(Stream::Actions, 0), partition(Stream::Actions, 1));
-        let mut clock = Clock::new(0, [a, b, partition(Stream::Impressions, 0)]);
+        let mut clock = EventClock::new(0, [a, b, partition(Stream::Impressions, 0)]);
         assert!(clock.mark(a, Mark::Idle));
         let before = clock.clone();
         assert!(!clock.mark(b, Mark::Idle));

@@ -43,11 +43,3 @@ pub enum JoinError {
     #[error(transparent)]
     Identity(#[from] IdentityViolation),
 }
-
-impl JoinError {
-    /// True when trying again may succeed. A join is deterministic: it never does.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        false
-    }
-}

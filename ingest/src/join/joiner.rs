@@ -6,13 +6,13 @@
 
 use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position};
 
-use crate::join::clock::{Clock, Mark, passed};
+use crate::join::clock::{EventClock, Mark, passed};
 use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
 use crate::join::effects::{FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
-use crate::join::slot::{Class, Slot, Waiting};
+use crate::join::slot::{EarlyAction, Slot, SlotClass};
 use crate::join::step::Step;
 use crate::join::store::JoinStore;
 
@@ -20,7 +20,7 @@ use crate::join::store::JoinStore;
 #[derive(Debug)]
 pub struct Joiner<S> {
     pub(crate) config: JoinConfig,
-    pub(crate) clock: Clock,
+    pub(crate) clock: EventClock,
     pub(crate) counters: Counters,
     /// An impression that would be forgotten by then is late: see [`JoinConfig::max_remembered`].
     pub(crate) floor: EventTime,
@@ -44,7 +44,7 @@ impl<S: JoinStore> Joiner<S> {
         }
         store.clear()?;
         Ok(Self {
-            clock: Clock::new(config.allowed_lateness.ms(), partitions),
+            clock: EventClock::new(config.allowed_lateness.ms(), partitions),
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
             first_shown: None,
@@ -105,7 +105,7 @@ impl<S: JoinStore> Joiner<S> {
         action: &Action,
     ) -> Result<&mut JoinEffects, JoinError> {
         self.effects.clear();
-        let waiting = Waiting {
+        let waiting = EarlyAction {
             item: action.item,
             ts: action.ts,
             expires: self.config.early_expiry(action.ts),
@@ -147,7 +147,7 @@ impl<S: JoinStore> Joiner<S> {
     /// Fed with the log from there on, its slots become those of a joiner that saw everything, once the
     /// watermark has passed the newest event time of the checkpoint by [`JoinConfig::warm_up_ms`]. The caller drops
     /// the samples made meanwhile, and replaces the counters by those of the checkpoint it reaches.
-    pub fn warm_up(config: JoinConfig, clock: Clock, store: S) -> Result<Self, JoinError> {
+    pub fn warm_up(config: JoinConfig, clock: EventClock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
         joiner.clock = clock.with_lateness(joiner.config.allowed_lateness.ms());
         // Whether the log was starting at the checkpoint is not known: no positive is held back for it.
@@ -169,7 +169,7 @@ impl<S: JoinStore> Joiner<S> {
 
     /// Its event time.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
+    pub fn clock(&self) -> &EventClock {
         &self.clock
     }
 
@@ -204,17 +204,17 @@ impl<S: JoinStore> Joiner<S> {
         {
             self.first_shown = Some(EventTime::MIN);
         }
-        while let Some((at, id)) = self.store.first(Class::Open)?
+        while let Some((at, id)) = self.store.first(SlotClass::Open)?
             && at <= due
         {
             self.change(id, |step, slot| step.close_due(slot))?;
         }
-        while let Some((at, id)) = self.store.first(Class::Early)?
+        while let Some((at, id)) = self.store.first(SlotClass::Early)?
             && at <= due
         {
             self.change(id, |step, slot| step.give_up(slot, at))?;
         }
-        while let Some((at, id)) = self.store.first(Class::Closed)?
+        while let Some((at, id)) = self.store.first(SlotClass::Closed)?
             && at <= due
         {
             self.store.update(id, |slot| *slot = None)?;
@@ -224,18 +224,18 @@ impl<S: JoinStore> Joiner<S> {
 
     fn enforce_caps(&mut self) -> Result<(), JoinError> {
         while self.counters.pending_items > self.config.max_pending_items as u64
-            && let Some((_, id)) = self.store.first(Class::Open)?
+            && let Some((_, id)) = self.store.first(SlotClass::Open)?
         {
             self.change(id, |step, slot| step.close_early(slot))?;
         }
         while self.counters.waiting > self.config.max_early_actions as u64
-            && let Some((at, id)) = self.store.first(Class::Early)?
+            && let Some((at, id)) = self.store.first(SlotClass::Early)?
         {
             let n_orphans = self.change(id, |step, slot| step.give_up(slot, at))?;
             self.counters.orphaned_early += n_orphans;
         }
-        while self.store.len(Class::Closed) > self.config.max_closed_requests
-            && let Some((at, id)) = self.store.first(Class::Closed)?
+        while self.store.len(SlotClass::Closed) > self.config.max_closed_requests
+            && let Some((at, id)) = self.store.first(SlotClass::Closed)?
         {
             self.store.update(id, |slot| *slot = None)?;
             self.floor = self.floor.max(at);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use ouzel_sample::{Labels, Sample, SampleKind, TaskId};
 
 use crate::join::config::LabelPolicy;
-use crate::join::slot::{Open, OpenItem};
+use crate::join::slot::{OpenImpression, OpenItem};
 
 /// Why windows close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Close {
+pub(crate) enum CloseReason {
     /// They are due.
     Due,
     /// The cap on pending items was exceeded: negatives are only presumed.
@@ -20,7 +20,7 @@ pub(crate) enum Close {
 }
 
 /// Samples `tasks` as negative, under the policies that do not wait.
-pub(crate) fn shown(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+pub(crate) fn shown(open: &mut OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
         push(
             group,
@@ -37,7 +37,7 @@ pub(crate) fn shown(open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
 /// An action joined as the positive of `task` for item `index`, whose `positive` bit is already set.
 pub(crate) fn acted(
     policy: LabelPolicy,
-    open: &mut Open,
+    open: &mut OpenImpression,
     index: usize,
     task: TaskId,
     record_ms: Option<i64>,
@@ -60,7 +60,7 @@ pub(crate) fn acted(
 }
 
 /// The first samples of `tasks` are due: the labels seen so far, under the policies that wait.
-pub(crate) fn waited(policy: LabelPolicy, open: &mut Open, tasks: u8, group: &mut Vec<Sample>) {
+pub(crate) fn waited(policy: LabelPolicy, open: &mut OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     if policy.is_at_once() {
         return shown(open, tasks, group);
     }
@@ -71,14 +71,20 @@ pub(crate) fn waited(policy: LabelPolicy, open: &mut Open, tasks: u8, group: &mu
 }
 
 /// The windows of `tasks` close.
-pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, group: &mut Vec<Sample>) {
+pub(crate) fn closed(
+    policy: LabelPolicy,
+    open: &OpenImpression,
+    tasks: u8,
+    close: CloseReason,
+    group: &mut Vec<Sample>,
+) {
     for item in &open.items {
         let positive = item.positive & tasks;
         let negative = tasks & !positive;
         // Under `eager` only the positives that were held back are still missing.
         let held = positive & open.held;
         match (policy, close) {
-            (LabelPolicy::Eager, Close::Due) => {
+            (LabelPolicy::Eager, CloseReason::Due) => {
                 push(
                     group,
                     open,
@@ -88,8 +94,8 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
                     None,
                 );
             }
-            (LabelPolicy::Eager, Close::Overload) => split(group, open, item, negative | held),
-            (LabelPolicy::Wait, Close::Due) => {
+            (LabelPolicy::Eager, CloseReason::Overload) => split(group, open, item, negative | held),
+            (LabelPolicy::Wait, CloseReason::Due) => {
                 push(
                     group,
                     open,
@@ -99,7 +105,7 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
                     None,
                 );
             }
-            (LabelPolicy::Wait, Close::Overload) => split(group, open, item, tasks),
+            (LabelPolicy::Wait, CloseReason::Overload) => split(group, open, item, tasks),
             (LabelPolicy::Defer, _) => {
                 let rest = tasks & !item.copied;
                 let known = labels(rest, positive & rest);
@@ -111,7 +117,7 @@ pub(crate) fn closed(policy: LabelPolicy, open: &Open, tasks: u8, close: Close, 
 }
 
 /// Samples a request that came with its labels: one certain sample per item, whatever the policy.
-pub(crate) fn fully_labeled(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
+pub(crate) fn fully_labeled(open: &OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
         push(
             group,
@@ -125,7 +131,7 @@ pub(crate) fn fully_labeled(open: &Open, tasks: u8, group: &mut Vec<Sample>) {
 }
 
 /// Samples `tasks` as seen now: certain positives and presumed negatives, in a sample each.
-fn split(group: &mut Vec<Sample>, open: &Open, item: &OpenItem, tasks: u8) {
+fn split(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, tasks: u8) {
     let positive = item.positive & tasks;
     push(
         group,
@@ -141,7 +147,7 @@ fn split(group: &mut Vec<Sample>, open: &Open, item: &OpenItem, tasks: u8) {
 
 fn push(
     group: &mut Vec<Sample>,
-    open: &Open,
+    open: &OpenImpression,
     item: &OpenItem,
     kind: SampleKind,
     labels: Labels,

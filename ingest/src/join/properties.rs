@@ -310,7 +310,7 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
     let checkpoint = started.map_or(events.len(), |started| started.max(events.len() / 4));
     // Neither knows that the log starts, as no partition joiner of a tier does.
-    let began = Clock::new(config.allowed_lateness.ms(), world.partitions.clone());
+    let began = EventClock::new(config.allowed_lateness.ms(), world.partitions.clone());
     let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
     let (mut newest, mut newest_at_checkpoint, mut ahead) = (i64::MIN, i64::MIN, 0);

@@ -34,10 +34,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-use crate::join::slot::{Class, Open, Slot};
+use crate::join::slot::{OpenImpression, Slot, SlotClass};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_FAILURES};
-use disk::{Disk, Stored};
+use disk::Disk;
 
 /// Limits of the join store on disk. Each impression on disk takes about 100 bytes of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,16 +78,6 @@ struct Entry {
     check: u64,
 }
 
-impl Entry {
-    fn stored(self, id: Id) -> Stored {
-        Stored {
-            id,
-            due: self.on_disk,
-            check: self.check,
-        }
-    }
-}
-
 type IdTable<V> = HashMap<Id, V, BuildHasherDefault<IdHasher>>;
 
 /// The store on disk.
@@ -103,7 +93,7 @@ pub struct SledStore {
     open: IdTable<Entry>,
     due: BTreeSet<(EventTime, Id)>,
     /// The open impressions in memory.
-    hot: IdTable<Box<Open>>,
+    hot: IdTable<Box<OpenImpression>>,
 }
 
 impl SledStore {
@@ -130,14 +120,14 @@ impl SledStore {
         self.open.len() - self.hot.len()
     }
 
-    fn load(&self, id: Id, entry: Entry) -> Result<Box<Open>, StoreError> {
+    fn load(&self, id: Id, entry: Entry) -> Result<Box<OpenImpression>, StoreError> {
         match self.hot.get(&id) {
             Some(open) => Ok(open.clone()),
-            None => self.disk.read(entry.stored(id)),
+            None => self.disk.read(id, entry.on_disk, entry.check),
         }
     }
 
-    fn insert(&mut self, id: Id, open: Box<Open>) -> Result<(), StoreError> {
+    fn insert(&mut self, id: Id, open: Box<OpenImpression>) -> Result<(), StoreError> {
         let due = open.next;
         let entry = self.open.entry(id).or_insert(Entry {
             due,
@@ -197,14 +187,14 @@ impl SledStore {
 
     /// Writes out in order of due time. After an error memory holds all that it held.
     fn write_out(&mut self) -> Result<(), StoreError> {
-        let mut hot: Vec<(Id, &Open)> = self.hot.iter().map(|(id, open)| (*id, &**open)).collect();
+        let mut hot: Vec<(Id, &OpenImpression)> = self.hot.iter().map(|(id, open)| (*id, &**open)).collect();
         hot.sort_unstable_by_key(|(id, open)| (open.next, *id));
-        for stored in self.disk.write(&hot)? {
-            if let Some(entry) = self.open.get_mut(&stored.id) {
-                entry.on_disk = stored.due;
-                entry.check = stored.check;
+        for (id, check) in self.disk.write(&hot)? {
+            if let Some(entry) = self.open.get_mut(&id) {
+                entry.on_disk = entry.due;
+                entry.check = check;
             }
-            self.hot.remove(&stored.id);
+            self.hot.remove(&id);
         }
         self.disk.rewrite_if_amplified(self.n_cold())
     }
@@ -213,7 +203,8 @@ impl SledStore {
     fn load_all(&mut self) -> Result<(), StoreError> {
         for (id, entry) in &self.open {
             if !self.hot.contains_key(id) {
-                self.hot.insert(*id, self.disk.read(entry.stored(*id))?);
+                self.hot
+                    .insert(*id, self.disk.read(*id, entry.on_disk, entry.check)?);
             }
         }
         for entry in self.open.values_mut() {
@@ -229,7 +220,7 @@ impl JoinStore for SledStore {
         if let Some(entry) = self.open.get(&id).copied() {
             let open = match self.hot.remove(&id) {
                 Some(open) => open,
-                None => self.disk.read(entry.stored(id))?,
+                None => self.disk.read(id, entry.on_disk, entry.check)?,
             };
             let mut slot = Some(Slot::Open(open));
             let result = change(&mut slot);
@@ -260,17 +251,17 @@ impl JoinStore for SledStore {
         Ok(result)
     }
 
-    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError> {
+    fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError> {
         match class {
-            Class::Open => Ok(self.due.first().copied()),
-            Class::Early | Class::Closed => self.small.first(class),
+            SlotClass::Open => Ok(self.due.first().copied()),
+            SlotClass::Early | SlotClass::Closed => self.small.first(class),
         }
     }
 
-    fn len(&self, class: Class) -> usize {
+    fn len(&self, class: SlotClass) -> usize {
         match class {
-            Class::Open => self.open.len(),
-            Class::Early | Class::Closed => self.small.len(class),
+            SlotClass::Open => self.open.len(),
+            SlotClass::Early | SlotClass::Closed => self.small.len(class),
         }
     }
 

@@ -1,8 +1,8 @@
 //! The join state of one request: the value that a join store keeps under the request's id.
 //!
-//! A request goes through `nothing -> Early -> Open -> Closed -> nothing`, skipping any of the middle ones. Slots of
-//! different requests never touch each other, so the join state is a plain map. Each slot has one due time, at which
-//! the watermark next concerns it; the store keeps an index of the due times.
+//! A request goes through `nothing -> early -> open -> closed -> nothing`, skipping any of the middle ones. Slots of
+//! different requests never touch each other, so the join state is a map. Each slot has one due time, at which the
+//! watermark next concerns it; the store keeps an index of the due times.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Slot {
     /// Actions arrived, their impression did not yet.
-    Early(Box<Early>),
+    Early(Box<EarlyActions>),
     /// The impression arrived, and at least one window is open.
-    Open(Box<Open>),
+    Open(Box<OpenImpression>),
     /// Every window is closed; kept to recognise duplicates and late actions.
-    Closed(Closed),
+    Closed(ClosedRequest),
 }
 
 /// The kind of a slot, for the store's indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
-pub enum Class {
+pub enum SlotClass {
     /// [`Slot::Early`].
     Early = 0,
     /// [`Slot::Open`].
@@ -32,33 +32,33 @@ pub enum Class {
     Closed = 2,
 }
 
-impl Class {
+impl SlotClass {
     /// Every class.
-    pub const ALL: [Class; 3] = [Class::Early, Class::Open, Class::Closed];
+    pub const ALL: [SlotClass; 3] = [SlotClass::Early, SlotClass::Open, SlotClass::Closed];
 }
 
 impl Slot {
     /// Its class, and the watermark at which it is due.
     #[must_use]
-    pub fn due(&self) -> (Class, EventTime) {
+    pub fn due(&self) -> (SlotClass, EventTime) {
         match self {
-            Slot::Early(early) => (Class::Early, early.next),
-            Slot::Open(open) => (Class::Open, open.next),
-            Slot::Closed(closed) => (Class::Closed, closed.expires),
+            Slot::Early(early) => (SlotClass::Early, early.next),
+            Slot::Open(open) => (SlotClass::Open, open.next),
+            Slot::Closed(closed) => (SlotClass::Closed, closed.expires),
         }
     }
 }
 
 /// Actions waiting for their impression, in order of arrival.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Early {
+pub struct EarlyActions {
     /// The least `expires`.
     pub next: EventTime,
     /// The actions.
-    pub actions: Vec<Waiting>,
+    pub actions: Vec<EarlyAction>,
 }
 
-impl Early {
+impl EarlyActions {
     /// Recomputes `next`. Returns false when no action is left.
     pub(crate) fn update_next(&mut self) -> bool {
         match self.actions.iter().map(|action| action.expires).min() {
@@ -73,10 +73,10 @@ impl Early {
 
 /// One action waiting for its impression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    /// On which item.
+pub struct EarlyAction {
+    /// The item.
     pub item: Id,
-    /// When.
+    /// Its event time.
     pub ts: EventTime,
     /// The watermark at which it is given up as an orphan.
     pub expires: EventTime,
@@ -84,16 +84,16 @@ pub struct Waiting {
     pub record_ms: i64,
     /// Offset of its record in its partition.
     pub offset: i64,
-    /// Which task's positive it is.
+    /// The task of which it is the positive.
     pub task: TaskId,
 }
 
 /// An impression with at least one open window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Open {
+pub struct OpenImpression {
     /// The user side, as captured when the impression was joined.
     pub request: Arc<Request>,
-    /// The impression's record.
+    /// Position of the impression's record.
     pub shown_at: Position,
     /// The shown items, in slate order.
     pub items: Box<[OpenItem]>,
@@ -121,16 +121,16 @@ pub struct OpenItem {
 
 /// A request whose every window is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closed {
+pub struct ClosedRequest {
     /// The watermark at which it is forgotten.
     pub expires: EventTime,
     /// Its positives, by item: an action on one of them is a duplicate, on any other item it is late.
-    pub positives: Box<[Positive]>,
+    pub positives: Box<[PositiveItem]>,
 }
 
 /// A positive item of a closed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Positive {
+pub struct PositiveItem {
     /// The item.
     pub item: Id,
     /// Tasks with a positive, one bit each.
@@ -139,20 +139,20 @@ pub struct Positive {
     pub seen: u8,
 }
 
-impl Open {
+impl OpenImpression {
     /// The closed form of this request.
-    pub(crate) fn close(&self, expires: EventTime) -> Closed {
+    pub(crate) fn close(&self, expires: EventTime) -> ClosedRequest {
         let positives = self
             .items
             .iter()
             .filter(|item| item.positive != 0)
-            .map(|item| Positive {
+            .map(|item| PositiveItem {
                 item: item.candidate.item,
                 tasks: item.positive,
                 seen: item.positive,
             })
             .collect();
-        Closed { expires, positives }
+        ClosedRequest { expires, positives }
     }
 }
 
@@ -163,7 +163,11 @@ mod tests {
     #[test]
     fn a_slot_is_small() {
         assert!(size_of::<Slot>() <= 32, "{}", size_of::<Slot>());
-        assert!(size_of::<Open>() <= 64, "{}", size_of::<Open>());
+        assert!(
+            size_of::<OpenImpression>() <= 64,
+            "{}",
+            size_of::<OpenImpression>()
+        );
         assert!(size_of::<OpenItem>() <= 16, "{}", size_of::<OpenItem>());
     }
 }

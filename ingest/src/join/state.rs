@@ -9,12 +9,12 @@ use ouzel_sample::settings::Period;
 use ouzel_sample::{EventTime, Id};
 use serde::{Deserialize, Serialize};
 
-use crate::join::clock::Clock;
+use crate::join::clock::EventClock;
 use crate::join::config::{JoinConfig, LabelPolicy, TaskConfig};
 use crate::join::counters::{Counters, IdentityViolation};
 use crate::join::error::JoinError;
 use crate::join::joiner::Joiner;
-use crate::join::slot::{Class, Slot};
+use crate::join::slot::{Slot, SlotClass};
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
@@ -24,7 +24,7 @@ const MAGIC: &[u8; 10] = b"ouzeljoin3";
 struct Header {
     tasks: Vec<TaskConfig>,
     policy: StoredPolicy,
-    clock: Clock,
+    clock: EventClock,
     counters: Counters,
     floor: EventTime,
     first_shown: Option<EventTime>,
@@ -80,7 +80,7 @@ impl<S: JoinStore> Joiner<S> {
     /// # Panics
     /// Never: the types written have no failing representation.
     pub fn export(&self) -> Result<Vec<u8>, JoinError> {
-        let n_slots: usize = Class::ALL.iter().map(|class| self.store.len(*class)).sum();
+        let n_slots: usize = SlotClass::ALL.iter().map(|class| self.store.len(*class)).sum();
         let header = Header {
             tasks: self.config.tasks.clone(),
             policy: StoredPolicy::from(&self.config),

@@ -10,8 +10,10 @@ use crate::join::counters::Counters;
 use crate::join::effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
-use crate::join::policy::{self, Close};
-use crate::join::slot::{Closed, Early, Open, OpenItem, Positive, Slot, Waiting};
+use crate::join::policy::{self, CloseReason};
+use crate::join::slot::{
+    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, Slot,
+};
 
 /// Actions that may wait for one impression; more than a slate has (item, task) pairs is an attack.
 const MAX_WAITING_PER_REQUEST: usize = 1_024;
@@ -69,7 +71,7 @@ impl Step<'_> {
         let Some(captured) = captured else {
             self.counters.late_actions += count(waiting.len());
             *slot = (!is_forgotten).then(|| {
-                Slot::Closed(Closed {
+                Slot::Closed(ClosedRequest {
                     expires,
                     positives: Box::default(),
                 })
@@ -95,7 +97,7 @@ impl Step<'_> {
     }
 
     /// Makes the first samples of an accepted impression, and attributes the actions that waited for it.
-    fn accept(&mut self, open: &mut Open, waiting: &[Waiting]) {
+    fn accept(&mut self, open: &mut OpenImpression, waiting: &[EarlyAction]) {
         let wait = self.config.policy_wait_ms();
         if self.config.label_policy.is_at_once()
             && wait.is_some_and(|wait| passed(open.request.ts, wait) <= self.watermark)
@@ -120,7 +122,12 @@ impl Step<'_> {
     }
 
     /// An action arrives.
-    pub(crate) fn action(&mut self, slot: &mut Option<Slot>, action: &Action, waiting: Waiting) -> Outcome {
+    pub(crate) fn action(
+        &mut self,
+        slot: &mut Option<Slot>,
+        action: &Action,
+        waiting: EarlyAction,
+    ) -> Outcome {
         self.counters.actions += 1;
         let mut impression = None;
         let outcome = match slot {
@@ -137,10 +144,10 @@ impl Step<'_> {
     }
 
     /// Notes an action that counts from here on: one that matched, or one that is late. Its user did both.
-    fn count_action(&mut self, outcome: Outcome, action: Action, offset: i64, open: Option<&Open>) {
+    fn count_action(&mut self, outcome: Outcome, action: Action, offset: i64, open: Option<&OpenImpression>) {
         let is_late = outcome == Outcome::LateAction;
         if is_late || outcome == Outcome::Matched {
-            let attributed = |open: &Open| (open.shown_at, Arc::clone(&open.request));
+            let attributed = |open: &OpenImpression| (open.shown_at, Arc::clone(&open.request));
             self.effects.actions.push(CountedAction {
                 action,
                 offset,
@@ -151,7 +158,7 @@ impl Step<'_> {
     }
 
     /// An action arrives before its impression.
-    fn wait(&mut self, slot: &mut Option<Slot>, action: Waiting) -> Outcome {
+    fn wait(&mut self, slot: &mut Option<Slot>, action: EarlyAction) -> Outcome {
         let is_given_up = action.expires <= self.watermark;
         let Some(Slot::Early(early)) = slot else {
             if is_given_up {
@@ -159,14 +166,14 @@ impl Step<'_> {
                 return Outcome::Orphan;
             }
             self.counters.waiting += 1;
-            *slot = Some(Slot::Early(Box::new(Early {
+            *slot = Some(Slot::Early(Box::new(EarlyActions {
                 next: action.expires,
                 actions: vec![action],
             })));
             return Outcome::Early;
         };
         let same =
-            |other: &Waiting| (other.item, other.task, other.ts) == (action.item, action.task, action.ts);
+            |other: &EarlyAction| (other.item, other.task, other.ts) == (action.item, action.task, action.ts);
         if early.actions.iter().any(same) {
             self.counters.duplicate_actions += 1;
             return Outcome::DuplicateAction;
@@ -196,7 +203,7 @@ impl Step<'_> {
                 closes |= bit;
             }
         }
-        self.close(slot, waits, closes, Close::Due);
+        self.close(slot, waits, closes, CloseReason::Due);
     }
 
     /// Too much is pending: closes an open slot before its time.
@@ -208,7 +215,7 @@ impl Step<'_> {
             None => 0,
         };
         self.counters.closed_early += 1;
-        self.close(slot, waits, closes, Close::Overload);
+        self.close(slot, waits, closes, CloseReason::Overload);
     }
 
     /// Gives up the waiting actions that expire by `due`. Returns their number.
@@ -225,7 +232,7 @@ impl Step<'_> {
         n_given_up
     }
 
-    fn close(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: Close) {
+    fn close(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: CloseReason) {
         let Some(Slot::Open(open)) = slot else { return };
         if waits != 0 {
             policy::waited(self.config.label_policy, open, waits, &mut self.group);
@@ -253,7 +260,7 @@ impl Step<'_> {
         }
     }
 
-    fn act(&mut self, open: &mut Open, action: &Waiting) -> Outcome {
+    fn act(&mut self, open: &mut OpenImpression, action: &EarlyAction) -> Outcome {
         let bit = 1u8 << action.task;
         let Some(index) = open
             .items
@@ -302,7 +309,7 @@ impl Step<'_> {
         Outcome::Matched
     }
 
-    fn act_closed(&mut self, closed: &mut Closed, item: Id, task: TaskId) -> Outcome {
+    fn act_closed(&mut self, closed: &mut ClosedRequest, item: Id, task: TaskId) -> Outcome {
         let bit = 1u8 << task;
         let positive = closed
             .positives
@@ -326,7 +333,12 @@ impl Step<'_> {
     }
 
     /// Decides every task of every item by the labels that came with the impression.
-    fn reveal(&mut self, open: &mut Open, known_actions: &[(Id, TaskId)], expires: EventTime) -> Closed {
+    fn reveal(
+        &mut self,
+        open: &mut OpenImpression,
+        known_actions: &[(Id, TaskId)],
+        expires: EventTime,
+    ) -> ClosedRequest {
         let all = self.config.all_tasks();
         for item in &mut open.items {
             item.positive = known_actions
@@ -343,7 +355,7 @@ impl Step<'_> {
         closed
             .positives
             .iter_mut()
-            .for_each(|Positive { seen, .. }| *seen = 0);
+            .for_each(|PositiveItem { seen, .. }| *seen = 0);
         closed
     }
 
@@ -365,7 +377,7 @@ impl Step<'_> {
     }
 
     /// The next end of a wait or a window.
-    fn next_due(&self, open: &Open) -> EventTime {
+    fn next_due(&self, open: &OpenImpression) -> EventTime {
         let shown = open.request.ts;
         self.config
             .tasks()
@@ -396,7 +408,7 @@ fn capture(features: &mut dyn FeatureSource, impression: &Impression) -> Result<
     Ok(captured)
 }
 
-fn open(shown_at: Position, captured: Captured, late: u8) -> Open {
+fn open(shown_at: Position, captured: Captured, late: u8) -> OpenImpression {
     let items = captured
         .candidates
         .into_iter()
@@ -406,7 +418,7 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> Open {
             copied: 0,
         })
         .collect();
-    Open {
+    OpenImpression {
         request: captured.request,
         shown_at,
         items,

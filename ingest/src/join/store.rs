@@ -7,7 +7,7 @@ use std::hash::BuildHasherDefault;
 
 use ouzel_sample::{EventTime, Id, IdHasher};
 
-use crate::join::slot::{Class, Slot};
+use crate::join::slot::{Slot, SlotClass};
 
 /// A store failed. Its content is undefined from here on; a checkpoint restores it.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +37,14 @@ pub trait JoinStore {
     fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError>;
 
     /// The slot of `class` that is due first, by (due time, id).
-    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError>;
+    fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError>;
 
     /// The number of slots of `class`.
-    fn len(&self, class: Class) -> usize;
+    fn len(&self, class: SlotClass) -> usize;
 
     /// True when there is no slot at all.
     fn is_empty(&self) -> bool {
-        Class::ALL.iter().all(|class| self.len(*class) == 0)
+        SlotClass::ALL.iter().all(|class| self.len(*class) == 0)
     }
 
     /// Visits every slot, in order of id.
@@ -59,7 +59,7 @@ pub trait JoinStore {
 pub struct MemStore {
     /// Never holds a `None`: the option lets [`JoinStore::update`] lend the entry itself.
     slots: HashMap<Id, Option<Slot>, BuildHasherDefault<IdHasher>>,
-    due: [BTreeSet<(EventTime, Id)>; Class::ALL.len()],
+    due: [BTreeSet<(EventTime, Id)>; SlotClass::ALL.len()],
 }
 
 impl MemStore {
@@ -74,7 +74,12 @@ impl MemStore {
         self.slots.keys().copied()
     }
 
-    fn index(&mut self, id: Id, before: Option<(Class, EventTime)>, after: Option<(Class, EventTime)>) {
+    fn index(
+        &mut self,
+        id: Id,
+        before: Option<(SlotClass, EventTime)>,
+        after: Option<(SlotClass, EventTime)>,
+    ) {
         if before == after {
             return;
         }
@@ -113,11 +118,11 @@ impl JoinStore for MemStore {
         Ok(result)
     }
 
-    fn first(&self, class: Class) -> Result<Option<(EventTime, Id)>, StoreError> {
+    fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError> {
         Ok(self.due[class as usize].first().copied())
     }
 
-    fn len(&self, class: Class) -> usize {
+    fn len(&self, class: SlotClass) -> usize {
         self.due[class as usize].len()
     }
 

@@ -121,7 +121,6 @@ impl Bench {
             let effects = self.joiner.advance(partition, EventTime(watermark + 10));
             let effects = effects.unwrap();
             self.out.append(&mut effects.groups);
-            effects.outcome;
         }
         self.joiner.audit().unwrap();
     }

@@ -217,22 +217,22 @@ fn a_followed_plan_reproduces_its_order() {
     assert_eq!(
         runs,
         [
-            Run {
+            OffsetRun {
                 partition: shown(),
                 from: 0,
                 to: 2
             },
-            Run {
+            OffsetRun {
                 partition: acted(0),
                 from: 3,
                 to: 5
             },
-            Run {
+            OffsetRun {
                 partition: shown(),
                 from: 5,
                 to: 7
             },
-            Run {
+            OffsetRun {
                 partition: acted(0),
                 from: 9,
                 to: 10
@@ -258,7 +258,7 @@ fn a_followed_plan_reproduces_its_order() {
 
 #[test]
 fn a_plan_that_the_log_contradicts_is_refused() {
-    let run = Run {
+    let run = OffsetRun {
         partition: shown(),
         from: 2,
         to: 5,

@@ -7,7 +7,7 @@ use crate::join::Mark;
 
 /// Consecutive records of one partition: from the record at `from` up to and excluding offset `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Run {
+pub struct OffsetRun {
     /// The partition.
     pub partition: PartitionId,
     /// Offset of its first record.
@@ -27,7 +27,7 @@ pub struct PlanEntry {
     /// Its number.
     pub seq: u64,
     /// The records read.
-    pub runs: Vec<Run>,
+    pub runs: Vec<OffsetRun>,
     /// Partitions that became idle or active.
     pub marks: Vec<(PartitionId, Mark)>,
     /// Items whose vectors came into use.
@@ -108,7 +108,7 @@ impl From<Compact> for PlanEntry {
             };
             let from = end.wrapping_add(gap);
             *end = from.wrapping_add(len);
-            runs.push(Run {
+            runs.push(OffsetRun {
                 partition: *partition,
                 from,
                 to: *end,

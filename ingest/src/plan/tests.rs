@@ -13,7 +13,7 @@ fn partition(stream: Stream) -> PartitionId {
 /// Entry number `n`. No two entries are equal.
 fn entry(n: u64) -> PlanEntry {
     let at = i64::try_from(n).unwrap() * 10;
-    let run = |stream, from, to| Run {
+    let run = |stream, from, to| OffsetRun {
         partition: partition(stream),
         from,
         to,
@@ -282,7 +282,7 @@ fn a_log_that_ends_before_its_snapshot_is_refused() {
 fn an_entry_is_small() {
     // A batch of 128 samples from four partitions that alternate record by record.
     let runs = (0..128i64)
-        .map(|n| Run {
+        .map(|n| OffsetRun {
             partition: PartitionId {
                 stream: Stream::Actions,
                 partition: i32::try_from(n % 4).unwrap(),

@@ -14,7 +14,7 @@ use ouzel_sample::{
     PartitionId, Position, Positions, Request, ShownLogit, Stream, VectorId,
 };
 
-use crate::join::{Captured, Clock, JoinConfig, JoinError, Joiner, MemStore, Outcome, passed};
+use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, passed};
 use crate::order::{OrderError, Orderer};
 use crate::tier::ledger::UnresolvedActions;
 use crate::tier::start::{Progress, StartPoint};
@@ -68,7 +68,7 @@ impl PartitionJoiner {
     /// The joiner of `partition`, to be given the records from `start` on.
     pub fn new(config: JoinConfig, partition: i32, start: &StartPoint) -> Result<Self, PartitionJoinerError> {
         // Every owner must report alike, wherever it starts: only the learner knows that a log begins.
-        let clock = Clock::new(config.allowed_lateness.ms(), pair(partition));
+        let clock = EventClock::new(config.allowed_lateness.ms(), pair(partition));
         let read: Positions = pair(partition).into_iter().zip(start.offsets).collect();
         Ok(Self {
             partition,

@@ -8,7 +8,7 @@ use ouzel_sample::{EventTime, Id};
 use tracing::warn;
 
 use super::files::{Files, remove};
-use crate::join::slot::Open;
+use crate::join::slot::OpenImpression;
 use crate::join::store::StoreError;
 use crate::metrics::STORE_REWRITES;
 
@@ -17,16 +17,6 @@ const MOST_VALUE_BYTES: usize = 64 << 10;
 /// The files may grow to this many times their live bytes before they are rewritten (sled frees space late).
 const MOST_AMPLIFICATION: u64 = 6;
 const GENERATION_PREFIX: &str = "join-";
-
-/// A value on disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stored {
-    pub(super) id: Id,
-    /// The due time in its key.
-    pub(super) due: EventTime,
-    /// Hash of its key and bytes.
-    pub(super) check: u64,
-}
 
 /// The database and what is known of it.
 #[derive(Debug)]
@@ -92,20 +82,22 @@ impl Disk {
         files.run("measure its files", sled::Db::size_on_disk)
     }
 
-    /// Reads a value that was written. Anything but the bytes written is an error.
-    pub(super) fn read(&self, stored: Stored) -> Result<Box<Open>, StoreError> {
+    /// Reads the impression that was written under `due`. Bytes whose hash is not `expected` are an error.
+    pub(super) fn read(
+        &self,
+        id: Id,
+        due: EventTime,
+        expected: u64,
+    ) -> Result<Box<OpenImpression>, StoreError> {
         let attempted = "read an impression";
-        let key = key(stored.due, stored.id);
+        let key = key(due, id);
         let files = self.files.as_ref();
         let files = files.expect("without files everything is in memory");
         let bytes = files
             .run(attempted, |db| db.get(key))?
-            .ok_or_else(|| StoreError::new(attempted, &format!("request {} is not on disk", stored.id)))?;
-        if check(&key, &bytes) != stored.check {
-            let detail = format!(
-                "the bytes of request {} are not those that were written",
-                stored.id
-            );
+            .ok_or_else(|| StoreError::new(attempted, &format!("request {id} is not on disk")))?;
+        if check(&key, &bytes) != expected {
+            let detail = format!("the bytes of request {id} are not those that were written");
             return Err(StoreError::new(attempted, &detail));
         }
         postcard::from_bytes(&bytes)
@@ -118,9 +110,12 @@ impl Disk {
         self.dead.push(key(due, id));
     }
 
-    /// Writes these impressions, but for those that are too large, and deletes what is dead. Returns what was
-    /// written.
-    pub(super) fn write(&mut self, impressions: &[(Id, &Open)]) -> Result<Vec<Stored>, StoreError> {
+    /// Writes these impressions, but for those that are too large, and deletes dead values. Returns the ids written,
+    /// each with the hash of its value.
+    pub(super) fn write(
+        &mut self,
+        impressions: &[(Id, &OpenImpression)],
+    ) -> Result<Vec<(Id, u64)>, StoreError> {
         if self.files.is_none() {
             self.replace(self.next_files()?)?;
         }
@@ -138,11 +133,7 @@ impl Disk {
             }
             let key = key(open.next, *id);
             n_bytes += bytes.len() as u64;
-            written.push(Stored {
-                id: *id,
-                due: open.next,
-                check: check(&key, &bytes),
-            });
+            written.push((*id, check(&key, &bytes)));
             batch.insert(&key, bytes);
         }
         if let Some(files) = &self.files {

@@ -42,8 +42,8 @@ fn a_directory_is_emptied_when_opened_whatever_is_in_it() {
 }
 
 /// An open impression of request `n`, due at 9.
-fn open(n: u64, closed: u8) -> Open {
-    Open {
+fn open(n: u64, closed: u8) -> OpenImpression {
+    OpenImpression {
         request: std::sync::Arc::new(ouzel_sample::Request {
             id: Id(n),
             user: Id(1),
@@ -140,7 +140,7 @@ fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
     fs::remove_dir_all(dir.path()).unwrap();
     fs::write(dir.path(), "no directory").unwrap();
     insert(&mut store, 12..40);
-    assert_eq!((store.n_cold(), store.len(Class::Open)), (0, 40));
+    assert_eq!((store.n_cold(), store.len(SlotClass::Open)), (0, 40));
     assert_eq!(all(&store).len(), 40);
     fs::remove_file(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
