@@ -1,7 +1,8 @@
 //! The joiner: matches impressions with actions, by request and item, in event time.
 //!
-//! Read in this order: [`JoinConfig`] (the settings), [`EventClock`] (event time), [`Slot`] (the state of one request),
-//! [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine), [`JoinEffects`] (its output).
+//! Read in this order: [`JoinConfig`] (the settings), [`EventClock`] (event time), [`RequestSlot`] (the state of one
+//! request), [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine), [`JoinEffects`] (its
+//! output).
 //!
 //! Nothing here reads a wall clock or does IO (a [`JoinStore`] may), and the order of a map never reaches the output:
 //! the samples are a function of the events, their order, and the configuration.
@@ -40,6 +41,6 @@ pub use error::JoinError;
 pub use joiner::Joiner;
 pub use sled_store::{SledLimits, SledStore};
 pub use slot::{
-    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, Slot, SlotClass,
+    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, RequestSlot, SlotClass,
 };
 pub use store::{JoinStore, MemStore, StoreError};

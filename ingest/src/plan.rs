@@ -25,11 +25,11 @@ pub use entry::{Encoded, OffsetRun, PlanEntry};
 pub use error::PlanError;
 
 use error::io_error;
-use segment::{Chain, Segment};
+use segment::{Chain, PlanSegment};
 
 /// The state of a log when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovery {
+pub struct PlanRecovery {
     /// Number of the oldest entry kept.
     pub first: u64,
     /// Number of the next entry.
@@ -58,7 +58,7 @@ pub struct PlanLog {
 impl PlanLog {
     /// Opens the log in `dir`, or creates it. `needed` is the plan position of the snapshot to resume from: all entries
     /// before it must be there, or have been pruned.
-    pub fn open(dir: &Path, needed: u64) -> Result<(Self, Recovery), PlanError> {
+    pub fn open(dir: &Path, needed: u64) -> Result<(Self, PlanRecovery), PlanError> {
         fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let mut segments = list(dir)?;
         if segments.is_empty() {
@@ -73,7 +73,7 @@ impl PlanLog {
                 let detail = format!("it starts at entry {first}, the one before ends at {next}");
                 return Err(PlanError::Corrupt { path, at: 0, detail });
             }
-            let read = Segment::read(&path, first)?;
+            let read = PlanSegment::read(&path, first)?;
             next = first + read.entries.len() as u64;
             if let Some(detail) = &read.damage
                 && (index + 1 < segments.len() || next < needed)
@@ -112,7 +112,7 @@ impl PlanLog {
         };
         Ok((
             log,
-            Recovery {
+            PlanRecovery {
                 first,
                 next,
                 dropped_bytes,
@@ -231,7 +231,7 @@ impl PlanLog {
         let mut entries = VecDeque::new();
         for first in &self.segments[start..] {
             let path = segment::path(&self.dir, *first);
-            let segment = Segment::read(&path, *first)?;
+            let segment = PlanSegment::read(&path, *first)?;
             if let Some(detail) = segment.damage {
                 let at = segment.sound_bytes;
                 return Err(PlanError::Corrupt { path, at, detail });

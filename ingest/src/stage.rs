@@ -24,7 +24,7 @@ use crate::join::{
 use crate::metrics::DELETED;
 use crate::tier::JoinResultReceiver;
 use checkpoint::StageState;
-use output::Output;
+use output::StageOutput;
 
 pub use checkpoint::{StageBytes, StageCheckpoint};
 pub use error::StageError;
@@ -63,7 +63,7 @@ impl Join {
 #[derive(Debug)]
 pub struct Stage {
     join: Join,
-    output: Output,
+    output: StageOutput,
 }
 
 impl Stage {
@@ -93,7 +93,7 @@ impl Stage {
     }
 
     fn start(join: Join, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
-        let output = Output {
+        let output = StageOutput {
             features,
             state: StageState {
                 batcher: Batcher::new(batch_min_samples),
@@ -123,7 +123,7 @@ impl Stage {
             Join::Here(Box::new(store.start(start, StageError::is_store_failure)?))
         };
         let (state, deleted) = StageState::decode(&bytes.batcher)?;
-        let output = Output {
+        let output = StageOutput {
             features: Arc::new(FeatureState::load(&bytes.features, features)?),
             state,
             deleted,
@@ -167,7 +167,7 @@ impl Stage {
     }
 
     fn take_item(&mut self, record: &DecodedRecord) {
-        let Output {
+        let StageOutput {
             features,
             state,
             deleted,

@@ -28,6 +28,6 @@ pub use config::TierConfig;
 pub use group::Group;
 pub use partition_joiner::{OutgoingRecord, PartitionJoiner, PartitionJoinerError};
 pub use receiver::JoinResultReceiver;
-pub use start::{Progress, StartPoint};
+pub use start::{ReportProgress, StartPoint};
 pub use wire::Wire;
 pub use writer::Writer;

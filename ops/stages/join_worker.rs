@@ -11,7 +11,7 @@ use anyhow::Context;
 use metrics::{counter, gauge};
 
 use ouzel_ingest::join::JoinConfig;
-use ouzel_ingest::tier::{Group, OutgoingRecord, PartitionJoiner, Progress, Writer};
+use ouzel_ingest::tier::{Group, OutgoingRecord, PartitionJoiner, ReportProgress, Writer};
 use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, KafkaSource, Polled, Source};
 use ouzel_sample::{PartitionId, Positions, RejectReason};
 
@@ -76,7 +76,7 @@ struct Running {
     joiner: PartitionJoiner,
     /// Since when a record waits only for a silent partition.
     held: Option<Instant>,
-    committed: Option<Progress>,
+    committed: Option<ReportProgress>,
 }
 
 impl JoinWorker {
@@ -304,11 +304,11 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Waits for acknowledgements, then commits the progress. Progress that is not committed costs a new owner some
+    /// Waits for acknowledgements, then commits the progress. ReportProgress that is not committed costs a new owner some
     /// repeated reports.
     fn commit(&mut self) -> anyhow::Result<()> {
         self.committed = Instant::now();
-        let progress: Vec<(i32, Progress)> = self
+        let progress: Vec<(i32, ReportProgress)> = self
             .joiners
             .iter()
             .filter(|(_, running)| !running.joiner.is_warming_up())

@@ -6,7 +6,7 @@ use metrics::counter;
 use ouzel_sample::{EventTime, Id};
 
 use crate::join::sled_store::{SledLimits, SledStore};
-use crate::join::slot::{Slot, SlotClass};
+use crate::join::slot::{RequestSlot, SlotClass};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::STORE_FAILURES;
 
@@ -76,7 +76,11 @@ macro_rules! either {
 }
 
 impl JoinStore for AnyStore {
-    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError> {
+    fn update<R>(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
+    ) -> Result<R, StoreError> {
         either!(self, store => store.update(id, change))
     }
 
@@ -88,7 +92,7 @@ impl JoinStore for AnyStore {
         either!(self, store => store.len(class))
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError> {
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {
         either!(self, store => store.for_each(visit))
     }
 

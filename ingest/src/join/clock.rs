@@ -23,7 +23,7 @@ pub enum Mark {
 
 /// Event time of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Progress {
+struct PartitionTime {
     newest: EventTime,
     is_idle: bool,
 }
@@ -33,7 +33,7 @@ struct Progress {
 pub struct EventClock {
     lateness_ms: i64,
     watermark: EventTime,
-    partitions: BTreeMap<PartitionId, Progress>,
+    partitions: BTreeMap<PartitionId, PartitionTime>,
 }
 
 impl EventClock {
@@ -142,7 +142,7 @@ pub(crate) fn passed(ts: EventTime, span_ms: i64) -> EventTime {
     ts.plus_ms(span_ms.saturating_add(1))
 }
 
-const FRESH: Progress = Progress {
+const FRESH: PartitionTime = PartitionTime {
     newest: EventTime::MIN,
     is_idle: false,
 };

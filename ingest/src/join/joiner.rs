@@ -12,8 +12,8 @@ use crate::join::counters::Counters;
 use crate::join::effects::{FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
-use crate::join::slot::{EarlyAction, Slot, SlotClass};
-use crate::join::step::Step;
+use crate::join::slot::{EarlyAction, RequestSlot, SlotClass};
+use crate::join::step::SlotChange;
 use crate::join::store::JoinStore;
 
 /// The state machine.
@@ -248,9 +248,9 @@ impl<S: JoinStore> Joiner<S> {
     fn change<R>(
         &mut self,
         id: Id,
-        change: impl FnOnce(&mut Step<'_>, &mut Option<Slot>) -> R,
+        change: impl FnOnce(&mut SlotChange<'_>, &mut Option<RequestSlot>) -> R,
     ) -> Result<R, JoinError> {
-        let mut step = Step {
+        let mut step = SlotChange {
             config: &self.config,
             counters: &mut self.counters,
             watermark: self.clock.watermark(),

@@ -34,7 +34,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-use crate::join::slot::{OpenImpression, Slot, SlotClass};
+use crate::join::slot::{OpenImpression, RequestSlot, SlotClass};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_FAILURES};
 use disk::Disk;
@@ -70,7 +70,7 @@ impl Default for SledLimits {
 
 /// The index entry of an open impression.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct IndexEntry {
     due: EventTime,
     /// The due time in its key on disk; [`EventTime::MIN`] where only memory has the impression.
     on_disk: EventTime,
@@ -90,7 +90,7 @@ pub struct SledStore {
     /// Closed and early slots.
     small: MemStore,
     /// Every open impression.
-    open: IdTable<Entry>,
+    open: IdTable<IndexEntry>,
     due: BTreeSet<(EventTime, Id)>,
     /// The open impressions in memory.
     hot: IdTable<Box<OpenImpression>>,
@@ -120,7 +120,7 @@ impl SledStore {
         self.open.len() - self.hot.len()
     }
 
-    fn load(&self, id: Id, entry: Entry) -> Result<Box<OpenImpression>, StoreError> {
+    fn load(&self, id: Id, entry: IndexEntry) -> Result<Box<OpenImpression>, StoreError> {
         match self.hot.get(&id) {
             Some(open) => Ok(open.clone()),
             None => self.disk.read(id, entry.on_disk, entry.check),
@@ -129,7 +129,7 @@ impl SledStore {
 
     fn insert(&mut self, id: Id, open: Box<OpenImpression>) -> Result<(), StoreError> {
         let due = open.next;
-        let entry = self.open.entry(id).or_insert(Entry {
+        let entry = self.open.entry(id).or_insert(IndexEntry {
             due,
             on_disk: EventTime::MIN,
             check: 0,
@@ -216,16 +216,20 @@ impl SledStore {
 }
 
 impl JoinStore for SledStore {
-    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError> {
+    fn update<R>(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
+    ) -> Result<R, StoreError> {
         if let Some(entry) = self.open.get(&id).copied() {
             let open = match self.hot.remove(&id) {
                 Some(open) => open,
                 None => self.disk.read(id, entry.on_disk, entry.check)?,
             };
-            let mut slot = Some(Slot::Open(open));
+            let mut slot = Some(RequestSlot::Open(open));
             let result = change(&mut slot);
             match slot {
-                Some(Slot::Open(open)) => self.insert(id, open)?,
+                Some(RequestSlot::Open(open)) => self.insert(id, open)?,
                 other => {
                     self.remove(id);
                     self.small.update(id, |slot| *slot = other)?;
@@ -237,7 +241,7 @@ impl JoinStore for SledStore {
         let result = self.small.update(id, |slot| {
             let result = change(slot);
             *slot = match slot.take() {
-                Some(Slot::Open(open)) => {
+                Some(RequestSlot::Open(open)) => {
                     opened = Some(open);
                     None
                 }
@@ -265,12 +269,12 @@ impl JoinStore for SledStore {
         }
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError> {
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {
         let mut ids: Vec<Id> = self.open.keys().copied().chain(self.small.ids()).collect();
         ids.sort_unstable();
         for id in ids {
             match self.open.get(&id) {
-                Some(entry) => visit(id, &Slot::Open(self.load(id, *entry)?)),
+                Some(entry) => visit(id, &RequestSlot::Open(self.load(id, *entry)?)),
                 None => {
                     if let Some(slot) = self.small.get(id) {
                         visit(id, slot);

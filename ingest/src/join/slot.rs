@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The state of one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Slot {
+pub enum RequestSlot {
     /// Actions arrived, their impression did not yet.
     Early(Box<EarlyActions>),
     /// The impression arrived, and at least one window is open.
@@ -24,11 +24,11 @@ pub enum Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum SlotClass {
-    /// [`Slot::Early`].
+    /// [`RequestSlot::Early`].
     Early = 0,
-    /// [`Slot::Open`].
+    /// [`RequestSlot::Open`].
     Open = 1,
-    /// [`Slot::Closed`].
+    /// [`RequestSlot::Closed`].
     Closed = 2,
 }
 
@@ -37,14 +37,14 @@ impl SlotClass {
     pub const ALL: [SlotClass; 3] = [SlotClass::Early, SlotClass::Open, SlotClass::Closed];
 }
 
-impl Slot {
+impl RequestSlot {
     /// Its class, and the watermark at which it is due.
     #[must_use]
     pub fn due(&self) -> (SlotClass, EventTime) {
         match self {
-            Slot::Early(early) => (SlotClass::Early, early.next),
-            Slot::Open(open) => (SlotClass::Open, open.next),
-            Slot::Closed(closed) => (SlotClass::Closed, closed.expires),
+            RequestSlot::Early(early) => (SlotClass::Early, early.next),
+            RequestSlot::Open(open) => (SlotClass::Open, open.next),
+            RequestSlot::Closed(closed) => (SlotClass::Closed, closed.expires),
         }
     }
 }
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<Slot>() <= 32, "{}", size_of::<Slot>());
+        assert!(size_of::<RequestSlot>() <= 32, "{}", size_of::<RequestSlot>());
         assert!(
             size_of::<OpenImpression>() <= 64,
             "{}",

@@ -14,7 +14,7 @@ use crate::join::config::{JoinConfig, LabelPolicy, TaskConfig};
 use crate::join::counters::{Counters, IdentityViolation};
 use crate::join::error::JoinError;
 use crate::join::joiner::Joiner;
-use crate::join::slot::{Slot, SlotClass};
+use crate::join::slot::{RequestSlot, SlotClass};
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
@@ -117,7 +117,8 @@ impl<S: JoinStore> Joiner<S> {
         joiner.floor = header.floor;
         joiner.first_shown = header.first_shown;
         for _ in 0..header.n_slots {
-            let (entry, after): ((Id, Slot), _) = postcard::take_from_bytes(remaining).map_err(decode)?;
+            let (entry, after): ((Id, RequestSlot), _) =
+                postcard::take_from_bytes(remaining).map_err(decode)?;
             remaining = after;
             joiner.store.update(entry.0, |slot| *slot = Some(entry.1))?;
         }
@@ -144,7 +145,7 @@ impl<S: JoinStore> Joiner<S> {
         let mut pending = vec![0u64; n_tasks];
         let (mut items, mut waiting) = (0u64, 0u64);
         self.store.for_each(&mut |_, slot| match slot {
-            Slot::Open(open) => {
+            RequestSlot::Open(open) => {
                 items += open.items.len() as u64;
                 for (task, pending) in pending.iter_mut().enumerate() {
                     let decided = |positive: u8| (open.closed | positive) & (1 << task) != 0;
@@ -152,8 +153,8 @@ impl<S: JoinStore> Joiner<S> {
                     *pending += undecided.count() as u64;
                 }
             }
-            Slot::Early(early) => waiting += early.actions.len() as u64,
-            Slot::Closed(_) => {}
+            RequestSlot::Early(early) => waiting += early.actions.len() as u64,
+            RequestSlot::Closed(_) => {}
         })?;
         let equal = IdentityViolation::expect_equal;
         for (task, pending) in (0..).zip(pending) {

@@ -12,14 +12,14 @@ use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::policy::{self, CloseReason};
 use crate::join::slot::{
-    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, Slot,
+    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, RequestSlot,
 };
 
 /// Actions that may wait for one impression; more than a slate has (item, task) pairs is an attack.
 const MAX_WAITING_PER_REQUEST: usize = 1_024;
 
 /// The surroundings of a change to one slot, and where its samples and outcomes go.
-pub(crate) struct Step<'a> {
+pub(crate) struct SlotChange<'a> {
     pub(crate) config: &'a JoinConfig,
     pub(crate) counters: &'a mut Counters,
     /// The watermark before the event.
@@ -34,17 +34,17 @@ pub(crate) struct Step<'a> {
     pub(crate) effects: &'a mut JoinEffects,
 }
 
-impl Step<'_> {
+impl SlotChange<'_> {
     /// An impression arrives.
     pub(crate) fn impression(
         &mut self,
-        slot: &mut Option<Slot>,
+        slot: &mut Option<RequestSlot>,
         position: Position,
         impression: &Impression,
         features: &mut dyn FeatureSource,
     ) -> Result<Outcome, JoinError> {
         let n_items = count(impression.items.len());
-        let is_known = matches!(slot, Some(Slot::Open(_) | Slot::Closed(_)));
+        let is_known = matches!(slot, Some(RequestSlot::Open(_) | RequestSlot::Closed(_)));
         if is_known && !self.has(PlantedBug::ForgetImpressionDedup) {
             self.counters.add_duplicate_impression(n_items);
             return Ok(Outcome::Duplicate);
@@ -64,14 +64,14 @@ impl Step<'_> {
         };
         self.counters.add_impression(n_items, late);
         let waiting = match slot.take() {
-            Some(Slot::Early(early)) if !self.has(PlantedBug::ForgetEarlyActions) => early.actions,
+            Some(RequestSlot::Early(early)) if !self.has(PlantedBug::ForgetEarlyActions) => early.actions,
             _ => Vec::new(),
         };
         self.counters.waiting = self.counters.waiting.wrapping_sub(count(waiting.len()));
         let Some(captured) = captured else {
             self.counters.late_actions += count(waiting.len());
             *slot = (!is_forgotten).then(|| {
-                Slot::Closed(ClosedRequest {
+                RequestSlot::Closed(ClosedRequest {
                     expires,
                     positives: Box::default(),
                 })
@@ -86,11 +86,11 @@ impl Step<'_> {
                 for action in &waiting {
                     self.act_closed(&mut closed, action.item, action.task);
                 }
-                Slot::Closed(closed)
+                RequestSlot::Closed(closed)
             }
             None => {
                 self.accept(&mut open, &waiting);
-                Slot::Open(Box::new(open))
+                RequestSlot::Open(Box::new(open))
             }
         });
         Ok(Outcome::Accepted)
@@ -124,19 +124,19 @@ impl Step<'_> {
     /// An action arrives.
     pub(crate) fn action(
         &mut self,
-        slot: &mut Option<Slot>,
+        slot: &mut Option<RequestSlot>,
         action: &Action,
         waiting: EarlyAction,
     ) -> Outcome {
         self.counters.actions += 1;
         let mut impression = None;
         let outcome = match slot {
-            Some(Slot::Open(open)) => {
+            Some(RequestSlot::Open(open)) => {
                 let outcome = self.act(open, &waiting);
                 impression = Some(&**open);
                 outcome
             }
-            Some(Slot::Closed(closed)) => self.act_closed(closed, action.item, action.task),
+            Some(RequestSlot::Closed(closed)) => self.act_closed(closed, action.item, action.task),
             _ => self.wait(slot, waiting),
         };
         self.count_action(outcome, *action, waiting.offset, impression);
@@ -158,15 +158,15 @@ impl Step<'_> {
     }
 
     /// An action arrives before its impression.
-    fn wait(&mut self, slot: &mut Option<Slot>, action: EarlyAction) -> Outcome {
+    fn wait(&mut self, slot: &mut Option<RequestSlot>, action: EarlyAction) -> Outcome {
         let is_given_up = action.expires <= self.watermark;
-        let Some(Slot::Early(early)) = slot else {
+        let Some(RequestSlot::Early(early)) = slot else {
             if is_given_up {
                 self.counters.orphans += 1;
                 return Outcome::Orphan;
             }
             self.counters.waiting += 1;
-            *slot = Some(Slot::Early(Box::new(EarlyActions {
+            *slot = Some(RequestSlot::Early(Box::new(EarlyActions {
                 next: action.expires,
                 actions: vec![action],
             })));
@@ -189,8 +189,10 @@ impl Step<'_> {
     }
 
     /// The watermark has reached the time that an open slot waits for.
-    pub(crate) fn close_due(&mut self, slot: &mut Option<Slot>) {
-        let Some(Slot::Open(open)) = slot else { return };
+    pub(crate) fn close_due(&mut self, slot: &mut Option<RequestSlot>) {
+        let Some(RequestSlot::Open(open)) = slot else {
+            return;
+        };
         let (at, shown) = (open.next, open.request.ts);
         let (mut waits, mut closes) = (0, 0);
         for (task, config) in self.config.tasks() {
@@ -207,8 +209,10 @@ impl Step<'_> {
     }
 
     /// Too much is pending: closes an open slot before its time.
-    pub(crate) fn close_early(&mut self, slot: &mut Option<Slot>) {
-        let Some(Slot::Open(open)) = slot else { return };
+    pub(crate) fn close_early(&mut self, slot: &mut Option<RequestSlot>) {
+        let Some(RequestSlot::Open(open)) = slot else {
+            return;
+        };
         let closes = self.config.all_tasks() & !open.closed;
         let waits = match self.config.policy_wait_ms() {
             Some(_) => closes & !open.sampled,
@@ -219,8 +223,10 @@ impl Step<'_> {
     }
 
     /// Gives up the waiting actions that expire by `due`. Returns their number.
-    pub(crate) fn give_up(&mut self, slot: &mut Option<Slot>, due: EventTime) -> u64 {
-        let Some(Slot::Early(early)) = slot else { return 0 };
+    pub(crate) fn give_up(&mut self, slot: &mut Option<RequestSlot>, due: EventTime) -> u64 {
+        let Some(RequestSlot::Early(early)) = slot else {
+            return 0;
+        };
         let before = early.actions.len();
         early.actions.retain(|action| action.expires > due);
         let n_given_up = count(before - early.actions.len());
@@ -232,8 +238,10 @@ impl Step<'_> {
         n_given_up
     }
 
-    fn close(&mut self, slot: &mut Option<Slot>, waits: u8, closes: u8, close: CloseReason) {
-        let Some(Slot::Open(open)) = slot else { return };
+    fn close(&mut self, slot: &mut Option<RequestSlot>, waits: u8, closes: u8, close: CloseReason) {
+        let Some(RequestSlot::Open(open)) = slot else {
+            return;
+        };
         if waits != 0 {
             policy::waited(self.config.label_policy, open, waits, &mut self.group);
         }
@@ -254,7 +262,7 @@ impl Step<'_> {
             });
             let expires = passed(open.request.ts, self.config.dedup_ms());
             let closed = open.close(expires);
-            *slot = (!self.has(PlantedBug::ForgetClosed)).then_some(Slot::Closed(closed));
+            *slot = (!self.has(PlantedBug::ForgetClosed)).then_some(RequestSlot::Closed(closed));
         } else {
             open.next = self.next_due(open);
         }

@@ -1,4 +1,4 @@
-//! The store of the join state: a map from request to [`Slot`] with an index of due times.
+//! The store of the join state: a map from request to [`RequestSlot`] with an index of due times.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -7,7 +7,7 @@ use std::hash::BuildHasherDefault;
 
 use ouzel_sample::{EventTime, Id, IdHasher};
 
-use crate::join::slot::{Slot, SlotClass};
+use crate::join::slot::{RequestSlot, SlotClass};
 
 /// A store failed. Its content is undefined from here on; a checkpoint restores it.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,11 @@ impl StoreError {
 /// Iteration follows ids and due times, never the layout of a map.
 pub trait JoinStore {
     /// Applies `change` to the slot of `id`: it may create, replace, alter or drop it.
-    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError>;
+    fn update<R>(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
+    ) -> Result<R, StoreError>;
 
     /// The slot of `class` that is due first, by (due time, id).
     fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError>;
@@ -48,7 +52,7 @@ pub trait JoinStore {
     }
 
     /// Visits every slot, in order of id.
-    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError>;
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError>;
 
     /// Drops every slot.
     fn clear(&mut self) -> Result<(), StoreError>;
@@ -58,14 +62,14 @@ pub trait JoinStore {
 #[derive(Clone, Debug, Default)]
 pub struct MemStore {
     /// Never holds a `None`: the option lets [`JoinStore::update`] lend the entry itself.
-    slots: HashMap<Id, Option<Slot>, BuildHasherDefault<IdHasher>>,
+    slots: HashMap<Id, Option<RequestSlot>, BuildHasherDefault<IdHasher>>,
     due: [BTreeSet<(EventTime, Id)>; SlotClass::ALL.len()],
 }
 
 impl MemStore {
     /// The slot of `id`.
     #[must_use]
-    pub fn get(&self, id: Id) -> Option<&Slot> {
+    pub fn get(&self, id: Id) -> Option<&RequestSlot> {
         self.slots.get(&id).and_then(Option::as_ref)
     }
 
@@ -93,12 +97,16 @@ impl MemStore {
 }
 
 impl JoinStore for MemStore {
-    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut Option<Slot>) -> R) -> Result<R, StoreError> {
+    fn update<R>(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
+    ) -> Result<R, StoreError> {
         let (result, before, after) = match self.slots.entry(id) {
             Entry::Occupied(mut entry) => {
-                let before = entry.get().as_ref().map(Slot::due);
+                let before = entry.get().as_ref().map(RequestSlot::due);
                 let result = change(entry.get_mut());
-                let after = entry.get().as_ref().map(Slot::due);
+                let after = entry.get().as_ref().map(RequestSlot::due);
                 if after.is_none() {
                     entry.remove();
                 }
@@ -107,7 +115,7 @@ impl JoinStore for MemStore {
             Entry::Vacant(entry) => {
                 let mut slot = None;
                 let result = change(&mut slot);
-                let after = slot.as_ref().map(Slot::due);
+                let after = slot.as_ref().map(RequestSlot::due);
                 if slot.is_some() {
                     entry.insert(slot);
                 }
@@ -126,7 +134,7 @@ impl JoinStore for MemStore {
         self.due[class as usize].len()
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(Id, &Slot)) -> Result<(), StoreError> {
+    fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {
         let mut ids: Vec<Id> = self.slots.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {

@@ -59,7 +59,7 @@ impl Chain {
 
 /// The content of a segment.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct PlanSegment {
     pub(super) entries: Vec<PlanEntry>,
     /// The chain after the last entry.
     pub(super) chain: Chain,
@@ -70,7 +70,7 @@ pub(super) struct Segment {
     pub(super) damage: Option<String>,
 }
 
-impl Segment {
+impl PlanSegment {
     pub(super) fn read(path: &Path, first: u64) -> Result<Self, PlanError> {
         let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
         if bytes.get(..HEADER_BYTES) != Some(header(first).as_slice()) {

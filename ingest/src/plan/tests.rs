@@ -49,7 +49,7 @@ fn log(n: u64, rolls: &[u64]) -> (TempDir, PlanLog) {
     let (mut log, recovery) = PlanLog::open(dir.path(), 0).unwrap();
     assert_eq!(
         recovery,
-        Recovery {
+        PlanRecovery {
             first: 0,
             next: 0,
             dropped_bytes: 0
@@ -88,7 +88,7 @@ fn what_was_appended_is_read_from_any_position_across_segments() {
     let (mut log, recovery) = PlanLog::open(dir.path(), 10).unwrap();
     assert_eq!(
         recovery,
-        Recovery {
+        PlanRecovery {
             first: 0,
             next: 10,
             dropped_bytes: 0
@@ -135,7 +135,7 @@ fn a_log_without_files_starts_at_the_position_of_its_snapshot() {
     let (mut log, recovery) = PlanLog::open(dir.path(), 5).unwrap();
     assert_eq!(
         recovery,
-        Recovery {
+        PlanRecovery {
             first: 5,
             next: 5,
             dropped_bytes: 0
@@ -164,7 +164,7 @@ fn a_tail_torn_at_any_byte_is_dropped_and_the_rest_kept() {
         let dropped_bytes = (cut - ends[n_kept]) as u64;
         assert_eq!(
             recovery,
-            Recovery {
+            PlanRecovery {
                 first: 0,
                 next,
                 dropped_bytes

@@ -10,7 +10,7 @@ use crate::join::{Captured, FeatureSource, JoinEffects, Outcome};
 
 /// The feature state and the batcher.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct StageOutput {
     pub(super) features: Arc<FeatureState>,
     pub(super) state: StageState,
     pub(super) deleted: DeletedItems,
@@ -18,7 +18,7 @@ pub(super) struct Output {
     pub(super) shown: Vec<ShownSlate>,
 }
 
-impl FeatureSource for Output {
+impl FeatureSource for StageOutput {
     fn capture(&mut self, impression: &Impression) -> Captured {
         let captured = Captured::from(self.features.read(&FeatureQuery {
             request: impression.request,
@@ -37,7 +37,7 @@ impl FeatureSource for Output {
     }
 }
 
-impl Output {
+impl StageOutput {
     /// Updates the features, then batches the new samples; full batches are appended to `out`. `impression` is that of
     /// the record.
     pub(super) fn apply(

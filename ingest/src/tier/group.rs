@@ -19,7 +19,7 @@ use crate::join::JoinConfig;
 use crate::metrics::{TIER_BEGUN, TIER_LOST};
 use crate::source::kafka::{ClientLog, REQUEST_TIMEOUT, partitions_of, properties};
 use crate::tier::config::TierConfig;
-use crate::tier::start::{LogRange, Progress, StartPoint, StartProblem};
+use crate::tier::start::{LogRange, ReportProgress, StartPoint, StartProblem};
 use crate::{Error, KafkaConfig, Topics};
 
 /// A member that loses its instance name once in this time takes it back: a client that asks twice to become a member,
@@ -208,7 +208,7 @@ impl Group {
     ///
     /// # Errors
     /// When the broker refuses, as for a partition that has moved meanwhile.
-    pub fn commit(&self, progress: &[(i32, Progress)]) -> Result<(), Error> {
+    pub fn commit(&self, progress: &[(i32, ReportProgress)]) -> Result<(), Error> {
         let failed =
             |error: KafkaError| Error::broker("commit offsets of", self.topics.impressions.as_str(), &error);
         let mut list = TopicPartitionList::new();
@@ -251,7 +251,7 @@ impl Group {
     }
 
     /// The committed point of a pair, if both of its partitions have one.
-    fn committed(&self, partition: i32) -> Result<Option<Progress>, Error> {
+    fn committed(&self, partition: i32) -> Result<Option<ReportProgress>, Error> {
         let failed = |error| {
             Error::broker(
                 "fetch committed offsets of",
@@ -284,7 +284,7 @@ impl Group {
                  the log"
             );
         }
-        Ok(Some(Progress {
+        Ok(Some(ReportProgress {
             impressions: offsets[0],
             actions: offsets[1],
             watermark: watermark.map_or(EventTime::MIN, EventTime),

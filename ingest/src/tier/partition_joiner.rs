@@ -17,8 +17,8 @@ use ouzel_sample::{
 use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, passed};
 use crate::order::{OrderError, Orderer};
 use crate::tier::ledger::UnresolvedActions;
-use crate::tier::start::{Progress, StartPoint};
-use records::{Draft, of_effects};
+use crate::tier::start::{ReportProgress, StartPoint};
+use records::{EventDraft, of_effects};
 
 /// A partition joiner cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub struct PartitionJoiner {
     /// Next offset to read of each of the two.
     read: Positions,
     /// While warming up: everything up to here was reported by an earlier owner.
-    reported: Option<Progress>,
+    reported: Option<ReportProgress>,
     /// Records after that, read before the warm-up is over.
     after_warm_up: VecDeque<DecodedRecord>,
     /// Partitions read to the end of the log while warming up.
@@ -145,10 +145,10 @@ impl PartitionJoiner {
 
     /// The point up to which it has reported everything.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> ReportProgress {
         let [impressions, actions] =
             pair(self.partition).map(|id| self.orderer.positions().next(id).unwrap_or(0));
-        Progress {
+        ReportProgress {
             impressions,
             actions,
             watermark: self.joiner.clock().watermark(),
@@ -235,7 +235,10 @@ impl PartitionJoiner {
 
     /// The next record of the warm-up, which ends when every record that was reported is joined. Later records are
     /// kept until then.
-    fn next_of_warm_up(&mut self, reported: Progress) -> Result<Option<DecodedRecord>, PartitionJoinerError> {
+    fn next_of_warm_up(
+        &mut self,
+        reported: ReportProgress,
+    ) -> Result<Option<DecodedRecord>, PartitionJoinerError> {
         let mut is_read = true;
         for id in pair(self.partition) {
             let next = self.read.next(id).unwrap_or(0);
@@ -254,7 +257,7 @@ impl PartitionJoiner {
 
     /// Restores the previous owner's watermark. It may have been ahead of what the log says, and that owner reported
     /// every outcome due by it.
-    fn end_warm_up(&mut self, reported: Progress) -> Result<(), PartitionJoinerError> {
+    fn end_warm_up(&mut self, reported: ReportProgress) -> Result<(), PartitionJoinerError> {
         if reported.watermark != EventTime::MIN {
             let newest = reported.watermark.plus_ms(self.config.allowed_lateness.ms());
             for partition in pair(self.partition) {
@@ -275,7 +278,7 @@ impl PartitionJoiner {
     fn report(
         &mut self,
         watermark: EventTime,
-        drafts: impl Iterator<Item = Draft>,
+        drafts: impl Iterator<Item = EventDraft>,
         out: &mut Vec<OutgoingRecord>,
     ) -> Result<(), PartitionJoinerError> {
         let is_reported = self.is_warming_up();

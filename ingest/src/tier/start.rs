@@ -11,7 +11,7 @@ use crate::join::JoinConfig;
 
 /// The point up to which a pair of partitions was joined and every outcome reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ReportProgress {
     /// Offset of the next impression to join.
     pub impressions: i64,
     /// Offset of the next action to join.
@@ -20,7 +20,7 @@ pub struct Progress {
     pub watermark: EventTime,
 }
 
-impl Progress {
+impl ReportProgress {
     /// True for a record before this point.
     #[must_use]
     pub fn covers(&self, position: Position) -> bool {
@@ -61,7 +61,7 @@ pub struct StartPoint {
     /// First offset to read of impressions and of actions.
     pub offsets: [i64; 2],
     /// Up to here every outcome was reported before.
-    pub reported: Option<Progress>,
+    pub reported: Option<ReportProgress>,
 }
 
 /// A problem of a start that an operator must know.
@@ -81,7 +81,7 @@ impl StartPoint {
     #[must_use]
     pub fn choose(
         log: [LogRange; 2],
-        committed: Option<Progress>,
+        committed: Option<ReportProgress>,
         warm_up: Option<[i64; 2]>,
     ) -> (Self, Option<StartProblem>) {
         let lows = log.map(|range| range.low);
@@ -127,8 +127,8 @@ mod tests {
 
     const LOG: [LogRange; 2] = [LogRange { low: 100, high: 900 }, LogRange { low: 0, high: 500 }];
 
-    fn committed_at(impressions: i64, actions: i64) -> Option<Progress> {
-        Some(Progress {
+    fn committed_at(impressions: i64, actions: i64) -> Option<ReportProgress> {
+        Some(ReportProgress {
             impressions,
             actions,
             watermark: EventTime(7),

@@ -36,7 +36,7 @@ fn run(
     config: &JoinConfig,
     log: &[DecodedRecord],
     start: &StartPoint,
-) -> Vec<(Vec<OutgoingRecord>, Progress, bool)> {
+) -> Vec<(Vec<OutgoingRecord>, ReportProgress, bool)> {
     let mut joiner = PartitionJoiner::new(config.clone(), 0, start).unwrap();
     for recorded in log {
         joiner.push(recorded.clone()).unwrap();
@@ -60,7 +60,7 @@ fn run_mixed(
     log: &[DecodedRecord],
     start: &StartPoint,
     turns: &[u8],
-) -> Vec<(Vec<OutgoingRecord>, Progress)> {
+) -> Vec<(Vec<OutgoingRecord>, ReportProgress)> {
     let mut joiner = PartitionJoiner::new(config.clone(), 0, start).unwrap();
     let of = |id: PartitionId| {
         log.iter()
@@ -197,7 +197,7 @@ proptest! {
         let (start, trouble) = StartPoint::choose(held, Some(committed), found);
         prop_assert_eq!(trouble, None);
         let moved = run(&config, &log, &start);
-        let reported = |steps: &[(Vec<OutgoingRecord>, Progress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
+        let reported = |steps: &[(Vec<OutgoingRecord>, ReportProgress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
         // The new owner may wait longer for an action that was given up before.
         prop_assert_eq!(without_resolved(reported(&after)), without_resolved(reported(&stayed[cut + 1..])));

@@ -95,7 +95,10 @@ fn a_value_that_differs_from_the_one_written_is_refused() {
         assert!(error.contains("are not those that were written"), "{error}");
     }
     db(&store).insert(key(EventTime(9), Id(1)), sound).unwrap();
-    assert_eq!(read(&mut store).unwrap(), Some(Slot::Open(Box::new(open(1, 1)))));
+    assert_eq!(
+        read(&mut store).unwrap(),
+        Some(RequestSlot::Open(Box::new(open(1, 1))))
+    );
     db(&store).clear().unwrap();
     let error = read(&mut store).unwrap_err().to_string();
     assert!(error.contains("is not on disk"), "{error}");
@@ -147,7 +150,7 @@ fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
     insert(&mut store, 40..100);
     assert!(store.n_cold() > 40, "there is room again: {}", store.n_cold());
     let expected: Vec<_> = (0..100)
-        .map(|id| (Id(id), Slot::Open(Box::new(open(id, 0)))))
+        .map(|id| (Id(id), RequestSlot::Open(Box::new(open(id, 0)))))
         .collect();
     assert_eq!(all(&store), expected);
 }

@@ -7,17 +7,17 @@ use ouzel_sample::{AttributedAction, Id, JoinEvent, LabeledItem, PartitionId, Po
 use crate::join::{CountedAction, JoinEffects, Outcome};
 
 /// A join record without its time: the record that it is about, the user, and the event.
-pub(super) type Draft = (Position, Id, JoinEvent);
+pub(super) type EventDraft = (Position, Id, JoinEvent);
 
 /// The records of `effects`, after `first`. Every action before offset `resolved_before` of the partition `actions` has
 /// its outcome with them.
 pub(super) fn of_effects(
-    first: Option<Draft>,
+    first: Option<EventDraft>,
     effects: &JoinEffects,
     actions: PartitionId,
     resolved_before: i64,
-) -> impl Iterator<Item = Draft> + use<> {
-    let mut outcomes: Vec<Draft> = effects
+) -> impl Iterator<Item = EventDraft> + use<> {
+    let mut outcomes: Vec<EventDraft> = effects
         .groups
         .iter()
         .filter_map(|group| of_group(group))
@@ -49,7 +49,7 @@ pub(super) fn of_effects(
 }
 
 /// The samples of one group.
-fn of_group(group: &[Sample]) -> Option<Draft> {
+fn of_group(group: &[Sample]) -> Option<EventDraft> {
     let sample = group.first()?;
     let samples = group
         .iter()
@@ -64,7 +64,7 @@ fn of_group(group: &[Sample]) -> Option<Draft> {
 }
 
 /// Adds an action in time to the first record about its impression.
-fn add_action(outcomes: &mut Vec<Draft>, counted: &CountedAction, resolved: i64) {
+fn add_action(outcomes: &mut Vec<EventDraft>, counted: &CountedAction, resolved: i64) {
     let Some((shown_at, request)) = &counted.impression else {
         return;
     };
@@ -93,7 +93,7 @@ fn add_action(outcomes: &mut Vec<Draft>, counted: &CountedAction, resolved: i64)
 }
 
 /// Marks the last record about each impression whose last window closed.
-fn close(outcomes: &mut Vec<Draft>, effects: &JoinEffects) {
+fn close(outcomes: &mut Vec<EventDraft>, effects: &JoinEffects) {
     if effects.closed.is_empty() {
         return;
     }
