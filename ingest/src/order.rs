@@ -2,8 +2,8 @@
 //!
 //! Records are merged by (record timestamp, event time, stream, partition, offset); a record without timestamp is
 //! merged by its event time. Over bounded ranges the order is a function of the log. On a live log it depends on when
-//! partitions were silent, so the released records are noted as [`OffsetRun`]s for the plan log, and a restart follows those
-//! instead of merging.
+//! partitions were silent, so the released records are noted as [`OffsetRun`]s for the plan log, and a restart follows
+//! those instead of merging.
 //!
 //! This module reads no clock: the caller decides whether a silent partition was waited for long enough.
 
