@@ -1,5 +1,5 @@
-//! Records that cannot be used, between good ones: each is counted by its reason and written to the dead
-//! letters, and nothing else is disturbed.
+//! Invalid records among valid ones: each is counted by reason and written to the dead letters, and nothing else
+//! changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::broker::Broker;
 use super::daemon::Home;
-use super::until;
+use super::wait_until;
 use super::world::{START_MS, World};
 
 /// 3000-01-01.
 const YEAR_3000_MS: i64 = 32_503_680_000_000;
 
-/// One record that is wrong, and in which way.
+/// An invalid record with the reason for which it is rejected.
 struct Bad {
     stream: Stream,
     reason: RejectReason,
@@ -31,7 +31,7 @@ fn bad(stream: Stream, reason: RejectReason, payload: impl ToString) -> Bad {
     }
 }
 
-/// Every kind of record that is refused. Good but for one thing each.
+/// Records for every reason of rejection, each with one fault.
 fn bad_records(largest: usize) -> Vec<Bad> {
     use RejectReason as Reason;
     use Stream::{Actions, Impressions, Items};
@@ -148,7 +148,7 @@ fn bad_records(largest: usize) -> Vec<Bad> {
             payload: Some(b"\xff\xfe\x00".to_vec()),
         },
     ];
-    // That of an item is its tombstone.
+    // A null value of an item is its tombstone, which is valid.
     records.extend([Stream::Impressions, Stream::Actions].map(|stream| Bad {
         stream,
         reason: Reason::NullValue,
@@ -157,14 +157,9 @@ fn bad_records(largest: usize) -> Vec<Bad> {
     records
 }
 
-/// What the dead-letter topics hold, by stream.
+/// The contents of the dead-letter topics, by stream.
 fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
-    let topics = Topics {
-        impressions: broker.topics.dead_letters(Stream::Impressions),
-        actions: broker.topics.dead_letters(Stream::Actions),
-        items: broker.topics.dead_letters(Stream::Items),
-        samples: broker.topics.dead_letters(Stream::Samples),
-    };
+    let topics = Topics::named(|stream| broker.topics.dead_letters(stream));
     let config = KafkaConfig {
         bootstrap: broker.bootstrap.clone(),
         topics,
@@ -172,7 +167,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
     };
     let mut source = KafkaSource::open_range(&config, &ReplayRange::default()).unwrap();
     let mut letters: BTreeMap<Stream, Vec<Record>> = BTreeMap::new();
-    until("the dead letters are read", || {
+    wait_until("the dead letters are read", || {
         match source.poll(Duration::from_millis(50)).unwrap() {
             Polled::Records(records) => {
                 let stream = records[0].position.partition.stream;
@@ -188,7 +183,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
 
 fn bad_records_disturb_nothing(broker: &Broker) {
     let dir = tempfile::tempdir().unwrap();
-    let world = World::make(150, dir.path());
+    let world = World::generate(150, dir.path());
     let bad = bad_records(if broker.is_real() { 10_000_000 } else { 200_000 });
     let mut home = Home::new(broker, "learner.batch_min_samples = 32");
     let daemon = home.start();
@@ -207,7 +202,7 @@ fn bad_records_disturb_nothing(broker: &Broker) {
         "all of both are in the log"
     );
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.joined(broker.n_records());
+    daemon.wait_joined(broker.n_records());
 
     let mut by_reason: BTreeMap<(Stream, RejectReason), f64> = BTreeMap::new();
     for bad in &bad {
@@ -220,7 +215,7 @@ fn bad_records_disturb_nothing(broker: &Broker) {
     }
     assert_eq!(daemon.status().rejected, bad.len() as u64);
     let shown = world.expected.shown;
-    until("every sample is learned", || {
+    wait_until("every sample is learned", || {
         (daemon.status().samples == world.expected.samples()).then_some(())
     });
     daemon.stop();

@@ -1,4 +1,4 @@
-//! The broker of a test: the embedded one in this process, or the real one, with topics of the test's own.
+//! The broker of a test: the embedded one, or a real one with topics of the test's own.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use ouzel_ingest::{DataEvent, EmbeddedBroker, Feeder, Topics, topics};
 use ouzel_sample::{Positions, Stream};
 use serde_json::json;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// A broker with the three topics and their dead letters.
 pub(crate) struct Broker {
@@ -15,9 +15,9 @@ pub(crate) struct Broker {
     pub(crate) topics: Topics,
     pub(crate) n_partitions: i32,
     pub(crate) feeder: Feeder,
-    /// What feeders before this one have written.
+    /// Positions written by earlier feeders.
     before: Positions,
-    // Stops with the test.
+    // Stops when the test ends.
     embedded: Option<EmbeddedBroker>,
 }
 
@@ -53,21 +53,15 @@ impl Broker {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = |stream| format!("it-{test}-{stream}-{}-{number}", std::process::id());
-        let topics = Topics {
-            impressions: name(Stream::Impressions),
-            actions: name(Stream::Actions),
-            items: name(Stream::Items),
-            samples: name(Stream::Samples),
-        };
-        let mut all = topics.all();
-        all.extend(topics.tier());
+        let topics = Topics::named(name);
+        let all = [topics.all(), topics.tier().to_vec()].concat();
         let created = topics::create(&bootstrap, &BTreeMap::new(), &all, n_partitions, 1).unwrap();
         assert_eq!(created, all);
         Self::new(bootstrap, topics, n_partitions, None)
     }
 
-    /// The same after its topics of impressions and actions were given more partitions: a producer that knows.
-    pub(crate) fn grown(self, n_partitions: i32) -> Self {
+    /// The same broker with a producer that knows of partitions added to impressions and actions.
+    pub(crate) fn with_partitions(self, n_partitions: i32) -> Self {
         let before = self.delivered();
         let feeder = feeder(&self.bootstrap, &self.topics);
         Self {
@@ -90,18 +84,18 @@ impl Broker {
         }
     }
 
-    /// True for a broker that takes records as large as its configuration says.
+    /// True for a real broker, which accepts records up to its configured size.
     pub(crate) fn is_real(&self) -> bool {
         self.embedded.is_none()
     }
 
-    /// Cuts the embedded broker off from its clients, or lets them in again.
+    /// Makes the embedded broker unreachable or reachable again.
     pub(crate) fn set_reachable(&self, is_reachable: bool) {
         let embedded = self.embedded.as_ref().expect("the broker is embedded");
         embedded.set_reachable(is_reachable).unwrap();
     }
 
-    /// Writes `events`, each record stamped with its event's time, and waits until all are taken.
+    /// Writes `events` with their event time as timestamp and waits until all are acknowledged.
     pub(crate) fn feed(&self, events: &[DataEvent]) {
         for event in events {
             self.send(event.stream, &event.key, event.ts_ms, Some(&event.payload));
@@ -114,12 +108,12 @@ impl Broker {
         self.feeder.send(stream, key, Some(ts_ms), payload).unwrap();
     }
 
-    /// Waits until everything sent is taken.
+    /// Waits until all records are acknowledged.
     pub(crate) fn flush(&self) {
-        self.feeder.flush(PATIENCE).unwrap();
+        self.feeder.flush(TIMEOUT).unwrap();
     }
 
-    /// Records written so far.
+    /// Number of records written so far.
     pub(crate) fn n_records(&self) -> u64 {
         let sum: i64 = self.delivered().iter().map(|(_, next)| next).sum();
         u64::try_from(sum).unwrap()
@@ -131,8 +125,8 @@ impl Broker {
         self.before.iter().chain(now.iter()).collect()
     }
 
-    /// Lets event time pass `at_ms` in every partition of impressions and actions, and so closes every window
-    /// before. Returns how many impressions of one item it took; their own windows stay open.
+    /// Advances event time to `at_ms` in every partition of impressions and actions, which closes all earlier windows.
+    /// Returns the number of one-item impressions written for it; their own windows stay open.
     pub(crate) fn heartbeat(&self, at_ms: i64) -> u64 {
         let before = self.delivered();
         let n_beats = if self.n_partitions == 1 {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::broker::Broker;
 use super::daemon::{Daemon, Home};
-use super::until;
+use super::wait_until;
 use super::world::START_MS;
 
 /// JoinResultReceiver of the world; each shows as many items as a batch has samples.
@@ -84,7 +84,7 @@ fn what_is_learned_of_a_context_is_served_for_it() {
     feed(&broker);
     // Half of what is shown is clicked, and told once more.
     let n_samples = u64::try_from(N_SLATES * SLATE * 3 / 2).unwrap();
-    until("every sample is learned", || {
+    wait_until("every sample is learned", || {
         (daemon.status().samples == n_samples).then_some(())
     });
     let latest = daemon.snapshot().to_string();

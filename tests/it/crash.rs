@@ -1,38 +1,28 @@
-//! The promise of the whole: whatever happens to the process, every shown item has exactly one outcome, told once, and
-//! what was served before a crash is served again at once.
+//! Crashes: every shown item still has exactly one outcome, and the daemon soon serves again what it served before.
 
 use std::time::{Duration, Instant};
 
-use ouzel_serving::RankRequest;
 use ouzel_snapshot::Manifest;
 
 use super::broker::Broker;
-use super::daemon::Home;
+use super::daemon::{Home, rank_request};
 use super::world::{SLATE, World};
-use super::{run, until};
+use super::{run, wait_until};
 
-/// Small batches and many snapshots. A batch is never closed by the clock, so that two runs have the same ones;
-/// and order is kept for longer than a busy machine takes to read three topics.
+/// Small batches and many snapshots. The clock never closes a batch, so that two runs have the same batches, and
+/// records are held longer than a busy machine takes to read three topics.
 pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
                         snapshot.every_batches = 5\nsnapshot.keep = 4\norder.max_reorder_delay = \"500ms\"";
 
-/// From the start of the process to the first answer, at most.
+/// Longest time from the start of the process to the first answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
-fn request() -> RankRequest {
-    RankRequest {
-        user_id: "user-1".to_owned(),
-        items: (0..20).map(|i| format!("item-{i}")).collect(),
-        ..RankRequest::default()
-    }
-}
-
-/// Event time at which every window of the world is over and nothing of it is waited for.
+/// Event time at which every window of the world is closed.
 pub(crate) fn long_after(world: &World) -> i64 {
     world.end_ms + 3_600_000
 }
 
-/// The snapshot says that everything came out that went in, once.
+/// Checks that the snapshot counts every event of the world once.
 #[track_caller]
 pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     let expected = world.expected;
@@ -65,10 +55,10 @@ pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     assert_eq!(manifest.cut.sample_seq, expected.samples());
 }
 
-/// Feeds half, kills twice, feeds the rest, stops; then the same events without a crash.
+/// Feeds half, kills twice, feeds the rest, stops; then compares with a run without crashes.
 fn crashes_change_nothing(broker: &Broker) {
     let dir = tempfile::tempdir().unwrap();
-    let world = World::make(600, dir.path());
+    let world = World::generate(600, dir.path());
     let (first, rest) = world.events.split_at(world.events.len() / 2);
     let (pieces, last) = first.split_at(first.len() * 3 / 4);
     let pieces = pieces.chunks(first.len() / 4);
@@ -78,26 +68,32 @@ fn crashes_change_nothing(broker: &Broker) {
     let mut client = daemon.client();
     assert_eq!(daemon.get("/healthz").status, 200);
     assert_eq!(daemon.get("/readyz").status, 503, "nothing is learned yet");
-    assert!(client.rank(&request()).unwrap_err().to_string().contains("503"));
+    assert!(
+        client
+            .rank(&rank_request("user-1", 20))
+            .unwrap_err()
+            .to_string()
+            .contains("503")
+    );
     for piece in pieces {
         broker.feed(piece);
-        daemon.joined(broker.n_records());
+        daemon.wait_joined(broker.n_records());
     }
-    let ranked = daemon.rank(&request());
+    let ranked = daemon.rank(&rank_request("user-1", 20));
     assert_eq!(ranked.items.len(), 20);
     assert!(ranked.items.windows(2).all(|pair| pair[0].score >= pair[1].score));
     let n_joined = daemon.status().events;
     broker.feed(last);
-    until("it works on the last piece", || {
+    wait_until("it works on the last piece", || {
         (daemon.status().events > n_joined).then_some(())
     });
     daemon.kill();
 
     let n_resumed = home.n_resumed();
     let daemon = home.start();
-    daemon.joined(broker.n_records() - n_resumed);
+    daemon.wait_joined(broker.n_records() - n_resumed);
     assert!(daemon.metric("ouzel_learner_samples_total", "") > 0.0);
-    until("figures by bucket are told", || {
+    wait_until("figures by bucket are told", || {
         let counted = ["new", "warm", "hot"].map(|bucket| {
             let labels = format!("{{side=\"item\",bucket=\"{bucket}\"}}");
             daemon.metric("ouzel_learner_bucket_samples", &labels)
@@ -107,18 +103,18 @@ fn crashes_change_nothing(broker: &Broker) {
     let latest = daemon.snapshot();
     daemon.kill();
 
-    // Everything fed is in the last snapshot, and the first answer is its.
+    // Everything fed is in the last snapshot, which gives the first answer.
     assert_eq!(home.latest(), Some(latest));
     let n_resumed = home.n_resumed();
     let started = Instant::now();
     let daemon = home.start();
-    let ranked = daemon.rank(&request());
+    let ranked = daemon.rank(&rank_request("user-1", 20));
     let took = started.elapsed();
     assert!(took <= ANSWERS_WITHIN, "the first answer came after {took:?}");
     assert_eq!(ranked.snapshot, latest.to_string());
     broker.feed(rest);
     let n_beats = broker.heartbeat(long_after(&world));
-    daemon.joined(broker.n_records() - n_resumed);
+    daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
 
     let crashed = home.manifest();
@@ -129,23 +125,19 @@ fn crashes_change_nothing(broker: &Broker) {
         crashed.id
     );
 
-    // Nobody disturbs this one.
     let mut home = Home::new(broker, SETTINGS);
-    let daemon = home.start();
-    daemon.joined(broker.n_records());
-    daemon.stop();
-    let calm = home.manifest();
-    check_totals(&world, n_beats, &calm);
-    assert_eq!(crashed.cut.counters, calm.cut.counters);
-    assert_eq!(crashed.cut.positions, calm.cut.positions);
+    let undisturbed = home.run_to_end(broker.n_records());
+    check_totals(&world, n_beats, &undisturbed);
+    assert_eq!(crashed.cut.counters, undisturbed.cut.counters);
+    assert_eq!(crashed.cut.positions, undisturbed.cut.positions);
     if broker.n_partitions == 1 {
-        // One partition a stream leaves no choice of order, and so none of the samples, the batches, the bits.
-        assert_eq!(crashed.cut.ledger_hash, calm.cut.ledger_hash);
-        assert_eq!(crashed.cut.batch_seq, calm.cut.batch_seq);
-        assert_eq!(crashed.cut.weights_hash, calm.cut.weights_hash);
+        // With one partition per stream there is one order, hence the same samples, batches and bits.
+        assert_eq!(crashed.cut.ledger_hash, undisturbed.cut.ledger_hash);
+        assert_eq!(crashed.cut.batch_seq, undisturbed.cut.batch_seq);
+        assert_eq!(crashed.cut.weights_hash, undisturbed.cut.weights_hash);
     }
 
-    // A replay of the same topics closes the windows of the heartbeats, too.
+    // A replay of the same topics also closes the windows of the heartbeats.
     let config = home.config();
     let replayed = run([
         "replay",

@@ -1,10 +1,8 @@
-//! `ouzel daemon` as a child process: started, asked, killed, told to stop.
+//! `ouzel daemon` as a child process, and the folder with its configuration and state.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use ouzel::admin::{AdminReply, AdminRequest, Client, Status};
@@ -15,29 +13,29 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::broker::Broker;
-use super::{PATIENCE, Said, ouzel, run_here, until};
+use super::process::Process;
+use super::{CommandOutput, TIMEOUT, ouzel, run_here, wait_until};
 
-/// A folder with the configuration and the state of one daemon, which outlives its processes.
+/// The configuration and state of one daemon; it outlives the daemon's processes.
 pub(crate) struct Home {
     dir: TempDir,
     next_log: u32,
 }
 
-/// A running process.
+/// A running daemon.
 pub(crate) struct Daemon {
-    child: Child,
-    log: PathBuf,
+    process: Process,
     socket: PathBuf,
     pub(crate) address: SocketAddr,
 }
 
 impl Home {
-    /// A new one on the topics of `broker`. `settings` are more lines of TOML, sections included; they are not
-    /// to name `kafka`, `log`, `snapshot.dir`, `serving.listen` or `serving.deadline`.
+    /// A daemon on the topics of `broker`. `settings` are further lines of TOML without `kafka`, `log`,
+    /// `snapshot.dir`, `serving.listen` and `serving.deadline`.
     pub(crate) fn new(broker: &Broker, settings: &str) -> Self {
         let home = Self::empty();
         let topics = &broker.topics;
-        // A late answer of a busy machine is an answer still.
+        // On a busy machine, a late answer still counts.
         let text = format!(
             "kafka.bootstrap = {:?}\n\
              kafka.topics = {{ impressions = {:?}, actions = {:?}, items = {:?}, samples = {:?} }}\n\
@@ -77,25 +75,24 @@ impl Home {
         self.path().join("state")
     }
 
-    /// Its snapshots, to be looked at beside a daemon.
+    /// The snapshots, for inspection beside a running daemon.
     pub(crate) fn store(&self) -> Store {
         Store::inspect(&self.state())
     }
 
-    /// The snapshot that was made current last.
+    /// The latest snapshot.
     pub(crate) fn latest(&self) -> Option<SnapshotId> {
         self.store().alias(Alias::Latest).unwrap()
     }
 
-    /// What that snapshot says of itself. All of it is hashed.
+    /// The manifest of the latest snapshot, all of whose files are verified.
     #[track_caller]
     pub(crate) fn manifest(&self) -> Manifest {
         let snapshot = self.store().read_alias(Alias::Latest).unwrap();
         snapshot.expect("there is a snapshot").manifest().clone()
     }
 
-    /// Records that are in the snapshot a start would resume from: also from a first one that was whole when its writer
-    /// was killed, but not made current yet.
+    /// Number of records in the snapshot that a start resumes from, which may be complete and not yet current.
     pub(crate) fn n_resumed(&self) -> u64 {
         let snapshot = self.store().newest_valid().unwrap().snapshot;
         let sum: i64 = snapshot.map_or(0, |snapshot| snapshot.manifest().cut.positions.values().sum());
@@ -103,7 +100,7 @@ impl Home {
     }
 
     /// `ouzel snapshot` on this state.
-    pub(crate) fn snapshot(&self, args: &[&str]) -> Said {
+    pub(crate) fn snapshot(&self, args: &[&str]) -> CommandOutput {
         let config = self.config();
         let before = ["snapshot", "--config", config.to_str().unwrap()];
         run_here(&[before.as_slice(), args].concat())
@@ -114,46 +111,53 @@ impl Home {
     pub(crate) fn start(&mut self) -> Daemon {
         let log = self.path().join(format!("log-{}", self.next_log));
         self.next_log += 1;
-        let mut child = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()])
-            .stdout(File::create(self.path().join("out")).unwrap())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // Through this process, which has room for it even when the daemon's disk is made full.
-        let mut said = child.stderr.take().unwrap();
-        let mut file = File::create(&log).unwrap();
-        std::thread::Builder::new()
-            .spawn(move || io::copy(&mut said, &mut file))
-            .unwrap();
+        let mut command = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
+        command.stdout(File::create(self.path().join("out")).unwrap());
         let mut daemon = Daemon {
-            child,
-            log,
+            process: Process::start(&mut command, &log),
             socket: self.state().join("admin.sock"),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
-        daemon.address = until("the daemon has started", || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}");
-            }
-            let line = daemon.said("started")?;
+        daemon.address = wait_until("the daemon has started", || {
+            assert!(!daemon.process.has_ended(), "the daemon ended at its start");
+            let line = daemon.logged("started")?;
             Some(line["address"].as_str().unwrap().parse().unwrap())
         });
         daemon
+    }
+
+    /// Starts the daemon on all `n_records` records of the log, lets it join them undisturbed and stops it. Returns the
+    /// manifest of its last snapshot.
+    #[track_caller]
+    pub(crate) fn run_to_end(&mut self, n_records: u64) -> Manifest {
+        let daemon = self.start();
+        daemon.wait_joined(n_records);
+        daemon.stop();
+        self.manifest()
+    }
+}
+
+/// A request to rank `item-0`, `item-1`, ... for `user`.
+pub(crate) fn rank_request(user: &str, n_items: usize) -> RankRequest {
+    RankRequest {
+        user_id: user.to_owned(),
+        items: (0..n_items).map(|i| format!("item-{i}")).collect(),
+        ..RankRequest::default()
     }
 }
 
 impl Daemon {
     /// The first line of its log with this message.
-    pub(crate) fn said(&self, message: &str) -> Option<Value> {
-        let text = fs::read_to_string(&self.log).unwrap();
-        let mut lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find(|line| {
-            line["message"]
-                .as_str()
-                .is_some_and(|said| said.contains(message))
-        })
+    pub(crate) fn logged(&self, message: &str) -> Option<Value> {
+        self.process.logged(message).into_iter().next()
+    }
+
+    /// Checks that it ranks and is ready.
+    #[track_caller]
+    pub(crate) fn check_serves(&self) {
+        let ranked = self.client().rank(&rank_request("user-1", 2)).unwrap();
+        assert_eq!(ranked.items.len(), 2);
+        assert_eq!(self.get("/readyz").status, 200);
     }
 
     /// A connection to the scoring port.
@@ -178,22 +182,22 @@ impl Daemon {
             .map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Ranks, once a model is there.
+    /// Ranks, once there is a model.
     #[track_caller]
     pub(crate) fn rank(&self, request: &RankRequest) -> RankResponse {
-        self.ready();
+        self.wait_ready();
         self.client().rank(request).unwrap()
     }
 
-    /// Waits until a rank request would be answered.
+    /// Waits until it can answer rank requests.
     #[track_caller]
-    pub(crate) fn ready(&self) {
-        until("the daemon is ready", || {
+    pub(crate) fn wait_ready(&self) {
+        wait_until("the daemon is ready", || {
             (self.get("/readyz").status == 200).then_some(())
         });
     }
 
-    /// Asks on the admin socket.
+    /// Sends a request to the admin socket.
     #[track_caller]
     pub(crate) fn ask(&self, request: &AdminRequest) -> AdminReply {
         let mut client = Client::connect(&self.socket)
@@ -202,7 +206,7 @@ impl Daemon {
         client.ask(request).unwrap()
     }
 
-    /// How it is doing.
+    /// The status.
     #[track_caller]
     pub(crate) fn status(&self) -> Status {
         match self.ask(&AdminRequest::Status) {
@@ -211,7 +215,7 @@ impl Daemon {
         }
     }
 
-    /// How it is doing; `None` where it does not answer.
+    /// The status; `None` when it does not answer.
     pub(crate) fn try_status(&self) -> Option<Status> {
         let mut client = Client::connect(&self.socket).ok().flatten()?;
         match client.ask(&AdminRequest::Status).ok()? {
@@ -220,21 +224,21 @@ impl Daemon {
         }
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
-    /// True once it has ended, by itself or not.
+    /// True once it has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        self.process.has_ended()
     }
 
-    /// Waits until it has joined `n` records since its start, or has ended. True when it lives.
+    /// Waits until it has joined `n` records since its start, or has ended. Returns true when it is alive.
     #[track_caller]
-    pub(crate) fn joined_or_ended(&mut self, n: u64) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        until("it has joined or ended", || {
+    pub(crate) fn wait_joined_or_ended(&mut self, n: u64) -> bool {
+        let deadline = Instant::now() + TIMEOUT;
+        wait_until("it has joined or ended", || {
             if self.has_ended() {
                 return Some(false);
             }
@@ -249,32 +253,26 @@ impl Daemon {
         })
     }
 
-    /// Its threads by name, each with what it is doing.
+    /// The name and state of each of its threads.
     fn threads(&self) -> String {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
-        let about = |task: PathBuf, what: &str| fs::read_to_string(task.join(what)).unwrap_or_default();
+        let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
         let lines = tasks.map(|task| {
             let task = task.unwrap().path();
-            let state = about(task.clone(), "status");
-            let state = state
-                .lines()
-                .find(|line| line.starts_with("State"))
-                .unwrap_or_default();
-            format!(
-                "{} {state} {}",
-                about(task.clone(), "comm").trim(),
-                about(task, "wchan")
-            )
+            let status = read(&task, "status");
+            let state = status.lines().find(|line| line.starts_with("State"));
+            let state = state.unwrap_or_default();
+            format!("{} {state} {}", read(&task, "comm").trim(), read(&task, "wchan"))
         });
         lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until it has joined `n` records since its start.
     #[track_caller]
-    pub(crate) fn joined(&self, n: u64) {
+    pub(crate) fn wait_joined(&self, n: u64) {
         let mut events = 0;
-        let deadline = Instant::now() + PATIENCE;
-        until("all records are joined", || {
+        let deadline = Instant::now() + TIMEOUT;
+        wait_until("all records are joined", || {
             events = self.status().events;
             assert!(Instant::now() < deadline, "{events} of {n} records joined");
             (events >= n).then_some(())
@@ -282,7 +280,7 @@ impl Daemon {
         assert_eq!(events, n, "no record is joined twice");
     }
 
-    /// Has a snapshot written now.
+    /// Writes a snapshot now.
     #[track_caller]
     pub(crate) fn snapshot(&self) -> SnapshotId {
         match self.ask(&AdminRequest::Snapshot) {
@@ -292,42 +290,24 @@ impl Daemon {
     }
 
     /// Ends it as a crash would.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub(crate) fn kill(self) {
+        self.process.kill();
     }
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
-        assert!(sent.success());
+        self.process.signal(name);
     }
 
-    /// Waits for its end and returns the exit code.
+    /// Waits for its end. Returns the exit code.
     #[track_caller]
-    pub(crate) fn ended(&mut self) -> Option<i32> {
-        until("the daemon has ended", || self.child.try_wait().unwrap()).code()
+    pub(crate) fn wait_exit(&mut self) -> Option<i32> {
+        self.process.wait_exit()
     }
 
-    /// Has it drain and end.
+    /// Stops it cleanly.
     #[track_caller]
-    pub(crate) fn stop(mut self) {
-        self.signal("TERM");
-        assert_eq!(self.ended(), Some(0));
-    }
-}
-
-impl Drop for Daemon {
-    #[allow(
-        clippy::print_stderr,
-        reason = "the log of the daemon says why the test failed"
-    )]
-    fn drop(&mut self) {
-        // It may have ended already, and a test that panics must not leave it behind.
-        let _killed = self.child.kill().is_ok() && self.child.wait().is_ok();
-        if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(&self.log).unwrap_or_default());
-        }
+    pub(crate) fn stop(self) {
+        self.process.stop();
     }
 }

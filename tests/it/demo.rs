@@ -7,7 +7,7 @@ use super::{keys, ouzel, run};
 #[test]
 fn the_demo_runs_any_folder_and_tells_all_of_it() {
     let home = Home::empty();
-    let world = World::make(300, &home.path().join("world"));
+    let world = World::generate(300, &home.path().join("world"));
     let expected = world.expected;
     let (data, state) = (home.path().join("world"), home.state());
     let args = [

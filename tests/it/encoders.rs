@@ -8,7 +8,7 @@ use ouzel_serving::RankRequest;
 use super::broker::Broker;
 use super::daemon::Home;
 use super::world::World;
-use super::{run, until};
+use super::{run, wait_until};
 
 /// Vectors of the encoder are 16 floats.
 fn tiny_bert() -> PathBuf {
@@ -39,7 +39,7 @@ fn rename(home: &Home, from: &Path, to: &Path) {
 fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     let broker = Broker::embedded(1);
     let dir = tempfile::tempdir().unwrap();
-    let world = World::make(60, dir.path());
+    let world = World::generate(60, dir.path());
     let settings = format!(
         "learner.batch_min_samples = 32\ncontent.text_encoder = {:?}",
         tiny_bert()
@@ -47,8 +47,8 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     let mut home = Home::new(&broker, &settings);
     broker.feed(&world.events);
     let daemon = home.start();
-    daemon.joined(broker.n_records());
-    until("every item is encoded", || {
+    daemon.wait_joined(broker.n_records());
+    wait_until("every item is encoded", || {
         let left = daemon.metric("ouzel_ops_items_to_encode", "");
         (left < 1.0).then_some(())
     });
@@ -88,7 +88,7 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     assert_eq!(after.cut.positions, before.cut.positions);
 
     let daemon = home.start();
-    daemon.ready();
+    daemon.wait_ready();
     let n_lost = daemon.metric("ouzel_ops_vectors_lost_total", "");
     assert!(n_lost < 1.0, "{n_lost} vectors are lost");
     let answer = daemon.rank(&RankRequest {

@@ -12,8 +12,8 @@ use ouzel::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
 use ouzel::stages::{JoinCheckpoint, Joined, Read};
 use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::plan::PlanLog;
-use ouzel_ingest::{Decoder, Sequencer, Stage};
-use ouzel_sample::{DecodedRecord, FeatureState, PartitionId, Position, Positions, Record, Stream};
+use ouzel_ingest::{Sequencer, Stage};
+use ouzel_sample::{DecodedRecord, FeatureState, PartitionId, Position, Positions, Stream};
 
 use super::world::World;
 
@@ -29,25 +29,17 @@ fn id(stream: Stream) -> PartitionId {
     PartitionId { stream, partition: 0 }
 }
 
-/// The world's records by stream.
+/// The world's records by stream, in the order of [`Stream::EVENTS`].
 fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
-    let config = Config::default();
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
+    let records = world.decoded(&Config::default());
     let of = |stream| {
-        let events = world.events.iter().filter(move |event| event.stream == stream);
-        let recorded = (0..).zip(events).map(|(offset, event)| {
-            decoder.decode(&Record {
-                position: Position {
-                    partition: id(stream),
-                    offset,
-                },
-                timestamp_ms: Some(event.ts_ms),
-                payload: Some(event.payload.clone()),
-            })
-        });
-        recorded.collect()
+        records
+            .iter()
+            .filter(move |record| record.position.partition.stream == stream)
     };
-    Stream::EVENTS.map(of).to_vec()
+    Stream::EVENTS
+        .map(|stream| of(stream).cloned().collect())
+        .to_vec()
 }
 
 /// Runs the stage from `checkpoint`, or from nothing, with the plan log at `dir`, on the records from there up to
@@ -149,7 +141,7 @@ fn run_on(
 #[test]
 fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
     let home = tempfile::tempdir().unwrap();
-    let world = World::make(200, &home.path().join("world"));
+    let world = World::generate(200, &home.path().join("world"));
     let records = records(&world);
     let all: Vec<usize> = records.iter().map(Vec::len).collect();
     let plan = home.path().join("plan");
@@ -189,7 +181,7 @@ fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
 #[test]
 fn a_partition_that_the_log_gains_is_followed_like_the_others() {
     let home = tempfile::tempdir().unwrap();
-    let world = World::make(200, &home.path().join("world"));
+    let world = World::generate(200, &home.path().join("world"));
     let [items, impressions, actions] = <[_; 3]>::try_from(records(&world)).unwrap();
     let new = PartitionId {
         stream: Stream::Impressions,

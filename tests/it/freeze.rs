@@ -47,8 +47,8 @@ impl<'a> Lineage<'a> {
     }
 
     /// Waits until everything fed is joined.
-    fn joined(&self) {
-        self.daemon().joined(self.broker.n_records() - self.n_before);
+    fn wait_joined(&self) {
+        self.daemon().wait_joined(self.broker.n_records() - self.n_before);
     }
 
     /// Where a crash may happen.
@@ -92,7 +92,7 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     let mut lineage = Lineage::new(broker, is_killed);
     let pieces: Vec<_> = world.events.chunks(world.events.len().div_ceil(3)).collect();
     broker.feed(pieces[0]);
-    lineage.joined();
+    lineage.wait_joined();
     let before = lineage.daemon().snapshot();
     let said = lineage.home.snapshot(&["rebase"]);
     assert_eq!(said.code, Some(1));
@@ -127,10 +127,10 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     );
 
     broker.feed(pieces[1]);
-    lineage.joined();
+    lineage.wait_joined();
     // What was learned since is in no snapshot, and is learned again.
     lineage.crash();
-    lineage.joined();
+    lineage.wait_joined();
     let second = lineage.daemon().snapshot();
     assert_eq!(
         differing(&lineage.home, frozen, second, BASE),
@@ -149,7 +149,7 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     lineage.crash();
     broker.feed(pieces[2]);
     broker.heartbeat(world.end_ms + 3_600_000);
-    lineage.joined();
+    lineage.wait_joined();
     lineage.daemon.take().unwrap().stop();
     let audit = std::fs::read_to_string(lineage.home.state().join("audit.log")).unwrap();
     assert!(
@@ -164,20 +164,20 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
 #[test]
 fn a_crash_around_freezing_and_re_basing_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let world = World::make(300, dir.path());
+    let world = World::generate(300, dir.path());
     // Side by side: most of the time either waits for an order.
-    let [crashed, calm] = thread::scope(|scope| {
+    let [crashed, undisturbed] = thread::scope(|scope| {
         let run = |is_killed| {
             let world = &world;
             scope.spawn(move || learned(world, &Broker::embedded(1), is_killed))
         };
         [run(true), run(false)].map(|lineage| lineage.join().unwrap())
     });
-    for (crashed, calm) in crashed.iter().zip(&calm) {
-        assert_eq!(crashed.cut.ledger_hash, calm.cut.ledger_hash);
-        assert_eq!(crashed.cut.frozen, calm.cut.frozen);
-        assert_eq!(crashed.cut.weights_hash, calm.cut.weights_hash);
-        assert_eq!(crashed.note, calm.note);
+    for (crashed, undisturbed) in crashed.iter().zip(&undisturbed) {
+        assert_eq!(crashed.cut.ledger_hash, undisturbed.cut.ledger_hash);
+        assert_eq!(crashed.cut.frozen, undisturbed.cut.frozen);
+        assert_eq!(crashed.cut.weights_hash, undisturbed.cut.weights_hash);
+        assert_eq!(crashed.note, undisturbed.note);
     }
 }
 
@@ -185,11 +185,11 @@ fn a_crash_around_freezing_and_re_basing_changes_no_bit() {
 fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
-    let world = World::make(200, &home.path().join("world"));
+    let world = World::generate(200, &home.path().join("world"));
     let (early, late) = world.events.split_at(world.events.len() / 2);
     let daemon = home.start();
     broker.feed(early);
-    daemon.joined(broker.n_records());
+    daemon.wait_joined(broker.n_records());
     daemon.stop();
     let before = home.manifest();
 
@@ -233,7 +233,7 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     let daemon = home.start();
     broker.feed(late);
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.joined(broker.n_records() - n_resumed);
+    daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
     let end = home.manifest();
     assert_eq!(end.cut.frozen, after.cut.frozen);

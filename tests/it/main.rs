@@ -1,7 +1,7 @@
-//! The whole program from outside: the binary as a child process, a broker, events in, scores out.
+//! Tests of the whole program: the binary as a child process, a broker, events in, scores out.
 //!
-//! Every test makes a small world of its own and needs nothing but loopback. Those against a real Kafka broker
-//! run where `OUZEL_KAFKA_BOOTSTRAP` names one, and say loudly when they do not.
+//! Every test generates a small world and needs only loopback. Those against a real Kafka broker run when
+//! `OUZEL_KAFKA_BOOTSTRAP` names one, and otherwise print that they were skipped.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ mod freeze;
 mod mutations;
 mod outage;
 mod own_broker;
+mod process;
 mod refusals;
 mod replay;
 mod schedules;
@@ -34,25 +35,31 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest that anything here may take; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+/// Longest wait of any step; only a failing test waits for it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between two polls of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Looks until `look` gives something.
+/// Polls `condition` until it returns a value. `what` completes the sentence "timed out waiting until ...".
 #[track_caller]
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(found) = look() {
-            return found;
+        if let Some(value) = condition() {
+            return value;
         }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::sleep(LOOK);
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// The binary under test, with nothing of the caller's settings.
+/// Prints figures of a test where the runner shows them.
+#[allow(clippy::print_stderr, reason = "figures for whoever asks the runner for them")]
+fn print_figures(figures: &str) {
+    eprintln!("{figures}");
+}
+
+/// The binary under test, without the caller's settings.
 fn ouzel(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ouzel"));
     command
@@ -63,16 +70,16 @@ fn ouzel(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     command
 }
 
-/// What a command that ended said.
+/// The exit code and output of a command.
 #[derive(Debug)]
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Said {
-    /// Its stdout as the one JSON document that it is.
+impl CommandOutput {
+    /// Its stdout as one JSON document.
     #[track_caller]
     fn json(&self) -> serde_json::Value {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
@@ -81,23 +88,23 @@ impl Said {
 }
 
 /// Runs a command to its end.
-fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Said {
+fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> CommandOutput {
     let output = ouzel(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said {
+    CommandOutput {
         code: output.status.code(),
         out: text(output.stdout),
         err: text(output.stderr),
     }
 }
 
-/// The same in this process, for commands that leave no trace in it: many of them cost no start of a program.
-fn run_here(args: &[&str]) -> Said {
+/// Runs a command in this process, which saves starting a program.
+fn run_here(args: &[&str]) -> CommandOutput {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = ["ouzel"].iter().chain(args).map(OsString::from);
     let exit = ouzel::cli::run(args, &mut out, &mut err);
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said {
+    CommandOutput {
         code: Some(exit.code().into()),
         out: text(out),
         err: text(err),
@@ -109,7 +116,7 @@ fn run_here(args: &[&str]) -> Said {
 fn keys(object: &serde_json::Value) -> Vec<&str> {
     let mut keys: Vec<&str> = object
         .as_object()
-        .unwrap_or_else(|| panic!("{object} is no object"))
+        .unwrap_or_else(|| panic!("{object} is not an object"))
         .keys()
         .map(String::as_str)
         .collect();

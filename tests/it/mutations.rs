@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 use ouzel::config::Config;
 use ouzel_ingest::join::{AnyStore, StoreConfig};
-use ouzel_ingest::{Decoder, Stage, StageCheckpoint, StageError};
+use ouzel_ingest::{Stage, StageCheckpoint, StageError};
 use ouzel_learner::Trainer;
-use ouzel_sample::{Batch, DecodedRecord, FeatureState, PartitionId, Position, Record, Stream};
+use ouzel_sample::{Batch, FeatureState, PartitionId, Stream};
 
 use super::broker::Broker;
 use super::daemon::{Daemon, Home};
-use super::until;
-use super::world::{Dice, World};
+use super::world::{Rng, World};
+use super::{print_figures, wait_until};
 
-/// One way to harm a store's files.
+/// A way to damage the files of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Harm {
     FlipBit,
@@ -39,10 +39,10 @@ const HARMS: [Harm; 5] = [
     Harm::PlantPartialSnapshot,
 ];
 
-/// Almost nothing stays in memory, and no page of the files does.
+/// Almost nothing stays in memory, and no page of the files is cached.
 const ON_DISK: &str = "join.store = \"sled\"\n\
                        join.sled = { requests_in_memory = 2, page_cache = \"256B\", compaction_threshold = \"4MiB\" }\n";
-/// A window so long that much of the world waits at once.
+/// A window so long that much of the world is pending at once.
 const BATCHES: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"500ms\"\n\
                        join.tasks = [{ name = \"click\", window = \"3h\" }]\n";
 
@@ -65,16 +65,16 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Harms the store in `dir`, one of its larger files for choice.
-fn harm(dir: &Path, harm: Harm, dice: &mut Dice) {
+/// Damages a file of the store in `dir`, most often the database.
+fn harm(dir: &Path, harm: Harm, rng: &mut Rng) {
     let mut of = files(dir);
     of.retain(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0));
     assert!(!of.is_empty(), "there is a store in {}", dir.display());
-    let below = |dice: &mut Dice, n: u64| dice.below(n.max(1));
+    let below = |rng: &mut Rng, n: u64| rng.below(n.max(1));
     let db = of.iter().position(|path| path.ends_with("db"));
     let at = match db {
-        Some(db) if dice.below(4) > 0 => db,
-        _ => usize::try_from(below(dice, of.len() as u64)).unwrap(),
+        Some(db) if rng.below(4) > 0 => db,
+        _ => usize::try_from(below(rng, of.len() as u64)).unwrap(),
     };
     let path = &of[at];
     match harm {
@@ -82,19 +82,19 @@ fn harm(dir: &Path, harm: Harm, dice: &mut Dice) {
         Harm::Truncate => {
             let file = fs::File::options().write(true).open(path).unwrap();
             let len = file.metadata().unwrap().len();
-            file.set_len(below(dice, len)).unwrap();
+            file.set_len(below(rng, len)).unwrap();
         }
         Harm::PlantPartialSnapshot => {
-            let name = format!("snap.{:016X}.generating", dice.below(1 << 30));
+            let name = format!("snap.{:016X}.generating", rng.below(1 << 30));
             fs::write(path.with_file_name(name), [7; 100]).unwrap();
         }
         Harm::FlipBit | Harm::ZeroRange => {
             let mut bytes = fs::read(path).unwrap();
             // What was written is at the front; the rest of a segment is room.
             let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
-            let at = usize::try_from(dice.below(used as u64)).unwrap();
+            let at = usize::try_from(rng.below(used as u64)).unwrap();
             if harm == Harm::FlipBit {
-                bytes[at] ^= 1 << dice.below(8);
+                bytes[at] ^= 1 << rng.below(8);
             } else {
                 let end = (at + 4096).min(bytes.len());
                 bytes[at..end].fill(0);
@@ -111,29 +111,6 @@ fn config(text: &str) -> Config {
     Config::parse(text, "x").unwrap()
 }
 
-/// The world's records in its own order.
-fn records(world: &World, config: &Config) -> Vec<DecodedRecord> {
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
-    let mut next = BTreeMap::<Stream, i64>::new();
-    let recorded = world.events.iter().map(|event| {
-        let offset = next.entry(event.stream).or_default();
-        let position = Position {
-            partition: PartitionId {
-                stream: event.stream,
-                partition: 0,
-            },
-            offset: *offset,
-        };
-        *offset += 1;
-        decoder.decode(&Record {
-            position,
-            timestamp_ms: Some(event.ts_ms),
-            payload: Some(event.payload.clone()),
-        })
-    });
-    recorded.collect()
-}
-
 fn stage(config: &Config, store: &StoreConfig, cut: Option<&StageCheckpoint>) -> Result<Stage, StageError> {
     let join = config.join.clone();
     match cut {
@@ -147,7 +124,7 @@ fn stage(config: &Config, store: &StoreConfig, cut: Option<&StageCheckpoint>) ->
     }
 }
 
-/// The hash of the weights that these batches teach.
+/// The hash of the weights learned from these batches.
 fn learned(config: &Config, batches: &[Batch]) -> String {
     let mut trainer = Trainer::new(config.model_config(), config.learner_config()).unwrap();
     for batch in batches {
@@ -160,20 +137,20 @@ fn learned(config: &Config, batches: &[Batch]) -> String {
 fn a_harmed_store_changes_no_sample_and_no_weight() {
     let n_mutations = n_mutations(50);
     let home = tempfile::tempdir().unwrap();
-    let world = World::make(4 * n_mutations as u64 + 400, &home.path().join("world"));
+    let world = World::generate(4 * n_mutations as u64 + 400, &home.path().join("world"));
     let config = config(&format!("{ON_DISK}{BATCHES}"));
-    let records = records(&world, &config);
+    let records = world.decoded(&config);
 
-    let mut calm = stage(&config, &StoreConfig::Memory, None).unwrap();
+    let mut undisturbed = stage(&config, &StoreConfig::Memory, None).unwrap();
     let mut expected = Vec::new();
     for recorded in &records {
-        calm.take(recorded, &mut expected).unwrap();
+        undisturbed.take(recorded, &mut expected).unwrap();
     }
-    calm.finish(&mut expected).unwrap();
+    undisturbed.finish(&mut expected).unwrap();
 
     let dir = home.path().join("join");
     let store = config.join_store(&dir);
-    let mut dice = Dice::new(7);
+    let mut rng = Rng::new(7);
     let mut found = BTreeMap::<u64, Batch>::new();
     let mut keep = |batches: Vec<Batch>| {
         for batch in batches {
@@ -230,11 +207,11 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
         if (n_done / HARMS.len()).is_multiple_of(2) {
             n_between += 1;
             drop(harmed);
-            harm(&dir, kind, &mut dice);
+            harm(&dir, kind, &mut rng);
             harmed = stage(&config, &store, Some(&cut)).unwrap();
         } else {
             n_while_open += 1;
-            harm(&dir, kind, &mut dice);
+            harm(&dir, kind, &mut rng);
         }
         n_done += 1;
     }
@@ -251,14 +228,14 @@ fn a_harmed_store_changes_no_sample_and_no_weight() {
     }
     keep(batches);
 
-    assert_eq!(harmed.ledger(), calm.ledger());
+    assert_eq!(harmed.ledger(), undisturbed.ledger());
     let found: Vec<Batch> = found.into_values().collect();
     let samples = |batches: &[Batch]| batches.iter().map(|b| b.samples.clone()).collect::<Vec<_>>();
     assert_eq!(samples(&found), samples(&expected));
     assert_eq!(learned(&config, &found), learned(&config, &expected));
     assert_eq!(n_between + n_while_open, n_mutations);
     assert!(n_cold > 10 * n_mutations, "the disk held little: {n_cold}");
-    told(&format!(
+    print_figures(&format!(
         "{n_between} mutations between two runs and {n_while_open} while it ran, {n_noticed} noticed and rebuilt"
     ));
 }
@@ -273,11 +250,11 @@ fn a_store_that_cannot_be_opened_is_done_without() {
     assert!(matches!(stage.store(), Some(AnyStore::Memory(_))));
 }
 
-/// Starts a daemon, again where it stopped because of its store; how often that was.
+/// Restarts a daemon that stopped because of its store.
 fn revive(home: &mut Home, daemon: Daemon) -> Daemon {
     let mut daemon = daemon;
-    assert_eq!(daemon.ended(), Some(1), "it stopped in good order");
-    let line = daemon.said("task failed").expect("it said why");
+    assert_eq!(daemon.wait_exit(), Some(1), "it stopped cleanly");
+    let line = daemon.logged("task failed").expect("it logged why");
     let why = line["error"].as_str().unwrap();
     assert!(why.contains("the join store cannot"), "{why}");
     home.start()
@@ -292,39 +269,39 @@ fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
         &format!("{ON_DISK}{BATCHES}snapshot.every_batches = 4\nsnapshot.keep = 3"),
     );
     // Every piece has requests whose windows are open, and acts on those of the pieces before.
-    let world = World::make(6 * n_mutations as u64 + 600, &home.path().join("world"));
+    let world = World::generate(6 * n_mutations as u64 + 600, &home.path().join("world"));
     let pieces: Vec<_> = world.events.chunks(world.events.len() / n_mutations).collect();
-    let mut dice = Dice::new(11);
+    let mut rng = Rng::new(11);
     let mut daemon = home.start();
     let mut n_stopped = 0;
     let mut resumed = 0;
     for (n, piece) in pieces.iter().enumerate() {
         broker.feed(piece);
         let all = broker.n_records();
-        if !daemon.joined_or_ended(all - resumed) {
+        if !daemon.wait_joined_or_ended(all - resumed) {
             n_stopped += 1;
             resumed = home.n_resumed();
             daemon = revive(&mut home, daemon);
-            daemon.joined(all - resumed);
+            daemon.wait_joined(all - resumed);
         }
         let dir = home.state().join("join");
         let kind = HARMS[n % HARMS.len()];
         if (n / HARMS.len()).is_multiple_of(2) {
             daemon.kill();
-            harm(&dir, kind, &mut dice);
+            harm(&dir, kind, &mut rng);
             resumed = home.n_resumed();
             daemon = home.start();
         } else {
-            harm(&dir, kind, &mut dice);
+            harm(&dir, kind, &mut rng);
         }
     }
     let n_beats = broker.heartbeat(world.end_ms + 36_000_000);
     let all = broker.n_records();
     // The last cut reads all of the store. Where that fails the daemon has to be started once more.
     loop {
-        if daemon.joined_or_ended(all - resumed) {
+        if daemon.wait_joined_or_ended(all - resumed) {
             daemon.signal("TERM");
-            if daemon.ended() == Some(0) {
+            if daemon.wait_exit() == Some(0) {
                 break;
             }
         }
@@ -334,17 +311,13 @@ fn a_daemon_whose_store_is_harmed_comes_to_the_same_end() {
     }
     let harmed = home.manifest();
 
-    let mut home = Home::new(&broker, BATCHES);
-    let daemon = home.start();
-    daemon.joined(all);
-    daemon.stop();
-    let calm = home.manifest();
-    assert_eq!(harmed.cut.ledger_hash, calm.cut.ledger_hash);
-    assert_eq!(harmed.cut.weights_hash, calm.cut.weights_hash);
-    assert_eq!(harmed.cut.counters, calm.cut.counters);
-    assert_eq!(harmed.cut.sample_seq, told_of(&world, &harmed.cut.counters));
+    let undisturbed = Home::new(&broker, BATCHES).run_to_end(all);
+    assert_eq!(harmed.cut.ledger_hash, undisturbed.cut.ledger_hash);
+    assert_eq!(harmed.cut.weights_hash, undisturbed.cut.weights_hash);
+    assert_eq!(harmed.cut.counters, undisturbed.cut.counters);
+    assert_eq!(harmed.cut.sample_seq, n_samples(&world, &harmed.cut.counters));
     assert_eq!(harmed.cut.counters["pending_items"], n_beats);
-    told(&format!(
+    print_figures(&format!(
         "{} mutations of a daemon's store, {n_stopped} of which it stopped for and was started again",
         pieces.len()
     ));
@@ -356,10 +329,10 @@ fn a_daemon_that_reads_what_was_damaged_stops_and_the_next_one_rebuilds() {
     // A state of several of the half megabytes that sled writes at once, and a window in which all of it waits.
     let settings = BATCHES.replace("3h", "10d");
     let mut home = Home::new(&broker, &format!("{ON_DISK}{settings}snapshot.every_batches = 4"));
-    let world = World::make(3_000, &home.path().join("world"));
+    let world = World::generate(3_000, &home.path().join("world"));
     let mut daemon = home.start();
     broker.feed(&world.events);
-    daemon.joined(broker.n_records());
+    daemon.wait_joined(broker.n_records());
     let of = files(&home.state().join("join"));
     let db = of.iter().find(|path| path.ends_with("db")).unwrap();
     let len = fs::metadata(db).unwrap().len();
@@ -372,32 +345,20 @@ fn a_daemon_that_reads_what_was_damaged_stops_and_the_next_one_rebuilds() {
         .unwrap();
     // Every window closes, so all of it is read.
     broker.heartbeat(world.end_ms + 30 * 86_400_000);
-    until("the daemon has stopped", || daemon.has_ended().then_some(()));
+    wait_until("the daemon has stopped", || daemon.has_ended().then_some(()));
     let resumed = home.n_resumed();
     let daemon = revive(&mut home, daemon);
-    daemon.joined(broker.n_records() - resumed);
+    daemon.wait_joined(broker.n_records() - resumed);
     daemon.stop();
     let harmed = home.manifest().cut;
 
-    let mut home = Home::new(&broker, &settings);
-    let daemon = home.start();
-    daemon.joined(broker.n_records());
-    daemon.stop();
-    let calm = home.manifest().cut;
-    assert_eq!(harmed.ledger_hash, calm.ledger_hash);
-    assert_eq!(harmed.weights_hash, calm.weights_hash);
-    assert_eq!(harmed.sample_seq, told_of(&world, &harmed.counters));
+    let undisturbed = Home::new(&broker, &settings).run_to_end(broker.n_records()).cut;
+    assert_eq!(harmed.ledger_hash, undisturbed.ledger_hash);
+    assert_eq!(harmed.weights_hash, undisturbed.weights_hash);
+    assert_eq!(harmed.sample_seq, n_samples(&world, &harmed.counters));
 }
 
 /// Samples: each shown item, and each positive once more. The windows here are longer than the world's.
-fn told_of(world: &World, counters: &BTreeMap<String, u64>) -> u64 {
+fn n_samples(world: &World, counters: &BTreeMap<String, u64>) -> u64 {
     world.expected.shown + counters["click.positive"]
-}
-
-#[allow(
-    clippy::print_stderr,
-    reason = "figures, for whoever asks the runner for them"
-)]
-fn told(figures: &str) {
-    eprintln!("{figures}");
 }

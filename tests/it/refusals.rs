@@ -7,11 +7,11 @@ use std::thread;
 
 use super::broker::Broker;
 use super::daemon::Home;
-use super::{Said, run, run_here};
+use super::{CommandOutput, run, run_here};
 
 /// One line of error with each of `words`, one hint at most, nothing else.
 #[track_caller]
-fn check(said: &Said, code: i32, words: &[&str]) {
+fn check(said: &CommandOutput, code: i32, words: &[&str]) {
     let text = &said.err;
     assert_eq!(said.code, Some(code), "{text}");
     assert_eq!(said.out, "");
@@ -28,12 +28,12 @@ fn check(said: &Said, code: i32, words: &[&str]) {
 }
 
 /// `ouzel daemon` with this configuration.
-fn daemon(config: &Path) -> Said {
+fn daemon(config: &Path) -> CommandOutput {
     run(["daemon", "--config", config.to_str().unwrap()])
 }
 
 /// The same in this process, for a configuration that is refused before anything else is done.
-fn refused(config: &Path) -> Said {
+fn refused(config: &Path) -> CommandOutput {
     run_here(&["daemon", "--config", config.to_str().unwrap()])
 }
 

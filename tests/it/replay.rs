@@ -28,7 +28,7 @@ fn replay_data(dir: &Path, args: &[&str]) -> Value {
 #[test]
 fn a_replay_gives_the_same_hashes_run_after_run() {
     let home = Home::empty();
-    let world = World::make(300, home.path());
+    let world = World::generate(300, home.path());
     let expected = world.expected;
     let first = replay_data(home.path(), &[]);
     let again = replay_data(home.path(), &[]);
@@ -72,7 +72,7 @@ fn a_replay_gives_the_same_hashes_run_after_run() {
 #[test]
 fn a_replay_tells_the_documented_figures() {
     let home = Home::empty();
-    World::make(150, home.path());
+    World::generate(150, home.path());
     let run = replay_data(home.path(), &[]);
     // Those the manual promises, and those it has beside them.
     assert_eq!(
@@ -143,7 +143,7 @@ fn a_replay_tells_the_documented_figures() {
 #[test]
 fn labels_known_at_once_are_learned_once_each() {
     let home = Home::empty();
-    let world = World::make(150, home.path());
+    let world = World::generate(150, home.path());
     let expected = world.expected;
     let run = replay_data(home.path(), &["--labels", "immediate"]);
     // A revealed label knows no window: what came too late is a positive, too.
@@ -159,7 +159,7 @@ fn labels_known_at_once_are_learned_once_each() {
 #[test]
 fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
     let home = Home::empty();
-    World::make(300, &home.path().join("world"));
+    World::generate(300, &home.path().join("world"));
     fs::write(
         home.config(),
         "join.store = \"sled\"\njoin.sled = { requests_in_memory = 2, page_cache = \"1MiB\" }",
@@ -179,7 +179,7 @@ fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
 fn kafka_and_files_give_the_same_samples_and_bits() {
     let broker = Broker::embedded(1);
     let home = Home::new(&broker, "");
-    let world = World::make(300, &home.path().join("world"));
+    let world = World::generate(300, &home.path().join("world"));
     broker.feed(&world.events);
     let config = home.config();
     let config = config.to_str().unwrap();

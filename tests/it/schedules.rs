@@ -16,12 +16,12 @@ use ouzel::telemetry::Metrics;
 use ouzel::topology::{self, AnySource, PipelineSpec};
 use ouzel::verify::evidence::Evidence;
 use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
-use ouzel_sample::{PartitionId, Position, Record, Stream};
+use ouzel_sample::{PartitionId, Record, Stream};
 use ouzel_snapshot::Store;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::PATIENCE;
-use super::world::{Dice, START_MS, World};
+use super::TIMEOUT;
+use super::world::{Rng, START_MS, World};
 
 /// Partitions of each stream.
 const N_PARTITIONS: u64 = 2;
@@ -38,7 +38,7 @@ const LONGEST_US: u64 = 5000;
 struct Schedule {
     seed: u64,
     is_on_one_core: bool,
-    is_held_up: bool,
+    is_delayed: bool,
     is_clock_jumping: bool,
 }
 
@@ -48,31 +48,31 @@ impl Schedule {
         Self {
             seed: n,
             is_on_one_core: n & 2 != 0,
-            is_held_up: n & 1 != 0,
+            is_delayed: n & 1 != 0,
             is_clock_jumping: n & 4 != 0 || n == 3,
         }
     }
 
-    fn hold_up(self, dice: &mut Dice) {
-        if self.is_held_up && dice.below(HELD_UP) == 0 {
-            std::thread::sleep(Duration::from_micros(dice.below(LONGEST_US)));
+    fn maybe_delay(self, rng: &mut Rng) {
+        if self.is_delayed && rng.below(HELD_UP) == 0 {
+            std::thread::sleep(Duration::from_micros(rng.below(LONGEST_US)));
         }
     }
 }
 
 /// A clock that nobody should believe. Whoever reads it may be held up: the learner after each batch, the writer
 /// of snapshots before and after it collects old ones.
-struct Unsteady {
+struct JumpingClock {
     schedule: Schedule,
-    dice: Mutex<Dice>,
+    rng: Mutex<Rng>,
 }
 
-impl Clock for Unsteady {
+impl Clock for JumpingClock {
     fn now_ms(&self) -> i64 {
-        let mut dice = self.dice.lock().unwrap();
-        self.schedule.hold_up(&mut dice);
+        let mut rng = self.rng.lock().unwrap();
+        self.schedule.maybe_delay(&mut rng);
         let jump = if self.schedule.is_clock_jumping {
-            dice.below(JUMP_MS)
+            rng.below(JUMP_MS)
         } else {
             0
         };
@@ -82,16 +82,16 @@ impl Clock for Unsteady {
 
 /// A source that hands its records out in pieces of any size, of any partition, with delays: the catalog first, as
 /// the stages ask for it.
-struct Haphazard {
+struct RandomSource {
     schedule: Schedule,
     lanes: BTreeMap<PartitionId, VecDeque<Record>>,
     /// Those that still have something to tell, if only that they are at their end.
     left: Vec<PartitionId>,
     paused: BTreeSet<PartitionId>,
-    dice: Dice,
+    rng: Rng,
 }
 
-impl Haphazard {
+impl RandomSource {
     fn new(records: &[Record], schedule: Schedule) -> Self {
         let mut lanes = BTreeMap::<_, VecDeque<_>>::new();
         for record in records {
@@ -103,18 +103,18 @@ impl Haphazard {
             left: lanes.keys().copied().collect(),
             lanes,
             paused: BTreeSet::new(),
-            dice: Dice::new(schedule.seed),
+            rng: Rng::new(schedule.seed),
         }
     }
 
     fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.dice.below(n as u64)).unwrap()
+        usize::try_from(self.rng.below(n as u64)).unwrap()
     }
 }
 
-impl Source for Haphazard {
+impl Source for RandomSource {
     fn poll(&mut self, _: Duration) -> Result<Polled, Error> {
-        self.schedule.hold_up(&mut self.dice);
+        self.schedule.maybe_delay(&mut self.rng);
         if self.left.is_empty() {
             return Ok(Polled::Finished);
         }
@@ -163,23 +163,10 @@ impl Source for Haphazard {
 
 /// The world's records, those of a key in one partition.
 fn records(world: &World) -> Vec<Record> {
-    let mut next = BTreeMap::<PartitionId, i64>::new();
-    let record = |event: &ouzel_ingest::DataEvent| {
+    world.records(|event| {
         let sum: u64 = event.key.bytes().map(u64::from).sum();
-        let partition = PartitionId {
-            stream: event.stream,
-            partition: i32::try_from(sum % N_PARTITIONS).unwrap(),
-        };
-        let next = next.entry(partition).or_default();
-        let offset = *next;
-        *next += 1;
-        Record {
-            position: Position { partition, offset },
-            timestamp_ms: Some(event.ts_ms),
-            payload: Some(event.payload.clone()),
-        }
-    };
-    world.events.iter().map(record).collect()
+        i32::try_from(sum % N_PARTITIONS).unwrap()
+    })
 }
 
 /// One run, and what its last snapshot says.
@@ -203,19 +190,19 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     }
     let plan = PipelineSpec {
         config: &config,
-        open: Box::new(|_| Ok(Box::new(Haphazard::new(records, schedule)) as AnySource)),
+        open: Box::new(|_| Ok(Box::new(RandomSource::new(records, schedule)) as AnySource)),
         letters: DeadLetters::discard(),
         seed: Box::new(|_| {}),
-        clock: Arc::new(Unsteady {
+        clock: Arc::new(JumpingClock {
             schedule,
-            dice: Mutex::new(Dice::new(!schedule.seed)),
+            rng: Mutex::new(Rng::new(!schedule.seed)),
         }),
         scores: None,
     };
     let shutdown = Shutdown::new();
     let mut running = topology::start(plan, metrics, &shutdown).unwrap();
     let pipeline = [Task::Poll, Task::Join, Task::Learner, Task::Snapshot];
-    assert_eq!(running.supervisor.wait_for(&pipeline, PATIENCE), Waited::Ended);
+    assert_eq!(running.supervisor.wait_for(&pipeline, TIMEOUT), Waited::Ended);
     shutdown.trigger();
     running.supervisor.wait().into_result().unwrap();
     let newest = Store::inspect(&state).newest_valid().unwrap().snapshot.unwrap();
@@ -226,7 +213,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
 fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
     let n_runs = std::env::var("OUZEL_SCHEDULES").map_or(6, |n| n.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let world = World::make(400, &dir.path().join("world"));
+    let world = World::generate(400, &dir.path().join("world"));
     let records = records(&world);
     for stream in Stream::EVENTS {
         let of = records
@@ -240,13 +227,13 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
         let (dir, records) = (dir.path(), records.as_slice());
         std::thread::scope(|scope| scope.spawn(move || run(dir, records, schedule)).join().unwrap())
     };
-    let calm = run(Schedule::number(0));
-    assert_eq!(calm.n_samples, world.expected.samples());
-    assert!(calm.n_batches > 20);
+    let undisturbed = run(Schedule::number(0));
+    assert_eq!(undisturbed.n_samples, world.expected.samples());
+    assert!(undisturbed.n_batches > 20);
     for n in 1..n_runs {
         let schedule = Schedule::number(n);
         let found = run(schedule);
-        if let Err(error) = found.must_equal(&calm, "the run left alone") {
+        if let Err(error) = found.must_equal(&undisturbed, "the run left alone") {
             panic!("{schedule:?}: {error:#}");
         }
     }

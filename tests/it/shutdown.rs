@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use super::broker::Broker;
 use super::daemon::Home;
-use super::until;
+use super::wait_until;
 use super::world::World;
 
 #[test]
@@ -20,10 +20,10 @@ fn a_stop_leaves_everything_read_in_the_last_snapshot() {
     daemon.stop();
     assert_eq!(home.manifest().cut.sample_seq, 0, "nothing is a state, too");
 
-    let world = World::make(233, &home.path().join("world"));
+    let world = World::generate(233, &home.path().join("world"));
     let daemon = home.start();
     broker.feed(&world.events);
-    daemon.joined(broker.n_records());
+    daemon.wait_joined(broker.n_records());
     let n_pending = daemon.status().pending;
     daemon.stop();
     let cut = home.manifest().cut;
@@ -43,9 +43,9 @@ fn a_stop_leaves_everything_read_in_the_last_snapshot() {
         cut.sample_seq
     );
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.joined(2 * n_beats);
+    daemon.wait_joined(2 * n_beats);
     daemon.signal("INT");
-    assert_eq!(daemon.ended(), Some(0));
+    assert_eq!(daemon.wait_exit(), Some(0));
     assert!(!home.state().join("admin.sock").exists());
     let cut = home.manifest().cut;
     assert_eq!(cut.sample_seq, world.expected.samples());
@@ -71,10 +71,10 @@ fn a_second_signal_ends_it_at_once() {
             "the request before is being read"
         );
         daemon.signal("TERM");
-        until("the daemon drains", || daemon.said("stopping"));
-        until("the state is written", || home.latest());
+        wait_until("the daemon drains", || daemon.logged("stopping"));
+        wait_until("the state is written", || home.latest());
         daemon.signal(second);
-        assert_eq!(daemon.ended(), Some(code));
+        assert_eq!(daemon.wait_exit(), Some(code));
         drop(request);
     }
 }

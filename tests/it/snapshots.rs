@@ -1,11 +1,11 @@
-//! The verbs on snapshots, beside a running daemon and without one.
+//! The `ouzel snapshot` commands, with and without a running daemon.
 
-use ouzel_serving::{RankRequest, RankResponse};
+use ouzel_serving::RankResponse;
 use ouzel_snapshot::{Alias, SnapshotId};
 use serde_json::Value;
 
 use super::broker::Broker;
-use super::daemon::{Daemon, Home};
+use super::daemon::{Daemon, Home, rank_request};
 use super::run_here;
 use super::world::World;
 
@@ -13,18 +13,10 @@ use super::world::World;
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
                         snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"300ms\"";
 
-fn request() -> RankRequest {
-    RankRequest {
-        user_id: "user-3".to_owned(),
-        items: (0..40).map(|i| format!("item-{i}")).collect(),
-        ..RankRequest::default()
-    }
-}
-
 /// What `ouzel score` with `snapshot` answers.
 fn scored(home: &Home, snapshot: &str) -> RankResponse {
     let file = home.path().join("requests.jsonl");
-    std::fs::write(&file, serde_json::to_string(&request()).unwrap()).unwrap();
+    std::fs::write(&file, serde_json::to_string(&rank_request("user-3", 40)).unwrap()).unwrap();
     let config = home.config();
     let (config, file) = (config.to_str().unwrap(), file.to_str().unwrap());
     let said = run_here(&["score", "--config", config, "--snapshot", snapshot, file]);
@@ -32,7 +24,7 @@ fn scored(home: &Home, snapshot: &str) -> RankResponse {
     serde_json::from_str(&said.out).unwrap()
 }
 
-/// Runs a verb that changes something and says who did it.
+/// Runs a command that changes something. Returns who did it.
 #[track_caller]
 fn change(home: &Home, args: &[&str]) -> String {
     let done = home.snapshot(&[args, &["--json"]].concat()).json();
@@ -50,14 +42,14 @@ fn listed(home: &Home, id: SnapshotId) -> Value {
 /// Feeds a piece of the world and waits until it is joined.
 fn feed(broker: &Broker, daemon: &Daemon, n_before: u64, events: &[ouzel_ingest::DataEvent]) {
     broker.feed(events);
-    daemon.joined(broker.n_records() - n_before);
+    daemon.wait_joined(broker.n_records() - n_before);
 }
 
 #[test]
 fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
-    let world = World::make(400, &home.path().join("world"));
+    let world = World::generate(400, &home.path().join("world"));
     let pieces: Vec<_> = world.events.chunks(world.events.len().div_ceil(4)).collect();
 
     let daemon = home.start();
@@ -84,7 +76,7 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
         change(&home, &["pin", "latest", "--note", "try it"]),
         "the running daemon"
     );
-    let ranked = daemon.rank(&request());
+    let ranked = daemon.rank(&rank_request("user-3", 40));
     assert_eq!(ranked.snapshot, newest);
     let offline = scored(&home, &newest);
     assert_eq!(ranked.items, offline.items);
@@ -93,18 +85,18 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     assert_ne!(scored(&home, &first.to_string()).items, offline.items);
     feed(&broker, &daemon, 0, pieces[2]);
     let third = daemon.snapshot();
-    assert_eq!(daemon.rank(&request()).snapshot, newest);
+    assert_eq!(daemon.rank(&rank_request("user-3", 40)).snapshot, newest);
     assert_eq!(daemon.status().pinned, Some(newest.clone()));
     assert!(daemon.get("/readyz").body.contains(&newest));
     daemon.kill();
     let daemon = home.start();
     assert_eq!(
-        daemon.rank(&request()).snapshot,
+        daemon.rank(&rank_request("user-3", 40)).snapshot,
         newest,
         "a pin outlives the process"
     );
     assert_eq!(change(&home, &["unpin"]), "the running daemon");
-    let ranked = daemon.rank(&request());
+    let ranked = daemon.rank(&rank_request("user-3", 40));
     assert_eq!(ranked.snapshot, third.to_string());
     assert_eq!(ranked.items, scored(&home, "latest").items);
 
@@ -116,7 +108,10 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     );
     assert_eq!(home.store().alias(Alias::Pinned).unwrap(), None);
     assert_eq!(daemon.status().pinned, None);
-    assert_eq!(daemon.rank(&request()).snapshot, first.to_string());
+    assert_eq!(
+        daemon.rank(&rank_request("user-3", 40)).snapshot,
+        first.to_string()
+    );
     let turned = home.manifest();
     assert!(turned.id > third);
     assert_eq!(turned.parent, Some(first));
@@ -138,13 +133,13 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     let fourth = daemon.snapshot();
     assert_eq!(home.manifest().parent, Some(turned.id));
     assert_eq!(
-        daemon.rank(&request()).snapshot,
+        daemon.rank(&rank_request("user-3", 40)).snapshot,
         turned.id.to_string(),
         "descends from it"
     );
     assert_eq!(daemon.snapshot().number(), fourth.number() + 1);
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.joined(
+    daemon.wait_joined(
         broker.n_records()
             - manifest_of(third)
                 .cut
@@ -171,14 +166,14 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
 fn a_start_after_a_rollback_offline_goes_on_from_there() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
-    let world = World::make(300, &home.path().join("world"));
+    let world = World::generate(300, &home.path().join("world"));
     let (early, late) = world.events.split_at(world.events.len() / 2);
     let daemon = home.start();
     feed(&broker, &daemon, 0, early);
     let first = daemon.snapshot();
     feed(&broker, &daemon, 0, late);
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.joined(broker.n_records());
+    daemon.wait_joined(broker.n_records());
     daemon.stop();
     let before = home.manifest();
     let number = first.number().to_string();
@@ -193,8 +188,11 @@ fn a_start_after_a_rollback_offline_goes_on_from_there() {
     assert_eq!(listed(&home, before.id)["is_rolled_back"], true);
     let n_resumed = home.n_resumed();
     let daemon = home.start();
-    assert_eq!(daemon.rank(&request()).snapshot, first.to_string());
-    daemon.joined(broker.n_records() - n_resumed);
+    assert_eq!(
+        daemon.rank(&rank_request("user-3", 40)).snapshot,
+        first.to_string()
+    );
+    daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
 
     // The same log in the same order once more: the same samples, the same weights, in another lineage.
@@ -229,7 +227,7 @@ fn a_start_after_a_rollback_offline_goes_on_from_there() {
 fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
-    let world = World::make(200, &home.path().join("world"));
+    let world = World::generate(200, &home.path().join("world"));
     let (early, late) = world.events.split_at(world.events.len() / 2);
     let daemon = home.start();
     feed(&broker, &daemon, 0, early);
@@ -246,8 +244,11 @@ fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
     assert_eq!(home.snapshot(&["verify"]).code, Some(3));
 
     let daemon = home.start();
-    assert!(daemon.said("snapshot skipped").is_some());
-    assert_eq!(daemon.rank(&request()).snapshot, first.to_string());
+    assert!(daemon.logged("snapshot skipped").is_some());
+    assert_eq!(
+        daemon.rank(&rank_request("user-3", 40)).snapshot,
+        first.to_string()
+    );
     let n_resumed: i64 = home
         .store()
         .read(first)
@@ -257,7 +258,7 @@ fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
         .positions
         .values()
         .sum();
-    daemon.joined(broker.n_records() - n_resumed.unsigned_abs());
+    daemon.wait_joined(broker.n_records() - n_resumed.unsigned_abs());
     daemon.stop();
     let after = home.manifest();
     assert_eq!(after.parent, Some(first));

@@ -1,92 +1,47 @@
-//! The join tier: processes that join, come and go and die, and a learner that must not notice.
+//! The join tier: joining processes start, stop and crash, and the learner must not notice.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::time::Duration;
-
-use serde_json::Value;
 
 use super::broker::Broker;
 use super::daemon::{Daemon, Home};
-use super::own_broker::Own;
+use super::own_broker::OwnBroker;
+use super::process::Process;
 use super::world::{Expected, World};
-use super::{ouzel, until};
+use super::{ouzel, wait_until};
 
-/// Window and lateness as configured by default, and some.
+/// More than the default window and lateness.
 const AFTER_MS: i64 = 700_000;
 
-/// How long a broker stands still.
+/// How long the broker is stopped: longer than a session, so that partitions are reassigned.
 const OUTAGE: Duration = Duration::from_secs(6);
 
-/// One `ouzel join`.
-struct Member {
-    child: Child,
-    log: PathBuf,
+/// Starts an `ouzel join` named `name`.
+fn start_member(home: &Home, name: &str) -> Process {
+    start_member_logged(home, name, &format!("join-{name}"))
 }
 
-impl Member {
-    /// Starts one under a name of its own.
-    fn start(home: &Home, name: &str) -> Self {
-        Self::start_logged(home, name, &format!("join-{name}"))
-    }
-
-    /// The same, with its log elsewhere.
-    fn start_logged(home: &Home, name: &str, log: &str) -> Self {
-        let log = home.path().join(log);
-        let config = home.config();
-        let args = ["join", "--config", config.to_str().unwrap(), "--instance", name];
-        let child = ouzel(args).stderr(File::create(&log).unwrap()).spawn().unwrap();
-        Self { child, log }
-    }
-
-    /// Lines of its log with this message.
-    fn n_said(&self, message: &str) -> usize {
-        let text = fs::read_to_string(&self.log).unwrap();
-        text.lines().filter(|line| line.contains(message)).count()
-    }
-
-    /// True when it began a unit behind the start of the log.
-    fn has_warmed_up(&self) -> bool {
-        let text = fs::read_to_string(&self.log).unwrap();
-        let mut lines = text.lines().filter(|line| line.contains("unit begins"));
-        lines.any(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            line["how"] == "warm" && line["impressions"].as_i64().is_some_and(|from| from > 0)
-        })
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    #[track_caller]
-    fn stop(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", "TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let status = until("a joining process has ended", || self.child.try_wait().unwrap());
-        assert_eq!(status.code(), Some(0));
-    }
+/// Starts an `ouzel join` named `name` with its log in the file `log`.
+fn start_member_logged(home: &Home, name: &str, log: &str) -> Process {
+    let config = home.config();
+    let args = ["join", "--config", config.to_str().unwrap(), "--instance", name];
+    Process::start(&mut ouzel(args), &home.path().join(log))
 }
 
-impl Drop for Member {
-    #[allow(clippy::print_stderr, reason = "its log says why the test failed")]
-    fn drop(&mut self) {
-        let _killed = self.child.kill().is_ok() && self.child.wait().is_ok();
-        if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(&self.log).unwrap_or_default());
-        }
-    }
+/// How many partitions a joining process has started to join.
+fn n_begun(member: &Process) -> usize {
+    member.logged("joining a pair of partitions").len()
 }
 
-/// A home of a learner behind the tier, and of its members.
+/// True when it started to join a partition after the start of the log.
+fn has_warmed_up(member: &Process) -> bool {
+    let begun = member.logged("joining a pair of partitions");
+    let is_warm = |from: i64| from > 0;
+    begun
+        .iter()
+        .any(|line| line["how"] == "warm" && line["impressions"].as_i64().is_some_and(is_warm))
+}
+
+/// The home of a learner behind the tier and of the joining processes.
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
         "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
@@ -104,7 +59,7 @@ fn n_shown(daemon: &Daemon) -> f64 {
 #[track_caller]
 fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
     let decided = expected.shown as f64;
-    until("every outcome is heard", || {
+    wait_until("every outcome is heard", || {
         let of = |outcome| {
             daemon.metric(
                 "ouzel_ops_join_outcomes_total",
@@ -148,7 +103,7 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
     );
     // Another start goes on from there.
     let again = home.start();
-    again.ready();
+    again.wait_ready();
     again.stop();
     assert_eq!(home.manifest().cut.sample_seq, expected.samples());
 }
@@ -157,14 +112,12 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
 fn a_learner_behind_one_joining_process_learns_every_outcome_once() {
     let broker = Broker::embedded(2);
     let mut home = home(&broker, "one");
-    let world = World::make(120, &home.path().join("world"));
-    let member = Member::start(&home, "a");
+    let world = World::generate(120, &home.path().join("world"));
+    let member = start_member(&home, "a");
     let daemon = home.start();
     broker.feed(&world.events);
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
-    until("the units are taken up", || {
-        (member.n_said("unit begins") == 2).then_some(())
-    });
+    wait_until("the units are taken up", || (n_begun(&member) == 2).then_some(()));
     check(&mut home, daemon, &world.expected, n_beats);
     member.stop();
 }
@@ -175,19 +128,17 @@ fn of_two_joining_processes_with_one_name_one_goes_on() {
         return;
     };
     let mut home = home(&broker, &format!("name-{}", std::process::id()));
-    let world = World::make(300, &home.path().join("world"));
+    let world = World::generate(300, &home.path().join("world"));
     let (early, late) = world.events.split_at(world.events.len() / 2);
     let daemon = home.start();
-    let first = Member::start_logged(&home, "a", "first");
+    let first = start_member_logged(&home, "a", "first");
     broker.feed(early);
-    until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
-    let second = Member::start_logged(&home, "a", "second");
+    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    let second = start_member_logged(&home, "a", "second");
     // Either takes the name back once, and whoever loses it again knows that it is not alone.
     let mut members = [first, second];
-    let ended = until("one of them has given up", || {
-        members
-            .iter_mut()
-            .position(|member| member.child.try_wait().unwrap().is_some())
+    let ended = wait_until("one of them has given up", || {
+        members.iter_mut().position(Process::has_ended)
     });
     let [first, second] = members;
     let (ended, lives) = if ended == 0 {
@@ -195,8 +146,8 @@ fn of_two_joining_processes_with_one_name_one_goes_on() {
     } else {
         (second, first)
     };
-    assert_eq!(ended.n_said("it is taken back, once"), 1);
-    assert!(ended.n_said("FencedInstanceId") > 0);
+    assert_eq!(ended.logged("taking it back, once").len(), 1);
+    assert!(ended.log_contains("FencedInstanceId"));
     broker.feed(late);
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
     check(&mut home, daemon, &world.expected, n_beats);
@@ -205,17 +156,17 @@ fn of_two_joining_processes_with_one_name_one_goes_on() {
 
 #[test]
 fn joining_processes_outlive_a_broker_that_stands_still() {
-    let Some(own) = Own::start("outage") else {
+    let Some(own) = OwnBroker::start("outage") else {
         return;
     };
     let broker = Broker::at(own.address.clone(), "outage", 2);
     let mut home = home(&broker, "outage");
-    let world = World::make(600, &home.path().join("world"));
+    let world = World::generate(600, &home.path().join("world"));
     let (early, late) = world.events.split_at(world.events.len() / 2);
-    let members = ["a", "b"].map(|name| Member::start(&home, name));
+    let members = ["a", "b"].map(|name| start_member(&home, name));
     let daemon = home.start();
     broker.feed(early);
-    until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
     own.kafka(&["stop"]);
     // Longer than a session, so that the units are taken up anew.
     std::thread::sleep(OUTAGE);
@@ -223,7 +174,7 @@ fn joining_processes_outlive_a_broker_that_stands_still() {
     broker.feed(late);
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
     check(&mut home, daemon, &world.expected, n_beats);
-    members.into_iter().for_each(Member::stop);
+    members.into_iter().for_each(Process::stop);
 }
 
 #[test]
@@ -233,63 +184,56 @@ fn joining_processes_and_their_learner_may_die_at_any_time() {
         return;
     };
     let mut home = home(&broker, &format!("tier-{}", std::process::id()));
-    let world = World::make(3000, &home.path().join("world"));
+    let world = World::generate(3000, &home.path().join("world"));
     let expected = &world.expected;
-    let n_begun = |members: &[&Member]| {
-        members
-            .iter()
-            .map(|member| member.n_said("unit begins"))
-            .sum::<usize>()
-    };
+    let n_begun_of = |members: &[&Process]| members.iter().map(|member| n_begun(member)).sum::<usize>();
     let mut events = world.events.chunks(world.events.len().div_ceil(12));
     let mut feed = || broker.feed(events.next().unwrap());
 
     feed();
-    let [a, b, c] = ["a", "b", "c"].map(|name| Member::start(&home, name));
+    let [a, b, c] = ["a", "b", "c"].map(|name| start_member(&home, name));
     let mut daemon = home.start();
-    until(
+    wait_until(
         "every unit is taken up by somebody, and everybody has some",
         || {
-            let has = |member: &Member| member.n_said("unit begins") > 0;
-            (n_begun(&[&a, &b, &c]) >= N_UNITS && has(&a) && has(&b) && has(&c)).then_some(())
+            let has = |member: &Process| n_begun(member) > 0;
+            (n_begun_of(&[&a, &b, &c]) >= N_UNITS && has(&a) && has(&b) && has(&c)).then_some(())
         },
     );
     feed();
-    until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
 
     // One dies while it joins, the others go on and take its units up.
     feed();
-    let before = n_begun(&[&b, &c]);
+    let before = n_begun_of(&[&b, &c]);
     a.kill();
     feed();
     feed();
-    until("the units of the dead have moved", || {
-        (n_begun(&[&b, &c]) > before).then_some(())
+    wait_until("the units of the dead have moved", || {
+        (n_begun_of(&[&b, &c]) > before).then_some(())
     });
     // One more comes, and the learner dies.
     feed();
-    let d = Member::start(&home, "d");
+    let d = start_member(&home, "d");
     feed();
     daemon.kill();
     feed();
     daemon = home.start();
-    until("the new one has units", || {
-        (d.n_said("unit begins") > 0).then_some(())
-    });
+    wait_until("the new one has units", || (n_begun(&d) > 0).then_some(()));
     // One leaves in peace and comes back.
     feed();
     c.stop();
     feed();
-    let c = Member::start(&home, "c");
+    let c = start_member(&home, "c");
     feed();
     daemon.kill();
     feed();
     daemon = home.start();
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
-    until("the one that came back has units", || {
-        (c.n_said("unit begins") > 0).then_some(())
+    wait_until("the one that came back has units", || {
+        (n_begun(&c) > 0).then_some(())
     });
-    assert!([&b, &c, &d].iter().any(|member| member.has_warmed_up()));
+    assert!([&b, &c, &d].iter().any(|member| has_warmed_up(member)));
     check(&mut home, daemon, expected, n_beats);
     for member in [b, c, d] {
         member.stop();

@@ -1,65 +1,68 @@
-//! A small world: users, items, slates and clicks, the same on every run, and what must come of them.
+//! A small generated world: users, items, slates and clicks, the same in every run, and the counts it must lead to.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use ouzel_ingest::{DataDir, DataEvent};
+use ouzel::config::Config;
+use ouzel_ingest::{DataDir, DataEvent, Decoder};
+use ouzel_sample::{DecodedRecord, PartitionId, Record};
 use serde_json::{Value, json};
 
-/// When the first slate is shown: long ago, as a log that is fed again.
+/// Event time of the first slate: long ago, like a log that is fed again.
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
-/// From one slate to the next.
+/// Time from one slate to the next.
 const STEP_MS: i64 = 10_000;
-/// Items of a slate.
+/// Number of items of a slate.
 pub(crate) const SLATE: usize = 4;
-/// Items of the catalog.
+/// Number of items in the catalog.
 const N_ITEMS: usize = 40;
-/// Users.
+/// Number of users.
 const N_USERS: usize = 25;
-/// The window of clicks, as configured by default.
+/// The default attribution window of clicks.
 const WINDOW_MS: i64 = 600_000;
 
-/// What a world must come to, whatever happens to the process that learns it.
+/// The counts that a world must lead to, whatever happens to the learning process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// JoinResultReceiver.
     pub(crate) requests: u64,
     /// Shown items.
     pub(crate) shown: u64,
-    /// Those clicked in time.
+    /// Shown items clicked within the window.
     pub(crate) positives: u64,
     /// Action records.
     pub(crate) actions: u64,
-    /// Those that repeat one before.
+    /// Action records that repeat an earlier one.
     pub(crate) duplicates: u64,
-    /// Those after the window.
+    /// Action records after the window.
     pub(crate) late: u64,
-    /// Those on a slate that was never shown.
+    /// Action records on a slate that was never shown.
     pub(crate) orphans: u64,
 }
 
 impl Expected {
-    /// What the default policy tells: each shown item, and each positive once more.
+    /// Samples under the default policy: one per shown item and one more per positive.
     pub(crate) fn samples(&self) -> u64 {
         self.shown + self.positives
     }
 }
 
-/// A world, in order of time.
+/// A generated world.
 pub(crate) struct World {
-    /// Its events: the catalog first.
+    /// Its events in order of time, the catalog first.
     pub(crate) events: Vec<DataEvent>,
-    /// What they come to.
+    /// The counts that they lead to.
     pub(crate) expected: Expected,
-    /// Time of the last event.
+    /// Event time of the last event.
     pub(crate) end_ms: i64,
 }
 
-/// Numbers that look random and are the same on every run.
-pub(crate) struct Dice(u64);
+/// A pseudo-random number generator (xorshift).
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -74,8 +77,8 @@ impl Dice {
 }
 
 impl World {
-    /// A world of `n_requests` slates, made as a data folder at `dir` and read back from there.
-    pub(crate) fn make(n_requests: u64, dir: &Path) -> Self {
+    /// A world of `n_requests` slates, written as a data folder to `dir` and read back.
+    pub(crate) fn generate(n_requests: u64, dir: &Path) -> Self {
         let expected = write(n_requests, dir);
         let data = DataDir::open(dir, None).unwrap();
         let events = data.events().to_vec();
@@ -86,11 +89,34 @@ impl World {
             end_ms,
         }
     }
+
+    /// Its events as records, each in the partition that `partition` gives it.
+    pub(crate) fn records(&self, partition: impl Fn(&DataEvent) -> i32) -> Vec<Record> {
+        let mut next = BTreeMap::<PartitionId, i64>::new();
+        let record = |event: &DataEvent| {
+            let id = PartitionId::new(event.stream, partition(event));
+            let offset = next.entry(id).or_default();
+            *offset += 1;
+            Record {
+                position: id.at(*offset - 1),
+                timestamp_ms: Some(event.ts_ms),
+                payload: Some(event.payload.clone()),
+            }
+        };
+        self.events.iter().map(record).collect()
+    }
+
+    /// Its events decoded under `config`, each stream in one partition.
+    pub(crate) fn decoded(&self, config: &Config) -> Vec<DecodedRecord> {
+        let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
+        let records = self.records(|_| 0);
+        records.iter().map(|record| decoder.decode(record)).collect()
+    }
 }
 
-/// Writes the folder and says what it comes to.
+/// Writes the data folder. Returns the counts that it leads to.
 fn write(n_requests: u64, dir: &Path) -> Expected {
-    let mut dice = Dice::new(n_requests);
+    let mut rng = Rng::new(n_requests);
     let mut expected = Expected {
         requests: n_requests,
         ..Expected::default()
@@ -103,9 +129,9 @@ fn write(n_requests: u64, dir: &Path) -> Expected {
     for request in 0..n_requests {
         let ts_ms = START_MS + i64::try_from(request).unwrap() * STEP_MS;
         let request_id = format!("r{request}");
-        let user_id = format!("user-{}", dice.below(N_USERS as u64));
-        let device = ["mobile", "desktop", "tablet"][usize::try_from(dice.below(3)).unwrap()];
-        let first = usize::try_from(dice.below(N_ITEMS as u64)).unwrap();
+        let user_id = format!("user-{}", rng.below(N_USERS as u64));
+        let device = ["mobile", "desktop", "tablet"][usize::try_from(rng.below(3)).unwrap()];
+        let first = usize::try_from(rng.below(N_ITEMS as u64)).unwrap();
         for place in 0..SLATE {
             // 7 and 40 have no common divisor, so the items of a slate are distinct.
             let item = (first + 7 * place) % N_ITEMS;
@@ -116,7 +142,7 @@ fn write(n_requests: u64, dir: &Path) -> Expected {
                                      "position": place, "device": device }),
             );
             let chance = if item.is_multiple_of(5) { 60 } else { 10 };
-            if dice.below(100) >= chance {
+            if rng.below(100) >= chance {
                 continue;
             }
             let mut click = |request_id: &str, delay_ms: i64| {
@@ -126,8 +152,8 @@ fn write(n_requests: u64, dir: &Path) -> Expected {
                 );
                 expected.actions += 1;
             };
-            let delay_ms = 1000 + i64::try_from(dice.below(300_000)).unwrap();
-            match dice.below(12) {
+            let delay_ms = 1000 + i64::try_from(rng.below(300_000)).unwrap();
+            match rng.below(12) {
                 0 => {
                     click(&request_id, WINDOW_MS + 20_000);
                     expected.late += 1;
