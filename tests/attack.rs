@@ -31,7 +31,7 @@ const HISTORY: usize = 20;
 /// Shown items kept of a user, the default.
 const SHOWN: usize = 50;
 const DIM: usize = 8;
-/// For what the allocator does not give back.
+/// Slack for memory that the allocator does not return.
 const SLACK: f64 = 1.10;
 
 fn resident() -> usize {
@@ -39,7 +39,7 @@ fn resident() -> usize {
     4096 * statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
 }
 
-/// The caps, and the figures of the flood.
+/// The caps of join and learner.
 #[derive(Clone, Copy)]
 struct Caps {
     users: usize,
@@ -52,7 +52,7 @@ struct Caps {
 }
 
 impl Caps {
-    fn of(n_ids: usize) -> Self {
+    fn for_ids(n_ids: usize) -> Self {
         let unit = n_ids / 100;
         Self {
             users: unit,
@@ -87,7 +87,7 @@ impl Caps {
         Config::parse(&text, "caps").unwrap()
     }
 
-    /// What they add up to, bytes: as README.md has it.
+    /// The memory that they add up to, bytes.
     fn bytes(self) -> usize {
         // A hash map has room for a power of two of entries, of which seven eighths are used at most.
         let map = |n: usize, entry: usize| (n * 8 / 7).next_power_of_two() * (entry + 1);
@@ -117,8 +117,8 @@ impl Caps {
 struct Flood {
     next: [i64; 3],
     n_ids: usize,
-    /// Of all that will come: the same event time passes in every flood, so that its caps are what closes windows.
-    of: usize,
+    /// Steps of the whole flood. Every flood spans the same event time, so that the caps close windows.
+    n_total: usize,
     large: String,
 }
 
@@ -137,9 +137,9 @@ impl Flood {
         }
     }
 
-    /// What comes at step `n`.
+    /// The records of step `n`.
     fn step(&mut self, n: usize, out: &mut Vec<Record>) {
-        let ts = START_MS + i64::try_from(n * 2_000_000 / self.of).unwrap();
+        let ts = START_MS + i64::try_from(n * 2_000_000 / self.n_total).unwrap();
         let (user, request) = (format!("u{n}"), format!("r{n}"));
         let act = |request: &str, user: &str, item: String| json!({ "request_id": request, "item_id": item, "user_id": user, "ts_ms": ts, "action": "click" });
         // As large as an event may be, each value of its context a new one.
@@ -191,7 +191,7 @@ impl Flood {
 #[test]
 fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     let n_ids = std::env::var("OUZEL_ATTACK_IDS").map_or(200_000, |n| n.parse().expect("a number"));
-    let caps = Caps::of(n_ids);
+    let caps = Caps::for_ids(n_ids);
     let config = caps.config();
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
     let timed = [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition: 0 });
@@ -207,7 +207,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     .unwrap();
     let mut trainer = Trainer::new(config.model_config(), learner).unwrap();
     let mut flood = Flood {
-        of: n_ids,
+        n_total: n_ids,
         large: "x".repeat(60_000),
         ..Flood::default()
     };
@@ -263,7 +263,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     drop(served);
     let (users, counters) = features.size();
     let (rows, wide) = trainer.n_rows();
-    told(&format!(
+    print_figures(&format!(
         "{} ids: {} MiB resident at most, {} MiB before the flood, the caps add up to {} MiB; {users} users, \
          {counters} counters, {} items, {rows} rows, {n_forgotten} forgotten",
         flood.n_ids,
@@ -296,6 +296,6 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     clippy::print_stderr,
     reason = "figures, for whoever asks the runner for them"
 )]
-fn told(figures: &str) {
+fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }

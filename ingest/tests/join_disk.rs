@@ -8,19 +8,24 @@
     reason = "a step that fails while setting a test up fails the test"
 )]
 
-mod join_alloc;
+#[path = "../../tests/support/counting_allocator.rs"]
+mod counting_allocator;
+#[path = "support/pending.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod pending;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
-use join_alloc::{ACTED, SHOWN, fill, id, in_use, joiner};
+use counting_allocator::bytes_in_use;
 use ouzel_ingest::join::{JoinError, JoinStore, Joiner, MemStore, Outcome, SledLimits, SledStore};
 use ouzel_sample::settings::ByteSize;
 use ouzel_sample::{Action, EventTime, Ledger, Position, Sample};
+use pending::{ACTED, SHOWN, fill, id, joiner};
 
-/// One test at a time: memory is counted for the whole process.
+/// Serialises the tests: memory is counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -33,12 +38,12 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
         page_cache: ByteSize::from_bytes(4 << 20),
         ..SledLimits::default()
     };
-    let before = in_use();
+    let before = bytes_in_use();
     let mut joiner = joiner(SledStore::open(dir.path(), limits).unwrap());
     // 50 past actions and one candidate: more than a kilobyte of features each.
     fill(&mut joiner, n, 1, 50);
-    let taken = in_use() - before;
-    // Ids and due times, and what sled and the impressions touched last take however many there are.
+    let taken = bytes_in_use() - before;
+    // Ids and due times per impression, and a constant for sled and the impressions in memory.
     let cap = usize::try_from(n).unwrap() * 130 + (128 << 20);
     assert!(
         taken <= cap,
@@ -61,7 +66,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
         assert_eq!(effects.outcome, Outcome::Matched);
         out.append(&mut effects.groups);
     }
-    // Close it piece by piece, so that the samples do not pile up here.
+    // Closed in steps, so that few samples are in memory at once.
     let (mut n_positive, mut n_negative) = (0, 0);
     let window = joiner.config().tasks[0].window.ms() + joiner.config().allowed_lateness.ms();
     for upto in (0..=n + 1_000).step_by(1_000) {
@@ -92,7 +97,7 @@ fn acted_at(n: u64) -> Position {
 /// Pending impressions of one damaged store: several of the half megabytes that sled writes at once.
 const N_DAMAGED: u64 = 4_000;
 
-/// Acts on some of them, then closes them all; the hash of every sample.
+/// Acts on a third of the impressions, then closes all. Returns the ledger of their samples.
 fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
     let (mut out, mut ledger, mut n_samples) = (Vec::new(), Ledger::default(), 0);
     for n in (0..N_DAMAGED).step_by(3) {
@@ -119,7 +124,7 @@ fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
     Ok(ledger)
 }
 
-/// Damages the database in `dir` in the way that `n` names.
+/// Damages the database in `dir`; `n` selects how.
 fn damage(dir: &Path, n: u64) {
     let path = dir.join("join-0").join("db");
     let file = fs::File::options().read(true).write(true).open(&path).unwrap();
@@ -137,7 +142,7 @@ fn damage(dir: &Path, n: u64) {
         }
         1 => file.write_all_at(&[0; 1 << 19], at / 2).unwrap(),
         2 => file.set_len(at / 2).unwrap(),
-        // What is deleted stays open to who has it open; what is emptied does not.
+        // A deleted file stays readable to the process that has it open; an emptied one does not.
         3 => file.set_len(0).unwrap(),
         _ => file.write_all_at(&id(n).0.to_le_bytes(), at).unwrap(),
     }
@@ -147,9 +152,9 @@ fn damage(dir: &Path, n: u64) {
 fn what_is_damaged_while_it_is_read_is_an_error_and_never_a_wrong_sample() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n_trials: u64 = env::var("OUZEL_SLED_MUTATIONS").map_or(15, |n| n.parse().expect("a number"));
-    let mut calm = joiner(MemStore::default());
-    fill(&mut calm, N_DAMAGED, 1, 50);
-    let expected = close(&mut calm).unwrap();
+    let mut undisturbed = joiner(MemStore::default());
+    fill(&mut undisturbed, N_DAMAGED, 1, 50);
+    let expected = close(&mut undisturbed).unwrap();
     let limits = SledLimits {
         requests_in_memory: 50,
         page_cache: ByteSize::from_bytes(256),
@@ -173,12 +178,12 @@ fn what_is_damaged_while_it_is_read_is_an_error_and_never_a_wrong_sample() {
         n_noticed >= n_trials / 5,
         "{n_noticed} of {n_trials} were noticed"
     );
-    told(&format!(
+    print_figures(&format!(
         "{n_noticed} of {n_trials} mutations were noticed while the store was read"
     ));
 }
 
 #[allow(clippy::print_stderr, reason = "a figure, for whoever asks the runner for it")]
-fn told(figures: &str) {
+fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }

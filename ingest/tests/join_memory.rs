@@ -1,19 +1,24 @@
 //! How much memory a pending impression takes, counted at the allocator.
 
-mod join_alloc;
+#[path = "../../tests/support/counting_allocator.rs"]
+mod counting_allocator;
+#[path = "support/pending.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod pending;
 
-use join_alloc::{capture, fill, impression, in_use, joiner};
+use counting_allocator::bytes_in_use;
 use ouzel_ingest::join::MemStore;
+use pending::{capture, fill, impression, joiner};
 
 #[test]
 fn a_pending_impression_takes_at_most_250_bytes_without_its_features() {
     // 120,000 is just past the point where the table doubles: its worst moment.
     for (n, n_items) in [(100_000, 1), (120_000, 1), (100_000, 5), (120_000, 4)] {
         let features = features_bytes(n_items);
-        let before = in_use();
+        let before = bytes_in_use();
         let mut joiner = joiner(MemStore::default());
         fill(&mut joiner, n, n_items, 0);
-        let each = (in_use() - before) / usize::try_from(n).unwrap() - features;
+        let each = (bytes_in_use() - before) / usize::try_from(n).unwrap() - features;
         assert!(
             (100..=250).contains(&each),
             "{each} bytes per impression of {n_items} items, {n} of them"
@@ -25,8 +30,8 @@ fn a_pending_impression_takes_at_most_250_bytes_without_its_features() {
 fn features_bytes(n_items: u64) -> usize {
     let captured = capture(&impression(0, n_items), 0);
     let list = captured.candidates.into_boxed_slice();
-    let before = in_use();
+    let before = bytes_in_use();
     let pointers = size_of_val(&*list);
     drop((captured.request, list));
-    before - in_use() - pointers
+    before - bytes_in_use() - pointers
 }

@@ -4,48 +4,22 @@
     reason = "a step that fails while setting a test up fails the test"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../tests/support/counting_allocator.rs"]
+mod counting_allocator;
 
+use counting_allocator::bytes_in_use;
 use ouzel_learner::model::{Key, ModelConfig, Rows};
 use ouzel_learner::{FeatureRules, LearnerConfig, ROW_STATE, RowRules, Trainer};
 use ouzel_sample::{Id, IdKind, IdSpace};
-
-/// Counts the bytes asked for and not given back.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-
-#[allow(
-    unsafe_code,
-    reason = "the allocator is the only place where every allocation is seen"
-)]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const N_ROWS: usize = 1_000_000;
 const DIM: usize = 32;
 
 /// What `make` has allocated and not given back when it is done, bytes.
 fn kept<T>(make: impl FnOnce() -> T) -> (T, usize) {
-    let before = IN_USE.load(Ordering::Relaxed);
+    let before = bytes_in_use();
     let made = make();
-    (made, IN_USE.load(Ordering::Relaxed) - before)
+    (made, bytes_in_use() - before)
 }
 
 #[test]

@@ -80,12 +80,7 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
     let name = |stream: Stream| format!("{prefix}-{stream}");
     KafkaConfig {
         bootstrap: bootstrap.to_owned(),
-        topics: Topics {
-            impressions: name(Stream::Impressions),
-            actions: name(Stream::Actions),
-            items: name(Stream::Items),
-            samples: name(Stream::Samples),
-        },
+        topics: Topics::named(name),
         ..KafkaConfig::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Logs that lost something, brokers that are away, configurations that cannot work.
+//! Lost records, unreachable brokers and wrong configurations.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use ouzel_ingest::{EMBEDDED_PARTITION_BYTES, Error, KafkaConfig, KafkaSource, Source, Topics};
 use ouzel_sample::{Positions, Stream};
 
-use super::{PATIENCE, Told, World, failure, id, world};
+use super::{Collected, TIMEOUT, World, failure, id, world};
 
 #[test]
-fn an_outage_of_the_broker_is_waited_out() {
+fn reading_continues_after_an_outage_of_the_broker() {
     let world = world(1);
     world.feed(Stream::Actions, 0..10);
     let mut source = world.open();
-    let mut told = Told::default();
-    told.until(&mut source, |told| told.n() == 10);
+    let mut collected = Collected::default();
+    collected.until(&mut source, |collected| collected.n() == 10);
     world.broker.set_reachable(false).unwrap();
     for _ in 0..10 {
-        told.poll(&mut source).unwrap();
+        collected.poll(&mut source).unwrap();
     }
     world.broker.set_reachable(true).unwrap();
     world.feed(Stream::Actions, 10..20);
-    told.until(&mut source, |told| told.n() == 20);
+    collected.until(&mut source, |collected| collected.n() == 20);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn overflow(world: &World) {
             .send(Stream::Impressions, "k", None, Some(&payload))
             .unwrap();
     }
-    world.feeder.flush(PATIENCE).unwrap();
+    world.feeder.flush(TIMEOUT).unwrap();
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn retention_that_passed_a_position_is_an_error_at_the_start_and_while_reading()
     world.feed(Stream::Impressions, 0..5);
     // Opened and assigned, but held back while the broker drops what it was to read.
     let mut source = world.open();
-    let mut told = Told::default();
-    told.until(&mut source, |told| told.n() == 5);
+    let mut collected = Collected::default();
+    collected.until(&mut source, |collected| collected.n() == 5);
     source.pause(&[id(Stream::Impressions, 0)]).unwrap();
     overflow(&world);
     source.resume(&[id(Stream::Impressions, 0)]).unwrap();

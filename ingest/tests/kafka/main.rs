@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use ouzel_ingest::{EmbeddedBroker, Error, Feeder, KafkaConfig, KafkaSource, Polled, Source, Topics};
 use ouzel_sample::{PartitionId, Positions, Record, Stream};
 
-/// Longest that anything here may take; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait of any step; only a failing test waits for it.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct World {
     broker: EmbeddedBroker,
@@ -51,7 +51,7 @@ impl World {
                 .send(stream, &key, Some(1_000_000), Some(key.as_bytes()))
                 .unwrap();
         }
-        self.feeder.flush(PATIENCE).unwrap();
+        self.feeder.flush(TIMEOUT).unwrap();
     }
 
     fn open(&self) -> KafkaSource {
@@ -63,16 +63,16 @@ fn id(stream: Stream, partition: i32) -> PartitionId {
     PartitionId { stream, partition }
 }
 
-/// What a source told, checked for continuity.
+/// What a source collected, checked for continuity.
 #[derive(Default)]
-struct Told {
+struct Collected {
     records: BTreeMap<PartitionId, Vec<Record>>,
     ends: Vec<PartitionId>,
     added: Vec<PartitionId>,
     is_finished: bool,
 }
 
-impl Told {
+impl Collected {
     fn poll(&mut self, source: &mut KafkaSource) -> Result<(), Error> {
         match source.poll(Duration::from_millis(50))? {
             Polled::Records(records) => {
@@ -95,8 +95,8 @@ impl Told {
 
     /// Polls until `is_enough`.
     #[track_caller]
-    fn until(&mut self, source: &mut KafkaSource, is_enough: impl Fn(&Told) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    fn until(&mut self, source: &mut KafkaSource, is_enough: impl Fn(&Collected) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
         while !is_enough(self) {
             assert!(
                 Instant::now() < deadline,
@@ -127,12 +127,12 @@ impl Told {
 
 /// Polls until the source fails.
 fn failure(source: &mut KafkaSource) -> Error {
-    let deadline = Instant::now() + PATIENCE;
-    let mut told = Told::default();
+    let deadline = Instant::now() + TIMEOUT;
+    let mut collected = Collected::default();
     while Instant::now() < deadline {
-        if let Err(error) = told.poll(source) {
+        if let Err(error) = collected.poll(source) {
             return error;
         }
     }
-    panic!("no failure, {} records", told.n());
+    panic!("no failure, {} records", collected.n());
 }

@@ -1,4 +1,4 @@
-//! What is written arrives, or is said not to.
+//! Records are delivered, or their loss is reported.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,18 +9,18 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
 
-use super::{PATIENCE, Told, id, world};
+use super::{Collected, TIMEOUT, id, world};
 
 #[test]
 fn a_key_lands_on_the_same_partition_in_every_topic() {
     let world = world(4);
     world.feed(Stream::Impressions, 0..100);
     world.feed(Stream::Actions, 0..100);
-    let mut told = Told::default();
-    told.until(&mut world.open(), |told| told.n() == 200);
+    let mut collected = Collected::default();
+    collected.until(&mut world.open(), |collected| collected.n() == 200);
     for partition in 0..4 {
         let of = |stream| -> Vec<_> {
-            let records = told
+            let records = collected
                 .records
                 .get(&id(stream, partition))
                 .cloned()
@@ -40,14 +40,14 @@ fn a_feeder_paced_by_what_was_consumed_never_overflows_the_embedded_broker() {
         ..world.config.clone()
     };
     let mut source = KafkaSource::open(&config, &Positions::default(), None).unwrap();
-    let mut told = Told::default();
+    let mut collected = Collected::default();
     let payload = vec![b'x'; 20_000];
     let n = 4 * EMBEDDED_PARTITION_BYTES / 20_000;
     let mut consumed = Positions::default();
     for _ in 0..n {
         while world.feeder.unread_bytes(&consumed) > EMBEDDED_PARTITION_BYTES / 2 {
             world.feeder.poll(Duration::ZERO);
-            told.poll(&mut source).unwrap();
+            collected.poll(&mut source).unwrap();
             consumed = source
                 .partitions()
                 .iter()
@@ -59,8 +59,8 @@ fn a_feeder_paced_by_what_was_consumed_never_overflows_the_embedded_broker() {
             .send(Stream::Actions, "k", None, Some(&payload))
             .unwrap();
     }
-    world.feeder.flush(PATIENCE).unwrap();
-    told.until(&mut source, |told| told.n() as u64 == n);
+    world.feeder.flush(TIMEOUT).unwrap();
+    collected.until(&mut source, |collected| collected.n() as u64 == n);
     consumed = source
         .partitions()
         .iter()
@@ -70,7 +70,7 @@ fn a_feeder_paced_by_what_was_consumed_never_overflows_the_embedded_broker() {
 }
 
 #[test]
-fn what_is_not_delivered_is_said() {
+fn undelivered_records_are_an_error() {
     let world = world(1);
     world.broker.set_reachable(false).unwrap();
     world.feeder.send(Stream::Actions, "k", None, Some(b"x")).unwrap();
@@ -102,7 +102,7 @@ fn a_dead_letter_carries_its_coordinates_and_the_beginning_of_its_payload() {
         &Reject::new(RejectReason::NullValue, "the record has no value"),
     );
     letters.poll();
-    letters.flush(PATIENCE).unwrap();
+    letters.flush(TIMEOUT).unwrap();
 
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", world.broker.bootstrap().unwrap())
@@ -113,7 +113,7 @@ fn a_dead_letter_carries_its_coordinates_and_the_beginning_of_its_payload() {
     list.add_partition_offset("actions.dlq", 0, rdkafka::Offset::Beginning)
         .unwrap();
     consumer.assign(&list).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut read = Vec::new();
     while read.len() < 2 {
         assert!(Instant::now() < deadline);
@@ -171,7 +171,7 @@ fn dead_letters_of_a_replay_go_to_a_file() {
         &record,
         &Reject::new(RejectReason::MalformedJson, "expected value"),
     );
-    letters.flush(PATIENCE).unwrap();
+    letters.flush(TIMEOUT).unwrap();
     let line: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(line["topic"], "items");
     assert_eq!(

@@ -14,7 +14,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{PATIENCE, Told, id};
+use super::{Collected, TIMEOUT, id};
 
 /// Topics of this test's own on the broker under test, one partition each.
 #[allow(
@@ -56,7 +56,7 @@ fn transactions_leave_gaps_that_are_no_losses_and_ends_that_are_ends() {
         .set("transactional.id", format!("ouzel-test-{}", std::process::id()))
         .create()
         .unwrap();
-    producer.init_transactions(PATIENCE).unwrap();
+    producer.init_transactions(TIMEOUT).unwrap();
     for transaction in 0..4 {
         producer.begin_transaction().unwrap();
         for i in 0..5 {
@@ -66,11 +66,11 @@ fn transactions_leave_gaps_that_are_no_losses_and_ends_that_are_ends() {
                 .payload(&payload);
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
-        producer.flush(PATIENCE).unwrap();
+        producer.flush(TIMEOUT).unwrap();
         if transaction == 1 {
-            producer.abort_transaction(PATIENCE).unwrap();
+            producer.abort_transaction(TIMEOUT).unwrap();
         } else {
-            producer.commit_transaction(PATIENCE).unwrap();
+            producer.commit_transaction(TIMEOUT).unwrap();
         }
     }
     let mut source = KafkaSource::open_range(&config, &ReplayRange::default()).unwrap();
@@ -103,21 +103,24 @@ fn a_range_is_found_by_time() {
             .send(Stream::Actions, "k", Some(t0 + i), Some(i.to_string().as_bytes()))
             .unwrap();
     }
-    feeder.flush(PATIENCE).unwrap();
+    feeder.flush(TIMEOUT).unwrap();
     for (from, to, expected) in [(3, 7, 3..7), (-5, 4, 0..4), (8, 100, 8..10), (50, 60, 0..0)] {
         let range = ReplayRange {
             from: Some(ReplayBound::TimeMs(t0 + from)),
             to: Some(ReplayBound::TimeMs(t0 + to)),
         };
         let mut source = KafkaSource::open_range(&config, &range).unwrap();
-        let mut told = Told::default();
-        told.until(&mut source, |told| told.is_finished);
+        let mut collected = Collected::default();
+        collected.until(&mut source, |collected| collected.is_finished);
         assert_eq!(
-            told.payloads(Stream::Actions),
+            collected.payloads(Stream::Actions),
             expected.collect::<Vec<_>>(),
             "{range:?}"
         );
-        assert_eq!(told.payloads(Stream::Items).len(), if to > 0 { 10 } else { 0 });
+        assert_eq!(
+            collected.payloads(Stream::Items).len(),
+            if to > 0 { 10 } else { 0 }
+        );
     }
 }
 
@@ -130,7 +133,7 @@ fn records_deleted_before_they_were_read_are_an_error() {
             .send(Stream::Actions, "k", None, Some(i.to_string().as_bytes()))
             .unwrap();
     }
-    feeder.flush(PATIENCE).unwrap();
+    feeder.flush(TIMEOUT).unwrap();
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", &config.bootstrap)
         .create()
@@ -145,8 +148,8 @@ fn records_deleted_before_they_were_read_are_an_error() {
         matches!(error, Error::RetentionPassed { next: 3, low: 6, .. }),
         "{error}"
     );
-    let mut told = Told::default();
+    let mut collected = Collected::default();
     let mut source = KafkaSource::open(&config, &Positions::default(), None).unwrap();
-    told.until(&mut source, |told| told.n() == 4);
-    assert_eq!(told.payloads(Stream::Actions), (6..10).collect::<Vec<_>>());
+    collected.until(&mut source, |collected| collected.n() == 4);
+    assert_eq!(collected.payloads(Stream::Actions), (6..10).collect::<Vec<_>>());
 }

@@ -1,9 +1,9 @@
-//! What is read, from where to where, and what pausing does.
+//! What is read, in which range, and how pausing works.
 
 use ouzel_ingest::{KafkaSource, ReplayBound, ReplayRange, Source};
 use ouzel_sample::Stream;
 
-use super::{PATIENCE, Told, id, world};
+use super::{Collected, TIMEOUT, id, world};
 
 #[test]
 fn every_record_of_every_stream_is_read_once_and_every_end_is_told() {
@@ -12,25 +12,30 @@ fn every_record_of_every_stream_is_read_once_and_every_end_is_told() {
     world.feed(Stream::Impressions, 0..2000);
     world.feed(Stream::Actions, 0..300);
     let mut source = world.open();
-    let mut told = Told::default();
-    told.until(&mut source, |told| told.n() == 2310 && told.ends.len() >= 6);
-    assert_eq!(told.payloads(Stream::Items), (0..10).collect::<Vec<_>>());
-    assert_eq!(told.payloads(Stream::Impressions), (0..2000).collect::<Vec<_>>());
-    assert_eq!(told.payloads(Stream::Actions), (0..300).collect::<Vec<_>>());
+    let mut collected = Collected::default();
+    collected.until(&mut source, |collected| {
+        collected.n() == 2310 && collected.ends.len() >= 6
+    });
+    assert_eq!(collected.payloads(Stream::Items), (0..10).collect::<Vec<_>>());
     assert_eq!(
-        told.records[&id(Stream::Items, 0)][0].timestamp_ms,
+        collected.payloads(Stream::Impressions),
+        (0..2000).collect::<Vec<_>>()
+    );
+    assert_eq!(collected.payloads(Stream::Actions), (0..300).collect::<Vec<_>>());
+    assert_eq!(
+        collected.records[&id(Stream::Items, 0)][0].timestamp_ms,
         Some(1_000_000)
     );
     for stream in Stream::EVENTS {
         assert!(
-            (0..2).all(|partition| told.ends.contains(&id(stream, partition))),
+            (0..2).all(|partition| collected.ends.contains(&id(stream, partition))),
             "{:?}",
-            told.ends
+            collected.ends
         );
     }
     // It goes on: a live end is only an end for now.
     world.feed(Stream::Actions, 300..301);
-    told.until(&mut source, |told| told.n() == 2311);
+    collected.until(&mut source, |collected| collected.n() == 2311);
     let states = source.partitions();
     assert_eq!(states.len(), 6);
     assert_eq!(states.iter().map(|state| state.next).sum::<i64>(), 2311);
@@ -46,9 +51,12 @@ fn reading_resumes_at_the_positions_given() {
     world.feed(Stream::Impressions, 0..100);
     let from = [(id(Stream::Impressions, 0), 60)].into_iter().collect();
     let mut source = KafkaSource::open(&world.config, &from, None).unwrap();
-    let mut told = Told::default();
-    told.until(&mut source, |told| told.ends.len() >= 3);
-    assert_eq!(told.payloads(Stream::Impressions), (60..100).collect::<Vec<_>>());
+    let mut collected = Collected::default();
+    collected.until(&mut source, |collected| collected.ends.len() >= 3);
+    assert_eq!(
+        collected.payloads(Stream::Impressions),
+        (60..100).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -91,15 +99,19 @@ fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
         let mut source = KafkaSource::open_range(&world.config, &range).unwrap();
         world.feed(Stream::Impressions, n_later..n_later + 10);
         n_later += 10;
-        let mut told = Told::default();
-        told.until(&mut source, |told| told.is_finished);
-        assert_eq!(told.payloads(Stream::Impressions), expected, "{range:?} to {to}");
+        let mut collected = Collected::default();
+        collected.until(&mut source, |collected| collected.is_finished);
         assert_eq!(
-            told.payloads(Stream::Items).len(),
+            collected.payloads(Stream::Impressions),
+            expected,
+            "{range:?} to {to}"
+        );
+        assert_eq!(
+            collected.payloads(Stream::Items).len(),
             5,
             "items are read from their start"
         );
-        assert_eq!(told.ends.len(), 3, "each end once: {:?}", told.ends);
+        assert_eq!(collected.ends.len(), 3, "each end once: {:?}", collected.ends);
     }
 }
 
@@ -108,22 +120,27 @@ fn a_paused_partition_is_silent_and_goes_on_where_it_stopped() {
     let world = world(1);
     world.feed(Stream::Impressions, 0..3000);
     let mut source = world.open();
-    let mut told = Told::default();
-    told.until(&mut source, |told| told.n() > 0);
+    let mut collected = Collected::default();
+    collected.until(&mut source, |collected| collected.n() > 0);
     let paused = [id(Stream::Impressions, 0)];
     for _ in 0..3 {
         source.pause(&paused).unwrap();
-        let before = told.n();
+        let before = collected.n();
         for _ in 0..5 {
-            told.poll(&mut source).unwrap();
+            collected.poll(&mut source).unwrap();
         }
-        assert_eq!(told.n(), before);
+        assert_eq!(collected.n(), before);
         assert_eq!(source.partitions()[1].next, i64::try_from(before).unwrap());
         source.resume(&paused).unwrap();
-        told.until(&mut source, |told| told.n() > before || told.n() == 3000);
+        collected.until(&mut source, |collected| {
+            collected.n() > before || collected.n() == 3000
+        });
     }
-    told.until(&mut source, |told| told.n() == 3000);
-    assert_eq!(told.payloads(Stream::Impressions), (0..3000).collect::<Vec<_>>());
+    collected.until(&mut source, |collected| collected.n() == 3000);
+    assert_eq!(
+        collected.payloads(Stream::Impressions),
+        (0..3000).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -133,10 +150,13 @@ fn the_tombstone_of_an_item_is_read_as_its_deletion() {
         .feeder
         .send(Stream::Items, "film-7", Some(1_700_000_000_000), None)
         .unwrap();
-    world.feeder.flush(PATIENCE).unwrap();
-    let mut told = Told::default();
-    told.until(&mut world.open(), |told| told.n() == 1);
-    let payload = told.records[&id(Stream::Items, 0)][0].payload.as_deref().unwrap();
+    world.feeder.flush(TIMEOUT).unwrap();
+    let mut collected = Collected::default();
+    collected.until(&mut world.open(), |collected| collected.n() == 1);
+    let payload = collected.records[&id(Stream::Items, 0)][0]
+        .payload
+        .as_deref()
+        .unwrap();
     let event: serde_json::Value = serde_json::from_slice(payload).unwrap();
     assert_eq!(
         event,
@@ -153,10 +173,10 @@ fn null_values_and_large_records_pass_through_to_the_decoder() {
         .feeder
         .send(Stream::Actions, "k", None, Some(&large))
         .unwrap();
-    world.feeder.flush(PATIENCE).unwrap();
-    let mut told = Told::default();
-    told.until(&mut world.open(), |told| told.n() == 2);
-    let payloads: Vec<_> = told.records[&id(Stream::Actions, 0)]
+    world.feeder.flush(TIMEOUT).unwrap();
+    let mut collected = Collected::default();
+    collected.until(&mut world.open(), |collected| collected.n() == 2);
+    let payloads: Vec<_> = collected.records[&id(Stream::Actions, 0)]
         .iter()
         .map(|record| record.payload.clone())
         .collect();

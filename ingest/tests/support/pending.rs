@@ -1,8 +1,5 @@
-//! An allocator that counts, and impressions to fill a joiner with.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "part of a test")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! Joiners filled with pending impressions.
+#![allow(clippy::unwrap_used, reason = "part of a test")]
 
 use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, LabelPolicy, Outcome, TaskConfig};
 use ouzel_sample::{
@@ -10,56 +7,24 @@ use ouzel_sample::{
     ShownItem, ShownLogit, Stream, VectorId,
 };
 
-/// Counts the bytes asked for and not given back.
-pub struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-
-#[allow(
-    unsafe_code,
-    reason = "the allocator is the only place where every allocation is seen"
-)]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes asked for and not given back.
-pub fn in_use() -> usize {
-    IN_USE.load(Ordering::Relaxed)
-}
-
-pub const SHOWN: PartitionId = PartitionId {
+pub(crate) const SHOWN: PartitionId = PartitionId {
     stream: Stream::Impressions,
     partition: 0,
 };
-pub const ACTED: PartitionId = PartitionId {
+pub(crate) const ACTED: PartitionId = PartitionId {
     stream: Stream::Actions,
     partition: 0,
 };
 
-/// Ids as they are in production: hashes.
-pub fn id(n: u64) -> Id {
+/// A hash, like the ids in production.
+pub(crate) fn id(n: u64) -> Id {
     Id(n.wrapping_add(1)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .rotate_left(29)
         .wrapping_mul(0xbf58_476d_1ce4_e5b9))
 }
 
-pub fn impression(n: u64, n_items: u64) -> Impression {
+pub(crate) fn impression(n: u64, n_items: u64) -> Impression {
     Impression {
         request: id(n),
         user: id(n % 1_000),
@@ -75,7 +40,7 @@ pub fn impression(n: u64, n_items: u64) -> Impression {
     }
 }
 
-pub fn capture(impression: &Impression, history: usize) -> Captured {
+pub(crate) fn capture(impression: &Impression, history: usize) -> Captured {
     let entry = HistoryEntry {
         item: id(7),
         ts: impression.ts,
@@ -102,7 +67,7 @@ pub fn capture(impression: &Impression, history: usize) -> Captured {
     Captured::from((request, candidates.collect()))
 }
 
-pub fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
+pub(crate) fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
     let config = JoinConfig {
         tasks: vec![TaskConfig::new("click", 1_000_000_000)],
         max_pending_items: usize::MAX,
@@ -112,8 +77,8 @@ pub fn joiner<S: JoinStore>(store: S) -> Joiner<S> {
     Joiner::new(config, [SHOWN, ACTED], store).unwrap()
 }
 
-/// Joins `n` impressions of `n_items`, all of them pending in the end.
-pub fn fill<S: JoinStore>(joiner: &mut Joiner<S>, n: u64, n_items: u64, history: usize) {
+/// Joins `n` impressions of `n_items` items, all of which stay pending.
+pub(crate) fn fill<S: JoinStore>(joiner: &mut Joiner<S>, n: u64, n_items: u64, history: usize) {
     for n in 0..n {
         let position = Position {
             partition: SHOWN,
