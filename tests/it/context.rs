@@ -1,5 +1,4 @@
-//! A value of the context means the same in an impression and in a request: what was learned of it from the
-//! log is what a caller gets for it.
+//! Context values mean the same in impressions and in requests: scores reflect what was learned from the log.
 
 use ouzel_sample::Stream;
 use ouzel_serving::RankRequest;

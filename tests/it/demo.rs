@@ -1,4 +1,4 @@
-//! `ouzel demo`: the whole of it on a folder of data, told as one JSON document.
+//! `ouzel demo` on a data folder, reported as one JSON document.
 
 use super::daemon::Home;
 use super::world::World;

@@ -1,4 +1,4 @@
-//! A change of encoders is a migration that somebody asks for, and never happens by itself.
+//! Changing an encoder takes an explicit migration and never happens by itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Freezing the base and re-basing it are events of the lineage: whoever dies around them, the bits are the same.
+//! Freezing and rebasing the base model: crashes around them change no bit.
 
 use std::thread;
 

@@ -1,6 +1,5 @@
-//! The join store on disk is expendable: whatever becomes of its files, the samples and the weights are those
-//! of a join in memory, and nobody has to do anything. That what is damaged while it is being read is noticed
-//! is shown in `ingest/tests/join_disk.rs`, on a state large enough for it.
+//! Damage to the join store on disk changes neither samples nor weights and needs no repair by hand.
+//! `ingest/tests/join_disk.rs` tests that damage is detected while a larger store is read.
 //!
 //! `OUZEL_SLED_MUTATIONS` sets how often the files are harmed, of the state machine and of a daemon alike
 //! (default 50 and 10; `make verify-long` takes 200).

@@ -1,4 +1,4 @@
-//! What cannot be done is said in one clear line and an exit code, never by a panic.
+//! Refusals: one clear line of error and an exit code, never a panic.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,8 +1,8 @@
-//! Time must not change a model: the whole pipeline on one log, with one core or all, fetches of any size, delays
-//! anywhere between its stages and a wall clock that jumps by weeks, comes to the same bits.
+//! Timing must not change a model: the pipeline gives the same bits on one core or all, with fetches of any size, with
+//! delays between its stages, and with a wall clock that jumps by weeks.
 //!
-//! Six runs, or as many as `OUZEL_SCHEDULES` says. `ouzel verify` does the like to a daemon from outside, with
-//! SIGSTOP; it cannot move that one's clock.
+//! `OUZEL_SCHEDULES` sets the number of runs (default 6). `ouzel verify` delays a whole daemon with SIGSTOP; it cannot
+//! change the daemon's clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The end of a daemon: drained on the first signal, at once on the second.
+//! Shutdown: the first signal drains the daemon, the second ends it immediately.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -92,12 +92,12 @@ fn a_paused_partition_is_silent_even_about_its_end() {
     let (a, b) = (partition(Stream::Impressions, 0), partition(Stream::Actions, 0));
     let mut source = MemorySource::new([record(a, 0, 1), record(b, 0, 2)], &Positions::default());
     source.pause(&[a]).unwrap();
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for _ in 0..4 {
-        told.push(source.poll(Duration::ZERO).unwrap());
+        results.push(source.poll(Duration::ZERO).unwrap());
     }
     assert_eq!(
-        told,
+        results,
         [
             Polled::Records(vec![record(b, 0, 2)]),
             Polled::AtEnd(b),
