@@ -24,7 +24,7 @@ use ouzel_ingest::{DeadLetters, Decoder, Sequencer, Source, Stage};
 use ouzel_learner::set_intra_op_threads;
 use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{EventTime, FeatureState, PartitionId, Positions};
-use ouzel_serving::{Published, Queue, Scorer, Version, http, work};
+use ouzel_serving::{Published, Queue, Scorer, Version, http, run_worker};
 use ouzel_snapshot::Store;
 
 use crate::admin;
@@ -171,7 +171,7 @@ pub fn start(plan: PipelineSpec<'_>, recorder: Metrics, shutdown: &Shutdown) -> 
         let number = u16::try_from(number).context("serving.workers is at most 65535")?;
         supervisor.spawn(Task::Scorer(number), move || {
             set_intra_op_threads(threads);
-            work(&queue, &mut scorer);
+            run_worker(&queue, &mut scorer);
             Ok(())
         })?;
     }

@@ -1,25 +1,31 @@
-//! Scorer, hot swap, HTTP: what stands between a rank request and the newest model.
+//! Serving: scores rank requests with the newest model version.
 //!
-//! A request enters through [`http`], is checked into a [`CheckedRequest`], waits in the bounded [`Queue`], is computed
-//! by one worker's [`Ranker`] against exactly one version of the [`Published`] model, and leaves as a
-//! [`RankResponse`] that names that version. The crate owns that path and its config. It must not know how a
-//! model is learned, where events come from, or what a snapshot directory looks like; it spawns no thread of
-//! its own ([`work`] is a plain loop for `ops::supervisor`), and async code stays inside [`http`].
+//! # The path of a request
+//! 1. [`http`] reads the body within its limits and decodes a [`RankRequest`].
+//! 2. [`RankRequest::check`] turns it into a [`CheckedRequest`].
+//! 3. The request waits in the bounded [`Queue`], or is refused at once.
+//! 4. A worker thread, in [`run_worker`], passes it to its [`Ranker`].
+//! 5. The [`Scorer`] reads live features, takes the newest [`Version`] from [`Published`] and runs the model once.
+//! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
+//!
+//! The crate owns that path and its limits. It knows nothing of training, event sources or snapshot directories. It
+//! starts no thread ([`run_worker`] is a plain loop), and async code stays inside [`http`].
 
 pub mod client;
 mod config;
 pub mod http;
-
 pub mod metrics;
-mod pool;
 mod published;
+mod queue;
 mod ranker;
 mod request;
 mod scorer;
+mod worker;
 
 pub use config::ServingConfig;
-pub use pool::{Job, PushError, Queue, work};
-pub use published::{Loaded, Published};
+pub use published::{LoadedVersion, Published};
+pub use queue::{Job, PushError, Queue};
 pub use ranker::{CheckedRequest, RankError, Ranked, Ranker, ServedModel};
-pub use request::{Invalid, MAX_CONTEXT, RankRequest, RankResponse, ScoredItem};
+pub use request::{InvalidRequest, MAX_CONTEXT, RankRequest, RankResponse, ScoredItem};
 pub use scorer::{Now, Scorer, Version};
+pub use worker::run_worker;

@@ -17,9 +17,3 @@ ouzel_sample::metric_names! {
     gauge VERSION = "ouzel_serving_version", Count,
         "Number of the version that new requests are computed by; 0 before the first.";
 }
-
-/// Upper bounds of the histogram buckets in seconds, 100 us to 2.5 s; the default deadline is one of them. The
-/// exporter must be given them, or it renders summaries.
-pub const SECONDS_BUCKETS: [f64; 13] = [
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5,
-];

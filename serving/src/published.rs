@@ -1,8 +1,8 @@
-//! The swap cell: the newest version for readers, and the older ones until nobody holds them.
+//! The swap cell: holds the newest version, and each replaced one until no reader holds it.
 //!
-//! Readers never wait for a version to be freed and never free one. The cell keeps its own reference to every
-//! version it has replaced and drops it in [`Published::publish`] or [`Published::sweep`], on the publisher's
-//! thread, once that reference is the last. Knows nothing of what a version is.
+//! Readers never free a version and never wait for that. The cell keeps a reference to every replaced version and drops it
+//! on the publisher's thread, in [`Published::publish`] or [`Published::sweep`], once it is the last. The content of a
+//! version is unknown here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,16 +11,16 @@ use metrics::{counter, gauge};
 
 use crate::metrics::{LIVE_VERSIONS, SWAPS_TOTAL, VERSION};
 
-/// A version as a reader took it.
+/// A version taken from the cell.
 #[derive(Debug)]
-pub struct Loaded<V> {
-    /// Its number: 1 for the first publication of this process, then one more each.
+pub struct LoadedVersion<V> {
+    /// Its number: 1 for the first publication of this process, then counting up.
     pub version: u64,
-    /// The version itself.
+    /// The version.
     pub value: Arc<V>,
 }
 
-impl<V> Clone for Loaded<V> {
+impl<V> Clone for LoadedVersion<V> {
     fn clone(&self) -> Self {
         Self {
             version: self.version,
@@ -29,13 +29,13 @@ impl<V> Clone for Loaded<V> {
     }
 }
 
-/// The newest published version of `V`, and how many older ones are still held.
+/// The newest published version, and the older ones that readers still hold.
 ///
-/// Publishing an older snapshot again (a rollback) is a publication like any other and gets a new number.
+/// Publishing an older snapshot again, as a rollback does, gets a new number like any other publication.
 #[derive(Debug)]
 pub struct Published<V> {
-    newest: RwLock<Option<Loaded<V>>>,
-    // Copy of the newest number, so that a worker can see that nothing changed without touching the lock.
+    newest: RwLock<Option<LoadedVersion<V>>>,
+    /// Copy of the newest number, so that a worker sees without the lock that nothing changed.
     version: AtomicU64,
     retired: Mutex<Vec<Arc<V>>>,
 }
@@ -47,7 +47,7 @@ impl<V> Default for Published<V> {
 }
 
 impl<V> Published<V> {
-    /// An empty cell: nothing published, version 0.
+    /// Makes an empty cell with version 0.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -57,15 +57,16 @@ impl<V> Published<V> {
         }
     }
 
-    /// Makes `value` what every later [`Published::load`] returns, frees what nobody holds any more, and returns
-    /// the new number. Requests that hold an older version finish with it.
+    /// Publishes `value`, frees older versions that nobody holds, and returns the new number.
+    ///
+    /// Every later [`Published::load`] returns it. Requests that hold an older version finish with that.
     pub fn publish(&self, value: Arc<V>) -> u64 {
         let old;
         let version;
         {
             let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
             version = newest.as_ref().map_or(0, |loaded| loaded.version) + 1;
-            old = newest.replace(Loaded { version, value });
+            old = newest.replace(LoadedVersion { version, value });
             self.version.store(version, Ordering::Release);
         }
         if let Some(old) = old {
@@ -86,13 +87,13 @@ impl<V> Published<V> {
 
     /// The newest version; `None` before the first.
     #[must_use]
-    pub fn load(&self) -> Option<Loaded<V>> {
+    pub fn load(&self) -> Option<LoadedVersion<V>> {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The newest version, unless it is the one the caller already holds. Costs one atomic read when it is.
+    /// The newest version, or `None` when the caller already holds it, at the cost of one atomic read.
     #[must_use]
-    pub fn load_if_newer(&self, held: u64) -> Option<Loaded<V>> {
+    pub fn load_if_newer(&self, held: u64) -> Option<LoadedVersion<V>> {
         if self.version() == held { None } else { self.load() }
     }
 
@@ -102,13 +103,13 @@ impl<V> Published<V> {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Frees, on the calling thread, every replaced version that no reader holds, and returns how many versions
-    /// are still in memory. The publisher calls it between publications, at least once a second.
+    /// Frees, on this thread, every replaced version without readers; returns the number of versions in memory.
+    ///
+    /// The publisher calls it between publications, at least once a second.
     pub fn sweep(&self) -> usize {
         let (freed, n_live) = {
             let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-            // A count of one is final: the cell gives out no reference to a replaced version, so nobody can
-            // raise it again.
+            // A count of one is final: the cell hands out no reference to a replaced version.
             let (freed, held): (Vec<_>, Vec<_>) = retired
                 .drain(..)
                 .partition(|version| Arc::strong_count(version) == 1);
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_keeps_its_version_while_newer_ones_come() {
+    fn a_reader_keeps_its_version_while_newer_ones_are_published() {
         let cell = Published::new();
         assert!(cell.load().is_none());
         assert_eq!((cell.version(), cell.sweep()), (0, 0));

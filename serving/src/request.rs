@@ -1,12 +1,10 @@
-//! The shapes of `POST /v1/rank` and what makes a request acceptable.
+//! The JSON contract of `POST /v1/rank` in both directions, and the checks of a request.
 //!
-//! Owns the JSON contract in both directions (the [`client`](crate::client) speaks it too) and turns a request
-//! into a [`CheckedRequest`], scores into a [`RankResponse`]. Knows neither sockets nor models.
+//! It turns a [`RankRequest`] into a [`CheckedRequest`], and scores into a [`RankResponse`]; the
+//! [`client`](crate::client) uses the same types. It knows neither sockets nor models.
 //!
-//! Two choices a caller should know. Unknown fields are refused, with the field named: a misspelt `context`
-//! would otherwise cost quality for ever without a trace. An item listed twice is refused too: it is an error of
-//! the caller's candidate generation, the event log refuses it as well, and silently dropping one copy would
-//! return fewer items than were sent.
+//! Unknown fields are refused by name, because a misspelt `context` would silently cost quality for ever. A duplicate
+//! item is refused too, as in the event log: dropping one copy would silently return fewer items than were sent.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,25 +16,25 @@ use thiserror::Error;
 
 use crate::{CheckedRequest, Ranked};
 
-/// Most context values of one request; as many as an impression may carry.
+/// Most context values of one request, as many as an impression may have.
 pub const MAX_CONTEXT: usize = 512;
 
 /// Body of `POST /v1/rank`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RankRequest {
-    /// Who asks.
+    /// The user.
     pub user_id: String,
     /// The candidates.
     pub items: Vec<String>,
-    /// Categorical values of the request by name: a string, number or boolean, or a list of them, as in the
-    /// impressions topic. `null` and the empty string are as if absent.
+    /// Context values by name: a string, number or boolean, or a list of them, as in the impressions topic. `null` and
+    /// the empty string count as absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Map<String, Value>>,
-    /// Given back in the reply; the impression that follows should carry it.
+    /// Returned in the reply; the impression that follows should have the same id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// How many of the best items to return; all of them when absent.
+    /// Number of best items to return; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
 }
@@ -44,11 +42,11 @@ pub struct RankRequest {
 /// Reply of `POST /v1/rank`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankResponse {
-    /// The snapshot the scores come from.
+    /// The snapshot of the version.
     pub snapshot: String,
-    /// Number of the version that computed all of them.
+    /// Number of the version that computed all scores.
     pub version: u64,
-    /// The request's own id, when it had one.
+    /// The request's id, when it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Best first; equal scores in the order of the request.
@@ -58,92 +56,92 @@ pub struct RankResponse {
 /// One candidate with its scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoredItem {
-    /// Which item.
+    /// The item.
     pub item_id: String,
-    /// What the items are ordered by.
+    /// The value that orders the items.
     pub score: f32,
     /// Probability of each task by name.
     pub tasks: BTreeMap<Arc<str>, f32>,
 }
 
-/// Why a well-formed request cannot be scored.
+/// Why a well-formed request is not scored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Invalid {
-    /// An id with no characters.
+pub enum InvalidRequest {
+    /// An id is empty.
     #[error("{field} is empty")]
     EmptyId {
-        /// Which field, as `items[3]`.
+        /// The field, such as `items[3]`.
         field: String,
     },
-    /// An id over the bound.
+    /// An id is too long.
     #[error("{field} has {n_bytes} bytes, at most {MAX_ID_BYTES} are allowed")]
     LongId {
-        /// Which field.
+        /// The field.
         field: String,
-        /// Its length.
+        /// Its length in bytes.
         n_bytes: usize,
     },
-    /// No candidate at all.
+    /// There are no candidates.
     #[error("items is empty, there is nothing to rank")]
     NoItems,
-    /// More candidates than allowed.
+    /// There are too many candidates.
     #[error("items has {n_items} entries, at most {max} are allowed")]
     TooManyItems {
-        /// How many there were.
+        /// Number of candidates.
         n_items: usize,
-        /// The bound.
+        /// Most candidates allowed.
         max: usize,
     },
-    /// The same candidate twice.
-    #[error("items[{place}] repeats {item:?}")]
+    /// A candidate is listed twice.
+    #[error("items[{index}] repeats {item:?}")]
     DuplicateItem {
         /// Index of the second copy.
-        place: usize,
+        index: usize,
         /// The item.
         item: String,
     },
-    /// Asked for nothing.
+    /// `top_k` is 0.
     #[error("top_k is 0, leave it out to get every item")]
     ZeroTopK,
-    /// More context values than allowed.
+    /// There are too many context values.
     #[error("context has {0} values, at most {MAX_CONTEXT} are allowed")]
     TooMuchContext(usize),
-    /// A context value that is an object or a list of lists.
+    /// A context value is an object or a list of lists.
     #[error("context.{0} must be a string, a number, a boolean or a list of them")]
     NestedContext(String),
 }
 
 impl RankRequest {
-    /// Checks the request against the contract. `max_items` bounds the candidates.
+    /// Checks the request against the contract, with at most `max_items` candidates.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its field.
-    pub fn check(self, max_items: usize) -> Result<CheckedRequest, Invalid> {
+    /// The first violation, with its field.
+    pub fn check(self, max_items: usize) -> Result<CheckedRequest, InvalidRequest> {
         check_id(&self.user_id, || "user_id".to_owned())?;
         if let Some(request_id) = &self.request_id {
             check_id(request_id, || "request_id".to_owned())?;
         }
         if self.items.is_empty() {
-            return Err(Invalid::NoItems);
+            return Err(InvalidRequest::NoItems);
         }
         if self.items.len() > max_items {
-            return Err(Invalid::TooManyItems {
+            return Err(InvalidRequest::TooManyItems {
                 n_items: self.items.len(),
                 max: max_items,
             });
         }
         let mut seen = HashSet::with_capacity(self.items.len());
-        for (place, item) in self.items.iter().enumerate() {
-            check_id(item, || format!("items[{place}]"))?;
+        for (index, item) in self.items.iter().enumerate() {
+            check_id(item, || format!("items[{index}]"))?;
             if !seen.insert(item.as_str()) {
-                return Err(Invalid::DuplicateItem {
-                    place,
+                return Err(InvalidRequest::DuplicateItem {
+                    index,
                     item: item.clone(),
                 });
             }
         }
         if self.top_k == Some(0) {
-            return Err(Invalid::ZeroTopK);
+            return Err(InvalidRequest::ZeroTopK);
         }
         let context = check_context(self.context.unwrap_or_default())?;
         Ok(CheckedRequest {
@@ -156,25 +154,26 @@ impl RankRequest {
 }
 
 impl RankResponse {
-    /// The reply to `ask`: best `top_k` first, ties in the order of the request. `ranked` has been checked
-    /// against `ask`, see [`Ranked::checked`].
+    /// Makes the reply: the best `top_k` items first, ties in the order of the request.
+    ///
+    /// `ranked` must have passed [`Ranked::checked`].
     #[must_use]
-    pub fn new(ask: &CheckedRequest, ranked: &Ranked, request_id: Option<String>) -> Self {
+    pub fn new(request: &CheckedRequest, ranked: &Ranked, request_id: Option<String>) -> Self {
         let n_tasks = ranked.tasks.len();
-        let mut order: Vec<usize> = (0..ask.items.len()).collect();
+        let mut order: Vec<usize> = (0..request.items.len()).collect();
         order.sort_by(|&a, &b| {
             ranked.scores[b]
                 .partial_cmp(&ranked.scores[a])
                 .expect("checked scores are finite")
         });
-        order.truncate(ask.top_k.unwrap_or(usize::MAX));
+        order.truncate(request.top_k.unwrap_or(usize::MAX));
         let items = order
             .into_iter()
-            .map(|place| {
-                let probabilities = &ranked.probabilities[place * n_tasks..(place + 1) * n_tasks];
+            .map(|index| {
+                let probabilities = &ranked.probabilities[index * n_tasks..(index + 1) * n_tasks];
                 ScoredItem {
-                    item_id: ask.items[place].clone(),
-                    score: ranked.scores[place],
+                    item_id: request.items[index].clone(),
+                    score: ranked.scores[index],
                     tasks: ranked
                         .tasks
                         .iter()
@@ -193,10 +192,10 @@ impl RankResponse {
     }
 }
 
-fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), Invalid> {
+fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), InvalidRequest> {
     match id.len() {
-        0 => Err(Invalid::EmptyId { field: field() }),
-        n_bytes if n_bytes > MAX_ID_BYTES => Err(Invalid::LongId {
+        0 => Err(InvalidRequest::EmptyId { field: field() }),
+        n_bytes if n_bytes > MAX_ID_BYTES => Err(InvalidRequest::LongId {
             field: field(),
             n_bytes,
         }),
@@ -204,22 +203,22 @@ fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), Invalid> {
     }
 }
 
-/// Every value as text, written as the decoder of the impressions topic writes it: a value must be the same
-/// category here as in training.
-fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, Invalid> {
+/// Converts context values to text as the decoder of the impressions topic does, so that a value is the same category in
+/// serving and in training.
+fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, InvalidRequest> {
     let mut values = Vec::with_capacity(context.len());
     for (name, value) in context {
-        let several = match value {
+        let values_of_name = match value {
             Value::Array(several) => several,
             one => vec![one],
         };
-        for value in several {
+        for value in values_of_name {
             let text = match value {
                 Value::Null => continue,
                 Value::Bool(flag) => flag.to_string(),
-                Value::Number(number) => as_category(&number),
+                Value::Number(number) => number_text(&number),
                 Value::String(text) => text,
-                Value::Array(_) | Value::Object(_) => return Err(Invalid::NestedContext(name)),
+                Value::Array(_) | Value::Object(_) => return Err(InvalidRequest::NestedContext(name)),
             };
             if !text.is_empty() {
                 values.push((name.clone(), text));
@@ -229,13 +228,13 @@ fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, I
     values.sort_unstable();
     values.dedup();
     if values.len() > MAX_CONTEXT {
-        return Err(Invalid::TooMuchContext(values.len()));
+        return Err(InvalidRequest::TooMuchContext(values.len()));
     }
     Ok(values)
 }
 
-/// Whole numbers by their digits, others as Rust prints an `f64`: `7.0` and `7` are one category.
-fn as_category(number: &Number) -> String {
+/// Whole numbers as digits, others as Rust prints an `f64`; `7.0` and `7` are one category.
+fn number_text(number: &Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() => float.to_string(),
         _ => number.to_string(),
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn each_broken_rule_is_named_with_its_field() {
+    fn each_violation_names_its_field() {
         let long = "x".repeat(MAX_ID_BYTES + 1);
         let wide: Map<String, Value> = (0..=MAX_CONTEXT).map(|i| (i.to_string(), json!(i))).collect();
         let cases = [
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn context_values_become_sorted_text_and_equal_numbers_one_category() {
+    fn context_values_become_sorted_text_without_duplicates() {
         let request = RankRequest {
             context: context(json!({
                 "tab": ["home", "new", "home"], "hour": 7.0, "app": true, "a": null, "b": "", "c": [],
@@ -335,8 +334,8 @@ mod tests {
             })),
             ..request(&["a"])
         };
-        let ask = request.check(3).unwrap();
-        let text: Vec<_> = ask
+        let request = request.check(3).unwrap();
+        let text: Vec<_> = request
             .context
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -356,7 +355,7 @@ mod tests {
 
     #[test]
     fn items_come_best_first_and_ties_in_the_order_of_the_request() {
-        let ask = |top_k| {
+        let checked = |top_k| {
             RankRequest {
                 top_k,
                 ..request(&["a", "b", "c", "d"])
@@ -372,13 +371,13 @@ mod tests {
             probabilities: vec![0.10, 0.01, 0.90, 0.09, 0.11, 0.02, 0.50, 0.05],
         };
         let ids = |top_k| -> Vec<String> {
-            let response = RankResponse::new(&ask(top_k), &ranked, None);
+            let response = RankResponse::new(&checked(top_k), &ranked, None);
             response.items.into_iter().map(|item| item.item_id).collect()
         };
         assert_eq!(ids(None), ["b", "d", "a", "c"]);
         assert_eq!(ids(Some(2)), ["b", "d"]);
         assert_eq!(ids(Some(99)), ["b", "d", "a", "c"]);
-        let response = RankResponse::new(&ask(None), &ranked, Some("r".to_owned()));
+        let response = RankResponse::new(&checked(None), &ranked, Some("r".to_owned()));
         let (last, order) = (&response.items[3], ranked.probabilities[5]);
         assert_eq!(last.item_id, "c");
         assert!((last.tasks["order"] - order).abs() < f32::EPSILON);

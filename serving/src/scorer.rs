@@ -10,7 +10,7 @@ use ouzel_model::{Inputs, Model, Weights};
 use ouzel_sample::{EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, ShownItem};
 use tch::Device;
 
-use crate::{CheckedRequest, Loaded, Published, RankError, Ranked, Ranker, ServedModel};
+use crate::{CheckedRequest, LoadedVersion, Published, RankError, Ranked, Ranker, ServedModel};
 
 /// A publishable model: weights that fit their configuration, and the snapshot they belong to.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Published<Version> {
     /// The newest version, for the status routes.
     #[must_use]
     pub fn served(&self) -> Option<ServedModel> {
-        let Loaded { version, value } = self.load()?;
+        let LoadedVersion { version, value } = self.load()?;
         Some(ServedModel {
             version,
             snapshot: Arc::clone(&value.snapshot),
@@ -82,7 +82,7 @@ pub struct Scorer {
 
 /// A version with the model that runs it, which belongs to this thread.
 struct LoadedModel {
-    loaded: Loaded<Version>,
+    loaded: LoadedVersion<Version>,
     model: Model,
 }
 

@@ -1,4 +1,4 @@
-//! Reads a request body within its bounds of size and time, and decodes it with the faulty field named.
+//! Reads a request body within limits of size and time, and decodes it, naming a faulty field.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 use super::refusal::{Code, Refusal};
 use crate::ServingConfig;
 
-/// A body over the limit is read on and thrown away up to this many times the limit. Closing at once would reset
-/// the connection under a client that is still sending, and it would never see why.
+/// A body over the limit is read and discarded up to this many times the limit. Closing at once would reset the
+/// connection while the client is sending, and it would never see the reason.
 const DISCARD_FACTOR: usize = 8;
 
-/// The whole body, or the refusal it deserves.
+/// Reads the whole body.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
@@ -33,10 +33,11 @@ pub(crate) async fn read(
     .await
     {
         Ok(read) => read,
-        Err(_) => Err(Refusal::new(
-            Code::BodyTimeout,
-            format!("the body was not complete after {} ms", config.body_timeout.ms()),
-        )),
+        Err(_) => {
+            let timeout_ms = config.body_timeout.ms();
+            let message = format!("the body was not complete after {timeout_ms} ms");
+            Err(Refusal::new(Code::BodyTimeout, message))
+        }
     }
 }
 
@@ -55,26 +56,24 @@ async fn collect(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
         }
     }
     if n_read > max_bytes {
-        return Err(Refusal::new(
-            Code::TooLarge,
-            format!("the body is over {max_bytes} bytes"),
-        ));
+        let message = format!("the body is over {max_bytes} bytes");
+        return Err(Refusal::new(Code::TooLarge, message));
     }
     Ok(bytes)
 }
 
-/// Decodes JSON. The message of a refusal names the path of the field, as `items[3]`.
+/// Decodes JSON. A refusal names the path of the field, such as `items[3]`.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let refuse = |error: &serde_json::Error, path: &str| match error.classify() {
         serde_json::error::Category::Data => {
-            // The path is "." at the root and says nothing there.
-            let place = if path == "." {
+            // The path of the root is ".", which tells the client nothing.
+            let field = if path == "." {
                 String::new()
             } else {
                 format!("{path}: ")
             };
-            Refusal::new(Code::InvalidField, format!("{place}{error}"))
+            Refusal::new(Code::InvalidField, format!("{field}{error}"))
         }
         _ => Refusal::new(Code::MalformedJson, format!("the body is not JSON: {error}")),
     };

@@ -1,8 +1,8 @@
-//! The Open Inference Protocol beside `/v1/rank`, for callers that already speak it: JSON only, one model.
+//! The Open Inference Protocol, for clients that already use it: JSON only, one model.
 //!
-//! `user_id` is a `BYTES` tensor of shape `[1]`, `items` one of shape `[n]`; the outputs are `score` and one
-//! tensor per task, `FP32 [n]`, in the order of `items`. The snapshot travels in `parameters`. There is no
-//! context and no binary extension here; `/v1/rank` is the native route.
+//! `user_id` is a `BYTES` tensor of shape `[1]`, `items` one of shape `[n]`. The outputs are `score` and one tensor per
+//! task, `FP32 [n]`, in the order of `items`; `parameters` contains the snapshot. There is neither context nor the binary
+//! extension; `/v1/rank` is the native route.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,25 +13,26 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::rank::{record, score};
+use super::app::App;
 use super::refusal::{Code, Refusal};
-use super::{App, body, status};
+use super::score::{count_reply, score};
+use super::{body, status};
 use crate::{RankRequest, Ranked};
 
-/// The one model name this server knows.
+/// The name of the one model.
 pub(super) const MODEL: &str = "ouzel";
 
-/// An inference request. The protocol lets clients send `outputs` and `parameters`, which change nothing here.
+/// An inference request. `outputs` and `parameters` are allowed by the protocol and ignored.
 #[derive(Debug, Deserialize)]
 struct InferRequest {
     id: Option<String>,
-    inputs: Vec<Tensor>,
+    inputs: Vec<InputTensor>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Tensor {
+struct InputTensor {
     name: String,
     datatype: String,
     shape: Vec<usize>,
@@ -76,27 +77,27 @@ pub(super) async fn model(State(app): State<App>) -> Response {
 
 pub(super) async fn infer(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     let started = Instant::now();
-    let answered = answer(&app, &headers, body).await;
-    record(started, answered.as_ref().err());
-    match answered {
+    let reply = reply(&app, &headers, body).await;
+    count_reply(started, reply.as_ref().err());
+    match reply {
         Ok(reply) => Json(reply).into_response(),
         Err(refusal) => refusal.into_inference_response(),
     }
 }
 
-async fn answer(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
+async fn reply(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
     let bytes = body::read(headers, body, &app.config).await?;
     let InferRequest { id, inputs } = body::decode(&bytes)?;
-    let ask = Arc::new(to_rank(inputs)?.check(app.config.max_candidates)?);
-    let ranked = score(app, ask).await?;
-    Ok(to_reply(id, &ranked))
+    let request = to_rank_request(inputs)?.check(app.config.max_candidates)?;
+    let ranked = score(app, Arc::new(request)).await?;
+    Ok(to_outputs(id, &ranked))
 }
 
-fn to_rank(inputs: Vec<Tensor>) -> Result<RankRequest, Refusal> {
+fn to_rank_request(inputs: Vec<InputTensor>) -> Result<RankRequest, Refusal> {
     let invalid = |message: String| Refusal::new(Code::InvalidRequest, message);
     let (mut user, mut items) = (None, None);
     for tensor in inputs {
-        let Tensor {
+        let InputTensor {
             name,
             datatype,
             shape,
@@ -111,7 +112,7 @@ fn to_rank(inputs: Vec<Tensor>) -> Result<RankRequest, Refusal> {
                 data.len()
             )));
         }
-        let place = match name.as_str() {
+        let slot = match name.as_str() {
             "user_id" => &mut user,
             "items" => &mut items,
             _ => {
@@ -120,7 +121,7 @@ fn to_rank(inputs: Vec<Tensor>) -> Result<RankRequest, Refusal> {
                 )));
             }
         };
-        if place.replace(data).is_some() {
+        if slot.replace(data).is_some() {
             return Err(invalid(format!("input {name:?} comes twice")));
         }
     }
@@ -135,28 +136,23 @@ fn to_rank(inputs: Vec<Tensor>) -> Result<RankRequest, Refusal> {
     })
 }
 
-fn to_reply(id: Option<String>, ranked: &Ranked) -> Value {
+fn to_outputs(id: Option<String>, ranked: &Ranked) -> Value {
     let n_items = ranked.scores.len();
     let n_tasks = ranked.tasks.len();
     let tensor = |name: &str, data: Value| json!({ "name": name, "datatype": "FP32", "shape": [n_items], "data": data });
     let mut outputs = vec![tensor("score", json!(ranked.scores))];
-    for (place, task) in ranked.tasks.iter().enumerate() {
-        let column: Vec<f32> = ranked
-            .probabilities
-            .iter()
-            .skip(place)
-            .step_by(n_tasks)
-            .copied()
-            .collect();
-        outputs.push(tensor(task, json!(column)));
+    for (column, task) in ranked.tasks.iter().enumerate() {
+        let values = ranked.probabilities.iter().skip(column).step_by(n_tasks);
+        outputs.push(tensor(task, json!(values.collect::<Vec<_>>())));
     }
-    let mut reply = Map::new();
-    reply.insert("model_name".to_owned(), json!(MODEL));
-    reply.insert("model_version".to_owned(), json!(ranked.version.to_string()));
+    let mut reply = json!({
+        "model_name": MODEL,
+        "model_version": ranked.version.to_string(),
+        "parameters": { "snapshot": &*ranked.snapshot },
+        "outputs": outputs,
+    });
     if let Some(id) = id {
-        reply.insert("id".to_owned(), json!(id));
+        reply["id"] = id.into();
     }
-    reply.insert("parameters".to_owned(), json!({ "snapshot": &*ranked.snapshot }));
-    reply.insert("outputs".to_owned(), Value::Array(outputs));
-    Value::Object(reply)
+    reply
 }

@@ -1,15 +1,15 @@
-//! Every way the port says no: a status, a code from a closed set, and a sentence.
+//! Refusals of the port: a status, a code from a closed set, and a message.
 //!
-//! The body is `{"error":{"code":"..","message":".."}}`. Programs match on the code; the message is for people
-//! and may change.
+//! The body is `{"error":{"code":"..","message":".."}}`. Programs match on the code; the message is for people and may
+//! change.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::{Invalid, PushError, RankError};
+use crate::{InvalidRequest, PushError, RankError};
 
-/// What kind of refusal; also the `outcome` label of the request counter.
+/// The kind of a refusal, which is also the `outcome` label of the request counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     MalformedJson,
@@ -30,42 +30,31 @@ pub(crate) enum Code {
 
 impl Code {
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Code::MalformedJson => "malformed_json",
-            Code::InvalidField => "invalid_field",
-            Code::InvalidRequest => "invalid_request",
-            Code::NotFound => "not_found",
-            Code::MethodNotAllowed => "method_not_allowed",
-            Code::BodyTimeout => "body_timeout",
-            Code::BodyCut => "body_cut",
-            Code::TooLarge => "too_large",
-            Code::UnsupportedEncoding => "unsupported_encoding",
-            Code::Overloaded => "overloaded",
-            Code::Internal => "internal",
-            Code::NotReady => "not_ready",
-            Code::ShuttingDown => "shutting_down",
-            Code::DeadlineExceeded => "deadline_exceeded",
-        }
+        self.wire().0
     }
 
-    pub(crate) fn status(self) -> StatusCode {
+    /// The name and the status of a reply with this code.
+    fn wire(self) -> (&'static str, StatusCode) {
         match self {
-            Code::MalformedJson | Code::InvalidField | Code::BodyCut => StatusCode::BAD_REQUEST,
-            Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
-            Code::NotFound => StatusCode::NOT_FOUND,
-            Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Code::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Code::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Code::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Code::NotReady | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::MalformedJson => ("malformed_json", StatusCode::BAD_REQUEST),
+            Code::InvalidField => ("invalid_field", StatusCode::BAD_REQUEST),
+            Code::InvalidRequest => ("invalid_request", StatusCode::UNPROCESSABLE_ENTITY),
+            Code::NotFound => ("not_found", StatusCode::NOT_FOUND),
+            Code::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
+            Code::BodyTimeout => ("body_timeout", StatusCode::REQUEST_TIMEOUT),
+            Code::BodyCut => ("body_cut", StatusCode::BAD_REQUEST),
+            Code::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
+            Code::UnsupportedEncoding => ("unsupported_encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            Code::Overloaded => ("overloaded", StatusCode::TOO_MANY_REQUESTS),
+            Code::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
+            Code::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE),
+            Code::ShuttingDown => ("shutting_down", StatusCode::SERVICE_UNAVAILABLE),
+            Code::DeadlineExceeded => ("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT),
         }
     }
 }
 
-/// One refusal, ready to be sent.
+/// One refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: Code,
@@ -80,16 +69,16 @@ impl Refusal {
         }
     }
 
-    /// The same refusal in the Open Inference Protocol's shape, whose `error` is a plain string.
+    /// The response in the Open Inference Protocol's shape, whose `error` is a plain string.
     pub(crate) fn into_inference_response(self) -> Response {
         let body = json!({ "error": format!("{}: {}", self.code.name(), self.message) });
         self.respond(&body)
     }
 
     fn respond(&self, body: &serde_json::Value) -> Response {
-        let mut response = (self.code.status(), axum::Json(body)).into_response();
+        let mut response = (self.code.wire().1, axum::Json(body)).into_response();
         if matches!(self.code, Code::Overloaded | Code::NotReady | Code::ShuttingDown) {
-            // A queue empties within its deadline, far under a second, the header's smallest unit.
+            // The queue empties within its deadline, far below a second, which is the header's smallest unit.
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -105,8 +94,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<Invalid> for Refusal {
-    fn from(invalid: Invalid) -> Self {
+impl From<InvalidRequest> for Refusal {
+    fn from(invalid: InvalidRequest) -> Self {
         Refusal::new(Code::InvalidRequest, invalid.to_string())
     }
 }

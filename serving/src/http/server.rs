@@ -1,7 +1,7 @@
-//! The accept loop: bounded connections, timeouts on each, and a shutdown that lets requests finish.
+//! The accept loop: bounded connections with timeouts, and a shutdown that lets requests finish.
 //!
-//! `axum::serve` sets no timer, so a client that never finishes its request head would hold a connection for
-//! ever; this loop drives hyper itself.
+//! It drives hyper itself: `axum::serve` sets no timer, so a client that never finishes its request head would hold a
+//! connection for ever.
 
 use std::future::Future;
 use std::io;
@@ -17,34 +17,34 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{App, router};
+use super::app::App;
+use super::routes::router;
 use crate::Queue;
 
-/// Pause after a failed accept. The usual cause is that the process is out of file descriptors: trying again at
-/// once would spin until one is free.
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, and an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the port cannot be served.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The address cannot be listened on.
+    /// The port cannot listen on the address.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// As configured.
+        /// The configured address.
         address: String,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
 }
 
 impl ServeError {
-    /// What to do about it, for the line under the message.
+    /// What to do, for the hint under the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         let ServeError::Bind { source, .. } = self;
         match source.kind() {
             io::ErrorKind::AddrInUse => {
-                "another process listens there: stop it or choose another port; port 0 takes a free one"
+                "another process listens there: stop it or choose another port; port 0 picks a free one"
             }
             io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
             io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own",
@@ -52,7 +52,7 @@ impl ServeError {
         }
     }
 
-    /// True when trying again later may succeed.
+    /// True when a later retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let ServeError::Bind { source, .. } = self;
@@ -60,10 +60,10 @@ impl ServeError {
     }
 }
 
-/// Listens on `address`, `host:port`.
+/// Listens on `address`, given as `host:port`.
 ///
 /// # Errors
-/// [`ServeError::Bind`], which names the address and has a hint.
+/// [`ServeError::Bind`], which names the address.
 pub async fn bind(address: &str) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address)
         .await
@@ -75,12 +75,13 @@ pub async fn bind(address: &str) -> Result<TcpListener, ServeError> {
 
 /// Serves the scoring port until `shutdown` completes.
 ///
-/// Then no connection is accepted any more, requests in flight are answered (for at most
-/// `ServingConfig::shutdown_grace`), connections are closed, and the queue is closed, on which the workers end. The
-/// queue is closed also when this future is dropped.
+/// Then it accepts no more connections, answers requests in flight for at most [`ServingConfig::shutdown_grace`], closes the
+/// connections, and closes the queue, which ends the workers. Dropping this future closes the queue too.
+///
+/// [`ServingConfig::shutdown_grace`]: crate::ServingConfig::shutdown_grace
 ///
 /// # Errors
-/// None today: a failed accept is logged and tried again. The signature leaves room.
+/// None today: a failed accept is logged and retried.
 pub async fn serve(
     listener: TcpListener,
     app: App,
@@ -104,7 +105,7 @@ pub async fn serve(
             Some(ended) = connections.join_next() => log_end(ended),
             accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, _)) => {
-                    // Replies are single small writes: waiting to merge them only adds latency.
+                    // A reply is one small write; waiting to merge writes would only add latency.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
                     }
@@ -135,13 +136,13 @@ pub async fn serve(
 fn log_end(ended: Result<Result<(), hyper::Error>, tokio::task::JoinError>) {
     match ended {
         Ok(Ok(())) => {}
-        // A client that went away or talks nonsense: its business, not ours.
+        // The client went away or sent nonsense, which is not this server's failure.
         Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
         Err(error) => tracing::error!(%error, "connection task failed"),
     }
 }
 
-/// Closes the queue however the server ends, so that the workers always do too.
+/// Closes the queue however the server ends, so that the workers always end too.
 struct CloseOnDrop(Arc<Queue>);
 
 impl Drop for CloseOnDrop {

@@ -1,4 +1,4 @@
-//! The routes that tell about the process: `/healthz`, `/readyz`, `/metrics`, and the answers to wrong ones.
+//! The status routes `/healthz`, `/readyz` and `/metrics`, and the replies to unknown routes.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,17 +6,16 @@ use axum::http::{Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::App;
+use super::app::App;
 use super::refusal::{Code, Refusal};
 use crate::ServedModel;
 
-/// Alive: the process answers. Says nothing of the model, so an orchestrator does not kill a process that is
-/// still loading one.
+/// Liveness: the process answers. Independent of the model, so no orchestrator kills a process that is still loading one.
 pub(super) async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Ready: a rank request sent now would be scored.
+/// Readiness: a rank request sent now would be scored.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     match ready(&app) {
         Ok(model) => {
@@ -27,7 +26,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     }
 }
 
-/// The served model, or why a request would be refused.
+/// The served model, or the reason for which a request would be refused.
 pub(super) fn ready(app: &App) -> Result<ServedModel, Refusal> {
     if app.queue.is_closed() {
         return Err(Refusal::new(Code::ShuttingDown, "the process is shutting down"));

@@ -9,8 +9,8 @@ use ouzel_sample::settings::Period;
 use ouzel_serving::client::RankClient;
 use ouzel_serving::http::{App, bind, serve};
 use ouzel_serving::{
-    CheckedRequest, Loaded, Published, Queue, RankError, RankRequest, Ranked, Ranker, ServedModel,
-    ServingConfig, work,
+    CheckedRequest, LoadedVersion, Published, Queue, RankError, RankRequest, Ranked, Ranker, ServedModel,
+    ServingConfig, run_worker,
 };
 use tokio::sync::oneshot;
 
@@ -54,7 +54,7 @@ impl Drop for Version {
 /// Holds its version between requests, as the real scorer holds tensors made from it.
 struct FakeRanker {
     published: Arc<Published<Version>>,
-    held: Option<Loaded<Version>>,
+    held: Option<LoadedVersion<Version>>,
 }
 
 impl Ranker for FakeRanker {
@@ -168,14 +168,14 @@ impl Server {
             .into_iter()
             .map(|mut ranker| {
                 let queue = Arc::clone(&queue);
-                thread(move || work(&queue, &mut ranker))
+                thread(move || run_worker(&queue, &mut ranker))
             })
             .collect();
         let probe = Arc::clone(&published);
         let app = App {
             queue: Arc::clone(&queue),
             model: Arc::new(move || {
-                let Loaded { version, value } = probe.load()?;
+                let LoadedVersion { version, value } = probe.load()?;
                 let tasks = Arc::from([Arc::from("click"), Arc::from("order")]);
                 Some(ServedModel {
                     version,

@@ -1,0 +1,28 @@
+//! The state that every HTTP handler shares.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Queue, ServedModel, ServingConfig};
+
+/// Everything a handler needs. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The queue of scoring requests.
+    pub queue: Arc<Queue>,
+    /// Returns the newest published version, `None` before the first. Must not block.
+    pub model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+    /// Renders the metrics page.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The configuration of the port, with its limits.
+    pub config: ServingConfig,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("queue", &self.queue)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,168 @@
+//! The bounded queue between the sockets and the worker threads.
+//!
+//! It is the only place where requests wait, so its length bounds both memory and waiting time. It refuses rather than
+//! blocks. It knows neither HTTP nor models.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::gauge;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::metrics::QUEUE_REQUESTS;
+use crate::{CheckedRequest, RankError, Ranked};
+
+/// One request on its way to a worker.
+#[derive(Debug)]
+pub struct Job {
+    /// The request.
+    pub request: Arc<CheckedRequest>,
+    /// The time after which nobody waits for the reply.
+    pub deadline: Instant,
+    /// The channel for the scores.
+    pub reply: oneshot::Sender<Result<Ranked, RankError>>,
+}
+
+/// Why the queue refused a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PushError {
+    /// The queue is at its capacity.
+    #[error("the scoring queue is full")]
+    Full,
+    /// The process is shutting down.
+    #[error("the scoring queue is closed")]
+    Closed,
+}
+
+/// A bounded queue with many producers and many workers.
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+    capacity: usize,
+    n_workers: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    jobs: VecDeque<Job>,
+    is_closed: bool,
+}
+
+/// What a waiting worker gets.
+pub(crate) enum NextJob {
+    Job(Job),
+    /// No job came in time.
+    Idle,
+    Closed,
+}
+
+impl Queue {
+    /// Makes a queue in which at most `capacity` requests wait, at least one.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            capacity: capacity.max(1),
+            n_workers: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds a job, or refuses it at once.
+    ///
+    /// # Errors
+    /// [`PushError`]; the job and its reply channel are dropped.
+    pub fn push(&self, job: Job) -> Result<(), PushError> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err(PushError::Closed);
+        }
+        if state.jobs.len() >= self.capacity {
+            return Err(PushError::Full);
+        }
+        state.jobs.push_back(job);
+        let n_waiting = state.jobs.len();
+        drop(state);
+        self.changed.notify_one();
+        set_depth(n_waiting);
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for a job and removes it.
+    pub(crate) fn next(&self, timeout: Duration) -> NextJob {
+        let is_waiting = |state: &mut QueueState| state.jobs.is_empty() && !state.is_closed;
+        let (mut state, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), timeout, is_waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = state.jobs.pop_front() else {
+            return if state.is_closed {
+                NextJob::Closed
+            } else {
+                NextJob::Idle
+            };
+        };
+        let n_waiting = state.jobs.len();
+        drop(state);
+        set_depth(n_waiting);
+        NextJob::Job(job)
+    }
+
+    /// Refuses every later job. Waiting jobs are still scored; then the workers end.
+    pub fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// True after [`Queue::close`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Number of waiting requests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// True when no request waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of running workers. At 0 no request is answered.
+    #[must_use]
+    pub fn n_workers(&self) -> usize {
+        self.n_workers.load(Ordering::Acquire)
+    }
+
+    /// Counts a worker until the guard is dropped, which a panic also does.
+    pub(crate) fn register_worker(&self) -> RegisteredWorker<'_> {
+        self.n_workers.fetch_add(1, Ordering::AcqRel);
+        RegisteredWorker(&self.n_workers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // No code under this lock can leave the queue half changed, so a poisoned lock is usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a running worker.
+pub(crate) struct RegisteredWorker<'a>(&'a AtomicUsize);
+
+impl Drop for RegisteredWorker<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn set_depth(n_waiting: usize) {
+    gauge!(QUEUE_REQUESTS).set(u32::try_from(n_waiting).unwrap_or(u32::MAX));
+}
