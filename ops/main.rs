@@ -2,13 +2,14 @@
 
 use std::io;
 
-use ouzel::cli::{self, Exit};
+use ouzel::commands;
+use ouzel::error::Exit;
 
-/// Requests with their histories are allocated on one thread, kept for minutes and freed on another: what the system's
-/// allocator is slowest at.
+/// Requests with their histories are allocated on one thread, live for minutes and are freed on another: the slowest
+/// case of the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Exit {
-    cli::run(std::env::args_os(), &mut io::stdout(), &mut io::stderr())
+    commands::run(std::env::args_os(), &mut io::stdout(), &mut io::stderr())
 }

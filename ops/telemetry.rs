@@ -2,12 +2,16 @@
 //!
 //! Logs go to stderr, for people or as JSON. Metrics are recorded by every crate under its own names; here
 //! they get a recorder, histogram buckets and the regular upkeep without which memory grows. The page itself
-//! is served by `/metrics` through [`Metrics::render`].
+//! is served by `/metrics` through [`Metrics::render`]. [`progress`] is for people who wait for a command.
+
+pub mod clock;
+pub mod metrics;
+pub mod progress;
 
 use std::io::{self, IsTerminal};
 
+use ::metrics::{Unit, describe_counter, describe_gauge};
 use anyhow::Context;
-use metrics::{Unit, describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -65,6 +69,20 @@ pub fn init_logs(log: &Log) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A count as the `f64` of a gauge; exact up to 2^53.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
+pub fn float(n: u64) -> f64 {
+    n as f64
+}
+
+/// Milliseconds as seconds.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a delay, or a time since 1970")]
+pub fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
 /// The recorder of the process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -78,7 +96,7 @@ impl Metrics {
             .install_recorder()
             .context("cannot install the metrics recorder")?;
         describe();
-        crate::metrics::describe();
+        metrics::describe();
         ouzel_encoders::metrics::describe();
         ouzel_ingest::metrics::describe();
         ouzel_learner::metrics::describe();
@@ -116,7 +134,7 @@ fn describe() {
         "Tasks that ended in an error or a panic, by task"
     );
     describe_gauge!(BUILD, "Always 1; the label is the version of this program");
-    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    ::metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
 #[cfg(test)]
@@ -127,11 +145,11 @@ mod tests {
     fn seconds_bytes_and_counts_are_histograms_with_buckets_of_their_own() {
         let recorder = builder().unwrap().build_recorder();
         let page = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
+        ::metrics::with_local_recorder(&recorder, || {
             describe();
-            metrics::histogram!("ouzel_freshness_seconds").record(0.6);
-            metrics::histogram!("ouzel_snapshot_size_bytes").record(5000.0);
-            metrics::histogram!("ouzel_serving_candidates").record(40.0);
+            ::metrics::histogram!("ouzel_freshness_seconds").record(0.6);
+            ::metrics::histogram!("ouzel_snapshot_size_bytes").record(5000.0);
+            ::metrics::histogram!("ouzel_serving_candidates").record(40.0);
         });
         let page = page.render();
         for expected in [

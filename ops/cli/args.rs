@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::point::RangePoint;
+use super::snapshot::{SnapshotArgs, StateArgs};
 
 /// A streaming online-learning ranker: Kafka in, scores out, one process.
 #[derive(Debug, Parser)]
@@ -189,108 +190,6 @@ pub struct VerifyArgs {
     pub state: Option<PathBuf>,
 }
 
-/// Which state directory a command is about.
-#[derive(Debug, Args)]
-pub struct StateArgs {
-    /// The state directory [default: state]
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
-    pub state: Option<PathBuf>,
-    /// Take the state directory and the admin socket from this configuration
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
-}
-
-/// `ouzel snapshot`.
-#[derive(Debug, Args)]
-pub struct SnapshotArgs {
-    /// Where the snapshots are.
-    #[command(flatten)]
-    pub state: StateArgs,
-    /// Print one JSON document on stdout
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// What to do.
-    #[command(subcommand)]
-    pub verb: SnapshotVerb,
-}
-
-/// The commands about snapshots.
-#[derive(Debug, Subcommand)]
-pub enum SnapshotVerb {
-    /// List every snapshot, the newest last
-    List,
-    /// Show the manifest of a snapshot
-    Show {
-        /// Its id, or latest, serving or pinned
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-    /// Read every byte of a snapshot and compare hashes; exit code 3 when something is wrong
-    Verify {
-        /// Its id, or latest, serving or pinned [default: every snapshot]
-        #[arg(value_name = "ID")]
-        id: Option<String>,
-    },
-    /// Show what differs between two snapshots
-    Diff {
-        /// The first: an id, or latest, serving or pinned
-        #[arg(value_name = "A")]
-        a: String,
-        /// The second
-        #[arg(value_name = "B")]
-        b: String,
-    },
-    /// Keep serving a snapshot, whatever is learned
-    Pin {
-        /// Its id, or latest or serving
-        #[arg(value_name = "ID")]
-        id: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Serve the newest version again
-    Unpin {
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Go back to a snapshot: serve it and learn on from it
-    Rollback {
-        /// Its id
-        #[arg(value_name = "ID")]
-        id: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Freeze the base of the model, the blocks over content and history: adapters learn in its place from here on
-    FreezeBase {
-        /// Why, for the audit log and the manifest
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Add what the adapters have learned to the frozen base, and start them anew
-    Rebase {
-        /// Why, for the audit log and the manifest
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Make the vectors of all contents anew with the encoders that the configuration names now, after a change.
-    /// The daemon must be stopped
-    ReEncode {
-        /// Why, for the audit log and the manifest
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Remove old snapshots; pinned, served and newest ones stay
-    Gc {
-        /// How many to keep [default: snapshot.keep of the configuration]
-        #[arg(long, value_name = "N")]
-        keep: Option<usize>,
-    },
-}
-
 /// `ouzel config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -423,75 +322,4 @@ pub struct CompletionsArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn parse(line: &str) -> Verb {
-        let args = ["ouzel"].into_iter().chain(line.split_whitespace());
-        Cli::try_parse_from(args)
-            .unwrap_or_else(|error| panic!("{line}: {error}"))
-            .verb
-    }
-
-    #[test]
-    fn the_commands_are_well_formed() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_documented_line_is_understood() {
-        let Verb::Demo(demo) = parse("demo --data d --keep-serving --json --state s --listen 127.0.0.1:0")
-        else {
-            panic!()
-        };
-        assert!(demo.keep_serving && demo.json);
-        assert_eq!(demo.listen.unwrap().port(), 0);
-
-        let Verb::Replay(replay) = parse("replay --data d --config a b --labels immediate --seed 7 --json")
-        else {
-            panic!()
-        };
-        assert_eq!(replay.config.len(), 2);
-        assert_eq!((replay.labels, replay.seed), (Labels::Immediate, Some(7)));
-        let Verb::Replay(replay) = parse("replay --from start --to 100 --config a --config b") else {
-            panic!()
-        };
-        assert_eq!(
-            (replay.from, replay.to),
-            (Some(RangePoint::Start), Some(RangePoint::Offset(100)))
-        );
-        assert_eq!(replay.config.len(), 2);
-
-        for line in [
-            "daemon --config ouzel.toml",
-            "join --config ouzel.toml --instance join-3",
-            "demo",
-            "score --state s -",
-            "snapshot list --state s --json",
-            "snapshot --state s --json list",
-            "snapshot show latest",
-            "snapshot verify",
-            "snapshot diff 1 2 --config c",
-            "snapshot pin 1 --note why",
-            "snapshot unpin",
-            "snapshot rollback 00000000000000000001",
-            "snapshot freeze-base --config c --note warm",
-            "snapshot rebase --json --config c",
-            "snapshot gc --keep 3",
-            "config show",
-            "config show f",
-            "config check --config f",
-            "config schema",
-            "model list --json",
-            "model describe",
-            "model describe din --config f --history 20 --candidates 8 --json",
-            "topics create --config f --partitions 4",
-            "verify --kills 200 --seed 7 --json --state s",
-            "completions zsh",
-        ] {
-            parse(line);
-        }
-    }
-}
+mod tests;

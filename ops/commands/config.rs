@@ -5,11 +5,12 @@ use std::io::Write;
 use anyhow::anyhow;
 use serde_json::json;
 
-use crate::cli::{ConfigArgs, ConfigVerb, ErrorExt, Exit, FileArgs};
+use crate::cli::{ConfigArgs, ConfigVerb, FileArgs};
 use crate::config::{Config, ConfigError, Problem};
+use crate::error::{ErrorExt, Exit};
 
 /// Runs the command.
-pub fn run(args: &ConfigArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &ConfigArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     match &args.verb {
         ConfigVerb::Show { all, file, json } => show(file, *all, *json, out),
         ConfigVerb::Check { file, json } => check(file, *json, out),

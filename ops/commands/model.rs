@@ -18,8 +18,9 @@ use ouzel_learner::model::{
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
 use ouzel_sample::{MODALITIES, N_DENSE};
 
-use crate::cli::{DescribeArgs, ErrorExt, Exit, ModelArgs, ModelVerb};
+use crate::cli::{DescribeArgs, ModelArgs, ModelVerb};
 use crate::config::{Config, READY_MADE};
+use crate::error::{ErrorExt, Exit};
 
 /// Floats of the vectors of the encoders that `make encoders` fetches, by modality.
 const USUAL_WIDTHS: [usize; 2] = [384, 1280];
@@ -108,7 +109,7 @@ struct Totals {
 }
 
 /// Runs the command.
-pub fn run(args: &ModelArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &ModelArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     match &args.verb {
         ModelVerb::List => list(args.json, out)?,
         ModelVerb::Describe(describe) => {

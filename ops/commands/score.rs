@@ -15,14 +15,15 @@ use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::{Published, RankRequest, RankResponse, Ranker, Scorer, Version};
 use ouzel_snapshot::{Alias, Snapshot, Store};
 
-use crate::cli::{ErrorExt, Exit, ScoreArgs};
+use crate::cli::ScoreArgs;
 use crate::commands::snapshot::resolve;
 use crate::config::Config;
-use crate::contents::Contents;
-use crate::resume::restore_vectors;
+use crate::error::{ErrorExt, Exit};
+use crate::pipeline::contents::Contents;
+use crate::pipeline::resume::restore_vectors;
 
 /// Runs the command.
-pub fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let mut config = match &args.state.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),

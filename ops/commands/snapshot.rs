@@ -1,11 +1,10 @@
-//! `ouzel snapshot ...`: what is on disk, and what is served and resumed from.
+//! `ouzel snapshot ...`: lists, inspects and changes what is on disk, served and resumed from.
 //!
-//! Reading needs no lock and goes on beside a daemon. Changing asks the daemon if one answers on the admin
-//! socket, because it owns the state directory; otherwise it is done here.
+//! Reading needs no lock and works beside a daemon. A change is made by the daemon if one answers on the admin socket,
+//! because it owns the state directory; otherwise it is made here.
 
-mod reencode;
+mod offline;
 mod text;
-mod turn;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,184 +14,194 @@ use ouzel_snapshot::{Alias, SnapshotEntry, SnapshotId, Store, VerificationReport
 use serde_json::json;
 
 use crate::admin::{AdminReply, AdminRequest, Client};
-use crate::cli::{ErrorExt, Exit, SnapshotArgs, SnapshotVerb, StateArgs};
-use crate::clock::{Clock, SystemClock};
+use crate::cli::{SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs};
 use crate::config::Config;
-use crate::turn::ModelOp;
+use crate::error::{ErrorExt, Exit};
+use crate::pipeline::model_op::ModelOp;
+use crate::telemetry::clock::{Clock, SystemClock};
 
-/// Where the state is and who may own it.
-struct Place {
+/// A state directory, and the admin socket of the daemon that may own it.
+struct StateDir {
     dir: PathBuf,
     socket: PathBuf,
     config: Config,
 }
 
 /// Runs the command.
-pub fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let place = Place::find(&args.state)?;
-    let store = Store::inspect(&place.dir);
+pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let state = StateDir::find(&args.state)?;
+    let store = Store::inspect(&state.dir);
+    let json = args.json;
     match &args.verb {
-        SnapshotVerb::List => list(&store, args.json, out),
-        SnapshotVerb::Show { id } => show(&store, resolve(&store, id)?, args.json, out),
+        SnapshotVerb::List => list(&store, json, out),
+        SnapshotVerb::Show { id } => show(&store, resolve(&store, id)?, json, out),
         SnapshotVerb::Verify { id } => {
             let id = id.as_deref().map(|id| resolve(&store, id)).transpose()?;
-            verify(&store, id, args.json, out)
+            verify(&store, id, json, out)
         }
         SnapshotVerb::Diff { a, b } => {
             let diff = store.diff(resolve(&store, a)?, resolve(&store, b)?)?;
-            match args.json {
+            match json {
                 true => write_json(&diff, out)?,
                 false => text::diff(&diff, out)?,
             }
             Ok(Exit::Ok)
         }
-        SnapshotVerb::Pin { id, note } => {
-            let id = resolve(&store, id)?;
+        SnapshotVerb::Gc { keep } => {
+            let keep = keep.unwrap_or(state.config.snapshot.keep);
+            gc(&state, keep, json, out)
+        }
+        SnapshotVerb::Change(verb) => change(&state, &store, verb)?.write(json, out),
+    }
+}
+
+/// A change that was made.
+struct Change {
+    what: String,
+    /// The snapshot that it made or names.
+    snapshot: Option<SnapshotId>,
+    done_by: &'static str,
+}
+
+/// Makes one of the changes.
+fn change(state: &StateDir, store: &Store, verb: &SnapshotChange) -> anyhow::Result<Change> {
+    let op = |op: ModelOp, request: AdminRequest, note: &str| {
+        let mut change = state.change(op.done().to_owned(), &request, |store, now_ms| {
+            offline::apply(store, &state.config, op, note, now_ms).map(Some)
+        })?;
+        if let Some(id) = change.snapshot {
+            change.what = format!("{} in snapshot {id}", change.what);
+        }
+        Ok(change)
+    };
+    match verb {
+        SnapshotChange::Pin { id, note } => {
+            let (id, note) = (resolve(store, id)?, note.clone());
             let request = AdminRequest::Pin {
                 id: id.to_string(),
                 note: note.clone(),
             };
-            let by = place.change(&request, |store, now_ms| {
-                store.pin(id, note, now_ms)?;
+            state.change(format!("pinned {id}"), &request, |store, now_ms| {
+                store.pin(id, &note, now_ms)?;
                 Ok(Some(id))
-            })?;
-            done(&format!("pinned {id}"), by, args.json, out)
+            })
         }
-        SnapshotVerb::Unpin { note } => {
-            let request = AdminRequest::Unpin { note: note.clone() };
-            let by = place.change(&request, |store, now_ms| {
-                store.unpin(note, now_ms)?;
-                Ok(None)
-            })?;
-            done("unpinned", by, args.json, out)
-        }
-        SnapshotVerb::Rollback { id, note } => {
-            let id = resolve(&store, id)?;
+        SnapshotChange::Rollback { id, note } => {
+            let (id, note) = (resolve(store, id)?, note.clone());
             let request = AdminRequest::Rollback {
                 id: id.to_string(),
                 note: note.clone(),
             };
-            let by = place.change(&request, |store, now_ms| {
-                store.rollback(id, note, now_ms)?;
+            state.change(format!("rolled back to {id}"), &request, |store, now_ms| {
+                store.rollback(id, &note, now_ms)?;
                 // It is to be served, whatever was pinned before.
-                store.unpin(note, now_ms)?;
+                store.unpin(&note, now_ms)?;
                 Ok(Some(id))
-            })?;
-            done(&format!("rolled back to {id}"), by, args.json, out)
+            })
         }
-        SnapshotVerb::FreezeBase { note } => {
+        SnapshotChange::Unpin { note } => {
+            let request = AdminRequest::Unpin { note: note.clone() };
+            state.change("unpinned".to_owned(), &request, |store, now_ms| {
+                store.unpin(note, now_ms)?;
+                Ok(None)
+            })
+        }
+        SnapshotChange::FreezeBase { note } => {
             let request = AdminRequest::FreezeBase { note: note.clone() };
-            take(&place, &request, ModelOp::FreezeBase, note, args.json, out)
+            op(ModelOp::FreezeBase, request, note)
         }
-        SnapshotVerb::Rebase { note } => {
-            let request = AdminRequest::Rebase { note: note.clone() };
-            take(&place, &request, ModelOp::Rebase, note, args.json, out)
+        SnapshotChange::Rebase { note } => {
+            op(ModelOp::Rebase, AdminRequest::Rebase { note: note.clone() }, note)
         }
-        SnapshotVerb::ReEncode { note } => reencode(&place, note, args.json, out),
-        SnapshotVerb::Gc { keep } => {
-            let keep = keep.unwrap_or(place.config.snapshot.keep);
-            gc(&place, keep, args.json, out)
-        }
+        SnapshotChange::ReEncode { note } => state.re_encode(note),
     }
 }
 
-impl Place {
+impl StateDir {
     fn find(args: &StateArgs) -> anyhow::Result<Self> {
-        let mut config = args
-            .config
-            .as_deref()
-            .map(Config::load)
-            .transpose()?
-            .unwrap_or_default();
+        let config = args.config.as_deref().map(Config::load).transpose()?;
+        let mut config = config.unwrap_or_default();
         if let Some(dir) = &args.state {
             config.snapshot.dir.clone_from(dir);
         }
-        let place = Self {
+        let state = Self {
             socket: config.admin_socket(),
             dir: config.snapshot.dir.clone(),
             config,
         };
-        if !place.dir.is_dir() {
-            return Err(anyhow!("there is no state directory {}", place.dir.display()))
-                .hint("name it with --state DIR, or the configuration that does with --config FILE");
+        if !state.dir.is_dir() {
+            return Err(anyhow!("there is no state directory {}", state.dir.display()))
+                .hint("name it with --state DIR, or name its configuration with --config FILE");
         }
-        Ok(place)
+        Ok(state)
     }
 
-    /// Has the daemon do `request`, or does it here. Returns who did it, and what snapshot it was about.
+    /// Makes a change: the daemon by `request`, or this command by `offline`.
     fn change(
         &self,
+        what: String,
         request: &AdminRequest,
         offline: impl FnOnce(&Store, i64) -> anyhow::Result<Option<SnapshotId>>,
-    ) -> anyhow::Result<By> {
+    ) -> anyhow::Result<Change> {
         let Some(mut daemon) = Client::connect(&self.socket)? else {
-            let snapshot = offline(&Store::open(&self.dir)?, SystemClock.now_ms())?;
-            return Ok(By {
-                who: "this command",
-                snapshot,
+            return Ok(Change {
+                what,
+                snapshot: offline(&Store::open(&self.dir)?, SystemClock.now_ms())?,
+                done_by: "this command",
             });
         };
         match daemon.ask(request)? {
-            AdminReply::Done { snapshot } => Ok(By {
-                who: "the running daemon",
+            AdminReply::Done { snapshot } => Ok(Change {
+                what,
                 snapshot: snapshot.map(|id| id.parse()).transpose()?,
+                done_by: "the running daemon",
             }),
-            AdminReply::Refused {
-                error,
-                hint: Some(hint),
-            } => Err(anyhow!("the running daemon refused: {error}")).hint(hint),
-            AdminReply::Refused { error, hint: None } => bail!("the running daemon refused: {error}"),
-            AdminReply::Status(_) => bail!("the running daemon answered another question"),
+            AdminReply::Refused { error, hint } => {
+                let refused = Err(anyhow!("the running daemon refused: {error}"));
+                match hint {
+                    Some(hint) => refused.hint(hint),
+                    None => refused,
+                }
+            }
+            AdminReply::Status(_) => bail!("the running daemon answered another request"),
         }
     }
-}
 
-/// Who changed something, and the snapshot it was about.
-struct By {
-    who: &'static str,
-    snapshot: Option<SnapshotId>,
-}
-
-/// Freezes or re-bases, and says in which snapshot that is.
-fn take(
-    place: &Place,
-    request: &AdminRequest,
-    turn: ModelOp,
-    note: &str,
-    json: bool,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
-    let by = place.change(request, |store, now_ms| {
-        turn::offline(store, &place.config, turn, note, now_ms).map(Some)
-    })?;
-    let what = match by.snapshot {
-        Some(id) => format!("{} in snapshot {id}", turn.done()),
-        None => turn.done().to_owned(),
-    };
-    done(&what, by, json, out)
-}
-
-/// Encodes everything anew, and says in which snapshot that is.
-fn reencode(place: &Place, note: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    if Client::connect(&place.socket)?.is_some() {
-        return Err(anyhow!("a daemon runs in {}", place.dir.display()))
-            .hint("stop it: vectors of one encoder are never compared with those of another");
+    fn re_encode(&self, note: &str) -> anyhow::Result<Change> {
+        self.refuse_daemon("vectors of one encoder are never compared with those of another")?;
+        let store = Store::open(&self.dir)?;
+        let (id, n_vectors) = offline::re_encode(&store, &self.config, note, SystemClock.now_ms())?;
+        Ok(Change {
+            what: format!("{n_vectors} sets of vectors encoded anew in snapshot {id}"),
+            snapshot: Some(id),
+            done_by: "this command",
+        })
     }
-    let store = Store::open(&place.dir)?;
-    let (id, n_vectors) = reencode::offline(&store, &place.config, note, SystemClock.now_ms())?;
-    let by = By {
-        who: "this command",
-        snapshot: Some(id),
-    };
-    done(
-        &format!("{n_vectors} sets of vectors encoded anew in snapshot {id}"),
-        by,
-        json,
-        out,
-    )
+
+    /// Fails while a daemon runs on the state directory.
+    fn refuse_daemon(&self, reason: &str) -> anyhow::Result<()> {
+        if Client::connect(&self.socket)?.is_some() {
+            return Err(anyhow!("a daemon is running on {}", self.dir.display()))
+                .hint(format!("stop it: {reason}"));
+        }
+        Ok(())
+    }
 }
 
-/// An id, its number without the zeros, or an alias.
+impl Change {
+    fn write(self, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+        match json {
+            true => write_json(
+                &json!({ "snapshot": self.snapshot, "done_by": self.done_by }),
+                out,
+            )?,
+            false => writeln!(out, "{}, by {}", self.what, self.done_by)?,
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// Parses an id, an id without its zeros, or an alias.
 pub(super) fn resolve(store: &Store, text: &str) -> anyhow::Result<SnapshotId> {
     let number = text
         .parse::<u64>()
@@ -263,15 +272,9 @@ fn verify(store: &Store, id: Option<SnapshotId>, json: bool, out: &mut dyn Write
     Ok(if ok { Exit::Ok } else { Exit::Check })
 }
 
-fn gc(place: &Place, keep: usize, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    if Client::connect(&place.socket)?.is_some() {
-        return Err(anyhow!(
-            "a daemon is running on {} and collects by itself",
-            place.dir.display()
-        ))
-        .hint("set snapshot.keep in its configuration, or stop it first");
-    }
-    let removed = Store::open(&place.dir)?.gc(keep, SystemClock.now_ms())?;
+fn gc(state: &StateDir, keep: usize, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    state.refuse_daemon("it removes old snapshots itself, down to snapshot.keep of its configuration")?;
+    let removed = Store::open(&state.dir)?.gc(keep, SystemClock.now_ms())?;
     if json {
         write_json(&json!({ "removed": removed }), out)?;
     } else {
@@ -279,15 +282,6 @@ fn gc(place: &Place, keep: usize, json: bool, out: &mut dyn Write) -> anyhow::Re
         for id in removed {
             writeln!(out, "{id}")?;
         }
-    }
-    Ok(Exit::Ok)
-}
-
-fn done(what: &str, by: By, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let By { who, snapshot } = by;
-    match json {
-        true => write_json(&json!({ "snapshot": snapshot, "done_by": who }), out)?,
-        false => writeln!(out, "{what}, by {who}")?,
     }
     Ok(Exit::Ok)
 }

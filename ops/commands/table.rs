@@ -22,3 +22,8 @@ pub(super) fn table(rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()>
     }
     Ok(())
 }
+
+/// A validation figure with four digits, or a dash as wide.
+pub(super) fn figure(value: Option<f64>) -> String {
+    value.map_or("  -   ".to_owned(), |value| format!("{value:.4}"))
+}

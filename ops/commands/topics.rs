@@ -5,11 +5,12 @@ use std::io::Write;
 use ouzel_ingest::topics;
 use serde_json::json;
 
-use crate::cli::{ErrorExt, Exit, TopicsArgs, TopicsVerb};
+use crate::cli::{TopicsArgs, TopicsVerb};
 use crate::config::{Config, JoinSource};
+use crate::error::{ErrorExt, Exit};
 
 /// Runs the command.
-pub fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let TopicsVerb::Create {
         config,
         partitions,

@@ -1,16 +1,17 @@
 //! `ouzel verify`: see for yourself that a crash changes nothing.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use crate::cli::{Exit, VerifyArgs};
-use crate::progress::{Figures, Progress, Style};
+use crate::cli::VerifyArgs;
+use crate::commands::data::temporary_dir;
+use crate::error::Exit;
+use crate::telemetry::progress::{Figures, Progress, Style};
 use crate::verify::{self, Request};
 
 /// Runs the command.
-pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let dir = match &args.state {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -19,7 +20,7 @@ pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
             }
             dir.clone()
         }
-        None => temporary()?,
+        None => temporary_dir("verify")?,
     };
     let request = Request {
         kills: args.kills,
@@ -57,18 +58,4 @@ pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(Exit::Ok)
-}
-
-/// A new folder, with a short name: the admin sockets inside have little room for theirs.
-fn temporary() -> anyhow::Result<PathBuf> {
-    let base = std::env::temp_dir();
-    for number in 0..10_000u32 {
-        let dir = base.join(format!("ouzel-verify-{}-{number}", std::process::id()));
-        match std::fs::create_dir(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot create {}", dir.display())),
-        }
-    }
-    bail!("cannot find a free name for a folder in {}", base.display())
 }

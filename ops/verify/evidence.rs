@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 
 use ouzel_snapshot::{Manifest, Snapshot};
 
-use crate::resume::in_memory;
+use crate::pipeline::resume::inspect_stage;
 
 use super::daemon::Home;
 use super::world::Expected;
@@ -125,7 +125,7 @@ pub fn compare(found: &[Evidence], others: &[Evidence], what: &str) -> anyhow::R
 /// Restores the join from `snapshot`, which counts its slots again, and compares its outcomes with what the
 /// world says must have become of every record.
 pub fn outcomes(home: &Home, snapshot: &Snapshot, expected: &Expected) -> anyhow::Result<()> {
-    let stage = in_memory(home.config(), snapshot)?;
+    let stage = inspect_stage(home.config(), snapshot)?;
     let counters = stage.counters();
     counters.check()?;
     let differences = expected.differences(counters);

@@ -6,10 +6,11 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::time::Duration;
 
 use ouzel::config::Config;
-use ouzel::live::PipelineStatus;
-use ouzel::stages::backlog::Backlog;
-use ouzel::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
-use ouzel::stages::{JoinCheckpoint, Joined, Read};
+use ouzel::pipeline::control::Control;
+use ouzel::pipeline::stages::backlog::Backlog;
+use ouzel::pipeline::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
+use ouzel::pipeline::stages::{JoinCheckpoint, Joined, Read};
+use ouzel::pipeline::status::PipelineStatus;
 use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_ingest::{Sequencer, Stage};
@@ -117,6 +118,7 @@ fn run_on(
         JoinLinks {
             backlog,
             status: Arc::new(PipelineStatus::default()),
+            control: Control::new(None).join,
             out: to_learner,
             encoding: None,
         },

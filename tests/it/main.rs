@@ -102,7 +102,7 @@ fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> CommandOutput {
 fn run_here(args: &[&str]) -> CommandOutput {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = ["ouzel"].iter().chain(args).map(OsString::from);
-    let exit = ouzel::cli::run(args, &mut out, &mut err);
+    let exit = ouzel::commands::run(args, &mut out, &mut err);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     CommandOutput {
         code: Some(exit.code().into()),

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use ouzel::clock::Clock;
 use ouzel::config::Config;
+use ouzel::pipeline::spec::PipelineSpec;
+use ouzel::pipeline::threads;
 use ouzel::supervisor::{Shutdown, Task, Waited};
 use ouzel::telemetry::Metrics;
-use ouzel::topology::{self, AnySource, PipelineSpec};
+use ouzel::telemetry::clock::Clock;
 use ouzel::verify::evidence::Evidence;
 use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
 use ouzel_sample::{PartitionId, Record, Stream};
@@ -188,23 +189,24 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
         one.set(first);
         sched_setaffinity(None, &one).unwrap();
     }
-    let plan = PipelineSpec {
+    let spec = PipelineSpec {
         config: &config,
-        open: Box::new(|_| Ok(Box::new(RandomSource::new(records, schedule)) as AnySource)),
-        letters: DeadLetters::discard(),
+        open_source: Box::new(|_| Ok(Box::new(RandomSource::new(records, schedule)))),
+        dead_letters: DeadLetters::discard(),
         seed: Box::new(|_| {}),
-        clock: Arc::new(JumpingClock {
-            schedule,
-            rng: Mutex::new(Rng::new(!schedule.seed)),
-        }),
         scores: None,
     };
+    let clock = Arc::new(JumpingClock {
+        schedule,
+        rng: Mutex::new(Rng::new(!schedule.seed)),
+    });
     let shutdown = Shutdown::new();
-    let mut running = topology::start(plan, metrics, &shutdown).unwrap();
+    let mut running = threads::start(spec, clock, metrics, &shutdown).unwrap();
     let pipeline = [Task::Poll, Task::Join, Task::Learner, Task::Snapshot];
-    assert_eq!(running.supervisor.wait_for(&pipeline, TIMEOUT), Waited::Ended);
+    let waited = running.process.supervisor.wait_for(&pipeline, TIMEOUT);
+    assert_eq!(waited, Waited::Ended);
     shutdown.trigger();
-    running.supervisor.wait().into_result().unwrap();
+    running.process.wait().unwrap();
     let newest = Store::inspect(&state).newest_valid().unwrap().snapshot.unwrap();
     Evidence::of(newest.manifest()).unwrap()
 }

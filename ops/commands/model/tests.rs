@@ -5,13 +5,12 @@ use std::ffi::OsString;
 use serde_json::Value;
 
 use super::*;
-use crate::cli;
 
 /// Runs `ouzel model <args>`; returns the exit code, stdout and stderr.
 fn model(args: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = ["ouzel", "model"].iter().chain(args).map(OsString::from);
-    let exit = cli::run(args, &mut out, &mut err);
+    let exit = crate::commands::run(args, &mut out, &mut err);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (exit.code(), text(out), text(err))
 }

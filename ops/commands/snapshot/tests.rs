@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::admin::{Listener, serve};
-use crate::cli;
+use crate::commands;
 use crate::supervisor::Shutdown;
 
 /// A state directory with `n` snapshots, the last of them `latest`.
@@ -45,7 +45,7 @@ fn snapshot(dir: &Path, line: &str) -> (u8, String, String) {
         .chain(line.split_whitespace())
         .map(OsString::from);
     let args = args.chain([OsString::from("--state"), dir.into()]);
-    let exit = cli::run(args, &mut out, &mut err);
+    let exit = commands::run(args, &mut out, &mut err);
     (
         exit.code(),
         String::from_utf8(out).unwrap(),

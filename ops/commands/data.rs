@@ -1,0 +1,93 @@
+//! What demo, replay and verify need around their data: folders, histories, join figures.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use ouzel_ingest::DataDir;
+use ouzel_ingest::join::Counters;
+use ouzel_sample::{EventTime, FeatureState, IdKind};
+
+use crate::config::Config;
+
+/// The name of a data folder in messages.
+#[must_use]
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Seeds the histories that a data folder has from before its log.
+pub(crate) fn seed_histories(features: &FeatureState, config: &Config, data: &DataDir) {
+    let ids = config.id_space();
+    let before = EventTime(data.summary().first_ts.saturating_sub(1));
+    let histories = data.histories().iter().map(|(user, items)| {
+        let items = items.iter().map(|item| ids.id(IdKind::Item, item)).collect();
+        (ids.id(IdKind::User, user), items)
+    });
+    ouzel_ingest::seed_histories(features, histories, before);
+}
+
+/// Creates a folder below the system's temporary one that outlives the command.
+///
+/// Its name is short: an admin socket inside has little room for its own.
+pub(crate) fn temporary_dir(command: &str) -> anyhow::Result<PathBuf> {
+    let base = std::env::temp_dir();
+    for number in 0..10_000u32 {
+        let dir = base.join(format!("ouzel-{command}-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot create {}", dir.display())),
+        }
+    }
+    bail!("cannot find a free name for a folder in {}", base.display())
+}
+
+/// Outcomes of the join: shown items by the primary task, and actions.
+#[derive(Debug, Serialize)]
+pub(crate) struct JoinFigures {
+    /// Shown items.
+    pub impressions: u64,
+    /// Shown items of repeated impressions.
+    pub duplicates: u64,
+    /// Shown items with the primary action.
+    pub positives: u64,
+    /// Shown items without it when their window closed.
+    pub negatives: u64,
+    /// Shown items whose window was over on arrival.
+    pub late: u64,
+    /// Action records.
+    pub actions: u64,
+    /// Actions without an impression.
+    pub orphans: u64,
+    /// Repeated actions.
+    pub duplicate_actions: u64,
+    /// Actions after their window.
+    pub late_actions: u64,
+    /// Records that could not be decoded.
+    pub rejected: u64,
+}
+
+impl JoinFigures {
+    /// The figures of these counters.
+    #[must_use]
+    pub(crate) fn new(counters: &Counters) -> Self {
+        let task = counters.tasks.first().copied().unwrap_or_default();
+        Self {
+            impressions: counters.items,
+            duplicates: counters.duplicate_items,
+            positives: task.positive,
+            negatives: task.negative,
+            late: task.late,
+            actions: counters.actions,
+            orphans: counters.orphans,
+            duplicate_actions: counters.duplicate_actions,
+            late_actions: counters.late_actions,
+            rejected: counters.rejected_impressions + counters.rejected_actions,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The caller: sends rank requests to the scoring port all the while, and measures the replies.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use ouzel_ingest::DataDir;
+use ouzel_sample::Stream;
+use ouzel_serving::RankRequest;
+use ouzel_serving::client::RankClient;
+use serde::Deserialize;
+
+use crate::supervisor::Shutdown;
+
+/// Time between the starts of two requests.
+const PACE: Duration = Duration::from_millis(10);
+/// Candidates of a request, when the catalog has as many.
+const N_CANDIDATES: usize = 100;
+
+/// What came of the requests.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    latencies: Vec<Duration>,
+    n_errors: u64,
+    first_error: Option<String>,
+    n_versions: u64,
+    last_version: u64,
+}
+
+/// Their figures.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CallFigures {
+    /// Requests sent once a model was ready.
+    pub(super) n_requests: u64,
+    /// Those without a ranking for an answer.
+    pub(super) n_errors: u64,
+    /// What the first of them said.
+    pub(super) first_error: Option<String>,
+    /// Different model versions that answered.
+    pub(super) n_versions: u64,
+    /// Median time to the answer, ms.
+    pub p50_ms: Option<f64>,
+    /// 99th percentile of it, ms.
+    pub p99_ms: Option<f64>,
+}
+
+impl Calls {
+    /// The figures so far.
+    #[must_use]
+    pub(super) fn figures(&self) -> CallFigures {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ms: Vec<f64> = inner
+            .latencies
+            .iter()
+            .map(|latency| latency.as_secs_f64() * 1000.0)
+            .collect();
+        CallFigures {
+            n_requests: inner.latencies.len() as u64 + inner.n_errors,
+            n_errors: inner.n_errors,
+            first_error: inner.first_error.clone(),
+            n_versions: inner.n_versions,
+            p50_ms: quantile(&mut ms, 0.5),
+            p99_ms: quantile(&mut ms, 0.99),
+        }
+    }
+
+    fn note(&self, result: Result<(Duration, u64), String>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok((latency, version)) => {
+                inner.latencies.push(latency);
+                if inner.last_version != version {
+                    inner.last_version = version;
+                    inner.n_versions += 1;
+                }
+            }
+            Err(error) => {
+                inner.n_errors += 1;
+                inner.first_error.get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// The `q`-quantile of the values: the smallest that at least that share of them does not exceed.
+#[must_use]
+pub(super) fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rank within the slice"
+    )]
+    let rank = (values.len() as f64 * q).ceil() as usize;
+    values.get(rank.max(1) - 1).copied()
+}
+
+/// Sends requests from the first ready model until `stop`.
+pub(super) fn run(address: SocketAddr, data: &DataDir, calls: &Calls, stop: &Shutdown) -> anyhow::Result<()> {
+    let world = World::of(data);
+    let mut client = RankClient::connect(address)?;
+    while client.get("/readyz").map_or(true, |reply| reply.status != 200) {
+        if stop.wait_timeout(PACE) {
+            return Ok(());
+        }
+    }
+    let mut number = 0;
+    loop {
+        let request = world.request(number);
+        number += 1;
+        let started = Instant::now();
+        let result = client.rank(&request);
+        let took = started.elapsed();
+        calls.note(
+            result
+                .map(|response| (took, response.version))
+                .map_err(|error| error.to_string()),
+        );
+        if stop.wait_timeout(PACE.saturating_sub(took)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Users and items that requests are made of.
+struct World {
+    users: Vec<String>,
+    items: Vec<String>,
+}
+
+impl World {
+    fn of(data: &DataDir) -> Self {
+        #[derive(Deserialize)]
+        struct Who {
+            user_id: String,
+        }
+        let of = |stream| data.events().iter().filter(move |event| event.stream == stream);
+        let users = of(Stream::Impressions)
+            .filter_map(|event| serde_json::from_slice::<Who>(&event.payload).ok())
+            .map(|who| who.user_id)
+            .collect();
+        let items = of(Stream::Items).map(|event| event.key.clone()).collect();
+        Self { users, items }
+    }
+
+    /// The `n`-th request: users in the order of the log, items by strides through the catalog.
+    fn request(&self, n: usize) -> RankRequest {
+        let user = self.users.get(n * 37 % self.users.len().max(1)).cloned();
+        let n_items = self.items.len().min(N_CANDIDATES);
+        let start = n * 101;
+        let items = (0..n_items)
+            .map(|i| self.items[(start + i) % self.items.len()].clone())
+            .collect();
+        RankRequest {
+            user_id: user.unwrap_or_default(),
+            items,
+            top_k: Some(10),
+            ..RankRequest::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_known_values() {
+        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        let near = |found: Option<f64>, expected: f64| (found.unwrap() - expected).abs() < 1e-9;
+        assert!(near(quantile(&mut values, 0.5), 50.0));
+        assert!(near(quantile(&mut values, 0.99), 99.0));
+        assert!(near(quantile(&mut [7.0], 0.99), 7.0));
+        assert_eq!(quantile(&mut [], 0.5), None);
+    }
+}

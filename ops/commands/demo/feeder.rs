@@ -1,0 +1,133 @@
+//! The feeder: writes a data folder's events to the broker, as fast as the daemon takes them.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use ouzel_ingest::{DataDir, EMBEDDED_PARTITION_BYTES, Feeder, KafkaConfig};
+use ouzel_sample::{PartitionId, Positions, Stream};
+use ouzel_snapshot::SnapshotId;
+
+use crate::pipeline::control::CheckpointRequests;
+use crate::pipeline::status::PipelineStatus;
+use crate::pipeline::threads::Running;
+use crate::supervisor::Shutdown;
+use crate::telemetry::clock::Clock;
+
+/// Longest wait for the broker to acknowledge, or for the daemon to catch up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause between two checks of how far the daemon is.
+const CHECK_EVERY: Duration = Duration::from_millis(1);
+/// Events between two checks of how far the daemon is behind.
+const CHECK_EVENTS: usize = 64;
+/// Most events sent ahead of what the daemon has joined: enough to keep it busy, few enough that what it learns is
+/// fresh.
+const MAX_AHEAD: u64 = 2048;
+
+/// A feeder with what it follows of the pipeline.
+pub(super) struct Feed {
+    feeder: Feeder,
+    status: Arc<PipelineStatus>,
+    requests: CheckpointRequests,
+    half_time: Mutex<Option<SnapshotId>>,
+}
+
+/// Where each partition of the folder's log ends.
+pub(super) fn ends(data: &DataDir) -> Positions {
+    let mut ends: Positions = Stream::EVENTS
+        .map(|stream| (partition(stream), 0))
+        .into_iter()
+        .collect();
+    for event in data.events() {
+        advance(&mut ends, event.stream);
+    }
+    ends
+}
+
+fn partition(stream: Stream) -> PartitionId {
+    PartitionId { stream, partition: 0 }
+}
+
+fn advance(positions: &mut Positions, stream: Stream) {
+    let id = partition(stream);
+    positions.set(id, positions.next(id).unwrap_or(0) + 1);
+}
+
+impl Feed {
+    /// Connects a feeder to the broker of a running pipeline.
+    pub(super) fn connect(kafka: &KafkaConfig, running: &Running) -> anyhow::Result<Self> {
+        Ok(Self {
+            feeder: Feeder::connect(&kafka.bootstrap, &kafka.properties, kafka.topics.clone())?,
+            status: Arc::clone(&running.status),
+            requests: running.requests.clone(),
+            half_time: Mutex::default(),
+        })
+    }
+
+    /// The snapshot taken when half of the log's time had passed.
+    pub(super) fn half_time_snapshot(&self) -> Option<SnapshotId> {
+        *self.half_time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Feeds every event, stamped with the time it is sent.
+    ///
+    /// At half time it waits for the daemon to catch up and requests a snapshot: the model that learning would have
+    /// left if it had stopped there.
+    pub(super) fn run(&self, data: &DataDir, clock: &dyn Clock, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let middle = data.summary().mid_ts;
+        let mut sent = Positions::default();
+        let mut is_past_half = false;
+        for (n, event) in data.events().iter().enumerate() {
+            if shutdown.is_triggered() {
+                return Ok(());
+            }
+            if !is_past_half && event.stream != Stream::Items && event.ts_ms >= middle {
+                is_past_half = true;
+                self.catch_up(&sent, shutdown)?;
+                let snapshot = self
+                    .requests
+                    .snapshot_now(PATIENCE)
+                    .context("no snapshot was written at half time")?;
+                *self.half_time.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+            }
+            // The embedded broker drops what does not fit, so it is never more than half full.
+            while n.is_multiple_of(CHECK_EVENTS) && self.is_far_ahead(n) {
+                self.feeder.poll(CHECK_EVERY);
+                if shutdown.is_triggered() {
+                    return Ok(());
+                }
+            }
+            let now = Some(clock.now_ms());
+            self.feeder
+                .send(event.stream, &event.key, now, Some(&event.payload))?;
+            advance(&mut sent, event.stream);
+        }
+        self.feeder.flush(PATIENCE)?;
+        Ok(())
+    }
+
+    fn is_far_ahead(&self, n_sent: usize) -> bool {
+        let n_joined = self.status.events.load(Ordering::Relaxed);
+        n_sent as u64 > n_joined + MAX_AHEAD
+            || self.feeder.unread_bytes(&self.status.positions()) > EMBEDDED_PARTITION_BYTES / 2
+    }
+
+    /// Waits until the daemon has joined everything sent.
+    fn catch_up(&self, sent: &Positions, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.feeder.flush(PATIENCE)?;
+        for _ in 0..PATIENCE.as_millis() / CHECK_EVERY.as_millis() {
+            let joined = self.status.positions();
+            let is_joined = |(id, next)| joined.next(id).unwrap_or(0) >= next;
+            if sent.iter().all(is_joined) || shutdown.is_triggered() {
+                return Ok(());
+            }
+            self.feeder.poll(CHECK_EVERY);
+        }
+        bail!(
+            "the daemon did not join what was sent within {} s",
+            PATIENCE.as_secs()
+        )
+    }
+}

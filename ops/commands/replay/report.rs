@@ -1,0 +1,136 @@
+//! The figures of one replay, as JSON or as a table.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use ouzel_learner::validation::{Bucket, Buckets, Figures, ScoreLog};
+use ouzel_sample::EventTime;
+
+use super::freshness::{Ages, Freshness};
+use super::per_second;
+use crate::commands::data::JoinFigures;
+use crate::commands::table::figure;
+use crate::pipeline::spec::Parts;
+
+/// Figures of one run.
+#[derive(Debug, Serialize)]
+pub(super) struct RunReport {
+    name: String,
+    samples: u64,
+    positives: u64,
+    auc: Option<f64>,
+    gauc: Option<f64>,
+    ne: Option<f64>,
+    calibration: Option<f64>,
+    popularity_auc: Option<f64>,
+    /// From an action until it is learned, in event time.
+    freshness: Option<Ages>,
+    second_half: Figures,
+    second_half_popularity_auc: Option<f64>,
+    buckets: Buckets,
+    second_half_buckets: Buckets,
+    join: JoinFigures,
+    ledger_hash: String,
+    weights_hash: String,
+    wall_seconds: f64,
+    samples_per_second: f64,
+}
+
+impl RunReport {
+    /// The figures of a pipeline that has run for `wall`.
+    pub(super) fn new(
+        name: &str,
+        scores: &ScoreLog,
+        freshness: &Freshness,
+        parts: &mut Parts,
+        wall: Duration,
+    ) -> anyhow::Result<Self> {
+        let stage = parts.sequencer.stage();
+        let all = scores.figures(EventTime::MIN);
+        let middle = scores.middle();
+        Ok(Self {
+            name: name.to_owned(),
+            samples: all.samples,
+            positives: all.positives,
+            auc: all.auc,
+            gauc: all.gauc,
+            ne: all.ne,
+            calibration: all.calibration,
+            popularity_auc: scores.popularity(EventTime::MIN).0,
+            freshness: freshness.ages(),
+            second_half: scores.figures(middle),
+            second_half_popularity_auc: scores.popularity(middle).0,
+            buckets: scores.buckets(EventTime::MIN),
+            second_half_buckets: scores.buckets(middle),
+            join: JoinFigures::new(stage.counters()),
+            ledger_hash: stage.ledger().hex(),
+            weights_hash: parts.learner.trainer.hash()?,
+            wall_seconds: wall.as_secs_f64(),
+            samples_per_second: per_second(all.samples, wall),
+        })
+    }
+
+    /// Writes the table.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.name)?;
+        writeln!(
+            out,
+            "  samples      {} ({} positive), {:.0} per second",
+            self.samples, self.positives, self.samples_per_second
+        )?;
+        writeln!(out, "               AUC     GAUC    NE      calibration")?;
+        let half = &self.second_half;
+        for (what, figures) in [
+            ("all", [self.auc, self.gauc, self.ne, self.calibration]),
+            ("second half", [half.auc, half.gauc, half.ne, half.calibration]),
+        ] {
+            writeln!(out, "  {what:<12} {}", figures.map(figure).join("  "))?;
+        }
+        writeln!(
+            out,
+            "  popularity   {}          (second half {})",
+            figure(self.popularity_auc),
+            figure(self.second_half_popularity_auc)
+        )?;
+        for (side, buckets) in self.second_half_buckets.sides() {
+            for (bucket, name) in Bucket::ALL {
+                let bucket = buckets.figures(bucket);
+                let figures = [bucket.auc, bucket.gauc, bucket.ne, bucket.calibration].map(figure);
+                let what = format!("{name} {side}s");
+                writeln!(
+                    out,
+                    "  {what:<12} {}  ({} samples of the second half)",
+                    figures.join("  "),
+                    bucket.samples
+                )?;
+            }
+        }
+        if let Some(ages) = &self.freshness {
+            writeln!(
+                out,
+                "  freshness    from an action until it is learned: {:.1} s of event time median, {:.1} s at the 95th percentile",
+                ages.median_seconds, ages.p95_seconds
+            )?;
+        }
+        let join = &self.join;
+        writeln!(
+            out,
+            "  join         {} shown: {} positive, {} negative, {} late, {} duplicate; \
+             {} actions: {} orphan, {} late, {} duplicate; {} rejected",
+            join.impressions,
+            join.positives,
+            join.negatives,
+            join.late,
+            join.duplicates,
+            join.actions,
+            join.orphans,
+            join.late_actions,
+            join.duplicate_actions,
+            join.rejected
+        )?;
+        writeln!(out, "  ledger       {}", self.ledger_hash)?;
+        writeln!(out, "  weights      {}", self.weights_hash)
+    }
+}

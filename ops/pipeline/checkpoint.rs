@@ -1,0 +1,134 @@
+//! Completes the join side of a checkpoint with the weights, and hands it to the snapshot writer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use metrics::counter;
+
+use ouzel_ingest::join::Counters;
+use ouzel_learner::Trainer;
+use ouzel_learner::validation::Progressive;
+use ouzel_snapshot::{CheckpointMeta, Draft};
+
+use super::control::LearnerControl;
+use super::messages::JoinCheckpoint;
+use super::provenance::Provenance;
+use super::stages::save::Save;
+use crate::failpoint::{self, FailPoint};
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::SNAPSHOTS_SKIPPED_TOTAL;
+
+/// The learner's end of the line to the snapshot writer.
+pub struct CheckpointWriter {
+    /// To the snapshot writer.
+    pub saver: SyncSender<Save>,
+    /// What every manifest says about this process.
+    pub provenance: Provenance,
+    /// For the creation time of manifests.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl CheckpointWriter {
+    /// Completes a checkpoint. Takes `note` into its manifest, unless the snapshot is skipped.
+    pub fn save(
+        &self,
+        checkpoint: JoinCheckpoint,
+        trainer: &mut Trainer,
+        progressive: &Progressive,
+        control: &LearnerControl,
+        note: &mut Option<String>,
+    ) -> anyhow::Result<()> {
+        let manifest = self.manifest(&checkpoint, trainer, progressive);
+        let mut draft = Draft::new(
+            control.state().latest(),
+            self.clock.now_ms(),
+            self.provenance.fingerprint.clone(),
+            manifest,
+        );
+        draft.note = note.take();
+        trainer.save(&mut draft)?;
+        draft.add_blob("join.bin", checkpoint.stage.bytes.join)?;
+        draft.add_blob("features.bin", checkpoint.stage.bytes.features)?;
+        draft.add_blob("batcher.bin", checkpoint.stage.bytes.batcher)?;
+        draft.add_blob("validation.json", progressive.dump())?;
+        failpoint::reach(FailPoint::CutCompleted);
+        let save = Save {
+            draft,
+            lineage: control.state().lineage(),
+            request: checkpoint.answers,
+        };
+        if checkpoint.is_last || checkpoint.answers.is_some() {
+            // Somebody waits for it, however busy the disk. A writer that is gone has reported its own error.
+            if self.saver.send(save).is_err() {
+                control.fail(checkpoint.answers);
+            }
+            return Ok(());
+        }
+        match self.saver.try_send(save) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(save)) => {
+                *note = save.draft.note;
+                counter!(SNAPSHOTS_SKIPPED_TOTAL).increment(1);
+                tracing::warn!("snapshot skipped: the previous one is still being written");
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest(
+        &self,
+        checkpoint: &JoinCheckpoint,
+        trainer: &Trainer,
+        progressive: &Progressive,
+    ) -> CheckpointMeta {
+        let stage = &checkpoint.stage;
+        let (window, total) = (progressive.window(), progressive.total());
+        let metrics = [
+            ("auc", total.auc),
+            ("ne", total.ne),
+            ("calibration", total.calibration),
+            ("window_auc", window.auc),
+            ("window_gauc", window.gauc),
+            ("window_ne", window.ne),
+            ("window_calibration", window.calibration),
+        ];
+        let positions = stage.positions.iter().map(|(id, next)| (id.to_string(), next));
+        CheckpointMeta {
+            config_hash: self.provenance.config_hash.clone(),
+            schema_fingerprint: self.provenance.schema.clone(),
+            encoders: self.provenance.encoders.clone(),
+            batch_seq: trainer.next_batch(),
+            sample_seq: stage.ledger.n_samples(),
+            ledger_hash: stage.ledger.hex(),
+            weights_hash: String::new(),
+            frozen: trainer.base(),
+            positions: positions.collect(),
+            trained_positions: BTreeMap::new(),
+            plan_position: checkpoint.plan_position,
+            event_time_ms: stage.event_time.0,
+            counters: counters(&stage.counters, &trainer.model().tasks),
+            metrics: metrics.map(|(name, value)| (name.to_owned(), value)).into(),
+        }
+    }
+}
+
+/// The join's counters by name, for the manifest; those of a task as `click.positive`.
+fn counters(counters: &Counters, tasks: &[String]) -> BTreeMap<String, u64> {
+    let flat = serde_json::to_value(counters).unwrap_or_default();
+    let fields = flat.as_object().into_iter().flatten();
+    let mut named: BTreeMap<String, u64> = fields
+        .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+        .collect();
+    for (task, counters) in tasks.iter().zip(&counters.tasks) {
+        for (outcome, n) in [
+            ("late", counters.late),
+            ("positive", counters.positive),
+            ("negative", counters.negative),
+            ("pending", counters.pending),
+        ] {
+            named.insert(format!("{task}.{outcome}"), n);
+        }
+    }
+    named
+}

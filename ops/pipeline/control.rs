@@ -1,0 +1,272 @@
+//! What the stages of a running pipeline decide by: requested checkpoints, the lineage, the pinned snapshot.
+//!
+//! Anyone may read [`ControlState`]. Each part of it has one owner, and only the owner holds the handle that changes it:
+//! [`JoinControl`] the join stage, [`LearnerControl`] the learner, [`SaverControl`] the snapshot writer. Whoever needs a
+//! checkpoint holds [`CheckpointRequests`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ouzel_snapshot::SnapshotId;
+
+/// The control state, for readers.
+#[derive(Clone, Debug, Default)]
+pub struct ControlState(Arc<Shared>);
+
+/// Asks for checkpoints and waits for their snapshots.
+#[derive(Clone, Debug)]
+pub struct CheckpointRequests(ControlState);
+
+/// The join stage's handle: takes requested checkpoints.
+#[derive(Debug)]
+pub struct JoinControl(ControlState);
+
+/// The learner's handle: changes the lineage and the pinned snapshot.
+#[derive(Debug)]
+pub struct LearnerControl(ControlState);
+
+/// The snapshot writer's handle: records written snapshots.
+#[derive(Debug)]
+pub struct SaverControl(ControlState);
+
+/// The control state of one pipeline with its handles, one of each.
+#[derive(Debug)]
+pub struct Control {
+    /// For readers.
+    pub state: ControlState,
+    /// For those who need a checkpoint.
+    pub requests: CheckpointRequests,
+    /// For the join stage.
+    pub join: JoinControl,
+    /// For the learner.
+    pub learner: LearnerControl,
+    /// For the snapshot writer.
+    pub saver: SaverControl,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Checkpoints requested so far, and those of them that the join stage has taken.
+    n_requested: AtomicU64,
+    n_taken: AtomicU64,
+    /// Entries of the plan log before this one are needed by no snapshot.
+    plan_keep_from: AtomicU64,
+    inner: Mutex<Inner>,
+    answered: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The snapshot resumed from, then every one written or rolled back to.
+    snapshots: Vec<SnapshotId>,
+    /// Rollbacks so far.
+    lineage: u64,
+    pinned: Option<SnapshotId>,
+    /// Requests answered so far, and the snapshot that answered the last of them.
+    answer: (u64, Option<SnapshotId>),
+}
+
+impl Control {
+    /// The state of a pipeline that starts from `snapshot`.
+    #[must_use]
+    pub fn new(snapshot: Option<SnapshotId>) -> Self {
+        let state = ControlState::default();
+        state.lock().snapshots.extend(snapshot);
+        Self {
+            requests: CheckpointRequests(state.clone()),
+            join: JoinControl(state.clone()),
+            learner: LearnerControl(state.clone()),
+            saver: SaverControl(state.clone()),
+            state,
+        }
+    }
+}
+
+impl ControlState {
+    /// The newest snapshot of this lineage: resumed from, rolled back to or written last.
+    #[must_use]
+    pub fn latest(&self) -> Option<SnapshotId> {
+        self.lock().snapshots.last().copied()
+    }
+
+    /// The snapshot resumed from and every later one, in order.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SnapshotId> {
+        self.lock().snapshots.clone()
+    }
+
+    /// The snapshot that is served until it is unpinned.
+    #[must_use]
+    pub fn pinned(&self) -> Option<SnapshotId> {
+        self.lock().pinned
+    }
+
+    /// Number of the lineage: the rollbacks so far.
+    #[must_use]
+    pub fn lineage(&self) -> u64 {
+        self.lock().lineage
+    }
+
+    /// Answers every request up to `request` with this snapshot, or with failure.
+    fn answer(&self, request: Option<u64>, snapshot: Option<SnapshotId>) {
+        if let Some(request) = request {
+            self.lock().answer = (request, snapshot);
+            self.0.answered.notify_all();
+        }
+    }
+
+    fn request(&self) -> u64 {
+        self.0.n_requested.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every update leaves the state whole, so a panic elsewhere does not spoil it.
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CheckpointRequests {
+    /// Requests a checkpoint and waits for its snapshot, which holds everything joined before the call.
+    ///
+    /// `None` when writing failed or took longer than `limit`.
+    #[must_use]
+    pub fn snapshot_now(&self, limit: Duration) -> Option<SnapshotId> {
+        let deadline = Instant::now() + limit;
+        let request = self.0.request();
+        let mut inner = self.0.lock();
+        while inner.answer.0 < request {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.0.0.answered.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inner.answer.1
+    }
+}
+
+impl JoinControl {
+    /// The number of the newest request, if it was not taken before.
+    #[must_use]
+    pub fn take_request(&self) -> Option<u64> {
+        let shared = &self.0.0;
+        let newest = shared.n_requested.load(Ordering::Acquire);
+        (shared.n_taken.swap(newest, Ordering::AcqRel) < newest).then_some(newest)
+    }
+
+    /// Entries of the plan log before this one are needed by no snapshot.
+    #[must_use]
+    pub fn plan_keep_from(&self) -> u64 {
+        self.0.0.plan_keep_from.load(Ordering::Acquire)
+    }
+}
+
+impl LearnerControl {
+    /// The state, to be read.
+    #[must_use]
+    pub fn state(&self) -> &ControlState {
+        &self.0
+    }
+
+    /// Begins a new lineage at `id`, which is the latest snapshot from here on.
+    pub fn roll_back(&self, id: SnapshotId) {
+        let mut inner = self.0.lock();
+        inner.lineage += 1;
+        inner.pinned = None;
+        inner.snapshots.push(id);
+    }
+
+    /// Sets the pinned snapshot.
+    pub fn set_pinned(&self, id: Option<SnapshotId>) {
+        self.0.lock().pinned = id;
+    }
+
+    /// Answers a request whose snapshot cannot be written.
+    pub fn fail(&self, request: Option<u64>) {
+        self.0.answer(request, None);
+    }
+}
+
+impl SaverControl {
+    /// Records a snapshot of `lineage`, written for `request`. One of a lineage left behind is not the latest.
+    pub fn saved(&self, id: SnapshotId, lineage: u64, request: Option<u64>) {
+        let mut inner = self.0.lock();
+        if inner.lineage == lineage {
+            inner.snapshots.push(id);
+        }
+        drop(inner);
+        self.0.answer(request, Some(id));
+    }
+
+    /// Answers a request whose snapshot was not written.
+    pub fn fail(&self, request: Option<u64>) {
+        self.0.answer(request, None);
+    }
+
+    /// Requests another checkpoint in place of one that could not be written.
+    pub fn request_again(&self) {
+        self.0.request();
+    }
+
+    /// Sets the first entry of the plan log that a snapshot still needs.
+    pub fn set_plan_keep_from(&self, position: u64) {
+        self.0.0.plan_keep_from.store(position, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_request_is_answered_by_the_checkpoint_taken_after_it() {
+        let Control {
+            requests,
+            join,
+            saver,
+            ..
+        } = Control::new(None);
+        assert_eq!(join.take_request(), None);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| requests.snapshot_now(LONG));
+            let number = loop {
+                if let Some(number) = join.take_request() {
+                    break number;
+                }
+                thread::yield_now();
+            };
+            // A snapshot that was being written already does not answer it.
+            saver.saved(SnapshotId::new(1), 0, None);
+            saver.saved(SnapshotId::new(2), 0, Some(number));
+            assert_eq!(waiting.join().unwrap(), Some(SnapshotId::new(2)));
+        });
+        assert_eq!(join.take_request(), None, "a request is taken once");
+        saver.request_again();
+        assert_eq!(join.take_request(), Some(2));
+        saver.fail(Some(2));
+        assert_eq!(requests.snapshot_now(Duration::ZERO), None, "nobody answers");
+    }
+
+    #[test]
+    fn a_snapshot_of_a_lineage_left_behind_is_not_the_latest() {
+        let Control {
+            state,
+            learner,
+            saver,
+            ..
+        } = Control::new(None);
+        let before = state.lineage();
+        saver.saved(SnapshotId::new(4), before, None);
+        learner.roll_back(SnapshotId::new(2));
+        saver.saved(SnapshotId::new(5), before, None);
+        assert_eq!(state.latest(), Some(SnapshotId::new(2)));
+        saver.saved(SnapshotId::new(6), state.lineage(), None);
+        assert_eq!(state.latest(), Some(SnapshotId::new(6)));
+    }
+}

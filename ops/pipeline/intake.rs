@@ -1,0 +1,59 @@
+//! The first step of a pipeline: reads a source, decodes its records, sends unusable ones to the dead letters.
+
+use std::time::Duration;
+
+use ouzel_ingest::{DeadLetters, Decoder, Polled, Source};
+use ouzel_sample::RejectReason;
+
+use super::messages::Read;
+
+/// A source that a thread can own.
+pub type AnySource = Box<dyn Source + Send>;
+
+/// A source with its decoder and dead letters.
+pub struct Intake {
+    /// Where records come from.
+    pub source: AnySource,
+    /// Decodes them.
+    pub decoder: Decoder,
+    /// Where those go that cannot be decoded.
+    pub dead_letters: DeadLetters,
+}
+
+impl Intake {
+    /// Reads once, waiting at most `wait`. `None` when nothing came.
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Read>, ouzel_ingest::Error> {
+        let read = match self.source.poll(wait)? {
+            Polled::AtEnd(partition) => Read::AtEnd(partition),
+            Polled::Added(partition) => Read::Added(partition),
+            Polled::Finished => Read::Finished,
+            Polled::Idle => {
+                self.dead_letters.poll();
+                return Ok(None);
+            }
+            Polled::Records(records) => {
+                let decoded: Vec<_> = records.iter().map(|record| self.decoder.decode(record)).collect();
+                for (record, recorded) in records.iter().zip(&decoded) {
+                    // An action that no task learns is counted, but nothing is wrong with it.
+                    if let Err(reject) = &recorded.event
+                        && reject.reason != RejectReason::UnknownAction
+                    {
+                        self.dead_letters.send(record, reject);
+                    }
+                }
+                self.decoder.report();
+                Read::Records(decoded)
+            }
+        };
+        Ok(Some(read))
+    }
+
+    /// Waits for the acknowledgement of dead letters, at most `limit`.
+    ///
+    /// What was read is still in the log; only its copy among the dead letters may be missing.
+    pub fn finish(&mut self, limit: Duration) {
+        if let Err(error) = self.dead_letters.flush(limit) {
+            tracing::warn!(%error, "some dead letters may not have been delivered");
+        }
+    }
+}

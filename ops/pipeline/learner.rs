@@ -1,0 +1,257 @@
+//! The model side of a pipeline: scores each batch, learns from it, saves checkpoints and publishes versions.
+//!
+//! [`Learner::take`] is the one step of daemon, demo and replay. A replay has no [`Outputs`], so nothing is saved or
+//! published; nothing else differs.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use metrics::{counter, histogram};
+
+use ouzel_learner::validation::{Progressive, ScoreLog};
+use ouzel_learner::{StepReport, Trainer, metrics as names};
+use ouzel_sample::Batch;
+use ouzel_snapshot::SnapshotId;
+
+use super::checkpoint::CheckpointWriter;
+use super::control::LearnerControl;
+use super::messages::Joined;
+use super::model_op::ModelOp;
+use super::publisher::Publisher;
+use super::status::PipelineStatus;
+use crate::failpoint::{self, FailPoint};
+
+/// Every score of a run, for exact figures at its end.
+pub type SharedScores = Arc<Mutex<ScoreLog>>;
+
+/// The trainer with its running figures, and where its results go.
+pub struct Learner {
+    /// The state machine.
+    pub trainer: Trainer,
+    /// Its running figures.
+    pub progressive: Progressive,
+    scores: Option<SharedScores>,
+    status: Arc<PipelineStatus>,
+    outputs: Option<Outputs>,
+    /// What the next manifest says about the lineage.
+    note: Option<String>,
+}
+
+/// Where a served model and its snapshots go.
+pub struct Outputs {
+    /// The learner's part of the control state.
+    pub control: LearnerControl,
+    /// Publishes versions to the scorers.
+    pub publisher: Publisher,
+    /// Completes checkpoints for the snapshot writer.
+    pub checkpoints: CheckpointWriter,
+}
+
+impl Learner {
+    /// A learner without outputs.
+    #[must_use]
+    pub fn new(
+        trainer: Trainer,
+        progressive: Progressive,
+        scores: Option<SharedScores>,
+        status: Arc<PipelineStatus>,
+    ) -> Self {
+        Self {
+            trainer,
+            progressive,
+            scores,
+            status,
+            outputs: None,
+            note: None,
+        }
+    }
+
+    /// Gives it outputs.
+    #[must_use]
+    pub fn with_outputs(mut self, outputs: Outputs) -> Self {
+        self.outputs = Some(outputs);
+        self
+    }
+
+    /// Learns the next batch, or saves the checkpoint, then publishes if that is due.
+    pub fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
+        match joined {
+            Joined::Batch(batch) => self.learn(&batch)?,
+            Joined::Checkpoint(checkpoint) => {
+                if let Some(outputs) = &mut self.outputs {
+                    outputs.checkpoints.save(
+                        *checkpoint,
+                        &mut self.trainer,
+                        &self.progressive,
+                        &outputs.control,
+                        &mut self.note,
+                    )?;
+                }
+            }
+        }
+        self.publish_if_due()
+    }
+
+    /// Scores a batch, then learns from it.
+    fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let was_frozen = self.trainer.is_frozen();
+        let cannot = || format!("cannot learn from batch {}", batch.seq);
+        self.trainer.predict(batch).with_context(cannot)?;
+        let report = self.trainer.step(batch).with_context(cannot)?;
+        histogram!(names::STEP_SECONDS).record(started.elapsed());
+        if self.trainer.is_frozen() != was_frozen {
+            let after = self.trainer.config().optimizer.freeze_after_samples;
+            self.add_note(format!("base frozen after {after} samples, as configured"));
+        }
+        self.count(batch, &report);
+        self.progressive.add(batch, &report.logits);
+        if let Some(scores) = &self.scores {
+            let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
+            scores.add(batch, &report.logits);
+        }
+        if let Some(outputs) = &mut self.outputs {
+            outputs.publisher.learned(batch);
+        }
+        failpoint::reach(FailPoint::BatchLearned);
+        Ok(())
+    }
+
+    /// Updates counters and status after a step.
+    fn count(&self, batch: &Batch, report: &StepReport) {
+        if !report.is_learned {
+            tracing::error!(
+                batch = batch.seq,
+                loss = f64::from(report.loss),
+                "batch skipped: its loss or a gradient is not finite; the weights stay as they were"
+            );
+            counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
+        }
+        for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
+            counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));
+        }
+        for task in &report.jumped {
+            let task = self.trainer.model().tasks.get(*task).cloned().unwrap_or_default();
+            counter!(names::CALIBRATION_JUMPS, "task" => task).increment(1);
+        }
+        for (reason, n) in [
+            ("full", report.n_forgotten),
+            ("expired", report.n_expired),
+            ("deleted", report.n_deleted),
+        ] {
+            counter!(names::FORGOTTEN, "reason" => reason).increment(n as u64);
+        }
+        counter!(names::ADMITTED).increment(report.n_admitted as u64);
+        counter!(names::SIGHTINGS).increment(report.n_waiting as u64);
+        let n_samples = batch.samples.len() as u64;
+        counter!(names::SAMPLES).increment(n_samples);
+        counter!(names::BATCHES).increment(1);
+        self.status.samples.fetch_add(n_samples, Ordering::Relaxed);
+        self.status.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How long to wait for the next input before [`Learner::idle`].
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.outputs
+            .as_ref()
+            .map_or(Duration::MAX, |outputs| outputs.publisher.patience())
+    }
+
+    /// Called when no input came for a while: frees unused versions and publishes what is due.
+    pub fn idle(&mut self) -> anyhow::Result<()> {
+        if let Some(outputs) = &self.outputs {
+            outputs.publisher.sweep();
+        }
+        self.publish_if_due()
+    }
+
+    /// Publishes the current weights if new ones were learned a while ago.
+    fn publish_if_due(&mut self) -> anyhow::Result<()> {
+        match &self.outputs {
+            Some(outputs) if outputs.publisher.is_due() && outputs.control.state().latest().is_some() => {
+                self.publish()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reports the figures, and publishes the current weights unless a snapshot is pinned or none was written yet.
+    pub fn publish(&mut self) -> anyhow::Result<()> {
+        let Some(outputs) = &mut self.outputs else {
+            return Ok(());
+        };
+        outputs
+            .publisher
+            .report(&mut self.trainer, &self.progressive, &self.status);
+        let control = outputs.control.state();
+        if control.pinned().is_some() {
+            outputs.publisher.skip();
+            return Ok(());
+        }
+        match control.latest() {
+            Some(latest) => outputs.publisher.publish(latest, &mut self.trainer, &self.status),
+            None => Ok(()),
+        }
+    }
+
+    /// Continues from the weights of `trainer`, those of snapshot `id`, at the present place of the log.
+    pub fn roll_back(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
+        trainer.resume_at(self.trainer.next_batch());
+        self.trainer = trainer;
+        self.add_note(format!("rolled back to {id} while running"));
+        if let Some(outputs) = &mut self.outputs {
+            outputs.control.roll_back(id);
+            outputs.publisher.publish_snapshot(id, &mut self.trainer)?;
+        }
+        Ok(())
+    }
+
+    /// Serves the weights of `trainer`, those of snapshot `id`, until [`Learner::unpin`].
+    pub fn pin(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.publisher.publish_snapshot(id, &mut trainer)?;
+            outputs.control.set_pinned(Some(id));
+        }
+        Ok(())
+    }
+
+    /// Serves the newest version again.
+    pub fn unpin(&mut self) -> anyhow::Result<()> {
+        if let Some(outputs) = &self.outputs {
+            outputs.control.set_pinned(None);
+        }
+        self.publish()
+    }
+
+    /// Carries out an operator action, after `announce` has entered it in the audit log of the latest snapshot.
+    pub fn apply(
+        &mut self,
+        op: ModelOp,
+        reason: &str,
+        announce: impl FnOnce(SnapshotId) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        op.check(&self.trainer)?;
+        if let Some(latest) = self
+            .outputs
+            .as_ref()
+            .and_then(|outputs| outputs.control.state().latest())
+        {
+            announce(latest)?;
+        }
+        let note = op.apply(&mut self.trainer, reason)?;
+        tracing::info!(note, "model changed by the operator");
+        self.add_note(note);
+        self.publish()
+    }
+
+    /// Adds to what the next manifest says about the lineage.
+    fn add_note(&mut self, note: String) {
+        self.note = Some(match self.note.take() {
+            Some(before) => format!("{before}; {note}"),
+            None => note,
+        });
+    }
+}

@@ -1,0 +1,39 @@
+//! What the stages of a pipeline send to each other.
+
+use ouzel_ingest::StageCheckpoint;
+use ouzel_sample::{Batch, DecodedRecord, PartitionId};
+
+/// From poll to join.
+#[derive(Debug)]
+pub enum Read {
+    /// Decoded records of one partition, in offset order.
+    Records(Vec<DecodedRecord>),
+    /// A partition was read to its end.
+    AtEnd(PartitionId),
+    /// The log has gained a partition, which is read from offset 0.
+    Added(PartitionId),
+    /// A bounded source is exhausted.
+    Finished,
+}
+
+/// From join to the learner.
+#[derive(Debug)]
+pub enum Joined {
+    /// The next batch.
+    Batch(Batch),
+    /// The join side of a checkpoint after the last batch, to be completed with the weights.
+    Checkpoint(Box<JoinCheckpoint>),
+}
+
+/// The join side of a checkpoint.
+#[derive(Debug)]
+pub struct JoinCheckpoint {
+    /// The state of the join stage.
+    pub stage: StageCheckpoint,
+    /// Number of plan log entries in it.
+    pub plan_position: u64,
+    /// The newest request that it answers; see [`JoinControl::take_request`](super::control::JoinControl::take_request).
+    pub answers: Option<u64>,
+    /// The last one before the end.
+    pub is_last: bool,
+}

@@ -1,0 +1,121 @@
+//! What every long-running process has besides its stages: an HTTP port, the metrics page, signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use ouzel_serving::{Queue, ServedModel, ServingConfig, http};
+
+use crate::error::ErrorExt;
+use crate::supervisor::{Shutdown, Supervisor, Task, UnixSignals};
+use crate::telemetry::Metrics;
+
+/// How often gauges that no stage sets are updated.
+const GAUGES_EVERY: Duration = Duration::from_millis(500);
+
+/// A bound HTTP port that nobody serves yet.
+pub struct HttpPort {
+    runtime: Runtime,
+    listener: TcpListener,
+    /// The address listened on.
+    pub address: SocketAddr,
+}
+
+/// The threads of a process and what they share.
+pub struct Process {
+    /// Starts the threads.
+    pub supervisor: Supervisor,
+    /// Stops them.
+    pub shutdown: Shutdown,
+    metrics: Metrics,
+}
+
+impl HttpPort {
+    /// Binds `address`; port 0 is any free port.
+    pub fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .thread_name("ouzel-http")
+            .build()
+            .context("cannot start the HTTP runtime")?;
+        let listener = match runtime.block_on(http::bind(&address.to_string())) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let hint = error.hint();
+                return Err(error).hint(hint);
+            }
+        };
+        let address = listener
+            .local_addr()
+            .context("cannot read the address listened on")?;
+        Ok(Self {
+            runtime,
+            listener,
+            address,
+        })
+    }
+}
+
+impl Process {
+    /// A process without threads, which `shutdown` stops and `metrics` describes.
+    #[must_use]
+    pub fn new(shutdown: &Shutdown, metrics: Metrics) -> Self {
+        Self {
+            supervisor: Supervisor::new(shutdown.clone()),
+            shutdown: shutdown.clone(),
+            metrics,
+        }
+    }
+
+    /// Serves the port until the shutdown: rank requests go to `queue`, `model` is what is served.
+    pub fn serve(
+        &mut self,
+        port: HttpPort,
+        queue: Arc<Queue>,
+        model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+        config: ServingConfig,
+    ) -> anyhow::Result<()> {
+        let recorder = self.metrics.clone();
+        let app = http::App {
+            queue,
+            model,
+            metrics: Arc::new(move || recorder.render()),
+            config,
+        };
+        let shutdown = self.shutdown.clone();
+        self.supervisor.spawn(Task::Http, move || {
+            let stop = async move { shutdown.triggered().await };
+            Ok(port.runtime.block_on(http::serve(port.listener, app, stop))?)
+        })
+    }
+
+    /// Keeps the metrics page fresh until the shutdown; `update` sets the gauges.
+    pub fn report(&mut self, update: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+        let (shutdown, metrics) = (self.shutdown.clone(), self.metrics.clone());
+        self.supervisor.spawn(Task::Telemetry, move || {
+            while !shutdown.wait_timeout(GAUGES_EVERY) {
+                update();
+                metrics.upkeep();
+            }
+            Ok(())
+        })
+    }
+
+    /// Turns the first signal into the shutdown.
+    pub fn watch(&mut self, signals: UnixSignals) -> anyhow::Result<()> {
+        self.supervisor.spawn(Task::Signals, move || {
+            signals.run();
+            Ok(())
+        })
+    }
+
+    /// Waits until every thread has ended. Fails when one of them stopped the process.
+    pub fn wait(self) -> anyhow::Result<()> {
+        self.supervisor.wait().into_result()
+    }
+}

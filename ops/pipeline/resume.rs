@@ -1,0 +1,220 @@
+//! Where a pipeline starts: at the newest valid snapshot, or at the beginning of the log.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use metrics::counter;
+
+use ouzel_ingest::join::StoreConfig;
+use ouzel_ingest::{Stage, StageBytes};
+use ouzel_learner::Trainer;
+use ouzel_learner::validation::Progressive;
+use ouzel_sample::{FeatureState, PartitionId, Positions, Stream};
+use ouzel_snapshot::{CheckpointMeta, Snapshot, SnapshotId, Store};
+
+use super::contents::Contents;
+use super::provenance::{encoders, list_encoders};
+use crate::config::Config;
+use crate::error::ErrorExt;
+use crate::telemetry::metrics::VECTORS_LOST;
+
+/// Window of the running validation figures, samples.
+const WINDOW_SAMPLES: usize = 20_000;
+
+/// Where a pipeline starts.
+#[derive(Debug, Default)]
+pub struct ResumePoint {
+    snapshot: Option<Snapshot>,
+}
+
+/// The state machines at a resume point.
+#[derive(Debug)]
+pub struct Restored {
+    /// The join side.
+    pub stage: Stage,
+    /// The model side.
+    pub trainer: Trainer,
+    /// The running validation figures.
+    pub progressive: Progressive,
+}
+
+impl ResumePoint {
+    /// The newest valid snapshot of a store, or the beginning of the log if the store never had one.
+    ///
+    /// Fails when there are snapshots and none can be used: an operator should see that first.
+    pub fn newest(store: &Store) -> anyhow::Result<Self> {
+        let recovery = store.newest_valid()?;
+        for skipped in &recovery.skipped {
+            let id = skipped.id.map_or("latest".to_owned(), |id| id.to_string());
+            tracing::warn!(snapshot = id, reason = skipped.why, "snapshot skipped");
+        }
+        if recovery.snapshot.is_none() && !recovery.skipped.is_empty() {
+            bail!(
+                "no snapshot in {} can be used; see `ouzel snapshot list`, or start with an empty state directory \
+                 to learn everything again",
+                store.root().display()
+            );
+        }
+        Ok(Self {
+            snapshot: recovery.snapshot,
+        })
+    }
+
+    /// The id of the snapshot.
+    #[must_use]
+    pub fn id(&self) -> Option<SnapshotId> {
+        self.snapshot.as_ref().map(Snapshot::id)
+    }
+
+    /// Next offset to read of each partition; empty at the beginning of the log.
+    pub fn positions(&self) -> anyhow::Result<Positions> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(Positions::default());
+        };
+        let positions = snapshot.manifest().cut.positions.iter();
+        positions
+            .map(|(name, next)| Ok((partition(name)?, *next)))
+            .collect()
+    }
+
+    /// Number of plan log entries that the snapshot contains.
+    #[must_use]
+    pub fn plan_position(&self) -> u64 {
+        let snapshot = self.snapshot.as_ref();
+        snapshot.map_or(0, |snapshot| snapshot.manifest().cut.plan_position)
+    }
+
+    /// Restores the state machines, or makes new ones over `partitions`. The join store is kept in `store`.
+    pub fn restore(
+        &self,
+        config: &Config,
+        contents: Option<&Contents>,
+        partitions: &[PartitionId],
+        store: &StoreConfig,
+    ) -> anyhow::Result<Restored> {
+        let (model, learner, join) = (
+            config.model_config(),
+            config.learner_config(),
+            config.join.clone(),
+        );
+        let mut progressive = Progressive::new(WINDOW_SAMPLES);
+        let Some(snapshot) = &self.snapshot else {
+            let features = Arc::new(FeatureState::new(config.feature_config()));
+            let stage = if partitions.iter().any(|id| id.stream == Stream::Samples) {
+                Stage::behind_tier(&join, features, learner.batch_min_samples)
+            } else {
+                let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
+                Stage::new(store, &join, timed, features, learner.batch_min_samples)?
+            };
+            let trainer = Trainer::new(model, learner)?;
+            return Ok(Restored {
+                stage,
+                trainer,
+                progressive,
+            });
+        };
+        let id = snapshot.id();
+        let cut = &snapshot.manifest().cut;
+        check_schema(id, cut, config)?;
+        let current = encoders(contents);
+        if cut.encoders != current {
+            let (before, now) = (list_encoders(&cut.encoders), list_encoders(&current));
+            return Err(anyhow!(
+                "snapshot {id} was made with the encoders {before}, and [content] names {now}: their vectors cannot \
+                 be compared"
+            ))
+            .hint(
+                "configure the former encoders, or encode all contents again with `ouzel snapshot re-encode --config \
+                 FILE`",
+            );
+        }
+        let stage = restore_stage(config, store, snapshot)?;
+        if let Some(contents) = contents {
+            restore_vectors(contents, stage.features())?;
+        }
+        let trainer = Trainer::load(snapshot, &model, learner)?;
+        progressive
+            .restore(&snapshot.blob("validation.json")?)
+            .with_context(|| format!("cannot read the validation figures of snapshot {id}"))?;
+        Ok(Restored {
+            stage,
+            trainer,
+            progressive,
+        })
+    }
+}
+
+/// Fills in the content vectors that a restored feature state refers to.
+pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::Result<()> {
+    let n_lost = contents.restore(features)?;
+    if n_lost > 0 {
+        counter!(VECTORS_LOST).increment(n_lost as u64);
+        tracing::warn!(
+            vectors = n_lost,
+            "content vectors are neither stored nor can they be encoded again: requests captured with them are \
+             learned without"
+        );
+    }
+    Ok(())
+}
+
+/// Restores the join side of a snapshot in memory, whatever `join.store` says: to inspect it, not to continue from it.
+pub fn inspect_stage(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
+    restore_stage(config, &StoreConfig::Memory, snapshot)
+}
+
+fn restore_stage(config: &Config, store: &StoreConfig, snapshot: &Snapshot) -> anyhow::Result<Stage> {
+    let bytes = StageBytes {
+        join: snapshot.blob("join.bin")?,
+        features: snapshot.blob("features.bin")?,
+        batcher: snapshot.blob("batcher.bin")?,
+    };
+    Stage::restore(store, &config.join, config.feature_config(), &bytes)
+        .with_context(|| format!("cannot restore the join state of snapshot {}", snapshot.id()))
+}
+
+/// Refuses a snapshot whose features or weights have another meaning under this configuration.
+pub fn check_schema(id: SnapshotId, cut: &CheckpointMeta, config: &Config) -> anyhow::Result<()> {
+    if cut.schema_fingerprint != config.schema_fingerprint() {
+        bail!(
+            "snapshot {id} was made under another schema ([ids], [features], content.texts_per_item, [join] tasks or source, or \
+             [model] with the widths of vectors differ): restore that configuration, or start in an empty state directory"
+        );
+    }
+    Ok(())
+}
+
+/// Parses `stream[partition]`.
+fn partition(name: &str) -> anyhow::Result<PartitionId> {
+    let parts = name.strip_suffix(']').and_then(|name| name.split_once('['));
+    let stream = parts.and_then(|(name, _)| {
+        Stream::WITH_SAMPLES
+            .into_iter()
+            .find(|stream| stream.name() == name)
+    });
+    let number = parts.and_then(|(_, number)| i32::from_str(number).ok());
+    match (stream, number) {
+        (Some(stream), Some(partition)) => Ok(PartitionId { stream, partition }),
+        _ => bail!("`{name}` in the positions of a snapshot is not a partition such as impressions[0]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_partition_is_parsed_back() {
+        for stream in Stream::WITH_SAMPLES {
+            let id = PartitionId {
+                stream,
+                partition: 12,
+            };
+            assert_eq!(partition(&id.to_string()).unwrap(), id);
+        }
+        for wrong in ["", "clicks[0]", "actions", "actions[", "actions[x]", "actions[0"] {
+            assert!(partition(wrong).is_err(), "{wrong}");
+        }
+    }
+}

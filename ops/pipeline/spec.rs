@@ -1,0 +1,165 @@
+//! What a pipeline is made of, and its parts built from a resume point.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ouzel_ingest::plan::{PlanEntry, PlanLog};
+use ouzel_ingest::{DeadLetters, Decoder, KafkaConfig, Sequencer};
+use ouzel_sample::{FeatureState, PartitionId, Positions};
+use ouzel_snapshot::{SnapshotId, Store};
+
+use super::contents::Contents;
+use super::intake::{AnySource, Intake};
+use super::learner::{Learner, SharedScores};
+use super::resume::ResumePoint;
+use super::status::PipelineStatus;
+use crate::config::Config;
+use crate::error::ErrorExt;
+
+/// Opens a source at the positions given; they are empty at the beginning of the log.
+pub type OpenSource<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
+
+/// What differs between the pipelines of a daemon, a demo and a replay.
+pub struct PipelineSpec<'a> {
+    /// Everything that can be set.
+    pub config: &'a Config,
+    /// Opens the source.
+    pub open_source: Box<OpenSource<'a>>,
+    /// Where records go that cannot be decoded.
+    pub dead_letters: DeadLetters,
+    /// Prepares the feature state at the beginning of the log, for example with histories.
+    pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
+    /// Keeps every score, for exact figures at the end.
+    pub scores: Option<SharedScores>,
+}
+
+/// The parts of a pipeline at its resume point.
+pub struct Parts {
+    /// Reads and decodes.
+    pub intake: Intake,
+    /// Orders, joins and batches.
+    pub sequencer: Sequencer,
+    /// Where the order is recorded; a pipeline without a state directory records none.
+    pub plan: Option<PlanLog>,
+    /// Learns; without outputs yet.
+    pub learner: Learner,
+    /// The encoders, where the configuration names some.
+    pub contents: Option<Contents>,
+    /// What the pipeline reports.
+    pub status: Arc<PipelineStatus>,
+    /// The snapshot resumed from.
+    pub resumed_from: Option<SnapshotId>,
+    // Last, so that it is removed after the join store in it is closed.
+    _scratch: Option<ScratchDir>,
+}
+
+impl PipelineSpec<'_> {
+    /// Builds the parts: from the newest snapshot in `store` with the plan log beside it, or without a store from the
+    /// beginning of the log.
+    pub fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
+        let config = self.config;
+        let resume = store.map(ResumePoint::newest).transpose()?.unwrap_or_default();
+        let source = (self.open_source)(&resume.positions()?)?;
+        let start: Positions = source
+            .partitions()
+            .iter()
+            .map(|partition| (partition.id, partition.next))
+            .collect();
+        let partitions: Vec<PartitionId> = start.iter().map(|(id, _)| id).collect();
+        let contents = match (Contents::open(config), store) {
+            (contents, Some(_)) => contents?,
+            (contents, None) => contents.hint(
+                "a daemon holds the vectors of its state directory: name another folder with content.vector_dir",
+            )?,
+        };
+        let scratch = store.is_none().then(ScratchDir::new);
+        let join_dir = scratch
+            .as_ref()
+            .map_or_else(|| config.join_dir(), |dir| dir.0.clone());
+        let join_store = config.join_store(&join_dir);
+        let restored = resume.restore(config, contents.as_ref(), &partitions, &join_store)?;
+        let (plan, recorded) = match store {
+            Some(store) => {
+                let (plan, recorded) = open_plan(&store.root().join("plan"), resume.plan_position())?;
+                (Some(plan), recorded)
+            }
+            None => (None, VecDeque::new()),
+        };
+        let (stage, trainer) = (restored.stage, restored.trainer);
+        let status = Arc::new(PipelineStatus::default());
+        match resume.id() {
+            None => (self.seed)(stage.features()),
+            Some(id) => {
+                let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
+                status.samples.store(n_learned, Ordering::Relaxed);
+                status.batches.store(trainer.next_batch(), Ordering::Relaxed);
+                tracing::info!(snapshot = %id, plan_entries = recorded.len(), "resuming");
+            }
+        }
+        status.joined(&stage);
+        let every = config.snapshot.every_batches;
+        Ok(Parts {
+            intake: Intake {
+                source,
+                decoder: decoder(config),
+                dead_letters: self.dead_letters,
+            },
+            sequencer: Sequencer::new(stage, &start, resume.plan_position(), recorded, every),
+            plan,
+            learner: Learner::new(trainer, restored.progressive, self.scores, Arc::clone(&status)),
+            contents,
+            status,
+            resumed_from: resume.id(),
+            _scratch: scratch,
+        })
+    }
+}
+
+/// The decoder of a configuration.
+#[must_use]
+pub fn decoder(config: &Config) -> Decoder {
+    Decoder::new(config.id_space(), config.task_names(), config.events.clone())
+}
+
+/// The dead letters of a configuration: topics, or nowhere.
+pub fn dead_letters(config: &Config, kafka: &KafkaConfig) -> anyhow::Result<DeadLetters> {
+    if config.kafka.dlq {
+        Ok(DeadLetters::kafka(kafka)?)
+    } else {
+        Ok(DeadLetters::discard())
+    }
+}
+
+/// Opens the plan log and reads the entries from `position` on.
+fn open_plan(dir: &Path, position: u64) -> anyhow::Result<(PlanLog, VecDeque<PlanEntry>)> {
+    let (log, recovery) = PlanLog::open(dir, position)?;
+    if recovery.dropped_bytes > 0 {
+        tracing::warn!(
+            bytes = recovery.dropped_bytes,
+            "the plan log ended in an incomplete entry, which was removed; its records are read again"
+        );
+    }
+    let entries = log.read_from(position)?;
+    Ok((log, entries))
+}
+
+/// A temporary folder for a join store on disk, so that a replay does not touch that of a daemon.
+struct ScratchDir(PathBuf);
+
+impl ScratchDir {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ouzel-replay-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        // It exists only if there was a store on disk. What cannot be removed is left to the system.
+        let _is_removed = std::fs::remove_dir_all(&self.0).is_ok();
+    }
+}

@@ -1,0 +1,250 @@
+//! Join: feeds records to the sequencer and carries out its effects.
+//!
+//! The rule that makes a crash harmless is the order of [`Effects`]: an entry is in the plan log before a batch
+//! that it explains reaches the learner. While the plan log cannot be written, this thread waits in
+//! [`PlanWriter`]: learning pauses, serving does not.
+
+mod arrivals;
+mod links;
+mod plan_writer;
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use metrics::counter;
+
+use ouzel_ingest::metrics::STORE_FAILURES;
+use ouzel_ingest::{Effects, NextInput, Sequencer, StageError};
+use ouzel_sample::DecodedRecord;
+
+use crate::failpoint::{self, FailPoint};
+use crate::stages::idle::Idleness;
+use crate::stages::{JoinCheckpoint, Joined, Read};
+use arrivals::Arrivals;
+use links::LearnerGone;
+
+pub use links::{JoinLinks, JoinSettings};
+pub use plan_writer::PlanWriter;
+
+/// How often the stage looks at its clocks when no record comes.
+const TICK: Duration = Duration::from_millis(5);
+
+/// The stage.
+pub struct Join {
+    sequencer: Sequencer,
+    plan: PlanWriter,
+    settings: JoinSettings,
+    links: JoinLinks,
+    arrivals: Arrivals,
+    idleness: Idleness,
+    /// When the open batch got its first sample.
+    opened: Option<Instant>,
+    /// The newest request that the next checkpoint answers.
+    answers: Option<u64>,
+    /// The next checkpoint is the last.
+    is_last: bool,
+}
+
+impl Join {
+    /// A stage that drives `sequencer` and writes its entries to `plan`.
+    pub fn new(sequencer: Sequencer, plan: PlanWriter, settings: JoinSettings, links: JoinLinks) -> Self {
+        let partitions = sequencer.orderer().positions().iter().map(|(id, _)| id);
+        Self {
+            idleness: Idleness::new(partitions, Instant::now()),
+            sequencer,
+            plan,
+            settings,
+            links,
+            arrivals: Arrivals::default(),
+            opened: None,
+            answers: None,
+            is_last: false,
+        }
+    }
+
+    /// Joins until poll ends, then takes the last checkpoint.
+    pub fn run(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
+        let done = self.join(input);
+        match &done {
+            // The learner's own error is the cause, and the supervisor reports that one.
+            Err(error) if error.is::<LearnerGone>() => {
+                tracing::error!("{error}");
+                return Ok(());
+            }
+            Err(error) if error.downcast_ref().is_some_and(StageError::is_store_failure) => {
+                counter!(STORE_FAILURES).increment(1);
+                tracing::error!("the join store failed; the next start rebuilds it from the newest snapshot");
+            }
+            _ => {}
+        }
+        done
+    }
+
+    fn join(&mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
+        loop {
+            match input.recv_timeout(TICK) {
+                Ok(read) => {
+                    self.accept(read)?;
+                    while let Ok(read) = input.try_recv() {
+                        self.accept(read)?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.release()?;
+            self.decide()?;
+        }
+        self.is_last = true;
+        match self.sequencer.stop()? {
+            Some(effects) => self.execute(effects)?,
+            None => tracing::info!("stopped while following the plan log: no last snapshot"),
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, read: Read) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match read {
+            Read::Records(records) => {
+                if let Some(last) = records.last() {
+                    self.arrivals.note(last.position, now);
+                    self.idleness.note(last.position.partition, now);
+                }
+                for recorded in records {
+                    self.sequencer.push(recorded)?;
+                }
+            }
+            Read::AtEnd(partition) => self.sequencer.at_end(partition),
+            Read::Added(partition) => {
+                self.sequencer.add_partition(partition);
+                self.idleness.note(partition, now);
+                tracing::info!(%partition, "the log has gained a partition: reading it from its start");
+            }
+            Read::Finished => self.sequencer.end_log(),
+        }
+        Ok(())
+    }
+
+    /// Takes every record that the order can release.
+    fn release(&mut self) -> anyhow::Result<()> {
+        let mut n_taken = 0u64;
+        loop {
+            let waited = self
+                .sequencer
+                .orderer()
+                .head()
+                .and_then(|head| self.arrivals.age(head));
+            let is_due = waited >= Some(self.settings.max_reorder_delay);
+            let effects = match self.sequencer.next(is_due)? {
+                None => break,
+                Some(NextInput::EndOfEntry(encoded)) => {
+                    let encoding = self.links.encoding.as_ref();
+                    let vectors = encoding.map(|encoding| encoding.load(encoded)).transpose()?;
+                    self.sequencer.end_entry(vectors.unwrap_or_default())?
+                }
+                Some(NextInput::Record(recorded)) => {
+                    n_taken += 1;
+                    self.take(&recorded)?
+                }
+            };
+            self.execute(effects)?;
+        }
+        if n_taken > 0 {
+            self.links.status.events.fetch_add(n_taken, Ordering::Relaxed);
+            self.links.status.joined(self.sequencer.stage());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, recorded: &DecodedRecord) -> anyhow::Result<Effects> {
+        let position = recorded.position;
+        self.links.backlog.released(position.partition, 1);
+        self.arrivals.forget(position);
+        if recorded.event.is_err() {
+            self.links.status.rejected.fetch_add(1, Ordering::Relaxed);
+        }
+        let effects = self.sequencer.take(recorded);
+        effects.with_context(|| format!("cannot join {position}"))
+    }
+
+    /// What only time decides: early batches, idle partitions, vectors, requested checkpoints.
+    fn decide(&mut self) -> anyhow::Result<()> {
+        if !self.sequencer.is_following() {
+            let flush_after = self.settings.flush_after;
+            let is_old = self.opened.is_some_and(|opened| opened.elapsed() >= flush_after);
+            if is_old && !flush_after.is_zero() {
+                let effects = self.sequencer.flush()?;
+                self.execute(effects)?;
+            }
+            let orderer = self.sequencer.orderer();
+            let idle = self.idleness.take_idle(|id| orderer.n_queued(id) == 0);
+            let effects = self.sequencer.mark(idle)?;
+            self.execute(effects)?;
+            if let Some(encoding) = &self.links.encoding {
+                let encoded = encoding.from.try_iter().flatten().collect();
+                let effects = self.sequencer.use_vectors(encoded)?;
+                self.execute(effects)?;
+            }
+            self.answers = self.links.control.take_request().or(self.answers);
+            if self.answers.is_some()
+                && let Some(effects) = self.sequencer.request_checkpoint()
+            {
+                self.execute(effects)?;
+            }
+        }
+        self.plan.sync_if_due()
+    }
+
+    /// Carries out effects in the order that [`Effects`] states.
+    fn execute(&mut self, effects: Effects) -> anyhow::Result<()> {
+        if let Some(entry) = &effects.append {
+            self.plan.append(entry)?;
+        }
+        match (self.sequencer.stage().n_open(), effects.batches.is_empty()) {
+            (0, _) => self.opened = None,
+            (_, false) => self.opened = Some(Instant::now()),
+            (_, true) => {
+                self.opened.get_or_insert_with(Instant::now);
+            }
+        }
+        for batch in effects.batches {
+            self.links.send(Joined::Batch(batch))?;
+            failpoint::reach(FailPoint::BatchHanded);
+        }
+        if effects.is_checkpoint_due {
+            self.checkpoint()?;
+        }
+        if let Some(encoding) = &self.links.encoding {
+            encoding.ask(effects.encode);
+        }
+        if effects.is_caught_up {
+            tracing::info!(
+                plan_position = self.sequencer.plan_position(),
+                "caught up with the plan log"
+            );
+            failpoint::reach(FailPoint::CaughtUp);
+        }
+        Ok(())
+    }
+
+    /// Sends the state after everything taken so far, which the plan log names durably.
+    fn checkpoint(&mut self) -> anyhow::Result<()> {
+        self.plan.sync()?;
+        failpoint::reach(FailPoint::PlanSynced);
+        let checkpoint = JoinCheckpoint {
+            stage: self.sequencer.stage().checkpoint()?,
+            plan_position: self.sequencer.plan_position(),
+            answers: self.answers.take(),
+            is_last: self.is_last,
+        };
+        failpoint::reach(FailPoint::CutTaken);
+        if !self.sequencer.is_following() {
+            self.plan.roll(self.links.control.plan_keep_from())?;
+        }
+        self.links.status.joined(self.sequencer.stage());
+        Ok(self.links.send(Joined::Checkpoint(Box::new(checkpoint)))?)
+    }
+}

@@ -1,0 +1,57 @@
+//! Poll: reads the source for the join stage, and pauses partitions that are far ahead of it.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use super::Read;
+use super::backlog::Backlog;
+use crate::pipeline::intake::Intake;
+use crate::supervisor::Shutdown;
+
+/// Longest wait for a record; a paused partition waits as long to be resumed.
+const WAIT: Duration = Duration::from_millis(10);
+
+/// Longest wait for dead letters to be acknowledged at the end.
+const LAST_LETTERS: Duration = Duration::from_secs(5);
+
+/// The stage.
+pub struct Poll {
+    /// Where records come from.
+    pub intake: Intake,
+    /// Records sent and not joined yet.
+    pub backlog: Arc<Backlog>,
+    /// To join.
+    pub out: Sender<Read>,
+}
+
+impl Poll {
+    /// Reads until the shutdown, the end of a bounded source, or the end of the join stage.
+    pub fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let done = self.read(shutdown);
+        // The join stage may be waiting for a disk; it must not wait for ever.
+        self.backlog.end();
+        done
+    }
+
+    fn read(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        while !shutdown.is_triggered() {
+            self.backlog.apply(&mut *self.intake.source)?;
+            let Some(read) = self.intake.next(WAIT)? else {
+                continue;
+            };
+            if let Read::Records(records) = &read
+                && let Some(first) = records.first()
+            {
+                self.backlog.sent(first.position.partition, records.len());
+            }
+            let is_finished = matches!(read, Read::Finished);
+            // A join stage that is gone has failed, and its own task says why.
+            if self.out.send(read).is_err() || is_finished {
+                break;
+            }
+        }
+        self.intake.finish(LAST_LETTERS);
+        Ok(())
+    }
+}
