@@ -1,15 +1,20 @@
-//! Checks the Markdown files: links, anchors, paths in code font, the table of contents, the length of the README.
+//! Checks the Markdown files: links, anchors, paths and test names in code font, the table of contents, the length of
+//! the README.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::{read, report, repository};
+use super::{read, report, repository, rust_files};
 
 const MAX_README_LINES: usize = 200;
 /// The pages of the book, and its table of contents.
 const BOOK: &str = "docs";
 const SUMMARY: &str = "docs/SUMMARY.md";
+/// The document that says which test checks which promise.
+const GUARANTEES: &str = "GUARANTEES.md";
+/// A test name is a sentence; shorter names in code font are something else.
+const MIN_UNDERSCORES: usize = 4;
 /// Files whose code-font paths may name files of the past.
 const HISTORICAL: &[&str] = &["CHANGELOG.md"];
 /// Endings of the paths that are checked when they are in code font.
@@ -192,6 +197,35 @@ fn every_path_in_code_font_exists() {
         }
     }
     report(&violations);
+}
+
+#[test]
+fn every_test_that_a_guarantee_names_exists() {
+    let mut files = Vec::new();
+    for folder in super::CRATES {
+        rust_files(&repository().join(folder.folder), &mut files);
+    }
+    let sources: Vec<String> = files.iter().map(|path| read(path)).collect();
+    let (_, codes) = split_code(&read(&repository().join(GUARANTEES)));
+    let is_test = |code: &&String| {
+        let is_plain = code.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+        is_plain && code.matches('_').count() >= MIN_UNDERSCORES
+    };
+    let names: Vec<&String> = codes.iter().filter(is_test).collect();
+    assert!(
+        names.len() > 10,
+        "found only {names:?}: the names are not recognised"
+    );
+    let is_there = |name: &&String| {
+        let definition = format!("fn {name}(");
+        sources.iter().any(|source| source.contains(&definition))
+    };
+    let missing = names.into_iter().filter(|name| !is_there(name));
+    report(
+        &missing
+            .map(|name| format!("{GUARANTEES} names the test `{name}`, which does not exist"))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
