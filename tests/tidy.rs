@@ -15,7 +15,7 @@ use toml::{Table, Value};
 /// Longest test file, and longest file with its inline tests, lines.
 const MAX_FILE_LINES: usize = 500;
 /// Longest file without its inline tests, lines.
-const MAX_PRODUCTION_LINES: usize = 500;
+const MAX_PRODUCTION_LINES: usize = 450;
 /// Files that only tests compile, though their path does not say so.
 const TEST_SUPPORT: &[&str] = &["join/oracle.rs", "join/world.rs", "snapshot/src/sim.rs"];
 
