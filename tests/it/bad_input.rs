@@ -32,6 +32,7 @@ fn bad(stream: Stream, reason: RejectReason, payload: impl ToString) -> Bad {
 }
 
 /// Records for every reason of rejection, each with one fault.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn bad_records(largest: usize) -> Vec<Bad> {
     use RejectReason as Reason;
     use Stream::{Actions, Impressions, Items};

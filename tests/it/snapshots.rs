@@ -46,6 +46,7 @@ fn feed(broker: &Broker, daemon: &Daemon, n_before: u64, events: &[ouzel_ingest:
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one life of a daemon, step by step")]
 fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);

@@ -15,6 +15,11 @@ pub mod blocks;
 mod config;
 mod content_cache;
 pub mod cost;
+#[allow(
+    clippy::too_many_arguments,
+    clippy::too_many_lines,
+    reason = "kernels take their operands and shapes one by one"
+)]
 mod cpu;
 mod error;
 mod feature_mask;

@@ -131,6 +131,7 @@ fn the_metrics_page_is_what_the_callback_renders() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_bad_request_gets_its_status_its_code_and_the_field_by_name() {
     let server = Server::start();
     server.published.publish(Version::new(1));

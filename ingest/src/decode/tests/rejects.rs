@@ -69,6 +69,7 @@ fn every_required_field_is_named_when_it_is_missing_or_null() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_field_of_the_wrong_type_is_named_with_the_type_found() {
     let table = [
         (

@@ -35,29 +35,27 @@ pub fn forward(
     let mut past = past;
     let mut target = layout.group(&target)?;
     let times = Times::new(history)?;
-    for layer in 0..config.layers {
-        let name = format!("sequence.layer{layer}");
-        let asks = Rows::project(params, &name, &form, &target)?;
+    for index in 0..config.layers {
+        let name = format!("sequence.layer{index}");
         let bias = form.bias(params, &name, &times)?;
-        // Of the last layer nobody reads the history's rows, so that they neither ask nor are gated.
-        let is_last = layer + 1 == config.layers;
+        let layer = Layer {
+            params,
+            name: &name,
+            form: &form,
+            history,
+            bias: bias.as_ref(),
+        };
+        let rows = Rows::project(&layer, &target)?;
+        // Nothing reads the history's rows of the last layer, so they need neither queries nor gates.
+        let is_last = index + 1 == config.layers;
         let (read, next) = if is_last {
-            (Read::project(params, &name, &form, &past)?, None)
+            (Read::project(&layer, &past)?, None)
         } else {
-            let user = Rows::project(params, &name, &form, &past)?;
-            let next = user.read_causal(params, &name, &form, &past, history, bias.as_ref())?;
+            let user = Rows::project(&layer, &past)?;
+            let next = user.read_causal(&layer, &past)?;
             (user.read, Some(next))
         };
-        target = asks.read_past(
-            params,
-            &name,
-            &form,
-            &target,
-            &read,
-            history,
-            bias.as_ref(),
-            layout,
-        )?;
+        target = rows.read_past(&layer, &target, &read, layout)?;
         past = next.unwrap_or(past);
     }
     layout.ungroup(&target)
@@ -88,6 +86,15 @@ fn embed(
         target = target + positions.f_select(0, 0)? + times.f_select(0, 0)?;
     }
     Ok((past, target))
+}
+
+/// One layer, with the history that its rows read.
+struct Layer<'a> {
+    params: &'a Params,
+    name: &'a str,
+    form: &'a Form,
+    history: &'a History,
+    bias: Option<&'a Bias>,
 }
 
 /// Sizes, and what differs between the two published forms.
@@ -211,7 +218,10 @@ struct Read {
 
 impl Read {
     /// Of rows that are only read.
-    fn project(params: &Params, name: &str, form: &Form, x: &Tensor) -> Result<Self, Error> {
+    fn project(layer: &Layer<'_>, x: &Tensor) -> Result<Self, Error> {
+        let Layer {
+            params, name, form, ..
+        } = *layer;
         let (values, keys) = (form.heads * form.value, form.heads * form.key);
         let outputs = [(values, values), (2 * values + keys, keys)];
         let z = params.outputs(&format!("{name}.uvqk"), &form.norm(params, name, x)?, &outputs)?;
@@ -233,7 +243,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn project(params: &Params, name: &str, form: &Form, x: &Tensor) -> Result<Self, Error> {
+    fn project(layer: &Layer<'_>, x: &Tensor) -> Result<Self, Error> {
+        let Layer {
+            params, name, form, ..
+        } = *layer;
         let z = params.linear(&format!("{name}.uvqk"), &form.norm(params, name, x)?)?;
         let z = form.activate(z)?;
         let (values, keys) = (form.heads * form.value, form.heads * form.key);
@@ -249,68 +262,49 @@ impl Rows {
     }
 
     /// The history's rows read what is before them, and themselves.
-    fn read_causal(
-        &self,
-        params: &Params,
-        name: &str,
-        form: &Form,
-        x: &Tensor,
-        history: &History,
-        bias: Option<&Bias>,
-    ) -> Result<Tensor, Error> {
+    fn read_causal(&self, layer: &Layer<'_>, x: &Tensor) -> Result<Tensor, Error> {
         let n = x.size()[1];
         let mut scores = self.query.f_matmul(&self.read.key.f_transpose(2, 3)?)?;
-        if let Some(bias) = bias {
+        if let Some(bias) = layer.bias {
             scores += &bias.past;
         }
         let causal = Tensor::f_ones([n, n], (Kind::Float, x.device()))?.f_tril(0)?;
-        let valid = history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
-        let read = (form.attend(scores)? * causal * valid).f_matmul(&self.read.value)?;
-        self.out(params, name, form, x, &read)
+        let valid = layer.history.valid.f_unsqueeze(1)?.f_unsqueeze(1)?;
+        let read = (layer.form.attend(scores)? * causal * valid).f_matmul(&self.read.value)?;
+        self.out(layer, x, &read)
     }
 
     /// Candidates read their request's history, and themselves.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the two sides of an attention with their layout"
-    )]
     fn read_past(
         &self,
-        params: &Params,
-        name: &str,
-        form: &Form,
+        layer: &Layer<'_>,
         x: &Tensor,
         user: &Read,
-        history: &History,
-        bias: Option<&Bias>,
         layout: &Layout,
     ) -> Result<Tensor, Error> {
+        let form = layer.form;
         let keys = layout.of_request(&user.key)?;
         let mut scores = self.query.f_matmul(&keys.f_transpose(2, 3)?)?;
         let mut own =
             (&self.query * &self.read.key).f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
-        if let Some(bias) = bias {
+        if let Some(bias) = layer.bias {
             scores += layout.of_request(&bias.target)?;
             own += &bias.own;
         }
         let valid = layout
-            .of_request(&history.valid)?
+            .of_request(&layer.history.valid)?
             .f_unsqueeze(1)?
             .f_unsqueeze(1)?;
         let past = (form.attend(scores)? * valid).f_matmul(&layout.of_request(&user.value)?)?;
         let read = past + form.attend(own)? * &self.read.value;
-        self.out(params, name, form, x, &read)
+        self.out(layer, x, &read)
     }
 
     /// The layer's output from what its rows `[b, heads, n, value]` read.
-    fn out(
-        &self,
-        params: &Params,
-        name: &str,
-        form: &Form,
-        x: &Tensor,
-        read: &Tensor,
-    ) -> Result<Tensor, Error> {
+    fn out(&self, layer: &Layer<'_>, x: &Tensor, read: &Tensor) -> Result<Tensor, Error> {
+        let Layer {
+            params, name, form, ..
+        } = *layer;
         let (b, n) = (x.size()[0], x.size()[1]);
         let read = read
             .f_transpose(1, 2)?
