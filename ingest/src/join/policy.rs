@@ -22,14 +22,7 @@ pub(crate) enum CloseReason {
 /// Samples `tasks` as negative, under the policies that do not wait.
 pub(crate) fn shown(open: &mut OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(
-            group,
-            open,
-            item,
-            SampleKind::EarlyNegative,
-            labels(tasks, 0),
-            None,
-        );
+        push(group, open, item, SampleKind::EarlyNegative, labels(tasks, 0));
     }
     open.sampled |= tasks;
 }
@@ -56,7 +49,10 @@ pub(crate) fn acted(
     if kind == SampleKind::RealCopy {
         open.items[index].copied |= bit;
     }
-    push(group, open, &open.items[index], kind, labels(bit, bit), record_ms);
+    push(group, open, &open.items[index], kind, labels(bit, bit));
+    if let Some(sample) = group.last_mut() {
+        sample.action_record_ms = record_ms;
+    }
 }
 
 /// The first samples of `tasks` are due: the labels seen so far, under the policies that wait.
@@ -91,25 +87,17 @@ pub(crate) fn closed(
                     item,
                     SampleKind::Final,
                     labels(negative | held, held),
-                    None,
                 );
             }
             (LabelPolicy::Eager, CloseReason::Overload) => split(group, open, item, negative | held),
             (LabelPolicy::Wait, CloseReason::Due) => {
-                push(
-                    group,
-                    open,
-                    item,
-                    SampleKind::Final,
-                    labels(tasks, positive),
-                    None,
-                );
+                push(group, open, item, SampleKind::Final, labels(tasks, positive));
             }
             (LabelPolicy::Wait, CloseReason::Overload) => split(group, open, item, tasks),
             (LabelPolicy::Defer, _) => {
                 let rest = tasks & !item.copied;
                 let known = labels(rest, positive & rest);
-                push(group, open, item, SampleKind::RealCopy, known, None);
+                push(group, open, item, SampleKind::RealCopy, known);
             }
             (LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm, _) => {}
         }
@@ -119,40 +107,19 @@ pub(crate) fn closed(
 /// Samples a request that came with its labels: one certain sample per item, whatever the policy.
 pub(crate) fn fully_labeled(open: &OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(
-            group,
-            open,
-            item,
-            SampleKind::Final,
-            labels(tasks, item.positive),
-            None,
-        );
+        push(group, open, item, SampleKind::Final, labels(tasks, item.positive));
     }
 }
 
 /// Samples `tasks` as seen now: certain positives and presumed negatives, in a sample each.
 fn split(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, tasks: u8) {
     let positive = item.positive & tasks;
-    push(
-        group,
-        open,
-        item,
-        SampleKind::Final,
-        labels(positive, positive),
-        None,
-    );
+    push(group, open, item, SampleKind::Final, labels(positive, positive));
     let negative = labels(tasks & !positive, 0);
-    push(group, open, item, SampleKind::EarlyNegative, negative, None);
+    push(group, open, item, SampleKind::EarlyNegative, negative);
 }
 
-fn push(
-    group: &mut Vec<Sample>,
-    open: &OpenImpression,
-    item: &OpenItem,
-    kind: SampleKind,
-    labels: Labels,
-    action_record_ms: Option<i64>,
-) {
+fn push(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, kind: SampleKind, labels: Labels) {
     if labels.is_unknown() {
         return;
     }
@@ -164,7 +131,7 @@ fn push(
         kind,
         weight: 1.0,
         shown_at: open.shown_at,
-        action_record_ms,
+        action_record_ms: None,
     });
 }
 
