@@ -75,7 +75,10 @@ fn the_settings_are_shown_checked_and_described_with_their_codes() {
 
     let (code, out, _) = ouzel(&format!("config show {good}"));
     assert_eq!(code, 0);
-    assert!(out.contains("# Default: 1\nworkers = 3\n"), "{out}");
+    assert!(
+        out.contains("# Default: 1. Unit: threads. ") && out.contains("\nworkers = 3\n"),
+        "{out}"
+    );
     let (code, out, _) = ouzel(&format!("config show --json --config {good}"));
     assert_eq!(code, 0);
     assert_eq!(

@@ -186,7 +186,7 @@ fn a_model_that_is_none_is_refused_in_one_line() {
         ("em4", "no model is called em4\nhint: `ouzel model list`"),
         ("nowhere.toml", "cannot read the model file nowhere.toml"),
         (&odd, "model.content.heads: must divide content.width"),
-        (&unknown, "sequence.kinds: unknown field"),
+        (&unknown, "sequence.kinds: unknown key"),
         (&round, "start from each other"),
     ] {
         let (code, out, err) = model(&["describe", name]);
