@@ -7,10 +7,12 @@
 
 mod auc;
 mod buckets;
+mod figures;
 mod progressive;
 mod score_log;
 
 pub use auc::{auc, gauc};
 pub use buckets::{Bucket, Buckets, ByBucket, Known};
-pub use progressive::{Figures, Progressive};
+pub use figures::Figures;
+pub use progressive::Progressive;
 pub use score_log::{ScoreLog, Scored};

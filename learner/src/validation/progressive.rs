@@ -4,53 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_sample::{Batch, EventTime};
 
-use crate::loss;
+use crate::validation::figures::{Sums, float};
 use crate::validation::score_log::{ScoreChange, score_changes};
-use crate::validation::{Buckets, ScoreLog};
-
-/// Metrics of predictions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// Number of samples.
-    pub samples: u64,
-    /// Number of positives.
-    pub positives: u64,
-    /// Area under the ROC curve.
-    pub auc: Option<f64>,
-    /// Mean per-request AUC.
-    pub gauc: Option<f64>,
-    /// Mean log-loss, nats.
-    pub log_loss: Option<f64>,
-    /// Log-loss over the entropy of the mean label (He et al. 2014, eq. 3).
-    pub ne: Option<f64>,
-    /// Sum of predictions over sum of labels.
-    pub calibration: Option<f64>,
-}
-
-impl Figures {
-    /// Metrics from their sums.
-    pub(crate) fn new(
-        samples: u64,
-        positives: u64,
-        predicted: f64,
-        log_loss: f64,
-        auc: Option<f64>,
-        gauc: Option<f64>,
-    ) -> Self {
-        let (n, y) = (float(samples), float(positives));
-        let mean = y / n;
-        let entropy = -(mean * mean.ln() + (1.0 - mean) * (1.0 - mean).ln());
-        Self {
-            samples,
-            positives,
-            auc,
-            gauc,
-            log_loss: (samples > 0).then(|| log_loss / n),
-            ne: (entropy > 0.0).then(|| log_loss / n / entropy),
-            calibration: (positives > 0).then(|| predicted / y),
-        }
-    }
-}
+use crate::validation::{Buckets, Figures, ScoreLog};
 
 /// Progressive validation of the primary task.
 ///
@@ -65,10 +21,8 @@ pub struct Progressive {
 /// Sums since the start of the lineage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Totals {
-    samples: u64,
-    positives: u64,
-    predicted: f64,
-    log_loss: f64,
+    #[serde(flatten)]
+    sums: Sums,
     /// Negatives and positives by bin of the logit.
     bins: Vec<(u64, u64)>,
 }
@@ -80,17 +34,12 @@ impl Progressive {
     /// Empty metrics with a window of `window_len` samples.
     #[must_use]
     pub fn new(window_len: usize) -> Self {
-        let bins = vec![(0, 0); BINS];
-        let totals = Totals {
-            samples: 0,
-            positives: 0,
-            predicted: 0.0,
-            log_loss: 0.0,
-            bins,
-        };
         Self {
             window: ScoreLog::of_newest(window_len),
-            totals,
+            totals: Totals {
+                sums: Sums::default(),
+                bins: vec![(0, 0); BINS],
+            },
         }
     }
 
@@ -122,22 +71,14 @@ impl Progressive {
     /// Metrics since the start, without a per-request AUC, which would need every slate.
     #[must_use]
     pub fn total(&self) -> Figures {
-        let totals = &self.totals;
+        let Totals { sums, bins } = &self.totals;
         let (mut below, mut wins) = (0.0f64, 0.0f64);
-        for (negatives, positives) in &totals.bins {
+        for (negatives, positives) in bins {
             wins += float(*positives) * (below + 0.5 * float(*negatives));
             below += float(*negatives);
         }
-        let pairs = below * float(totals.positives);
-        let auc = (pairs > 0.0).then(|| wins / pairs);
-        Figures::new(
-            totals.samples,
-            totals.positives,
-            totals.predicted,
-            totals.log_loss,
-            auc,
-            None,
-        )
+        let pairs = below * float(sums.positives);
+        sums.figures((pairs > 0.0).then(|| wins / pairs), None)
     }
 
     /// The totals as bytes, for a snapshot.
@@ -159,18 +100,14 @@ impl Progressive {
 impl Totals {
     /// Counts an item.
     fn count(&mut self, z: f32, y: bool) {
-        self.samples += 1;
-        self.positives += u64::from(y);
-        self.predicted += f64::from(loss::sigmoid(z));
-        self.log_loss += f64::from(loss::binary(z, y).value);
+        self.sums.count(z, y);
         let (negatives, positives) = &mut self.bins[bin(z)];
         *(if y { positives } else { negatives }) += 1;
     }
 
     /// Turns an item that was counted as a negative into a positive.
     fn revise(&mut self, z: f32) {
-        self.positives += 1;
-        self.log_loss += f64::from(loss::binary(z, true).value) - f64::from(loss::binary(z, false).value);
+        self.sums.revise(z);
         let (negatives, positives) = &mut self.bins[bin(z)];
         // A restart loses predictions: the item may have been counted in a bin nearby.
         *negatives = negatives.saturating_sub(1);
@@ -189,25 +126,10 @@ fn bin(z: f32) -> usize {
     bin
 }
 
-fn float(n: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
-    let n = n as f64;
-    n
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::validation::auc;
-
-    #[test]
-    fn figures_of_a_known_case() {
-        // Predictions of exactly the base rate: normalised entropy 1, calibration 1.
-        let figures = Figures::new(4, 1, 1.0, 4.0 * 0.562_335_144_618_808_4, Some(0.5), None);
-        assert!((figures.ne.unwrap() - 1.0).abs() < 1e-9);
-        assert!((figures.calibration.unwrap() - 1.0).abs() < 1e-9);
-        assert_eq!(Figures::new(0, 0, 0.0, 0.0, None, None).log_loss, None);
-    }
 
     #[test]
     fn totals_survive_a_dump_and_agree_with_exact_figures() {

@@ -5,8 +5,8 @@ use std::hash::BuildHasherDefault;
 
 use ouzel_sample::{Batch, EventTime, Id, IdHasher, Sample, SampleKind, dense_index};
 
-use crate::loss;
 use crate::prior::is_late;
+use crate::validation::figures::Sums;
 use crate::validation::{Buckets, Figures, Known, auc, gauc};
 
 /// One scored sample of the primary task.
@@ -184,24 +184,13 @@ impl ScoreLog {
 impl Figures {
     /// Exact metrics of scored samples.
     pub fn of<'a>(scored: impl Iterator<Item = &'a Scored>) -> Self {
-        let (mut pairs, mut slates) = (Vec::new(), Vec::new());
-        let (mut positives, mut predicted, mut log_loss) = (0u64, 0.0f64, 0.0f64);
+        let (mut pairs, mut slates, mut sums) = (Vec::new(), Vec::new(), Sums::default());
         for sample in scored {
             pairs.push((sample.logit, sample.label));
             slates.push((sample.request, sample.logit, sample.label));
-            positives += u64::from(sample.label);
-            predicted += f64::from(loss::sigmoid(sample.logit));
-            log_loss += f64::from(loss::binary(sample.logit, sample.label).value);
+            sums.count(sample.logit, sample.label);
         }
-        let samples = pairs.len() as u64;
-        Figures::new(
-            samples,
-            positives,
-            predicted,
-            log_loss,
-            auc(&mut pairs),
-            gauc(&mut slates),
-        )
+        sums.figures(auc(&mut pairs), gauc(&mut slates))
     }
 }
 
