@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 use crate::config::MatmulPrecision;
+use crate::cpu::WeightSource;
 use crate::error::Error;
+use crate::host_slice::values;
 
 /// The dense weights as tensors on one device, owned by one thread.
 ///
@@ -147,5 +149,15 @@ impl Params {
             self.find(&format!("{layer}.lora_a"))?,
             self.find(&format!("{layer}.lora_b"))?,
         ))
+    }
+}
+
+impl WeightSource for Params {
+    fn find(&self, name: &str) -> Option<&[f32]> {
+        values(self.find(name)?)
+    }
+
+    fn n_weights(&self) -> usize {
+        self.names.len()
     }
 }

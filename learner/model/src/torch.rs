@@ -29,8 +29,6 @@ pub(crate) use contents::ContentVectors;
 pub use device_rows::DeviceRows;
 pub(crate) use forward::{TorchOutputs, forward};
 use pass::TorchPass;
-#[cfg(test)]
-pub(crate) use {batch::ContentIndices, contents::gather_frozen};
 
 /// Runs any model by libtorch.
 #[derive(Debug)]

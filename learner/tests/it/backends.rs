@@ -1,6 +1,6 @@
 //! The cpu backend against the torch backend, through the whole trainer.
 
-use ouzel_learner::model::{Inputs, Model, ModelConfig, SequenceKind};
+use ouzel_learner::model::{HeadConfig, HeadKind, Inputs, LoraConfig, Model, ModelConfig, SequenceKind};
 use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use tch::Device;
 
@@ -68,5 +68,49 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
             };
             holds(model, learner);
         }
+    }
+}
+
+#[test]
+fn the_cpu_backend_learns_heads_and_adapters_as_torch_does() {
+    for (head, kind, layers) in [
+        (
+            HeadKind::Mmoe,
+            SequenceKind::Din,
+            &[
+                "sequence.first",
+                "content.layer0.key",
+                "head.gate0",
+                "interest.key",
+            ][..],
+        ),
+        (
+            HeadKind::SharedBottom,
+            SequenceKind::Hstu,
+            &["sequence.layer0.uvqk", "content.text", "head.tower0", "cic.id"],
+        ),
+        (HeadKind::Single, SequenceKind::Mean, &["out", "interest.query"]),
+    ] {
+        let (model, learner) = em3(kind, 300);
+        let model = ModelConfig {
+            head: HeadConfig {
+                kind: head,
+                ..model.head
+            },
+            lora: LoraConfig {
+                rank: 2,
+                layers: layers.iter().map(|layer| (*layer).to_owned()).collect(),
+                alpha: 2.0,
+            },
+            ..model
+        };
+        let learner = LearnerConfig {
+            optimizer: OptimizerConfig {
+                contrast_weight: 0.05,
+                ..learner.optimizer.clone()
+            },
+            ..learner
+        };
+        holds(model, learner);
     }
 }

@@ -5,7 +5,7 @@
 //! The order of every sum is that of `k`, in pairs, whatever the block: a row's bits do not depend on how many there are
 //! beside it. Without the units the factors are rounded and multiplied as ever: nothing is gained, and the same learned.
 
-use super::gemm::{Lhs, Rows, add_product_to};
+use super::gemm::{Lhs, MatrixView, add_product_to};
 
 /// Whether this processor has units for products of factors rounded to bf16.
 #[must_use]
@@ -27,7 +27,7 @@ pub(super) fn product(
     c: &mut [f32],
     stride: usize,
     a: Lhs<'_>,
-    b: Rows<'_>,
+    b: MatrixView<'_>,
     from: Option<&[f32]>,
     size: [usize; 3],
 ) {
@@ -48,7 +48,7 @@ fn by_rounding(
     c: &mut [f32],
     stride: usize,
     a: Lhs<'_>,
-    b: Rows<'_>,
+    b: MatrixView<'_>,
     from: Option<&[f32]>,
     [m, k, n]: [usize; 3],
 ) {
@@ -57,22 +57,22 @@ fn by_rounding(
             row[..n].copy_from_slice(from);
         }
     }
-    let all = |x: Rows<'_>, rows: usize, columns: usize| -> Vec<f32> {
+    let all = |x: MatrixView<'_>, rows: usize, columns: usize| -> Vec<f32> {
         let rows = (0..rows).flat_map(|row| &x.row(row)[..columns]);
         rows.map(|x| rounded(*x)).collect()
     };
     let b = all(b, k, n);
     let (left, is_transposed) = match a {
-        Lhs::Rows(a) => (all(Rows::of(a, k, 0), m, k), false),
-        Lhs::Part(a) => (all(a, m, k), false),
-        Lhs::Columns(a) => (all(Rows::of(a, m, 0), k, m), true),
-        Lhs::TransposedPart(a) => (all(a, k, m), true),
+        Lhs::Matrix(a) => (all(MatrixView::new(a, k, 0), m, k), false),
+        Lhs::View(a) => (all(a, m, k), false),
+        Lhs::Transposed(a) => (all(MatrixView::new(a, m, 0), k, m), true),
+        Lhs::TransposedView(a) => (all(a, k, m), true),
     };
     let left = match is_transposed {
-        true => Lhs::Columns(&left),
-        false => Lhs::Rows(&left),
+        true => Lhs::Transposed(&left),
+        false => Lhs::Matrix(&left),
     };
-    add_product_to(c, stride, left, Rows::of(&b, n, 0), [m, k, n]);
+    add_product_to(c, stride, left, MatrixView::new(&b, n, 0), [m, k, n]);
 }
 
 /// To the nearest number of 8 bits of mantissa, to an even one where two are as near.

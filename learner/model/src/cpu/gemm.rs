@@ -1,7 +1,7 @@
-//! Small matrix products: a block of the result stays in registers while its sums run.
+//! Matrix products whose blocks of the result stay in registers while their sums run.
 //!
-//! They bring their own vector instructions, those of the machine at hand. The order of every sum is that of `k`, whatever
-//! the block, so a row's bits do not depend on how many there are beside it.
+//! Compiled for the vector instructions of the machine. Every sum runs in the order of `k`, whatever the block, so the bits of
+//! a row do not depend on the number of rows beside it.
 
 use std::ops::Range;
 
@@ -10,30 +10,30 @@ use pulp::{Arch, Simd, WithSimd};
 use super::bf16;
 use crate::config::MatmulPrecision;
 
-/// Rows of a block: together with the columns as many sums as fit the registers.
+/// Rows of a block: with one register of columns, as many sums as fit the registers.
 const ROWS: usize = 8;
-/// Columns of a result from which on it pays to turn the columns of a left side into rows first: read down, each number
-/// costs an instruction more.
-const WIDE: usize = 96;
-/// Length of sums and columns of a result from which on rounded factors are faster.
-const PACKED: usize = 32;
+/// Columns of a result from which a transposed left side is first copied to rows: reading a number down a column costs
+/// one instruction more.
+const COPY_COLUMNS: usize = 96;
+/// Length of sums and columns of a result from which bf16 factors are faster than `f32` ones.
+const MIN_BF16: usize = 32;
 
-/// Rows of numbers, each `stride` behind the one before it.
+/// Some columns of a row-major matrix.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(super) struct MatrixView<'a> {
     values: &'a [f32],
     stride: usize,
 }
 
-impl<'a> Rows<'a> {
-    /// Columns of a matrix with rows of `stride`, from `column` on.
+impl<'a> MatrixView<'a> {
+    /// The columns from `column` on, of a matrix with rows of `stride` floats.
     #[inline(always)]
-    pub(super) fn of(values: &'a [f32], stride: usize, column: usize) -> Self {
+    pub(super) fn new(values: &'a [f32], stride: usize, column: usize) -> Self {
         let values = values.get(column..).unwrap_or_default();
         Self { values, stride }
     }
 
-    /// One row, with what lies behind it.
+    /// A row, and all values behind it.
     #[inline(always)]
     pub(super) fn row(self, row: usize) -> &'a [f32] {
         &self.values[row * self.stride..]
@@ -41,45 +41,64 @@ impl<'a> Rows<'a> {
 
     /// The rows from `row` on.
     #[inline(always)]
-    pub(super) fn below(self, row: usize) -> Self {
-        Self::of(self.values, self.stride, row * self.stride)
+    pub(super) fn rows_from(self, row: usize) -> Self {
+        Self::new(self.values, self.stride, row * self.stride)
     }
 }
 
 /// The left side of a product.
 #[derive(Clone, Copy)]
 pub(super) enum Lhs<'a> {
-    /// `[m, k]`, row after row.
-    Rows(&'a [f32]),
-    /// `[k, m]`, row after row: the transpose of what is multiplied.
-    Columns(&'a [f32]),
-    /// `[m, k]`, a part of a matrix.
-    Part(Rows<'a>),
-    /// `[k, m]`, a part of a matrix: the transpose of what is multiplied.
-    TransposedPart(Rows<'a>),
+    /// `[m, k]`
+    Matrix(&'a [f32]),
+    /// `[k, m]`, the transpose of the factor.
+    Transposed(&'a [f32]),
+    /// `[m, k]`, columns of a wider matrix.
+    View(MatrixView<'a>),
+    /// `[k, m]`, columns of a wider matrix that hold the transpose of the factor.
+    TransposedView(MatrixView<'a>),
 }
 
-/// `c += a b`: `a [m, k]`, `b [k, n]` row after row, `c [m, n]` row after row.
+impl<'a> Lhs<'a> {
+    /// The stored matrix, and whether it is the transpose of the factor `[m, k]`.
+    #[inline(always)]
+    pub(super) fn view(self, m: usize, k: usize) -> (MatrixView<'a>, bool) {
+        match self {
+            Lhs::Matrix(a) => (MatrixView::new(a, k, 0), false),
+            Lhs::View(a) => (a, false),
+            Lhs::Transposed(a) => (MatrixView::new(a, m, 0), true),
+            Lhs::TransposedView(a) => (a, true),
+        }
+    }
+}
+
+/// `c += a b`: `a [m, k]`, `b [k, n]`, `c [m, n]`.
 pub(super) fn add_product(c: &mut [f32], a: Lhs<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
-    add_product_to(c, n, a, Rows::of(b, n, 0), [m, k, n]);
+    add_product_to(c, n, a, MatrixView::new(b, n, 0), [m, k, n]);
 }
 
-/// The same for parts of matrices: the rows of `c` are `stride` apart.
-pub(super) fn add_product_to(c: &mut [f32], stride: usize, a: Lhs<'_>, b: Rows<'_>, size: [usize; 3]) {
+/// `c += a b` for columns of wider matrices: the rows of `c` are `stride` floats apart.
+pub(super) fn add_product_to(c: &mut [f32], stride: usize, a: Lhs<'_>, b: MatrixView<'_>, size: [usize; 3]) {
     // Compiled once, not into each of its callers.
-    Arch::new().dispatch(Product(c, stride, a, b, size));
+    Arch::new().dispatch(AddProduct(Output { values: c, stride }, a, b, size));
 }
 
-/// `c = a b + row`: `a [m, k]`, `row [n]` added to each row. What `c` held is not read.
-pub(super) fn set_product(c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], size: [usize; 3]) {
-    Arch::new().dispatch(SetProduct(c, row, a, b, size));
+/// `c = a b + row`: `a [m, k]`, `row [n]` added to each row. The previous contents of `c` are not read.
+pub(super) fn set_product(c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], [m, k, n]: [usize; 3]) {
+    let c = Output { values: c, stride: n };
+    let b = Rhs {
+        matrix: MatrixView::new(b, n, 0),
+        start: row,
+        n,
+    };
+    Arch::new().dispatch(SetProduct(c, MatrixView::new(a, k, 0), b, [m, k]));
 }
 
-/// The same in the precision that a model is configured with.
+/// Products in the precision of a model's configuration.
 impl MatmulPrecision {
     /// See [`add_product`].
     pub(super) fn add_product(self, c: &mut [f32], a: Lhs<'_>, b: &[f32], [m, k, n]: [usize; 3]) {
-        self.add_product_to(c, n, a, Rows::of(b, n, 0), [m, k, n]);
+        self.add_product_to(c, n, a, MatrixView::new(b, n, 0), [m, k, n]);
     }
 
     /// See [`add_product_to`].
@@ -88,7 +107,7 @@ impl MatmulPrecision {
         c: &mut [f32],
         stride: usize,
         a: Lhs<'_>,
-        b: Rows<'_>,
+        b: MatrixView<'_>,
         size: [usize; 3],
     ) {
         match self.is_bf16(size) {
@@ -101,67 +120,88 @@ impl MatmulPrecision {
     pub(super) fn set_product(self, c: &mut [f32], row: &[f32], a: &[f32], b: &[f32], size: [usize; 3]) {
         let [_, _, n] = size;
         match self.is_bf16(size) {
-            true => bf16::product(c, n, Lhs::Rows(a), Rows::of(b, n, 0), Some(row), size),
+            true => bf16::product(c, n, Lhs::Matrix(a), MatrixView::new(b, n, 0), Some(row), size),
             false => set_product(c, row, a, b, size),
         }
     }
 
-    /// Whether factors are rounded. Those of small matrices are not: to pack them would take as long as it saves. How
-    /// many rows there are decides nothing, so that a row's bits do not depend on it.
+    /// Whether factors are rounded to bf16: packing small matrices would cost more than it saves. The number of rows is not
+    /// considered, so that the bits of a row do not depend on it.
     fn is_bf16(self, [_, k, n]: [usize; 3]) -> bool {
-        self == Self::Bf16 && k >= PACKED && n >= PACKED
+        self == Self::Bf16 && k >= MIN_BF16 && n >= MIN_BF16
     }
 }
 
-struct Product<'a>(&'a mut [f32], usize, Lhs<'a>, Rows<'a>, [usize; 3]);
+/// The result of a product, rows of `stride` floats.
+struct Output<'a> {
+    values: &'a mut [f32],
+    stride: usize,
+}
 
-impl WithSimd for Product<'_> {
-    type Output = ();
-
+impl Output<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self(c, stride, a, b, [m, k, n]) = self;
-        let (a, is_transposed) = match a {
-            Lhs::Rows(a) => (Rows::of(a, k, 0), false),
-            Lhs::Part(a) => (a, false),
-            Lhs::Columns(a) => (Rows::of(a, m, 0), true),
-            Lhs::TransposedPart(a) => (a, true),
-        };
-        if is_transposed {
-            columns_by(simd, c, stride, a, b, [m, k, n]);
-        } else {
-            rows_by::<S, false>(simd, c, stride, a, b, &[], [m, k, n]);
+    fn rows_from(&mut self, row: usize) -> Output<'_> {
+        Output {
+            values: &mut self.values[row * self.stride..],
+            stride: self.stride,
         }
     }
 }
 
-struct SetProduct<'a>(&'a mut [f32], &'a [f32], &'a [f32], &'a [f32], [usize; 3]);
+/// The right side of a product `[k, n]`, and the row that its sums start from.
+#[derive(Clone, Copy)]
+struct Rhs<'a> {
+    matrix: MatrixView<'a>,
+    /// `[n]`; not read by products that are added.
+    start: &'a [f32],
+    n: usize,
+}
+
+struct AddProduct<'a>(Output<'a>, Lhs<'a>, MatrixView<'a>, [usize; 3]);
+
+impl WithSimd for AddProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(c, a, matrix, [m, k, n]) = self;
+        let b = Rhs {
+            matrix,
+            start: &[],
+            n,
+        };
+        match a.view(m, k) {
+            (a, true) => transposed_product(simd, c, a, b, [m, k]),
+            (a, false) => product::<S, false>(simd, c, a, b, [m, k]),
+        }
+    }
+}
+
+struct SetProduct<'a>(Output<'a>, MatrixView<'a>, Rhs<'a>, [usize; 2]);
 
 impl WithSimd for SetProduct<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self(c, row, a, b, [m, k, n]) = self;
-        rows_by::<S, true>(simd, c, n, Rows::of(a, k, 0), Rows::of(b, n, 0), row, [m, k, n]);
+        let Self(c, a, b, size) = self;
+        product::<S, true>(simd, c, a, b, size);
     }
 }
 
-/// Starts from `from [n]` and writes where it `SETS`; else it adds to what is there.
+/// `c = a b + start` if `SETS`, else `c += a b`.
 #[inline(always)]
-fn rows_by<S: Simd, const SETS: bool>(
+fn product<S: Simd, const SETS: bool>(
     simd: S,
-    c: &mut [f32],
-    stride: usize,
-    a: Rows<'_>,
-    b: Rows<'_>,
-    from: &[f32],
-    [m, k, n]: [usize; 3],
+    mut c: Output<'_>,
+    a: MatrixView<'_>,
+    b: Rhs<'_>,
+    [m, k]: [usize; 2],
 ) {
     let line = |row: usize| a.values[row * a.stride..][..k].iter();
     let mut row = 0;
     while row + ROWS <= m {
-        // Side by side in one iterator, they need no check of their own at each step.
+        // Zipped into one iterator, the rows need no bounds check at each step.
         let first = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
         let second = line(row + 4)
             .zip(line(row + 5))
@@ -170,43 +210,36 @@ fn rows_by<S: Simd, const SETS: bool>(
         let left = first
             .zip(second)
             .map(|((((a, b), c), d), (((e, f), g), h))| [*a, *b, *c, *d, *e, *f, *g, *h]);
-        block::<S, _, SETS>(simd, &mut c[row * stride..], stride, b, left, from, n);
+        block::<S, _, SETS>(simd, c.rows_from(row), left, b);
         row += ROWS;
     }
     if row + 4 <= m {
         let left = line(row).zip(line(row + 1)).zip(line(row + 2)).zip(line(row + 3));
         let left = left.map(|(((a, b), c), d)| [*a, *b, *c, *d]);
-        block::<S, _, SETS>(simd, &mut c[row * stride..], stride, b, left, from, n);
+        block::<S, _, SETS>(simd, c.rows_from(row), left, b);
         row += 4;
     }
     if row + 2 <= m {
         let left = line(row).zip(line(row + 1)).map(|(a, b)| [*a, *b]);
-        block::<S, _, SETS>(simd, &mut c[row * stride..], stride, b, left, from, n);
+        block::<S, _, SETS>(simd, c.rows_from(row), left, b);
         row += 2;
     }
     if row < m {
-        block::<S, _, SETS>(
-            simd,
-            &mut c[row * stride..],
-            stride,
-            b,
-            line(row).map(|a| [*a]),
-            from,
-            n,
-        );
+        block::<S, _, SETS>(simd, c.rows_from(row), line(row).map(|a| [*a]), b);
     }
 }
 
+/// `c += a b` where `a [k, m]` is the transpose of the factor.
 #[inline(always)]
-fn columns_by<S: Simd>(
+fn transposed_product<S: Simd>(
     simd: S,
-    c: &mut [f32],
-    stride: usize,
-    a: Rows<'_>,
-    b: Rows<'_>,
-    [m, k, n]: [usize; 3],
+    mut c: Output<'_>,
+    a: MatrixView<'_>,
+    b: Rhs<'_>,
+    [m, k]: [usize; 2],
 ) {
-    let mut transposed = vec![0.0; if n >= WIDE { ROWS * k } else { 0 }];
+    let copies = b.n >= COPY_COLUMNS;
+    let mut rows = vec![0.0; if copies { ROWS * k } else { 0 }];
     let mut row = 0;
     while row + ROWS <= m {
         let lines = a.values.chunks(a.stride).take(k).map(|line| {
@@ -214,72 +247,66 @@ fn columns_by<S: Simd>(
             left.copy_from_slice(&line[row..row + ROWS]);
             left
         });
-        let c = &mut c[row * stride..];
-        if n >= WIDE {
+        let c = c.rows_from(row);
+        if copies {
             for (at, left) in lines.enumerate() {
                 for (r, value) in left.into_iter().enumerate() {
-                    transposed[r * k + at] = value;
+                    rows[r * k + at] = value;
                 }
             }
-            rows_by::<S, false>(simd, c, stride, Rows::of(&transposed, k, 0), b, &[], [ROWS, k, n]);
+            product::<S, false>(simd, c, MatrixView::new(&rows, k, 0), b, [ROWS, k]);
         } else {
-            block::<S, _, false>(simd, c, stride, b, lines, &[], n);
+            block::<S, _, false>(simd, c, lines, b);
         }
         row += ROWS;
     }
     while row < m {
         let left = a.values.chunks(a.stride).take(k).map(|line| [line[row]]);
-        block::<S, _, false>(simd, &mut c[row * stride..], stride, b, left, &[], n);
+        block::<S, _, false>(simd, c.rows_from(row), left, b);
         row += 1;
     }
 }
 
-/// `R` rows of a product, `left` giving what each step of the sum multiplies.
+/// `R` rows of a product; `left` yields the factors of each step of the sums.
 #[inline(always)]
 fn block<S: Simd, const R: usize, const SETS: bool>(
     simd: S,
-    c: &mut [f32],
-    stride: usize,
-    b: Rows<'_>,
+    mut c: Output<'_>,
     left: impl Iterator<Item = [f32; R]> + Clone,
-    from: &[f32],
-    n: usize,
+    b: Rhs<'_>,
 ) {
-    for column in (0..n).step_by(S::F32_LANES) {
-        let columns = column..n.min(column + S::F32_LANES);
+    for column in (0..b.n).step_by(S::F32_LANES) {
+        let columns = column..b.n.min(column + S::F32_LANES);
         if columns.len() == S::F32_LANES {
-            tile::<S, R, SETS, true>(simd, c, stride, b, columns, from, left.clone());
+            tile::<S, R, SETS, true>(simd, c.rows_from(0), left.clone(), b, columns);
         } else {
-            tile::<S, R, SETS, false>(simd, c, stride, b, columns, from, left.clone());
+            tile::<S, R, SETS, false>(simd, c.rows_from(0), left.clone(), b, columns);
         }
     }
 }
 
-/// `R` rows of a product and as many columns as a vector register has lanes, or fewer where it is not `FULL`. Every sum
-/// runs in the order of `k`, whatever the tile.
+/// `R` rows of a product by one register of columns, or by fewer columns where it is not `FULL`.
 #[inline(always)]
 fn tile<S: Simd, const R: usize, const SETS: bool, const FULL: bool>(
     simd: S,
-    c: &mut [f32],
-    stride: usize,
-    b: Rows<'_>,
-    columns: Range<usize>,
-    from: &[f32],
+    c: Output<'_>,
     left: impl Iterator<Item = [f32; R]>,
+    b: Rhs<'_>,
+    columns: Range<usize>,
 ) {
     let start = match SETS {
-        true => load::<S, FULL>(simd, &from[columns.clone()]),
+        true => load::<S, FULL>(simd, &b.start[columns.clone()]),
         false => simd.splat_f32s(0.0),
     };
     let mut sums = [start; R];
-    for (left, line) in left.zip(b.values.chunks(b.stride)) {
+    for (left, line) in left.zip(b.matrix.values.chunks(b.matrix.stride)) {
         let line = load::<S, FULL>(simd, &line[columns.clone()]);
         for (sum, left) in sums.iter_mut().zip(left) {
             *sum = simd.mul_add_f32s(simd.splat_f32s(left), line, *sum);
         }
     }
     for (r, sum) in sums.into_iter().enumerate() {
-        let c = &mut c[r * stride..][columns.clone()];
+        let c = &mut c.values[r * c.stride..][columns.clone()];
         let sum = match SETS {
             true => sum,
             false => simd.add_f32s(load::<S, FULL>(simd, c), sum),
@@ -290,7 +317,8 @@ fn tile<S: Simd, const R: usize, const SETS: bool, const FULL: bool>(
         }
     }
 }
-/// A register's worth of a row, or what there is of it.
+
+/// One register of a row, filled with zeros where the row is shorter.
 #[inline(always)]
 fn load<S: Simd, const FULL: bool>(simd: S, line: &[f32]) -> S::f32s {
     match FULL {
@@ -308,20 +336,20 @@ mod tests {
         let number = |at: usize| crate::normal(3, at as u64, 0);
         for m in [1, 5, 6, 13] {
             for k in [1, 7, 16] {
-                for n in [1, 15, 16, 17, 40] {
+                for n in [1, 15, 16, 17, 40, 100] {
                     let a: Vec<f32> = (0..m * k).map(number).collect();
                     let b: Vec<f32> = (0..k * n).map(|at| number(at + 1000)).collect();
                     let transposed: Vec<f32> = (0..k * m).map(|at| a[(at % m) * k + at / m]).collect();
                     let row: Vec<f32> = (0..n).map(|at| number(at + 2000)).collect();
                     let mut set = vec![f32::NAN; m * n];
                     set_product(&mut set, &row, &a, &b, [m, k, n]);
-                    for left in [Lhs::Rows(&a), Lhs::Columns(&transposed)] {
-                        let mut c = vec![1.0; m * n];
-                        add_product(&mut c, left, &b, [m, k, n]);
-                        for (at, (found, set)) in c.iter().zip(&set).enumerate() {
+                    for left in [Lhs::Matrix(&a), Lhs::Transposed(&transposed)] {
+                        let mut added = vec![1.0; m * n];
+                        add_product(&mut added, left, &b, [m, k, n]);
+                        for (at, (added, set)) in added.iter().zip(&set).enumerate() {
                             let (line, column) = (at / n, at % n);
                             let sum: f32 = (0..k).map(|i| a[line * k + i] * b[i * n + column]).sum();
-                            assert!((found - 1.0 - sum).abs() < 1e-4, "{m} {k} {n}");
+                            assert!((added - 1.0 - sum).abs() < 1e-4, "{m} {k} {n}");
                             assert!((set - row[column] - sum).abs() < 1e-4, "{m} {k} {n}");
                         }
                     }

@@ -2,55 +2,37 @@
 
 use std::sync::Arc;
 
-use super::content::{ContentPass, FqFormer};
+use super::contrast::Contrast;
+use super::fq_former::{FoldedFqFormer, FqFormer};
 use super::grad_mode::GradMode;
 use super::interest::Interest;
 use super::pass::{BatchContents, CpuBlocks, CpuPass};
 use super::sequence::CpuSequenceBlock;
 use super::tower::Tower;
+use super::weights::BlockWeights;
 use crate::backend::{Backend, Pass, Purpose};
-use crate::block::{Block, WeightGroup};
-use crate::config::{HeadKind, ModelConfig, SequenceKind};
+use crate::block::Block;
+use crate::config::{ModelConfig, SequenceKind};
 use crate::content_cache::ContentCache;
 use crate::error::Error;
 use crate::inputs::{ContentInputs, Inputs};
 use crate::net::Net;
-use crate::shapes::weight_specs;
 use crate::weights::Weights;
 
 /// What of a model this backend cannot run, if anything.
 pub(crate) fn unsupported(config: &ModelConfig) -> Option<&'static str> {
     let (content, sequence) = (&config.content, &config.sequence);
-    let is_adapted = |block| {
-        let specs = weight_specs(config);
-        let mut adapters = specs.iter().filter(|spec| spec.group == WeightGroup::Adapter);
-        adapters.any(|spec| spec.block == block)
-    };
+    let has_many_layers = sequence.kind == SequenceKind::Hstu && sequence.layers != 1;
     [
-        (
-            config.head.kind != HeadKind::Single,
-            "towers or experts in the head",
-        ),
-        (
-            config.auxiliary > 0,
-            "auxiliary logits, which the label policy needs",
-        ),
         (
             sequence.kind == SequenceKind::HstuResearch,
             "HSTU in its published form",
         ),
-        (
-            sequence.kind == SequenceKind::Hstu && sequence.layers != 1,
-            "HSTU of more than one layer",
-        ),
+        (has_many_layers, "HSTU of more than one layer"),
         (
             content.enabled && content.layers != 1,
             "a Fusion-Q-Former of more than one layer",
         ),
-        (is_adapted(Block::Content), "adapters in the Fusion-Q-Former"),
-        (is_adapted(Block::Sequence), "adapters in the sequence block"),
-        (is_adapted(Block::Contrast), "adapters in the contrast"),
-        (is_adapted(Block::Head), "adapters in the head"),
     ]
     .into_iter()
     .find_map(|(is_there, what)| is_there.then_some(what))
@@ -62,7 +44,7 @@ pub(crate) struct CpuBackend {
     purpose: Purpose,
     contents: ContentCache,
     /// The Fusion-Q-Former with its weights folded together.
-    fq_former: Reusable<FqFormer>,
+    fq_former: Reusable<FoldedFqFormer>,
     sequence: Reusable<CpuSequenceBlock>,
     blocks: Reusable<CpuBlocks>,
 }
@@ -106,15 +88,20 @@ impl CpuBackend {
         inputs: &'a Inputs,
         mode: GradMode,
     ) -> Result<CpuPass<'a>, Error> {
-        let (params, config) = (net.params(), net.config());
+        let config = net.config();
+        let weights = BlockWeights::new(net.params(), config);
         // The head learns whatever is frozen.
         let is_fixed = self.purpose == Purpose::Inference;
         let blocks = self.blocks.get(is_fixed, || {
             Ok(CpuBlocks {
-                tower: Tower::new(params, config, config.features.mask().map(|mask| mask.to_vec()))?,
+                tower: Tower::new(weights, config, config.features.mask().map(|mask| mask.to_vec()))?,
                 interest: match config.interest.enabled {
-                    true => Some(Interest::new(params, &config.lora)?),
+                    true => Some(Interest::new(weights, config)?),
                     false => None,
+                },
+                contrast: match config.contrast_width {
+                    0 => None,
+                    _ => Some(Contrast::new(weights, config)?),
                 },
             })
         })?;
@@ -123,7 +110,7 @@ impl CpuBackend {
             SequenceKind::Mean => None,
             _ => Some(
                 self.sequence
-                    .get(is_fixed, || CpuSequenceBlock::new(params, config))?,
+                    .get(is_fixed, || CpuSequenceBlock::new(weights, config))?,
             ),
         };
         let contents = match &inputs.contents {
@@ -141,17 +128,16 @@ impl CpuBackend {
 
     /// Content vectors of a batch: computed to learn, or from the cache while their weights are fixed.
     fn contents(&mut self, net: &Net, inputs: &ContentInputs) -> Result<BatchContents, Error> {
-        let (params, config) = (net.params(), net.config());
-        let is_fixed = self.is_fixed(net, Block::Content);
-        let fold = || FqFormer::new(params, config);
-        if !is_fixed {
+        let config = net.config();
+        let block = || FqFormer::new(BlockWeights::new(net.params(), config), config).map(Arc::new);
+        if !self.is_fixed(net, Block::Content) {
             let (targets, past) = inputs.frozen.split_at(inputs.n_targets);
-            let pass = ContentPass::new(params, config, targets)?;
+            let block = block()?;
+            let pass = block.forward(targets);
             let mut vectors = pass.vectors().to_vec();
             // Folding the weights anew is wasted where no history has content.
             if !past.is_empty() {
-                let block = self.fq_former.get(is_fixed, fold)?;
-                vectors.extend(block.forward(&past.iter().collect::<Vec<_>>()));
+                vectors.extend(block.fold().forward(&past.iter().collect::<Vec<_>>()));
             }
             return Ok(BatchContents {
                 vectors,
@@ -159,10 +145,10 @@ impl CpuBackend {
                 learned: Some(pass),
             });
         }
-        let block = self.fq_former.get(is_fixed, fold)?;
+        let folded = self.fq_former.get(true, || Ok(block()?.fold()))?;
         self.contents.complete(inputs, |items| {
-            let vectors = block.forward(items);
-            let keys = block.keys(&vectors);
+            let vectors = folded.forward(items);
+            let keys = folded.block().interest_keys(&vectors);
             Ok((vectors, keys))
         })?;
         let (vectors, keys) = self.contents.read(&inputs.ids, config);
@@ -181,7 +167,7 @@ impl Backend for CpuBackend {
         tables: &'a Weights,
         inputs: &'a Inputs,
     ) -> Result<Box<dyn Pass + 'a>, Error> {
-        let mode = match net.is_frozen() {
+        let mode = match net.is_fixed(Block::Sequence) {
             true => GradMode::Inputs,
             false => GradMode::Weights,
         };

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use tch::{TchError, Tensor};
 
-use super::content::ContentPass;
+use super::contrast::{Contrast, ContrastInputs};
+use super::fq_former::FqFormerForward;
 use super::grad_mode::GradMode;
-use super::interest::{Interest, InterestInputs, InterestPass, Learning};
+use super::interest::{Interest, InterestForward, InterestInputs};
+use super::kernel::{add, index, row, row_mut};
 use super::sequence::{CpuSequenceBlock, SequencePass};
-use super::tower::{Tower, TowerInputs, TowerPass};
+use super::tower::{Tower, TowerForward, TowerInputs};
+use super::weights::Learning;
 use crate::backend::{ContrastLoss, OutputGradients, Outputs, Pass};
-use crate::block::Block;
-use crate::blocks::contrast;
+use crate::config::TOKEN_FIELDS;
 use crate::error::Error;
 use crate::gradients::{Gradients, RowGradient};
-use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
-use crate::net::{Net, to_i64};
-use crate::params::Params;
+use crate::net::Net;
 use crate::weights::Weights;
 
 /// The layers behind the sequence block and the contents, with the weights of one step.
@@ -26,6 +26,7 @@ use crate::weights::Weights;
 pub(super) struct CpuBlocks {
     pub(super) tower: Tower,
     pub(super) interest: Option<Interest>,
+    pub(super) contrast: Option<Contrast>,
 }
 
 /// The distinct contents of a batch, those of candidates first.
@@ -36,7 +37,7 @@ pub(super) struct BatchContents {
     /// Their keys of content interest without an adapter, `[n, width]`, where these are cached.
     pub(super) keys: Option<Vec<f32>>,
     /// The pass that computed those of candidates, where they learn.
-    pub(super) learned: Option<ContentPass>,
+    pub(super) learned: Option<FqFormerForward>,
 }
 
 /// A forward pass of a batch.
@@ -56,8 +57,8 @@ pub(super) struct CpuPass<'a> {
     ids: Vec<f32>,
     contents: BatchContents,
     sequence: Option<SequencePass>,
-    interest: Option<InterestPass>,
-    tower: TowerPass,
+    interest: Option<InterestForward>,
+    tower: TowerForward,
     outputs: Outputs,
 }
 
@@ -85,7 +86,7 @@ impl<'a> CpuPass<'a> {
             },
             sequence: sequence.map(|block| SequencePass::new(block, inputs, &rows, dim, mode)),
             interest: None,
-            tower: TowerPass::default(),
+            tower: TowerForward::default(),
             outputs: Outputs::default(),
             blocks,
             contents,
@@ -96,6 +97,7 @@ impl<'a> CpuPass<'a> {
         };
         pass.tower = pass.blocks.tower.forward(pass.tower_inputs());
         pass.outputs.logits = std::mem::take(&mut pass.tower.logits);
+        pass.outputs.auxiliary = std::mem::take(&mut pass.tower.auxiliary);
         pass
     }
 
@@ -112,7 +114,7 @@ impl<'a> CpuPass<'a> {
             dense: &self.inputs.dense,
             contents: self.target_contents(),
             of_candidate: contents.map_or(&[], |contents| &contents.of_candidate),
-            interest: self.interest.as_ref().map_or(&[], |pass| &pass.found),
+            interest: self.interest.as_ref().map_or(&[], |pass| &pass.output),
             sequence: self.sequence.as_ref().map_or(&[], SequencePass::read),
             wide: &self.wide,
             request_of: &self.inputs.request_of,
@@ -147,54 +149,47 @@ impl<'a> CpuPass<'a> {
 
     /// Adds the gradients of the contrast to those of candidates' contents, where they learn, and to those of rows and
     /// weights.
-    fn contrast(&self, term: ContrastLoss, sums: &mut Sums) -> Result<(), Error> {
-        let Some(contents) = self.inputs.contents.as_ref() else {
-            return Ok(());
+    fn contrast(&self, term: ContrastLoss, learning: Learning, sums: &mut Sums) {
+        let (Some(block), Some(contents)) = (&self.blocks.contrast, &self.inputs.contents) else {
+            return;
         };
-        if self.net.config().contrast_width == 0 || contents.contrasted.len() < 2 {
-            return Ok(());
+        if contents.contrasted.len() < 2 {
+            return;
         }
-        let n = to_i64(self.inputs.n_candidates());
-        let ids = Tensor::f_from_slice(&self.ids)?
-            .f_view([n, -1])?
-            .set_requires_grad(true);
-        let targets =
-            Tensor::f_from_slice(self.target_contents())?.f_view([to_i64(contents.n_targets), -1])?;
-        let targets = targets.set_requires_grad(self.contents.learned.is_some());
-        let mut names = Vec::new();
-        let mut params = Vec::new();
-        for (spec, tensor) in self.net.weights() {
-            if spec.block == Block::Contrast {
-                names.push(spec.name.clone());
-                params.push((spec.name.clone(), tensor.f_detach()?.set_requires_grad(true)));
+        let (token, out) = (TOKEN_FIELDS * self.dim, self.net.config().content.out());
+        let contrasted = || {
+            let pairs = contents.contrasted.iter();
+            pairs.map(|(content, candidate)| (index(*content), index(*candidate)))
+        };
+        let ids = contrasted().flat_map(|(_, candidate)| row(&self.ids, candidate, token));
+        let targets = self.target_contents();
+        let vectors = contrasted().flat_map(|(content, _)| row(targets, content, out));
+        let (ids, vectors): (Vec<f32>, Vec<f32>) = (ids.copied().collect(), vectors.copied().collect());
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "settings are f64, numbers of the model f32"
+        )]
+        let [temperature, weight] = [term.temperature, term.weight].map(|x| x as f32);
+        let inputs = ContrastInputs {
+            ids: &ids,
+            contents: &vectors,
+            temperature,
+        };
+        let pass = block.forward(inputs);
+        let of = block.backward(inputs, &pass, weight, learning);
+        let mut of_ids = vec![0.0; self.ids.len()];
+        for (at, (content, candidate)) in contrasted().enumerate() {
+            row_mut(&mut of_ids, candidate, token).copy_from_slice(row(&of.ids, at, token));
+            if learning.contents {
+                add(
+                    row_mut(&mut sums.contents, content, out),
+                    row(&of.contents, at, out),
+                );
             }
         }
-        let params = Params::new(params, self.net.config().lora.scale());
-        let (places, candidates): (Vec<i64>, Vec<i64>) = contents.contrasted.iter().copied().unzip();
-        let select = |x: &Tensor, at: &[i64]| x.f_index_select(0, &Tensor::f_from_slice(at)?);
-        let loss = contrast::loss(
-            &params,
-            &select(&ids, &candidates)?,
-            &select(&targets, &places)?,
-            term.temperature,
-        )? * term.weight;
-        let mut wanted: Vec<&Tensor> = params.tensors().iter().collect();
-        wanted.push(&ids);
-        if self.contents.learned.is_some() {
-            wanted.push(&targets);
-        }
-        let mut found = Tensor::f_run_backward(&[&loss], &wanted, false, false)?.into_iter();
-        for (name, gradient) in names.into_iter().zip(&mut found) {
-            sums.weights.insert(name, to_vec(&gradient)?);
-        }
-        if let Some(gradient) = found.next() {
-            let target = &self.inputs.history.target;
-            target.scatter(&to_vec(&gradient)?, self.dim, &mut sums.rows);
-        }
-        if let Some(gradient) = found.next() {
-            add(&mut sums.contents, &to_vec(&gradient)?);
-        }
-        Ok(())
+        let target = &self.inputs.history.target;
+        target.scatter(&of_ids, self.dim, &mut sums.rows);
+        sums.extend(of.weights);
     }
 }
 
@@ -244,8 +239,8 @@ impl Pass for CpuPass<'_> {
         let tower = self.blocks.tower.backward(
             self.tower_inputs(),
             &self.tower,
-            outputs.logits,
-            learning.contents,
+            [outputs.logits, outputs.auxiliary],
+            learning,
         );
         let mut sums = Sums {
             rows: vec![0.0; inputs.rows.len() * dim],
@@ -264,14 +259,14 @@ impl Pass for CpuPass<'_> {
             sums.extend(interest.weights);
         }
         if let Some(pass) = &self.sequence {
-            let weights = pass.backward(inputs, &tower.sequence, &mut sums.rows, !is_frozen);
+            let weights = pass.backward(inputs, &tower.sequence, &mut sums.rows, learning);
             sums.extend(weights);
         }
         if let Some(term) = outputs.contrast {
-            self.contrast(term, &mut sums)?;
+            self.contrast(term, learning, &mut sums);
         }
         if let Some(pass) = &self.contents.learned {
-            let weights = pass.backward(&sums.contents);
+            let weights = pass.backward(&sums.contents, learning);
             sums.extend(weights);
         }
         let rows = RowGradient::Host {
@@ -280,11 +275,5 @@ impl Pass for CpuPass<'_> {
         };
         let dense = sums.dense(self.net)?;
         Ok(Gradients { dense, rows, wide })
-    }
-}
-
-fn add(sum: &mut [f32], values: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += value;
     }
 }

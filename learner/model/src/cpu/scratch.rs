@@ -1,44 +1,44 @@
-//! Large buffers, kept by a thread from pass to pass: new ones would be filled with zeros, page by page, before a loop
-//! writes all of them again.
+//! Large buffers that a thread reuses from step to step: a new one would be filled with zeros, page by page, before a loop
+//! overwrites all of it.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Buffers kept at most, count: those of one step.
-const KEPT: usize = 16;
+/// Most free buffers of a thread: those of one step.
+const MAX_FREE: usize = 16;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Numbers that are whatever they were last, for who writes before it reads.
+/// A scratch buffer with unspecified contents: write before reading. Dropping it returns it to its thread.
 #[derive(Debug, Default)]
 pub(super) struct ScratchBuffer(Vec<f32>);
 
 impl ScratchBuffer {
-    /// `n` of them: the smallest buffer that has room, or else the largest, made larger.
+    /// A buffer of `n` floats: the smallest free one with that capacity, or else the largest, grown.
     pub(super) fn new(n: usize) -> Self {
-        let found = SPARE.with_borrow_mut(|spare| {
-            let (room, most) = (|v: &Vec<f32>| v.capacity() >= n, Vec::capacity);
-            let all = || spare.iter().enumerate();
-            let fits = all().filter(|(_, v)| room(v)).min_by_key(|(_, v)| most(v));
-            let (at, _) = fits.or_else(|| all().max_by_key(|(_, v)| most(v)))?;
-            Some(spare.swap_remove(at))
+        let free = FREE.with_borrow_mut(|free| {
+            let all = || free.iter().enumerate();
+            let fits = all().filter(|(_, buffer)| buffer.capacity() >= n);
+            let smallest = fits.min_by_key(|(_, buffer)| buffer.capacity());
+            let (at, _) = smallest.or_else(|| all().max_by_key(|(_, buffer)| buffer.capacity()))?;
+            Some(free.swap_remove(at))
         });
-        let mut numbers = found.unwrap_or_default();
-        numbers.resize(n, 0.0);
-        Self(numbers)
+        let mut buffer = free.unwrap_or_default();
+        buffer.resize(n, 0.0);
+        Self(buffer)
     }
 }
 
 impl Drop for ScratchBuffer {
     fn drop(&mut self) {
-        let numbers = std::mem::take(&mut self.0);
-        // A thread that ends has let go of its own already.
-        let _is_kept = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if numbers.capacity() > 0 && spare.len() < KEPT {
-                spare.push(numbers);
+        let buffer = std::mem::take(&mut self.0);
+        // A thread that ends has dropped its free list already.
+        let _is_returned = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if buffer.capacity() > 0 && free.len() < MAX_FREE {
+                free.push(buffer);
             }
         });
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_taken_again_and_has_as_many_numbers_as_were_asked_for() {
+    fn a_dropped_buffer_is_reused_with_its_contents() {
         let mut large = ScratchBuffer::new(1000);
         large.fill(7.0);
         let place = large.as_ptr();
@@ -71,8 +71,8 @@ mod tests {
         drop(large);
         let again = ScratchBuffer::new(900);
         assert_eq!((again.as_ptr(), again.len()), (place, 900));
-        assert!(again.iter().all(|x| *x > 6.0), "nothing was written");
-        // Another at the same time is another one.
+        assert!(again.iter().all(|x| *x > 6.0), "the contents were overwritten");
+        // Two buffers in use at a time do not overlap.
         let mut other = ScratchBuffer::new(900);
         other.fill(1.0);
         assert!(again.iter().all(|x| *x > 6.0));

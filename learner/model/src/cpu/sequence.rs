@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use super::din::{Din, DinGradients, DinInputs, DinPass};
+use super::din::{Din, DinForward, DinInputs};
 use super::grad_mode::GradMode;
-use super::hstu::{Entries, Hstu, HstuInputs, HstuPass, Slates};
+use super::hstu::{Entries, Hstu, HstuForward, HstuInputs, Slates};
+use super::weights::{BlockWeights, Learning, NamedGradients};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
-use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
-use crate::params::Params;
 
 /// A sequence block with the weights of one step.
 #[derive(Debug)]
 pub(crate) enum CpuSequenceBlock {
     /// See [`crate::blocks::din`].
-    Din(Din),
+    Din(Box<Din>),
     /// See [`crate::blocks::hstu`].
     Hstu(Box<Hstu>),
 }
@@ -33,12 +32,12 @@ pub(crate) struct SequencePass {
 #[derive(Debug)]
 enum BlockPass {
     Din {
-        pass: DinPass,
+        pass: DinForward,
         tokens: Vec<f32>,
         lens: Vec<usize>,
     },
     Hstu {
-        pass: Box<HstuPass>,
+        pass: Box<HstuForward>,
         entries: Entries,
         slates: Slates,
     },
@@ -46,23 +45,11 @@ enum BlockPass {
 
 impl CpuSequenceBlock {
     /// Prepares the block from its weights.
-    pub(crate) fn new(params: &Params, config: &ModelConfig) -> Result<Self, Error> {
-        if config.sequence.kind == SequenceKind::Hstu {
-            let block = Hstu::new(params, &config.sequence, config.dim)?;
-            return Ok(Self::Hstu(Box::new(block)));
-        }
-        let mut layers = Vec::new();
-        for layer in ["sequence.first", "sequence.second", "sequence.score"] {
-            let get = |part: &str| to_vec(params.get(&format!("{layer}.{part}"))?).map_err(Error::from);
-            layers.push([get("weight")?, get("bias")?]);
-        }
-        let parts = |at: usize| -> [&[f32]; 2] { [&layers[at][0], &layers[at][1]] };
-        Ok(Self::Din(Din::new(
-            parts(0),
-            parts(1),
-            parts(2),
-            config.matmul_precision,
-        )))
+    pub(crate) fn new(weights: BlockWeights<'_>, config: &ModelConfig) -> Result<Self, Error> {
+        Ok(match config.sequence.kind {
+            SequenceKind::Hstu => Self::Hstu(Box::new(Hstu::new(weights, config)?)),
+            _ => Self::Din(Box::new(Din::new(weights, config)?)),
+        })
     }
 }
 
@@ -109,29 +96,29 @@ impl SequencePass {
     /// What each candidate reads of its history, `[n_candidates, out]`.
     pub(crate) fn read(&self) -> &[f32] {
         match &self.kept {
-            BlockPass::Din { pass, .. } => &pass.read,
-            BlockPass::Hstu { pass, .. } => &pass.out,
+            BlockPass::Din { pass, .. } => &pass.output,
+            BlockPass::Hstu { pass, .. } => &pass.output,
         }
     }
 
     /// Carries the gradient of [`Self::read`] back: adds that of the batch's unique rows to `rows [n_unique, dim]`, and
-    /// returns those of the block's weights by name if they learn.
+    /// returns those of the block's weights that learn, by name.
     pub(crate) fn backward(
         &self,
         inputs: &Inputs,
         read: &[f32],
         rows: &mut [f32],
-        learns: bool,
-    ) -> Vec<(&'static str, Vec<f32>)> {
+        learning: Learning,
+    ) -> NamedGradients {
         let history = &inputs.history;
         let dim = rows.len() / inputs.rows.len().max(1);
         match (&*self.block, &self.kept) {
             (CpuSequenceBlock::Din(din), BlockPass::Din { pass, tokens, lens }) => {
                 let read_by = din_inputs(inputs, &self.target, tokens, lens);
-                let gradients = din.backward(read_by, pass, read, learns);
+                let gradients = din.backward(read_by, pass, read, learning);
                 history.tokens.scatter(&gradients.tokens, dim, rows);
                 history.target.scatter(&gradients.target, dim, rows);
-                if learns { named(gradients) } else { Vec::new() }
+                gradients.weights
             }
             (
                 CpuSequenceBlock::Hstu(hstu),
@@ -147,7 +134,7 @@ impl SequencePass {
                     entries,
                     slates,
                 };
-                let gradients = hstu.backward(read_by, pass, read, learns);
+                let gradients = hstu.backward(read_by, pass, read, learning);
                 entries.scatter(&gradients.rows, dim, rows);
                 history.target.scatter(&gradients.tokens, dim, rows);
                 gradients.weights
@@ -170,16 +157,4 @@ fn din_inputs<'a>(
         request_of: &inputs.request_of,
         len: inputs.history.len,
     }
-}
-
-/// DIN's gradients by name of dense weight.
-fn named(gradients: DinGradients) -> Vec<(&'static str, Vec<f32>)> {
-    vec![
-        ("sequence.first.weight", gradients.first_weight),
-        ("sequence.first.bias", gradients.first_bias),
-        ("sequence.second.weight", gradients.second_weight),
-        ("sequence.second.bias", gradients.second_bias),
-        ("sequence.score.weight", gradients.score_weight),
-        ("sequence.score.bias", vec![gradients.score_bias]),
-    ]
 }

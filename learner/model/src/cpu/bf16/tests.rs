@@ -1,7 +1,7 @@
 use super::*;
 
 /// [`product`] with units where there are any, and without.
-type Product = fn(&mut [f32], usize, Lhs<'_>, Rows<'_>, Option<&[f32]>, [usize; 3]);
+type Product = fn(&mut [f32], usize, Lhs<'_>, MatrixView<'_>, Option<&[f32]>, [usize; 3]);
 const BOTH: [Product; 2] = [product, by_rounding];
 
 fn numbers(stream: u64, n: usize) -> Vec<f32> {
@@ -47,14 +47,21 @@ fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
     let transposed: Vec<f32> = (0..k * m).map(|at| a[(at % m) * k + at / m]).collect();
     let (left, right) = ((a.as_slice(), k, 0), (b.as_slice(), n, 0));
     let mut set = vec![f32::NAN; m * n];
-    product(&mut set, n, Lhs::Rows(&a), Rows::of(&b, n, 0), Some(&row), size);
+    product(
+        &mut set,
+        n,
+        Lhs::Matrix(&a),
+        MatrixView::new(&b, n, 0),
+        Some(&row),
+        size,
+    );
     close(&set, &expected(left, right, &row, k), size);
 
     // Into a part of wider rows, of which the rest stays as it was.
     let ones = vec![1.0; n];
-    for left_side in [Lhs::Rows(&a), Lhs::Columns(&transposed)] {
+    for left_side in [Lhs::Matrix(&a), Lhs::Transposed(&transposed)] {
         let mut wide = vec![1.0; m * (n + 2)];
-        product(&mut wide, n + 2, left_side, Rows::of(&b, n, 0), None, size);
+        product(&mut wide, n + 2, left_side, MatrixView::new(&b, n, 0), None, size);
         let (sums, rest): (Vec<_>, Vec<_>) = wide.chunks(n + 2).map(|row| row.split_at(n)).unzip();
         close(&sums.concat(), &expected(left, right, &ones, k), size);
         assert!(rest.concat().iter().all(|x| x.to_bits() == 1f32.to_bits()));
@@ -63,8 +70,8 @@ fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
     // Of parts of wider matrices.
     let (a, b) = (numbers(4, m * (k + 3)), numbers(5, k * (n + 5)));
     let mut sums = vec![0.0; m * n];
-    let part = Lhs::Part(Rows::of(&a, k + 3, 2));
-    product(&mut sums, n, part, Rows::of(&b, n + 5, 4), None, size);
+    let part = Lhs::View(MatrixView::new(&a, k + 3, 2));
+    product(&mut sums, n, part, MatrixView::new(&b, n + 5, 4), None, size);
     let zeros = vec![0.0; n];
     close(&sums, &expected((&a, k + 3, 2), (&b, n + 5, 4), &zeros, k), size);
 }
@@ -75,10 +82,24 @@ fn a_row_has_the_same_bits_in_any_company() {
     let (a, b) = (numbers(0, m * k), numbers(1, k * n));
     for product in BOTH {
         let mut all = vec![0.0; m * n];
-        product(&mut all, n, Lhs::Rows(&a), Rows::of(&b, n, 0), None, size);
+        product(
+            &mut all,
+            n,
+            Lhs::Matrix(&a),
+            MatrixView::new(&b, n, 0),
+            None,
+            size,
+        );
         for (a, expected) in a.chunks(k).zip(all.chunks(n)) {
             let mut one = vec![0.0; n];
-            product(&mut one, n, Lhs::Rows(a), Rows::of(&b, n, 0), None, [1, k, n]);
+            product(
+                &mut one,
+                n,
+                Lhs::Matrix(a),
+                MatrixView::new(&b, n, 0),
+                None,
+                [1, k, n],
+            );
             assert_eq!(one, expected);
         }
     }
@@ -101,8 +122,8 @@ fn rounding_is_to_the_nearest_and_keeps_what_is_not_a_number() {
         product(
             &mut out,
             1,
-            Lhs::Rows(&[f32::NAN, 1.0]),
-            Rows::of(&[1.0, 1.0], 1, 0),
+            Lhs::Matrix(&[f32::NAN, 1.0]),
+            MatrixView::new(&[1.0, 1.0], 1, 0),
             None,
             [1, 2, 1],
         );

@@ -7,7 +7,7 @@ use std::arch::x86_64::{
 };
 use std::cell::Cell;
 
-use crate::cpu::gemm::{Lhs, Rows};
+use crate::cpu::gemm::{Lhs, MatrixView};
 
 /// Sums in a register.
 const LANES: usize = 16;
@@ -25,7 +25,7 @@ pub(super) fn product(
     c: &mut [f32],
     stride: usize,
     a: Lhs<'_>,
-    b: Rows<'_>,
+    b: MatrixView<'_>,
     from: Option<&[f32]>,
     [m, k, n]: [usize; 3],
 ) {
@@ -35,17 +35,17 @@ pub(super) fn product(
     let [mut left, mut right] = PACKED.take();
     pack_columns(&mut right, b, k, n);
     match a {
-        Lhs::Rows(a) => pack_rows(&mut left, Rows::of(a, k, 0), m, k),
-        Lhs::Part(a) => pack_rows(&mut left, a, m, k),
-        Lhs::Columns(a) => pack_columns(&mut left, Rows::of(a, m, 0), k, m),
-        Lhs::TransposedPart(a) => pack_columns(&mut left, a, k, m),
+        Lhs::Matrix(a) => pack_rows(&mut left, MatrixView::new(a, k, 0), m, k),
+        Lhs::View(a) => pack_rows(&mut left, a, m, k),
+        Lhs::Transposed(a) => pack_columns(&mut left, MatrixView::new(a, m, 0), k, m),
+        Lhs::TransposedView(a) => pack_columns(&mut left, a, k, m),
     }
     let pairs = k.div_ceil(2);
     let mut of = Of {
         c,
         stride,
         left: &left,
-        is_transposed: matches!(a, Lhs::Columns(_) | Lhs::TransposedPart(_)),
+        is_transposed: matches!(a, Lhs::Transposed(_) | Lhs::TransposedView(_)),
         line: line_of(k),
         right: &right,
         from,
@@ -180,7 +180,7 @@ fn line_of(k: usize) -> usize {
 
 /// Pairs along rows: `[m, k]` to `[m, pairs]`, each row up to a whole register, zeros behind it.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_rows(out: &mut Vec<u32>, x: Rows<'_>, m: usize, k: usize) {
+fn pack_rows(out: &mut Vec<u32>, x: MatrixView<'_>, m: usize, k: usize) {
     let line = line_of(k);
     out.resize(m * line, 0);
     for (row, out) in out.chunks_exact_mut(line).enumerate() {
@@ -194,7 +194,7 @@ fn pack_rows(out: &mut Vec<u32>, x: Rows<'_>, m: usize, k: usize) {
 
 /// Pairs of rows: `[k, n]` to `[n / LANES, pairs, LANES]`, zeros behind the last column and below the last row.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_columns(out: &mut Vec<u32>, x: Rows<'_>, k: usize, n: usize) {
+fn pack_columns(out: &mut Vec<u32>, x: MatrixView<'_>, k: usize, n: usize) {
     /// Of two registers' numbers one after the other: the first of both, the second of both, ..
     #[rustfmt::skip]
     const BY_TURNS: [u16; 2 * LANES] = [

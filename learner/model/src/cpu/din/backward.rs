@@ -1,184 +1,181 @@
-//! The way back of [`Din`], request by request: what its candidates have in common is done once for all of them.
+//! The backward pass of [`Din`], request by request: what the candidates of a request share is computed once.
 
 use std::ops::Range;
 
-use super::{Activations, Din, DinGradients, DinInputs, DinPass};
-use crate::cpu::gemm::{Lhs, add_product, set_product};
-use crate::cpu::kernel::{COLUMNS, add, products, total, transpose, transpose_to};
+use pulp::Arch;
 
-/// What a way back collects and reuses from candidate to candidate.
-struct Back<'a> {
+use super::{Activations, Din, DinForward, DinInputs};
+use crate::cpu::gemm::{Lhs, add_product, set_product};
+use crate::cpu::kernel::{
+    COLUMNS, add, dot_lanes, row, row_mut, runs, total, transpose, transpose_to, vectorized,
+};
+use crate::cpu::linear::LinearGradients;
+use crate::cpu::weights::{Learning, NamedGradients};
+
+/// Gradients, each shaped as its input or weight.
+#[derive(Debug, Default)]
+pub(crate) struct DinGradients {
+    pub(crate) target: Vec<f32>,
+    pub(crate) tokens: Vec<f32>,
+    pub(crate) weights: NamedGradients,
+}
+
+/// A backward pass under way, with buffers that are reused from candidate to candidate.
+struct Backward<'a> {
     din: &'a Din,
-    /// Whether the weights learn: their gradients are a third of the work.
+    inputs: DinInputs<'a>,
+    pass: &'a DinForward,
+    /// Whether gradients of weights are computed: they are a third of the work.
     learns: bool,
-    /// The matrices of the first layer as `[first, width]`, of the second as `[second, first]`.
+    target: Vec<f32>,
+    tokens: Vec<f32>,
+    /// Blocks of the first layer, `[first, width]`, for the gradients of its inputs.
     key: Vec<f32>,
     product: Vec<f32>,
-    second: Vec<f32>,
-    /// Gradients of the same as the block has them: `[width, first]`, `[second, first]`.
+    /// Gradients of the blocks of the first layer, `[width, first]`.
     of_key: Vec<f32>,
     of_product: Vec<f32>,
-    of_second_weight: Vec<f32>,
+    /// Of the first layer before its activation, summed over a candidate's entries, `[n_candidates, first]`.
+    of_queries: Vec<f32>,
+    /// Of the second layer, `[second, first]` and `[second]`, and of the score layer, `[second]` and one bias.
+    second: LinearGradients,
+    score: LinearGradients,
     zeros: Vec<f32>,
-    /// `[n, first]`, `[n, second]` and its transpose.
+    /// Of a candidate's hidden layers before their activation, `[n, first]` and `[n, second]`, and the transpose.
     of_hidden: Vec<f32>,
     of_last: Vec<f32>,
-    of_last_turned: Vec<f32>,
-    /// `[width, first]`, `[first, width]`
+    of_last_transposed: Vec<f32>,
+    /// A candidate's matrix: its gradient `[width, first]`, and its transpose.
     of_matrix: Vec<f32>,
-    transposed: Vec<f32>,
+    matrix: Vec<f32>,
     partial: Vec<f32>,
-    /// Of weights that stand still: the sum of `of_hidden` over a request's candidates, and of products with one
-    /// candidate, `[n, width]`.
+    /// For fixed weights: `of_hidden` summed over a request's candidates, and the gradient of one candidate's products
+    /// `q * k`, `[n, width]`.
     of_all: Vec<f32>,
     of_products: Vec<f32>,
 }
 
 impl Din {
-    #[inline(always)]
-    pub(super) fn backward_loops(
+    /// Gradients from that of the output, `[n_candidates, width]`.
+    pub(crate) fn backward(
         &self,
         inputs: DinInputs<'_>,
-        pass: &DinPass,
-        read: &[f32],
-        learns: bool,
-        out: &mut DinGradients,
-    ) {
-        let (width, first, second) = (self.width, self.first, self.second);
-        let n_candidates = inputs.request_of.len();
-        let mut back = Back::new(self, learns);
-        out.second_bias = vec![0.0; second];
-        out.score_weight = vec![0.0; second];
-        let mut of_queries = vec![0.0; n_candidates * first];
+        pass: &DinForward,
+        gradient: &[f32],
+        learning: Learning,
+    ) -> DinGradients {
+        let learns = learning.base || (learning.adapters && self.has_adapter());
+        let mut back = Backward::new(self, inputs, pass, learns);
+        Arch::new().dispatch(Run(&mut back, gradient));
+        let mut out = DinGradients {
+            target: std::mem::take(&mut back.target),
+            tokens: std::mem::take(&mut back.tokens),
+            weights: NamedGradients::new(),
+        };
+        if learns {
+            back.add_named(learning, &mut out.weights);
+        }
+        out
+    }
+}
+
+impl<'a> Backward<'a> {
+    fn new(din: &'a Din, inputs: DinInputs<'a>, pass: &'a DinForward, learns: bool) -> Self {
+        let (width, first) = (din.width, din.first);
+        let matrix = || vec![0.0; width * first];
+        Self {
+            din,
+            inputs,
+            pass,
+            learns,
+            target: vec![0.0; inputs.target.len()],
+            tokens: vec![0.0; inputs.tokens.len()],
+            key: transpose(&din.key, width, first),
+            product: transpose(&din.product, width, first),
+            of_key: matrix(),
+            of_product: matrix(),
+            of_queries: vec![0.0; inputs.request_of.len() * first],
+            second: LinearGradients::merged(&din.second_layer),
+            score: LinearGradients::merged(&din.score_layer),
+            zeros: vec![0.0; first.max(width)],
+            of_hidden: Vec::new(),
+            of_last: Vec::new(),
+            of_last_transposed: Vec::new(),
+            of_matrix: matrix(),
+            matrix: matrix(),
+            partial: vec![0.0; width * COLUMNS],
+            of_all: Vec::new(),
+            of_products: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn run(&mut self, gradient: &[f32]) {
+        let (din, inputs, pass) = (self.din, self.inputs, self.pass);
+        let (width, first) = (din.width, din.first);
         let mut of_scores = Vec::new();
         let mut pair = 0;
-        for run in inputs.runs() {
+        for run in runs(inputs.request_of) {
             let request = inputs.request_of[run.start];
             let (history, n) = inputs.history(request, width);
             if n == 0 {
                 continue;
             }
-            let start = inputs.start(request, width);
-            let at_history = start..start + n * width;
+            let places = inputs.places(request, width);
             let transposed = transpose(history, n, width);
-            let read = &read[run.start * width..run.end * width];
+            let gradient = &gradient[run.start * width..run.end * width];
             let scores = &pass.scores[pair..pair + run.len() * n];
             of_scores.resize(run.len() * n, 0.0);
-            let zeros = vec![0.0; n];
-            set_product(&mut of_scores, &zeros, read, &transposed, [run.len(), width, n]);
-            let size = [n, run.len(), width];
+            let size = [run.len(), width, n];
+            set_product(&mut of_scores, &vec![0.0; n], gradient, &transposed, size);
             add_product(
-                &mut out.tokens[at_history.clone()],
-                Lhs::Columns(scores),
-                read,
-                size,
+                &mut self.tokens[places.clone()],
+                Lhs::Transposed(scores),
+                gradient,
+                [n, run.len(), width],
             );
-            out.score_bias += total(&of_scores);
-            back.begin(n);
+            self.score.bias[0] += total(&of_scores);
+            self.begin_request(n);
             for (candidate, of_scores) in run.zip(of_scores.chunks_exact(n)) {
-                let layers = [(&pass.first, first), (&pass.second, second)];
-                let layers = layers.map(|(kept, width)| kept.of(pair * width..(pair + n) * width));
+                self.layers(candidate, pair..pair + n, of_scores);
                 pair += n;
-                let of_query = &mut of_queries[candidate * first..(candidate + 1) * first];
-                back.of_layers(layers, of_scores, of_query, out);
-                let at = candidate * width..(candidate + 1) * width;
-                let target = &inputs.target[at.clone()];
-                let of_history = &mut out.tokens[at_history.clone()];
-                if learns {
-                    back.of_candidate(&transposed, target, &mut out.target[at]);
-                    back.of_history(target, of_history);
+                if self.learns {
+                    self.candidate_matrix(&transposed, candidate);
+                    self.history(candidate, places.clone());
                 } else {
-                    back.of_both(history, target, &mut out.target[at], of_history);
+                    self.fixed_products(history, candidate, places.clone());
                 }
             }
-            if !learns {
-                back.of_keys(&mut out.tokens[at_history]);
+            if !self.learns {
+                self.fixed_keys(places);
             }
         }
-        out.first_bias = vec![0.0; first];
-        for of_query in of_queries.chunks_exact(first) {
-            add(&mut out.first_bias, of_query);
-        }
-        let query = transpose(&self.query, width, first);
-        add_product(
-            &mut out.target,
-            Lhs::Rows(&of_queries),
-            &query,
-            [n_candidates, first, width],
-        );
-        if !learns {
-            return;
-        }
-        let mut of_query = vec![0.0; width * first];
-        add_product(
-            &mut of_query,
-            Lhs::Columns(inputs.target),
-            &of_queries,
-            [width, n_candidates, first],
-        );
-        out.first_weight = back.first_weight(&of_query);
-        out.second_weight = back.of_second_weight;
-    }
-}
-
-impl Activations {
-    /// Slopes, and outputs where they were kept.
-    fn of(&self, at: Range<usize>) -> [&[f32]; 2] {
-        [&self.slopes[at.clone()], self.active.get(at).unwrap_or_default()]
-    }
-}
-
-impl<'a> Back<'a> {
-    fn new(din: &'a Din, learns: bool) -> Self {
-        let (width, first, second) = (din.width, din.first, din.second);
-        let matrix = || vec![0.0; width * first];
-        Self {
-            key: transpose(&din.key, width, first),
-            product: transpose(&din.product, width, first),
-            second: transpose(&din.second_weight, first, second),
-            of_key: matrix(),
-            of_product: matrix(),
-            of_second_weight: vec![0.0; second * first],
-            zeros: vec![0.0; first],
-            of_matrix: matrix(),
-            transposed: matrix(),
-            partial: vec![0.0; width * COLUMNS],
-            of_hidden: Vec::new(),
-            of_last: Vec::new(),
-            of_last_turned: Vec::new(),
-            of_all: Vec::new(),
-            of_products: Vec::new(),
-            learns,
-            din,
-        }
+        let query = transpose(&din.query, width, first);
+        let size = [inputs.request_of.len(), first, width];
+        add_product(&mut self.target, Lhs::Matrix(&self.of_queries), &query, size);
     }
 
-    /// A request with a history of `n`.
-    fn begin(&mut self, n: usize) {
+    /// Clears the buffers of a request with `n` entries.
+    fn begin_request(&mut self, n: usize) {
         self.of_all.clear();
         self.of_all.resize(n * self.din.first, 0.0);
         self.of_products.resize(n * self.din.width, 0.0);
     }
 
-    /// From the gradients of one candidate's scores, `[n]`, to those before its first activation; their sum is
-    /// `of_query [first]`.
+    /// From the scores of one candidate, `[n]`, to its first layer before the activation.
     #[inline(always)]
-    fn of_layers(
-        &mut self,
-        [of_first, of_second]: [[&[f32]; 2]; 2],
-        of_scores: &[f32],
-        of_query: &mut [f32],
-        out: &mut DinGradients,
-    ) {
-        let (first, second, n) = (self.din.first, self.din.second, of_scores.len());
-        let ([slopes, active], [slopes_last, active_last]) = (of_first, of_second);
+    fn layers(&mut self, candidate: usize, pairs: Range<usize>, of_scores: &[f32]) {
+        let din = self.din;
+        let (first, second, n) = (din.first, din.second, of_scores.len());
+        let [slopes, active] = self.pass.first.pairs(pairs.clone(), first);
+        let [slopes_last, active_last] = self.pass.second.pairs(pairs, second);
         self.of_hidden.resize(n * first, 0.0);
-        for values in [&mut self.of_last, &mut self.of_last_turned] {
+        for values in [&mut self.of_last, &mut self.of_last_transposed] {
             values.resize(n * second, 0.0);
         }
         let rows = self.of_last.chunks_exact_mut(second);
         for ((of_last, slopes), of_score) in rows.zip(slopes_last.chunks_exact(second)).zip(of_scores) {
-            let weights = self.din.score.iter().zip(&mut out.second_bias);
+            let weights = din.score_layer.weight.iter().zip(&mut self.second.bias);
             for ((of, slope), (weight, sum)) in of_last.iter_mut().zip(slopes).zip(weights) {
                 *of = slope * (of_score * weight);
                 *sum += *of;
@@ -186,22 +183,21 @@ impl<'a> Back<'a> {
         }
         if self.learns {
             let size = [1, n, second];
-            add_product(&mut out.score_weight, Lhs::Rows(of_scores), active_last, size);
-            transpose_to(&mut self.of_last_turned, &self.of_last, second);
-            self.din.products.add_product(
-                &mut self.of_second_weight,
-                Lhs::Rows(&self.of_last_turned),
-                active,
-                [second, n, first],
-            );
+            add_product(&mut self.score.weight, Lhs::Matrix(of_scores), active_last, size);
+            transpose_to(&mut self.of_last_transposed, &self.of_last, second);
+            let of_last = Lhs::Matrix(&self.of_last_transposed);
+            let size = [second, n, first];
+            din.precision
+                .add_product(&mut self.second.weight, of_last, active, size);
         }
-        self.din.products.set_product(
+        din.precision.set_product(
             &mut self.of_hidden,
-            &self.zeros,
+            &self.zeros[..first],
             &self.of_last,
-            &self.second,
+            &din.second_layer.weight,
             [n, second, first],
         );
+        let of_query = row_mut(&mut self.of_queries, candidate, first);
         let slopes = slopes.chunks_exact(first);
         for (of_hidden, slopes) in self.of_hidden.chunks_exact_mut(first).zip(slopes) {
             for ((of, slope), sum) in of_hidden.iter_mut().zip(slopes).zip(of_query.iter_mut()) {
@@ -211,18 +207,18 @@ impl<'a> Back<'a> {
         }
     }
 
-    /// The gradient of the candidate's small matrix, to the weights that it is made of and to the candidate.
-    /// `history [width, n]`
+    /// From a candidate's matrix to the weights that it is made of and to the candidate. `history [width, n]`
     #[inline(always)]
-    fn of_candidate(&mut self, history: &[f32], target: &[f32], of_target: &mut [f32]) {
+    fn candidate_matrix(&mut self, history: &[f32], candidate: usize) {
         let (width, first) = (self.din.width, self.din.first);
-        self.din.products.set_product(
+        self.din.precision.set_product(
             &mut self.of_matrix,
-            &self.zeros,
+            &self.zeros[..first],
             history,
             &self.of_hidden,
             [width, history.len() / width, first],
         );
+        let target = row(self.inputs.target, candidate, width);
         let rows = self
             .of_matrix
             .chunks_exact(first)
@@ -235,32 +231,54 @@ impl<'a> Back<'a> {
                 *of_key += of;
                 *of_product = q.mul_add(*of, *of_product);
             }
-            partial.copy_from_slice(&products(of, product));
+            partial.copy_from_slice(&dot_lanes(of, product));
         }
+        let of_target = row_mut(&mut self.target, candidate, width);
         for (of, partial) in of_target.iter_mut().zip(self.partial.chunks_exact(COLUMNS)) {
             *of += total(partial);
         }
     }
 
-    /// To candidate and history `[n, width]` through their product, by weights that stand still: their own gradient, by
-    /// which [`Self::of_candidate`] comes to the candidate's, is not needed, and the key's part waits for all candidates.
+    /// From a candidate's first layer to the history, through the candidate's matrix.
     #[inline(always)]
-    fn of_both(&mut self, history: &[f32], target: &[f32], of_target: &mut [f32], of_history: &mut [f32]) {
+    fn history(&mut self, candidate: usize, places: Range<usize>) {
         let (width, first) = (self.din.width, self.din.first);
-        let n = history.len() / width;
+        let target = row(self.inputs.target, candidate, width);
+        let rows = self.key.chunks_exact(width).zip(self.product.chunks_exact(width));
+        for (out, (key, product)) in self.matrix.chunks_exact_mut(width).zip(rows) {
+            for (((out, key), product), q) in out.iter_mut().zip(key).zip(product).zip(target) {
+                *out = q.mul_add(*product, *key);
+            }
+        }
+        let size = [places.len() / width, first, width];
+        let of_hidden = Lhs::Matrix(&self.of_hidden);
+        let of_history = &mut self.tokens[places];
+        self.din
+            .precision
+            .add_product(of_history, of_hidden, &self.matrix, size);
+    }
+
+    /// For fixed weights: to candidate and history through their product. The gradient of the candidate's matrix is not needed, and the
+    /// part of the keys waits for all candidates of the request.
+    #[inline(always)]
+    fn fixed_products(&mut self, history: &[f32], candidate: usize, places: Range<usize>) {
+        let (width, first) = (self.din.width, self.din.first);
         add(&mut self.of_all, &self.of_hidden);
-        self.din.products.set_product(
+        self.din.precision.set_product(
             &mut self.of_products,
-            &vec![0.0; width],
+            &self.zeros[..width],
             &self.of_hidden,
             &self.product,
-            [n, first, width],
+            [history.len() / width, first, width],
         );
+        let target = row(self.inputs.target, candidate, width);
+        let of_target = row_mut(&mut self.target, candidate, width);
+        let of_history = self.tokens[places].chunks_exact_mut(width);
         let rows = self
             .of_products
             .chunks_exact(width)
             .zip(history.chunks_exact(width));
-        for ((of, history), of_history) in rows.zip(of_history.chunks_exact_mut(width)) {
+        for ((of, history), of_history) in rows.zip(of_history) {
             let sides = of_target.iter_mut().zip(of_history).zip(target);
             for ((of, x), ((of_target, of_history), q)) in of.iter().zip(history).zip(sides) {
                 *of_target = of.mul_add(*x, *of_target);
@@ -269,40 +287,51 @@ impl<'a> Back<'a> {
         }
     }
 
-    /// To a history through its part of the first layer, from all candidates of the request.
+    /// For fixed weights: to the history through the block of the key, from all candidates of a request.
     #[inline(always)]
-    fn of_keys(&mut self, of_history: &mut [f32]) {
+    fn fixed_keys(&mut self, places: Range<usize>) {
         let (width, first) = (self.din.width, self.din.first);
-        let n = of_history.len() / width;
-        let size = [n, first, width];
+        let size = [places.len() / width, first, width];
+        let of_all = Lhs::Matrix(&self.of_all);
+        let of_history = &mut self.tokens[places];
         self.din
-            .products
-            .add_product(of_history, Lhs::Rows(&self.of_all), &self.key, size);
+            .precision
+            .add_product(of_history, of_all, &self.key, size);
     }
 
-    /// Adds to the gradient of the history, `[n, width]`.
-    #[inline(always)]
-    fn of_history(&mut self, target: &[f32], of_history: &mut [f32]) {
-        let (width, first) = (self.din.width, self.din.first);
-        let rows = self.key.chunks_exact(width).zip(self.product.chunks_exact(width));
-        for (out, (key, product)) in self.transposed.chunks_exact_mut(width).zip(rows) {
-            for (((out, key), product), q) in out.iter_mut().zip(key).zip(product).zip(target) {
-                *out = q.mul_add(*product, *key);
-            }
+    /// Adds the gradients of the weights that learn.
+    fn add_named(self, learning: Learning, out: &mut NamedGradients) {
+        let din = self.din;
+        let first = LinearGradients {
+            weight: self.first_weight(),
+            bias: self.first_bias(),
+            ..LinearGradients::default()
+        };
+        for (name, layer, gradients) in [
+            ("sequence.first", &din.first_layer, first),
+            ("sequence.second", &din.second_layer, self.second),
+            ("sequence.score", &din.score_layer, self.score),
+        ] {
+            gradients.split_merged(layer, learning).add_named(name, out);
         }
-        let n = of_history.len() / width;
-        self.din.products.add_product(
-            of_history,
-            Lhs::Rows(&self.of_hidden),
-            &self.transposed,
-            [n, first, width],
-        );
     }
 
-    /// The first layer's gradient as its weight is laid out, `[first, 4 width]`: blocks of q, k, q - k and q * k.
-    fn first_weight(&self, of_query: &[f32]) -> Vec<f32> {
+    fn first_bias(&self) -> Vec<f32> {
+        let mut bias = vec![0.0; self.din.first];
+        for of_query in self.of_queries.chunks_exact(self.din.first) {
+            add(&mut bias, of_query);
+        }
+        bias
+    }
+
+    /// The gradient of the first layer's weight, `[first, 4 width]`: blocks of q, k, q - k and q * k.
+    fn first_weight(&self) -> Vec<f32> {
         let (width, first) = (self.din.width, self.din.first);
-        let of = |at: usize| {
+        let mut of_query = vec![0.0; width * first];
+        let targets = Lhs::Transposed(self.inputs.target);
+        let size = [width, self.inputs.request_of.len(), first];
+        add_product(&mut of_query, targets, &self.of_queries, size);
+        let gradient = |at: usize| {
             let (row, block, i) = (at / (4 * width), at / width % 4, at % width);
             let from = i * first + row;
             match block {
@@ -312,6 +341,18 @@ impl<'a> Back<'a> {
                 _ => self.of_product[from],
             }
         };
-        (0..first * 4 * width).map(of).collect()
+        (0..first * 4 * width).map(gradient).collect()
     }
+}
+
+impl Activations {
+    /// Slopes and, where they were kept, outputs of some pairs.
+    fn pairs(&self, pairs: Range<usize>, width: usize) -> [&[f32]; 2] {
+        let at = pairs.start * width..pairs.end * width;
+        [&self.slopes[at.clone()], self.outputs.get(at).unwrap_or_default()]
+    }
+}
+
+vectorized! {
+    Run<'a, 'b>(back: &'a mut Backward<'b>, gradient: &'a [f32]) => back.run(gradient)
 }

@@ -1,38 +1,38 @@
-//! The histories of a batch as the block reads them: each row once, each entry as places in one table.
+//! The histories of a batch as the loops read them: each row once, each entry as places in one table.
 
 use crate::config::TOKEN_FIELDS;
 use crate::inputs::Inputs;
 
-/// Parts that an entry's row is the sum of: its item, what that is about, its action, its position and its time.
+/// Parts whose rows an entry sums: its item, the item's attribute, its action, its position and its time.
 pub(super) const PARTS: usize = 5;
 
-/// Buckets of time differences, by the natural logarithm of seconds; as [`crate::blocks::hstu`] has them.
+/// Width of a bucket of time differences, in natural logarithms of seconds; as in [`crate::blocks::hstu`].
 const BUCKET: f32 = 0.301;
 
 /// Histories without their padding.
 ///
-/// The table that entries refer to has, one after the other, the rows that are read as items, those that are read as
-/// what items are about, and the rows of actions, positions and times. Both of the first begin with a row of zeros,
-/// for entries that have none.
+/// The table that entries refer to holds, one after the other, the rows read as items, the rows read as attributes of items,
+/// and the rows of actions, positions and times. Each of the first two begins with a row of zeros, for entries that
+/// lack the part.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entries {
-    /// The batch's rows that are read, by field; without the first of each, which is no row.
+    /// The batch's rows that are read, by field, without the leading row of zeros.
     pub(super) rows: [Vec<usize>; TOKEN_FIELDS],
-    /// The parts of each entry, `[n_entries]`.
+    /// Table places of the parts of each entry, `[n_entries]`.
     pub(super) places: Vec<[usize; PARTS]>,
     /// Where each request's entries begin, and where the last one's end, `[n_requests + 1]`.
     pub(super) starts: Vec<usize>,
 }
 
 impl Entries {
-    /// The histories of a batch; `counts` are the actions, positions and times that the model has.
+    /// The histories of a batch, for a model with these counts of actions, positions and times.
     pub(crate) fn new(inputs: &Inputs, counts: [usize; 3]) -> Self {
         let history = &inputs.history;
         let mut out = Self {
             starts: vec![0],
             ..Self::default()
         };
-        // Places of rows, 0 for those that were not met yet.
+        // 0 for rows without a place yet.
         let mut place_of = [(); TOKEN_FIELDS].map(|()| vec![0usize; inputs.rows.len()]);
         let mut segments = history.tokens.segments();
         for request in 0..inputs.n_requests() {
@@ -77,19 +77,19 @@ impl Entries {
         place_of[row]
     }
 
-    /// Where in the table each part begins.
+    /// The first table place of each part.
     pub(super) fn begins(&self, [actions, positions, _]: [usize; 3]) -> [usize; PARTS] {
         let about = self.n_of(0);
         let action = about + self.n_of(1);
         [0, about, action, action + actions, action + actions + positions]
     }
 
-    /// Rows of the table that are read as a field, the one of zeros included.
+    /// Table rows of a field, the leading row of zeros included.
     pub(super) fn n_of(&self, field: usize) -> usize {
         1 + self.rows[field].len()
     }
 
-    /// The rows of both fields, each behind one of zeros, `[n_of(0) + n_of(1), dim]`.
+    /// Copies the rows of both fields, each behind its row of zeros, `[n_of(0) + n_of(1), dim]`.
     pub(super) fn gather(&self, rows: &[f32], dim: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity((self.n_of(0) + self.n_of(1)) * dim);
         for of_field in &self.rows {
@@ -101,11 +101,11 @@ impl Entries {
         out
     }
 
-    /// Adds to the rows what [`Entries::gather`] has of each.
+    /// Adds gradients, laid out as by [`Entries::gather`], to those of the batch's rows.
     pub(crate) fn scatter(&self, gathered: &[f32], dim: usize, rows: &mut [f32]) {
         let mut gathered = gathered.chunks_exact(dim);
         for of_field in &self.rows {
-            let _none = gathered.next();
+            let _zeros = gathered.next();
             for (row, of_row) in of_field.iter().zip(&mut gathered) {
                 for (sum, value) in rows[row * dim..(row + 1) * dim].iter_mut().zip(of_row) {
                     *sum += value;
@@ -125,11 +125,13 @@ pub(crate) struct Slates {
 }
 
 impl Slates {
-    /// Of candidates whose requests are these.
+    /// Groups candidates by their requests.
     pub(crate) fn new(request_of: &[i64], n_requests: usize) -> Self {
-        let request = |of: &i64| usize::try_from(*of).ok().filter(|r| *r < n_requests);
+        let request_of = request_of
+            .iter()
+            .map(|of| usize::try_from(*of).ok().filter(|r| *r < n_requests));
         let mut starts = vec![0; n_requests + 1];
-        for request in request_of.iter().filter_map(request) {
+        for request in request_of.clone().flatten() {
             starts[request + 1] += 1;
         }
         for request in 0..n_requests {
@@ -137,8 +139,8 @@ impl Slates {
         }
         let mut next = starts.clone();
         let mut candidates = vec![0; starts[n_requests]];
-        for (candidate, request) in request_of.iter().enumerate() {
-            if let Some(request) = usize::try_from(*request).ok().filter(|r| *r < n_requests) {
+        for (candidate, request) in request_of.enumerate() {
+            if let Some(request) = request {
                 candidates[next[request]] = candidate;
                 next[request] += 1;
             }

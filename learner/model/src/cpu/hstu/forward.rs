@@ -1,136 +1,158 @@
-//! From rows to what each candidate is after the layer.
+//! The forward pass of [`Hstu`], from embedding rows to each candidate's row after the layer.
 
-use super::super::gemm::{Lhs, Rows, add_product, add_product_to};
-use super::super::kernel::{COLUMNS, add, add_scaled, dot, sigmoid, silu, total};
+#[cfg(doc)]
+use super::entries::Entries;
 use super::entries::PARTS;
 use super::{Hstu, HstuInputs};
 use crate::config::TOKEN_FIELDS;
+use crate::cpu::activation::{sigmoid, silu};
+use crate::cpu::gemm::{Lhs, MatrixView, add_product, add_product_to};
+use crate::cpu::kernel::{COLUMNS, add, add_scaled, dot, row, row_mut, total};
 
 const EPSILON: f32 = 1e-6;
-/// Candidates that read a history side by side: what belongs to them stays in the nearest cache.
-pub(super) const SIDE_BY_SIDE: usize = 32;
+/// Candidates that read a history together: their data stays in the nearest cache.
+pub(super) const PIECE: usize = 32;
 
-/// A forward pass, as far as the backward pass needs it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HstuPass {
+/// A forward pass, with what the backward pass needs.
+#[derive(Debug, Default)]
+pub(crate) struct HstuForward {
     /// The candidates' rows after the layer, `[n_candidates, width]`.
-    pub(crate) out: Vec<f32>,
-    /// The embedding rows that histories read, [`Entries::gather`](super::Entries::gather).
+    pub(crate) output: Vec<f32>,
+    /// Embedding rows of the histories, see [`Entries::gather`].
     pub(super) rows: Vec<f32>,
-    /// Entries, with mean 0 and deviation 1, `[n_entries, width]`.
-    pub(super) entries: Normed,
-    /// Of each slate in turn, [`SIDE_BY_SIDE`] candidates at a time: scores `[n_entries, candidates * heads]`.
+    /// Entries, `[n_entries, width]`.
+    pub(super) entries: NormalizedRows,
+    /// Scores of each slate, [`PIECE`] candidates at a time: `[n_entries, candidates * heads]`.
     pub(super) scores: Vec<f32>,
-    /// The same of candidates, `[n_candidates, width]`.
-    pub(super) candidates: Normed,
+    /// Candidates, `[n_candidates, width]`.
+    pub(super) candidates: NormalizedRows,
     /// Candidates projected, `[n_candidates, projected]`.
     pub(super) z: Vec<f32>,
-    /// What each head of a candidate multiplies an entry by, `[n_candidates, heads * width]`.
-    pub(super) asks: Vec<f32>,
-    /// Entries summed by their share, `[n_candidates, heads * width]`.
-    pub(super) found: Vec<f32>,
-    /// The shares' sums, `[n_candidates, heads]`.
+    /// Queries of each head in the entries' space, `q K`, `[n_candidates, heads * width]`.
+    pub(super) queries: Vec<f32>,
+    /// Entries summed by their shares, for each head, `[n_candidates, heads * width]`.
     pub(super) sums: Vec<f32>,
-    /// Scores of candidates by themselves, `[n_candidates, heads]`.
+    /// The sums of the shares, `[n_candidates, heads]`.
+    pub(super) totals: Vec<f32>,
+    /// Scores of candidates against themselves, `[n_candidates, heads]`.
     pub(super) own: Vec<f32>,
-    /// What was read, with mean 0 and deviation 1, `[n_candidates, values]`.
-    pub(super) read: Normed,
-    /// What goes into the last layer: gate, what was read, both multiplied; `[n_candidates, 3 values]`.
-    pub(super) row: Vec<f32>,
+    /// What candidates read, `[n_candidates, values]`.
+    pub(super) read: NormalizedRows,
+    /// Inputs of the last layer, `[n_candidates, 3 values]`: gate, what was read, and gate times its norm.
+    pub(super) last: Vec<f32>,
 }
 
-/// Rows of mean 0 and deviation 1, and what they were multiplied by for it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Normed {
+/// Rows of mean 0 and variance 1, and the factors that made the variance 1.
+///
+/// Unlike [`LayerNorm::normalize`](crate::cpu::layer_norm::LayerNorm::normalize) this computes the factors of all rows
+/// together, in vector registers, and callers whose rows have mean 0 skip that step.
+#[derive(Debug, Default)]
+pub(super) struct NormalizedRows {
     pub(super) rows: Vec<f32>,
-    pub(super) scale: Vec<f32>,
+    pub(super) factors: Vec<f32>,
 }
 
-impl Normed {
+impl NormalizedRows {
     #[inline(always)]
     fn zeros(n: usize, width: usize) -> Self {
         Self {
             rows: vec![0.0; n * width],
-            scale: vec![0.0; n],
+            factors: vec![0.0; n],
+        }
+    }
+
+    /// Scales rows of mean 0 to variance 1; their sums of squares are in place of the factors.
+    #[inline(always)]
+    fn scale_to_unit_variance(&mut self, width: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a width")]
+        let share = 1.0 / width as f32;
+        for factor in &mut self.factors {
+            *factor = 1.0 / factor.mul_add(share, EPSILON).sqrt();
+        }
+        for (row, factor) in self.rows.chunks_exact_mut(width).zip(&self.factors) {
+            for x in row {
+                *x *= factor;
+            }
         }
     }
 }
 
-impl HstuPass {
+impl HstuForward {
     #[inline(always)]
     pub(super) fn run(&mut self, block: &Hstu, inputs: HstuInputs<'_>) {
         self.entries(block, inputs);
         self.candidates(block, inputs);
         self.attend(block, inputs);
-        self.finish(block);
+        self.read_self(block);
+        self.last_layer(block);
     }
 
-    /// Entries as sums of rows that were projected once each.
+    /// Entries as sums of rows that are projected once each.
     #[inline(always)]
     fn entries(&mut self, block: &Hstu, inputs: HstuInputs<'_>) {
         let (dim, width) = (block.sizes.dim, block.sizes.width);
         self.rows = inputs.entries.gather(inputs.rows, dim);
         let begins = inputs.entries.begins(block.counts);
-        let n_projected = begins[TOKEN_FIELDS];
-        let mut table = vec![0.0; n_projected * width];
+        let mut table = vec![0.0; begins[TOKEN_FIELDS] * width];
         for (field, begin) in begins.into_iter().enumerate().take(TOKEN_FIELDS) {
             let n = inputs.entries.n_of(field);
             add_product(
                 &mut table[begin * width..],
-                Lhs::Rows(&self.rows[begin * dim..]),
+                Lhs::Matrix(&self.rows[begin * dim..]),
                 &block.token_centred[field * dim * width..],
                 [n, dim, width],
             );
         }
         table.extend_from_slice(&block.context);
-        self.entries = Normed::zeros(inputs.entries.places.len(), width);
-        let Normed { rows, scale } = &mut self.entries;
-        let entries = rows.chunks_exact_mut(width).zip(scale);
-        for ((row, scale), places) in entries.zip(&inputs.entries.places) {
+        self.entries = NormalizedRows::zeros(inputs.entries.places.len(), width);
+        let NormalizedRows { rows, factors } = &mut self.entries;
+        let entries = rows.chunks_exact_mut(width).zip(factors);
+        for ((out, factor), places) in entries.zip(&inputs.entries.places) {
             let [item, about, action, position, time] = part_rows(&table, width, places);
             let parts = item.iter().zip(about).zip(action).zip(position).zip(time);
-            for (x, ((((a, b), c), d), e)) in row.iter_mut().zip(parts) {
+            for (x, ((((a, b), c), d), e)) in out.iter_mut().zip(parts) {
                 *x = (a + b) + (c + d) + e;
             }
-            *scale = dot(row, row);
+            *factor = dot(out, out);
         }
-        to_deviation_one(&mut self.entries, width);
+        self.entries.scale_to_unit_variance(width);
     }
 
+    /// Candidates' rows, their projection, and their queries in the entries' space.
     #[inline(always)]
     fn candidates(&mut self, block: &Hstu, inputs: HstuInputs<'_>) {
         let sizes = &block.sizes;
         let (width, token) = (sizes.width, TOKEN_FIELDS * sizes.dim);
         let n = inputs.tokens.len() / token;
-        self.out = block.candidate.repeat(n);
+        self.output = block.candidate.repeat(n);
         add_product(
-            &mut self.out,
-            Lhs::Rows(inputs.tokens),
-            &block.token_turned,
+            &mut self.output,
+            Lhs::Matrix(inputs.tokens),
+            &block.token.transposed,
             [n, token, width],
         );
-        self.candidates = Normed::zeros(n, width);
-        let Normed { rows, scale } = &mut self.candidates;
-        let candidates = rows.chunks_exact_mut(width).zip(scale);
-        for ((row, scale), x) in candidates.zip(self.out.chunks_exact(width)) {
-            *scale = to_mean_zero(row, x);
+        self.candidates = NormalizedRows::zeros(n, width);
+        let NormalizedRows { rows, factors } = &mut self.candidates;
+        let candidates = rows.chunks_exact_mut(width).zip(factors);
+        for ((out, factor), x) in candidates.zip(self.output.chunks_exact(width)) {
+            *factor = subtract_mean(out, x);
         }
-        to_deviation_one(&mut self.candidates, width);
+        self.candidates.scale_to_unit_variance(width);
         self.z = block.project_bias.repeat(n);
         add_product(
             &mut self.z,
-            Lhs::Rows(&self.candidates.rows),
-            &block.project_turned,
+            Lhs::Matrix(&self.candidates.rows),
+            &block.project_transposed,
             [n, width, sizes.projected()],
         );
-        // A score is q (K x + b): what q K is, entries need no keys of their own, and by the same token no values.
-        self.asks = vec![0.0; n * sizes.spread()];
+        self.queries = vec![0.0; n * sizes.all_heads()];
         for head in 0..sizes.heads {
+            let queries = MatrixView::new(&self.z, sizes.projected(), sizes.query_at(head));
             add_product_to(
-                &mut self.asks[head * width..],
-                sizes.spread(),
-                Lhs::Part(Rows::of(&self.z, sizes.projected(), sizes.query_at(head))),
-                Rows::of(&block.project, width, 0).below(sizes.key_at(head)),
+                &mut self.queries[head * width..],
+                sizes.all_heads(),
+                Lhs::View(queries),
+                MatrixView::new(&block.project, width, 0).rows_from(sizes.key_at(head)),
                 [n, sizes.key, width],
             );
         }
@@ -140,66 +162,67 @@ impl HstuPass {
     #[inline(always)]
     fn attend(&mut self, block: &Hstu, inputs: HstuInputs<'_>) {
         let sizes = &block.sizes;
-        let (width, heads) = (sizes.width, sizes.heads);
-        let n_candidates = self.candidates.scale.len();
-        self.found = vec![0.0; n_candidates * sizes.spread()];
-        self.sums = vec![0.0; n_candidates * heads];
-        let [mut active, mut found, mut sums] = [(); 3].map(|()| Vec::new());
-        let mut transposed = TransposedPart::default();
+        let (width, heads, all_heads) = (sizes.width, sizes.heads, sizes.all_heads());
+        let n_candidates = self.candidates.factors.len();
+        self.sums = vec![0.0; n_candidates * all_heads];
+        self.totals = vec![0.0; n_candidates * heads];
+        let [mut active, mut sums, mut totals] = [(); 3].map(|()| Vec::new());
+        let mut queries = PackedColumns::default();
         for (entries, slate) in inputs.requests() {
             let entry_rows = &self.entries.rows[entries.start * width..entries.end * width];
-            for piece in slate.chunks(SIDE_BY_SIDE) {
+            for piece in slate.chunks(PIECE) {
                 let columns = piece.len() * heads;
-                transposed.clear(columns, width);
+                queries.clear(columns, width);
                 for (candidate, at) in piece.iter().zip((0..).step_by(heads)) {
-                    for head in 0..heads {
-                        let query =
-                            &self.z[candidate * sizes.projected() + sizes.query_at(head)..][..sizes.key];
-                        let bias = dot(query, &block.project_bias[sizes.key_at(head)..][..sizes.key]);
-                        let asks = &self.asks[candidate * sizes.spread() + head * width..][..width];
-                        transposed.put(at + head, asks, bias);
+                    let z = row(&self.z, *candidate, sizes.projected());
+                    let rows = row(&self.queries, *candidate, all_heads).chunks_exact(width);
+                    for (head, query) in rows.enumerate() {
+                        let key_bias = &block.project_bias[sizes.key_at(head)..][..sizes.key];
+                        let bias = dot(&z[sizes.query_at(head)..][..sizes.key], key_bias);
+                        queries.put(at + head, query, bias);
                     }
                 }
                 let from = self.scores.len();
-                transposed.multiply(entry_rows, &mut self.scores);
+                queries.multiply(entry_rows, &mut self.scores);
                 let scores = &self.scores[from..];
                 active.resize(scores.len(), 0.0);
                 silu(&mut active, scores);
-                found.clear();
-                found.resize(columns * width, 0.0);
-                let n = entries.len();
-                add_product(&mut found, Lhs::Columns(&active), entry_rows, [columns, n, width]);
                 sums.clear();
-                sums.resize(columns, 0.0);
+                sums.resize(columns * width, 0.0);
+                let size = [columns, entries.len(), width];
+                add_product(&mut sums, Lhs::Transposed(&active), entry_rows, size);
+                totals.clear();
+                totals.resize(columns, 0.0);
                 for active in active.chunks_exact(columns) {
-                    add(&mut sums, active);
+                    add(&mut totals, active);
                 }
-                let of_pieces = found.chunks_exact(sizes.spread()).zip(sums.chunks_exact(heads));
-                for (candidate, (found, sums)) in piece.iter().zip(of_pieces) {
-                    let out = &mut self.found[candidate * sizes.spread()..][..sizes.spread()];
-                    add_scaled(out, sizes.share, found);
-                    add_scaled(&mut self.sums[candidate * heads..][..heads], sizes.share, sums);
+                let of_piece = sums.chunks_exact(all_heads).zip(totals.chunks_exact(heads));
+                for (candidate, (sums, totals)) in piece.iter().zip(of_piece) {
+                    let out = row_mut(&mut self.sums, *candidate, all_heads);
+                    add_scaled(out, sizes.share, sums);
+                    let out = row_mut(&mut self.totals, *candidate, heads);
+                    add_scaled(out, sizes.share, totals);
                 }
             }
         }
     }
 
-    /// Candidates read themselves; then gates and the last layer.
+    /// Gates, and what candidates read of themselves and through the bias of values.
     #[inline(always)]
-    fn finish(&mut self, block: &Hstu) {
+    fn read_self(&mut self, block: &Hstu) {
         let sizes = &block.sizes;
-        let (width, values, heads) = (sizes.width, sizes.values(), sizes.heads);
-        let n = self.candidates.scale.len();
-        self.row = vec![0.0; n * 3 * values];
+        let (values, heads) = (sizes.values(), sizes.heads);
+        let n = self.candidates.factors.len();
+        self.last = vec![0.0; n * 3 * values];
         self.own = vec![0.0; n * heads];
-        let rows = self.row.chunks_exact_mut(3 * values);
+        let rows = self.last.chunks_exact_mut(3 * values);
         let of_candidates = self.z.chunks_exact(sizes.projected()).zip(rows);
         let of_heads = self
             .own
             .chunks_exact_mut(heads)
-            .zip(self.sums.chunks_exact(heads));
-        for ((z, row), (own, sums)) in of_candidates.zip(of_heads) {
-            let (gate, read) = row.split_at_mut(values);
+            .zip(self.totals.chunks_exact(heads));
+        for ((z, last), (own, totals)) in of_candidates.zip(of_heads) {
+            let (gate, read) = last.split_at_mut(values);
             silu(gate, &z[..values]);
             for head in 0..heads {
                 let query = &z[sizes.query_at(head)..][..sizes.key];
@@ -207,72 +230,65 @@ impl HstuPass {
                 let share = own[head] * sigmoid(own[head]) * sizes.share;
                 let out = &mut read[head * sizes.value..][..sizes.value];
                 add_scaled(out, share, &z[sizes.value_at(head)..][..sizes.value]);
-                add_scaled(
-                    out,
-                    sums[head],
-                    &block.project_bias[sizes.value_at(head)..][..sizes.value],
-                );
+                let bias = &block.project_bias[sizes.value_at(head)..][..sizes.value];
+                add_scaled(out, totals[head], bias);
             }
         }
-        for head in 0..heads {
+    }
+
+    /// What candidates read of the history, the norm of it all, and the last layer.
+    #[inline(always)]
+    fn last_layer(&mut self, block: &Hstu) {
+        let sizes = &block.sizes;
+        let (width, values) = (sizes.width, sizes.values());
+        let n = self.candidates.factors.len();
+        for head in 0..sizes.heads {
+            let sums = MatrixView::new(&self.sums, sizes.all_heads(), head * width);
+            let (projected, at) = (sizes.projected(), sizes.value_at(head));
             add_product_to(
-                &mut self.row[values + head * sizes.value..],
+                &mut self.last[values + head * sizes.value..],
                 3 * values,
-                Lhs::Part(Rows::of(&self.found, sizes.spread(), head * width)),
-                Rows::of(&block.project_turned, sizes.projected(), sizes.value_at(head)),
+                Lhs::View(sums),
+                MatrixView::new(&block.project_transposed, projected, at),
                 [n, width, sizes.value],
             );
         }
-        self.read = Normed::zeros(n, values);
-        let Normed { rows, scale } = &mut self.read;
-        let normed = rows.chunks_exact_mut(values).zip(scale);
-        for (row, (normed, scale)) in self.row.chunks_exact(3 * values).zip(normed) {
-            *scale = to_mean_zero(normed, &row[values..2 * values]);
+        self.read = NormalizedRows::zeros(n, values);
+        let NormalizedRows { rows, factors } = &mut self.read;
+        let normalized = rows.chunks_exact_mut(values).zip(factors);
+        for (last, (out, factor)) in self.last.chunks_exact(3 * values).zip(normalized) {
+            *factor = subtract_mean(out, &last[values..2 * values]);
         }
-        to_deviation_one(&mut self.read, values);
-        let normed = self.read.rows.chunks_exact(values);
-        for (row, normed) in self.row.chunks_exact_mut(3 * values).zip(normed) {
-            let (gate, rest) = row.split_at_mut(values);
-            let norm = block.out_norm[0].iter().zip(&block.out_norm[1]);
-            for (((out, gate), x), (by, bias)) in rest[values..].iter_mut().zip(gate).zip(normed).zip(norm) {
+        self.read.scale_to_unit_variance(values);
+        let normalized = self.read.rows.chunks_exact(values);
+        for (last, normalized) in self.last.chunks_exact_mut(3 * values).zip(normalized) {
+            let (gate, rest) = last.split_at_mut(values);
+            let norm = block.out_norm.weight.iter().zip(&block.out_norm.bias);
+            let gated = rest[values..].iter_mut().zip(gate).zip(normalized).zip(norm);
+            for (((out, gate), x), (by, bias)) in gated {
                 *out = *gate * x.mul_add(*by, *bias);
             }
         }
         add_product(
-            &mut self.out,
-            Lhs::Rows(&self.row),
-            &block.out_turned,
+            &mut self.output,
+            Lhs::Matrix(&self.last),
+            &block.out.transposed,
             [n, 3 * values, width],
         );
     }
 }
 
-/// Rows of a table.
+/// The rows that an entry is the sum of.
 #[inline(always)]
 fn part_rows<'a>(table: &'a [f32], width: usize, places: &[usize; PARTS]) -> [&'a [f32]; PARTS] {
-    let row = |place: usize| &table[place * width..(place + 1) * width];
     let [a, b, c, d, e] = *places;
-    [row(a), row(b), row(c), row(d), row(e)]
+    let part = |place| row(table, place, width);
+    [part(a), part(b), part(c), part(d), part(e)]
 }
 
-/// Brings rows of mean 0 to deviation 1, their sums of squares being where what they were multiplied by will be.
+/// Writes a row minus its mean. Returns the sum of squares.
 #[inline(always)]
-fn to_deviation_one(normed: &mut Normed, width: usize) {
-    #[expect(clippy::cast_precision_loss, reason = "a width")]
-    let share = 1.0 / width as f32;
-    for scale in &mut normed.scale {
-        *scale = 1.0 / scale.mul_add(share, EPSILON).sqrt();
-    }
-    for (row, scale) in normed.rows.chunks_exact_mut(width).zip(&normed.scale) {
-        for x in row {
-            *x *= scale;
-        }
-    }
-}
-
-/// Takes a row's mean off; what is left as a sum of squares.
-#[inline(always)]
-fn to_mean_zero(out: &mut [f32], x: &[f32]) -> f32 {
+fn subtract_mean(out: &mut [f32], x: &[f32]) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "a width")]
     let mean = total(x) / x.len() as f32;
     for (out, x) in out.iter_mut().zip(x) {
@@ -281,9 +297,9 @@ fn to_mean_zero(out: &mut [f32], x: &[f32]) -> f32 {
     dot(out, out)
 }
 
-/// Vectors as columns of a matrix, as many as fill whole blocks of a product.
+/// Vectors as columns of a matrix, padded to whole blocks of a product.
 #[derive(Debug, Default)]
-pub(super) struct TransposedPart {
+pub(super) struct PackedColumns {
     columns: usize,
     stride: usize,
     /// `[width, stride]`
@@ -293,8 +309,8 @@ pub(super) struct TransposedPart {
     products: Vec<f32>,
 }
 
-impl TransposedPart {
-    /// Makes room for so many vectors of `width`.
+impl PackedColumns {
+    /// Makes room for vectors of `width` floats.
     #[inline(always)]
     pub(super) fn clear(&mut self, columns: usize, width: usize) {
         self.columns = columns;
@@ -323,7 +339,7 @@ impl TransposedPart {
             self.products.extend_from_slice(&self.bias);
         }
         let size = [n, width, self.stride];
-        add_product(&mut self.products, Lhs::Rows(rows), &self.values, size);
+        add_product(&mut self.products, Lhs::Matrix(rows), &self.values, size);
         for products in self.products.chunks_exact(self.stride.max(1)) {
             out.extend_from_slice(&products[..self.columns]);
         }

@@ -1,4 +1,4 @@
-//! The loops against the block that libtorch differentiates, and against themselves in other company.
+//! HSTU against the block as libtorch differentiates it, and candidates against themselves beside others.
 
 use std::sync::Arc;
 
@@ -7,40 +7,18 @@ use ouzel_sample::{
     VectorMap,
 };
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::blocks::hstu;
-use crate::config::{ModelConfig, SequenceConfig, SequenceKind};
+use crate::blocks::{History, hstu};
+use crate::config::{LoraConfig, ModelConfig, SequenceConfig, SequenceKind, TOKEN_FIELDS};
 use crate::cpu::grad_mode::GradMode;
 use crate::cpu::sequence::{CpuSequenceBlock, SequencePass};
-use crate::host_slice::to_vec;
-use crate::inputs::Inputs;
-use crate::params::Params;
-use crate::random::normal;
-use crate::shapes::weight_specs;
-use crate::torch::{BatchTensors, UniqueRows};
-use crate::weights::Weights;
+use crate::cpu::testing::{Case, Tolerance, tensor};
+use crate::cpu::weights::{BlockWeights, Learning};
+use crate::groups::Layout;
+use crate::inputs::{Inputs, Pool};
 
-/// A model with a block of these sizes, none of whose weights is at a value where it would do nothing.
-fn weights(dim: usize, sequence: SequenceConfig) -> Weights {
-    let config = ModelConfig {
-        dim,
-        tasks: vec!["click".into(), "order".into()],
-        sequence,
-        ..ModelConfig::default()
-    };
-    let mut weights = Weights::new(config.clone(), 1, 0.1, 2);
-    for (stream, spec) in (0u64..).zip(weight_specs(&config)) {
-        let array = weights.dense.get_mut(&spec.name).unwrap();
-        let values = array.values.iter().zip(0u64..);
-        array.values = values
-            .map(|(value, lane)| value + 0.2 * normal(77, stream, lane))
-            .collect();
-    }
-    weights
-}
-
-/// Requests with so many past actions and candidates each. Some entries are about nothing, some are seen again.
+/// Requests with these counts of past actions and candidates. Some entries have no attribute, some items occur twice.
 fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
     let now = 1_000_000_000;
     let slate = |(user, (n_past, n)): (u64, &(usize, usize))| {
@@ -77,63 +55,66 @@ fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
     (0u64..).zip(sizes).map(slate).collect()
 }
 
-fn params(weights: &Weights) -> Params {
-    let tensor = |(name, array): (&String, &crate::weights::Array)| {
-        let shape: Vec<i64> = array.shape.iter().map(|n| i64::try_from(*n).unwrap()).collect();
-        let tensor = Tensor::from_slice(&array.values).reshape(&shape);
-        (name.clone(), tensor.set_requires_grad(true))
+/// A case with the block's weights and the embedding rows of a batch.
+fn case(config: &ModelConfig, inputs: &Inputs) -> Case {
+    let case = Case::of_model(config, |name| name.starts_with("sequence."));
+    case.input("rows", &[inputs.rows.len(), config.dim])
+}
+
+fn forward(config: &ModelConfig, case: &Case, inputs: &Inputs) -> SequencePass {
+    let block = CpuSequenceBlock::new(BlockWeights::new(case, config), config).unwrap();
+    let (rows, mode) = (case.values("rows"), GradMode::Weights);
+    SequencePass::new(Arc::new(block), inputs, rows, config.dim, mode)
+}
+
+/// The block's output in tensors.
+fn by_torch(config: &ModelConfig, case: &Case, inputs: &Inputs) -> Tensor {
+    let history = &inputs.history;
+    let (n_requests, n) = (inputs.n_requests(), inputs.rows.len());
+    let pooled = |pool: &Pool, shape: &[i64]| {
+        let mut identity = vec![0.0; n * n];
+        identity.iter_mut().step_by(n + 1).for_each(|x| *x = 1.0);
+        let pool = tensor(&pool.gather(&identity, n), &[pool.len(), n]);
+        pool.matmul(case.tensor("rows")).reshape(shape)
     };
-    let of_block = weights
-        .dense
-        .iter()
-        .filter(|(name, _)| name.starts_with("sequence."));
-    Params::new(of_block.map(tensor), 1.0)
+    let len = i64::try_from(history.len).unwrap();
+    let token = i64::try_from(TOKEN_FIELDS * config.dim).unwrap();
+    let tensors = History {
+        tokens: pooled(&history.tokens, &[-1, len, token]),
+        valid: tensor(&history.valid, &[n_requests, history.len]),
+        tasks: Tensor::from_slice(&history.tasks).view([-1, len]),
+        ages: tensor(&history.ages, &[n_requests, history.len]),
+    };
+    let target = pooled(&history.target, &[-1, token]);
+    let layout = Layout::new(&inputs.groups, Device::Cpu).unwrap();
+    hstu::forward(case.params(), &config.sequence, &target, &tensors, &layout).unwrap()
 }
 
-fn pass(weights: &Weights, params: &Params, inputs: &Inputs) -> SequencePass {
-    let rows = weights.rows.read_all(&inputs.rows);
-    let block = Arc::new(CpuSequenceBlock::new(params, &weights.config).unwrap());
-    SequencePass::new(block, inputs, &rows, weights.config.dim, GradMode::Weights)
-}
-
-/// Outputs and all gradients are those that libtorch finds by itself, within these shares of the largest.
-fn check(weights: &Weights, sizes: &[(usize, usize)], order: &[usize], [outputs, gradients]: [f32; 2]) {
-    let params = params(weights);
-    let dim = weights.config.dim;
-    let mut inputs = Inputs::of_shown(&weights.config, &slates(sizes), &VectorMap::default());
+/// Outputs and all gradients are those of libtorch.
+fn check(config: &ModelConfig, sizes: &[(usize, usize)], order: &[usize], tolerance: Tolerance) {
+    let mut inputs = Inputs::of_shown(config, &slates(sizes), &VectorMap::default());
     shuffle(&mut inputs, order);
-    let rows = UniqueRows::Host(weights.rows.read_all(&inputs.rows));
-    let mut batch = BatchTensors::gather(&inputs, &rows, weights, Device::Cpu).unwrap();
-    batch.track(&inputs);
-    let (history, target) = (batch.history.as_ref().unwrap(), batch.target.as_ref().unwrap());
-    let layout = batch.layout.as_ref().unwrap();
-    let out = hstu::forward(&params, &weights.config.sequence, target, history, layout).unwrap();
-    let direction: Vec<f32> = (0..out.numel() as u64).map(|lane| normal(5, 5, lane)).collect();
-    let sum = (&out * Tensor::from_slice(&direction).view_as(&out)).sum(Kind::Float);
-    let mut asked: Vec<&Tensor> = params.iter().map(|(_, tensor)| tensor).collect();
-    asked.extend([&history.tokens, target]);
-    let mut expected = Tensor::run_backward(&[&sum], &asked, false, false);
-    let mut rows = vec![0.0; inputs.rows.len() * dim];
-    for pool in [&inputs.history.target, &inputs.history.tokens] {
-        pool.scatter(&to_vec(&expected.pop().unwrap()).unwrap(), dim, &mut rows);
-    }
-
-    let ours = pass(weights, &params, &inputs);
-    close("out", ours.read(), &to_vec(&out).unwrap(), outputs);
-    let mut of_rows = vec![0.0; rows.len()];
-    let found = ours.backward(&inputs, &direction, &mut of_rows, true);
-    close("rows", &of_rows, &rows, gradients);
-    assert_eq!(found.len(), expected.len(), "every weight has a gradient");
-    for ((name, _), expected) in params.iter().zip(&expected) {
-        let (_, found) = found.iter().find(|(of, _)| *of == name).unwrap();
-        close(name, found, &to_vec(expected).unwrap(), gradients);
-    }
-    let mut same_rows = vec![0.0; rows.len()];
-    assert!(
-        ours.backward(&inputs, &direction, &mut same_rows, false)
-            .is_empty()
-    );
-    assert_eq!(same_rows, of_rows, "weights that stand still change nothing else");
+    let case = case(config, &inputs);
+    let expected = by_torch(config, &case, &inputs);
+    let pass = forward(config, &case, &inputs);
+    let direction = case.direction(&expected);
+    let backward = |learning: Learning| {
+        let mut rows = vec![0.0; case.values("rows").len()];
+        let weights = pass.backward(&inputs, &direction, &mut rows, learning);
+        (rows, weights)
+    };
+    let mut learning = Learning {
+        contents: false,
+        base: true,
+        adapters: true,
+    };
+    let (rows, mut gradients) = backward(learning);
+    gradients.push(("rows".to_owned(), rows.clone()));
+    case.check(&expected, pass.read(), &gradients, tolerance);
+    (learning.base, learning.adapters) = (false, false);
+    let (fixed_rows, weights) = backward(learning);
+    assert!(weights.is_empty());
+    assert_eq!(fixed_rows, rows, "fixed weights change the gradients of rows");
 }
 
 /// Candidates in another order, so that those of a request do not stand together.
@@ -145,17 +126,8 @@ fn shuffle(inputs: &mut Inputs, order: &[usize]) {
     inputs.groups = crate::Groups::new(&inputs.request_of, inputs.n_requests());
 }
 
-fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let most = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
-    for (found, expected) in found.iter().zip(expected) {
-        let off = (found - expected).abs();
-        assert!(off <= tolerance * most, "{what}: {found} {expected} of {most}");
-    }
-}
-
-fn sequence(width: usize, [heads, key, value]: [usize; 3], history_len: usize) -> SequenceConfig {
-    SequenceConfig {
+fn config(dim: usize, width: usize, [heads, key, value]: [usize; 3], history_len: usize) -> ModelConfig {
+    let sequence = SequenceConfig {
         kind: SequenceKind::Hstu,
         history_len,
         width,
@@ -164,6 +136,12 @@ fn sequence(width: usize, [heads, key, value]: [usize; 3], history_len: usize) -
         key_width: key,
         value_width: value,
         ..SequenceConfig::default()
+    };
+    ModelConfig {
+        dim,
+        tasks: vec!["click".into(), "order".into()],
+        sequence,
+        ..ModelConfig::default()
     }
 }
 
@@ -180,43 +158,73 @@ proptest! {
         order in prop::collection::vec(0usize..3, 0..100),
     ) {
         let [n_heads, key, value] = heads;
-        let weights = weights(dim, sequence(width, [n_heads, 4 * key - 3, 4 * value - 1], history_len));
-        // A norm of few values, most of them small, makes much of a last bit: the next test has the usual widths.
-        check(&weights, &sizes, &order, [1e-4, 1e-3]);
+        let config = config(dim, width, [n_heads, 4 * key - 3, 4 * value - 1], history_len);
+        // A norm of few values, most of them small, amplifies a last bit: the next test has the usual widths.
+        check(&config, &sizes, &order, Tolerance::Share(1e-3));
     }
 }
 
 #[test]
 fn empty_full_and_single_histories_are_the_block_and_its_gradients() {
-    let weights = weights(8, sequence(32, [2, 16, 16], 50));
+    let config = config(8, 32, [2, 16, 16], 50);
     for sizes in [
         vec![(0, 1)],
         vec![(1, 1)],
         vec![(50, 64)],
         vec![(50, 1), (0, 40), (1, 3), (49, 33)],
     ] {
-        check(&weights, &sizes, &[], [1e-6, 1e-5]);
+        check(&config, &sizes, &[], Tolerance::F32);
+    }
+}
+
+#[test]
+fn adapters_learn_through_the_folded_weights() {
+    for on in [
+        &["sequence.token"][..],
+        &["sequence.layer0.uvqk", "sequence.layer0.out"],
+    ] {
+        let config = ModelConfig {
+            lora: LoraConfig {
+                rank: 2,
+                alpha: 2.0,
+                layers: on.iter().map(|layer| (*layer).to_owned()).collect(),
+            },
+            ..config(8, 32, [2, 16, 16], 50)
+        };
+        check(&config, &[(7, 9), (0, 2), (50, 3)], &[], Tolerance::F32);
     }
 }
 
 /// To the last bit: every sum of a candidate runs in an order of its own.
 #[test]
-fn a_candidate_has_the_same_bits_in_any_company() {
-    let weights = weights(8, sequence(32, [2, 16, 16], 50));
-    let params = params(&weights);
-    let bits = |slates: &[ShownSlate]| -> Vec<u32> {
-        let inputs = Inputs::of_shown(&weights.config, slates, &VectorMap::default());
-        let read = pass(&weights, &params, &inputs).read().to_vec();
-        read.into_iter().map(f32::to_bits).collect()
-    };
+fn a_candidate_has_the_same_bits_beside_any_others() {
+    let config = config(8, 32, [2, 16, 16], 50);
     let slates = slates(&[(50, 64), (0, 3), (7, 33), (1, 1), (50, 1)]);
+    let together = Inputs::of_shown(&config, &slates, &VectorMap::default());
+    let case = case(&config, &together);
+    let bits = |inputs: &Inputs| -> Vec<u32> {
+        let block = CpuSequenceBlock::new(BlockWeights::new(&case, &config), &config).unwrap();
+        let row = |key| together.rows.iter().position(|other| *other == key).unwrap();
+        let rows: Vec<f32> = inputs
+            .rows
+            .iter()
+            .flat_map(|key| &case.values("rows")[row(*key) * config.dim..][..config.dim])
+            .copied()
+            .collect();
+        let pass = SequencePass::new(Arc::new(block), inputs, &rows, config.dim, GradMode::None);
+        pass.read().iter().map(|x| x.to_bits()).collect()
+    };
     let alone = slates.iter().flat_map(|slate| {
         slate.candidates.iter().flat_map(|candidate| {
-            bits(&[ShownSlate {
+            let slate = ShownSlate {
                 request: Arc::clone(&slate.request),
                 candidates: vec![Arc::clone(candidate)],
-            }])
+            };
+            bits(&Inputs::of_shown(&config, &[slate], &VectorMap::default()))
         })
     });
-    assert!(bits(&slates) == alone.collect::<Vec<_>>(), "company changes bits");
+    assert!(
+        bits(&together) == alone.collect::<Vec<_>>(),
+        "other candidates change bits"
+    );
 }

@@ -1,240 +1,188 @@
-//! The way back of [`Interest`].
+//! The backward pass of [`Interest`].
 
-use pulp::{Arch, NullaryFnOnce};
+use std::ops::Range;
 
-use super::{Adapter, Interest, InterestInputs, InterestPass, Read, row};
-use crate::cpu::gemm::{Lhs, Rows, add_product, add_product_to};
-use crate::cpu::kernel::{add, dot, transpose};
+use pulp::Arch;
 
-/// Gradients. None goes back to contents as entries of a history: they learn as candidates.
+use super::{History, Interest, InterestForward, InterestInputs};
+use crate::cpu::gemm::{Lhs, MatrixView, add_product, add_product_to};
+use crate::cpu::kernel::{add, dot, index, row, row_mut, runs, transpose, vectorized};
+use crate::cpu::linear::LinearGradients;
+use crate::cpu::softmax::softmax_backward;
+use crate::cpu::weights::{Learning, NamedGradients};
+
+/// Gradients. Contents of the history take none: they learn when they are candidates.
 #[derive(Debug, Default)]
 pub(crate) struct InterestGradients {
-    /// Of the candidates' contents, `[n_targets, n_in]`; empty where it was not asked for.
+    /// Of the candidates' contents, `[n_targets, n_in]`; empty while contents do not learn.
     pub(crate) targets: Vec<f32>,
-    /// By name, of those that learn.
-    pub(crate) weights: Vec<(&'static str, Vec<f32>)>,
+    pub(crate) weights: NamedGradients,
 }
 
-/// Which weights learn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Learning {
-    /// What makes contents.
-    pub(crate) contents: bool,
-    /// The layers themselves.
-    pub(crate) base: bool,
-    /// Their adapters.
-    pub(crate) adapters: bool,
+/// A backward pass under way.
+struct Backward<'a> {
+    block: &'a Interest,
+    inputs: InterestInputs<'a>,
+    pass: &'a InterestForward,
+    learning: Learning,
+    /// Of the scaled queries, `[n_targets, extent]`.
+    scaled_queries: Vec<f32>,
+    /// Of the keys where they learn, `[n_contents, width]`, and of the adapter's part, `[n_contents, rank]`.
+    keys: Vec<f32>,
+    low_keys: Vec<f32>,
+    out: InterestGradients,
 }
 
 impl Interest {
-    /// Gradients from that of what candidates found, `[n_candidates, n_in]`.
+    /// Gradients from that of the output, `[n_candidates, n_in]`.
     pub(crate) fn backward(
         &self,
         inputs: InterestInputs<'_>,
-        pass: &InterestPass,
-        of_found: &[f32],
+        pass: &InterestForward,
+        gradient: &[f32],
         learning: Learning,
     ) -> InterestGradients {
-        let mut out = InterestGradients::default();
-        Arch::new().dispatch(Backward(self, inputs, pass, of_found, learning, &mut out));
-        out
+        let n = inputs.vectors.len() / self.n_in.max(1);
+        let mut back = Backward {
+            block: self,
+            inputs,
+            pass,
+            learning,
+            scaled_queries: vec![0.0; pass.scaled_queries.len()],
+            keys: vec![0.0; if learning.base { n * self.width } else { 0 }],
+            low_keys: vec![0.0; pass.low_keys.len()],
+            out: InterestGradients::default(),
+        };
+        Arch::new().dispatch(Run(&mut back, gradient));
+        back.out
     }
+}
 
+impl Backward<'_> {
     #[inline(always)]
-    fn backward_loops(
-        &self,
-        inputs: InterestInputs<'_>,
-        pass: &InterestPass,
-        of_found: &[f32],
-        learning: Learning,
-        out: &mut InterestGradients,
-    ) {
-        let (n_in, width, extent) = (self.n_in, self.width, self.extent);
-        let n = inputs.vectors.len() / n_in.max(1);
+    fn run(&mut self, gradient: &[f32]) {
+        let (inputs, pass, n_in) = (self.inputs, self.pass, self.block.n_in);
         let keys = inputs.keys.unwrap_or(&pass.keys);
-        let mut of_asks = vec![0.0; pass.asks.len()];
-        let mut of_keys = vec![0.0; if learning.base { n * width } else { 0 }];
-        let mut of_low_keys = vec![0.0; pass.low_keys.len()];
-        // Of keys, only what an adapter adds may learn.
-        let from = if learning.base { 0 } else { width };
-        let mut weights = pass.weights.as_slice();
-        let mut read = Read::default();
-        for run in inputs.runs() {
-            read.begin(self, inputs, inputs.request_of[run.start], [keys, &pass.low_keys]);
-            let (n, n_run) = (read.entries.len(), run.len());
+        let mut shares = pass.shares.as_slice();
+        let mut history = History::default();
+        for run in runs(inputs.request_of) {
+            let request = inputs.request_of[run.start];
+            history.read(self.block, inputs, request, [keys, &pass.low_keys]);
+            let (n, n_run) = (history.entries.len(), run.len());
             if n == 0 {
                 continue;
             }
-            let (of_run, rest) = weights.split_at(n * n_run);
-            weights = rest;
-            // Gradients of weights, and from them of scores, `[entries, candidates]` and transposed.
-            let of_found = transpose(&of_found[run.start * n_in..run.end * n_in], n_run, n_in);
-            let mut of_weights = vec![0.0; n * n_run];
-            add_product(
-                &mut of_weights,
-                Lhs::Rows(&read.vectors),
-                &of_found,
-                [n, n_in, n_run],
-            );
-            let mut of_scores = transpose(&of_weights, n, n_run);
-            for (of, weights) in of_scores.chunks_exact_mut(n).zip(of_run.chunks_exact(n)) {
-                let mean = dot(of, weights);
-                for (of, weight) in of.iter_mut().zip(weights) {
-                    *of = weight * (*of - mean);
-                }
+            let (of_run, later) = shares.split_at(n * n_run);
+            shares = later;
+            // Gradients of the shares `[entries, candidates]`, then of the scores `[candidates, entries]`.
+            let gradient = transpose(&gradient[run.start * n_in..run.end * n_in], n_run, n_in);
+            let mut of_shares = vec![0.0; n * n_run];
+            let size = [n, n_in, n_run];
+            add_product(&mut of_shares, Lhs::Matrix(&history.vectors), &gradient, size);
+            let mut of_scores = transpose(&of_shares, n, n_run);
+            for (of, shares) in of_scores.chunks_exact_mut(n).zip(of_run.chunks_exact(n)) {
+                let mean = dot(of, shares);
+                softmax_backward(of, shares, mean);
             }
-            let mut of_run = vec![0.0; n_run * extent];
-            add_product(&mut of_run, Lhs::Rows(&of_scores), &read.keys, [n_run, n, extent]);
-            let mut asks = Vec::with_capacity(n_run * extent);
-            for (candidate, of) in run.zip(of_run.chunks_exact(extent)) {
-                let target = inputs.target(candidate);
-                add(&mut of_asks[target * extent..(target + 1) * extent], of);
-                asks.extend_from_slice(row(&pass.asks, target, extent));
-            }
-            let mut of_history = vec![0.0; n * extent];
-            let columns = Rows::of(&asks, extent, from);
-            let size = [n, n_run, extent - from];
-            add_product_to(
-                &mut of_history,
-                extent - from,
-                Lhs::Columns(&of_scores),
-                columns,
-                size,
-            );
-            for (entry, of) in read
-                .entries
-                .iter()
-                .zip(of_history.chunks_exact((extent - from).max(1)))
-            {
-                let (of, of_low) = of.split_at(width - from);
-                if learning.base {
-                    add(&mut of_keys[entry * width..(entry + 1) * width], of);
-                }
-                add(&mut of_low_keys[entry * self.low..(entry + 1) * self.low], of_low);
-            }
+            self.scores(run, &history, &of_scores);
         }
-        self.of_queries(inputs, pass, &of_asks, learning, out);
-        self.of_keys(inputs, [&of_keys, &of_low_keys], learning, out);
+        self.queries();
+        self.keys();
     }
 
+    /// From the scores of a run of candidates, `[candidates, entries]`, to queries and keys.
     #[inline(always)]
-    fn of_queries(
-        &self,
-        inputs: InterestInputs<'_>,
-        pass: &InterestPass,
-        of_asks: &[f32],
-        learning: Learning,
-        out: &mut InterestGradients,
-    ) {
-        let (n, n_in, width) = (inputs.n_targets, self.n_in, self.width);
-        let targets = &inputs.vectors[..n * n_in];
-        let scale = self.scale();
-        let mut of_queries = part(of_asks, self.extent, 0..width, scale);
-        if let Some(adapter) = &self.key.adapter {
+    fn scores(&mut self, run: Range<usize>, history: &History, of_scores: &[f32]) {
+        let (width, rank, extent) = (self.block.width, self.block.rank, self.block.extent);
+        let (n, n_run) = (history.entries.len(), run.len());
+        let mut of_queries = vec![0.0; n_run * extent];
+        let size = [n_run, n, extent];
+        add_product(&mut of_queries, Lhs::Matrix(of_scores), &history.keys, size);
+        let mut queries = Vec::with_capacity(n_run * extent);
+        for (candidate, of) in run.zip(of_queries.chunks_exact(extent)) {
+            let target = index(self.inputs.of_candidate[candidate]);
+            add(row_mut(&mut self.scaled_queries, target, extent), of);
+            queries.extend_from_slice(row(&self.pass.scaled_queries, target, extent));
+        }
+        // While the base stands still, only the adapter's part of keys takes gradients.
+        let from = if self.learning.base { 0 } else { width };
+        let mut of_history = vec![0.0; n * extent];
+        add_product_to(
+            &mut of_history,
+            extent - from,
+            Lhs::Transposed(of_scores),
+            MatrixView::new(&queries, extent, from),
+            [n, n_run, extent - from],
+        );
+        let rows = of_history.chunks_exact((extent - from).max(1));
+        for (entry, of) in history.entries.iter().zip(rows) {
+            let (of, of_low) = of.split_at(width - from);
+            if self.learning.base {
+                add(row_mut(&mut self.keys, *entry, width), of);
+            }
+            add(row_mut(&mut self.low_keys, *entry, rank), of_low);
+        }
+    }
+
+    /// From the scaled queries to the layer of queries, to `B` of the adapter of keys, and to contents.
+    #[inline(always)]
+    fn queries(&mut self) {
+        let (block, learning, n) = (self.block, self.learning, self.inputs.n_targets);
+        let (width, extent) = (block.width, block.extent);
+        let targets = &self.inputs.vectors[..n * block.n_in];
+        let scale = block.scale();
+        let mut of_queries = columns(&self.scaled_queries, extent, 0..width, scale);
+        if let Some(adapter) = &block.key.adapter {
             let places = width..width + adapter.rank;
-            let of_low = part(of_asks, self.extent, places, scale * adapter.scale);
-            add_product(
-                &mut of_queries,
-                Lhs::Rows(&of_low),
-                &adapter.b_transposed,
-                [n, adapter.rank, width],
-            );
+            let of_low = columns(&self.scaled_queries, extent, places, scale * adapter.scale);
+            let size = [n, adapter.rank, width];
+            add_product(&mut of_queries, Lhs::Matrix(&of_low), &adapter.b_transposed, size);
             if learning.adapters {
-                let b = columns_by(&pass.queries, width, &of_low, adapter.rank);
-                out.weights.push(("interest.key.lora_b", b));
+                let b = transposed_product(&self.pass.queries, width, &of_low, adapter.rank);
+                self.out.weights.push(("interest.key.lora_b".to_owned(), b));
             }
         }
-        if learning.base {
-            let weight = columns_by(&of_queries, width, targets, n_in);
-            out.weights.push(("interest.query.weight", weight));
-        }
-        let of_low = self
-            .query
-            .adapter
-            .as_ref()
-            .map(|adapter| adapter.back(&of_queries, width));
-        if let (Some(adapter), Some(of_low), true) = (&self.query.adapter, &of_low, learning.adapters) {
-            let scaled: Vec<f32> = pass.low_queries.iter().map(|x| adapter.scale * x).collect();
-            let b = columns_by(&of_queries, width, &scaled, adapter.rank);
-            out.weights.push(("interest.query.lora_b", b));
-            let a = columns_by(of_low, adapter.rank, targets, n_in);
-            out.weights.push(("interest.query.lora_a", a));
-        }
-        if learning.contents {
-            out.targets = vec![0.0; n * n_in];
-            let size = [n, width, n_in];
-            add_product(&mut out.targets, Lhs::Rows(&of_queries), &self.query.weight, size);
-            if let (Some(adapter), Some(of_low)) = (&self.query.adapter, &of_low) {
-                let size = [n, adapter.rank, n_in];
-                add_product(&mut out.targets, Lhs::Rows(of_low), &adapter.a, size);
-            }
-        }
+        let mut layer = LinearGradients::new(&block.query, learning);
+        let mut of_targets = vec![0.0; if learning.contents { targets.len() } else { 0 }];
+        let inputs = learning.contents.then_some(of_targets.as_mut_slice());
+        block.query.backward(targets, &of_queries, &mut layer, inputs);
+        layer.add_named("interest.query", &mut self.out.weights);
+        self.out.targets = of_targets;
     }
 
+    /// From keys to their layer, and to `A` of its adapter.
     #[inline(always)]
-    fn of_keys(
-        &self,
-        inputs: InterestInputs<'_>,
-        [of_keys, of_low_keys]: [&[f32]; 2],
-        learning: Learning,
-        out: &mut InterestGradients,
-    ) {
-        let (n_in, width) = (self.n_in, self.width);
-        if learning.base {
-            let weight = columns_by(of_keys, width, inputs.vectors, n_in);
-            out.weights.push(("interest.key.weight", weight));
+    fn keys(&mut self) {
+        let (block, vectors) = (self.block, self.inputs.vectors);
+        if self.learning.base {
+            let weight = transposed_product(&self.keys, block.width, vectors, block.n_in);
+            self.out.weights.push(("interest.key.weight".to_owned(), weight));
         }
-        if let (Some(adapter), true) = (&self.key.adapter, learning.adapters) {
-            let of_low = part(of_low_keys, self.low, 0..adapter.rank, 1.0);
-            let a = columns_by(&of_low, adapter.rank, inputs.vectors, n_in);
-            out.weights.push(("interest.key.lora_a", a));
+        if let (Some(adapter), true) = (&block.key.adapter, self.learning.adapters) {
+            let of_low = columns(&self.low_keys, block.rank, 0..adapter.rank, 1.0);
+            let a = transposed_product(&of_low, adapter.rank, vectors, block.n_in);
+            self.out.weights.push(("interest.key.lora_a".to_owned(), a));
         }
     }
 }
 
-impl Adapter {
-    /// From the gradient of what it adds to, `[n, width]`, to that of `A x`, `[n, rank]`.
-    #[inline(always)]
-    fn back(&self, of: &[f32], width: usize) -> Vec<f32> {
-        let n = of.len() / width.max(1);
-        let mut low = vec![0.0; n * self.rank];
-        add_product(&mut low, Lhs::Rows(of), &self.b, [n, width, self.rank]);
-        low.iter_mut().for_each(|x| *x *= self.scale);
-        low
-    }
-}
-
-/// Some columns of rows, scaled.
+/// Some columns of rows of `stride` floats, scaled.
 #[inline(always)]
-fn part(values: &[f32], stride: usize, columns: std::ops::Range<usize>, scale: f32) -> Vec<f32> {
+fn columns(values: &[f32], stride: usize, columns: Range<usize>, scale: f32) -> Vec<f32> {
     let rows = values.chunks_exact(stride);
     rows.flat_map(|row| &row[columns.clone()])
         .map(|x| scale * x)
         .collect()
 }
 
-/// The transpose of `a [n, m]` by `b [n, k]`: `[m, k]`.
+/// The transpose of `a [n, m]` times `b [n, k]`, `[m, k]`.
 #[inline(always)]
-fn columns_by(a: &[f32], m: usize, b: &[f32], k: usize) -> Vec<f32> {
+fn transposed_product(a: &[f32], m: usize, b: &[f32], k: usize) -> Vec<f32> {
     let mut out = vec![0.0; m * k];
-    add_product(&mut out, Lhs::Columns(a), b, [m, a.len() / m.max(1), k]);
+    add_product(&mut out, Lhs::Transposed(a), b, [m, a.len() / m.max(1), k]);
     out
 }
 
-struct Backward<'a>(
-    &'a Interest,
-    InterestInputs<'a>,
-    &'a InterestPass,
-    &'a [f32],
-    Learning,
-    &'a mut InterestGradients,
-);
-
-impl NullaryFnOnce for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        self.0.backward_loops(self.1, self.2, self.3, self.4, self.5);
-    }
+vectorized! {
+    Run<'a, 'b>(back: &'a mut Backward<'b>, gradient: &'a [f32]) => back.run(gradient)
 }

@@ -1,12 +1,18 @@
-//! The way back of [`Tower`], the same pieces one by one.
+//! The backward pass of [`Tower`], in the pieces of its forward pass.
 
-use pulp::{Arch, NullaryFnOnce};
+use std::ops::Range;
 
-use super::{Layer, PARTS, PIECE, Tower, TowerInputs, TowerPass};
-use crate::cpu::gemm::{Lhs, Rows};
-use crate::cpu::kernel::add;
+use pulp::Arch;
 
-/// Gradients, shaped as what they are of.
+use super::{PARTS, PIECE, Tower, TowerForward, TowerInputs, fm_inputs};
+use crate::cpu::activation::relu_backward;
+use crate::cpu::gemm::{Lhs, MatrixView};
+use crate::cpu::head::HeadGradients;
+use crate::cpu::kernel::{add, index, row, row_mut, vectorized};
+use crate::cpu::linear::LinearGradients;
+use crate::cpu::weights::{Learning, NamedGradients};
+
+/// Gradients of the inputs, each shaped as its input, and of the weights.
 #[derive(Debug, Default)]
 pub(crate) struct TowerGradients {
     /// `[n_requests, fields * dim]`
@@ -17,235 +23,257 @@ pub(crate) struct TowerGradients {
     pub(crate) interest: Vec<f32>,
     /// `[n_candidates, out]`
     pub(crate) sequence: Vec<f32>,
-    /// Sums over tasks, `[n_candidates]`.
+    /// `[n_candidates]`
     pub(crate) wide: Vec<f32>,
-    /// `[n_contents, out]`; empty where it was not asked for.
+    /// `[n_contents, out]`; empty while contents do not learn.
     pub(crate) contents: Vec<f32>,
-    /// By name.
-    pub(crate) weights: Vec<(String, Vec<f32>)>,
+    pub(crate) weights: NamedGradients,
+}
+
+/// A backward pass under way.
+struct Backward<'a> {
+    tower: &'a Tower,
+    inputs: TowerInputs<'a>,
+    pass: &'a TowerForward,
+    /// Inputs of the first layer that take gradients: the first so many.
+    n_inputs: usize,
+    contents_learn: bool,
+    /// Of the first layer's weight, `[n_out, n_in]`.
+    first: Vec<f32>,
+    /// Of the rows that the sums of the first layer start from, `[n_requests, n_out]`.
+    requests: Vec<f32>,
+    hidden: Vec<LinearGradients>,
+    head: HeadGradients,
+    auxiliary: LinearGradients,
+    missing: Vec<f32>,
+    out: TowerGradients,
+    /// Reused from piece to piece.
+    of_active: Vec<f32>,
+    of_before: Vec<f32>,
+    of_read: Vec<f32>,
 }
 
 impl Tower {
-    /// Gradients from that of the logits, `[n_candidates, n_tasks]`; those of contents only where they `learn`.
+    /// Gradients from those of the logits, `[n_candidates, n_tasks]`, and of the auxiliary logits, `[n_candidates,
+    /// n_auxiliary]`. Contents take gradients only where they learn, and dense features only where missing ones have a
+    /// learned value.
     pub(crate) fn backward(
         &self,
         inputs: TowerInputs<'_>,
-        pass: &TowerPass,
-        of_logits: &[f32],
-        contents_learn: bool,
+        pass: &TowerForward,
+        [logits, auxiliary]: [&[f32]; 2],
+        learning: Learning,
     ) -> TowerGradients {
-        let mut out = TowerGradients::default();
-        Arch::new().dispatch(Backward(self, inputs, pass, of_logits, contents_learn, &mut out));
-        out
-    }
-
-    #[inline(always)]
-    fn backward_loops(
-        &self,
-        inputs: TowerInputs<'_>,
-        pass: &TowerPass,
-        of_logits: &[f32],
-        contents_learn: bool,
-        out: &mut TowerGradients,
-    ) {
-        let (n, n_in, width) = (inputs.request_of.len(), self.first.n_in, self.first.n_out);
         let [fields, interest, sequence, content, n_dense] = self.parts;
-        let contents_learn = contents_learn && content > 0;
-        // Up to here gradients of what was read are asked for.
-        let asked = match (contents_learn, &self.missing) {
-            (_, Some(_)) => n_in,
-            (true, None) => n_in - n_dense,
-            (false, None) => n_in - n_dense - content,
+        let n = inputs.request_of.len();
+        let contents_learn = learning.contents && content > 0;
+        let layers = learning.with_base();
+        let n_inputs = match (contents_learn, &self.missing) {
+            (_, Some(_)) => self.first.n_in,
+            (true, None) => self.first.n_in - n_dense,
+            (false, None) => self.first.n_in - n_dense - content,
         };
-        let mut of_first_weight = vec![0.0; self.first.weight.len()];
-        let mut of_requests = vec![0.0; inputs.n_requests * width];
-        let mut of_layers: Vec<[Vec<f32>; 2]> = self
-            .layers
-            .iter()
-            .map(|(_, layer)| [vec![0.0; layer.weight.len()], vec![0.0; layer.n_out]])
-            .collect();
-        let mut of_missing = vec![0.0; self.missing.as_ref().map_or(0, Vec::len)];
-        out.candidate = Vec::with_capacity(n * fields);
-        out.interest = Vec::with_capacity(n * interest);
-        out.sequence = Vec::with_capacity(n * sequence);
-        out.contents = vec![0.0; if contents_learn { inputs.contents.len() } else { 0 }];
-        let products = self.first.products;
-        let (mut of, mut of_before, mut of_read) = (Vec::new(), Vec::new(), Vec::new());
+        let hidden = self.hidden.iter();
+        let mut back = Backward {
+            tower: self,
+            inputs,
+            pass,
+            n_inputs,
+            contents_learn,
+            first: vec![0.0; self.first.weight.len()],
+            requests: vec![0.0; inputs.n_requests * self.first.n_out],
+            hidden: hidden.map(|layer| LinearGradients::new(layer, layers)).collect(),
+            head: self.head.zeros(layers),
+            auxiliary: self
+                .auxiliary
+                .as_ref()
+                .map_or_else(LinearGradients::default, |layer| {
+                    LinearGradients::new(layer, layers)
+                }),
+            missing: vec![0.0; self.missing.as_ref().map_or(0, Vec::len)],
+            out: TowerGradients {
+                user: vec![0.0; inputs.user.len()],
+                candidate: Vec::with_capacity(n * fields),
+                interest: Vec::with_capacity(n * interest),
+                sequence: Vec::with_capacity(n * sequence),
+                contents: vec![0.0; if contents_learn { inputs.contents.len() } else { 0 }],
+                ..TowerGradients::default()
+            },
+            of_active: Vec::new(),
+            of_before: Vec::new(),
+            of_read: Vec::new(),
+        };
+        Arch::new().dispatch(Run(&mut back, logits, auxiliary));
+        back.out
+    }
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    fn run(&mut self, logits: &[f32], auxiliary: &[f32]) {
+        let n = self.inputs.request_of.len();
         for start in (0..n).step_by(PIECE) {
             let piece = start..n.min(start + PIECE);
-            let n_tasks = self.n_tasks();
-            of.clear();
-            of.extend_from_slice(&of_logits[start * n_tasks..piece.end * n_tasks]);
-            for ((_, layer), (active, [of_weight, of_bias])) in self
-                .layers
-                .iter()
-                .zip(pass.active.iter().zip(&mut of_layers))
-                .rev()
-            {
-                let active = &active[start * layer.n_in..piece.end * layer.n_in];
-                layer.weights(&of, active, of_weight, of_bias);
-                of_before.clear();
-                of_before.resize(piece.len() * layer.n_in, 0.0);
-                let size = [piece.len(), layer.n_out, layer.n_in];
-                layer
-                    .products
-                    .add_product(&mut of_before, Lhs::Rows(&of), &layer.weight, size);
-                for (of, active) in of_before.iter_mut().zip(active) {
-                    *of = if *active > 0.0 { *of } else { 0.0 };
-                }
-                std::mem::swap(&mut of, &mut of_before);
+            self.head(piece.clone(), logits, auxiliary);
+            self.hidden(piece.clone());
+            self.first_layer(piece);
+        }
+        self.user();
+        self.name_layers();
+        self.wide_and_fm(logits);
+    }
+
+    /// From the logits of some candidates to the last hidden layer.
+    #[inline(always)]
+    fn head(&mut self, piece: Range<usize>, logits: &[f32], auxiliary: &[f32]) {
+        let (tower, pass) = (self.tower, self.pass);
+        let last = &pass.active[tower.hidden.len()];
+        let width = last.len() / self.inputs.request_of.len().max(1);
+        let last = &last[piece.start * width..piece.end * width];
+        self.of_active.clear();
+        self.of_active.resize(last.len(), 0.0);
+        let logits = &logits[piece.start * tower.n_tasks..piece.end * tower.n_tasks];
+        tower.head.backward(
+            last,
+            &pass.heads[piece.start / PIECE],
+            logits,
+            &mut self.head,
+            &mut self.of_active,
+        );
+        if let Some(layer) = tower.auxiliary.as_ref().filter(|_| !auxiliary.is_empty()) {
+            let gradient = &auxiliary[piece.start * layer.n_out..piece.end * layer.n_out];
+            layer.backward(last, gradient, &mut self.auxiliary, None);
+        }
+        relu_backward(&mut self.of_active, last);
+    }
+
+    /// Through the hidden layers, last to first.
+    #[inline(always)]
+    fn hidden(&mut self, piece: Range<usize>) {
+        let layers = self.tower.hidden.iter().zip(&mut self.hidden);
+        for ((layer, gradients), active) in layers.zip(&self.pass.active).rev() {
+            let active = &active[piece.start * layer.n_in..piece.end * layer.n_in];
+            self.of_before.clear();
+            self.of_before.resize(active.len(), 0.0);
+            layer.backward(active, &self.of_active, gradients, Some(&mut self.of_before));
+            relu_backward(&mut self.of_before, active);
+            std::mem::swap(&mut self.of_active, &mut self.of_before);
+        }
+    }
+
+    /// Through the first layer to its inputs.
+    #[inline(always)]
+    fn first_layer(&mut self, piece: Range<usize>) {
+        let (first, n_inputs) = (&self.tower.first, self.n_inputs);
+        let (n_in, width) = (first.n_in, first.n_out);
+        let [fields, interest, sequence, content, n_dense] = self.tower.parts;
+        let read = &self.pass.read[piece.start * n_in..piece.end * n_in];
+        first.precision.add_product(
+            &mut self.first,
+            Lhs::Transposed(&self.of_active),
+            read,
+            [width, piece.len(), n_in],
+        );
+        self.of_read.clear();
+        self.of_read.resize(piece.len() * n_inputs, 0.0);
+        first.precision.add_product_to(
+            &mut self.of_read,
+            n_inputs,
+            Lhs::Matrix(&self.of_active),
+            MatrixView::new(&first.weight, n_in, 0),
+            [piece.len(), width, n_inputs],
+        );
+        let rows = self
+            .of_active
+            .chunks_exact(width.max(1))
+            .zip(self.of_read.chunks_exact(n_inputs.max(1)));
+        for (candidate, (of_active, of_read)) in piece.zip(rows) {
+            let request = index(self.inputs.request_of[candidate]);
+            add(row_mut(&mut self.requests, request, width), of_active);
+            let (part, of_read) = of_read.split_at(fields);
+            self.out.candidate.extend_from_slice(part);
+            let (part, of_read) = of_read.split_at(interest);
+            self.out.interest.extend_from_slice(part);
+            let (part, of_read) = of_read.split_at(sequence);
+            self.out.sequence.extend_from_slice(part);
+            if self.contents_learn {
+                let at = index(self.inputs.of_candidate[candidate]);
+                add(row_mut(&mut self.out.contents, at, content), &of_read[..content]);
             }
-            let read = &pass.read[start * n_in..piece.end * n_in];
-            products.add_product(
-                &mut of_first_weight,
-                Lhs::Columns(&of),
-                read,
-                [width, piece.len(), n_in],
-            );
-            of_read.clear();
-            of_read.resize(piece.len() * asked, 0.0);
-            products.add_product_to(
-                &mut of_read,
-                asked,
-                Lhs::Rows(&of),
-                Rows::of(&self.first.weight, n_in, 0),
-                [piece.len(), width, asked],
-            );
-            let rows = of
-                .chunks_exact(width.max(1))
-                .zip(of_read.chunks_exact(asked.max(1)));
-            for (candidate, (of, of_read)) in piece.zip(rows) {
-                let request = usize::try_from(inputs.request_of[candidate]).unwrap_or(0);
-                add(&mut of_requests[request * width..(request + 1) * width], of);
-                let (part, of_read) = of_read.split_at(fields);
-                out.candidate.extend_from_slice(part);
-                let (part, of_read) = of_read.split_at(interest);
-                out.interest.extend_from_slice(part);
-                let (part, of_read) = of_read.split_at(sequence);
-                out.sequence.extend_from_slice(part);
-                if contents_learn {
-                    let at = usize::try_from(inputs.of_candidate[candidate]).unwrap_or(0);
-                    add(
-                        &mut out.contents[at * content..(at + 1) * content],
-                        &of_read[..content],
-                    );
-                }
-                if self.missing.is_some() {
-                    let dense = &inputs.dense[candidate * n_dense..(candidate + 1) * n_dense];
-                    self.of_missing(dense, &of_read[content..], &mut of_missing);
-                }
+            if self.tower.missing.is_some() {
+                let dense = row(self.inputs.dense, candidate, n_dense);
+                let mask = self.tower.mask.as_deref();
+                add_missing_gradients(dense, mask, &of_read[content..], &mut self.missing);
             }
         }
-        let (of_user_weight, of_bias) = self.of_user(inputs, &of_requests, out);
-        out.weights.extend([
-            ("first.user".to_owned(), of_user_weight),
-            ("first.bias".to_owned(), of_bias),
+    }
+
+    /// Through the part of the first layer that reads the user's fields.
+    #[inline(always)]
+    fn user(&mut self) {
+        let layer = &self.tower.user;
+        let mut gradients = LinearGradients::merged(layer);
+        let inputs = Some(self.out.user.as_mut_slice());
+        layer.backward(self.inputs.user, &self.requests, &mut gradients, inputs);
+        self.out.weights.extend([
+            ("first.user".to_owned(), gradients.weight),
+            ("first.bias".to_owned(), gradients.bias),
         ]);
+    }
+
+    /// Moves the gradients of all layers to the result, by name.
+    fn name_layers(&mut self) {
+        let (tower, out) = (self.tower, &mut self.out.weights);
         let mut column = 0;
-        for (name, part) in PARTS.into_iter().zip(self.parts) {
+        for (name, part) in PARTS.into_iter().zip(tower.parts) {
             if part > 0 {
-                let mut of_part = Vec::with_capacity(width * part);
-                for row in of_first_weight.chunks_exact(n_in) {
-                    of_part.extend_from_slice(&row[column..column + part]);
-                }
-                out.weights.push((name.to_owned(), of_part));
+                let rows = self.first.chunks_exact(tower.first.n_in);
+                let of_part = rows.flat_map(|row| &row[column..column + part]);
+                out.push((name.to_owned(), of_part.copied().collect()));
             }
             column += part;
         }
-        for ((name, _), [of_weight, of_bias]) in self.layers.iter().zip(of_layers) {
-            out.weights.push((format!("{name}.weight"), of_weight));
-            out.weights.push((format!("{name}.bias"), of_bias));
+        for (gradients, layer) in std::mem::take(&mut self.hidden).into_iter().zip(1..) {
+            gradients.add_named(&format!("hidden{layer}"), out);
         }
-        if self.missing.is_some() {
-            out.weights.push(("missing".to_owned(), of_missing));
+        tower.head.add_named(std::mem::take(&mut self.head), out);
+        std::mem::take(&mut self.auxiliary).add_named("aux", out);
+        if tower.missing.is_some() {
+            out.push(("missing".to_owned(), std::mem::take(&mut self.missing)));
         }
-        self.beside(inputs, pass, of_logits, contents_learn, out);
     }
 
-    /// The request's part of the first layer: gradients of its weight and bias; adds that of its fields.
+    /// The terms that are added to the logits beside the layers.
     #[inline(always)]
-    fn of_user(
-        &self,
-        inputs: TowerInputs<'_>,
-        of_requests: &[f32],
-        out: &mut TowerGradients,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let layer = &self.user;
-        let n_requests = inputs.n_requests;
-        let (mut of_weight, mut of_bias) = (vec![0.0; layer.weight.len()], vec![0.0; layer.n_out]);
-        layer.weights(of_requests, inputs.user, &mut of_weight, &mut of_bias);
-        out.user = vec![0.0; inputs.user.len()];
-        layer.products.add_product(
-            &mut out.user,
-            Lhs::Rows(of_requests),
-            &layer.weight,
-            [n_requests, layer.n_out, layer.n_in],
-        );
-        (of_weight, of_bias)
-    }
-
-    /// What is added to the logits beside the layers: the wide part and the factorisation machine.
-    #[inline(always)]
-    fn beside(
-        &self,
-        inputs: TowerInputs<'_>,
-        pass: &TowerPass,
-        of_logits: &[f32],
-        contents_learn: bool,
-        out: &mut TowerGradients,
-    ) {
-        let of_rows = of_logits.chunks_exact(self.n_tasks()).map(|row| row.iter().sum());
-        out.wide = of_rows.collect();
-        if let (Some(fm), Some(pass)) = (&self.fm, &pass.fm) {
-            let found = fm.backward(inputs, pass, &out.wide, [&mut out.user, &mut out.candidate]);
-            if contents_learn {
-                fm.of_contents(&found.contents, &mut out.contents);
+    fn wide_and_fm(&mut self, logits: &[f32]) {
+        let out = &mut self.out;
+        let rows = logits.chunks_exact(self.tower.n_tasks);
+        out.wide = rows.map(|row| row.iter().sum()).collect();
+        if let (Some(fm), Some(pass)) = (&self.tower.fm, &self.pass.fm) {
+            let fields = [out.user.as_mut_slice(), &mut out.candidate];
+            let of_fm = fm.backward(fm_inputs(self.inputs), pass, &out.wide, fields);
+            if self.contents_learn {
+                fm.add_content_gradients(&of_fm.contents, &mut out.contents);
             }
-            if let Some(weight) = found.weight {
+            if let Some(weight) = of_fm.weight {
                 out.weights.push(("fm.content".to_owned(), weight));
             }
         }
     }
+}
 
-    /// Adds to the gradient of what stands for a missing feature.
-    #[inline(always)]
-    fn of_missing(&self, dense: &[f32], of: &[f32], out: &mut [f32]) {
-        for (at, ((out, x), of)) in out.iter_mut().zip(dense).zip(of).enumerate() {
-            let mask = self.mask.as_ref().map_or(1.0, |mask| mask[at]);
-            if *x == 0.0 {
-                *out = of.mul_add(mask, *out);
-            }
+/// Adds the gradient of the values in place of missing features of a candidate.
+#[inline(always)]
+fn add_missing_gradients(dense: &[f32], mask: Option<&[f32]>, of_read: &[f32], out: &mut [f32]) {
+    for (at, ((out, x), of)) in out.iter_mut().zip(dense).zip(of_read).enumerate() {
+        let mask = mask.map_or(1.0, |mask| mask[at]);
+        if *x == 0.0 {
+            *out = of.mul_add(mask, *out);
         }
     }
 }
 
-impl Layer {
-    /// Adds to the gradients of weight and bias, from those of what came out, `of [n, out]`, and what went in.
-    #[inline(always)]
-    fn weights(&self, of: &[f32], x: &[f32], of_weight: &mut [f32], of_bias: &mut [f32]) {
-        let n = of.len() / self.n_out.max(1);
-        let size = [self.n_out, n, self.n_in];
-        self.products.add_product(of_weight, Lhs::Columns(of), x, size);
-        for row in of.chunks_exact(self.n_out.max(1)) {
-            add(of_bias, row);
-        }
-    }
-}
-
-struct Backward<'a>(
-    &'a Tower,
-    TowerInputs<'a>,
-    &'a TowerPass,
-    &'a [f32],
-    bool,
-    &'a mut TowerGradients,
-);
-
-impl NullaryFnOnce for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        self.0.backward_loops(self.1, self.2, self.3, self.4, self.5);
-    }
+vectorized! {
+    Run<'a, 'b>(back: &'a mut Backward<'b>, logits: &'a [f32], auxiliary: &'a [f32])
+        => back.run(logits, auxiliary)
 }

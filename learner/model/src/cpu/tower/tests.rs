@@ -1,232 +1,178 @@
-//! Tower and content interest against the network as libtorch runs it.
+//! The tower against the same layers as libtorch differentiates them.
 
 use ouzel_sample::N_DENSE;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::*;
-use crate::blocks::fq_former::{self, Frozen};
-use crate::config::{ContentConfig, FeatureSet, InterestConfig, LoraConfig};
-use crate::cpu::interest::{Interest, InterestInputs, Learning};
+use crate::blocks::{fm, head};
+use crate::config::{
+    ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig,
+};
+use crate::config::{MatmulPrecision, SequenceKind};
+use crate::cpu::testing::{Case, Tolerance, made_up, tensor};
+use crate::cpu::weights::Learning;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
-use crate::groups::{Groups, Layout};
-use crate::net::Net;
-use crate::normal;
-use crate::torch::{BatchTensors, ContentIndices, ContentVectors, forward};
-use crate::weights::Weights;
+use crate::shapes::weight_specs;
 
-const LEN: usize = 5;
-const N_CONTENTS: usize = 9;
-const N_TARGETS: usize = 4;
-const VECTOR: usize = 6;
+const REQUEST_OF: [i64; 7] = [0, 0, 1, 1, 1, 3, 0];
+const OF_CANDIDATE: [i64; 7] = [0, 3, 1, 1, 2, 0, 2];
+const N_REQUESTS: usize = 4;
+const N_CONTENTS: usize = 4;
 
-fn made_up(stream: u64, n: usize) -> Vec<f32> {
-    (0..n as u64).map(|lane| normal(17, stream, lane)).collect()
-}
-
-fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    let shape: Vec<i64> = shape.iter().map(|n| i64::try_from(*n).unwrap()).collect();
-    Tensor::from_slice(values).reshape(&shape)
-}
-
-/// Weights of all sizes, none of them 0.
-fn net(config: &ModelConfig, is_frozen: bool) -> Net {
-    let mut weights = Weights::new(config.clone(), 0, 0.0, 0);
-    for (stream, array) in (100..).zip(weights.dense.values_mut()) {
-        let made = made_up(stream, array.values.len());
-        array.values = made.iter().map(|x| 0.3 * x).collect::<Vec<_>>().into();
+/// The tower in tensors: logits, then auxiliary logits.
+fn by_torch(case: &Case, config: &ModelConfig, mask: Option<&[f32]>, prior: &[f32]) -> [Tensor; 2] {
+    let n = REQUEST_OF.len();
+    let input = |name: &str| case.params().find(name);
+    let request_of = Tensor::from_slice(&REQUEST_OF);
+    let of = |x: &Tensor, weight: &str| x.matmul(&case.tensor(weight).tr());
+    let mut dense = tensor(&dense(), &[n, N_DENSE]);
+    if let Some(missing) = input("missing") {
+        dense = missing.where_self(&dense.eq(0.0), &dense);
     }
-    weights.prior = made_up(90, config.n_tasks());
-    weights.frozen = is_frozen.then_some(1);
-    let net = Net::new(&weights, Device::Cpu).unwrap();
-    for (_, tensor) in net.weights() {
-        let _tracked = tensor.set_requires_grad(true);
+    if let Some(mask) = mask {
+        dense *= Tensor::from_slice(mask);
     }
-    net
-}
-
-fn close(what: &str, found: &[f32], expected: &Tensor) {
-    let expected = to_vec(expected).unwrap();
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let most = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    for (found, expected) in found.iter().zip(&expected) {
-        assert!(
-            (found - expected).abs() <= 2e-5 * most + 1e-6,
-            "{what}: {found} {expected} of {most}"
-        );
-    }
-}
-
-/// Logits and all gradients are those that libtorch finds by itself.
-#[expect(
-    clippy::too_many_lines,
-    reason = "one comparison, with its inputs made up first"
-)]
-fn holds(config: &ModelConfig, is_frozen: bool) {
-    let net = net(config, is_frozen);
-    let request_of = vec![0i64, 0, 1, 1, 1, 3, 0];
-    let (n, n_requests, n_tasks, out) = (request_of.len(), 4, config.n_tasks(), config.content.out());
-    let user = made_up(1, n_requests * USER_FIELDS * config.dim);
-    let candidate = made_up(2, n * CANDIDATE_FIELDS * config.dim);
-    // Some features are missing.
-    let dense: Vec<f32> = made_up(3, n * N_DENSE).iter().map(|x| x.max(0.0)).collect();
-    let wide = made_up(4, n);
-    let direction = made_up(5, n * n_tasks);
-    let of_candidate = vec![0i64, 3, 1, 1, 2, 0, 2];
-    let mut of_history: Vec<i64> = (0..n_requests * LEN)
-        .map(|at| (7 * at % N_CONTENTS) as i64)
-        .collect();
-    of_history[3] = 0;
-    // Request 1 has a short history, 3 none.
-    let valid: Vec<f32> = (0..n_requests * LEN)
-        .map(|at| f32::from(u8::from(at / LEN != 3 && (at / LEN != 1 || at % LEN < 2))))
-        .collect();
-
-    let tracked = |values: &[f32], shape: &[usize]| tensor(values, shape).set_requires_grad(true);
-    let contents = config.content.enabled.then(|| {
-        if is_frozen {
-            let all = tensor(&made_up(6, N_CONTENTS * out), &[N_CONTENTS, out]);
-            let width = config.interest.width;
-            let keys = tensor(&made_up(7, N_CONTENTS * width), &[N_CONTENTS, width]);
-            return ContentVectors {
-                targets: all.narrow(0, 0, N_TARGETS as i64),
-                all,
-                keys: Some(keys),
-            };
+    let mut first = of(&case.tensor("user").flatten(1, -1), "first.user").index_select(0, &request_of)
+        + of(&case.tensor("candidate").flatten(1, -1), "first.candidate")
+        + of(&dense, "first.dense")
+        + case.tensor("first.bias");
+    let mut fields = case.tensor("candidate").shallow_clone();
+    if let Some(contents) = input("contents") {
+        let contents = contents.index_select(0, &Tensor::from_slice(&OF_CANDIDATE));
+        first += of(&contents, "first.content");
+        if config.fm {
+            fields = Tensor::cat(&[fields, of(&contents, "fm.content").unsqueeze(1)], 1);
         }
-        let n_past = N_CONTENTS - N_TARGETS;
-        let text = tensor(&made_up(8, N_TARGETS * VECTOR), &[N_TARGETS, VECTOR]);
-        let frozen = Frozen {
-            vectors: [Some(text), None],
-            present: tensor(&[1.0, 0.0].repeat(N_TARGETS), &[N_TARGETS, 2]),
-        };
-        let targets = fq_former::forward(net.params(), &config.content, &frozen).unwrap();
-        let past = tensor(&made_up(6, n_past * out), &[n_past, out]);
-        let all = Tensor::cat(&[&targets.detach(), &past], 0);
-        ContentVectors {
-            keys: Some(net.params().base("interest.key", &all).unwrap()),
-            targets,
-            all,
+    }
+    for block in ["interest", "sequence"] {
+        if let Some(output) = input(block) {
+            first += of(output, &format!("first.{block}"));
         }
-    });
-    let vectors = contents
-        .as_ref()
-        .map_or(Vec::new(), |of| to_vec(&of.all).unwrap());
-    let keys = contents
-        .as_ref()
-        .filter(|_| is_frozen)
-        .and_then(|of| Some(to_vec(of.keys.as_ref()?).unwrap()));
-    let batch = BatchTensors {
-        user: tracked(&user, &[n_requests, USER_FIELDS, config.dim]),
-        candidate: tracked(&candidate, &[n, CANDIDATE_FIELDS, config.dim]),
-        wide: tracked(&wide, &[n]),
-        dense: tensor(&dense, &[n, N_DENSE]),
-        request_of: Tensor::from_slice(&request_of),
-        history: None,
-        target: None,
-        contents: config.content.enabled.then(|| ContentIndices {
-            of_candidate: Tensor::from_slice(&of_candidate),
-            of_history: Tensor::from_slice(&of_history).view([n_requests as i64, LEN as i64]),
-            valid: tensor(&valid, &[n_requests, LEN]),
-            contrasted: None,
-        }),
-        layout: Some(Layout::new(&Groups::new(&request_of, n_requests), Device::Cpu).unwrap()),
+    }
+    let mut hidden = first.relu();
+    for layer in 1..config.hidden.len() {
+        hidden = case
+            .params()
+            .linear(&format!("hidden{layer}"), &hidden)
+            .unwrap()
+            .relu();
+    }
+    let auxiliary = match config.auxiliary {
+        0 => Tensor::zeros([0], (tch::Kind::Float, tch::Device::Cpu)),
+        _ => case.params().linear("aux", &hidden.detach()).unwrap(),
     };
-    let mask = config.features.mask();
-    let mask_tensor = mask.map(|mask| Tensor::from_slice(&mask));
-    let expected = forward(&net, mask_tensor.as_ref(), &batch, contents).unwrap();
-    let sum = (&expected.logits * tensor(&direction, &[n, n_tasks])).sum(Kind::Float);
+    let mut logits = head::forward(case.params(), &config.head, config.n_tasks(), &hidden).unwrap();
+    logits += Tensor::from_slice(prior);
+    if config.wide {
+        logits += case.tensor("wide").unsqueeze(1);
+    }
+    if config.fm {
+        let user = case.tensor("user");
+        logits += fm::second_order(user, &fields, &request_of).unwrap().unsqueeze(1);
+    }
+    [logits, auxiliary]
+}
 
-    // The loops.
-    let params = net.params();
-    let learning = Learning {
-        contents: !is_frozen && config.content.enabled,
-        base: !is_frozen,
-        adapters: is_frozen,
+/// Live features, some of them missing.
+fn dense() -> Vec<f32> {
+    let values = made_up(3, REQUEST_OF.len() * N_DENSE);
+    values.into_iter().map(|x| x.max(0.0)).collect()
+}
+
+#[track_caller]
+fn check(config: &ModelConfig, tolerance: Tolerance) {
+    let (n, dim, out) = (REQUEST_OF.len(), config.dim, config.content.out());
+    let is_block = |name: &str| {
+        ["content.", "interest.", "sequence.", "cic."]
+            .iter()
+            .any(|block| name.starts_with(block))
     };
-    let read = InterestInputs {
-        vectors: &vectors,
-        n_targets: N_TARGETS,
-        keys: keys.as_deref(),
-        of_candidate: &of_candidate,
-        of_history: &of_history,
-        valid: &valid,
-        len: LEN,
-        request_of: &request_of,
-    };
-    let interest = config
-        .interest
-        .enabled
-        .then(|| Interest::new(params, &config.lora).unwrap());
-    let interest_pass = interest.as_ref().map(|block| block.forward(read));
-    let tower = Tower::new(params, config, mask.map(|mask| mask.to_vec())).unwrap();
-    let prior = made_up(90, n_tasks);
+    let mut case = Case::of_model(config, |name| !is_block(name))
+        .input("user", &[N_REQUESTS, USER_FIELDS, dim])
+        .input("candidate", &[n, CANDIDATE_FIELDS, dim]);
+    if config.wide {
+        case = case.input("wide", &[n]);
+    }
+    if out > 0 {
+        case = case.input("contents", &[N_CONTENTS, out]);
+    }
+    if config.interest.enabled {
+        case = case.input("interest", &[n, out]);
+    }
+    if config.sequence.kind != SequenceKind::Mean {
+        case = case.input("sequence", &[n, config.sequence.out(dim)]);
+    }
+    let mask: Vec<f32> = (0..N_DENSE).map(|at| f32::from(u8::from(at % 4 != 1))).collect();
+    let mask = Some(mask).filter(|_| !config.features.similarity);
+    let prior = made_up(90, config.n_tasks());
+    let [expected, expected_auxiliary] = by_torch(&case, config, mask.as_deref(), &prior);
+
+    let find = |name: &str| case.params().find(name).map_or(&[][..], |_| case.values(name));
+    let dense = dense();
     let inputs = TowerInputs {
-        user: &user,
-        candidate: &candidate,
+        user: find("user"),
+        candidate: find("candidate"),
         dense: &dense,
-        contents: &vectors[..if out > 0 { N_TARGETS * out } else { 0 }],
-        of_candidate: &of_candidate,
-        interest: interest_pass.as_ref().map_or(&[], |pass| &pass.found),
-        sequence: &[],
-        wide: &wide,
-        request_of: &request_of,
-        n_requests,
+        contents: find("contents"),
+        of_candidate: &OF_CANDIDATE,
+        interest: find("interest"),
+        sequence: find("sequence"),
+        wide: find("wide"),
+        request_of: &REQUEST_OF,
+        n_requests: N_REQUESTS,
         prior: &prior,
     };
+    let tower = Tower::new(BlockWeights::new(&case, config), config, mask).unwrap();
     let pass = tower.forward(inputs);
-    close("logits", &pass.logits, &expected.logits);
-    let mut of = tower.backward(inputs, &pass, &direction, learning.contents);
-    let mut found: Vec<(String, Vec<f32>)> = of.weights;
-    if let (Some(block), Some(pass)) = (&interest, &interest_pass) {
-        let back = block.backward(read, pass, &of.interest, learning);
-        for (sum, of) in of.contents.iter_mut().zip(&back.targets) {
-            *sum += of;
-        }
-        found.extend(back.weights.into_iter().map(|(name, of)| (name.to_owned(), of)));
-    }
-    if !config.wide {
-        of.wide.clear();
-    }
-
-    let mut names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-    let mut leaf_of: Vec<&Tensor> = names.iter().map(|name| params.get(name).unwrap()).collect();
-    let mut values: Vec<&[f32]> = found.iter().map(|(_, values)| values.as_slice()).collect();
-    for (name, leaf, of) in [
-        ("user", Some(&batch.user), &of.user),
-        ("candidate", Some(&batch.candidate), &of.candidate),
-        ("wide", Some(&batch.wide).filter(|_| config.wide), &of.wide),
-        (
-            "contents",
-            expected.contents.as_ref().filter(|_| learning.contents),
-            &of.contents,
-        ),
+    let learning = Learning {
+        contents: out > 0,
+        base: true,
+        adapters: true,
+    };
+    let both = Tensor::cat(&[expected.flatten(0, -1), expected_auxiliary.flatten(0, -1)], 0);
+    let direction = case.direction(&both);
+    let (of_logits, of_auxiliary) = direction.split_at(pass.logits.len());
+    let of = tower.backward(inputs, &pass, [of_logits, of_auxiliary], learning);
+    let mut gradients = of.weights;
+    for (name, gradient) in [
+        ("user", of.user),
+        ("candidate", of.candidate),
+        ("wide", of.wide),
+        ("contents", of.contents),
+        ("interest", of.interest),
+        ("sequence", of.sequence),
     ] {
-        if let Some(leaf) = leaf {
-            names.push(name);
-            leaf_of.push(leaf);
-            values.push(of);
+        if case.params().find(name).is_some() {
+            gradients.push((name.to_owned(), gradient));
         }
     }
-    let expected = Tensor::run_backward(&[&sum], &leaf_of, false, false);
-    for ((name, found), expected) in names.into_iter().zip(values).zip(&expected) {
-        close(name, found, expected);
-    }
-    // Everything that learns here is there.
-    for (spec, _) in net.weights() {
-        let name = &spec.name;
-        let is_elsewhere = name.starts_with("content.") || name.starts_with("cic.");
-        let is_there = found.iter().any(|(found, _)| found == name);
-        assert_eq!(is_there, net.learns(spec) && !is_elsewhere, "{name}");
+    let outputs = [pass.logits.as_slice(), &pass.auxiliary].concat();
+    case.check(&both, &outputs, &gradients, tolerance);
+
+    // Contents that do not learn take no gradient and change no other.
+    if out > 0 {
+        let learning = Learning {
+            contents: false,
+            ..learning
+        };
+        let fixed = tower.backward(inputs, &pass, [of_logits, of_auxiliary], learning);
+        assert!(fixed.contents.is_empty());
+        for (name, gradient) in fixed.weights {
+            let (_, expected) = gradients.iter().find(|(found, _)| *found == name).unwrap();
+            assert!(gradient == *expected, "{name}");
+        }
     }
 }
 
-#[test]
-fn the_loops_are_the_network_and_its_gradients() {
-    let plain = ModelConfig {
+fn one_hidden_layer() -> ModelConfig {
+    ModelConfig {
         hidden: vec![20],
         ..ModelConfig::default()
-    };
-    let bare = ModelConfig {
+    }
+}
+
+fn three_hidden_layers() -> ModelConfig {
+    ModelConfig {
         dim: 3,
         wide: false,
         fm: false,
@@ -237,60 +183,94 @@ fn the_loops_are_the_network_and_its_gradients() {
             ..FeatureSet::default()
         },
         learned_missing: true,
-        ..plain.clone()
-    };
-    let em3 = |of: &ModelConfig, on: &[&str]| ModelConfig {
+        ..ModelConfig::default()
+    }
+}
+
+fn with_blocks(config: ModelConfig) -> ModelConfig {
+    ModelConfig {
         content: ContentConfig {
             enabled: true,
-            vector_widths: [VECTOR, 0],
+            vector_widths: [6, 0],
             width: 8,
             ..ContentConfig::default()
         },
         interest: InterestConfig {
             enabled: true,
-            width: 12,
-            history_len: LEN,
+            ..InterestConfig::default()
         },
-        lora: LoraConfig {
-            rank: 3,
-            alpha: 3.0,
-            layers: on.iter().map(|layer| (*layer).to_owned()).collect(),
+        sequence: SequenceConfig {
+            kind: SequenceKind::Din,
+            ..SequenceConfig::default()
         },
-        ..of.clone()
-    };
-    let both = ["interest.query", "interest.key"];
-    for config in [
-        plain.clone(),
-        bare.clone(),
-        em3(&plain, &both),
-        em3(&bare, &both),
-        em3(&plain, &both[..1]),
-        em3(&bare, &both[1..]),
-        em3(&plain, &[]),
-    ] {
-        holds(&config, false);
-        if config.content.enabled {
-            holds(&config, true);
-        }
+        ..config
     }
 }
 
-/// The slow way round: what is not a number comes out as such, so that the step is skipped.
 #[test]
-fn what_is_not_a_number_is_seen() {
+fn the_loops_are_the_layers_and_their_gradients() {
+    for config in [one_hidden_layer(), three_hidden_layers()] {
+        check(&config, Tolerance::F32);
+        check(&with_blocks(config), Tolerance::F32);
+    }
+}
+
+#[test]
+fn heads_auxiliary_logits_and_adapters_are_those_of_the_layers() {
+    for kind in [HeadKind::SharedBottom, HeadKind::Mmoe] {
+        let config = ModelConfig {
+            head: HeadConfig {
+                kind,
+                ..HeadConfig::default()
+            },
+            auxiliary: 1,
+            ..with_blocks(three_hidden_layers())
+        };
+        check(&config, Tolerance::F32);
+    }
+    let config = ModelConfig {
+        auxiliary: 2,
+        lora: LoraConfig {
+            rank: 2,
+            alpha: 3.0,
+            layers: ["hidden1", "hidden2", "out", "aux"].map(str::to_owned).to_vec(),
+        },
+        ..three_hidden_layers()
+    };
+    let n_adapted = weight_specs(&config)
+        .iter()
+        .filter(|spec| spec.name.ends_with("lora_a"))
+        .count();
+    assert_eq!(n_adapted, 4);
+    check(&config, Tolerance::F32);
+}
+
+#[test]
+fn products_in_bf16_are_near_those_of_the_layers() {
+    let config = ModelConfig {
+        hidden: vec![64, 48],
+        matmul_precision: MatmulPrecision::Bf16,
+        ..with_blocks(one_hidden_layer())
+    };
+    // A rounded sum near 0 may change its side of ReLU, and with it a whole gradient.
+    check(&config, Tolerance::Share(0.1));
+}
+
+/// A NaN comes out as a NaN, so that the learner skips the step.
+#[test]
+fn a_nan_of_a_candidate_reaches_its_logit_alone() {
     let config = ModelConfig {
         wide: false,
         fm: false,
         hidden: vec![20, 7],
         ..ModelConfig::default()
     };
-    let net = net(&config, false);
-    let tower = Tower::new(net.params(), &config, None).unwrap();
-    let user = vec![0.0; USER_FIELDS * config.dim];
+    let case = Case::of_model(&config, |_| true);
+    let tower = Tower::new(BlockWeights::new(&case, &config), &config, None).unwrap();
     let mut candidate = vec![0.0; 2 * CANDIDATE_FIELDS * config.dim];
     candidate[3] = f32::NAN;
     let pass = tower.forward(TowerInputs {
-        user: &user,
+        user: &vec![0.0; USER_FIELDS * config.dim],
         candidate: &candidate,
         dense: &[0.0; 2 * N_DENSE],
         request_of: &[0, 0],

@@ -1,0 +1,37 @@
+//! The cpu backend: operations in loops, each with its forward and backward pass, and the blocks composed of them.
+//!
+//! libtorch makes one pass over memory for each operation of a block; here the data of a candidate and its request's history
+//! stays in the nearest cache from the first product to the last. [`crate::blocks`] holds the same blocks in tensors, and
+//! tests compare outputs and all gradients with those.
+//!
+//! Operations: `gemm` (matrix products, with `bf16` factors where configured), `kernel` (loops over rows), `activation`,
+//! `softmax`, `layer_norm`, `linear` (with adapters), `fm`, `contrast`. Blocks: `fq_former`, `interest`, `din`, `hstu`, `head`,
+//! `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
+
+mod activation;
+mod bf16;
+mod contrast;
+mod din;
+mod fm;
+mod fq_former;
+mod gemm;
+mod grad_mode;
+mod head;
+mod hstu;
+mod interest;
+mod kernel;
+mod layer_norm;
+mod linear;
+mod model;
+mod pass;
+mod scratch;
+mod sequence;
+mod softmax;
+#[cfg(test)]
+mod testing;
+mod tower;
+mod weights;
+
+pub use bf16::has_bf16_units;
+pub(crate) use model::{CpuBackend, unsupported};
+pub(crate) use weights::WeightSource;

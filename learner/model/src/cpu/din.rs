@@ -1,0 +1,235 @@
+//! Deep Interest Network: attention of a candidate over the history by an MLP (Zhou et al. 2018, section 4.3).
+//!
+//! What [`crate::blocks::din`] computes: with layers on `[q, k, q - k, q * k]`, SiLU between them and no normalisation of the
+//! scores, the output is `sum_j score(q, k_j) k_j`. The first layer's block of the product, `(q * k) W_p`, is `k (diag(q) W_p)`:
+//! with the block of `k` added, one small matrix a candidate, by which the whole history is multiplied once. No pair of
+//! candidate and entry is laid out in memory, and histories are not padded.
+
+use pulp::Arch;
+
+use super::activation::{silu, silu_with_slope};
+use super::gemm::{Lhs, add_product, set_product};
+use super::grad_mode::GradMode;
+use super::kernel::{index, runs, vectorized};
+use super::linear::Linear;
+use super::scratch::ScratchBuffer;
+use super::weights::BlockWeights;
+use crate::config::{MatmulPrecision, ModelConfig, TOKEN_FIELDS};
+use crate::error::Error;
+
+mod backward;
+#[cfg(test)]
+mod tests;
+
+/// The block with the weights of one moment, adapters merged.
+#[derive(Debug)]
+pub(crate) struct Din {
+    precision: MatmulPrecision,
+    /// Width of a token, and of the two hidden layers.
+    width: usize,
+    first: usize,
+    second: usize,
+    /// Blocks of the first layer for the query, the key and their product, `[width, first]` each.
+    query: Vec<f32>,
+    key: Vec<f32>,
+    product: Vec<f32>,
+    first_layer: Linear,
+    second_layer: Linear,
+    score_layer: Linear,
+}
+
+/// The inputs of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DinInputs<'a> {
+    /// Candidates as tokens, `[n_candidates, width]`.
+    pub(crate) target: &'a [f32],
+    /// Histories as tokens, `[n_requests, len, width]`.
+    pub(crate) tokens: &'a [f32],
+    /// Entries of each history, `[n_requests]`.
+    pub(crate) lens: &'a [usize],
+    /// The request of each candidate, `[n_candidates]`.
+    pub(crate) request_of: &'a [i64],
+    /// Places for entries of a history, count.
+    pub(crate) len: usize,
+}
+
+/// A forward pass; all but the output is there for the backward pass alone.
+#[derive(Debug, Default)]
+pub(crate) struct DinForward {
+    /// `[n_candidates, width]`
+    pub(crate) output: Vec<f32>,
+    first: Activations,
+    second: Activations,
+    /// `[pairs]`, a pair being a candidate and an entry; candidate after candidate.
+    scores: Vec<f32>,
+}
+
+/// A hidden layer's outputs and the derivatives of its activation, `[pairs, out]`.
+///
+/// Where no gradient needs one of them, its buffer holds those of one candidate, which stay in the nearest cache.
+#[derive(Debug, Default)]
+struct Activations {
+    slopes: ScratchBuffer,
+    outputs: ScratchBuffer,
+}
+
+impl Activations {
+    /// Buffers of `n` floats, or of `n_candidate` where only one candidate's are held.
+    fn new(mode: GradMode, n: usize, n_candidate: usize) -> Self {
+        let buffer = |holds_all| ScratchBuffer::new(if holds_all { n } else { n_candidate });
+        Self {
+            slopes: buffer(mode != GradMode::None),
+            outputs: buffer(mode == GradMode::Weights),
+        }
+    }
+
+    /// Slopes and outputs of a candidate, `n` floats from `start` on.
+    #[inline(always)]
+    fn candidate(&mut self, mode: GradMode, start: usize, n: usize) -> [&mut [f32]; 2] {
+        let at = |holds_all: bool| if holds_all { start } else { 0 };
+        let (slopes, outputs) = (at(mode != GradMode::None), at(mode == GradMode::Weights));
+        [
+            &mut self.slopes[slopes..slopes + n],
+            &mut self.outputs[outputs..outputs + n],
+        ]
+    }
+}
+
+impl Din {
+    /// The block with the weights of this moment.
+    pub(crate) fn new(weights: BlockWeights<'_>, config: &ModelConfig) -> Result<Self, Error> {
+        let width = TOKEN_FIELDS * config.dim;
+        let [first, second] = config.sequence.attention_hidden;
+        let layer = |name: &str, n_in: usize| -> Result<Linear, Error> {
+            Ok(weights.linear(&format!("sequence.{name}"), n_in)?.merged())
+        };
+        let first_layer = layer("first", 4 * width)?;
+        // The transposed weight holds blocks of q, k, q - k and q * k, `[width, first]` each.
+        let blocks: Vec<&[f32]> = first_layer.transposed.chunks_exact(width * first).collect();
+        let combine = |block: usize, by: fn(f32, f32) -> f32| -> Vec<f32> {
+            let pairs = blocks[block].iter().zip(blocks[2]);
+            pairs.map(|(x, difference)| by(*x, *difference)).collect()
+        };
+        Ok(Self {
+            precision: weights.precision(),
+            width,
+            first,
+            second,
+            query: combine(0, |x, difference| x + difference),
+            key: combine(1, |x, difference| x - difference),
+            product: blocks[3].to_vec(),
+            second_layer: layer("second", first)?,
+            score_layer: layer("score", second)?,
+            first_layer,
+        })
+    }
+
+    /// The output of each candidate.
+    pub(crate) fn forward(&self, inputs: DinInputs<'_>, mode: GradMode) -> DinForward {
+        let mut pass = DinForward::default();
+        Arch::new().dispatch(Forward(self, inputs, mode, &mut pass));
+        pass
+    }
+
+    /// Whether an adapter learns through the block's weights.
+    pub(crate) fn has_adapter(&self) -> bool {
+        let layers = [&self.first_layer, &self.second_layer, &self.score_layer];
+        layers.iter().any(|layer| layer.adapter.is_some())
+    }
+
+    /// Writes a candidate's matrix `W_k + diag(q) W_p`, `[width, first]`.
+    #[inline(always)]
+    fn candidate_matrix(&self, target: &[f32], out: &mut [f32]) {
+        let rows = self
+            .key
+            .chunks_exact(self.first)
+            .zip(self.product.chunks_exact(self.first));
+        for ((out, (key, product)), q) in out.chunks_exact_mut(self.first).zip(rows).zip(target) {
+            for ((out, key), product) in out.iter_mut().zip(key).zip(product) {
+                *out = q.mul_add(*product, *key);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn forward_loops(&self, inputs: DinInputs<'_>, mode: GradMode, pass: &mut DinForward) {
+        let (width, first, second) = (self.width, self.first, self.second);
+        let n_candidates = inputs.request_of.len();
+        let lens = inputs
+            .request_of
+            .iter()
+            .map(|request| inputs.history(*request, width).1);
+        let (n_pairs, longest): (usize, usize) = (lens.clone().sum(), lens.max().unwrap_or(0));
+        pass.first = Activations::new(mode, n_pairs * first, longest * first);
+        pass.second = Activations::new(mode, n_pairs * second, longest * second);
+        pass.scores = vec![0.0; n_pairs];
+        pass.output = vec![0.0; inputs.target.len()];
+        let mut matrix = vec![0.0; width * first];
+        let mut of_queries = vec![0.0; n_candidates * first];
+        let size = [n_candidates, width, first];
+        let bias = &self.first_layer.bias;
+        set_product(&mut of_queries, bias, inputs.target, &self.query, size);
+        let mut pair = 0;
+        for run in runs(inputs.request_of) {
+            let (history, n) = inputs.history(inputs.request_of[run.start], width);
+            let start = pair;
+            let targets = inputs.target[run.start * width..run.end * width]
+                .chunks_exact(width)
+                .zip(of_queries[run.start * first..run.end * first].chunks_exact(first));
+            for (target, of_query) in targets {
+                self.candidate_matrix(target, &mut matrix);
+                let [hidden, active] = pass.first.candidate(mode, pair * first, n * first);
+                let size = [n, width, first];
+                self.precision
+                    .set_product(hidden, of_query, history, &matrix, size);
+                activate(mode, active, hidden);
+                let [last, active_last] = pass.second.candidate(mode, pair * second, n * second);
+                self.second_layer.forward_merged(active, last);
+                activate(mode, active_last, last);
+                self.score(active_last, &mut pass.scores[pair..pair + n]);
+                pair += n;
+            }
+            let output = &mut pass.output[run.start * width..run.end * width];
+            let scores = Lhs::Matrix(&pass.scores[start..pair]);
+            add_product(output, scores, history, [run.len(), n, width]);
+        }
+    }
+
+    /// Scores from the outputs of the second layer, in `f32` whatever the precision.
+    #[inline(always)]
+    fn score(&self, active: &[f32], scores: &mut [f32]) {
+        let layer = &self.score_layer;
+        let size = [scores.len(), self.second, 1];
+        set_product(scores, &layer.bias, active, &layer.transposed, size);
+    }
+}
+
+/// SiLU; where gradients are computed, its derivatives replace the inputs.
+#[inline(always)]
+fn activate(mode: GradMode, active: &mut [f32], x: &mut [f32]) {
+    match mode {
+        GradMode::None => silu(active, x),
+        GradMode::Inputs | GradMode::Weights => silu_with_slope(active, x),
+    }
+}
+
+impl<'a> DinInputs<'a> {
+    /// The entries of a request's history, `[n, width]`, and their count.
+    fn history(&self, request: i64, width: usize) -> (&'a [f32], usize) {
+        let places = self.places(request, width);
+        (&self.tokens[places.clone()], places.len() / width.max(1))
+    }
+
+    /// Where the entries of a request's history are among the tokens.
+    fn places(&self, request: i64, width: usize) -> std::ops::Range<usize> {
+        let request = index(request);
+        let n = self.lens.get(request).copied().unwrap_or(0);
+        let start = request * self.len * width;
+        start..start + n * width
+    }
+}
+
+vectorized! {
+    Forward<'a>(block: &'a Din, inputs: DinInputs<'a>, mode: GradMode, pass: &'a mut DinForward)
+        => block.forward_loops(inputs, mode, pass)
+}

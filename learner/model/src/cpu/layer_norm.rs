@@ -1,0 +1,98 @@
+//! Layer normalisation `w (x - mean) / sqrt(var + eps) + b` of rows (Ba et al. 2016, eq. 4), and its gradients.
+
+use super::kernel::{dot, total};
+use super::weights::NamedGradients;
+
+const EPSILON: f32 = 1e-5;
+
+/// Weight and bias, `[width]`.
+#[derive(Debug)]
+pub(super) struct LayerNorm {
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+/// Gradients of [`LayerNorm`].
+#[derive(Debug)]
+pub(super) struct LayerNormGradients {
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+impl LayerNorm {
+    /// Normalises a row: `row` becomes the output before weight and bias. Returns its factor `1 / sqrt(var + eps)`.
+    #[inline(always)]
+    pub(super) fn normalize(row: &mut [f32]) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
+        let n = row.len() as f32;
+        let mean = total(row) / n;
+        for x in row.iter_mut() {
+            *x -= mean;
+        }
+        let factor = 1.0 / (dot(row, row) / n + EPSILON).sqrt();
+        for x in row.iter_mut() {
+            *x *= factor;
+        }
+        factor
+    }
+
+    /// Writes the output of a normalised row.
+    #[inline(always)]
+    pub(super) fn scale(&self, normalized: &[f32], out: &mut [f32]) {
+        let affine = self.weight.iter().zip(&self.bias);
+        for ((out, x), (weight, bias)) in out.iter_mut().zip(normalized).zip(affine) {
+            *out = x.mul_add(*weight, *bias);
+        }
+    }
+
+    /// Turns a normalised row into its output.
+    #[inline(always)]
+    pub(super) fn scale_in_place(&self, row: &mut [f32]) {
+        let affine = self.weight.iter().zip(&self.bias);
+        for (x, (weight, bias)) in row.iter_mut().zip(affine) {
+            *x = x.mul_add(*weight, *bias);
+        }
+    }
+
+    /// From the gradient of an output row to that of its input, `out`. `normalized` and `factor` are those of
+    /// [`LayerNorm::normalize`].
+    #[inline(always)]
+    pub(super) fn backward(
+        &self,
+        (normalized, factor): (&[f32], f32),
+        gradient: &[f32],
+        weights: &mut LayerNormGradients,
+        out: &mut [f32],
+    ) {
+        let sums = weights.weight.iter_mut().zip(&mut weights.bias);
+        for ((gradient, x), (weight, bias)) in gradient.iter().zip(normalized).zip(sums) {
+            *weight = gradient.mul_add(*x, *weight);
+            *bias += gradient;
+        }
+        for ((out, gradient), weight) in out.iter_mut().zip(gradient).zip(&self.weight) {
+            *out = gradient * weight;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
+        let n = out.len() as f32;
+        let (mean, along) = (total(out) / n, dot(out, normalized) / n);
+        for (out, x) in out.iter_mut().zip(normalized) {
+            *out = factor * (*out - mean - along * x);
+        }
+    }
+
+    /// Gradients of 0.
+    pub(super) fn zeros(&self) -> LayerNormGradients {
+        LayerNormGradients {
+            weight: vec![0.0; self.weight.len()],
+            bias: vec![0.0; self.bias.len()],
+        }
+    }
+}
+
+impl LayerNormGradients {
+    /// Adds the gradients under the names of their weights.
+    pub(super) fn add_named(self, name: &str, out: &mut NamedGradients) {
+        out.push((format!("{name}.weight"), self.weight));
+        out.push((format!("{name}.bias"), self.bias));
+    }
+}
