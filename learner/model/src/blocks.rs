@@ -1,7 +1,7 @@
-//! The blocks that a model is made of: functions of named weights and tensors, the same in training and in scoring.
+//! The blocks of a model as functions of named weights and tensors: the reference for any device and for the cpu backend.
 //!
-//! Three primitives carry them all: attention of a candidate over a history ([`din`], [`interest`], the candidate's
-//! side of [`hstu`]), a causal encoder of a history ([`hstu`]), and self-attention over tokens ([`fq_former`]).
+//! They use three primitives: attention of a candidate over a history ([`din`], [`interest`], the candidate's side of
+//! [`hstu`]), a causal encoder of a history ([`hstu`]), and self-attention over tokens ([`fq_former`]).
 
 pub mod contrast;
 pub mod din;
@@ -22,9 +22,9 @@ pub struct History {
     pub tokens: Tensor,
     /// 1 where there is an entry, 0 in padding, `[n_requests, n]`.
     pub valid: Tensor,
-    /// Which task's action each entry was, `[n_requests, n]`, integers.
+    /// The task of each entry's action, `[n_requests, n]`, integers.
     pub tasks: Tensor,
-    /// How long before the request each entry was, seconds, `[n_requests, n]`.
+    /// Seconds from each entry to the request, `[n_requests, n]`.
     pub ages: Tensor,
 }
 
@@ -39,8 +39,7 @@ pub(crate) fn norm(
     Ok(x.f_layer_norm([width], weight, bias, eps, false)?)
 }
 
-/// Softmax over the last dimension among places that are valid, `valid` being broadcast over `scores`; all 0 where
-/// none is.
+/// Softmax over the last dimension among valid places; 0 where no place is valid. `valid` is broadcast over `scores`.
 pub(crate) fn masked_softmax(scores: &Tensor, valid: &Tensor) -> Result<Tensor, Error> {
     let masked = scores + (valid - 1.0) * 1e9;
     let any = valid.f_amax([-1i64].as_slice(), true)?;

@@ -1,6 +1,6 @@
-//! Deep Interest Network: an MLP on candidate and entry says how much of the entry to read (Zhou et al. 2018, 4.3).
+//! Deep Interest Network: attention of a candidate over the history by an MLP (Zhou et al. 2018, section 4.3).
 //!
-//! The scores are not normalised, so that how much a user did shows. Of the first layer's four blocks, for
+//! The scores are not normalised, so that the output grows with the user's activity. Of the first layer's four blocks, for
 //! `[q, k, q - k, q * k]`, only that of the product needs every pair; the others are computed once a candidate or
 //! once an entry and added.
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::groups::Layout;
 use crate::params::Params;
 
-/// What each candidate reads of its user's history, `[n_candidates, token]`.
+/// The output of each candidate, `[n_candidates, token]`.
 ///
 /// # Shapes
 /// `target [n_candidates, token]`

@@ -1,8 +1,8 @@
 //! Fusion-Q-Former: an item's content vector from tokens of its frozen vectors (EM3, Deng et al. 2024, section 3.2).
 //!
-//! Learned queries and one token a modality attend to each other; the queries' outputs, laid end to end, are the
-//! content vector. Its length does not depend on how many modalities there are, and one that an item lacks is a
-//! token that nothing attends to. Norms come after, and there is no feed-forward layer, as in the authors' code.
+//! Learned queries and one token a modality attend to each other; the queries' outputs, concatenated, are the content
+//! vector. Its length does not depend on the number of modalities, and the token of a missing modality is masked. The norm
+//! follows the attention, and there is no feed-forward layer, as in the authors' code.
 
 use tch::{Kind, Tensor};
 
@@ -16,7 +16,7 @@ use crate::params::Params;
 /// Frozen vectors of a list of items.
 #[derive(Debug)]
 pub struct Frozen {
-    /// `[n, width]` by modality, as far as the model reads it; 0 where an item has none.
+    /// `[n, width]` by modality; none for one that the model does not read, and 0 where an item has no vector.
     pub vectors: [Option<Tensor>; N_MODALITIES],
     /// 1 where an item has the modality, else 0, `[n, N_MODALITIES]`.
     pub present: Tensor,
@@ -25,11 +25,11 @@ pub struct Frozen {
 /// The content vectors of items, `[n, queries * width]`.
 pub fn forward(params: &Params, config: &ContentConfig, frozen: &Frozen) -> Result<Tensor, Error> {
     let n = frozen.present.size()[0];
-    // The same for every item, so that a first layer computes what belongs to them once.
+    // The same for every item, so that the first layer computes their part once.
     let mut queries = params.get("content.queries")?.f_unsqueeze(0)?;
     let n_queries = queries.size()[1];
     let (mut tokens, mut absent) = (Vec::new(), Vec::new());
-    // Pictures stand before texts, as in the paper's equation.
+    // Images before texts, as in the paper's equation.
     for modality in (0..N_MODALITIES).rev() {
         if let (Some(vectors), Some(name)) = (&frozen.vectors[modality], MODALITIES.get(modality)) {
             tokens.push(params.linear(&format!("content.{name}"), vectors)?);
@@ -50,20 +50,20 @@ pub fn forward(params: &Params, config: &ContentConfig, frozen: &Frozen) -> Resu
     }
     if config.layers > 0 {
         let name = format!("content.layer{last}");
-        queries = ask(params, &name, &queries, &tokens, &absent, config.heads)?;
+        queries = last_layer(params, &name, &queries, &tokens, &absent, config.heads)?;
     }
     Ok(queries.f_expand([n, -1, -1], false)?.f_flatten(1, 2)?)
 }
 
-/// The last layer, of which only the queries are read: `[n, queries, width]`.
+/// The last layer, of which only the queries' outputs are read: `[n, queries, width]`.
 ///
-/// What a query asks of a key `W x + b` is taken to the tokens, `q W` times `x`, and a head has few of both: neither
-/// keys nor a matrix product an item.
+/// A score against a key `W x + b` is computed as `(q W) x + q b`: with few queries and tokens, neither keys nor a matrix
+/// product an item is needed.
 ///
 /// # Shapes
 /// `queries [n, queries, width]`, or `[1, ..]` where all items share them; each of `tokens [n, width]`, and of `absent
 /// [n, 1]`, which is added to its scores
-fn ask(
+fn last_layer(
     params: &Params,
     name: &str,
     queries: &Tensor,
@@ -84,7 +84,7 @@ fn ask(
     let weight = params
         .weight(&format!("{name}.key"))?
         .f_reshape([heads, head, width])?;
-    let asks = query
+    let projected = query
         .f_matmul(&weight)?
         .f_reshape([shared, heads * n_queries, width])?;
     let bias = match params.find(&format!("{name}.key.bias")) {
@@ -96,8 +96,8 @@ fn ask(
     let mut scores = vec![own.f_expand([n, -1, -1, -1], false)?];
     for (token, absent) in tokens.iter().zip(absent) {
         let score = match shared {
-            1 => token.f_matmul(&asks.f_squeeze_dim(0)?.f_tr()?)?,
-            _ => asks.f_matmul(&token.f_unsqueeze(2)?)?,
+            1 => token.f_matmul(&projected.f_squeeze_dim(0)?.f_tr()?)?,
+            _ => projected.f_matmul(&token.f_unsqueeze(2)?)?,
         };
         let absent = absent.f_reshape([n, 1, 1, 1])?;
         scores.push(score.f_reshape([n, heads, n_queries, 1])? + &bias + absent);
@@ -117,7 +117,7 @@ fn ask(
     layer_norm(params, name, &read, queries)
 }
 
-/// One layer on `x [n, tokens, width]`, queries first; `absent` as in [`ask`].
+/// One layer on `x [n, tokens, width]`, queries first; `absent` as in [`last_layer`].
 fn self_attention(
     params: &Params,
     name: &str,
@@ -142,7 +142,7 @@ fn self_attention(
     layer_norm(params, name, &read, x)
 }
 
-/// The layer's output from what its rows `x` read.
+/// The layer's output from its inputs `x` and what they read.
 fn layer_norm(params: &Params, name: &str, read: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
     norm(
         &(params.linear(&format!("{name}.out"), read)? + x),

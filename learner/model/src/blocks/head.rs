@@ -1,4 +1,4 @@
-//! From the first layer to one output a task: plain layers, towers over a shared bottom, or gated experts.
+//! From the last shared layer to one logit a task: a linear layer, towers over a shared bottom, or gated experts.
 
 use tch::{Kind, Tensor};
 
@@ -6,9 +6,9 @@ use crate::config::{HeadConfig, HeadKind};
 use crate::error::Error;
 use crate::params::Params;
 
-/// Outputs of the tasks, `[n, n_tasks]`, from the last shared layer `x [n, width]`.
+/// Logits of the tasks, `[n, n_tasks]`, from the last shared layer `x [n, width]`.
 ///
-/// Experts and gates are those of Ma et al. 2018, eq. 5 to 7; their input is the shared layer.
+/// Experts and gates are those of Ma et al. 2018, eq. 5 to 7; both read the shared layer.
 pub fn forward(params: &Params, config: &HeadConfig, n_tasks: usize, x: &Tensor) -> Result<Tensor, Error> {
     let tower = |task: usize, x: &Tensor| -> Result<Tensor, Error> {
         let hidden = params.linear(&format!("head.tower{task}"), x)?.f_silu()?;

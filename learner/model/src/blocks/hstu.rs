@@ -61,7 +61,7 @@ pub fn forward(
     layout.ungroup(&target)
 }
 
-/// The input rows of history and candidates: item, what it is about, action, position and time, summed.
+/// The input rows of history and candidates: the sum of item, its attribute, action, position and time.
 fn embed(
     params: &Params,
     config: &SequenceConfig,
@@ -88,7 +88,7 @@ fn embed(
     Ok((past, target))
 }
 
-/// One layer, with the history that its rows read.
+/// A layer and the history that it attends to.
 struct Layer<'a> {
     params: &'a Params,
     name: &'a str,
@@ -97,12 +97,12 @@ struct Layer<'a> {
     bias: Option<&'a Bias>,
 }
 
-/// Sizes, and what differs between the two published forms.
+/// Sizes of a layer, and its published form.
 struct Form {
     heads: i64,
     key: i64,
     value: i64,
-    /// What scores are divided by.
+    /// Constant that scores are divided by.
     n: f64,
     is_research: bool,
 }
@@ -119,7 +119,7 @@ impl Form {
         }
     }
 
-    /// The rows as a layer takes them.
+    /// The layer's inputs after its norm.
     fn norm(&self, params: &Params, name: &str, x: &Tensor) -> Result<Tensor, Error> {
         let weight = |part: &str| params.find(&format!("{name}.norm.{part}"));
         norm(x, weight("weight"), weight("bias"), EPSILON)
@@ -129,7 +129,7 @@ impl Form {
         Ok(if self.is_research { z.f_silu()? } else { z })
     }
 
-    /// Each head's part of `z [b, n, ..]` from `from` on, `[b, heads, n, width]`.
+    /// The columns of `z [b, n, ..]` from `from` on, by head: `[b, heads, n, width]`.
     fn heads(&self, z: &Tensor, from: i64, width: i64) -> Result<Tensor, Error> {
         let (b, n, _) = z.size3()?;
         let part = z.f_narrow(2, from, self.heads * width)?;
@@ -145,8 +145,7 @@ impl Form {
         Ok(scores.f_silu()? / self.n)
     }
 
-    /// The relative bias of the research form: of history by history, of candidates by history, and of a candidate
-    /// by itself.
+    /// The relative bias of the research form: history to history, candidates to history, and a candidate to itself.
     fn bias(&self, params: &Params, name: &str, times: &Times) -> Result<Option<Bias>, Error> {
         if !self.is_research {
             return Ok(None);
@@ -160,7 +159,7 @@ impl Form {
         let at = Tensor::f_arange(n, (Kind::Int64, device))?;
         let rows = place(at.f_unsqueeze(1)?, at.f_unsqueeze(0)?)?;
         let past = positions.f_take(&rows)? + by_time.f_take(&times.between)?;
-        // A candidate stands behind the last entry there is, whatever the padding.
+        // A candidate is one place behind the last entry, whatever the padding.
         let back = place(times.n_valid.f_unsqueeze(1)?, at.f_unsqueeze(0)?)?;
         let target = positions.f_take(&back)? + by_time.f_take(&bucket(&times.ages)?)?;
         Ok(Some(Bias {
@@ -171,22 +170,22 @@ impl Form {
     }
 }
 
-/// Relative biases, shared by the heads.
+/// Relative biases of scores, shared by the heads.
 struct Bias {
     /// `[n_requests, 1, n, n]`
     past: Tensor,
     /// `[n_requests, 1, 1, n]`
     target: Tensor,
-    /// A number.
+    /// A scalar.
     own: Tensor,
 }
 
-/// When entries were, for the research form.
+/// Times of the entries, for the research form.
 struct Times {
     ages: Tensor,
-    /// Entries of each request, `[n_requests]`.
+    /// Number of entries of each request, `[n_requests]`.
     n_valid: Tensor,
-    /// Buckets of the time from an entry to the one after each row, `[n_requests, n, n]`.
+    /// Buckets of the time from each entry to the entry behind each row, `[n_requests, n, n]`.
     between: Tensor,
 }
 
@@ -194,7 +193,7 @@ impl Times {
     fn new(history: &History) -> Result<Self, Error> {
         let ages = history.ages.shallow_clone();
         let n = ages.size()[1];
-        // The entry after each row; after the last one comes the request, of age 0.
+        // The entry behind each row; behind the last entry comes the request, of age 0.
         let zero = ages.f_narrow(1, 0, n.min(1))?.f_zeros_like()?;
         let after = Tensor::f_cat(&[&ages, &zero], 1)?.f_narrow(1, n.min(1), n)?;
         let between = bucket(&(ages.f_unsqueeze(1)? - after.f_unsqueeze(2)?))?;
@@ -208,7 +207,7 @@ impl Times {
     }
 }
 
-/// What others read of rows `[b, n, width]`.
+/// Keys and values of rows `[b, n, width]`.
 struct Read {
     /// `[b, heads, n, value]`
     value: Tensor,
@@ -217,7 +216,7 @@ struct Read {
 }
 
 impl Read {
-    /// Of rows that are only read.
+    /// Projects rows that attend to nothing themselves.
     fn project(layer: &Layer<'_>, x: &Tensor) -> Result<Self, Error> {
         let Layer {
             params, name, form, ..
@@ -233,7 +232,7 @@ impl Read {
     }
 }
 
-/// Rows `[b, n, width]` that read others.
+/// Rows `[b, n, width]` that attend to others.
 struct Rows {
     /// `[b, n, heads * value]`
     gate: Tensor,
@@ -261,7 +260,7 @@ impl Rows {
         })
     }
 
-    /// The history's rows read what is before them, and themselves.
+    /// Rows of the history attend to earlier rows and themselves.
     fn read_causal(&self, layer: &Layer<'_>, x: &Tensor) -> Result<Tensor, Error> {
         let n = x.size()[1];
         let mut scores = self.query.f_matmul(&self.read.key.f_transpose(2, 3)?)?;
@@ -274,7 +273,7 @@ impl Rows {
         self.out(layer, x, &read)
     }
 
-    /// Candidates read their request's history, and themselves.
+    /// Candidates attend to their request's history and themselves.
     fn read_past(
         &self,
         layer: &Layer<'_>,
@@ -300,7 +299,7 @@ impl Rows {
         self.out(layer, x, &read)
     }
 
-    /// The layer's output from what its rows `[b, heads, n, value]` read.
+    /// The layer's output from what its rows read, `[b, heads, n, value]`.
     fn out(&self, layer: &Layer<'_>, x: &Tensor, read: &Tensor) -> Result<Tensor, Error> {
         let Layer {
             params, name, form, ..
@@ -321,7 +320,7 @@ impl Rows {
     }
 }
 
-/// The bucket of a time difference in seconds: its logarithm, whatever its sign.
+/// The bucket of a time difference in seconds, by the logarithm of its absolute value.
 fn bucket(seconds: &Tensor) -> Result<Tensor, Error> {
     let bucket = (seconds.f_abs()?.f_clamp_min(1.0)?.f_log()? / BUCKET).f_floor()?;
     Ok(bucket

@@ -1,8 +1,8 @@
-//! Content interest: what of the user's past is like the candidate, by content (EM3, section 3.3).
+//! Content interest: attention of the candidate's content vector over those of the history (EM3, Deng et al. 2024, section 3.3).
 //!
-//! The candidate's content vector asks, those of the history answer, and what is read are the history's content
-//! vectors themselves. While the weights of queries and keys are frozen, a key is a constant of its item that
-//! callers keep; only the adapters' part, of low rank, is computed anew.
+//! Queries are projected from the candidate's content vector and keys from those of the history; the values are the
+//! history's content vectors themselves. While the base is frozen, the key of an item without its adapter is constant, and
+//! callers cache it; only the adapter's part, of low rank, is computed anew.
 
 use tch::Tensor;
 
@@ -18,13 +18,13 @@ pub struct Contents {
     pub vectors: Tensor,
     /// Their keys by the layer `interest.key` without its adapter, `[n, width]`.
     pub keys: Tensor,
-    /// Which of them each entry of a history is, `[n_requests, len]`; any in padding.
+    /// The content of each history entry, `[n_requests, len]`; any in padding.
     pub of_history: Tensor,
-    /// 1 where there is an entry with content, else 0, `[n_requests, len]`.
+    /// 1 for an entry with content, else 0, `[n_requests, len]`.
     pub valid: Tensor,
 }
 
-/// What each candidate finds, `[n_candidates, out]`; 0 where the history has no content.
+/// The output of each candidate, `[n_candidates, out]`; 0 where its history has no content.
 ///
 /// # Shapes
 /// `target [n_candidates, out]`: the candidates' content vectors

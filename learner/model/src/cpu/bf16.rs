@@ -1,13 +1,12 @@
-//! MatmulPrecision of factors rounded to bf16, 8 bits of mantissa: processors with units for it multiply two pairs and add them
-//! up in `f32` where they multiply one otherwise.
+//! Matrix products with bf16 factors and `f32` sums: processors with units for them multiply pairs of factors at a time.
 //!
-//! Both sides are rounded and packed anew for each product, a pair of neighbours along the sum side by side in 32 bits.
-//! The order of every sum is that of `k`, in pairs, whatever the block: a row's bits do not depend on how many there are
-//! beside it. Without the units the factors are rounded and multiplied as ever: nothing is gained, and the same learned.
+//! Both sides are rounded to 8 bits of mantissa and packed anew for each product, two neighbours along the sum in 32 bits. Every
+//! sum runs in the order of `k`, in pairs, whatever the block, so the bits of a row do not depend on the number of rows
+//! beside it. Without such units the factors are rounded and multiplied in `f32`: the same is learned, at no gain.
 
 use super::gemm::{Lhs, MatrixView, add_product_to};
 
-/// Whether this processor has units for products of factors rounded to bf16.
+/// Whether this processor has units for products of bf16 factors.
 #[must_use]
 pub fn has_bf16_units() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -22,13 +21,13 @@ pub fn has_bf16_units() -> bool {
     }
 }
 
-/// `c += a b`, or `c = a b + from` where there is such a row, the rows of `c` being `stride` apart.
+/// `c += a b`, or `c = a b + start` where that row is given; the rows of `c` are `stride` floats apart.
 pub(super) fn product(
     c: &mut [f32],
     stride: usize,
     a: Lhs<'_>,
     b: MatrixView<'_>,
-    from: Option<&[f32]>,
+    start: Option<&[f32]>,
     size: [usize; 3],
 ) {
     #[cfg(target_arch = "x86_64")]
@@ -36,46 +35,40 @@ pub(super) fn product(
         #[expect(unsafe_code, reason = "see SAFETY")]
         // SAFETY: the processor has the instructions that the function is compiled for.
         unsafe {
-            x86::product(c, stride, a, b, from, size);
+            x86::product(c, stride, a, b, start, size);
         }
         return;
     }
-    by_rounding(c, stride, a, b, from, size);
+    product_by_rounding(c, stride, a, b, start, size);
 }
 
-/// The same on any processor.
-fn by_rounding(
+/// [`product`] on any processor.
+fn product_by_rounding(
     c: &mut [f32],
     stride: usize,
     a: Lhs<'_>,
     b: MatrixView<'_>,
-    from: Option<&[f32]>,
+    start: Option<&[f32]>,
     [m, k, n]: [usize; 3],
 ) {
-    if let Some(from) = from {
+    if let Some(start) = start {
         for row in c.chunks_mut(stride.max(1)).take(m) {
-            row[..n].copy_from_slice(from);
+            row[..n].copy_from_slice(start);
         }
     }
-    let all = |x: MatrixView<'_>, rows: usize, columns: usize| -> Vec<f32> {
+    let round = |x: MatrixView<'_>, rows: usize, columns: usize| -> Vec<f32> {
         let rows = (0..rows).flat_map(|row| &x.row(row)[..columns]);
         rows.map(|x| rounded(*x)).collect()
     };
-    let b = all(b, k, n);
-    let (left, is_transposed) = match a {
-        Lhs::Matrix(a) => (all(MatrixView::new(a, k, 0), m, k), false),
-        Lhs::View(a) => (all(a, m, k), false),
-        Lhs::Transposed(a) => (all(MatrixView::new(a, m, 0), k, m), true),
-        Lhs::TransposedView(a) => (all(a, k, m), true),
-    };
-    let left = match is_transposed {
-        true => Lhs::Transposed(&left),
-        false => Lhs::Matrix(&left),
-    };
-    add_product_to(c, stride, left, MatrixView::new(&b, n, 0), [m, k, n]);
+    let b = round(b, k, n);
+    let b = MatrixView::new(&b, n, 0);
+    match a.view(m, k) {
+        (a, true) => add_product_to(c, stride, Lhs::Transposed(&round(a, k, m)), b, [m, k, n]),
+        (a, false) => add_product_to(c, stride, Lhs::Matrix(&round(a, m, k)), b, [m, k, n]),
+    }
 }
 
-/// To the nearest number of 8 bits of mantissa, to an even one where two are as near.
+/// Rounds to the nearest number with 8 bits of mantissa, to an even one on a tie.
 fn rounded(x: f32) -> f32 {
     let bits = x.to_bits();
     let up = 0x7fff + ((bits >> 16) & 1);

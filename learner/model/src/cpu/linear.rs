@@ -51,14 +51,15 @@ pub(super) struct LinearGradients {
 
 impl Linear {
     /// A layer with `weight [n_out, n_in]`, without bias and adapter.
-    pub(super) fn new(weight: &[f32], n_in: usize, precision: MatmulPrecision) -> Self {
+    pub(super) fn new(weight: impl Into<Vec<f32>>, n_in: usize, precision: MatmulPrecision) -> Self {
+        let weight = weight.into();
         let n_out = weight.len() / n_in.max(1);
         Self {
             n_in,
             n_out,
             precision,
-            transposed: transpose(weight, n_out, n_in),
-            weight: weight.to_vec(),
+            transposed: transpose(&weight, n_out, n_in),
+            weight,
             bias: Vec::new(),
             adapter: None,
         }

@@ -124,7 +124,7 @@ impl Tower {
         let user = weights.get("first.user")?;
         Ok(Self {
             user: Linear::new(user, USER_FIELDS * config.dim, precision).with_bias(bias),
-            first: Linear::new(&side_by_side, parts.iter().sum(), precision),
+            first: Linear::new(side_by_side, parts.iter().sum(), precision),
             parts,
             hidden: hidden.collect::<Result<_, _>>()?,
             head: Head::new(weights, config)?,

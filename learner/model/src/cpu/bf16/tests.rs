@@ -1,14 +1,14 @@
 use super::*;
 
-/// [`product`] with units where there are any, and without.
+/// [`product`] with the processor's units, where it has them, and without.
 type Product = fn(&mut [f32], usize, Lhs<'_>, MatrixView<'_>, Option<&[f32]>, [usize; 3]);
-const BOTH: [Product; 2] = [product, by_rounding];
+const BOTH: [Product; 2] = [product, product_by_rounding];
 
 fn numbers(stream: u64, n: usize) -> Vec<f32> {
     (0..n as u64).map(|at| crate::normal(3, stream, at)).collect()
 }
 
-/// `a b + from` of rounded factors, each a row-major part of rows this long that starts this far in.
+/// `a b + start` of rounded factors; each factor is given with its stride and first column.
 fn expected(a: (&[f32], usize, usize), b: (&[f32], usize, usize), from: &[f32], k: usize) -> Vec<f64> {
     let at = |(x, stride, start): (&[f32], usize, usize), row, column| {
         f64::from(rounded(x[row * stride + column + start]))
@@ -36,13 +36,13 @@ fn products_of_every_shape_are_sums_of_rounded_products() {
     for m in [1, 2, 5, 7, 8, 13, 17, 50] {
         for k in [1, 2, 7, 16, 31, 32, 33, 64] {
             for n in [1, 15, 16, 17, 32, 40, 70] {
-                BOTH.iter().for_each(|product| holds(product, [m, k, n]));
+                BOTH.iter().for_each(|product| check(product, [m, k, n]));
             }
         }
     }
 }
 
-fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
+fn check(product: &Product, size @ [m, k, n]: [usize; 3]) {
     let (a, b, row) = (numbers(0, m * k), numbers(1, k * n), numbers(2, n));
     let transposed: Vec<f32> = (0..k * m).map(|at| a[(at % m) * k + at / m]).collect();
     let (left, right) = ((a.as_slice(), k, 0), (b.as_slice(), n, 0));
@@ -57,7 +57,7 @@ fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
     );
     close(&set, &expected(left, right, &row, k), size);
 
-    // Into a part of wider rows, of which the rest stays as it was.
+    // Into columns of a wider matrix, whose other columns keep their values.
     let ones = vec![1.0; n];
     for left_side in [Lhs::Matrix(&a), Lhs::Transposed(&transposed)] {
         let mut wide = vec![1.0; m * (n + 2)];
@@ -67,7 +67,7 @@ fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
         assert!(rest.concat().iter().all(|x| x.to_bits() == 1f32.to_bits()));
     }
 
-    // Of parts of wider matrices.
+    // Factors that are columns of wider matrices.
     let (a, b) = (numbers(4, m * (k + 3)), numbers(5, k * (n + 5)));
     let mut sums = vec![0.0; m * n];
     let part = Lhs::View(MatrixView::new(&a, k + 3, 2));
@@ -77,7 +77,7 @@ fn holds(product: &Product, size @ [m, k, n]: [usize; 3]) {
 }
 
 #[test]
-fn a_row_has_the_same_bits_in_any_company() {
+fn a_row_has_the_same_bits_beside_any_others() {
     let size @ [m, k, n] = [23, 37, 50];
     let (a, b) = (numbers(0, m * k), numbers(1, k * n));
     for product in BOTH {
@@ -106,7 +106,7 @@ fn a_row_has_the_same_bits_in_any_company() {
 }
 
 #[test]
-fn rounding_is_to_the_nearest_and_keeps_what_is_not_a_number() {
+fn rounding_is_to_the_nearest_and_keeps_nan_and_infinity() {
     for (x, expected) in [
         (1.0, 1.0),
         (1.003, 1.0),

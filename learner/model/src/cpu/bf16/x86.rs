@@ -1,4 +1,4 @@
-//! The same with the instructions of AVX-512 BF16.
+//! Products with bf16 factors by the instructions of AVX-512 BF16.
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
@@ -9,13 +9,13 @@ use std::cell::Cell;
 
 use crate::cpu::gemm::{Lhs, MatrixView};
 
-/// Sums in a register.
+/// `f32` sums of a register.
 const LANES: usize = 16;
-/// Rows of a block: with two registers of columns as many sums as hide how long a product takes.
+/// Rows of a block: with two registers of columns, enough sums to hide the latency of a product.
 const ROWS: usize = 8;
 
 thread_local! {
-    /// Both sides, packed: kept, as products come by the thousand.
+    /// Buffers of both packed sides, reused by the thousands of products of a step.
     static PACKED: Cell<[Vec<u32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
 }
 
@@ -26,7 +26,7 @@ pub(super) fn product(
     stride: usize,
     a: Lhs<'_>,
     b: MatrixView<'_>,
-    from: Option<&[f32]>,
+    start: Option<&[f32]>,
     [m, k, n]: [usize; 3],
 ) {
     if m == 0 || n == 0 {
@@ -34,61 +34,60 @@ pub(super) fn product(
     }
     let [mut left, mut right] = PACKED.take();
     pack_columns(&mut right, b, k, n);
-    match a {
-        Lhs::Matrix(a) => pack_rows(&mut left, MatrixView::new(a, k, 0), m, k),
-        Lhs::View(a) => pack_rows(&mut left, a, m, k),
-        Lhs::Transposed(a) => pack_columns(&mut left, MatrixView::new(a, m, 0), k, m),
-        Lhs::TransposedView(a) => pack_columns(&mut left, a, k, m),
+    let (a, is_transposed) = a.view(m, k);
+    match is_transposed {
+        true => pack_columns(&mut left, a, k, m),
+        false => pack_rows(&mut left, a, m, k),
     }
     let pairs = k.div_ceil(2);
-    let mut of = Of {
+    let mut product = Product {
         c,
         stride,
         left: &left,
-        is_transposed: matches!(a, Lhs::Transposed(_) | Lhs::TransposedView(_)),
-        line: line_of(k),
+        is_transposed,
+        line: packed_row(k),
         right: &right,
-        from,
+        start,
         pairs,
         n,
     };
     let mut row = 0;
     while row < m {
         row += match m - row {
-            ROWS.. => of.block::<ROWS>(row),
-            4.. => of.block::<4>(row),
-            2.. => of.block::<2>(row),
-            _ => of.block::<1>(row),
+            ROWS.. => product.block::<ROWS>(row),
+            4.. => product.block::<4>(row),
+            2.. => product.block::<2>(row),
+            _ => product.block::<1>(row),
         };
     }
     PACKED.set([left, right]);
 }
 
-/// Pairs of some rows of a left side.
+/// Packed pairs of some rows of the left side.
 #[derive(Clone, Copy)]
 struct Lines<'a> {
     values: &'a [u32],
-    /// From a row to the next, and from a pair to the next.
+    /// Distance between rows, and between pairs of a row.
     row: usize,
     pair: usize,
 }
 
 impl Lines<'_> {
-    /// A pair of a row in every place of a register.
+    /// A pair of a row, copied to all places of a register.
     #[target_feature(enable = "avx512f")]
     #[inline]
     #[expect(unsafe_code, reason = "see SAFETY")]
-    fn all(self, row: usize, pair: usize) -> __m512bh {
+    fn broadcast(self, row: usize, pair: usize) -> __m512bh {
         let at = row * self.row + pair * self.pair;
         debug_assert!(at < self.values.len());
-        // SAFETY: a block has seen that its last row's last pair is there. To check each would take as long as the product.
+        // SAFETY: `block` asserts that the last pair of its last row is in bounds. A check of each pair would take as long as the product.
         let pair = unsafe { *self.values.get_unchecked(at) };
         bf16(_mm512_set1_epi32(pair.cast_signed()))
     }
 }
 
-/// A product under way.
-struct Of<'a> {
+/// A product of packed factors.
+struct Product<'a> {
     c: &'a mut [f32],
     stride: usize,
     /// `[m, line]`, or `[m / LANES, pairs, LANES]` where it is transposed.
@@ -97,18 +96,18 @@ struct Of<'a> {
     line: usize,
     /// `[n / LANES, pairs, LANES]`
     right: &'a [u32],
-    from: Option<&'a [f32]>,
+    start: Option<&'a [f32]>,
     pairs: usize,
     n: usize,
 }
 
-impl Of<'_> {
+impl Product<'_> {
     /// `R` rows from `row` on.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     #[inline]
     fn block<const R: usize>(&mut self, row: usize) -> usize {
         let left = if self.is_transposed {
-            // In one panel: there are as many rows before it as make whole blocks.
+            // The rows are in one panel: the blocks before it are full.
             let panel = &self.left[row / LANES * self.pairs * LANES..][..self.pairs * LANES];
             Lines {
                 values: &panel[row % LANES..],
@@ -135,16 +134,16 @@ impl Of<'_> {
         R
     }
 
-    /// `R` rows of `P` panels of columns. All of it in one function: the sums stay in registers to the end.
+    /// `R` rows of `P` panels of columns. One function, so that the sums stay in registers to the end.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     #[inline]
     fn tile<const R: usize, const P: usize>(&mut self, row: usize, at: usize, left: Lines<'_>) {
         let panel = self.pairs * LANES;
         let panels: [&[u32]; P] = std::array::from_fn(|p| &self.right[(at + p) * panel..][..panel]);
         let mut start = [_mm512_setzero_ps(); P];
-        if let Some(from) = self.from {
+        if let Some(row) = self.start {
             for (p, start) in start.iter_mut().enumerate() {
-                *start = load_part(&from[(at + p) * LANES..]);
+                *start = load_part(&row[(at + p) * LANES..]);
             }
         }
         let mut sums = [start; R];
@@ -154,7 +153,7 @@ impl Of<'_> {
                 *line = load_pairs(panel, pair * LANES);
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let left = left.all(r, pair);
+                let left = left.broadcast(r, pair);
                 for (sum, line) in sums.iter_mut().zip(lines) {
                     *sum = _mm512_dpbf16_ps(*sum, left, line);
                 }
@@ -164,7 +163,7 @@ impl Of<'_> {
             let line = &mut self.c[(row + r) * self.stride..][..self.n];
             for (p, sum) in sums.iter().enumerate() {
                 let line = &mut line[(at + p) * LANES..];
-                match self.from {
+                match self.start {
                     Some(_) => store_part(line, *sum),
                     None => store_part(line, _mm512_add_ps(load_part(line), *sum)),
                 }
@@ -173,15 +172,15 @@ impl Of<'_> {
     }
 }
 
-/// Pairs of a packed row: whole registers.
-fn line_of(k: usize) -> usize {
+/// Pairs of a packed row, rounded up to whole registers.
+fn packed_row(k: usize) -> usize {
     k.div_ceil(2 * LANES).max(1) * LANES
 }
 
-/// Pairs along rows: `[m, k]` to `[m, pairs]`, each row up to a whole register, zeros behind it.
+/// Packs pairs along rows: `[m, k]` to `[m, pairs]`, each row padded with zeros to whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_rows(out: &mut Vec<u32>, x: MatrixView<'_>, m: usize, k: usize) {
-    let line = line_of(k);
+    let line = packed_row(k);
     out.resize(m * line, 0);
     for (row, out) in out.chunks_exact_mut(line).enumerate() {
         let x = &x.row(row)[..k];
@@ -192,15 +191,15 @@ fn pack_rows(out: &mut Vec<u32>, x: MatrixView<'_>, m: usize, k: usize) {
     }
 }
 
-/// Pairs of rows: `[k, n]` to `[n / LANES, pairs, LANES]`, zeros behind the last column and below the last row.
+/// Packs pairs of rows: `[k, n]` to `[n / LANES, pairs, LANES]`, padded with zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns(out: &mut Vec<u32>, x: MatrixView<'_>, k: usize, n: usize) {
-    /// Of two registers' numbers one after the other: the first of both, the second of both, ..
+    /// Interleaves two registers: the first number of both, the second number of both, and so on.
     #[rustfmt::skip]
-    const BY_TURNS: [u16; 2 * LANES] = [
+    const INTERLEAVE: [u16; 2 * LANES] = [
         0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
     ];
-    let by_turns = load_order(&BY_TURNS);
+    let interleave = load_order(&INTERLEAVE);
     let pairs = k.div_ceil(2);
     out.resize(n.div_ceil(LANES) * pairs * LANES, 0);
     for pair in 0..pairs {
@@ -215,12 +214,12 @@ fn pack_columns(out: &mut Vec<u32>, x: MatrixView<'_>, k: usize, n: usize) {
             .zip(below.chunks(LANES).chain(std::iter::repeat(&[][..])));
         for (out, (above, below)) in panels.zip(rows) {
             let both = _mm512_cvtne2ps_pbh(load_part(below), load_part(above));
-            store_pairs(out, bf16(_mm512_permutexvar_epi16(by_turns, integers(both))));
+            store_pairs(out, bf16(_mm512_permutexvar_epi16(interleave, integers(both))));
         }
     }
 }
 
-/// A register's worth of numbers, zeros behind them where there are fewer.
+/// Loads a register, padded with zeros where the slice is shorter.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn load_part(x: &[f32]) -> __m512 {
@@ -250,7 +249,7 @@ fn store_part(x: &mut [f32], values: __m512) {
 #[inline]
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn load(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: as many numbers are there as are read.
+    // SAFETY: the array holds the numbers that are read.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
@@ -258,7 +257,7 @@ fn load(x: &[f32; LANES]) -> __m512 {
 #[inline]
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn store(x: &mut [f32; LANES], values: __m512) {
-    // SAFETY: there is room for as many numbers as are written.
+    // SAFETY: the array has room for the numbers that are written.
     unsafe { _mm512_storeu_ps(x.as_mut_ptr(), values) }
 }
 
@@ -267,7 +266,7 @@ fn store(x: &mut [f32; LANES], values: __m512) {
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn load_pairs(x: &[u32], at: usize) -> __m512bh {
     let x: &[u32] = &x[at..at + LANES];
-    // SAFETY: as many pairs are there as are read.
+    // SAFETY: the slice holds the pairs that are read.
     bf16(unsafe { _mm512_loadu_si512(x.as_ptr().cast()) })
 }
 
@@ -276,7 +275,7 @@ fn load_pairs(x: &[u32], at: usize) -> __m512bh {
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn store_pairs(x: &mut [u32], pairs: __m512bh) {
     let x = &mut x[..LANES];
-    // SAFETY: there is room for as many pairs as are written.
+    // SAFETY: the slice has room for the pairs that are written.
     unsafe { _mm512_storeu_si512(x.as_mut_ptr().cast(), integers(pairs)) }
 }
 
@@ -284,19 +283,19 @@ fn store_pairs(x: &mut [u32], pairs: __m512bh) {
 #[inline]
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn load_order(x: &[u16; 2 * LANES]) -> __m512i {
-    // SAFETY: as many numbers are there as are read.
+    // SAFETY: the array holds the numbers that are read.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
 }
 
-/// The same bits.
+/// Reinterprets a register.
 #[inline]
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn bf16(x: __m512i) -> __m512bh {
-    // SAFETY: both are 512 bits, of which every pattern means something.
+    // SAFETY: both types have 512 bits, and every pattern is valid.
     unsafe { std::mem::transmute(x) }
 }
 
-/// The same bits.
+/// Reinterprets a register.
 #[inline]
 #[expect(unsafe_code, reason = "see SAFETY")]
 fn integers(x: __m512bh) -> __m512i {

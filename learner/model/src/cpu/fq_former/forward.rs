@@ -75,7 +75,7 @@ impl FqFormer {
                 add_scaled(out, *scaled, key);
             }
         }
-        Linear::new(&weight, width, MatmulPrecision::F32).with_bias(&self.terms.bias)
+        Linear::new(weight, width, MatmulPrecision::F32).with_bias(&self.terms.bias)
     }
 }
 

@@ -227,9 +227,11 @@ impl Backward<'_> {
         let mut column = 0;
         for (name, part) in PARTS.into_iter().zip(tower.parts) {
             if part > 0 {
-                let rows = self.first.chunks_exact(tower.first.n_in);
-                let of_part = rows.flat_map(|row| &row[column..column + part]);
-                out.push((name.to_owned(), of_part.copied().collect()));
+                let mut of_part = Vec::with_capacity(tower.first.n_out * part);
+                for row in self.first.chunks_exact(tower.first.n_in) {
+                    of_part.extend_from_slice(&row[column..column + part]);
+                }
+                out.push((name.to_owned(), of_part));
             }
             column += part;
         }
