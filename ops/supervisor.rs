@@ -76,7 +76,7 @@ impl Outcome {
     }
 }
 
-/// Says that a task is over when it goes out of scope, a panic included.
+/// Reports the end of a task when it is dropped, even by a panic.
 struct Bell {
     task: Task,
     ends: Sender<Task>,
@@ -84,8 +84,8 @@ struct Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        // The supervisor may be gone when a test drops it; then nobody needs to know.
-        let _heard = self.ends.send(self.task).is_ok();
+        // Only a test drops the supervisor first; then nobody waits for the report.
+        let _is_received = self.ends.send(self.task).is_ok();
     }
 }
 
@@ -157,7 +157,7 @@ impl Supervisor {
                 return Waited::TimedOut;
             }
             if let Ok(task) = self.ends.1.recv_timeout(left.min(LOOK)) {
-                self.settle(task);
+                self.on_end(task);
             }
         }
     }
@@ -167,7 +167,7 @@ impl Supervisor {
     pub fn wait(mut self) -> Outcome {
         while !self.running.is_empty() {
             match self.ends.1.recv_timeout(DRAIN_REPORT) {
-                Ok(task) => self.settle(task),
+                Ok(task) => self.on_end(task),
                 Err(RecvTimeoutError::Timeout) if self.shutdown.is_triggered() => {
                     let waiting: Vec<_> = self.running.keys().map(Task::to_string).collect();
                     info!(tasks = %waiting.join(", "), "still draining");
@@ -185,8 +185,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes note that `task` is over, and does what the table says.
-    fn settle(&mut self, task: Task) {
+    /// Records that `task` has ended, and acts as the table says.
+    fn on_end(&mut self, task: Task) {
         let Some(handle) = self.running.remove(&task) else {
             return;
         };
@@ -194,7 +194,7 @@ impl Supervisor {
         let (on_end, on_error) = task.policy();
         let early = on_end == OnEnd::Unexpected && !self.shutdown.is_triggered();
         let error = match handle.join() {
-            Ok(Ok(())) if early => anyhow!("ended before it was told to"),
+            Ok(Ok(())) if early => anyhow!("ended before the shutdown"),
             Ok(Ok(())) => return info!(%task, "task ended"),
             Ok(Err(error)) => error,
             Err(panic) => anyhow!("panicked: {}", panic_text(panic.as_ref())),
@@ -225,7 +225,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .downcast_ref::<&'static str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with something that is no text")
+        .unwrap_or("with a value that is not text")
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use report::{Check, Report};
 use settings::{KEEP_ALL, SNAPSHOT_EVERY, settings};
 use world::World;
 
-/// JoinResultReceiver of a world for each kill, and the least and most of them: up to a few seconds of work for a daemon.
+/// Slates of a world for each kill, and the least and most of them: up to a few seconds of work for a daemon.
 const SLATES_PER_KILL: u64 = 100;
 const SLATES: (u64, u64) = (800, 3000);
 /// For so many kills, there is one run that is not killed but held up.
@@ -69,7 +69,7 @@ pub struct Request {
     pub is_kept: bool,
 }
 
-/// Verifies, event `tell` of each lineage.
+/// Runs the verification. `tell` gets the kills, the samples and a line of text after each lineage.
 pub fn run(request: &Request, mut tell: impl FnMut(u64, u64, &str)) -> anyhow::Result<Report> {
     let started = Instant::now();
     let mut report = Report::new(request);
@@ -103,17 +103,8 @@ pub fn run(request: &Request, mut tell: impl FnMut(u64, u64, &str)) -> anyhow::R
         report.enter(Check::Settled, &name, outcome.map(n_samples), &mut tell)?;
     }
     while report.n_kills() < request.kills && report.failures.len() < MOST_FAILURES {
-        let name = format!("growing-{:04}", report.n_lineages());
         let most = (request.kills - report.n_kills()).min(MOST_GROWING);
-        growing(
-            request,
-            &name,
-            most,
-            golden.pace,
-            &mut deck,
-            &mut report,
-            &mut tell,
-        )?;
+        growing(request, most, golden.pace, &mut deck, &mut report, &mut tell)?;
     }
     report.wall = started.elapsed();
     Ok(report)
@@ -221,13 +212,13 @@ fn haltingly(
 )]
 fn growing(
     request: &Request,
-    name: &str,
     most: u64,
     pace: Pace,
     deck: &mut Deck,
     report: &mut Report,
     tell: &mut impl FnMut(u64, u64, &str),
 ) -> anyhow::Result<()> {
+    let name = &format!("growing-{:04}", report.n_lineages());
     let mut settings = keeping_all(&settings());
     settings.learner.flush_after_idle = Period::from_ms(20);
     settings.order.max_reorder_delay = Period::from_ms(2);

@@ -120,11 +120,11 @@ fn each_error_and_each_end_means_what_the_table_says() {
     ] {
         assert_eq!(outcome_of(task, || Ok(())), (false, None), "{task}");
     }
-    let early = "the http task failed: ended before it was told to";
+    let early = "the http task failed: ended before the shutdown";
     assert_eq!(outcome_of(Task::Http, || Ok(())), (true, text(early)));
     assert_eq!(
         outcome_of(Task::Admin, || Ok(())),
-        (false, text("ended before it was told to"))
+        (false, text("ended before the shutdown"))
     );
 }
 

@@ -1,4 +1,4 @@
-//! The caller: sends rank requests to the scoring port all the while, and measures the replies.
+//! The caller: sends rank requests to the scoring port throughout the demo, and measures the replies.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ const PACE: Duration = Duration::from_millis(10);
 /// Candidates of a request, when the catalog has as many.
 const N_CANDIDATES: usize = 100;
 
-/// What came of the requests.
+/// Outcomes of the rank requests.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     inner: Mutex<Inner>,
@@ -33,20 +33,20 @@ struct Inner {
     last_version: u64,
 }
 
-/// Their figures.
+/// Figures of the rank requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallFigures {
     /// Requests sent once a model was ready.
     pub(super) n_requests: u64,
-    /// Those without a ranking for an answer.
+    /// Requests that were not answered with a ranking.
     pub(super) n_errors: u64,
-    /// What the first of them said.
+    /// Message of the first error.
     pub(super) first_error: Option<String>,
-    /// Different model versions that answered.
+    /// Number of model versions that answered.
     pub(super) n_versions: u64,
-    /// Median time to the answer, ms.
+    /// Median latency, ms.
     pub p50_ms: Option<f64>,
-    /// 99th percentile of it, ms.
+    /// 99th percentile of the latency, ms.
     pub p99_ms: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! What the model would have been worth without learning on: a snapshot's predictions for what came after it.
+//! Scores the second half of a log with a snapshot from half time: the model as if learning had stopped there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use ouzel_snapshot::Snapshot;
 use crate::config::Config;
 
 /// Scores every impression from `from` on with the weights, counters and histories of `snapshot`: everything
-/// stands still but the clock.
+/// is frozen but the clock.
 pub(super) fn score(
     snapshot: &Snapshot,
     config: &Config,

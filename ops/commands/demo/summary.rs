@@ -1,4 +1,4 @@
-//! What the demo says at the end: one JSON document, or a page a person can read.
+//! The figures of a demo, as JSON or as text.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
