@@ -206,10 +206,6 @@ fn haltingly(
 }
 
 /// A lineage on a log that grows meanwhile, and a new process that follows its plan log.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a lineage is made of, and where it reports"
-)]
 fn growing(
     request: &Request,
     most: u64,

@@ -86,7 +86,7 @@ fn malformed_files_are_refused() {
             "config.json",
             "\"num_attention_heads\": 2",
             "\"num_attention_heads\": 3",
-            "3 heads",
+            "3 attention heads",
         ),
         (
             "config.json",
@@ -98,7 +98,7 @@ fn malformed_files_are_refused() {
             "config.json",
             "\"max_position_embeddings\": 24",
             "\"max_position_embeddings\": 2",
-            "too few",
+            "too small",
         ),
         ("config.json", "{", "", "config.json"),
         ("tokenizer.json", "WordPiece", "Nothing", "tokenizer.json"),
