@@ -39,8 +39,11 @@ use summary::Summary;
 
 /// Where `make data` puts MovieLens-100K.
 const MOVIELENS: &str = ".data/movielens100k";
-/// The script that fetches it, for a binary that is run without make.
-const FETCH: &str = include_str!("../setup/movielens.py");
+/// The script that downloads it and its module, for a binary that runs without make.
+const SCRIPTS: [(&str, &str); 2] = [
+    ("wheels.py", include_str!("../setup/wheels.py")),
+    ("movielens.py", include_str!("../setup/movielens.py")),
+];
 /// How often the progress line changes.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -257,10 +260,13 @@ fn movielens() -> anyhow::Result<PathBuf> {
     if path.join("impressions.jsonl.gz").is_file() {
         return Ok(path);
     }
-    let script = temporary_dir("demo")?.join("movielens.py");
-    std::fs::write(&script, FETCH).with_context(|| format!("cannot write {}", script.display()))?;
+    let folder = temporary_dir("demo")?;
+    for (name, text) in SCRIPTS {
+        let script = folder.join(name);
+        std::fs::write(&script, text).with_context(|| format!("cannot write {}", script.display()))?;
+    }
     let status = Command::new("python3")
-        .arg(&script)
+        .arg(folder.join("movielens.py"))
         .arg(&path)
         .stdout(Stdio::null())
         .status()

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Runs the benchmarks and their peers by turns and prints one table of ratios.
+"""Runs the benchmarks of ouzel and their peers alternately and prints one table of ratios.
 
-A figure taken on a shared machine says little alone, so every benchmark of ours has a peer that does the same job on the
-same data: the bench programs write their generated worlds to a temporary folder, the peers of `tests/peers` read them
-there. Each round runs ours and then the peer; the ratio is the median over the rounds, with the least and the greatest
-behind it. All run on one thread; those on a real Kafka broker are compared by the processor time that they take, see
-`bench_streams.py`. A peer that cannot run is skipped, loudly. Nothing is kept.
+Absolute figures depend on the machine, so every benchmark has a peer that does the same job on the same data: the bench
+programs write their generated worlds to a temporary folder, and the peers of `tests/peers` read them there. Each round runs
+ouzel and then the peer. The table shows the median ratio over the rounds, with the minimum and the maximum. Everything runs
+on one thread; benchmarks on a real Kafka broker compare processor time, see `bench_streams.py`. A peer that cannot run is
+skipped with a notice.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-sys.dont_write_bytecode = True  # the two below are no packages
+sys.dont_write_bytecode = True  # the two modules below are not in a package
 
 import bench_streams
 import kafka
@@ -30,15 +31,14 @@ UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 class BenchError(Exception):
-    """Something the user can mend; its text is the whole message."""
+    """An error that the user can fix; its text is the whole message."""
 
 
-def say(text):
-    print("bench: " + text, file=sys.stderr, flush=True)
+say = functools.partial(print, "bench:", file=sys.stderr, flush=True)
 
 
 class Row:
-    """One of our benchmarks, with the figure of a peer that it is compared with."""
+    """One benchmark of ouzel and the figure of the peer that it is compared with."""
 
     def __init__(self, section, name, program, ours, peer, theirs):
         self.section, self.name, self.program = section, name, program
@@ -83,8 +83,8 @@ def build(is_only_kafka):
     return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable") and "bench" in m["target"]["kind"]}
 
 
-def ran(command, **environment):
-    """What a program says on stdout. One thread, whatever it would take."""
+def output_of(command, **environment):
+    """The stdout of a program that runs on one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     if done.returncode != 0:
@@ -93,7 +93,7 @@ def ran(command, **environment):
 
 
 def medians(table):
-    """Median amounts a second by `benchmark/argument`, out of divan's table."""
+    """Median rates by `benchmark/argument`, from the table of divan."""
     found, bench, argument = {}, None, None
     for line in table.splitlines():
         named = re.match(r"^([│ ]*)[├╰]─ (\S+)", line)
@@ -110,7 +110,7 @@ def medians(table):
 
 
 class Peers:
-    """What runs beside ours, and what cannot."""
+    """The peers, and those that cannot run."""
 
     def __init__(self, folder, torch_python):
         self.folder, self.torch_python = folder, torch_python
@@ -125,24 +125,24 @@ class Peers:
         say("*** SKIPPED: the {} peer: {} ***".format(peer, why))
 
     def run(self, peer, seconds):
-        """The figures of one peer; none of one that is skipped."""
+        """The figures of one peer; empty if it is skipped."""
         if peer in self.skipped:
             return {}
         if peer.removeprefix("PyTorch ") in LAYOUTS:
             command = [self.torch_python, "-W", "ignore", PEERS / "em3_torch.py", pathlib.Path(self.folder) / "em3.safetensors"]
-            return json.loads(ran([*command, "--layout", peer.removeprefix("PyTorch "), "--seconds", str(seconds)]))
+            return json.loads(output_of([*command, "--layout", peer.removeprefix("PyTorch "), "--seconds", str(seconds)]))
         if peer == "plain Python":
-            return json.loads(ran([sys.executable, PEERS / "plain_join.py", self.folder]))
-        return json.loads(ran([self.torch_python, PEERS / "recipe_torch.py", self.folder, "--seconds", str(seconds)]))
+            return json.loads(output_of([sys.executable, PEERS / "plain_join.py", self.folder]))
+        return json.loads(output_of([self.torch_python, PEERS / "recipe_torch.py", self.folder, "--seconds", str(seconds)]))
 
 
 def em3(program, seconds, *arguments):
-    """Figures of the model with content, by what and state, and of the same with products of rounded factors."""
+    """Figures of em3-din by job and state, in float and in bf16."""
     found = {}
-    for model, behind in (("em3-din", ""), ("em3-din-bf16", ", bf16")):
+    for model, suffix in (("em3-din", ""), ("em3-din-bf16", ", bf16")):
         command = [program, "--model", model, "--shape", "64x8x50", "--seconds", str(seconds), *arguments]
-        for of in map(json.loads, ran(command).splitlines()):
-            found.update({"{}/{}{}".format(what, of["state"], behind): of[what] for what in ("train", "score")})
+        for figures in map(json.loads, output_of(command).splitlines()):
+            found.update({"{}/{}{}".format(job, figures["state"], suffix): figures[job] for job in ("train", "score")})
     return found
 
 
@@ -150,9 +150,9 @@ def measure(table, programs, peers, rounds, seconds):
     losses = {}
     for turn in range(rounds):
         say("round {} of {}".format(turn + 1, rounds))
-        join = medians(ran([programs["join"], "--bench", "--sample-count", "5", "::(decode_and_join|plain)::"]))
+        join = medians(output_of([programs["join"], "--bench", "--sample-count", "5", "::(decode_and_join|plain)::"]))
         python = peers.run("plain Python", seconds)
-        ranker = medians(ran([programs["ranker"], "--bench", "--min-time", str(seconds)]))
+        ranker = medians(output_of([programs["ranker"], "--bench", "--min-time", str(seconds)]))
         torch = peers.run("PyTorch", seconds)
         losses.update({name: loss for name, loss in torch.items() if name.startswith("log_loss/")})
         ours = {"join": join, "ranker": ranker, "em3": em3(programs["em3"], seconds)}
@@ -167,49 +167,49 @@ def measure(table, programs, peers, rounds, seconds):
 
 
 def by_shape(program, seconds):
-    """Figures of both models with content, by the shape of a batch."""
+    """Figures of both models with content, by batch shape."""
     for model in ("em3-din", "em3-hstu"):
-        for line in ran([program, "--model", model, "--seconds", str(seconds)]).splitlines():
+        for line in output_of([program, "--model", model, "--seconds", str(seconds)]).splitlines():
             yield json.loads(line)
 
 
 def show_by_shape(figures):
-    print("\nby history and slate, one thread: microseconds a sample; in brackets the arithmetic that `model describe` counts,")
-    print("as a share of the rate of a 1024^3 product in libtorch and of the model's largest")
+    print("\nby history and slate, one thread: microseconds per sample; in brackets the operations that `model describe` counts,")
+    print("as a share of the rate of a 1024^3 product in libtorch and of the largest product of the model")
     print("  {:<10}{:<9}{:>9}{:>12}{:>10}{:>18}{:>10}{:>18}".format("", "", "history", "candidates", "train", "", "score", ""))
-    for of in figures:
-        line = "  {model:<10}{state:<9}{history:>9}{candidates:>12}".format(**of)
-        for what in ("train", "score"):
-            shares = "({})".format(", ".join("{:.0%}".format(share) for share in of[what + "_share"]))
-            line += "{:>10.1f}{:>18}".format(of[what + "_us"], shares)
+    for row in figures:
+        line = "  {model:<10}{state:<9}{history:>9}{candidates:>12}".format(**row)
+        for job in ("train", "score"):
+            shares = "({})".format(", ".join("{:.0%}".format(share) for share in row[job + "_share"]))
+            line += "{:>10.1f}{:>18}".format(row[job + "_us"], shares)
         print(line)
 
 
 def encoders(program):
-    """What encoders do a second, and a backlog's effect on steps; none without their weights."""
+    """Rates of the encoders, and the effect of a backlog on steps; empty without weights of encoders."""
     folder = REPOSITORY / ".encoders"
     if not folder.is_dir():
-        say("*** SKIPPED: the encoders: make encoders fetches them ***")
+        say("*** SKIPPED: the encoders: make encoders downloads them ***")
         return []
-    return [json.loads(line) for line in ran([program, "--encoders", folder, "--items", "2000"]).splitlines()]
+    return [json.loads(line) for line in output_of([program, "--encoders", folder, "--items", "2000"]).splitlines()]
 
 
 def show_encoders(figures):
     print("\nfrozen encoders, one thread: contents/s")
-    for of in figures:
-        if "encoder" in of:
-            print("  {encoder:<20}{contents:<44}{a_second:>8,.0f}".format(**of))
+    for row in figures:
+        if "encoder" in row:
+            print("  {encoder:<20}{contents:<44}{a_second:>8,.0f}".format(**row))
         else:
-            with_, without = of["step_ms_with"], of["step_ms_without"]
-            line = "  learner's step with a backlog of {:,} titles: median {:.2f} ms, without {:.2f} ms, ratio {:.2f}"
-            print(line.format(of["backlog"], with_["median"], without["median"], of["ratio"]["median"]))
+            with_, without = row["step_ms_with"], row["step_ms_without"]
+            line = "  step of the learner with a backlog of {:,} titles: median {:.2f} ms, without {:.2f} ms, ratio {:.2f}"
+            print(line.format(row["backlog"], with_["median"], without["median"], row["ratio"]["median"]))
 
 
 def from_kafka(program, rounds):
-    """Figures of the join from a real broker, none where there cannot be one."""
+    """Figures of the join from a real broker; None if no broker can run."""
     try:
         return bench_streams.measure(program, rounds, say)
-    except kafka.NotHere as why:
+    except kafka.Unavailable as why:
         say("*** SKIPPED: the join from Kafka and its Kafka Streams peer: {} ***".format(why))
         return None
     except (kafka.SetupError, bench_streams.NotTheSame) as error:
@@ -252,9 +252,9 @@ def show(table, peers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that can import torch, for the PyTorch peer")
-    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the peers take turns")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each short figure for")
-    parser.add_argument("--only-kafka", action="store_true", help="only what needs a broker")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, each of ouzel and the peers")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each short figure")
+    parser.add_argument("--only-kafka", action="store_true", help="only the benchmarks that need a broker")
     args = parser.parse_args()
     programs = build(args.only_kafka)
     if args.only_kafka:
@@ -264,8 +264,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="ouzel-bench-") as folder:
         say("writing the worlds")
         for program in (programs["join"], programs["ranker"]):
-            ran([program], OUZEL_BENCH_DUMP=folder)
-        ran([programs["em3"], "--model", "em3-din", "--shape", "64x8x50", "--dump", pathlib.Path(folder) / "em3.safetensors"])
+            output_of([program], OUZEL_BENCH_DUMP=folder)
+        output_of([programs["em3"], "--model", "em3-din", "--shape", "64x8x50", "--dump", pathlib.Path(folder) / "em3.safetensors"])
         peers = Peers(folder, args.torch_python)
         losses = measure(table, programs, peers, args.rounds, args.seconds)
         ours = [json.loads(line) for line in (pathlib.Path(folder) / "losses.jsonl").read_text().splitlines()]
@@ -277,13 +277,14 @@ def main():
     show_encoders(encoded)
     show_from_kafka(streams)
     if losses:
-        print("\nlog-loss of one pass over the same batches, which shows that both learn the same model")
-        for of in ours:
-            print("  {:<20}{:>12.4f}  {:<14}{:>12.4f}".format(of["world"], of["log_loss"], "PyTorch", losses["log_loss/" + of["world"]]))
+        print("\nlog-loss of one pass over the same batches: equal figures show that both learn the same model")
+        for row in ours:
+            world = row["world"]
+            print("  {:<20}{:>12.4f}  {:<14}{:>12.4f}".format(world, row["log_loss"], "PyTorch", losses["log_loss/" + world]))
     load, cores = os.getloadavg()[0], os.cpu_count()
-    print("\nmedians of {} rounds on {} cores; the ratio with its least and greatest behind it".format(args.rounds, cores))
+    print("\nmedians of {} rounds on {} cores; the ratio with its minimum and maximum".format(args.rounds, cores))
     if load > cores:
-        print("the machine is busy (load {:.1f}): only the ratios mean anything".format(load))
+        print("the machine is busy (load {:.1f}): compare only the ratios".format(load))
 
 
 if __name__ == "__main__":

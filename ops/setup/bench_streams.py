@@ -1,9 +1,9 @@
-"""The part of `make bench` that needs a broker: from Kafka to joined samples, beside the same join by Kafka Streams.
+"""The part of `make bench` that needs a broker: the join from Kafka, beside the same join by Kafka Streams.
 
-Both read the same topics of the same broker, one after the other, and what is compared is not how long that takes but how
-much of the processor: events in the log by seconds of the process's user and system time. The broker's own work is in
-neither. All of our process counts, its start included; of the peer only the second half of the log, when its compiler is
-warm. Both must have joined the same number of pairs, or the run fails; negatives may differ by the windows open at the end.
+Both read the same topics of the same broker, one after the other. The figure is events in the log per second of user and
+system time of the process, without the work of the broker. The whole process of ouzel counts, its start included; of the
+peer only the second half of the log, when the JIT compiler is warm. Both must join the same number of pairs, or the run
+fails; negatives may differ by the windows open at the end.
 """
 
 import json
@@ -16,21 +16,21 @@ import tempfile
 import kafka
 
 PEER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "peers" / "StreamsJoin.java"
-# Each with the store of the peer that does better there.
+# Each with the store of the peer that is faster on it.
 WORLDS = (("films", "one film a slate", "memory"), ("feed", "slates of eight", "rocksdb"))
 OURS = (("unit", "join"), ("stage", "join, histories, counters"))
 THEIRS = (("left", "left join"), ("inner", "inner join, positives alone"))
 
 
 class NotTheSame(Exception):
-    """Two sides that should have done the same job have not; its text is the whole message."""
+    """The two sides did not do the same job; its text is the whole message."""
 
 
-def spent(command, log):
-    """What a program says as JSON, and its CPU time in seconds."""
+def measured(command, log):
+    """The last line of a program's stdout as JSON, and its CPU time in seconds."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        said = process.stdout.read()
+        output = process.stdout.read()
     except BaseException:
         process.kill()
         raise
@@ -39,11 +39,11 @@ def spent(command, log):
     if status != 0:
         log.seek(0)
         raise NotTheSame("{} failed:\n{}".format(" ".join(map(str, command)), log.read()[-4000:]))
-    return json.loads(said.splitlines()[-1]), usage.ru_utime + usage.ru_stime
+    return json.loads(output.splitlines()[-1]), usage.ru_utime + usage.ru_stime
 
 
 class Bench:
-    """The topics of one run and the programs that read them."""
+    """The topics of one run, and the programs that read them."""
 
     def __init__(self, program, address, folder):
         self.program, self.address, self.folder = program, address, pathlib.Path(folder)
@@ -56,7 +56,7 @@ class Bench:
         if not compiler.is_file():
             found = shutil.which("javac")
             if found is None:
-                raise kafka.NotHere("there is no javac beside java; install a JDK, not only a runtime")
+                raise kafka.Unavailable("there is no javac beside java; install a JDK, not only a runtime")
             compiler = found
         command = [compiler, "-d", self.folder, "-cp", str(kafka.STREAMS / "*"), PEER]
         done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -67,38 +67,37 @@ class Bench:
         return "{}-{}".format(self.prefix, world)
 
     def feed(self, world):
-        said, _ = spent([self.program, "feed", world, self.address, self.topics(world)], self.log)
-        return said
+        return measured([self.program, "feed", world, self.address, self.topics(world)], self.log)[0]
 
     def ours(self, how, world):
-        said, seconds = spent([self.program, how, world, self.address, self.topics(world)], self.log)
-        return said, said["events"] / seconds
+        result, seconds = measured([self.program, how, world, self.address, self.topics(world)], self.log)
+        return result, result["events"] / seconds
 
     def theirs(self, how, store, world, fed):
         state = self.folder / "state"
         shutil.rmtree(state, ignore_errors=True)
-        # One thread does the work; the collector that costs least processor time on one.
+        # One thread does the work, so the serial collector takes least processor time.
         command = [kafka.java(), "-Xmx1g", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         command += ["-cp", os.pathsep.join([str(self.folder), str(kafka.STREAMS / "*")]), "StreamsJoin"]
         n_joined = fed["actions"] + (fed["shown"] if how == "left" else fed["impressions"])
         n_events = fed["impressions"] + fed["actions"]
-        said, _ = spent(command + [self.address, self.topics(world), n_events, n_joined, how, store, state], self.log)
-        return said, said["per_core_second"]
+        result, _ = measured(command + [self.address, self.topics(world), n_events, n_joined, how, store, state], self.log)
+        return result, result["per_core_second"]
 
 
-def check(world, fed, told):
-    """Raises NotTheSame unless all joined what was fed, with the same outcome."""
-    pairs = {who: said["pairs"] for who, said in told.items()}
-    read = {told[how]["events"] for how, _ in OURS}
+def check(world, fed, results):
+    """Raises NotTheSame unless all sides joined all events to the same outcome."""
+    pairs = {who: result["pairs"] for who, result in results.items()}
+    read = {results[how]["events"] for how, _ in OURS}
     if len(set(pairs.values())) != 1 or pairs["unit"] == 0 or read != {fed["impressions"] + fed["actions"]}:
-        raise NotTheSame("{}: not the same job: {} of {}".format(world, told, fed))
-    ours, theirs = told["unit"]["negatives"], told["left"]["negatives"]
+        raise NotTheSame("{}: not the same job: {} of {}".format(world, results, fed))
+    ours, theirs = results["unit"]["negatives"], results["left"]["negatives"]
     if abs(ours - theirs) > 0.1 * fed["shown"]:
         raise NotTheSame("{}: not the same job: {} negatives, the peer {}".format(world, ours, theirs))
 
 
 def measure(program, rounds, say):
-    """Figures by (world, who): events a core-second, one a round. Raises kafka.NotHere where it cannot run."""
+    """Events per core-second of each round, by (world, side). Raises kafka.Unavailable if no broker can run."""
     kafka.fetch()
     kafka.fetch_streams()
     address, is_ours = kafka.start()
@@ -114,7 +113,7 @@ def measure(program, rounds, say):
                     say("{} from Kafka, round {} of {}".format(world, turn + 1, rounds))
                     found = {how: bench.ours(how, world) for how, _ in OURS}
                     found.update((how, bench.theirs(how, store, world, fed)) for how, _ in THEIRS)
-                    check(world, fed, {who: said for who, (said, _) in found.items()})
+                    check(world, fed, {who: result for who, (result, _) in found.items()})
                     for who, (_, rate) in found.items():
                         figures.setdefault((world, who), []).append(rate)
             kafka.tool(["TopicCommand", "--delete", "--topic", bench.prefix + ".*"])

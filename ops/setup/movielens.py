@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Writes MovieLens-100K as an impression and click log: `.data/movielens100k/{impressions,clicks,items}.jsonl.gz`.
 
-The ratings come from the wheel of recbole 1.2.1, which carries them; pip fetches it to a temporary folder and nothing of
-it enters the repository (MovieLens may not be redistributed). Every rating becomes one impression at its own time, and
-every rating of 4 or 5 a click on it. The click's delay is synthetic, because the set has none: log-normal with a median
-of 12 s and a sigma of 1.1, clipped to 0.4 s .. 30 min, drawn from a hash of the seed and the request id. The files are the
-same bytes on every run; `stats.json` says what is in them.
+The ratings come from the wheel of recbole 1.2.1, which pip downloads to a temporary folder; MovieLens may not be
+redistributed. Every rating becomes one impression at its time, and every rating of 4 or 5 becomes a click on it. The delay of
+a click is synthetic, because the data has none: log-normal with a median of 12 s and a sigma of 1.1, clipped to 0.4 s ..
+30 min, drawn from a hash of the seed and the request id. The files are the same bytes in every run; `stats.json` describes
+them.
 """
 
 import argparse
 import collections
+import functools
 import gzip
 import hashlib
 import io
@@ -17,10 +18,13 @@ import json
 import math
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import zipfile
+
+sys.dont_write_bytecode = True  # wheels.py is not in a package
+
+import wheels
 
 WHEEL = ("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 FOLDER = "recbole/dataset_example/ml-100k/ml-100k."
@@ -34,29 +38,7 @@ SHORTEST_DELAY_S, LONGEST_DELAY_S = 0.4, 1800.0
 Rating = collections.namedtuple("Rating", "ts_s user_id item_id rating")
 
 
-class SetupError(Exception):
-    """Something the user can mend; its text is the whole message."""
-
-
-def say(text):
-    print("movielens: " + text, file=sys.stderr, flush=True)
-
-
-def fetch_wheel(folder):
-    name, version, digest = WHEEL
-    pinned = folder / "pinned.txt"
-    pinned.write_text("{}=={} --hash=sha256:{}\n".format(name, version, digest))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    # A pure-Python wheel; naming a Python version keeps its own bounds out of the question.
-    command += ["--python-version", "311", "--require-hashes", "--requirement", str(pinned), "--dest", str(folder)]
-    try:
-        subprocess.run(command, stdout=sys.stderr, check=True)
-    except subprocess.CalledProcessError as failure:
-        raise SetupError(
-            "pip could not download {}=={} (see above; `{} -m pip --version` must work and the package index be "
-            "reachable)".format(name, version, sys.executable)
-        ) from failure
-    return next(folder.glob("recbole-*.whl"))
+say = functools.partial(print, "movielens:", file=sys.stderr, flush=True)
 
 
 def read_table(wheel, suffix):
@@ -67,12 +49,12 @@ def read_table(wheel, suffix):
 
 
 def read_ratings(wheel):
-    """All ratings in the order of their time; equal times by user, then item, so that the order is the same everywhere."""
+    """All ratings by time, user and item, so that the order is the same everywhere."""
     users = {row[0] for row in read_table(wheel, "user")}
     ratings = [Rating(int(ts), user, item, int(rating)) for user, item, rating, ts in read_table(wheel, "inter")]
-    strangers = {rating.user_id for rating in ratings} - users
-    if strangers:
-        raise SetupError("{} users rate but are not in the user table".format(len(strangers)))
+    unknown = {rating.user_id for rating in ratings} - users
+    if unknown:
+        raise wheels.SetupError("{} users of ratings are not in the user table".format(len(unknown)))
     return sorted(ratings, key=lambda r: (r.ts_s, int(r.user_id), int(r.item_id)))
 
 
@@ -87,7 +69,7 @@ def read_items(wheel):
 
 
 def delay_ms(request_id):
-    """The synthetic delay of a click: a draw that depends on the seed and the request alone."""
+    """The synthetic delay of a click, a function of the seed and the request id."""
     digest = hashlib.blake2b("{}:{}".format(SEED, request_id).encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
     # A hash near 2^64 rounds to 1, where the quantile is infinite.
@@ -109,7 +91,7 @@ def events(ratings):
 
 
 def packed(rows):
-    """The gzip bytes of the rows as JSON lines, without a time or a name in the header, and the digest of the text."""
+    """The rows as JSON lines in gzip, without time or name in the header, and the digest of the text."""
     text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows).encode()
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=9, mtime=0) as archive:
@@ -162,12 +144,12 @@ def write(destination, wheel):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="fetch MovieLens-100K and write it as an impression and click log")
+    parser = argparse.ArgumentParser(description="download MovieLens-100K and write it as an impression and click log")
     parser.add_argument("destination", nargs="?", type=pathlib.Path, default=REPOSITORY / ".data/movielens100k")
-    parser.add_argument("--force", action="store_true", help="write the files again even if they are there")
+    parser.add_argument("--force", action="store_true", help="write the files again even if they exist")
     options = parser.parse_args()
     destination = options.destination.resolve()
-    # stats.json comes last in the folder that is renamed, so the folder is whole whenever it is there.
+    # The folder is moved into place by one rename, so it is complete if it exists.
     if (destination / "stats.json").is_file() and not options.force:
         say("in place in " + str(destination))
         return
@@ -177,17 +159,11 @@ def main():
         built = work / "built"
         built.mkdir()
         say("downloading {}=={} (2 MB) from the Python package index".format(WHEEL[0], WHEEL[1]))
-        write(built, fetch_wheel(work))
-        if destination.exists():
-            destination.rename(work / "previous")
-        built.rename(destination)
+        wheels.download_pure([WHEEL], work)
+        write(built, next(work.glob("recbole-*.whl")))
+        wheels.replace(destination, built, work)
     say("ready in " + str(destination))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SetupError as error:
-        sys.exit("movielens: " + str(error))
-    except KeyboardInterrupt:
-        sys.exit("movielens: interrupted, nothing was changed")
+    wheels.run("movielens", main)
