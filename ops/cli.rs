@@ -4,9 +4,10 @@ mod args;
 mod point;
 mod snapshot;
 
-pub use args::{
-    Cli, CompletionsArgs, ConfigArgs, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FailPoints, FileArgs,
-    JoinArgs, Labels, ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, TopicsArgs, TopicsVerb, Verb, VerifyArgs,
+pub use args::FailPoints;
+pub(crate) use args::{
+    Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs, Labels, ModelArgs, ModelVerb,
+    ReplayArgs, ScoreArgs, TopicsVerb, Verb, VerifyArgs,
 };
-pub use point::RangePoint;
-pub use snapshot::{SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs};
+pub(crate) use point::RangePoint;
+pub(crate) use snapshot::{Note, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};

@@ -1,26 +1,25 @@
-//! The commands: arguments in, one exit code out.
+//! The commands.
 //!
-//! [`run`] parses, dispatches and reports. A command takes its arguments and a writer for its answer, stdout, and returns an
-//! exit code or an error with a hint; errors go to the other writer, stderr. Nothing here touches the process itself.
+//! [`run`] parses the arguments, calls the command and reports its error. A command takes its arguments and stdout, and
+//! returns an exit code or an error with a hint, which goes to stderr. No command ends the process.
 
-mod completions;
 mod config;
 mod daemon;
 mod data;
 mod demo;
 mod join;
 mod model;
+mod output;
 mod replay;
 mod score;
 mod snapshot;
-mod table;
 mod topics;
 mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Verb};
 use crate::error::{Exit, report};
@@ -30,11 +29,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            // With stderr gone nobody is left to read it.
+            // A closed stderr has no reader to report to.
             let _is_written = write!(err, "{}", error.render()).is_ok();
             return Exit::Usage;
         }
-        // Help and version are answers.
+        // Help and version.
         Err(answer) => {
             return if write!(out, "{}", answer.render()).is_ok() {
                 Exit::Ok
@@ -53,7 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     });
     match exit {
         Ok(exit) => exit,
-        // `ouzel snapshot list | head -1` read all it wanted.
+        // As in `ouzel snapshot list | head -1`.
         Err(_) if out.is_closed => Exit::Ok,
         Err(error) => report(&error, err),
     }
@@ -61,11 +60,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
 
 fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
     match verb {
-        Verb::Config(args) => config::run(args, out),
+        Verb::Config(verb) => config::run(verb, out),
         Verb::Model(args) => model::run(args, out),
-        Verb::Completions(args) => completions::run(args, out),
+        Verb::Completions { shell } => {
+            // Into memory first: the generator panics when its writer fails.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "ouzel", &mut script);
+            out.write_all(&script)?;
+            Ok(Exit::Ok)
+        }
         Verb::Snapshot(args) => snapshot::run(args, out),
-        Verb::Topics(args) => topics::run(args, out),
+        Verb::Topics(verb) => topics::run(verb, out),
         Verb::Replay(args) => replay::run(args, out),
         Verb::Daemon(args) => daemon::run(args),
         Verb::Demo(args) => demo::run(args, out),
@@ -75,14 +80,14 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
     }
 }
 
-/// Stdout that remembers whether its reader went away.
+/// Stdout that remembers whether its reader has closed it.
 struct Stdout<'a> {
     inner: &'a mut dyn Write,
     is_closed: bool,
 }
 
 impl Stdout<'_> {
-    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+    fn record<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         self.is_closed |= matches!(&result, Err(error) if error.kind() == io::ErrorKind::BrokenPipe);
         result
     }
@@ -91,12 +96,12 @@ impl Stdout<'_> {
 impl Write for Stdout<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = self.inner.write(bytes);
-        self.note(result)
+        self.record(result)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let result = self.inner.flush();
-        self.note(result)
+        self.record(result)
     }
 }
 

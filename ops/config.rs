@@ -1,8 +1,8 @@
-//! The configuration: one TOML file, checked to the last key.
+//! The configuration: one TOML file.
 //!
 //! Each section is a type of the crate that reads it, with its defaults, its ranges and the text of its keys. This module
-//! reads files, merges them with the model they start from, validates across sections, and prints: an unknown key is
-//! refused with the nearest known name, a wrong value with its line and column.
+//! reads files, merges them with the models that they start from, validates and prints. An unknown key is refused with
+//! the nearest known name, a wrong value with its line and column.
 
 mod across;
 mod derived;
@@ -26,6 +26,6 @@ pub use model::READY_MADE;
 pub use ouzel_ingest::join::{JoinSource, LabelPolicy, TaskConfig};
 pub use ouzel_sample::settings::{ByteSize, Period};
 pub use problem::{ConfigError, Problem};
-pub use properties::{Properties, PropertyError, ResolvedProperties};
+pub use properties::{Properties, PropertyError};
 pub use root::Config;
 pub use sections::{Admin, Content, Ids, Kafka, Log, LogFormat};

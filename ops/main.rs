@@ -1,12 +1,12 @@
-//! The `ouzel` binary: hands the process's arguments and streams to the library.
+//! The `ouzel` binary: passes the arguments and streams of the process to the library.
 
 use std::io;
 
 use ouzel::commands;
 use ouzel::error::Exit;
 
-/// Requests with their histories are allocated on one thread, live for minutes and are freed on another: the slowest
-/// case of the system's allocator.
+/// Requests are allocated on one thread and freed minutes later on another, the slowest case for the allocator of the
+/// system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

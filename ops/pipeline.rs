@@ -6,27 +6,33 @@
 //!               encoder -/ \-> feature state ------------------------^
 //! ```
 //!
-//! [`spec`] says what a pipeline is made of and builds its parts from a [`resume`] point. [`threads`] runs the parts as
-//! [`stages`], serves and saves; [`in_place`] runs them in the calling thread, for replays. Both take the same steps.
-//! [`status`] is what a pipeline reports, [`control`] what it decides by. [`join_process`] runs a member of the join
-//! tier on the same [`process`].
+//! [`spec`] describes a pipeline and builds its parts from a resume point. [`threads`] runs the parts as [`stages`], serves
+//! and saves; `in_place` runs them in the calling thread, for replays. Both take the same steps. [`status`] is what a
+//! pipeline reports, [`control`] what it decides by. `join_process` runs a process of the join tier.
 
 mod admin_handler;
-pub mod checkpoint;
-pub mod contents;
+mod checkpoint;
+pub(crate) mod contents;
 pub mod control;
-pub mod gauges;
-pub mod in_place;
-pub mod intake;
-pub mod join_process;
-pub mod learner;
-pub mod messages;
-pub mod model_op;
-pub mod process;
-pub mod provenance;
-pub mod publisher;
-pub mod resume;
+mod gauges;
+pub(crate) mod in_place;
+mod intake;
+pub(crate) mod join_process;
+pub(crate) mod learner;
+mod messages;
+pub(crate) mod model_op;
+mod process;
+pub(crate) mod provenance;
+mod publisher;
+pub(crate) mod resume;
 pub mod spec;
 pub mod stages;
 pub mod status;
 pub mod threads;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex whose data every update leaves whole, so that a panic elsewhere does not spoil it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

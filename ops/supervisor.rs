@@ -199,7 +199,7 @@ impl Supervisor {
             Ok(Err(error)) => error,
             Err(panic) => anyhow!("panicked: {}", panic_text(panic.as_ref())),
         };
-        metrics::counter!(crate::telemetry::TASK_FAILURES, "task" => task.name()).increment(1);
+        metrics::counter!(crate::telemetry::metrics::TASK_FAILURES, "task" => task.name()).increment(1);
         let stops = match on_error {
             OnError::Stop => true,
             OnError::Continue => false,

@@ -1,4 +1,4 @@
-//! Where a range of the log begins and ends.
+//! The start and the end of a range of the log.
 
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
@@ -7,14 +7,12 @@ use anyhow::anyhow;
 
 /// A point in every partition of the topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RangePoint {
-    /// Where they start.
+pub(crate) enum RangePoint {
     Start,
-    /// Where they end now.
+    /// The present end.
     End,
-    /// The same offset in each.
     Offset(i64),
-    /// The first record at or after this time, ms since the epoch.
+    /// The first record at or after this time, ms since 1970.
     TimeMs(i64),
 }
 

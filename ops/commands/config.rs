@@ -5,36 +5,26 @@ use std::io::Write;
 use anyhow::anyhow;
 use serde_json::json;
 
-use crate::cli::{ConfigArgs, ConfigVerb, FileArgs};
+use super::output;
+use crate::cli::{ConfigVerb, FileArgs};
 use crate::config::{Config, ConfigError, Problem};
 use crate::error::{ErrorExt, Exit};
 
 /// Runs the command.
-pub(super) fn run(args: &ConfigArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    match &args.verb {
-        ConfigVerb::Show { all, file, json } => show(file, *all, *json, out),
-        ConfigVerb::Check { file, json } => check(file, *json, out),
-        ConfigVerb::Schema => {
-            writeln!(out, "{:#}", Config::schema())?;
-            Ok(Exit::Ok)
+pub(super) fn run(verb: &ConfigVerb, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    match verb {
+        ConfigVerb::Show { all, file, json } => {
+            let config = Config::load_or_default(file.path())?;
+            match (json, all) {
+                (true, _) => output::json(&config.to_json(), out)?,
+                (false, true) => write!(out, "{}", config.show_all())?,
+                (false, false) => write!(out, "{}", config.show())?,
+            }
         }
-        ConfigVerb::Docs => {
-            out.write_all(Config::reference().as_bytes())?;
-            Ok(Exit::Ok)
-        }
+        ConfigVerb::Check { file, json } => return check(file, *json, out),
+        ConfigVerb::Schema => output::json(&Config::schema(), out)?,
+        ConfigVerb::Docs => write!(out, "{}", Config::reference())?,
     }
-}
-
-fn show(file: &FileArgs, all: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let config = file
-        .path()
-        .map_or_else(|| Ok(Config::default()), |path| Config::load(path))?;
-    let text = match (json, all) {
-        (true, _) => format!("{:#}\n", config.to_json()),
-        (false, true) => config.show_all(),
-        (false, false) => config.show(),
-    };
-    out.write_all(text.as_bytes())?;
     Ok(Exit::Ok)
 }
 
@@ -53,10 +43,9 @@ fn check(file: &FileArgs, json: bool, out: &mut dyn Write) -> anyhow::Result<Exi
     if json {
         let problems: Vec<_> = problems.iter().map(as_json).collect();
         let ok = problems.is_empty();
-        writeln!(
+        output::json(
+            &json!({ "ok": ok, "problems": problems, "warnings": warnings }),
             out,
-            "{:#}",
-            json!({ "ok": ok, "problems": problems, "warnings": warnings })
         )?;
         return Ok(if ok { Exit::Ok } else { Exit::Check });
     }
@@ -67,18 +56,12 @@ fn check(file: &FileArgs, json: bool, out: &mut dyn Write) -> anyhow::Result<Exi
     Ok(Exit::Ok)
 }
 
-/// Warnings about a usable configuration. A secret may be missing on the machine that checks it.
+/// Warnings about a usable configuration. A secret that is missing here may exist where the daemon runs.
 fn warnings(config: &Config) -> Vec<String> {
-    let unresolved = config
-        .kafka
-        .properties
-        .resolve(|name| std::env::var(name).ok())
-        .err();
-    config
-        .warnings()
-        .into_iter()
-        .chain(unresolved.map(|error| format!("{error} on this machine")))
-        .collect()
+    let mut warnings = config.warnings();
+    let unresolved = config.kafka_config().err();
+    warnings.extend(unresolved.map(|error| format!("{error} on this machine")));
+    warnings
 }
 
 fn as_json(problem: &Problem) -> serde_json::Value {

@@ -1,4 +1,4 @@
-//! `ouzel daemon`: learns from Kafka and serves, until a signal.
+//! `ouzel daemon`: learns from Kafka and serves until a signal.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! What demo, replay and verify need around their data: folders, histories, join figures.
+//! Helpers of several commands: state and data folders, histories, join figures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -9,18 +9,19 @@ use ouzel_ingest::DataDir;
 use ouzel_ingest::join::Counters;
 use ouzel_sample::{EventTime, FeatureState, IdKind};
 
-use crate::config::Config;
+use crate::cli::StateArgs;
+use crate::config::{Config, ConfigError};
 
-/// The name of a data folder in messages.
-#[must_use]
-pub(crate) fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(
-        || path.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+/// The configuration of a command on a state directory.
+pub(crate) fn state_config(args: &StateArgs) -> Result<Config, ConfigError> {
+    let mut config = Config::load_or_default(args.config.as_deref())?;
+    if let Some(dir) = &args.state {
+        config.snapshot.dir.clone_from(dir);
+    }
+    Ok(config)
 }
 
-/// Seeds the histories that a data folder has from before its log.
+/// Seeds the histories of a data folder, which precede its log.
 pub(crate) fn seed_histories(features: &FeatureState, config: &Config, data: &DataDir) {
     let ids = config.id_space();
     let before = EventTime(data.summary().first_ts.saturating_sub(1));
@@ -31,9 +32,9 @@ pub(crate) fn seed_histories(features: &FeatureState, config: &Config, data: &Da
     ouzel_ingest::seed_histories(features, histories, before);
 }
 
-/// Creates a folder below the system's temporary one that outlives the command.
+/// Creates a folder in the system's temporary folder that outlives the command.
 ///
-/// Its name is short: an admin socket inside has little room for its own.
+/// The name is short, because the path of an admin socket is limited.
 pub(crate) fn temporary_dir(command: &str) -> anyhow::Result<PathBuf> {
     let base = std::env::temp_dir();
     for number in 0..10_000u32 {
@@ -56,9 +57,9 @@ pub(crate) struct JoinFigures {
     pub duplicates: u64,
     /// Shown items with the primary action.
     pub positives: u64,
-    /// Shown items without it when their window closed.
+    /// Shown items without the primary action when their window closed.
     pub negatives: u64,
-    /// Shown items whose window was over on arrival.
+    /// Shown items whose window had closed on arrival.
     pub late: u64,
     /// Action records.
     pub actions: u64,
@@ -73,8 +74,7 @@ pub(crate) struct JoinFigures {
 }
 
 impl JoinFigures {
-    /// The figures of these counters.
-    #[must_use]
+    /// The figures of `counters`.
     pub(crate) fn new(counters: &Counters) -> Self {
         let task = counters.tasks.first().copied().unwrap_or_default();
         Self {

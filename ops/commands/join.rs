@@ -1,4 +1,4 @@
-//! `ouzel join`: joins impressions with actions for learners elsewhere, sharing the work with other join processes.
+//! `ouzel join`: joins impressions with actions for learners elsewhere, beside other join processes.
 
 use anyhow::anyhow;
 
@@ -11,10 +11,10 @@ use crate::telemetry::{self, Metrics};
 
 /// Runs the command.
 pub(super) fn run(args: &JoinArgs) -> anyhow::Result<Exit> {
-    let config = Config::load(&args.config)?;
+    let mut config = Config::load(&args.config)?;
     telemetry::init_logs(&config.log)?;
     if config.join.source != JoinSource::Tier {
-        return Err(anyhow!("join.source is \"events\": the daemon joins itself"))
+        return Err(anyhow!("join.source is \"events\", so the daemon joins"))
             .hint("set join.source = \"tier\" in the configuration of the daemon and of every `ouzel join`")
             .exit(Exit::Usage);
     }
@@ -23,8 +23,10 @@ pub(super) fn run(args: &JoinArgs) -> anyhow::Result<Exit> {
     }
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
-    let instance = args.instance.as_deref().unwrap_or_default();
-    let mut process = join_process::start(&config, instance, Metrics::install()?, &shutdown)?;
+    if let Some(instance) = args.instance.as_ref().filter(|instance| !instance.is_empty()) {
+        config.tier.instance.clone_from(instance);
+    }
+    let mut process = join_process::start(&config, Metrics::install()?, &shutdown)?;
     process.watch(signals)?;
     process.wait()?;
     tracing::info!("stopped");

@@ -1,4 +1,4 @@
-//! `ouzel model list | describe`: what a model is made of, and what it costs, without making one.
+//! `ouzel model list | describe`: the weights and the costs of a model, from its configuration alone.
 
 mod text;
 
@@ -18,19 +18,20 @@ use ouzel_learner::model::{
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
 use ouzel_sample::{MODALITIES, N_DENSE};
 
+use super::output;
 use crate::cli::{DescribeArgs, ModelArgs, ModelVerb};
 use crate::config::{Config, READY_MADE};
 use crate::error::{ErrorExt, Exit};
 
-/// Floats of the vectors of the encoders that `make encoders` fetches, by modality.
-const USUAL_WIDTHS: [usize; 2] = [384, 1280];
+/// Widths of the vectors of the encoders that `make encoders` downloads, by modality.
+const DOWNLOADED_WIDTHS: [usize; 2] = [384, 1280];
 
-/// What `describe` tells.
+/// The answer of `describe`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Description {
     model: String,
     tasks: Vec<String>,
-    /// The backend that runs it on `learner.device`, and why not `cpu`.
+    /// The backend that runs the model on `learner.device`, and why it is not `cpu`.
     backend: BackendKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend_reason: Option<String>,
@@ -38,7 +39,6 @@ struct Description {
     parameters: Parameters,
     rows: Vec<Rows>,
     weights: Vec<Weight>,
-    /// With this many candidates and each block's history.
     totals: Totals,
     notes: Vec<String>,
 }
@@ -47,15 +47,15 @@ struct Description {
 struct BlockPart {
     block: Block,
     what: String,
-    /// Entries of a history that the figures are for.
+    /// Entries of history in `flops`.
     history: usize,
     parameters: Parameters,
-    flops: FlopsOf,
+    flops: BlockFlops,
 }
 
-/// Operations as functions of the history's length, and at the length asked for.
+/// Operations as functions of the history's length, and at the requested length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct FlopsOf {
+struct BlockFlops {
     request: Flops,
     candidate: Flops,
     item: u64,
@@ -63,7 +63,7 @@ struct FlopsOf {
     candidate_at_history: u64,
 }
 
-/// Dense weights, count, by when they learn: until the base is frozen, from then on, and always.
+/// Number of dense weights that learn until the base is frozen, from then on, and always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Parameters {
     base: usize,
@@ -71,7 +71,7 @@ struct Parameters {
     head: usize,
 }
 
-/// One table of rows.
+/// One embedding table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Rows {
     table: &'static str,
@@ -89,7 +89,7 @@ struct Weight {
     block: Block,
 }
 
-/// When a weight learns.
+/// The part of a model that a weight belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Part {
@@ -103,7 +103,7 @@ struct Totals {
     candidates: u32,
     request: u64,
     candidate: u64,
-    /// A request with all its candidates, contents being there already.
+    /// A request with all its candidates, whose contents are encoded already.
     slate: u64,
     item: u64,
 }
@@ -114,10 +114,9 @@ pub(super) fn run(args: &ModelArgs, out: &mut dyn Write) -> anyhow::Result<Exit>
         ModelVerb::List => list(args.json, out)?,
         ModelVerb::Describe(describe) => {
             let description = find(describe)?;
-            if args.json {
-                writeln!(out, "{}", serde_json::to_string_pretty(&description)?)?;
-            } else {
-                text::describe(&description, out)?;
+            match args.json {
+                true => output::json(&description, out)?,
+                false => text::describe(&description, out)?,
             }
         }
     }
@@ -133,47 +132,44 @@ fn list(json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
             (*name, first.trim_start_matches(['#', ' ']), *name == default)
         })
         .collect();
-    if json {
-        let models: Vec<_> = models
-            .iter()
-            .map(|(name, what, is_default)| json!({ "name": name, "what": what, "is_default": is_default }))
-            .collect();
-        writeln!(out, "{:#}", json!({ "models": models }))?;
-    } else {
-        text::list(&models, out)?;
+    if !json {
+        return Ok(text::list(&models, out)?);
     }
-    Ok(())
+    let models: Vec<_> = models
+        .iter()
+        .map(|(name, what, is_default)| json!({ "name": name, "what": what, "is_default": is_default }))
+        .collect();
+    output::json(&json!({ "models": models }), out)
 }
 
-/// The model asked for, described.
+/// The description of the requested model.
 fn find(args: &DescribeArgs) -> anyhow::Result<Description> {
-    let mut config = match &args.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
+    let mut config = Config::load_or_default(args.config.as_deref())?;
     if let Some(name) = &args.model {
         let is_file = Path::new(name).extension().is_some_and(|kind| kind == "toml");
         if !is_file && !READY_MADE.iter().any(|(known, _)| known == name) {
             return Err(anyhow!("no model is called {name}"))
-                .hint("`ouzel model list` shows those there are; a file of your own ends in .toml")
+                .hint(
+                    "`ouzel model list` shows the ready-made models; the name of a model file ends in .toml",
+                )
                 .exit(Exit::Usage);
         }
         config = config.with_model(name)?;
     }
     let mut notes = Vec::new();
     let stated = config.stated_model();
-    let has_widths = |config: &Config| config.model.content.vector_widths.iter().any(|width| *width > 0);
-    if stated.content.enabled && !has_widths(&config) {
+    let has_vectors = config.model.content.vector_widths.iter().any(|width| *width > 0);
+    if stated.content.enabled && !has_vectors {
         if args.config.is_some() {
             notes.push(
                 "content, interest and contrast are left out: [content] names no encoder and model.content.vector_widths is 0"
                     .to_owned(),
             );
         } else {
-            config.model.content.vector_widths = USUAL_WIDTHS;
+            config.model.content.vector_widths = DOWNLOADED_WIDTHS;
             notes.push(format!(
-                "no encoder is configured: as with vectors of {} and {} floats, which those of `make encoders` make",
-                USUAL_WIDTHS[0], USUAL_WIDTHS[1]
+                "no encoder is configured: described with vectors of {} and {} floats, as those of `make encoders`",
+                DOWNLOADED_WIDTHS[0], DOWNLOADED_WIDTHS[1]
             ));
         }
     }
@@ -197,18 +193,18 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
             shape: spec.shape,
         })
         .collect();
-    let asked = args.history.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let history = args.history.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let blocks: Vec<BlockPart> = costs(&model)
         .into_iter()
         .map(|cost| {
             let own = weights.iter().filter(|weight| weight.block == cost.block);
-            block(&model, cost, asked, Parameters::of(own))
+            block(&model, cost, history, Parameters::count(own))
         })
         .collect();
-    // What only training pays is not a request's.
-    let sum = |of: fn(&FlopsOf) -> u64| {
+    // Contrast runs in training only.
+    let sum = |count: fn(&BlockFlops) -> u64| {
         let served = blocks.iter().filter(|part| part.block != Block::Contrast);
-        served.map(|part| of(&part.flops)).sum::<u64>()
+        served.map(|part| count(&part.flops)).sum::<u64>()
     };
     let (request, candidate) = (sum(|f| f.request_at_history), sum(|f| f.candidate_at_history));
     Ok(Description {
@@ -216,7 +212,7 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
         tasks: model.tasks.clone(),
         backend,
         backend_reason,
-        parameters: Parameters::of(&weights),
+        parameters: Parameters::count(&weights),
         rows: rows(&model),
         totals: Totals {
             candidates: args.candidates,
@@ -232,7 +228,7 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
 }
 
 impl Parameters {
-    fn of<'a>(weights: impl IntoIterator<Item = &'a Weight>) -> Self {
+    fn count<'a>(weights: impl IntoIterator<Item = &'a Weight>) -> Self {
         let mut sum = Self::default();
         for weight in weights {
             *match weight.part {
@@ -249,14 +245,14 @@ impl Parameters {
     }
 }
 
-fn block(model: &ModelConfig, cost: Cost, asked: Option<usize>, parameters: Parameters) -> BlockPart {
-    let history = asked.map_or(cost.history_len, |n| n.min(cost.history_len));
+fn block(model: &ModelConfig, cost: Cost, history: Option<usize>, parameters: Parameters) -> BlockPart {
+    let history = history.map_or(cost.history_len, |n| n.min(cost.history_len));
     BlockPart {
         block: cost.block,
-        what: what(model, cost.block),
+        what: summary(model, cost.block),
         history,
         parameters,
-        flops: FlopsOf {
+        flops: BlockFlops {
             request: cost.request,
             candidate: cost.candidate,
             item: cost.item,
@@ -286,7 +282,7 @@ fn rows(model: &ModelConfig) -> Vec<Rows> {
 }
 
 /// A block in a few words.
-fn what(model: &ModelConfig, block: Block) -> String {
+fn summary(model: &ModelConfig, block: Block) -> String {
     let first = model.hidden.first().copied().unwrap_or_default();
     let ModelConfig {
         content,
@@ -328,7 +324,7 @@ fn what(model: &ModelConfig, block: Block) -> String {
         }
         Block::Interest => format!("{} wide, over {} contents", interest.width, interest.history_len),
         Block::Sequence => {
-            let of = match sequence.kind {
+            let kind = match sequence.kind {
                 SequenceKind::Mean => "the mean".to_owned(),
                 SequenceKind::Din => {
                     let [first, second] = sequence.attention_hidden;
@@ -338,11 +334,8 @@ fn what(model: &ModelConfig, block: Block) -> String {
                     )
                 }
                 SequenceKind::Hstu | SequenceKind::HstuResearch => {
-                    let form = if sequence.kind == SequenceKind::Hstu {
-                        ""
-                    } else {
-                        " as published"
-                    };
+                    let is_published = sequence.kind == SequenceKind::HstuResearch;
+                    let form = if is_published { " as published" } else { "" };
                     format!(
                         "HSTU{form}, {} wide, {} of {} heads",
                         sequence.width,
@@ -351,7 +344,7 @@ fn what(model: &ModelConfig, block: Block) -> String {
                     )
                 }
             };
-            format!("{of}, over {} entries", sequence.history_len)
+            format!("{kind}, over {} entries", sequence.history_len)
         }
         Block::Contrast => format!(
             "ids and contents in {} dimensions, in training only",
@@ -359,7 +352,7 @@ fn what(model: &ModelConfig, block: Block) -> String {
         ),
         Block::Head => {
             let hidden: Vec<String> = model.hidden.iter().map(ToString::to_string).collect();
-            let of = match head.kind {
+            let head = match head.kind {
                 HeadKind::Single => "a linear layer".to_owned(),
                 HeadKind::SharedBottom => format!("a tower of {} a task", head.tower_width),
                 HeadKind::Mmoe => format!(
@@ -367,17 +360,13 @@ fn what(model: &ModelConfig, block: Block) -> String {
                     head.experts, head.expert_width, head.tower_width
                 ),
             };
-            format!("hidden {}, {of}", hidden.join(", "))
+            format!("hidden {}, {head}", hidden.join(", "))
         }
     }
 }
 
 fn layers(n: usize) -> String {
-    if n == 1 {
-        "1 layer".to_owned()
-    } else {
-        format!("{n} layers")
-    }
+    format!("{n} layer{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! `ouzel replay`: the daemon's pipeline in one thread, over files or a range of Kafka, without serving.
+//! `ouzel replay`: the pipeline of a daemon in one thread, over files or a range of Kafka, without serving.
 //!
-//! Everything that decides a bit is the daemon's. The order is the merge of a bounded log, so the same input,
-//! configuration and seed give the same two hashes in every run.
+//! The log is bounded, so the same input, configuration and seed give the same samples and weights in every run.
 
 mod freshness;
 mod report;
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -16,7 +15,6 @@ use ouzel_ingest::join::Outcome;
 use ouzel_ingest::{
     DataDir, DataSource, DeadLetters, ImmediateLabels, KafkaSource, ReplayBound, ReplayRange,
 };
-use ouzel_learner::validation::ScoreLog;
 use ouzel_sample::{Batch, DecodedRecord, Event, EventTime, Stream};
 
 use crate::cli::{Labels, RangePoint, ReplayArgs};
@@ -25,13 +23,14 @@ use crate::config::Config;
 use crate::error::Exit;
 use crate::pipeline::in_place::{self, Observer};
 use crate::pipeline::learner::{Learner, SharedScores};
+use crate::pipeline::lock;
 use crate::pipeline::spec::{PipelineSpec, decoder};
 use crate::telemetry;
 use crate::telemetry::progress::{Figures, Progress, Style};
 use freshness::Freshness;
 use report::RunReport;
 
-/// Samples between two updates of the progress line.
+/// Samples between two updates of the progress.
 const PROGRESS_EVERY: u64 = 4096;
 
 /// Runs the command.
@@ -61,7 +60,7 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
     Ok(Exit::Ok)
 }
 
-/// Replays the log of the arguments under one configuration.
+/// Replays the log of `args` under one configuration.
 fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunReport> {
     let is_immediate = args.labels == Labels::Immediate;
     let scores = SharedScores::default();
@@ -91,7 +90,9 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         spec.open_source = Box::new(move |from| Ok(Box::new(DataSource::new(&events, from))));
         spec.seed = Box::new(move |features| seed_histories(features, config, &data));
     } else if is_immediate {
-        bail!("--labels immediate needs --data: the actions of a whole log must be known before it is read");
+        bail!(
+            "--labels immediate needs --data: the actions of the whole log must be known before it is read"
+        );
     }
     let style = Style::detect(args.json);
     let parts = spec.build(None)?;
@@ -116,10 +117,6 @@ fn bound(point: Option<RangePoint>) -> Option<ReplayBound> {
         Some(RangePoint::Offset(offset)) => Some(ReplayBound::Offset(offset)),
         Some(RangePoint::TimeMs(ms)) => Some(ReplayBound::TimeMs(ms)),
     }
-}
-
-fn lock(scores: &Mutex<ScoreLog>) -> MutexGuard<'_, ScoreLog> {
-    scores.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Measures a run and shows its progress.
@@ -147,12 +144,12 @@ impl Follower {
 impl Observer for Follower {
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome) {
         if let (Ok(Event::Action(action)), Outcome::Matched | Outcome::Early) = (&recorded.event, outcome) {
-            self.freshness.acted(action);
+            self.freshness.add_action(action);
         }
     }
 
     fn learning(&mut self, batch: &Batch, now: EventTime) {
-        self.freshness.learned(batch, now);
+        self.freshness.add_batch(batch, now);
     }
 
     fn progress(&mut self, learner: &Learner) {

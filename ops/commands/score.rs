@@ -1,7 +1,6 @@
-//! `ouzel score`: rank requests with a snapshot, without a daemon.
+//! `ouzel score`: ranks requests with a snapshot, without a daemon.
 //!
-//! Features are as of the snapshot's cut and the weights are its own: what the daemon would have answered at
-//! that moment.
+//! Weights and features are those of the snapshot, so the scores are those that the daemon returned at that point.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,6 +15,7 @@ use ouzel_serving::{Published, RankRequest, RankResponse, Ranker, Scorer, Versio
 use ouzel_snapshot::{Alias, Snapshot, Store};
 
 use crate::cli::ScoreArgs;
+use crate::commands::data::state_config;
 use crate::commands::snapshot::resolve;
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
@@ -24,13 +24,7 @@ use crate::pipeline::resume::restore_vectors;
 
 /// Runs the command.
 pub(super) fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let mut config = match &args.state.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
-    if let Some(state) = &args.state.state {
-        config.snapshot.dir.clone_from(state);
-    }
+    let config = state_config(&args.state)?;
     let store = Store::inspect(&config.snapshot.dir);
     let snapshot = find(&store, args.snapshot.as_deref())?;
     let mut scorer = scorer(&snapshot, &config)?;
@@ -49,16 +43,16 @@ pub(super) fn run(args: &ScoreArgs, out: &mut dyn Write) -> anyhow::Result<Exit>
         let place = || format!("{}:{number}", args.requests.display());
         let request: RankRequest = serde_json::from_str(&line).with_context(place)?;
         let request_id = request.request_id.clone();
-        let ask = request.check(config.serving.max_candidates).with_context(place)?;
-        let ranked = scorer.rank(&ask).with_context(place)?;
-        let response = RankResponse::new(&ask, &ranked, request_id);
+        let request = request.check(config.serving.max_candidates).with_context(place)?;
+        let ranked = scorer.rank(&request).with_context(place)?;
+        let response = RankResponse::new(&request, &ranked, request_id);
         serde_json::to_writer(&mut *out, &response)?;
         writeln!(out)?;
     }
     Ok(Exit::Ok)
 }
 
-/// The snapshot named, or the one being served, or the newest.
+/// The named snapshot, or the pinned one, or the latest.
 fn find(store: &Store, name: Option<&str>) -> anyhow::Result<Snapshot> {
     let id = match name {
         Some(name) => Some(resolve(store, name)?),
@@ -69,14 +63,14 @@ fn find(store: &Store, name: Option<&str>) -> anyhow::Result<Snapshot> {
     };
     let id = id
         .ok_or_else(|| anyhow!("there is no snapshot in {}", store.root().display()))
-        .hint("give the state directory with --state, or let a daemon write one")?;
+        .hint("name the state directory with --state, or run a daemon, which writes one")?;
     Ok(store.read(id)?)
 }
 
 fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
     let id = snapshot.id();
     let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())
-        .hint("give the configuration of the daemon with --config")?;
+        .hint("name the configuration of the daemon with --config")?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())
         .with_context(|| format!("cannot load snapshot {id}"))?;
     if !features.vectors().missing().is_empty()

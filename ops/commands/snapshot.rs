@@ -1,7 +1,7 @@
-//! `ouzel snapshot ...`: lists, inspects and changes what is on disk, served and resumed from.
+//! `ouzel snapshot`: lists, inspects and changes snapshots.
 //!
-//! Reading needs no lock and works beside a daemon. A change is made by the daemon if one answers on the admin socket,
-//! because it owns the state directory; otherwise it is made here.
+//! Reading takes no lock and works beside a daemon. A running daemon owns the state directory, so it makes the changes,
+//! by a request on its admin socket. Without a daemon this command makes them.
 
 mod offline;
 mod text;
@@ -13,14 +13,16 @@ use anyhow::{anyhow, bail};
 use ouzel_snapshot::{Alias, SnapshotEntry, SnapshotId, Store, VerificationReport};
 use serde_json::json;
 
+use super::data::state_config;
+use super::output;
 use crate::admin::{AdminReply, AdminRequest, Client};
-use crate::cli::{SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs};
+use crate::cli::{Note, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::model_op::ModelOp;
 use crate::telemetry::clock::{Clock, SystemClock};
 
-/// A state directory, and the admin socket of the daemon that may own it.
+/// A state directory, with the admin socket of the daemon that may own it.
 struct StateDir {
     dir: PathBuf,
     socket: PathBuf,
@@ -42,7 +44,7 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
         SnapshotVerb::Diff { a, b } => {
             let diff = store.diff(resolve(&store, a)?, resolve(&store, b)?)?;
             match json {
-                true => write_json(&diff, out)?,
+                true => output::json(&diff, out)?,
                 false => text::diff(&diff, out)?,
             }
             Ok(Exit::Ok)
@@ -55,75 +57,62 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
     }
 }
 
-/// A change that was made.
+/// A completed change.
 struct Change {
-    what: String,
-    /// The snapshot that it made or names.
+    description: String,
+    /// The snapshot that it created or names.
     snapshot: Option<SnapshotId>,
     done_by: &'static str,
 }
 
 /// Makes one of the changes.
 fn change(state: &StateDir, store: &Store, verb: &SnapshotChange) -> anyhow::Result<Change> {
-    let op = |op: ModelOp, request: AdminRequest, note: &str| {
-        let mut change = state.change(op.done().to_owned(), &request, |store, now_ms| {
-            offline::apply(store, &state.config, op, note, now_ms).map(Some)
-        })?;
-        if let Some(id) = change.snapshot {
-            change.what = format!("{} in snapshot {id}", change.what);
+    let (description, request) = match verb {
+        SnapshotChange::Pin(Target { id, note }) => {
+            let (id, note) = (resolve(store, id)?, note.note.clone());
+            (
+                format!("pinned {id}"),
+                AdminRequest::Pin {
+                    id: id.to_string(),
+                    note,
+                },
+            )
         }
-        Ok(change)
+        SnapshotChange::Rollback(Target { id, note }) => {
+            let (id, note) = (resolve(store, id)?, note.note.clone());
+            (
+                format!("rolled back to {id}"),
+                AdminRequest::Rollback {
+                    id: id.to_string(),
+                    note,
+                },
+            )
+        }
+        SnapshotChange::Unpin(Note { note }) => {
+            ("unpinned".to_owned(), AdminRequest::Unpin { note: note.clone() })
+        }
+        SnapshotChange::FreezeBase(Note { note }) => (
+            ModelOp::FreezeBase.done().to_owned(),
+            AdminRequest::FreezeBase { note: note.clone() },
+        ),
+        SnapshotChange::Rebase(Note { note }) => (
+            ModelOp::Rebase.done().to_owned(),
+            AdminRequest::Rebase { note: note.clone() },
+        ),
+        SnapshotChange::ReEncode(Note { note }) => return state.re_encode(note),
     };
-    match verb {
-        SnapshotChange::Pin { id, note } => {
-            let (id, note) = (resolve(store, id)?, note.clone());
-            let request = AdminRequest::Pin {
-                id: id.to_string(),
-                note: note.clone(),
-            };
-            state.change(format!("pinned {id}"), &request, |store, now_ms| {
-                store.pin(id, &note, now_ms)?;
-                Ok(Some(id))
-            })
-        }
-        SnapshotChange::Rollback { id, note } => {
-            let (id, note) = (resolve(store, id)?, note.clone());
-            let request = AdminRequest::Rollback {
-                id: id.to_string(),
-                note: note.clone(),
-            };
-            state.change(format!("rolled back to {id}"), &request, |store, now_ms| {
-                store.rollback(id, &note, now_ms)?;
-                // It is to be served, whatever was pinned before.
-                store.unpin(&note, now_ms)?;
-                Ok(Some(id))
-            })
-        }
-        SnapshotChange::Unpin { note } => {
-            let request = AdminRequest::Unpin { note: note.clone() };
-            state.change("unpinned".to_owned(), &request, |store, now_ms| {
-                store.unpin(note, now_ms)?;
-                Ok(None)
-            })
-        }
-        SnapshotChange::FreezeBase { note } => {
-            let request = AdminRequest::FreezeBase { note: note.clone() };
-            op(ModelOp::FreezeBase, request, note)
-        }
-        SnapshotChange::Rebase { note } => {
-            op(ModelOp::Rebase, AdminRequest::Rebase { note: note.clone() }, note)
-        }
-        SnapshotChange::ReEncode { note } => state.re_encode(note),
+    let mut change = state.change(description, &request)?;
+    if let (AdminRequest::FreezeBase { .. } | AdminRequest::Rebase { .. }, Some(id)) =
+        (&request, change.snapshot)
+    {
+        change.description = format!("{} in snapshot {id}", change.description);
     }
+    Ok(change)
 }
 
 impl StateDir {
     fn find(args: &StateArgs) -> anyhow::Result<Self> {
-        let config = args.config.as_deref().map(Config::load).transpose()?;
-        let mut config = config.unwrap_or_default();
-        if let Some(dir) = &args.state {
-            config.snapshot.dir.clone_from(dir);
-        }
+        let config = state_config(args)?;
         let state = Self {
             socket: config.admin_socket(),
             dir: config.snapshot.dir.clone(),
@@ -136,23 +125,19 @@ impl StateDir {
         Ok(state)
     }
 
-    /// Makes a change: the daemon by `request`, or this command by `offline`.
-    fn change(
-        &self,
-        what: String,
-        request: &AdminRequest,
-        offline: impl FnOnce(&Store, i64) -> anyhow::Result<Option<SnapshotId>>,
-    ) -> anyhow::Result<Change> {
+    /// Makes a change: by a running daemon, or by this command.
+    fn change(&self, description: String, request: &AdminRequest) -> anyhow::Result<Change> {
         let Some(mut daemon) = Client::connect(&self.socket)? else {
+            let store = Store::open(&self.dir)?;
             return Ok(Change {
-                what,
-                snapshot: offline(&Store::open(&self.dir)?, SystemClock.now_ms())?,
+                description,
+                snapshot: offline::carry_out(&store, &self.config, request, SystemClock.now_ms())?,
                 done_by: "this command",
             });
         };
         match daemon.ask(request)? {
             AdminReply::Done { snapshot } => Ok(Change {
-                what,
+                description,
                 snapshot: snapshot.map(|id| id.parse()).transpose()?,
                 done_by: "the running daemon",
             }),
@@ -163,7 +148,7 @@ impl StateDir {
                     None => refused,
                 }
             }
-            AdminReply::Status(_) => bail!("the running daemon answered another request"),
+            AdminReply::Status(_) => bail!("the reply of the running daemon does not fit the request"),
         }
     }
 
@@ -172,7 +157,7 @@ impl StateDir {
         let store = Store::open(&self.dir)?;
         let (id, n_vectors) = offline::re_encode(&store, &self.config, note, SystemClock.now_ms())?;
         Ok(Change {
-            what: format!("{n_vectors} sets of vectors encoded anew in snapshot {id}"),
+            description: format!("{n_vectors} sets of vectors encoded again in snapshot {id}"),
             snapshot: Some(id),
             done_by: "this command",
         })
@@ -190,40 +175,38 @@ impl StateDir {
 
 impl Change {
     fn write(self, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+        let (snapshot, done_by) = (self.snapshot, self.done_by);
         match json {
-            true => write_json(
-                &json!({ "snapshot": self.snapshot, "done_by": self.done_by }),
-                out,
-            )?,
-            false => writeln!(out, "{}, by {}", self.what, self.done_by)?,
+            true => output::json(&json!({ "snapshot": snapshot, "done_by": done_by }), out)?,
+            false => writeln!(out, "{}, by {done_by}", self.description)?,
         }
         Ok(Exit::Ok)
     }
 }
 
-/// Parses an id, an id without its zeros, or an alias.
+/// Parses an id, with or without leading zeros, or an alias.
 pub(super) fn resolve(store: &Store, text: &str) -> anyhow::Result<SnapshotId> {
-    let number = text
-        .parse::<u64>()
-        .ok()
-        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    if let Some(number) = number {
+    if let Ok(number) = text.parse()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return Ok(SnapshotId::new(number));
     }
     let Some(alias) = Alias::ALL.into_iter().find(|alias| alias.name() == text) else {
-        return Err(anyhow!("`{text}` is no snapshot"))
-            .hint("an id is digits as `ouzel snapshot list` shows them, or one of latest, serving, pinned")
+        return Err(anyhow!("`{text}` is not a snapshot id or alias"))
+            .hint(
+                "give the digits of an id, as `ouzel snapshot list` shows them, or latest, serving or pinned",
+            )
             .exit(Exit::Usage);
     };
     let id = store.alias(alias)?;
     id.ok_or_else(|| anyhow!("no snapshot is called {alias} in {}", store.root().display()))
-        .hint("`ouzel snapshot list` shows what there is")
+        .hint("`ouzel snapshot list` shows the snapshots")
 }
 
 fn list(store: &Store, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let listed = store.list()?;
     match json {
-        true => write_json(&json!({ "snapshots": listed }), out)?,
+        true => output::json(&json!({ "snapshots": listed }), out)?,
         false if listed.is_empty() => writeln!(out, "no snapshots in {}", store.root().display())?,
         false => text::list(&listed, out)?,
     }
@@ -237,7 +220,7 @@ fn show(store: &Store, id: SnapshotId, json: bool, out: &mut dyn Write) -> anyho
             id,
             root: store.root().to_owned(),
         })
-        .hint("`ouzel snapshot list` shows what there is");
+        .hint("`ouzel snapshot list` shows the snapshots");
     };
     let Some(manifest) = &entry.manifest else {
         bail!(
@@ -246,7 +229,7 @@ fn show(store: &Store, id: SnapshotId, json: bool, out: &mut dyn Write) -> anyho
         );
     };
     match json {
-        true => write_json(entry, out)?,
+        true => output::json(entry, out)?,
         false => text::show(entry, manifest, out)?,
     }
     Ok(Exit::Ok)
@@ -265,7 +248,7 @@ fn verify(store: &Store, id: Option<SnapshotId>, json: bool, out: &mut dyn Write
     let ok = reports.iter().all(VerificationReport::is_valid) && audit.broken_at.is_none();
     if json {
         let audit = json!({ "lines": audit.lines.len(), "torn": audit.n_torn, "broken_at": audit.broken_at });
-        write_json(&json!({ "ok": ok, "snapshots": reports, "audit": audit }), out)?;
+        output::json(&json!({ "ok": ok, "snapshots": reports, "audit": audit }), out)?;
     } else {
         text::verify(&reports, &audit, out)?;
     }
@@ -276,7 +259,7 @@ fn gc(state: &StateDir, keep: usize, json: bool, out: &mut dyn Write) -> anyhow:
     state.refuse_daemon("it removes old snapshots itself, down to snapshot.keep of its configuration")?;
     let removed = Store::open(&state.dir)?.gc(keep, SystemClock.now_ms())?;
     if json {
-        write_json(&json!({ "removed": removed }), out)?;
+        output::json(&json!({ "removed": removed }), out)?;
     } else {
         writeln!(out, "removed {} snapshots", removed.len())?;
         for id in removed {
@@ -284,11 +267,6 @@ fn gc(state: &StateDir, keep: usize, json: bool, out: &mut dyn Write) -> anyhow:
         }
     }
     Ok(Exit::Ok)
-}
-
-fn write_json(value: &impl serde::Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
-    writeln!(out, "{}", serde_json::to_string_pretty(value)?)?;
-    Ok(())
 }
 
 #[cfg(test)]

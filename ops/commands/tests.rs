@@ -1,4 +1,4 @@
-//! Command lines as a user types them.
+//! Whole command lines.
 
 use super::*;
 
@@ -10,15 +10,12 @@ fn ouzel(line: &str) -> (u8, String, String) {
         .chain(line.split_whitespace())
         .map(OsString::from);
     let exit = run(args, &mut out, &mut err);
-    (
-        exit.code(),
-        String::from_utf8(out).unwrap(),
-        String::from_utf8(err).unwrap(),
-    )
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (exit.code(), text(out), text(err))
 }
 
 #[test]
-fn help_and_version_are_answers_on_stdout() {
+fn help_and_version_go_to_stdout() {
     for (line, expected) in [
         ("--help", "snapshot"),
         ("--version", "ouzel 0."),
@@ -31,7 +28,7 @@ fn help_and_version_are_answers_on_stdout() {
 }
 
 #[test]
-fn a_wrong_command_line_is_code_2_and_says_so_on_stderr() {
+fn a_wrong_command_line_exits_with_code_2_and_an_error_on_stderr() {
     for line in [
         "",
         "demon",
@@ -60,7 +57,7 @@ fn a_wrong_command_line_is_code_2_and_says_so_on_stderr() {
 }
 
 #[test]
-fn the_settings_are_shown_checked_and_described_with_their_codes() {
+fn the_configuration_is_shown_checked_and_described() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -114,7 +111,7 @@ fn the_settings_are_shown_checked_and_described_with_their_codes() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_is_named_before_any_broker_is_asked() {
+fn a_missing_secret_is_named_before_a_broker_is_contacted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ouzel.toml");
     std::fs::write(
@@ -137,9 +134,9 @@ fn completions_are_made_for_each_shell() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_failure() {
-    struct Gone;
-    impl Write for Gone {
+fn a_closed_stdout_is_no_failure() {
+    struct Closed;
+    impl Write for Closed {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
             Err(io::ErrorKind::BrokenPipe.into())
         }
@@ -149,6 +146,6 @@ fn a_reader_that_went_away_is_no_failure() {
     }
     let mut err = Vec::new();
     let args = ["ouzel", "config", "show"].map(OsString::from);
-    assert_eq!(run(args, &mut Gone, &mut err), Exit::Ok);
+    assert_eq!(run(args, &mut Closed, &mut err), Exit::Ok);
     assert!(err.is_empty());
 }

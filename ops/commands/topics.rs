@@ -1,22 +1,23 @@
-//! `ouzel topics create`: makes what the configuration names and the broker lacks.
+//! `ouzel topics create`: creates the configured topics that the broker lacks.
 
 use std::io::Write;
 
 use ouzel_ingest::topics;
 use serde_json::json;
 
-use crate::cli::{TopicsArgs, TopicsVerb};
+use super::output;
+use crate::cli::TopicsVerb;
 use crate::config::{Config, JoinSource};
 use crate::error::{ErrorExt, Exit};
 
 /// Runs the command.
-pub(super) fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(verb: &TopicsVerb, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let TopicsVerb::Create {
         config,
         partitions,
         replication,
         json,
-    } = &args.verb;
+    } = verb;
     let config = Config::load(config)?;
     let kafka = config.kafka_config().exit(Exit::Usage)?;
     let mut wanted = if config.kafka.dlq {
@@ -42,14 +43,13 @@ pub(super) fn run(args: &TopicsArgs, out: &mut dyn Write) -> anyhow::Result<Exit
     )?;
     let existed: Vec<&String> = wanted.iter().filter(|topic| !created.contains(topic)).collect();
     if *json {
-        let answer = json!({ "created": created, "existed": existed });
-        writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
+        output::json(&json!({ "created": created, "existed": existed }), out)?;
     } else {
         for topic in &created {
             writeln!(out, "created {topic}")?;
         }
         for topic in existed {
-            writeln!(out, "{topic} is there already")?;
+            writeln!(out, "{topic} exists already")?;
         }
     }
     Ok(Exit::Ok)

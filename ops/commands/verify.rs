@@ -1,4 +1,4 @@
-//! `ouzel verify`: see for yourself that a crash changes nothing.
+//! `ouzel verify`: checks that a crash changes nothing.
 
 use std::io::Write;
 
@@ -16,7 +16,10 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
             if std::fs::read_dir(dir)?.next().is_some() {
-                bail!("{} is not empty: give a folder of its own", dir.display());
+                bail!(
+                    "{} is not empty: name an empty folder with --state",
+                    dir.display()
+                );
             }
             dir.clone()
         }
@@ -25,27 +28,21 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit
     let request = Request {
         kills: args.kills,
         seed: args.seed,
-        exe: std::env::current_exe().context("cannot find this program's own file")?,
+        exe: std::env::current_exe().context("cannot find the file of this program")?,
         dir: dir.clone(),
         fail_points: args.fail_points,
         is_kept: args.state.is_some(),
     };
     let mut progress = Progress::new("kills", Some(args.kills), Style::detect(args.json));
-    let report = verify::run(&request, |n_kills, n_samples, words| {
-        let figures = Figures {
-            samples: n_samples,
-            ..Figures::default()
-        };
-        progress.note(words);
-        progress.update(n_kills, &figures);
+    let figures = |samples| Figures {
+        samples,
+        ..Figures::default()
+    };
+    let report = verify::run(&request, |n_kills, n_samples, text| {
+        progress.note(text);
+        progress.update(n_kills, &figures(n_samples));
     })?;
-    progress.finish(
-        report.n_kills(),
-        &Figures {
-            samples: report.n_samples(),
-            ..Figures::default()
-        },
-    );
+    progress.finish(report.n_kills(), &figures(report.n_samples()));
     if args.json {
         writeln!(out, "{}", report.json())?;
     } else {

@@ -1,4 +1,4 @@
-//! Validation: each section by its own crate, and the rules that several sections must keep together.
+//! Validation: each section by its crate, and the rules across sections.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,11 +8,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::root::Config;
 
-/// Longest path of a Unix socket on Linux, in bytes, without the final zero, and without the `.new` it is bound under
-/// first.
+/// Longest path of a Unix socket on Linux, in bytes, less the suffix `.new` that it is bound under first.
 const MAX_SOCKET_PATH_BYTES: usize = 103;
 
-/// Every value that cannot be used, by its full key, in the order of the sections.
+/// The errors of all values, with full keys, in the order of the sections.
 pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     let model = config.stated_model();
     let sections = [
@@ -103,7 +102,6 @@ fn socket(config: &Config) -> Option<KeyError> {
 
 impl Config {
     /// Settings that work but may surprise, one line each.
-    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut properties = self.kafka.properties.written();

@@ -1,10 +1,9 @@
-//! What a room needs from several sections at once.
+//! Settings that are derived from several sections.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind};
-use ouzel_ingest::tier::TierConfig;
 use ouzel_ingest::{KafkaConfig, Topics};
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::Policy as LossPolicy;
@@ -19,29 +18,25 @@ const EFFICIENTNET_LITE: usize = 1280;
 
 impl Config {
     /// Hashes ids with this deployment's salt.
-    #[must_use]
     pub fn id_space(&self) -> IdSpace {
         IdSpace::new(self.ids.salt)
     }
 
     /// The action names of the tasks, in task order.
-    #[must_use]
     pub fn task_names(&self) -> Vec<String> {
         self.join.task_names()
     }
 
     /// The topics.
-    #[must_use]
     pub fn topics(&self) -> Topics {
         self.kafka.topics.clone()
     }
 
-    /// How to reach the brokers, with secrets resolved. Not for printing.
+    /// The connection to the brokers, with resolved secrets. Do not print it.
     pub fn kafka_config(&self) -> Result<KafkaConfig, PropertyError> {
-        let properties = self.kafka.properties.resolve(|name| std::env::var(name).ok())?;
         Ok(KafkaConfig {
             bootstrap: self.kafka.bootstrap.clone(),
-            properties: properties.as_map().clone(),
+            properties: self.kafka.properties.resolve(|name| std::env::var(name).ok())?,
             topics: self.topics(),
             streams: match self.join.source {
                 JoinSource::Events => Stream::EVENTS.to_vec(),
@@ -51,18 +46,7 @@ impl Config {
         })
     }
 
-    /// How `ouzel join` takes part in its group; `instance` overrides the configured name unless it is empty.
-    #[must_use]
-    pub fn tier_config(&self, instance: &str) -> TierConfig {
-        let mut tier = self.tier.clone();
-        if !instance.is_empty() {
-            instance.clone_into(&mut tier.instance);
-        }
-        tier
-    }
-
-    /// Where the join state is stored; on disk, in `dir`.
-    #[must_use]
+    /// The store of the join state; on disk it is in `dir`.
     pub fn join_store(&self, dir: &Path) -> StoreConfig {
         match self.join.store {
             StoreKind::Memory => StoreConfig::Memory,
@@ -73,8 +57,7 @@ impl Config {
         }
     }
 
-    /// What is stored of users and items.
-    #[must_use]
+    /// The state of users and items.
     pub fn feature_config(&self) -> FeatureConfig {
         FeatureConfig {
             history_contents: self.model_config().history_contents(),
@@ -82,8 +65,7 @@ impl Config {
         }
     }
 
-    /// The losses that go with the samples of the label policy.
-    #[must_use]
+    /// The losses for the samples of the label policy.
     pub fn loss_policy(&self) -> LossPolicy {
         match self.join.label_policy {
             LabelPolicy::Eager | LabelPolicy::Wait => LossPolicy::Plain,
@@ -94,8 +76,7 @@ impl Config {
         }
     }
 
-    /// The shape of the ranker. Blocks that read content are left out where nothing brings any.
-    #[must_use]
+    /// The shape of the ranker, without blocks over content if there are no content vectors.
     pub fn model_config(&self) -> ModelConfig {
         let mut model = self.stated_model();
         if model.content.vector_widths.iter().all(|width| *width == 0) {
@@ -106,8 +87,7 @@ impl Config {
         model
     }
 
-    /// The shape of the ranker as stated, whether or not anything brings content.
-    #[must_use]
+    /// The shape of the ranker as stated, with or without content vectors.
     pub fn stated_model(&self) -> ModelConfig {
         let policy = self.loss_policy();
         ModelConfig {
@@ -120,8 +100,7 @@ impl Config {
         }
     }
 
-    /// How the ranker learns.
-    #[must_use]
+    /// The settings of the learner.
     pub fn learner_config(&self) -> LearnerConfig {
         LearnerConfig {
             optimizer: self.optimizer.clone(),
@@ -132,20 +111,12 @@ impl Config {
     }
 
     /// The admin socket: as configured, or `admin.sock` in the state directory.
-    #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
         let socket = self.admin.socket.clone();
         socket.unwrap_or_else(|| self.snapshot.dir.join("admin.sock"))
     }
 
-    /// The directory of the join store: `join` in the state directory.
-    #[must_use]
-    pub fn join_dir(&self) -> PathBuf {
-        self.snapshot.dir.join("join")
-    }
-
     /// The directory of the encoded vectors.
-    #[must_use]
     pub fn vector_dir(&self) -> PathBuf {
         match self.content.vector_dir.as_os_str().is_empty() {
             true => self.snapshot.dir.join("vectors"),
@@ -153,7 +124,7 @@ impl Config {
         }
     }
 
-    /// Fills in the widths of vectors that the model leaves to the encoders, as far as their folders say.
+    /// Fills in vector widths of 0 with those in the folders of the encoders.
     pub(super) fn with_encoder_widths(mut self) -> Self {
         let folders = [&self.content.text_encoder, &self.content.image_encoder];
         for (width, folder) in self.model.content.vector_widths.iter_mut().zip(folders) {
@@ -165,7 +136,7 @@ impl Config {
     }
 }
 
-/// Width of the vectors of the encoder in `folder`; opening the encoder reports what is wrong with it.
+/// Vector width of the encoder in `folder`. Opening the encoder later reports any error.
 fn encoder_width(folder: &Path) -> Option<usize> {
     let text = fs::read_to_string(folder.join("config.json")).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;

@@ -1,7 +1,6 @@
-//! One TOML file: its values, the position of every key, and what is wrong with it.
+//! One TOML file: its values, the position of every key, and its errors.
 //!
-//! Unknown keys are checked against the schema before serde sees the file: serde stops at the first one and cannot suggest
-//! another name.
+//! Unknown keys are checked against the schema first, because serde stops at the first one and suggests no other name.
 
 use std::collections::BTreeMap;
 
@@ -79,7 +78,7 @@ impl Document {
         })
     }
 
-    /// A value that a section refuses, at its place in this file.
+    /// The problem of a value that a section refuses, with its position in this file.
     pub(super) fn refuse(&self, error: KeyError) -> Problem {
         let nearest = error
             .unknown
@@ -184,7 +183,7 @@ impl Walk<'_> {
     }
 }
 
-/// What `name` was most likely meant to be: a neighbour, or a key of another section.
+/// Suggests a key for the unknown `name`: of the same table, or of another section.
 fn hint(root: &Schema, schema: &Schema, path: &str, name: &str) -> String {
     let siblings: Vec<&str> = schema["properties"]
         .as_object()

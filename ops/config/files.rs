@@ -1,4 +1,4 @@
-//! Reads configuration files and merges them with the model they start from.
+//! Reads configuration files and merges them with the models that they start from.
 
 use std::fs;
 use std::path::Path;
@@ -18,6 +18,11 @@ impl Config {
             source,
         })?;
         Ok(Self::parse(&text, &path.display().to_string())?.with_encoder_widths())
+    }
+
+    /// Reads and checks the file at `path`; without one, returns the defaults.
+    pub(crate) fn load_or_default(path: Option<&Path>) -> Result<Self, ConfigError> {
+        path.map_or_else(|| Ok(Self::default()), Self::load)
     }
 
     /// Reads and checks `text`; `file` is its name in messages. The problems are in order of position.

@@ -11,15 +11,12 @@ use super::renamed::RENAMED;
 use super::root::Config;
 
 impl Config {
-    /// Hash of every value in force. Comments and the order of keys in the file do not matter.
-    #[must_use]
+    /// Hash of all values, independent of comments and the order of keys in the file.
     pub fn hash(&self) -> String {
         hash(&self.to_json().to_string())
     }
 
-    /// Hash of the values that give features and weights their meaning: a snapshot fits this configuration exactly if it
-    /// has the same.
-    #[must_use]
+    /// Hash of the values that give features and weights their meaning. A snapshot fits a configuration of the same hash.
     pub fn schema_fingerprint(&self) -> String {
         let features = self.feature_config().without_limits();
         let mut meaning = json!({
@@ -46,7 +43,7 @@ impl Config {
         for (old, new) in RENAMED {
             rename(&mut meaning, new, old);
         }
-        // Positions in other topics, and a state that gets joined records instead of joining them.
+        // Behind a tier, the positions are of other topics and the join state is another.
         if self.join.source == JoinSource::Tier {
             meaning["source"] = "tier".into();
         }

@@ -13,7 +13,7 @@ use super::problem::Problem;
 /// The model of a configuration that names none.
 pub(super) const DEFAULT: &str = "em3-hstu";
 
-/// Model files that may start from each other; more of them are a cycle.
+/// Most model files that may start from each other, as a bound on cycles.
 const MAX_FILES: usize = 8;
 
 /// The ready-made models by name, each as the text of its file.
@@ -33,7 +33,7 @@ pub(super) fn preset(from: &str) -> Result<ModelConfig, Vec<Problem>> {
     document.deserialize(merge(&document, &stated)?)
 }
 
-/// The keys that `stated` starts from, overridden by its own. `document` is the configuration file, for positions.
+/// The keys that `stated` starts from, overridden by its own. `document` has the positions for messages.
 pub(super) fn merge(document: &Document, stated: &Table) -> Result<Table, Vec<Problem>> {
     merge_files(document, "model.from", stated, MAX_FILES)
 }

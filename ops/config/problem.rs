@@ -1,4 +1,4 @@
-//! Why a configuration cannot be used, in words for the person who wrote it.
+//! The errors of a configuration.
 
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -8,7 +8,7 @@ use thiserror::Error;
 /// How similar two names must be, by Jaro and Winkler, for one to be a misspelling of the other.
 const SIMILAR: f64 = 0.8;
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -19,10 +19,10 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The file can be read but not used. Prints one line a problem.
+    /// The file has errors. Prints one line per problem.
     #[error("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid {
-        /// What is wrong, in order of position; never empty.
+        /// In order of position; never empty.
         problems: Vec<Problem>,
     },
 }

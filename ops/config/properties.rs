@@ -1,8 +1,7 @@
-//! `[kafka.properties]`: librdkafka's own settings, passed through, with secrets by reference only.
+//! `[kafka.properties]`: settings of librdkafka, passed through, with secrets by reference only.
 //!
-//! A value is kept as it was written, so a reference such as `${env:NAME}` is all that this process can ever
-//! print of a secret. [`Properties::resolve`] follows the references at the last moment, into a type that
-//! does not print its values.
+//! Values stay as written, so a printed configuration shows a reference such as `${env:NAME}` and never a secret.
+//! [`Properties::resolve`] follows the references when a client connects.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,12 +9,15 @@ use std::path::PathBuf;
 use std::{fmt, fs, io};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
+use toml::{Table, Value};
 
-/// What stands for a value that must not be printed.
+use super::document::join;
+
+/// Printed in place of a secret value.
 const REDACTED: &str = "<redacted>";
 /// `<property>_file = "PATH"` is `<property>` with the content of that file.
 const FILE_SUFFIX: &str = "_file";
@@ -26,13 +28,7 @@ pub struct Properties {
     written: BTreeMap<String, String>,
 }
 
-/// Properties with their references followed. Prints its names only.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct ResolvedProperties {
-    values: BTreeMap<String, String>,
-}
-
-/// Why a reference leads nowhere. Never holds a value.
+/// Why a reference cannot be followed. Never holds a value.
 #[derive(Debug, Error)]
 pub enum PropertyError {
     /// The environment has no such variable.
@@ -62,13 +58,6 @@ pub enum PropertyError {
 }
 
 impl Properties {
-    /// Properties as a file would state them.
-    pub fn from_written(written: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self {
-            written: written.into_iter().collect(),
-        }
-    }
-
     /// Every property as written, in order of name.
     pub fn written(&self) -> impl Iterator<Item = (&str, &str)> {
         self.written
@@ -76,15 +65,18 @@ impl Properties {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Names whose value is a secret in plain sight.
+    /// Names whose value is a secret in plain text.
     pub fn plain_secrets(&self) -> impl Iterator<Item = &str> {
         self.written()
             .filter(|(name, value)| is_secret(name) && !is_reference(value))
             .map(|(name, _)| name)
     }
 
-    /// Follows every reference. `env` looks a variable up.
-    pub fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<ResolvedProperties, PropertyError> {
+    /// Follows every reference; `env` returns the value of a variable. Do not print the result.
+    pub fn resolve(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<BTreeMap<String, String>, PropertyError> {
         let mut values = BTreeMap::new();
         for (name, value) in &self.written {
             let value = substitute(name, value, &env)?;
@@ -97,7 +89,7 @@ impl Properties {
                         path,
                         source,
                     })?;
-                    // Editors end a file with a newline; no password does.
+                    // Editors add a newline at the end of a file.
                     values.insert(
                         property.to_owned(),
                         content.trim_end_matches(['\n', '\r']).to_owned(),
@@ -105,7 +97,7 @@ impl Properties {
                 }
             };
         }
-        Ok(ResolvedProperties { values })
+        Ok(values)
     }
 
     fn printable<'a>(&self, name: &str, value: &'a str) -> &'a str {
@@ -117,23 +109,9 @@ impl Properties {
     }
 }
 
-impl ResolvedProperties {
-    /// All of them, for the client library. Not for printing.
-    #[must_use]
-    pub fn as_map(&self) -> &BTreeMap<String, String> {
-        &self.values
-    }
-
-    /// The true value of `name`. Not for printing.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
-    }
-}
-
-/// True when a property's value must never be printed.
+/// True if the value of this property must not be printed.
 fn is_secret(name: &str) -> bool {
-    // `ssl.key.location` and its like say where a secret is.
+    // `ssl.key.location` and similar names hold the path of a secret.
     !["_file", ".file", ".location"]
         .iter()
         .any(|suffix| name.ends_with(suffix))
@@ -143,7 +121,7 @@ fn is_secret(name: &str) -> bool {
             || matches!(name, "ssl.key.pem" | "sasl.oauthbearer.config"))
 }
 
-/// True when `value` is nothing but one reference.
+/// True if `value` is exactly one reference.
 fn is_reference(value: &str) -> bool {
     value
         .strip_prefix("${env:")
@@ -188,14 +166,6 @@ impl fmt::Debug for Properties {
     }
 }
 
-impl fmt::Debug for ResolvedProperties {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.values.keys().map(|name| (name, REDACTED)))
-            .finish()
-    }
-}
-
 impl Serialize for Properties {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.written.len()))?;
@@ -208,77 +178,35 @@ impl Serialize for Properties {
 
 impl<'de> Deserialize<'de> for Properties {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Value::Table(table) = Value::deserialize(deserializer)? else {
+            return Err(de::Error::custom("expected a table of librdkafka properties"));
+        };
         let mut written = BTreeMap::new();
-        match Node::deserialize(deserializer)? {
-            Node::Table(entries) => flatten("", entries, &mut written)?,
-            Node::Value(_) => return Err(de::Error::custom("expected a table of librdkafka properties")),
-        }
+        flatten("", table, &mut written).map_err(de::Error::custom)?;
         Ok(Self { written })
     }
 }
 
-/// `ssl.key.location = ".."` without quotes is a table in a table in TOML; its name is the path.
-fn flatten<E: de::Error>(
-    prefix: &str,
-    entries: Vec<(String, Node)>,
-    written: &mut BTreeMap<String, String>,
-) -> Result<(), E> {
-    for (key, node) in entries {
-        let name = if prefix.is_empty() {
-            key
-        } else {
-            format!("{prefix}.{key}")
-        };
-        match node {
-            Node::Table(entries) => flatten(&name, entries, written)?,
-            Node::Value(value) => {
-                if written.insert(name.clone(), value).is_some() {
-                    return Err(E::custom(format!("the property {name} is given twice")));
-                }
+/// Adds the properties of `table` by name. In TOML, `ssl.key.location = ".."` is a table in a table.
+///
+/// Numbers and booleans become the text that librdkafka takes.
+fn flatten(prefix: &str, table: Table, written: &mut BTreeMap<String, String>) -> Result<(), String> {
+    for (key, value) in table {
+        let name = join(prefix, &key);
+        let text = match value {
+            Value::Table(table) => {
+                flatten(&name, table, written)?;
+                continue;
             }
+            Value::String(text) => text,
+            Value::Integer(_) | Value::Boolean(_) => value.to_string(),
+            _ => return Err(format!("{name} must be a string, a whole number or a boolean")),
+        };
+        if written.insert(name.clone(), text).is_some() {
+            return Err(format!("the property {name} is given twice"));
         }
     }
     Ok(())
-}
-
-/// A value of the table. Numbers and booleans become the text librdkafka takes.
-enum Node {
-    Value(String),
-    Table(Vec<(String, Node)>),
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Node;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string, a whole number or a boolean")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
-                Ok(Node::Value(value.to_owned()))
-            }
-
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
-                Ok(Node::Value(value.to_string()))
-            }
-
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
-                Ok(Node::Value(value.to_string()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Node::Table(entries))
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
 }
 
 impl JsonSchema for Properties {

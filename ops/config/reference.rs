@@ -29,7 +29,6 @@ of the default model, `em3-hstu`.
 
 impl Config {
     /// The reference of all keys in Markdown: `docs/configuration.md`.
-    #[must_use]
     pub fn reference() -> String {
         let text = toml::to_string(&Self::default()).expect("every section is TOML");
         let values: Table = text.parse().expect("toml reads what it wrote");

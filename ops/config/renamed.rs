@@ -1,4 +1,4 @@
-//! Keys that were renamed: an old key is refused with the new one.
+//! Renamed keys: an old key is refused with a message that names the new one.
 
 /// Old and new path of each renamed key.
 pub(super) const RENAMED: &[(&str, &str)] = &[

@@ -17,8 +17,8 @@ use ouzel_snapshot::SnapshotConfig;
 use super::model;
 use super::sections::{Admin, Content, Ids, Kafka, Log};
 
-/// Everything that can be configured. It holds sections as stated; what a room needs from several sections, such as
-/// [`Config::learner_config`], is derived.
+/// The configuration. It holds the sections as stated; methods such as [`Config::learner_config`] derive settings from
+/// several of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -83,7 +83,6 @@ impl Default for Config {
 
 impl Config {
     /// The JSON Schema of the file, without references: every section in place.
-    #[must_use]
     pub fn schema() -> serde_json::Value {
         schema_of::<Self>()
     }

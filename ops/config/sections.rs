@@ -1,6 +1,6 @@
-//! The sections that belong to the program itself: `[kafka]`, `[ids]`, `[content]`, `[admin]` and `[log]`.
+//! The sections of the program itself: `[kafka]`, `[ids]`, `[content]`, `[admin]` and `[log]`.
 //!
-//! As in every section, the doc comments are what `config show` and the reference print.
+//! `config show` and the reference print the doc comments of the keys.
 
 use std::path::PathBuf;
 

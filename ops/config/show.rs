@@ -1,6 +1,6 @@
-//! Prints a configuration as a TOML file that explains itself and loads again.
+//! Prints a configuration as a TOML file with comments, which loads again.
 //!
-//! The text of each key comes from the schema, which has it from the doc comments of the sections.
+//! The text of each key comes from the doc comments of the sections, through the schema.
 
 use std::fmt::Write as _;
 
@@ -15,67 +15,30 @@ use super::text::KeyText;
 /// Widest comment line, in characters.
 const WIDTH: usize = 100;
 
-/// The keys that a user sets in the first month. `config show` prints these and whatever differs from its default.
-const FIRST_MONTH: [&str; 40] = [
-    "kafka.bootstrap",
-    "kafka.dlq",
-    "kafka.topics.impressions",
-    "kafka.topics.actions",
-    "kafka.topics.items",
-    "ids.salt",
-    "events.max_items",
-    "join.tasks",
-    "join.label_policy",
-    "join.label_wait",
-    "join.allowed_lateness",
-    "join.max_clock_skew",
-    "join.max_pending_items",
-    "order.max_reorder_delay",
-    "features.history_len",
-    "features.history_capacity",
-    "features.max_users",
-    "features.expire_after",
-    "content.text_encoder",
-    "content.image_encoder",
-    "content.image_root",
-    "learner.batch_min_samples",
-    "learner.max_rows",
-    "learner.seed",
-    "learner.device",
-    "model.from",
-    "model.dim",
-    "model.hidden",
-    "optimizer.row_rate",
-    "optimizer.dense_rate",
-    "optimizer.block_rate",
-    "rows.expire_after",
-    "snapshot.dir",
-    "snapshot.every_batches",
-    "snapshot.keep",
-    "serving.listen",
-    "serving.workers",
-    "serving.deadline",
-    "serving.max_candidates",
-    "log.level",
-];
+/// The keys that most users set. `config show` prints these and the keys that differ from their defaults.
+const COMMON_KEYS: &str = "kafka.bootstrap kafka.dlq kafka.topics.impressions kafka.topics.actions kafka.topics.items \
+    ids.salt events.max_items join.tasks join.label_policy join.label_wait join.allowed_lateness \
+    join.max_clock_skew join.max_pending_items order.max_reorder_delay features.history_len \
+    features.history_capacity features.max_users features.expire_after content.text_encoder \
+    content.image_encoder content.image_root learner.batch_min_samples learner.max_rows learner.seed \
+    learner.device model.from model.dim model.hidden optimizer.row_rate optimizer.dense_rate \
+    optimizer.block_rate rows.expire_after snapshot.dir snapshot.every_batches snapshot.keep \
+    serving.listen serving.workers serving.deadline serving.max_candidates log.level";
 
 impl Config {
-    /// The keys of the first month, and those that differ from their defaults, as TOML with comments. Loads again.
-    #[must_use]
+    /// The keys that most users set and those that differ from their defaults, as TOML with comments.
     pub fn show(&self) -> String {
-        let rest = "# The keys of the first month, and those that differ from their defaults. `ouzel config show --all` prints\n\
+        let head = "# The keys that most users set, and those that differ from their defaults. `ouzel config show --all` prints\n\
                     # every key, docs/configuration.md explains them.\n\n";
-        format!("{rest}{}", self.print(false))
+        format!("{head}{}", self.print(false))
     }
 
-    /// Every key as TOML with comments. Loads again.
-    #[must_use]
+    /// Every key as TOML with comments.
     pub fn show_all(&self) -> String {
         self.print(true)
     }
 
     /// Every key as JSON, without comments.
-    #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let mut table = as_table(self);
         keep_keys(&mut table, &Self::schema());
@@ -96,13 +59,13 @@ impl Config {
     }
 }
 
-/// Through text, because a `Value` would widen an `f32` and print its noise.
+/// Converts through text, because a `Value` would widen an `f32` and print rounding errors.
 fn as_table(config: &Config) -> Table {
     let text = toml::to_string(config).expect("every section is TOML");
     text.parse().expect("toml reads what it wrote")
 }
 
-/// Removes what is derived: values without a key.
+/// Removes derived values, which have no key.
 fn keep_keys(table: &mut Table, schema: &Schema) {
     let Some(properties) = schema["properties"].as_object() else {
         return;
@@ -127,9 +90,7 @@ impl Printer {
         for (key, value) in values {
             let is_leaf = !value.is_table() && is_known(key);
             let is_default = defaults.get(key) == Some(value);
-            if is_leaf
-                && (self.all || is_open || !is_default || FIRST_MONTH.contains(&join(path, key).as_str()))
-            {
+            if is_leaf && (self.all || is_open || !is_default || is_common(&join(path, key))) {
                 self.comment(&schema["properties"][key], defaults.get(key));
                 self.line(&format!("{} = {value}\n", toml_key(key)));
             }
@@ -209,7 +170,11 @@ impl Printer {
     }
 }
 
-/// `key` as TOML writes it: bare where it may be, quoted otherwise.
+fn is_common(path: &str) -> bool {
+    COMMON_KEYS.split(' ').any(|key| key == path)
+}
+
+/// `key` as TOML: bare if possible, quoted otherwise.
 fn toml_key(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(is_bare) {

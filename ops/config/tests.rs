@@ -1,4 +1,4 @@
-//! The configuration as a user meets it: what is refused, what is printed, what the rooms get.
+//! Tests of refused files, of printed configurations, and of the settings that each crate gets.
 
 mod errors;
 mod models;
@@ -7,7 +7,7 @@ mod rooms;
 
 use super::{Config, ConfigError};
 
-/// What is wrong with a file, a line each, with the hint behind it.
+/// The problems of a file, one line each, with their hints.
 #[track_caller]
 fn refused(text: &str) -> String {
     match Config::parse(text, "x.toml") {
@@ -23,7 +23,7 @@ fn refused(text: &str) -> String {
     }
 }
 
-/// Expects one problem with `text`, whose line and hint contain `expected`.
+/// Checks that `text` has one problem, whose line and hint contain `expected`.
 #[track_caller]
 fn check(text: &str, expected: &str) {
     let message = refused(text);

@@ -1,4 +1,4 @@
-//! The text of a key, as its schema has it from the doc comment in the section's crate.
+//! The text of a key, from its schema, which has it from the doc comment of the section.
 //!
 //! A doc comment of a key has two paragraphs: what the key means, and when to change it. The second one may begin with
 //! `Unit: x.`, for a number whose name does not say what it counts.
@@ -6,16 +6,16 @@
 use ouzel_sample::settings::allowed_range;
 use serde_json::Value as Schema;
 
-/// What a person reads about a key.
+/// The text of a key.
 #[derive(Debug)]
 pub(super) struct KeyText {
-    /// What the key means.
+    /// The meaning of the key.
     pub(super) meaning: String,
-    /// What a number counts.
+    /// The unit of a number.
     pub(super) unit: Option<String>,
-    /// The range of its value, where that is narrower than its type.
+    /// The range of the value, if narrower than its type.
     pub(super) range: Option<String>,
-    /// The names it takes, each with its meaning.
+    /// The possible names, each with its meaning.
     pub(super) values: Vec<(String, String)>,
     /// When to change it.
     pub(super) advice: String,

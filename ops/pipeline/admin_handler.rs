@@ -19,26 +19,19 @@ use crate::admin::{AdminReply, AdminRequest, Status};
 use crate::telemetry::clock::Clock;
 
 /// Longest wait for a stage to carry out a request.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers the requests of the admin socket.
 pub(crate) struct AdminHandler {
-    /// Figures of the pipeline.
-    pub status: Arc<PipelineStatus>,
-    /// Its snapshots and lineage.
-    pub control: ControlState,
-    /// Requests a snapshot now.
-    pub requests: CheckpointRequests,
-    /// Its snapshots on disk.
-    pub store: Arc<Store>,
-    /// What is served.
-    pub published: Arc<Published<Version>>,
-    /// To the learner.
-    pub learner: Sender<PendingRequest>,
+    pub(crate) status: Arc<PipelineStatus>,
+    pub(crate) control: ControlState,
+    pub(crate) requests: CheckpointRequests,
+    pub(crate) store: Arc<Store>,
+    pub(crate) published: Arc<Published<Version>>,
+    pub(crate) learner: Sender<PendingRequest>,
     /// For the audit log.
-    pub clock: Arc<dyn Clock>,
-    /// When the pipeline was started.
-    pub started: Instant,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) started: Instant,
 }
 
 impl AdminHandler {
@@ -48,7 +41,7 @@ impl AdminHandler {
             AdminRequest::Status => return AdminReply::Status(self.report()),
             AdminRequest::Snapshot => self
                 .requests
-                .snapshot_now(PATIENCE)
+                .snapshot_now(TIMEOUT)
                 .map(Some)
                 .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why")),
             AdminRequest::Rollback { id, note } => self.roll_back(&id, &note).map(Some),
@@ -65,43 +58,46 @@ impl AdminHandler {
         }
     }
 
-    /// Continues from the weights of `id`, at the features and positions of now: the log is not read again. The
-    /// snapshot that follows makes it durable.
+    /// Continues from the weights of `id`, with the present features and positions. The log is not read again.
+    ///
+    /// The snapshot that follows makes the rollback durable.
     fn roll_back(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {
         let id = self.readable(id)?;
-        // From here on no snapshot of the lineage left behind can become the newest.
+        // From here on no snapshot of the abandoned lineage can become the newest.
         self.store.rollback(id, note, self.clock.now_ms())?;
-        // It is to be served, also after a restart.
+        // A restart serves this snapshot, even if another was pinned.
         self.store.unpin(note, self.clock.now_ms())?;
-        self.ask(LearnerRequest::Rollback(id))?;
+        self.request(LearnerRequest::Rollback(id))?;
         self.requests
-            .snapshot_now(PATIENCE)
+            .snapshot_now(TIMEOUT)
             .with_context(|| format!("rolled back to {id}, but the snapshot after it was not written"))?;
         Ok(id)
     }
 
-    /// Changes the model between two batches. The snapshot that follows makes it durable.
+    /// Changes the model between two batches. The snapshot that follows makes the change durable.
     fn apply(&self, op: ModelOp, note: String) -> anyhow::Result<SnapshotId> {
-        self.ask(LearnerRequest::ModelOp(op, note))?;
-        self.requests.snapshot_now(PATIENCE).with_context(|| {
+        self.request(LearnerRequest::ModelOp(op, note))?;
+        self.requests.snapshot_now(TIMEOUT).with_context(|| {
             let done = op.done();
-            format!("{done}, but the snapshot after it was not written: until one is, a crash undoes it")
+            format!(
+                "{done}, but the snapshot after it was not written: a crash before the next one undoes it"
+            )
         })
     }
 
     fn pin(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {
         let id = self.readable(id)?;
         self.store.pin(id, note, self.clock.now_ms())?;
-        self.ask(LearnerRequest::Pin(id))?;
+        self.request(LearnerRequest::Pin(id))?;
         Ok(id)
     }
 
     fn unpin(&self, note: &str) -> anyhow::Result<()> {
         self.store.unpin(note, self.clock.now_ms())?;
-        self.ask(LearnerRequest::Unpin)
+        self.request(LearnerRequest::Unpin)
     }
 
-    /// The id of a snapshot that can be read.
+    /// Parses the id of a snapshot that can be read.
     fn readable(&self, id: &str) -> anyhow::Result<SnapshotId> {
         let id = SnapshotId::from_str(id)?;
         self.store.read(id)?;
@@ -109,13 +105,13 @@ impl AdminHandler {
     }
 
     /// Sends a request to the learner and waits until it is carried out.
-    fn ask(&self, request: LearnerRequest) -> anyhow::Result<()> {
+    fn request(&self, request: LearnerRequest) -> anyhow::Result<()> {
         let (reply, answer) = sync_channel(1);
         self.learner
             .send((request, reply))
             .map_err(|_| anyhow!("the learner has ended; the log of the daemon says why"))?;
-        answer.recv_timeout(PATIENCE).with_context(|| {
-            let limit = PATIENCE.as_secs();
+        answer.recv_timeout(TIMEOUT).with_context(|| {
+            let limit = TIMEOUT.as_secs();
             format!("the learner did not answer within {limit} s")
         })?
     }

@@ -1,4 +1,4 @@
-//! Completes the join side of a checkpoint with the weights, and hands it to the snapshot writer.
+//! Completes the join side of a checkpoint with the weights and sends it to the snapshot writer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,29 +9,28 @@ use metrics::counter;
 use ouzel_ingest::join::Counters;
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
-use ouzel_snapshot::{CheckpointMeta, Draft};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 
 use super::control::LearnerControl;
 use super::messages::JoinCheckpoint;
-use super::provenance::Provenance;
 use super::stages::save::Save;
 use crate::failpoint::{self, FailPoint};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::SNAPSHOTS_SKIPPED_TOTAL;
 
-/// The learner's end of the line to the snapshot writer.
-pub struct CheckpointWriter {
-    /// To the snapshot writer.
-    pub saver: SyncSender<Save>,
-    /// What every manifest says about this process.
-    pub provenance: Provenance,
+/// Completes checkpoints and sends them to the snapshot writer.
+pub(crate) struct CheckpointWriter {
+    pub(crate) saver: SyncSender<Save>,
+    pub(crate) fingerprint: Fingerprint,
+    /// The part of a manifest that describes this process.
+    pub(crate) provenance: CheckpointMeta,
     /// For the creation time of manifests.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl CheckpointWriter {
-    /// Completes a checkpoint. Takes `note` into its manifest, unless the snapshot is skipped.
-    pub fn save(
+    /// Completes a checkpoint. Moves `note` to its manifest, unless the snapshot is skipped.
+    pub(crate) fn save(
         &self,
         checkpoint: JoinCheckpoint,
         trainer: &mut Trainer,
@@ -43,7 +42,7 @@ impl CheckpointWriter {
         let mut draft = Draft::new(
             control.state().latest(),
             self.clock.now_ms(),
-            self.provenance.fingerprint.clone(),
+            self.fingerprint.clone(),
             manifest,
         );
         draft.note = note.take();
@@ -59,7 +58,7 @@ impl CheckpointWriter {
             request: checkpoint.answers,
         };
         if checkpoint.is_last || checkpoint.answers.is_some() {
-            // Somebody waits for it, however busy the disk. A writer that is gone has reported its own error.
+            // A caller waits for this snapshot, so it is not skipped. A writer that has ended has reported its own error.
             if self.saver.send(save).is_err() {
                 control.fail(checkpoint.answers);
             }
@@ -95,25 +94,21 @@ impl CheckpointWriter {
         ];
         let positions = stage.positions.iter().map(|(id, next)| (id.to_string(), next));
         CheckpointMeta {
-            config_hash: self.provenance.config_hash.clone(),
-            schema_fingerprint: self.provenance.schema.clone(),
-            encoders: self.provenance.encoders.clone(),
             batch_seq: trainer.next_batch(),
             sample_seq: stage.ledger.n_samples(),
             ledger_hash: stage.ledger.hex(),
-            weights_hash: String::new(),
             frozen: trainer.base(),
             positions: positions.collect(),
-            trained_positions: BTreeMap::new(),
             plan_position: checkpoint.plan_position,
             event_time_ms: stage.event_time.0,
             counters: counters(&stage.counters, &trainer.model().tasks),
             metrics: metrics.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..self.provenance.clone()
         }
     }
 }
 
-/// The join's counters by name, for the manifest; those of a task as `click.positive`.
+/// Counters of the join by name, for the manifest; those of a task as `click.positive`.
 fn counters(counters: &Counters, tasks: &[String]) -> BTreeMap<String, u64> {
     let flat = serde_json::to_value(counters).unwrap_or_default();
     let fields = flat.as_object().into_iter().flatten();

@@ -1,23 +1,24 @@
-//! From items to content vectors: the frozen encoders, and the store of what they made before.
+//! Content vectors of items: the frozen encoders and the store of their results.
 //!
-//! A content that was encoded once is looked up ever after. An item whose content is missing, out of reach or
-//! broken has no vector in that modality, and ranks without.
+//! Each content is encoded once and looked up afterwards. An item whose content is missing, out of reach or unusable has
+//! no vector in that modality and ranks without it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, bail};
 use metrics::counter;
 
 use ouzel_encoders::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_sample::{
-    Content, ContentHash, EncoderVersion, FeatureState, Item, ItemVectors, N_MODALITIES, Vector,
+    Content, ContentHash, EncoderVersion, FeatureState, Item, ItemVectors, N_MODALITIES, Vector, VectorOrigin,
 };
 use ouzel_snapshot::{VectorLimits, VectorStore};
 
+use super::lock;
 use crate::config::Config;
 use crate::telemetry::metrics::CONTENTS_OUT_OF_REACH;
 
@@ -26,12 +27,12 @@ const CHUNK: usize = 64;
 /// Largest picture file that is read, bytes.
 const MAX_IMAGE_BYTES: u64 = 16 << 20;
 
-/// What encoders made, shared by the stage that encodes and whoever follows a plan.
-pub type SharedStore = Arc<Mutex<VectorStore>>;
+/// Vectors by content, shared by the encode stage and the join stage, which follows the plan log.
+pub(crate) type SharedStore = Arc<Mutex<VectorStore>>;
 
 /// The encoders that a configuration names, by modality.
 #[derive(Debug)]
-pub struct Contents {
+pub(crate) struct Contents {
     encoders: [Option<Box<dyn Encoder>>; N_MODALITIES],
     n_texts: usize,
     image_root: PathBuf,
@@ -39,8 +40,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Loads the encoders; none where the configuration names none.
-    pub fn open(config: &Config) -> anyhow::Result<Option<Self>> {
+    /// Loads the encoders; returns `None` if the configuration names none.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Self>> {
         let content = &config.content;
         let device = || config.learner_config().device();
         let is_named = |folder: &Path| folder != Path::new("");
@@ -60,13 +61,13 @@ impl Contents {
             .zip(folders)
             .zip(config.model.content.vector_widths)
         {
-            let Some(made) = encoder.as_ref().map(|encoder| encoder.version().dim) else {
+            let Some(dim) = encoder.as_ref().map(|encoder| encoder.version().dim) else {
                 continue;
             };
-            if width != 0 && usize::try_from(made) != Ok(width) {
+            if width != 0 && usize::try_from(dim) != Ok(width) {
                 bail!(
-                    "the encoder {} makes vectors of {made} floats, model.content.vector_widths says {width}: set it to \
-                     {made}, or to 0 to take the encoder's",
+                    "the encoder {} makes vectors of {dim} floats, model.content.vector_widths says {width}: set it to \
+                     {dim}, or to 0 for the width of the encoder",
                     folder.display()
                 );
             }
@@ -83,27 +84,24 @@ impl Contents {
         }))
     }
 
-    /// The versions of the encoders, by modality: part of what gives features their meaning.
-    #[must_use]
-    pub fn versions(&self) -> [Option<EncoderVersion>; N_MODALITIES] {
-        [0, 1].map(|modality: usize| {
-            let encoder = self.encoders[modality].as_ref()?;
-            Some(encoder.version().clone())
-        })
+    /// The versions of the encoders, by modality.
+    pub(crate) fn versions(&self) -> [Option<EncoderVersion>; N_MODALITIES] {
+        let encoders = self.encoders.each_ref();
+        encoders.map(|encoder| encoder.as_ref().map(|encoder| encoder.version().clone()))
     }
 
-    /// What was encoded before.
-    #[must_use]
-    pub fn store(&self) -> SharedStore {
+    /// The stored vectors.
+    pub(crate) fn store(&self) -> SharedStore {
         Arc::clone(&self.store)
     }
 
-    /// The items' vectors, in order. What is new is in the store, durably, when this returns. `tell` hears after each
-    /// chunk how many contents have been encoded.
-    pub fn vectors(
+    /// The vectors of `items`, in order; encodes and durably stores the new ones.
+    ///
+    /// `on_progress` gets the number of contents encoded so far, after each chunk.
+    pub(crate) fn vectors(
         &self,
         items: &[Arc<Item>],
-        mut tell: impl FnMut(usize),
+        mut on_progress: impl FnMut(usize),
     ) -> anyhow::Result<Vec<ItemVectors>> {
         let mut vectors = vec![ItemVectors::default(); items.len()];
         let mut n_done = 0;
@@ -131,17 +129,17 @@ impl Contents {
             for chunk in wanted.chunks(CHUNK) {
                 let contents: Vec<Content> = chunk.iter().map(|(_, content)| content.clone()).collect();
                 let encoded = encoder.encode(&contents)?;
-                let made: Vec<(ContentHash, Vec<f32>)> = chunk
+                let encoded: Vec<(ContentHash, Vec<f32>)> = chunk
                     .iter()
                     .zip(encoded)
                     .filter_map(|((hash, _), vector)| Some((*hash, vector.ok()?)))
                     .collect();
-                self.lock().put_batch(version, &made)?;
-                for (hash, values) in made {
+                self.lock().put_batch(version, &encoded)?;
+                for (hash, values) in encoded {
                     found.insert(hash, Some(Vector::encoded(hash, values)));
                 }
                 n_done += chunk.len();
-                tell(n_done);
+                on_progress(n_done);
             }
             for (vectors, hash) in vectors.iter_mut().zip(hashes) {
                 vectors[modality] = hash.and_then(|hash| found.get(&hash)?.clone());
@@ -151,8 +149,8 @@ impl Contents {
         Ok(vectors)
     }
 
-    /// Fills in the vectors that a loaded feature state names but does not hold; how many are lost.
-    pub fn restore(&self, features: &FeatureState) -> anyhow::Result<usize> {
+    /// Fills in the vectors that a loaded feature state names but does not hold. Returns the number of lost vectors.
+    pub(crate) fn restore(&self, features: &FeatureState) -> anyhow::Result<usize> {
         let mut missing = features.vectors().missing();
         let mut found = HashMap::new();
         for (modality, hash) in &missing {
@@ -164,7 +162,7 @@ impl Contents {
         }
         missing.retain(|key| !found.contains_key(key));
         if !missing.is_empty() {
-            // The store is a cache: what it lost is made again of the items' contents.
+            // The store is a cache: lost vectors are computed again from the contents of the items.
             let items = features.items();
             let hashes: BTreeSet<ContentHash> = missing.iter().map(|(_, hash)| *hash).collect();
             let is_wanted = |item: &Arc<Item>| {
@@ -177,7 +175,7 @@ impl Contents {
             for vectors in self.vectors(&items, |_| {})? {
                 for (modality, vector) in vectors.into_iter().enumerate() {
                     let Some(vector) = vector else { continue };
-                    if let ouzel_sample::VectorOrigin::Encoded(hash) = vector.origin {
+                    if let VectorOrigin::Encoded(hash) = vector.origin {
                         found.insert((modality, hash), vector.values);
                     }
                 }
@@ -189,8 +187,8 @@ impl Contents {
         Ok(features.vectors().missing().len())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VectorStore> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VectorStore> {
+        lock(&self.store)
     }
 
     fn stored(&self, version: &EncoderVersion, hash: ContentHash) -> anyhow::Result<Option<Vector>> {
@@ -198,7 +196,7 @@ impl Contents {
         Ok(values.map(|values| Vector::encoded(hash, values)))
     }
 
-    /// What an encoder is given of an item.
+    /// The content of an item in one modality.
     fn content(&self, item: &Item, modality: usize) -> Option<Content> {
         self.encoders[modality].as_ref()?;
         if modality == 0 {
@@ -214,7 +212,7 @@ impl Contents {
     }
 }
 
-/// A picture's file, if it is within the folder and not too large.
+/// The file of a picture, if it is inside the folder and not too large.
 fn image(root: &Path, path: &str) -> Option<Vec<u8>> {
     let root = root.canonicalize().ok()?;
     let path = root.join(path).canonicalize().ok()?;

@@ -1,8 +1,8 @@
-//! What the stages of a running pipeline decide by: requested checkpoints, the lineage, the pinned snapshot.
+//! The state by which the stages of a running pipeline decide: requested checkpoints, the lineage, the pinned snapshot.
 //!
-//! Anyone may read [`ControlState`]. Each part of it has one owner, and only the owner holds the handle that changes it:
-//! [`JoinControl`] the join stage, [`LearnerControl`] the learner, [`SaverControl`] the snapshot writer. Whoever needs a
-//! checkpoint holds [`CheckpointRequests`].
+//! Every thread may read [`ControlState`]. Each part of it has one owner, which holds the handle that changes it:
+//! [`JoinControl`] for the join stage, [`LearnerControl`] for the learner, [`SaverControl`] for the snapshot writer.
+//! [`CheckpointRequests`] requests checkpoints.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use ouzel_snapshot::SnapshotId;
 #[derive(Clone, Debug, Default)]
 pub struct ControlState(Arc<Shared>);
 
-/// Asks for checkpoints and waits for their snapshots.
+/// Requests checkpoints and waits for their snapshots.
 #[derive(Clone, Debug)]
 pub struct CheckpointRequests(ControlState);
 
@@ -35,7 +35,7 @@ pub struct SaverControl(ControlState);
 pub struct Control {
     /// For readers.
     pub state: ControlState,
-    /// For those who need a checkpoint.
+    /// For threads that need a checkpoint.
     pub requests: CheckpointRequests,
     /// For the join stage.
     pub join: JoinControl,
@@ -47,10 +47,11 @@ pub struct Control {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Checkpoints requested so far, and those of them that the join stage has taken.
+    /// Checkpoints requested so far.
     n_requested: AtomicU64,
+    /// Requests that the join stage has taken.
     n_taken: AtomicU64,
-    /// Entries of the plan log before this one are needed by no snapshot.
+    /// No snapshot needs entries of the plan log before this one.
     plan_keep_from: AtomicU64,
     inner: Mutex<Inner>,
     answered: Condvar,
@@ -69,7 +70,6 @@ struct Inner {
 
 impl Control {
     /// The state of a pipeline that starts from `snapshot`.
-    #[must_use]
     pub fn new(snapshot: Option<SnapshotId>) -> Self {
         let state = ControlState::default();
         state.lock().snapshots.extend(snapshot);
@@ -85,25 +85,21 @@ impl Control {
 
 impl ControlState {
     /// The newest snapshot of this lineage: resumed from, rolled back to or written last.
-    #[must_use]
     pub fn latest(&self) -> Option<SnapshotId> {
         self.lock().snapshots.last().copied()
     }
 
     /// The snapshot resumed from and every later one, in order.
-    #[must_use]
     pub fn snapshots(&self) -> Vec<SnapshotId> {
         self.lock().snapshots.clone()
     }
 
     /// The snapshot that is served until it is unpinned.
-    #[must_use]
     pub fn pinned(&self) -> Option<SnapshotId> {
         self.lock().pinned
     }
 
     /// Number of the lineage: the rollbacks so far.
-    #[must_use]
     pub fn lineage(&self) -> u64 {
         self.lock().lineage
     }
@@ -121,8 +117,7 @@ impl ControlState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every update leaves the state whole, so a panic elsewhere does not spoil it.
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.0.inner)
     }
 }
 
@@ -130,7 +125,6 @@ impl CheckpointRequests {
     /// Requests a checkpoint and waits for its snapshot, which holds everything joined before the call.
     ///
     /// `None` when writing failed or took longer than `limit`.
-    #[must_use]
     pub fn snapshot_now(&self, limit: Duration) -> Option<SnapshotId> {
         let deadline = Instant::now() + limit;
         let request = self.0.request();
@@ -148,16 +142,14 @@ impl CheckpointRequests {
 }
 
 impl JoinControl {
-    /// The number of the newest request, if it was not taken before.
-    #[must_use]
+    /// Takes the newest request. Returns its number, or `None` if it was taken before.
     pub fn take_request(&self) -> Option<u64> {
         let shared = &self.0.0;
         let newest = shared.n_requested.load(Ordering::Acquire);
         (shared.n_taken.swap(newest, Ordering::AcqRel) < newest).then_some(newest)
     }
 
-    /// Entries of the plan log before this one are needed by no snapshot.
-    #[must_use]
+    /// The first entry of the plan log that a snapshot needs.
     pub fn plan_keep_from(&self) -> u64 {
         self.0.0.plan_keep_from.load(Ordering::Acquire)
     }
@@ -165,12 +157,11 @@ impl JoinControl {
 
 impl LearnerControl {
     /// The state, to be read.
-    #[must_use]
     pub fn state(&self) -> &ControlState {
         &self.0
     }
 
-    /// Begins a new lineage at `id`, which is the latest snapshot from here on.
+    /// Begins a new lineage at `id`, which becomes the latest snapshot.
     pub fn roll_back(&self, id: SnapshotId) {
         let mut inner = self.0.lock();
         inner.lineage += 1;
@@ -190,7 +181,7 @@ impl LearnerControl {
 }
 
 impl SaverControl {
-    /// Records a snapshot of `lineage`, written for `request`. One of a lineage left behind is not the latest.
+    /// Records a snapshot of `lineage`, written for `request`. A snapshot of an abandoned lineage is not the latest.
     pub fn saved(&self, id: SnapshotId, lineage: u64, request: Option<u64>) {
         let mut inner = self.0.lock();
         if inner.lineage == lineage {
@@ -210,7 +201,7 @@ impl SaverControl {
         self.0.request();
     }
 
-    /// Sets the first entry of the plan log that a snapshot still needs.
+    /// Sets the first entry of the plan log that a snapshot needs.
     pub fn set_plan_keep_from(&self, position: u64) {
         self.0.0.plan_keep_from.store(position, Ordering::Release);
     }
@@ -250,11 +241,11 @@ mod tests {
         saver.request_again();
         assert_eq!(join.take_request(), Some(2));
         saver.fail(Some(2));
-        assert_eq!(requests.snapshot_now(Duration::ZERO), None, "nobody answers");
+        assert_eq!(requests.snapshot_now(Duration::ZERO), None, "no answer in time");
     }
 
     #[test]
-    fn a_snapshot_of_a_lineage_left_behind_is_not_the_latest() {
+    fn a_snapshot_of_an_abandoned_lineage_is_not_the_latest() {
         let Control {
             state,
             learner,

@@ -1,4 +1,4 @@
-//! Gauges and totals of the whole pipeline, set from its status every half second.
+//! Sets the metrics of the whole pipeline from its status.
 
 use std::sync::atomic::Ordering;
 
@@ -14,8 +14,8 @@ use crate::telemetry::metrics::{
 };
 use crate::telemetry::{float, seconds};
 
-/// Sets every gauge.
-pub fn set(status: &PipelineStatus, clock: &dyn Clock) {
+/// Sets every gauge and total.
+pub(crate) fn set(status: &PipelineStatus, clock: &dyn Clock) {
     counter!(EVENTS_TOTAL).absolute(status.events.load(Ordering::Relaxed));
     let counters = status.counters();
     gauge!(PENDING).set(float(counters.pending_items));
@@ -59,7 +59,7 @@ fn outcomes(counters: &Counters) -> Vec<(&'static str, u64)> {
     ]
 }
 
-/// Memory of this process, where the system reports it.
+/// Resident memory of this process, if the system reports it.
 fn resident_bytes() -> Option<u64> {
     const PAGE_BYTES: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;

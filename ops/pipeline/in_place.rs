@@ -1,7 +1,7 @@
 //! Runs a pipeline over a bounded log in the calling thread, without serving or saving: a replay.
 //!
 //! The steps are those of the threads: [`Intake::next`](super::intake::Intake::next), the sequencer, and
-//! [`Learner::take`](super::learner::Learner::take). Only waiting differs: nothing is due before the log is.
+//! [`Learner::take`](super::learner::Learner::take). Time decides nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +20,20 @@ use crate::telemetry::progress::{Figures, Progress, Style};
 /// Longest wait for a record.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// What a caller may follow of a run.
-pub trait Observer {
+/// Callbacks of a run.
+pub(crate) trait Observer {
     /// A record was joined.
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome);
 
     /// A batch is about to be learned, at this event time.
     fn learning(&mut self, batch: &Batch, now: EventTime);
 
-    /// Everything that was read so far is learned.
+    /// All records read so far are learned.
     fn progress(&mut self, learner: &Learner);
 }
 
 /// Runs `parts` to the end of their log and returns them. `reveal` joins actions with their impressions at once.
-pub fn run(
+pub(crate) fn run(
     parts: Parts,
     reveal: Option<ImmediateLabels>,
     style: Style,
@@ -86,7 +86,7 @@ impl InPlace<'_> {
                 }
             }
             Read::AtEnd(partition) => sequencer.at_end(partition),
-            // A bounded range has the partitions that it began with.
+            // A bounded range keeps the partitions of its start.
             Read::Added(_) => {}
             Read::Finished => sequencer.end_log(),
         }
@@ -124,7 +124,7 @@ impl InPlace<'_> {
         Ok(())
     }
 
-    /// Encodes ahead of use, so that the result does not depend on how fast the encoders are.
+    /// Encodes the waiting items, so that the result does not depend on the speed of the encoders.
     fn encode(&mut self) -> anyhow::Result<()> {
         let items = std::mem::take(&mut self.unencoded);
         let (Some(contents), false) = (&self.parts.contents, items.is_empty()) else {
@@ -144,7 +144,7 @@ impl InPlace<'_> {
         self.learn(effects)
     }
 
-    /// Hands the batches to the learner; without a state directory there is no plan log and no checkpoint.
+    /// Passes the batches to the learner. Without a state directory there is no plan log and no checkpoint.
     fn learn(&mut self, effects: Effects) -> anyhow::Result<()> {
         for batch in effects.batches {
             self.observer

@@ -1,4 +1,4 @@
-//! The first step of a pipeline: reads a source, decodes its records, sends unusable ones to the dead letters.
+//! The first step of a pipeline: reads a source, decodes records, sends rejected ones to the dead letters.
 
 use std::time::Duration;
 
@@ -8,21 +8,18 @@ use ouzel_sample::RejectReason;
 use super::messages::Read;
 
 /// A source that a thread can own.
-pub type AnySource = Box<dyn Source + Send>;
+pub(crate) type AnySource = Box<dyn Source + Send>;
 
 /// A source with its decoder and dead letters.
-pub struct Intake {
-    /// Where records come from.
-    pub source: AnySource,
-    /// Decodes them.
-    pub decoder: Decoder,
-    /// Where those go that cannot be decoded.
-    pub dead_letters: DeadLetters,
+pub(crate) struct Intake {
+    pub(crate) source: AnySource,
+    pub(crate) decoder: Decoder,
+    pub(crate) dead_letters: DeadLetters,
 }
 
 impl Intake {
-    /// Reads once, waiting at most `wait`. `None` when nothing came.
-    pub fn next(&mut self, wait: Duration) -> Result<Option<Read>, ouzel_ingest::Error> {
+    /// Reads once, waiting at most `wait`. `None` if nothing arrived.
+    pub(crate) fn next(&mut self, wait: Duration) -> Result<Option<Read>, ouzel_ingest::Error> {
         let read = match self.source.poll(wait)? {
             Polled::AtEnd(partition) => Read::AtEnd(partition),
             Polled::Added(partition) => Read::Added(partition),
@@ -34,7 +31,7 @@ impl Intake {
             Polled::Records(records) => {
                 let decoded: Vec<_> = records.iter().map(|record| self.decoder.decode(record)).collect();
                 for (record, recorded) in records.iter().zip(&decoded) {
-                    // An action that no task learns is counted, but nothing is wrong with it.
+                    // An action that no task learns is valid, so it is counted only.
                     if let Err(reject) = &recorded.event
                         && reject.reason != RejectReason::UnknownAction
                     {
@@ -50,8 +47,8 @@ impl Intake {
 
     /// Waits for the acknowledgement of dead letters, at most `limit`.
     ///
-    /// What was read is still in the log; only its copy among the dead letters may be missing.
-    pub fn finish(&mut self, limit: Duration) {
+    /// The rejected records remain in the log; only their copies in the dead letters may be missing.
+    pub(crate) fn finish(&mut self, limit: Duration) {
         if let Err(error) = self.dead_letters.flush(limit) {
             tracing::warn!(%error, "some dead letters may not have been delivered");
         }

@@ -1,10 +1,10 @@
 //! The model side of a pipeline: scores each batch, learns from it, saves checkpoints and publishes versions.
 //!
-//! [`Learner::take`] is the one step of daemon, demo and replay. A replay has no [`Outputs`], so nothing is saved or
-//! published; nothing else differs.
+//! [`Learner::take`] is the one step of daemon, demo and replay. A replay has no [`Outputs`], so it saves and publishes
+//! nothing.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,6 +17,7 @@ use ouzel_snapshot::SnapshotId;
 
 use super::checkpoint::CheckpointWriter;
 use super::control::LearnerControl;
+use super::lock;
 use super::messages::Joined;
 use super::model_op::ModelOp;
 use super::publisher::Publisher;
@@ -24,35 +25,29 @@ use super::status::PipelineStatus;
 use crate::failpoint::{self, FailPoint};
 
 /// Every score of a run, for exact figures at its end.
-pub type SharedScores = Arc<Mutex<ScoreLog>>;
+pub(crate) type SharedScores = Arc<Mutex<ScoreLog>>;
 
-/// The trainer with its running figures, and where its results go.
-pub struct Learner {
-    /// The state machine.
-    pub trainer: Trainer,
-    /// Its running figures.
-    pub progressive: Progressive,
+/// The trainer with its running figures and its outputs.
+pub(crate) struct Learner {
+    pub(crate) trainer: Trainer,
+    pub(crate) progressive: Progressive,
     scores: Option<SharedScores>,
     status: Arc<PipelineStatus>,
     outputs: Option<Outputs>,
-    /// What the next manifest says about the lineage.
+    /// Changes to the lineage, for the next manifest.
     note: Option<String>,
 }
 
-/// Where a served model and its snapshots go.
-pub struct Outputs {
-    /// The learner's part of the control state.
-    pub control: LearnerControl,
-    /// Publishes versions to the scorers.
-    pub publisher: Publisher,
-    /// Completes checkpoints for the snapshot writer.
-    pub checkpoints: CheckpointWriter,
+/// The outputs of a learner that is served and saved.
+pub(crate) struct Outputs {
+    pub(crate) control: LearnerControl,
+    pub(crate) publisher: Publisher,
+    pub(crate) checkpoints: CheckpointWriter,
 }
 
 impl Learner {
     /// A learner without outputs.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         trainer: Trainer,
         progressive: Progressive,
         scores: Option<SharedScores>,
@@ -68,15 +63,14 @@ impl Learner {
         }
     }
 
-    /// Gives it outputs.
-    #[must_use]
-    pub fn with_outputs(mut self, outputs: Outputs) -> Self {
+    /// Adds outputs.
+    pub(crate) fn with_outputs(mut self, outputs: Outputs) -> Self {
         self.outputs = Some(outputs);
         self
     }
 
-    /// Learns the next batch, or saves the checkpoint, then publishes if that is due.
-    pub fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
+    /// Learns the next batch or saves the checkpoint, then publishes a version if one is due.
+    pub(crate) fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
         match joined {
             Joined::Batch(batch) => self.learn(&batch)?,
             Joined::Checkpoint(checkpoint) => {
@@ -98,9 +92,9 @@ impl Learner {
     fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let started = Instant::now();
         let was_frozen = self.trainer.is_frozen();
-        let cannot = || format!("cannot learn from batch {}", batch.seq);
-        self.trainer.predict(batch).with_context(cannot)?;
-        let report = self.trainer.step(batch).with_context(cannot)?;
+        let context = || format!("cannot learn from batch {}", batch.seq);
+        self.trainer.predict(batch).with_context(context)?;
+        let report = self.trainer.step(batch).with_context(context)?;
         histogram!(names::STEP_SECONDS).record(started.elapsed());
         if self.trainer.is_frozen() != was_frozen {
             let after = self.trainer.config().optimizer.freeze_after_samples;
@@ -109,8 +103,7 @@ impl Learner {
         self.count(batch, &report);
         self.progressive.add(batch, &report.logits);
         if let Some(scores) = &self.scores {
-            let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
-            scores.add(batch, &report.logits);
+            lock(scores).add(batch, &report.logits);
         }
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.learned(batch);
@@ -152,23 +145,22 @@ impl Learner {
         self.status.batches.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How long to wait for the next input before [`Learner::idle`].
-    #[must_use]
-    pub fn patience(&self) -> Duration {
+    /// How long to wait for the next input before [`Learner::on_idle`].
+    pub(crate) fn idle_timeout(&self) -> Duration {
         self.outputs
             .as_ref()
-            .map_or(Duration::MAX, |outputs| outputs.publisher.patience())
+            .map_or(Duration::MAX, |outputs| outputs.publisher.idle_timeout())
     }
 
-    /// Called when no input came for a while: frees unused versions and publishes what is due.
-    pub fn idle(&mut self) -> anyhow::Result<()> {
+    /// Frees unused versions and publishes a version if one is due. Call it when no input arrives.
+    pub(crate) fn on_idle(&mut self) -> anyhow::Result<()> {
         if let Some(outputs) = &self.outputs {
             outputs.publisher.sweep();
         }
         self.publish_if_due()
     }
 
-    /// Publishes the current weights if new ones were learned a while ago.
+    /// Publishes the current weights if they are new and the last version is old enough.
     fn publish_if_due(&mut self) -> anyhow::Result<()> {
         match &self.outputs {
             Some(outputs) if outputs.publisher.is_due() && outputs.control.state().latest().is_some() => {
@@ -179,7 +171,7 @@ impl Learner {
     }
 
     /// Reports the figures, and publishes the current weights unless a snapshot is pinned or none was written yet.
-    pub fn publish(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn publish(&mut self) -> anyhow::Result<()> {
         let Some(outputs) = &mut self.outputs else {
             return Ok(());
         };
@@ -197,8 +189,8 @@ impl Learner {
         }
     }
 
-    /// Continues from the weights of `trainer`, those of snapshot `id`, at the present place of the log.
-    pub fn roll_back(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
+    /// Continues from `trainer`, which has the weights of snapshot `id`, at the present position of the log.
+    pub(crate) fn roll_back(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
         trainer.resume_at(self.trainer.next_batch());
         self.trainer = trainer;
         self.add_note(format!("rolled back to {id} while running"));
@@ -209,8 +201,8 @@ impl Learner {
         Ok(())
     }
 
-    /// Serves the weights of `trainer`, those of snapshot `id`, until [`Learner::unpin`].
-    pub fn pin(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
+    /// Serves `trainer`, which has the weights of snapshot `id`, until [`Learner::unpin`].
+    pub(crate) fn pin(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.publish_snapshot(id, &mut trainer)?;
             outputs.control.set_pinned(Some(id));
@@ -219,19 +211,19 @@ impl Learner {
     }
 
     /// Serves the newest version again.
-    pub fn unpin(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn unpin(&mut self) -> anyhow::Result<()> {
         if let Some(outputs) = &self.outputs {
             outputs.control.set_pinned(None);
         }
         self.publish()
     }
 
-    /// Carries out an operator action, after `announce` has entered it in the audit log of the latest snapshot.
-    pub fn apply(
+    /// Carries out an operator action, after `audit` has recorded it for the latest snapshot.
+    pub(crate) fn apply(
         &mut self,
         op: ModelOp,
         reason: &str,
-        announce: impl FnOnce(SnapshotId) -> anyhow::Result<()>,
+        audit: impl FnOnce(SnapshotId) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         op.check(&self.trainer)?;
         if let Some(latest) = self
@@ -239,7 +231,7 @@ impl Learner {
             .as_ref()
             .and_then(|outputs| outputs.control.state().latest())
         {
-            announce(latest)?;
+            audit(latest)?;
         }
         let note = op.apply(&mut self.trainer, reason)?;
         tracing::info!(note, "model changed by the operator");
@@ -247,7 +239,7 @@ impl Learner {
         self.publish()
     }
 
-    /// Adds to what the next manifest says about the lineage.
+    /// Adds a note to the next manifest.
     fn add_note(&mut self, note: String) {
         self.note = Some(match self.note.take() {
             Some(before) => format!("{before}; {note}"),

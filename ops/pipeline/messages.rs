@@ -1,4 +1,4 @@
-//! What the stages of a pipeline send to each other.
+//! The messages between the stages of a pipeline.
 
 use ouzel_ingest::StageCheckpoint;
 use ouzel_sample::{Batch, DecodedRecord, PartitionId};
@@ -8,9 +8,9 @@ use ouzel_sample::{Batch, DecodedRecord, PartitionId};
 pub enum Read {
     /// Decoded records of one partition, in offset order.
     Records(Vec<DecodedRecord>),
-    /// A partition was read to its end.
+    /// The end of a partition was reached.
     AtEnd(PartitionId),
-    /// The log has gained a partition, which is read from offset 0.
+    /// A new partition, which is read from offset 0.
     Added(PartitionId),
     /// A bounded source is exhausted.
     Finished,
@@ -30,10 +30,10 @@ pub enum Joined {
 pub struct JoinCheckpoint {
     /// The state of the join stage.
     pub stage: StageCheckpoint,
-    /// Number of plan log entries in it.
+    /// Number of plan log entries before the checkpoint.
     pub plan_position: u64,
     /// The newest request that it answers; see [`JoinControl::take_request`](super::control::JoinControl::take_request).
     pub answers: Option<u64>,
-    /// The last one before the end.
+    /// True for the last checkpoint before the end.
     pub is_last: bool,
 }

@@ -1,7 +1,7 @@
 //! Operator actions that change the model between two batches: freeze the base, or rebase it.
 //!
-//! No record of the log brings about either. The snapshot that is written right after makes it durable, as for a
-//! rollback: a start from an earlier snapshot does not know of the action, a start from that one or a later one does.
+//! The log has no record of these actions. The snapshot that is written right after an action makes it durable: a start
+//! from an earlier snapshot does not include the action.
 
 use anyhow::bail;
 
@@ -10,34 +10,32 @@ use ouzel_snapshot::AuditVerb;
 
 /// An operator action on the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelOp {
+pub(crate) enum ModelOp {
     /// The base stops learning, and adapters learn in its place.
     FreezeBase,
-    /// What the adapters have learned is added to the base.
+    /// The base gains what the adapters have learned.
     Rebase,
 }
 
 impl ModelOp {
-    /// Its verb in the audit log.
-    #[must_use]
-    pub fn verb(self) -> AuditVerb {
+    /// The verb in the audit log.
+    pub(crate) fn verb(self) -> AuditVerb {
         match self {
             Self::FreezeBase => AuditVerb::FreezeBase,
             Self::Rebase => AuditVerb::Rebase,
         }
     }
 
-    /// What was done, as a message says it.
-    #[must_use]
-    pub fn done(self) -> &'static str {
+    /// The completed action, for messages.
+    pub(crate) fn done(self) -> &'static str {
         match self {
             Self::FreezeBase => "base frozen",
             Self::Rebase => "base rebased",
         }
     }
 
-    /// Refuses what cannot be done to this model.
-    pub fn check(self, trainer: &Trainer) -> anyhow::Result<()> {
+    /// Fails if the action does not apply to this model.
+    pub(crate) fn check(self, trainer: &Trainer) -> anyhow::Result<()> {
         match self {
             Self::FreezeBase if !trainer.has_base() => {
                 bail!("this model has no base to freeze: it has no block over content or history")
@@ -55,8 +53,8 @@ impl ModelOp {
         }
     }
 
-    /// Applies it. Returns the note for the next manifest; `reason` is the operator's.
-    pub fn apply(self, trainer: &mut Trainer, reason: &str) -> anyhow::Result<String> {
+    /// Applies the action for the operator's `reason`. Returns the note for the next manifest.
+    pub(crate) fn apply(self, trainer: &mut Trainer, reason: &str) -> anyhow::Result<String> {
         match self {
             Self::FreezeBase => trainer.freeze()?,
             Self::Rebase => trainer.rebase()?,

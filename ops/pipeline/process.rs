@@ -1,4 +1,4 @@
-//! What every long-running process has besides its stages: an HTTP port, the metrics page, signals.
+//! The parts of every long-running process besides its stages: the HTTP port, the metrics page, signals.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::error::ErrorExt;
 use crate::supervisor::{Shutdown, Supervisor, Task, UnixSignals};
 use crate::telemetry::Metrics;
 
-/// How often gauges that no stage sets are updated.
+/// Time between two updates of the gauges.
 const GAUGES_EVERY: Duration = Duration::from_millis(500);
 
-/// A bound HTTP port that nobody serves yet.
+/// A bound HTTP port that is not served yet.
 pub struct HttpPort {
     runtime: Runtime,
     listener: TcpListener,
@@ -25,7 +25,7 @@ pub struct HttpPort {
     pub address: SocketAddr,
 }
 
-/// The threads of a process and what they share.
+/// The threads of a process, with its shutdown and metrics.
 pub struct Process {
     /// Starts the threads.
     pub supervisor: Supervisor,
@@ -62,8 +62,7 @@ impl HttpPort {
 }
 
 impl Process {
-    /// A process without threads, which `shutdown` stops and `metrics` describes.
-    #[must_use]
+    /// A process without threads, stopped by `shutdown`.
     pub fn new(shutdown: &Shutdown, metrics: Metrics) -> Self {
         Self {
             supervisor: Supervisor::new(shutdown.clone()),
@@ -72,7 +71,7 @@ impl Process {
         }
     }
 
-    /// Serves the port until the shutdown: rank requests go to `queue`, `model` is what is served.
+    /// Serves the port until the shutdown. Rank requests go to `queue`; `model` returns the served model.
     pub fn serve(
         &mut self,
         port: HttpPort,
@@ -94,7 +93,7 @@ impl Process {
         })
     }
 
-    /// Keeps the metrics page fresh until the shutdown; `update` sets the gauges.
+    /// Calls `update`, which sets the gauges, at intervals until the shutdown.
     pub fn report(&mut self, update: impl Fn() + Send + 'static) -> anyhow::Result<()> {
         let (shutdown, metrics) = (self.shutdown.clone(), self.metrics.clone());
         self.supervisor.spawn(Task::Telemetry, move || {
@@ -106,7 +105,7 @@ impl Process {
         })
     }
 
-    /// Turns the first signal into the shutdown.
+    /// Triggers the shutdown at the first signal.
     pub fn watch(&mut self, signals: UnixSignals) -> anyhow::Result<()> {
         self.supervisor.spawn(Task::Signals, move || {
             signals.run();
@@ -114,7 +113,7 @@ impl Process {
         })
     }
 
-    /// Waits until every thread has ended. Fails when one of them stopped the process.
+    /// Waits until every thread has ended. Fails if a failed thread stopped the process.
     pub fn wait(self) -> anyhow::Result<()> {
         self.supervisor.wait().into_result()
     }

@@ -1,42 +1,25 @@
-//! What every manifest says about the process that wrote it: machine, configuration, schema, encoders.
+//! The part of a manifest that describes the process: machine, configuration, schema, encoders.
 
 use std::collections::BTreeMap;
 
 use ouzel_sample::MODALITIES;
-use ouzel_snapshot::Fingerprint;
+use ouzel_snapshot::{CheckpointMeta, Fingerprint};
 
 use super::contents::Contents;
 use crate::config::Config;
 
-/// The part of a manifest that is the same for every snapshot of a process.
-#[derive(Clone, Debug)]
-pub struct Provenance {
-    /// What decides the bits.
-    pub fingerprint: Fingerprint,
-    /// Hash of the effective configuration.
-    pub config_hash: String,
-    /// Fingerprint of the schema.
-    pub schema: String,
-    /// Version of the encoder of each modality that has one.
-    pub encoders: BTreeMap<String, String>,
-}
-
-impl Provenance {
-    /// That of this process.
-    #[must_use]
-    pub fn new(config: &Config, contents: Option<&Contents>) -> Self {
-        Self {
-            fingerprint: fingerprint(config),
-            config_hash: config.hash(),
-            schema: config.schema_fingerprint(),
-            encoders: encoders(contents),
-        }
+/// The part of a manifest that is the same in every snapshot of a process; the other fields have defaults.
+pub(crate) fn provenance(config: &Config, contents: Option<&Contents>) -> CheckpointMeta {
+    CheckpointMeta {
+        config_hash: config.hash(),
+        schema_fingerprint: config.schema_fingerprint(),
+        encoders: encoders(contents),
+        ..CheckpointMeta::default()
     }
 }
 
-/// What decides the bits of the weights that this process learns.
-#[must_use]
-pub fn fingerprint(config: &Config) -> Fingerprint {
+/// The versions and settings, besides log and configuration, that decide the bits of the weights.
+pub(crate) fn fingerprint(config: &Config) -> Fingerprint {
     Fingerprint {
         ouzel: env!("CARGO_PKG_VERSION").to_owned(),
         git: None,
@@ -47,9 +30,8 @@ pub fn fingerprint(config: &Config) -> Fingerprint {
     }
 }
 
-/// The encoders by modality, as manifests name them.
-#[must_use]
-pub fn encoders(contents: Option<&Contents>) -> BTreeMap<String, String> {
+/// The encoder versions by modality, as in a manifest.
+pub(crate) fn encoders(contents: Option<&Contents>) -> BTreeMap<String, String> {
     let versions = contents.map(Contents::versions).unwrap_or_default();
     let named = MODALITIES.iter().zip(versions);
     named
@@ -57,9 +39,8 @@ pub fn encoders(contents: Option<&Contents>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Encoders as a message names them.
-#[must_use]
-pub fn list_encoders(encoders: &BTreeMap<String, String>) -> String {
+/// Encoder versions as text for messages.
+pub(crate) fn list_encoders(encoders: &BTreeMap<String, String>) -> String {
     if encoders.is_empty() {
         return "none".to_owned();
     }

@@ -1,4 +1,4 @@
-//! Publishes versions of the model to the scorers, and measures how fresh they are.
+//! Publishes versions of the model to the scorers and measures their freshness.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,72 +14,68 @@ use ouzel_snapshot::SnapshotId;
 use super::status::PipelineStatus;
 use crate::failpoint::{self, FailPoint};
 use crate::telemetry::clock::Clock;
-use crate::telemetry::float;
 use crate::telemetry::metrics::FRESHNESS_SECONDS;
+use crate::telemetry::{float, seconds};
 
-/// Shortest time between two published versions. A version costs the learner a copy of each page that it then writes,
-/// so not every batch makes one.
+/// Shortest time between two published versions. After a version, the learner copies each page that it writes.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 
-/// Number of batches between two updates of the metrics by bucket, which take as long as a step.
+/// Batches between two updates of the metrics by bucket, which take as long as a step.
 const BUCKETS_EVERY: u64 = 50;
 
 /// The publishing side of a learner.
-pub struct Publisher {
+pub(crate) struct Publisher {
     published: Arc<Published<Version>>,
     clock: Arc<dyn Clock>,
-    /// Record timestamps of actions that were learned and are not served yet, ms.
+    /// Record timestamps of actions that are learned and not served, ms.
     unserved: Vec<i64>,
     last: Instant,
-    has_news: bool,
+    has_new_weights: bool,
     /// The next batch when the metrics by bucket were last updated.
     buckets_updated: Option<u64>,
 }
 
 impl Publisher {
     /// A publisher that has published nothing.
-    #[must_use]
-    pub fn new(published: Arc<Published<Version>>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(published: Arc<Published<Version>>, clock: Arc<dyn Clock>) -> Self {
         Self {
             published,
             clock,
             unserved: Vec::new(),
             last: Instant::now(),
-            has_news: false,
+            has_new_weights: false,
             buckets_updated: None,
         }
     }
 
     /// Records that a batch was learned.
-    pub fn learned(&mut self, batch: &Batch) {
+    pub(crate) fn learned(&mut self, batch: &Batch) {
         let actions = batch.samples.iter().filter_map(|sample| sample.action_record_ms);
         self.unserved.extend(actions);
-        self.has_news = true;
+        self.has_new_weights = true;
     }
 
     /// How long the learner may wait for its next input.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        if self.has_news {
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        if self.has_new_weights {
             PUBLISH_EVERY.saturating_sub(self.last.elapsed())
         } else {
             PUBLISH_EVERY
         }
     }
 
-    /// True when there is something new and the last version is old enough.
-    #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.has_news && self.last.elapsed() >= PUBLISH_EVERY
+    /// True if the weights are new and the last version is old enough.
+    pub(crate) fn is_due(&self) -> bool {
+        self.has_new_weights && self.last.elapsed() >= PUBLISH_EVERY
     }
 
     /// Frees replaced versions that no scorer uses any more.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         self.published.sweep();
     }
 
     /// Publishes the weights of `trainer` under the id of their newest snapshot.
-    pub fn publish(
+    pub(crate) fn publish(
         &mut self,
         latest: SnapshotId,
         trainer: &mut Trainer,
@@ -89,34 +85,38 @@ impl Publisher {
         failpoint::reach(FailPoint::VersionPublished);
         let now = self.clock.now_ms();
         for recorded in &self.unserved {
-            #[expect(clippy::cast_precision_loss, reason = "a delay in a histogram")]
-            histogram!(FRESHNESS_SECONDS).record((now - recorded) as f64 / 1000.0);
+            histogram!(FRESHNESS_SECONDS).record(seconds(now - recorded));
         }
         status.add_freshness(self.unserved.drain(..).map(|recorded| now - recorded));
-        self.published_now();
+        self.mark_published();
         Ok(())
     }
 
     /// Publishes weights that are not the newest: those of a pinned snapshot or after a rollback.
-    pub fn publish_snapshot(&self, id: SnapshotId, trainer: &mut Trainer) -> anyhow::Result<()> {
+    pub(crate) fn publish_snapshot(&self, id: SnapshotId, trainer: &mut Trainer) -> anyhow::Result<()> {
         let version = Version::new(&id.to_string(), trainer.weights()?)?;
         self.published.publish(Arc::new(version));
         Ok(())
     }
 
-    /// Publishes nothing while a snapshot is pinned: what is not served is not fresh, and must not pile up.
-    pub fn skip(&mut self) {
+    /// Publishes nothing, because a snapshot is pinned. Freshness is not measured for unserved actions.
+    pub(crate) fn skip(&mut self) {
         self.unserved.clear();
-        self.published_now();
+        self.mark_published();
     }
 
-    fn published_now(&mut self) {
-        (self.last, self.has_news) = (Instant::now(), false);
+    fn mark_published(&mut self) {
+        (self.last, self.has_new_weights) = (Instant::now(), false);
     }
 
     /// Updates the validation and table metrics.
-    pub fn report(&mut self, trainer: &mut Trainer, progressive: &Progressive, status: &PipelineStatus) {
-        let (window, total) = (progressive.window(), progressive.total());
+    pub(crate) fn report(
+        &mut self,
+        trainer: &mut Trainer,
+        progressive: &Progressive,
+        status: &PipelineStatus,
+    ) {
+        let window = progressive.window();
         for (name, value) in [
             (names::AUC, window.auc),
             (names::GAUC, window.gauc),
@@ -138,7 +138,7 @@ impl Publisher {
             gauge!(names::DEVICE_ROWS).set(float(n as u64));
             counter!(names::DEVICE_ROWS_CARRIED).increment(n_carried);
         }
-        status.set_figures(window, total);
+        status.set_window(window);
     }
 
     fn report_buckets(&mut self, next_batch: u64, progressive: &Progressive) {
@@ -156,7 +156,7 @@ impl Publisher {
                     (names::BUCKET_CALIBRATION, figures.calibration),
                     (names::BUCKET_SAMPLES, Some(float(figures.samples))),
                 ] {
-                    // A figure that the window no longer has must not keep its old value.
+                    // Without samples in the window, the gauge must not keep its old value.
                     gauge!(name, "side" => side, "bucket" => bucket_name).set(value.unwrap_or(f64::NAN));
                 }
             }

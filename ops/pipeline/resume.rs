@@ -1,4 +1,4 @@
-//! Where a pipeline starts: at the newest valid snapshot, or at the beginning of the log.
+//! The start of a pipeline: the newest valid snapshot, or the beginning of the log.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,31 +19,20 @@ use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::telemetry::metrics::VECTORS_LOST;
 
-/// Window of the running validation figures, samples.
+/// Window of the progressive validation, samples.
 const WINDOW_SAMPLES: usize = 20_000;
 
-/// Where a pipeline starts.
+/// The snapshot that a pipeline starts from, or the beginning of the log.
 #[derive(Debug, Default)]
-pub struct ResumePoint {
+pub(crate) struct ResumePoint {
     snapshot: Option<Snapshot>,
-}
-
-/// The state machines at a resume point.
-#[derive(Debug)]
-pub struct Restored {
-    /// The join side.
-    pub stage: Stage,
-    /// The model side.
-    pub trainer: Trainer,
-    /// The running validation figures.
-    pub progressive: Progressive,
 }
 
 impl ResumePoint {
     /// The newest valid snapshot of a store, or the beginning of the log if the store never had one.
     ///
-    /// Fails when there are snapshots and none can be used: an operator should see that first.
-    pub fn newest(store: &Store) -> anyhow::Result<Self> {
+    /// Fails if there are snapshots and none can be used: the operator decides what to do.
+    pub(crate) fn newest(store: &Store) -> anyhow::Result<Self> {
         let recovery = store.newest_valid()?;
         for skipped in &recovery.skipped {
             let id = skipped.id.map_or("latest".to_owned(), |id| id.to_string());
@@ -62,13 +51,12 @@ impl ResumePoint {
     }
 
     /// The id of the snapshot.
-    #[must_use]
-    pub fn id(&self) -> Option<SnapshotId> {
+    pub(crate) fn id(&self) -> Option<SnapshotId> {
         self.snapshot.as_ref().map(Snapshot::id)
     }
 
     /// Next offset to read of each partition; empty at the beginning of the log.
-    pub fn positions(&self) -> anyhow::Result<Positions> {
+    pub(crate) fn positions(&self) -> anyhow::Result<Positions> {
         let Some(snapshot) = &self.snapshot else {
             return Ok(Positions::default());
         };
@@ -78,48 +66,39 @@ impl ResumePoint {
             .collect()
     }
 
-    /// Number of plan log entries that the snapshot contains.
-    #[must_use]
-    pub fn plan_position(&self) -> u64 {
+    /// Number of plan log entries before the snapshot.
+    pub(crate) fn plan_position(&self) -> u64 {
         let snapshot = self.snapshot.as_ref();
         snapshot.map_or(0, |snapshot| snapshot.manifest().cut.plan_position)
     }
 
-    /// Restores the state machines, or makes new ones over `partitions`. The join store is kept in `store`.
-    pub fn restore(
+    /// Restores the state machines, or creates new ones over `partitions`. `store` holds the join state.
+    pub(crate) fn restore(
         &self,
         config: &Config,
         contents: Option<&Contents>,
         partitions: &[PartitionId],
         store: &StoreConfig,
-    ) -> anyhow::Result<Restored> {
-        let (model, learner, join) = (
-            config.model_config(),
-            config.learner_config(),
-            config.join.clone(),
-        );
+    ) -> anyhow::Result<(Stage, Trainer, Progressive)> {
+        let (model, learner) = (config.model_config(), config.learner_config());
         let mut progressive = Progressive::new(WINDOW_SAMPLES);
         let Some(snapshot) = &self.snapshot else {
             let features = Arc::new(FeatureState::new(config.feature_config()));
             let stage = if partitions.iter().any(|id| id.stream == Stream::Samples) {
-                Stage::behind_tier(&join, features, learner.batch_min_samples)
+                Stage::behind_tier(&config.join, features, learner.batch_min_samples)
             } else {
                 let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
-                Stage::new(store, &join, timed, features, learner.batch_min_samples)?
+                Stage::new(store, &config.join, timed, features, learner.batch_min_samples)?
             };
             let trainer = Trainer::new(model, learner)?;
-            return Ok(Restored {
-                stage,
-                trainer,
-                progressive,
-            });
+            return Ok((stage, trainer, progressive));
         };
         let id = snapshot.id();
-        let cut = &snapshot.manifest().cut;
-        check_schema(id, cut, config)?;
+        let checkpoint = &snapshot.manifest().cut;
+        check_schema(id, checkpoint, config)?;
         let current = encoders(contents);
-        if cut.encoders != current {
-            let (before, now) = (list_encoders(&cut.encoders), list_encoders(&current));
+        if checkpoint.encoders != current {
+            let (before, now) = (list_encoders(&checkpoint.encoders), list_encoders(&current));
             return Err(anyhow!(
                 "snapshot {id} was made with the encoders {before}, and [content] names {now}: their vectors cannot \
                  be compared"
@@ -137,30 +116,26 @@ impl ResumePoint {
         progressive
             .restore(&snapshot.blob("validation.json")?)
             .with_context(|| format!("cannot read the validation figures of snapshot {id}"))?;
-        Ok(Restored {
-            stage,
-            trainer,
-            progressive,
-        })
+        Ok((stage, trainer, progressive))
     }
 }
 
 /// Fills in the content vectors that a restored feature state refers to.
-pub fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::Result<()> {
+pub(crate) fn restore_vectors(contents: &Contents, features: &FeatureState) -> anyhow::Result<()> {
     let n_lost = contents.restore(features)?;
     if n_lost > 0 {
         counter!(VECTORS_LOST).increment(n_lost as u64);
         tracing::warn!(
             vectors = n_lost,
-            "content vectors are neither stored nor can they be encoded again: requests captured with them are \
+            "content vectors are not in the store and cannot be computed again: requests captured with them are \
              learned without"
         );
     }
     Ok(())
 }
 
-/// Restores the join side of a snapshot in memory, whatever `join.store` says: to inspect it, not to continue from it.
-pub fn inspect_stage(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
+/// Restores the join side of a snapshot in memory, regardless of `join.store`, for inspection.
+pub(crate) fn inspect_stage(config: &Config, snapshot: &Snapshot) -> anyhow::Result<Stage> {
     restore_stage(config, &StoreConfig::Memory, snapshot)
 }
 
@@ -175,8 +150,12 @@ fn restore_stage(config: &Config, store: &StoreConfig, snapshot: &Snapshot) -> a
 }
 
 /// Refuses a snapshot whose features or weights have another meaning under this configuration.
-pub fn check_schema(id: SnapshotId, cut: &CheckpointMeta, config: &Config) -> anyhow::Result<()> {
-    if cut.schema_fingerprint != config.schema_fingerprint() {
+pub(crate) fn check_schema(
+    id: SnapshotId,
+    checkpoint: &CheckpointMeta,
+    config: &Config,
+) -> anyhow::Result<()> {
+    if checkpoint.schema_fingerprint != config.schema_fingerprint() {
         bail!(
             "snapshot {id} was made under another schema ([ids], [features], content.texts_per_item, [join] tasks or source, or \
              [model] with the widths of vectors differ): restore that configuration, or start in an empty state directory"

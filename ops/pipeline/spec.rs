@@ -1,4 +1,4 @@
-//! What a pipeline is made of, and its parts built from a resume point.
+//! The specification of a pipeline, and its parts built from a resume point.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use crate::config::Config;
 use crate::error::ErrorExt;
 
 /// Opens a source at the positions given; they are empty at the beginning of the log.
-pub type OpenSource<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
+pub(crate) type OpenSource<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
 
-/// What differs between the pipelines of a daemon, a demo and a replay.
+/// The differences between the pipelines of a daemon, a demo and a replay.
 pub struct PipelineSpec<'a> {
-    /// Everything that can be set.
+    /// The configuration.
     pub config: &'a Config,
     /// Opens the source.
     pub open_source: Box<OpenSource<'a>>,
-    /// Where records go that cannot be decoded.
+    /// Receives rejected records.
     pub dead_letters: DeadLetters,
     /// Prepares the feature state at the beginning of the log, for example with histories.
     pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
@@ -36,34 +36,29 @@ pub struct PipelineSpec<'a> {
 }
 
 /// The parts of a pipeline at its resume point.
-pub struct Parts {
-    /// Reads and decodes.
-    pub intake: Intake,
-    /// Orders, joins and batches.
-    pub sequencer: Sequencer,
-    /// Where the order is recorded; a pipeline without a state directory records none.
-    pub plan: Option<PlanLog>,
-    /// Learns; without outputs yet.
-    pub learner: Learner,
-    /// The encoders, where the configuration names some.
-    pub contents: Option<Contents>,
-    /// What the pipeline reports.
-    pub status: Arc<PipelineStatus>,
-    /// The snapshot resumed from.
-    pub resumed_from: Option<SnapshotId>,
+pub(crate) struct Parts {
+    pub(crate) intake: Intake,
+    pub(crate) sequencer: Sequencer,
+    /// None without a state directory.
+    pub(crate) plan: Option<PlanLog>,
+    /// Has no outputs yet.
+    pub(crate) learner: Learner,
+    /// None if the configuration names no encoder.
+    pub(crate) contents: Option<Contents>,
+    pub(crate) status: Arc<PipelineStatus>,
+    pub(crate) resumed_from: Option<SnapshotId>,
     // Last, so that it is removed after the join store in it is closed.
     _scratch: Option<ScratchDir>,
 }
 
 impl PipelineSpec<'_> {
-    /// Builds the parts: from the newest snapshot in `store` with the plan log beside it, or without a store from the
-    /// beginning of the log.
-    pub fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
+    /// Builds the parts at the newest snapshot of `store`; without a store, at the beginning of the log.
+    pub(crate) fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
         let config = self.config;
         let resume = store.map(ResumePoint::newest).transpose()?.unwrap_or_default();
         let source = (self.open_source)(&resume.positions()?)?;
-        let start: Positions = source
-            .partitions()
+        let partitions = source.partitions();
+        let start: Positions = partitions
             .iter()
             .map(|partition| (partition.id, partition.next))
             .collect();
@@ -77,9 +72,10 @@ impl PipelineSpec<'_> {
         let scratch = store.is_none().then(ScratchDir::new);
         let join_dir = scratch
             .as_ref()
-            .map_or_else(|| config.join_dir(), |dir| dir.0.clone());
+            .map_or_else(|| config.snapshot.dir.join("join"), |dir| dir.0.clone());
         let join_store = config.join_store(&join_dir);
-        let restored = resume.restore(config, contents.as_ref(), &partitions, &join_store)?;
+        let (stage, trainer, progressive) =
+            resume.restore(config, contents.as_ref(), &partitions, &join_store)?;
         let (plan, recorded) = match store {
             Some(store) => {
                 let (plan, recorded) = open_plan(&store.root().join("plan"), resume.plan_position())?;
@@ -87,7 +83,6 @@ impl PipelineSpec<'_> {
             }
             None => (None, VecDeque::new()),
         };
-        let (stage, trainer) = (restored.stage, restored.trainer);
         let status = Arc::new(PipelineStatus::default());
         match resume.id() {
             None => (self.seed)(stage.features()),
@@ -108,7 +103,7 @@ impl PipelineSpec<'_> {
             },
             sequencer: Sequencer::new(stage, &start, resume.plan_position(), recorded, every),
             plan,
-            learner: Learner::new(trainer, restored.progressive, self.scores, Arc::clone(&status)),
+            learner: Learner::new(trainer, progressive, self.scores, Arc::clone(&status)),
             contents,
             status,
             resumed_from: resume.id(),
@@ -118,13 +113,12 @@ impl PipelineSpec<'_> {
 }
 
 /// The decoder of a configuration.
-#[must_use]
-pub fn decoder(config: &Config) -> Decoder {
+pub(crate) fn decoder(config: &Config) -> Decoder {
     Decoder::new(config.id_space(), config.task_names(), config.events.clone())
 }
 
-/// The dead letters of a configuration: topics, or nowhere.
-pub fn dead_letters(config: &Config, kafka: &KafkaConfig) -> anyhow::Result<DeadLetters> {
+/// The dead letters of a configuration: topics, or discarded.
+pub(crate) fn dead_letters(config: &Config, kafka: &KafkaConfig) -> anyhow::Result<DeadLetters> {
     if config.kafka.dlq {
         Ok(DeadLetters::kafka(kafka)?)
     } else {
@@ -145,7 +139,7 @@ fn open_plan(dir: &Path, position: u64) -> anyhow::Result<(PlanLog, VecDeque<Pla
     Ok((log, entries))
 }
 
-/// A temporary folder for a join store on disk, so that a replay does not touch that of a daemon.
+/// A temporary folder for the join store of a replay, apart from the store of a daemon.
 struct ScratchDir(PathBuf);
 
 impl ScratchDir {
@@ -159,7 +153,7 @@ impl ScratchDir {
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        // It exists only if there was a store on disk. What cannot be removed is left to the system.
+        // The folder exists only if the join store is on disk.
         let _is_removed = std::fs::remove_dir_all(&self.0).is_ok();
     }
 }

@@ -1,16 +1,16 @@
-//! What a running pipeline reports about itself: figures for the progress line, the admin socket and the metrics page.
+//! The status of a running pipeline: figures for the progress line, the admin socket and the metrics page.
 //!
-//! Written by the stages, read by anyone. No stage decides anything by it; see [`control`](super::control) for that.
+//! The stages write it and every thread may read it. No stage decides by it; see [`control`](super::control) for that.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use ouzel_ingest::Stage;
 use ouzel_ingest::join::Counters;
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
 
-/// Most freshness measurements kept, count; enough for exact percentiles of a demo.
+/// Most freshness measurements kept; enough for exact percentiles of a demo.
 const MAX_FRESHNESS: usize = 1_000_000;
 
 /// Shared figures of one pipeline.
@@ -34,7 +34,6 @@ struct Inner {
     positions: Positions,
     counters: Counters,
     window: Figures,
-    total: Figures,
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
 }
@@ -49,44 +48,37 @@ impl PipelineStatus {
         inner.counters.clone_from(stage.counters());
     }
 
-    /// Newest event time joined: the "now" of a scorer, so that an old log is served in its own time.
-    #[must_use]
+    /// Newest event time joined. It is the present of a scorer, so that an old log is served in its own time.
     pub fn event_time(&self) -> EventTime {
         EventTime(self.event_time.load(Ordering::Acquire))
     }
 
     /// Watermark of the join: no on-time event is older.
-    #[must_use]
     pub fn watermark(&self) -> EventTime {
         EventTime(self.watermark.load(Ordering::Acquire))
     }
 
     /// Next offset to join of each partition.
-    #[must_use]
     pub fn positions(&self) -> Positions {
         self.lock().positions.clone()
     }
 
     /// Outcome counters of the join.
-    #[must_use]
     pub fn counters(&self) -> Counters {
         self.lock().counters.clone()
     }
 
-    /// Sets the validation figures: of the newest samples, and since the start of the lineage.
-    pub fn set_figures(&self, window: Figures, total: Figures) {
-        let mut inner = self.lock();
-        (inner.window, inner.total) = (window, total);
+    /// Sets the validation figures of the newest samples.
+    pub fn set_window(&self, window: Figures) {
+        self.lock().window = window;
     }
 
-    /// Validation figures: of the newest samples, and since the start of the lineage.
-    #[must_use]
-    pub fn figures(&self) -> (Figures, Figures) {
-        let inner = self.lock();
-        (inner.window, inner.total)
+    /// Validation figures of the newest samples.
+    pub fn window(&self) -> Figures {
+        self.lock().window
     }
 
-    /// Adds freshness measurements: from an action's record timestamp to the served model that contains it, ms.
+    /// Adds freshness measurements, ms.
     pub fn add_freshness(&self, ms: impl Iterator<Item = i64>) {
         let mut inner = self.lock();
         let room = MAX_FRESHNESS.saturating_sub(inner.freshness_ms.len());
@@ -94,7 +86,6 @@ impl PipelineStatus {
     }
 
     /// All freshness measurements, ms.
-    #[must_use]
     pub fn freshness_ms(&self) -> Vec<i64> {
         self.lock().freshness_ms.clone()
     }
@@ -105,13 +96,11 @@ impl PipelineStatus {
     }
 
     /// When this process last wrote a snapshot, ms since the epoch.
-    #[must_use]
     pub fn last_saved_ms(&self) -> Option<i64> {
         self.lock().last_saved_ms
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every update leaves the figures whole, so a panic elsewhere does not spoil them.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        super::lock(&self.inner)
     }
 }

@@ -1,6 +1,6 @@
-//! Runs a pipeline on threads, serves it and saves it: a daemon or a demo.
+//! Runs a pipeline on threads, with serving and snapshots: a daemon or a demo.
 //!
-//! Shutdown is data flow: poll and the listeners hear it, every other stage ends when its input closes.
+//! Poll and the listeners react to the shutdown; every other stage ends when its input closes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::control::{CheckpointRequests, Control, ControlState};
 use super::gauges;
 use super::learner::Outputs;
 use super::process::{HttpPort, Process};
-use super::provenance::Provenance;
+use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
@@ -38,7 +38,7 @@ use crate::supervisor::{Shutdown, Task};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
 
-/// Batches on the way from join to the learner.
+/// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
 
 /// A pipeline whose threads run.
@@ -51,7 +51,7 @@ pub struct Running {
     pub control: ControlState,
     /// Requests a snapshot now.
     pub requests: CheckpointRequests,
-    /// Where it serves.
+    /// Address of the scoring port.
     pub address: SocketAddr,
     /// Its snapshots on disk.
     pub store: Arc<Store>,
@@ -64,11 +64,11 @@ struct Threads<'a> {
     status: Arc<PipelineStatus>,
     published: Arc<Published<Version>>,
     store: Arc<Store>,
-    /// For freshness, the age of snapshots and the audit log; nothing that a model depends on.
+    /// For freshness, the age of snapshots and the audit log. No model depends on it.
     clock: Arc<dyn Clock>,
 }
 
-/// Starts every stage. Whatever can be refused is tried before the first thread runs.
+/// Starts every stage. Steps that can fail come before the first thread.
 pub fn start(
     spec: PipelineSpec<'_>,
     clock: Arc<dyn Clock>,
@@ -95,7 +95,7 @@ pub fn start(
         store: Arc::clone(&store),
         clock,
     };
-    // Scoring first: after a crash the last snapshot is served while the log is still being caught up with.
+    // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
     threads.serve(port, parts.sequencer.stage().features())?;
     let (to_learner, from_admin) = channel();
     threads.admin(socket, &control, to_learner)?;
@@ -114,14 +114,14 @@ pub fn start(
 }
 
 impl Threads<'_> {
-    /// The scorers and the HTTP port.
+    /// Starts the scorers and the HTTP port.
     fn serve(&mut self, port: HttpPort, features: &Arc<FeatureState>) -> anyhow::Result<()> {
         let config = self.config;
         let queue = Arc::new(Queue::new(config.serving.queue_capacity));
         let learner = config.learner_config();
         for number in 0..config.serving.workers {
             let status = Arc::clone(&self.status);
-            // A scorer sees everything up to and including the newest event joined.
+            // A scorer reads features up to and including the newest joined event.
             let now = move || EventTime(status.event_time().0.saturating_add(1));
             let mut scorer = Scorer::new(
                 Arc::clone(&self.published),
@@ -143,7 +143,7 @@ impl Threads<'_> {
         self.process.serve(port, queue, served, config.serving.clone())
     }
 
-    /// The admin socket.
+    /// Starts the admin socket.
     fn admin(
         &mut self,
         socket: admin::Listener,
@@ -166,7 +166,7 @@ impl Threads<'_> {
         })
     }
 
-    /// Poll, join, encode, learn and save, each connected to the next.
+    /// Starts poll, join, encode, learn and save, each connected to the next.
     fn stages(
         &mut self,
         parts: Parts,
@@ -195,11 +195,11 @@ impl Threads<'_> {
             publisher: Publisher::new(Arc::clone(&self.published), Arc::clone(&self.clock)),
             checkpoints: CheckpointWriter {
                 saver: to_saver,
-                provenance: Provenance::new(config, parts.contents.as_ref()),
+                fingerprint: fingerprint(config),
+                provenance: provenance(config, parts.contents.as_ref()),
                 clock: Arc::clone(&self.clock),
             },
         };
-        // Tensors are made on the thread that uses them; the trainer moves there whole.
         let learn = Learn {
             learner: parts.learner.with_outputs(outputs),
             store: Arc::clone(&self.store),
@@ -215,7 +215,7 @@ impl Threads<'_> {
             Some(contents) => Some(self.encode(contents, parts.sequencer.stage().features(), n_threads)?),
             None => None,
         };
-        let plan = parts.plan.context("a pipeline on threads records its order")?;
+        let plan = parts.plan.context("a pipeline on threads has a plan log")?;
         let settings = JoinSettings {
             max_reorder_delay: config.order.max_reorder_delay.duration(),
             flush_after: config.learner.flush_after_idle.duration(),
@@ -241,7 +241,7 @@ impl Threads<'_> {
         supervisor.spawn(Task::Poll, move || poll.run(&shutdown))
     }
 
-    /// The encoder. Returns the join stage's end of the line to it.
+    /// Starts the encode stage. Returns the connection of the join stage to it.
     fn encode(
         &mut self,
         contents: Contents,
@@ -256,8 +256,8 @@ impl Threads<'_> {
             store: contents.store(),
             versions: contents.versions(),
         };
-        // Items that the previous process did not get to.
-        encoding.ask(features.items());
+        // Items that the previous process did not encode.
+        encoding.send(features.items());
         let encode = Encode {
             contents,
             features: Arc::clone(features),

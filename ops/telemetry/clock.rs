@@ -1,12 +1,11 @@
-//! The one clock.
+//! The wall clock.
 //!
-//! Everything that must know the time of day takes a [`Clock`]. Ingest, the learner and the snapshot store
-//! take none: what they compute depends on the log alone.
+//! Code that needs the time of day takes a [`Clock`]. Ingest, the learner and the snapshot store take none: their results
+//! depend on the log alone.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Tells the time of day.
+/// A source of the time of day.
 pub trait Clock: Send + Sync {
     /// Milliseconds since the Unix epoch, UTC.
     fn now_ms(&self) -> i64;
@@ -29,44 +28,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test moves by hand.
-#[derive(Debug, Default)]
-pub struct ManualClock {
-    now_ms: AtomicI64,
-}
-
-impl ManualClock {
-    /// A clock that stands at `now_ms`.
-    #[must_use]
-    pub fn at(now_ms: i64) -> Self {
-        Self {
-            now_ms: AtomicI64::new(now_ms),
-        }
-    }
-
-    /// Moves it by `ms`, back if negative.
-    pub fn advance(&self, ms: i64) {
-        self.now_ms.fetch_add(ms, Ordering::Relaxed);
-    }
-}
-
-impl Clock for ManualClock {
-    fn now_ms(&self) -> i64 {
-        self.now_ms.load(Ordering::Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_manual_clock_moves_only_by_hand() {
-        let clock = ManualClock::at(1_000);
-        assert_eq!(clock.now_ms(), 1_000);
-        clock.advance(-250);
-        assert_eq!(clock.now_ms(), 750);
-    }
 
     #[test]
     fn the_system_clock_is_past_the_day_this_was_written() {

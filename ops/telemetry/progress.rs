@@ -1,4 +1,4 @@
-//! How far a long command is, on stderr: a bar with live figures on a terminal, plain lines elsewhere.
+//! The progress of a long command on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a plain line is written.
-const PLAIN_EVERY: Duration = Duration::from_secs(5);
-/// Redraws of the bar, per second.
+/// Time between two lines.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Redraws of the bar per second.
 const REDRAWS: u8 = 10;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// A bar that redraws itself.
     Bar,
     /// A line every few seconds.
@@ -21,9 +21,8 @@ pub enum Style {
 }
 
 impl Style {
-    /// A bar when a person watches stderr and stdout is not meant for a machine.
-    #[must_use]
-    pub fn detect(json: bool) -> Self {
+    /// A bar if stderr is a terminal and stdout is not JSON.
+    pub(crate) fn detect(json: bool) -> Self {
         if !json && io::stderr().is_terminal() {
             Self::Bar
         } else {
@@ -32,23 +31,22 @@ impl Style {
     }
 }
 
-/// What is shown beside how far it is. A figure that is not known yet is left out.
+/// Figures shown beside the progress. Unknown figures are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Figures {
-    /// Samples learned, count.
-    pub samples: u64,
-    /// Samples learned a second, of late.
-    pub samples_per_second: Option<f64>,
-    /// AUC of the progressive validation, of late, in `[0, 1]`.
-    pub auc: Option<f64>,
-    /// Normalised entropy of the progressive validation, of late; below 1 is better than the prior.
-    pub ne: Option<f64>,
-    /// Freshness, median, s.
-    pub freshness_seconds: Option<f64>,
-    /// Snapshots written, count.
-    pub snapshots: Option<u64>,
-    /// Rank requests answered, count.
-    pub requests: Option<u64>,
+pub(crate) struct Figures {
+    /// Samples learned.
+    pub(crate) samples: u64,
+    pub(crate) samples_per_second: Option<f64>,
+    /// AUC of the progressive validation over its window.
+    pub(crate) auc: Option<f64>,
+    /// Normalised entropy of the progressive validation over its window.
+    pub(crate) ne: Option<f64>,
+    /// Median freshness.
+    pub(crate) freshness_seconds: Option<f64>,
+    /// Snapshots written.
+    pub(crate) snapshots: Option<u64>,
+    /// Rank requests answered.
+    pub(crate) requests: Option<u64>,
 }
 
 impl fmt::Display for Figures {
@@ -77,129 +75,112 @@ impl fmt::Display for Figures {
 }
 
 /// The progress of one command.
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    lines: Option<Lines>,
-}
-
-struct Lines {
-    what: String,
-    total: Option<u64>,
-    last: Instant,
-    every: Duration,
-    out: Box<dyn Write + Send>,
+pub(crate) enum Progress {
+    Bar(ProgressBar),
+    Lines {
+        what: String,
+        total: Option<u64>,
+        last: Instant,
+        every: Duration,
+        out: Box<dyn Write + Send>,
+    },
 }
 
 impl Progress {
-    /// Progress of `what`, such as `"events"`; `total` when it is known.
-    #[must_use]
-    pub fn new(what: &str, total: Option<u64>, style: Style) -> Self {
+    /// Progress in units of `what`, such as `"events"`, up to `total` if it is known.
+    pub(crate) fn new(what: &str, total: Option<u64>, style: Style) -> Self {
         match style {
-            Style::Bar => Self {
-                bar: Some(bar(what, total)),
-                lines: None,
-            },
-            Style::Lines => Self::lines(what, total, PLAIN_EVERY, Box::new(io::stderr())),
+            Style::Bar => Self::Bar(bar(what, total)),
+            Style::Lines => lines(what, total, LINE_EVERY, Box::new(io::stderr())),
         }
     }
 
-    fn lines(what: &str, total: Option<u64>, every: Duration, out: Box<dyn Write + Send>) -> Self {
-        let lines = Lines {
-            what: what.to_owned(),
-            total,
-            last: Instant::now(),
-            every,
-            out,
-        };
-        Self {
-            bar: None,
-            lines: Some(lines),
+    /// Shows that `done` units are done. Cheap: it draws or writes at intervals.
+    pub(crate) fn update(&mut self, done: u64, figures: &Figures) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_position(done);
+                bar.set_message(figures.to_string());
+            }
+            Self::Lines { last, every, .. } if last.elapsed() >= *every => {
+                *last = Instant::now();
+                self.write(done, figures);
+            }
+            Self::Lines { .. } => {}
         }
     }
 
-    /// Says that `done` are through. Cheap: draws or writes only now and then.
-    pub fn update(&mut self, done: u64, figures: &Figures) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(figures.to_string());
-        }
-        if let Some(lines) = &mut self.lines
-            && lines.last.elapsed() >= lines.every
-        {
-            lines.last = Instant::now();
-            lines.write(done, figures);
+    /// Removes the bar, or writes the last line.
+    pub(crate) fn finish(mut self, done: u64, figures: &Figures) {
+        match &self {
+            Self::Bar(bar) => bar.finish_and_clear(),
+            Self::Lines { .. } => self.write(done, figures),
         }
     }
 
-    /// Takes the bar away, or writes the last line.
-    pub fn finish(mut self, done: u64, figures: &Figures) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        if let Some(lines) = &mut self.lines {
-            lines.write(done, figures);
+    /// Writes a line of text without damaging the bar.
+    pub(crate) fn note(&mut self, text: &str) {
+        match self {
+            Self::Bar(bar) => bar.suspend(|| write_line(&mut io::stderr(), text)),
+            Self::Lines { out, .. } => write_line(out, text),
         }
     }
 
-    /// Writes a line of its own without spoiling the bar.
-    pub fn note(&mut self, text: &str) {
-        if let Some(bar) = &self.bar {
-            bar.suspend(|| say(&mut io::stderr(), text));
-        }
-        if let Some(lines) = &mut self.lines {
-            say(&mut lines.out, text);
-        }
-    }
-}
-
-impl Lines {
+    /// Writes a progress line; a bar has none.
     fn write(&mut self, done: u64, figures: &Figures) {
+        let Self::Lines { what, total, out, .. } = self else {
+            return;
+        };
         let done_text = grouped(done);
-        let far = match self.total {
+        let progress = match *total {
             Some(total) if total > 0 => {
                 let percent = u128::from(done) * 100 / u128::from(total);
-                format!("{done_text} of {} {} ({percent}%)", grouped(total), self.what)
+                format!("{done_text} of {} {what} ({percent}%)", grouped(total))
             }
-            _ => format!("{done_text} {}", self.what),
+            _ => format!("{done_text} {what}"),
         };
-        say(&mut self.out, &format!("{far}: {figures}"));
+        write_line(out, &format!("{progress}: {figures}"));
     }
 }
 
-fn say(out: &mut impl Write, text: &str) {
-    // A closed stderr must not end the work.
-    let _written = writeln!(out, "{text}").is_ok();
+fn lines(what: &str, total: Option<u64>, every: Duration, out: Box<dyn Write + Send>) -> Progress {
+    Progress::Lines {
+        what: what.to_owned(),
+        total,
+        last: Instant::now(),
+        every,
+        out,
+    }
+}
+
+fn write_line(out: &mut impl Write, text: &str) {
+    // A closed stderr must not end the command.
+    let _is_written = writeln!(out, "{text}").is_ok();
 }
 
 fn bar(what: &str, total: Option<u64>) -> ProgressBar {
     let target = ProgressDrawTarget::stderr_with_hz(REDRAWS);
-    let (bar, template) = match total {
-        Some(total) => (
-            ProgressBar::with_draw_target(Some(total), target),
-            format!(
-                "{{bar:24}} {{human_pos}}/{{human_len}} {what}, {{elapsed}} (about {{eta}} left)  {{wide_msg}}"
-            ),
+    let template = match total {
+        Some(_) => format!(
+            "{{bar:24}} {{human_pos}}/{{human_len}} {what}, {{elapsed}} (about {{eta}} left)  {{wide_msg}}"
         ),
-        None => (
-            ProgressBar::with_draw_target(None, target),
-            format!("{{spinner}} {{human_pos}} {what}, {{elapsed}}  {{wide_msg}}"),
-        ),
+        None => format!("{{spinner}} {{human_pos}} {what}, {{elapsed}}  {{wide_msg}}"),
     };
     let style = ProgressStyle::with_template(&template).expect("the templates above are well-formed");
-    bar.with_style(style)
+    ProgressBar::with_draw_target(total, target).with_style(style)
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(n: u64) -> String {
+pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
+            grouped.push(',');
         }
-        out.push(digit);
+        grouped.push(digit);
     }
-    out
+    grouped
 }
 
 #[cfg(test)]
@@ -228,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_now_and_then_and_at_the_end() {
+    fn lines_are_written_at_intervals_and_at_the_end() {
         let page = Page::default();
         let figures = Figures {
             samples: 1_234,
@@ -236,7 +217,7 @@ mod tests {
             ..Figures::default()
         };
         let hour = Duration::from_secs(3600);
-        let mut progress = Progress::lines("events", Some(200_000), hour, Box::new(page.clone()));
+        let mut progress = lines("events", Some(200_000), hour, Box::new(page.clone()));
         progress.update(1, &figures);
         progress.update(2, &figures);
         assert_eq!(page.text(), "");
@@ -247,14 +228,14 @@ mod tests {
         );
 
         let page = Page::default();
-        let mut progress = Progress::lines("events", None, Duration::ZERO, Box::new(page.clone()));
+        let mut progress = lines("events", None, Duration::ZERO, Box::new(page.clone()));
         progress.update(7, &Figures::default());
         progress.note("half time");
         assert_eq!(page.text(), "7 events: 0 samples\nhalf time\n");
     }
 
     #[test]
-    fn every_figure_that_is_known_is_shown() {
+    fn every_known_figure_is_shown() {
         let figures = Figures {
             samples: 1_000_000,
             samples_per_second: Some(10_499.6),

@@ -1,4 +1,4 @@
-//! Changing an encoder takes an explicit migration and never happens by itself.
+//! Encoders are changed by a command only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use super::daemon::Home;
 use super::world::World;
 use super::{run, wait_until};
 
-/// Vectors of the encoder are 16 floats.
+/// The folder of an encoder with vectors of 16 floats.
 fn tiny_bert() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("learner/encoders/tests/fixtures/tiny-bert")
 }
 
-/// The same encoder with other weights: the sign of its last number is turned.
+/// Writes the same encoder with other weights: the sign of the last number is flipped.
 fn another_bert(folder: &Path) {
     fs::create_dir(folder).unwrap();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
@@ -27,12 +27,12 @@ fn another_bert(folder: &Path) {
     fs::write(&path, bytes).unwrap();
 }
 
-/// Names another encoder in a configuration.
-fn rename(home: &Home, from: &Path, to: &Path) {
+/// Replaces the encoder in the configuration.
+fn replace_encoder(home: &Home, from: &Path, to: &Path) {
     let text = fs::read_to_string(home.config()).unwrap();
-    let renamed = text.replace(from.to_str().unwrap(), to.to_str().unwrap());
-    assert_ne!(renamed, text);
-    fs::write(home.config(), renamed).unwrap();
+    let replaced = text.replace(from.to_str().unwrap(), to.to_str().unwrap());
+    assert_ne!(replaced, text);
+    fs::write(home.config(), replaced).unwrap();
 }
 
 #[test]
@@ -54,24 +54,20 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     });
     daemon.stop();
     let before = home.manifest();
-    let was = before.cut.encoders["text"].clone();
-    assert!(was.starts_with("tiny-bert-"), "{was}");
+    let old = before.cut.encoders["text"].clone();
+    assert!(old.starts_with("tiny-bert-"), "{old}");
 
-    let said = home.snapshot(&["re-encode"]);
-    assert!(
-        said.err.contains("there is nothing to encode anew"),
-        "{}",
-        said.err
-    );
+    let err = home.snapshot(&["re-encode"]).err;
+    assert!(err.contains("there is nothing to encode again"), "{err}");
 
     let other = home.path().join("other-bert");
     another_bert(&other);
-    rename(&home, &tiny_bert(), &other);
+    replace_encoder(&home, &tiny_bert(), &other);
     let config = home.config();
     let refused = run(["daemon", "--config", config.to_str().unwrap()]);
     assert_eq!(refused.code, Some(1));
-    for words in [was.as_str(), "text other-bert-", "ouzel snapshot re-encode"] {
-        assert!(refused.err.contains(words), "{words}: {}", refused.err);
+    for text in [old.as_str(), "text other-bert-", "ouzel snapshot re-encode"] {
+        assert!(refused.err.contains(text), "{text}: {}", refused.err);
     }
 
     let done = home
@@ -80,9 +76,9 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     assert_eq!(done["done_by"], "this command");
     let after = home.manifest();
     assert_eq!(after.parent, Some(before.id));
-    let is = after.cut.encoders["text"].clone();
-    assert!(is.starts_with("other-bert-"), "{is}");
-    let note = format!("encoded anew by text {is} in place of text {was}: a better one");
+    let new = after.cut.encoders["text"].clone();
+    assert!(new.starts_with("other-bert-"), "{new}");
+    let note = format!("encoded again by text {new} in place of text {old}: a better one");
     assert_eq!(after.note, Some(note));
     assert_eq!(after.cut.weights_hash, before.cut.weights_hash);
     assert_eq!(after.cut.positions, before.cut.positions);

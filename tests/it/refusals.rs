@@ -9,12 +9,12 @@ use super::broker::Broker;
 use super::daemon::Home;
 use super::{CommandOutput, run, run_here};
 
-/// One line of error with each of `words`, one hint at most, nothing else.
+/// Checks that the output is one line of error with each of `words`, and at most one hint.
 #[track_caller]
-fn check(said: &CommandOutput, code: i32, words: &[&str]) {
-    let text = &said.err;
-    assert_eq!(said.code, Some(code), "{text}");
-    assert_eq!(said.out, "");
+fn check(output: &CommandOutput, code: i32, words: &[&str]) {
+    let text = &output.err;
+    assert_eq!(output.code, Some(code), "{text}");
+    assert_eq!(output.out, "");
     let lines: Vec<&str> = text.lines().collect();
     assert!((1..=2).contains(&lines.len()), "{text}");
     assert!(lines[0].starts_with("error: "), "{text}");
@@ -32,7 +32,7 @@ fn daemon(config: &Path) -> CommandOutput {
     run(["daemon", "--config", config.to_str().unwrap()])
 }
 
-/// The same in this process, for a configuration that is refused before anything else is done.
+/// `ouzel daemon` in this process, for a configuration that is refused at once.
 fn refused(config: &Path) -> CommandOutput {
     run_here(&["daemon", "--config", config.to_str().unwrap()])
 }
@@ -60,7 +60,7 @@ fn a_configuration_that_cannot_be_used_is_one_line() {
     check(&refused(&home.config()), 2, &words);
     write(b"[serving]\nworkers = \"many\"\n");
     check(&refused(&home.config()), 2, &["ouzel.toml:2:", "serving.workers"]);
-    // These two get further.
+    // These two are refused later.
     write(b"[kafka.properties]\n\"auto.offset.reset\" = \"latest\"\n");
     check(&daemon(&home.config()), 2, &["auto.offset.reset"]);
     write(b"[kafka.properties]\n\"no.such.property\" = \"1\"\n");
@@ -82,11 +82,11 @@ fn a_broker_that_is_not_there_is_one_line() {
         vec!["replay", "--from", "start", "--config", config],
         vec!["topics", "create", "--config", config],
     ];
-    // Each waits a while for the broker to come.
+    // Each waits some seconds for the broker.
     thread::scope(|scope| {
         let waiting = commands.map(|command| scope.spawn(move || run(&command)));
-        for said in waiting {
-            check(&said.join().unwrap(), 1, &["127.0.0.1:1", "refused"]);
+        for command in waiting {
+            check(&command.join().unwrap(), 1, &["127.0.0.1:1", "refused"]);
         }
     });
 }
@@ -115,7 +115,7 @@ fn a_port_or_a_state_directory_in_use_is_one_line() {
         &["cannot listen on", &address, "hint: another process listens"],
     );
 
-    // One daemon at a time has the state.
+    // One daemon at a time owns the state directory.
     let mut home = Home::new(&broker, "log.level = \"info\"");
     let first = home.start();
     let second = daemon(&home.config());
@@ -135,7 +135,7 @@ fn a_port_or_a_state_directory_in_use_is_one_line() {
 }
 
 #[test]
-fn where_no_snapshot_is_one_line_says_so() {
+fn a_missing_snapshot_is_one_line() {
     let home = Home::empty();
     fs::create_dir(home.state()).unwrap();
     let state = home.state();
@@ -161,19 +161,19 @@ fn where_no_snapshot_is_one_line_says_so() {
     check(
         &run(["snapshot", "--state", state, "show", "newest"]),
         2,
-        &["`newest` is no snapshot", "hint:"],
+        &["`newest` is not a snapshot id or alias", "hint:"],
     );
     check(
         &run(["score", "--state", state, "--snapshot", "newest"]),
         2,
-        &["`newest` is no snapshot", "hint:"],
+        &["`newest` is not a snapshot id or alias", "hint:"],
     );
     let listed = run_here(&["snapshot", "--state", state, "list", "--json"]).json();
     assert_eq!(listed["snapshots"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]
-fn data_that_is_none_is_one_line() {
+fn unusable_data_is_one_line() {
     let home = Home::empty();
     let dir = home.path().to_str().unwrap();
     for command in ["replay", "demo"] {

@@ -17,7 +17,7 @@ fn the_commands_are_well_formed() {
 }
 
 #[test]
-fn every_documented_line_is_understood() {
+fn every_documented_command_line_is_parsed() {
     let Verb::Demo(demo) = parse("demo --data d --keep-serving --json --state s --listen 127.0.0.1:0") else {
         panic!()
     };

@@ -1,8 +1,7 @@
-//! The caller: sends rank requests to the scoring port throughout the demo, and measures the replies.
+//! The caller: sends rank requests to the scoring port during the demo and measures the replies.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use ouzel_ingest::DataDir;
@@ -11,11 +10,12 @@ use ouzel_serving::RankRequest;
 use ouzel_serving::client::RankClient;
 use serde::Deserialize;
 
+use crate::pipeline::lock;
 use crate::supervisor::Shutdown;
 
 /// Time between the starts of two requests.
 const PACE: Duration = Duration::from_millis(10);
-/// Candidates of a request, when the catalog has as many.
+/// Most candidates of a request.
 const N_CANDIDATES: usize = 100;
 
 /// Outcomes of the rank requests.
@@ -36,9 +36,9 @@ struct Inner {
 /// Figures of the rank requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallFigures {
-    /// Requests sent once a model was ready.
+    /// Requests since a model was ready.
     pub(super) n_requests: u64,
-    /// Requests that were not answered with a ranking.
+    /// Requests without a ranking in reply.
     pub(super) n_errors: u64,
     /// Message of the first error.
     pub(super) first_error: Option<String>,
@@ -52,14 +52,10 @@ pub(super) struct CallFigures {
 
 impl Calls {
     /// The figures so far.
-    #[must_use]
     pub(super) fn figures(&self) -> CallFigures {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ms: Vec<f64> = inner
-            .latencies
-            .iter()
-            .map(|latency| latency.as_secs_f64() * 1000.0)
-            .collect();
+        let inner = lock(&self.inner);
+        let latencies = inner.latencies.iter();
+        let mut ms: Vec<f64> = latencies.map(|latency| latency.as_secs_f64() * 1000.0).collect();
         CallFigures {
             n_requests: inner.latencies.len() as u64 + inner.n_errors,
             n_errors: inner.n_errors,
@@ -70,8 +66,8 @@ impl Calls {
         }
     }
 
-    fn note(&self, result: Result<(Duration, u64), String>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record(&self, result: Result<(Duration, u64), String>) {
+        let mut inner = lock(&self.inner);
         match result {
             Ok((latency, version)) => {
                 inner.latencies.push(latency);
@@ -88,8 +84,7 @@ impl Calls {
     }
 }
 
-/// The `q`-quantile of the values: the smallest that at least that share of them does not exceed.
-#[must_use]
+/// The `q`-quantile of `values`, the smallest value not exceeded by that share of them. Sorts `values`.
 pub(super) fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     #[expect(
@@ -102,9 +97,9 @@ pub(super) fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
     values.get(rank.max(1) - 1).copied()
 }
 
-/// Sends requests from the first ready model until `stop`.
+/// Sends requests from the first ready version until `stop`.
 pub(super) fn run(address: SocketAddr, data: &DataDir, calls: &Calls, stop: &Shutdown) -> anyhow::Result<()> {
-    let world = World::of(data);
+    let world = World::new(data);
     let mut client = RankClient::connect(address)?;
     while client.get("/readyz").map_or(true, |reply| reply.status != 200) {
         if stop.wait_timeout(PACE) {
@@ -118,7 +113,7 @@ pub(super) fn run(address: SocketAddr, data: &DataDir, calls: &Calls, stop: &Shu
         let started = Instant::now();
         let result = client.rank(&request);
         let took = started.elapsed();
-        calls.note(
+        calls.record(
             result
                 .map(|response| (took, response.version))
                 .map_err(|error| error.to_string()),
@@ -129,28 +124,28 @@ pub(super) fn run(address: SocketAddr, data: &DataDir, calls: &Calls, stop: &Shu
     }
 }
 
-/// Users and items that requests are made of.
+/// The users and items of the requests.
 struct World {
     users: Vec<String>,
     items: Vec<String>,
 }
 
 impl World {
-    fn of(data: &DataDir) -> Self {
+    fn new(data: &DataDir) -> Self {
         #[derive(Deserialize)]
-        struct Who {
+        struct User {
             user_id: String,
         }
-        let of = |stream| data.events().iter().filter(move |event| event.stream == stream);
-        let users = of(Stream::Impressions)
-            .filter_map(|event| serde_json::from_slice::<Who>(&event.payload).ok())
-            .map(|who| who.user_id)
+        let events = |stream| data.events().iter().filter(move |event| event.stream == stream);
+        let users = events(Stream::Impressions)
+            .filter_map(|event| serde_json::from_slice::<User>(&event.payload).ok())
+            .map(|user| user.user_id)
             .collect();
-        let items = of(Stream::Items).map(|event| event.key.clone()).collect();
+        let items = events(Stream::Items).map(|event| event.key.clone()).collect();
         Self { users, items }
     }
 
-    /// The `n`-th request: users in the order of the log, items by strides through the catalog.
+    /// Request `n`: users in the order of the log, items by strides through the catalog.
     fn request(&self, n: usize) -> RankRequest {
         let user = self.users.get(n * 37 % self.users.len().max(1)).cloned();
         let n_items = self.items.len().min(N_CANDIDATES);

@@ -1,7 +1,7 @@
-//! The feeder: writes a data folder's events to the broker, as fast as the daemon takes them.
+//! The feeder: writes the events of a data folder to the broker, as fast as the pipeline joins them.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,22 +11,22 @@ use ouzel_sample::{PartitionId, Positions, Stream};
 use ouzel_snapshot::SnapshotId;
 
 use crate::pipeline::control::CheckpointRequests;
+use crate::pipeline::lock;
 use crate::pipeline::status::PipelineStatus;
 use crate::pipeline::threads::Running;
 use crate::supervisor::Shutdown;
 use crate::telemetry::clock::Clock;
 
-/// Longest wait for the broker to acknowledge, or for the daemon to catch up.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Pause between two checks of how far the daemon is.
+/// Longest wait for acknowledgements of the broker, or for the pipeline to catch up.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause between two checks of the pipeline's progress.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
-/// Events between two checks of how far the daemon is behind.
+/// Events between two checks of the pipeline's lag.
 const CHECK_EVENTS: usize = 64;
-/// Most events sent ahead of what the daemon has joined: enough to keep it busy, few enough that what it learns is
-/// fresh.
+/// Most events sent and not joined: enough to keep the pipeline busy, few enough to keep its samples fresh.
 const MAX_AHEAD: u64 = 2048;
 
-/// A feeder with what it follows of the pipeline.
+/// A feeder, with the parts of the pipeline that it reads.
 pub(super) struct Feed {
     feeder: Feeder,
     status: Arc<PipelineStatus>,
@@ -34,7 +34,7 @@ pub(super) struct Feed {
     half_time: Mutex<Option<SnapshotId>>,
 }
 
-/// Where each partition of the folder's log ends.
+/// End offset of each partition of the folder's log.
 pub(super) fn ends(data: &DataDir) -> Positions {
     let mut ends: Positions = Stream::EVENTS
         .map(|stream| (partition(stream), 0))
@@ -66,15 +66,15 @@ impl Feed {
         })
     }
 
-    /// The snapshot taken when half of the log's time had passed.
+    /// The snapshot from half of the log's time.
     pub(super) fn half_time_snapshot(&self) -> Option<SnapshotId> {
-        *self.half_time.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.half_time)
     }
 
-    /// Feeds every event, stamped with the time it is sent.
+    /// Sends every event, with the present time as record timestamp.
     ///
-    /// At half time it waits for the daemon to catch up and requests a snapshot: the model that learning would have
-    /// left if it had stopped there.
+    /// At half of the log's time it waits until the pipeline has caught up, and requests a snapshot: the baseline model
+    /// whose learning stops there.
     pub(super) fn run(&self, data: &DataDir, clock: &dyn Clock, shutdown: &Shutdown) -> anyhow::Result<()> {
         let middle = data.summary().mid_ts;
         let mut sent = Positions::default();
@@ -88,11 +88,11 @@ impl Feed {
                 self.catch_up(&sent, shutdown)?;
                 let snapshot = self
                     .requests
-                    .snapshot_now(PATIENCE)
+                    .snapshot_now(TIMEOUT)
                     .context("no snapshot was written at half time")?;
-                *self.half_time.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+                *lock(&self.half_time) = Some(snapshot);
             }
-            // The embedded broker drops what does not fit, so it is never more than half full.
+            // The embedded broker drops records that do not fit, so it is kept at most half full.
             while n.is_multiple_of(CHECK_EVENTS) && self.is_far_ahead(n) {
                 self.feeder.poll(CHECK_EVERY);
                 if shutdown.is_triggered() {
@@ -104,7 +104,7 @@ impl Feed {
                 .send(event.stream, &event.key, now, Some(&event.payload))?;
             advance(&mut sent, event.stream);
         }
-        self.feeder.flush(PATIENCE)?;
+        self.feeder.flush(TIMEOUT)?;
         Ok(())
     }
 
@@ -114,10 +114,10 @@ impl Feed {
             || self.feeder.unread_bytes(&self.status.positions()) > EMBEDDED_PARTITION_BYTES / 2
     }
 
-    /// Waits until the daemon has joined everything sent.
+    /// Waits until every sent event is joined.
     fn catch_up(&self, sent: &Positions, shutdown: &Shutdown) -> anyhow::Result<()> {
-        self.feeder.flush(PATIENCE)?;
-        for _ in 0..PATIENCE.as_millis() / CHECK_EVERY.as_millis() {
+        self.feeder.flush(TIMEOUT)?;
+        for _ in 0..TIMEOUT.as_millis() / CHECK_EVERY.as_millis() {
             let joined = self.status.positions();
             let is_joined = |(id, next)| joined.next(id).unwrap_or(0) >= next;
             if sent.iter().all(is_joined) || shutdown.is_triggered() {
@@ -126,8 +126,8 @@ impl Feed {
             self.feeder.poll(CHECK_EVERY);
         }
         bail!(
-            "the daemon did not join what was sent within {} s",
-            PATIENCE.as_secs()
+            "the pipeline did not join the sent events within {} s",
+            TIMEOUT.as_secs()
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Scores the second half of a log with a snapshot from half time: the model as if learning had stopped there.
+//! Scores the second half of a log with the snapshot from half time, as if learning had stopped there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use ouzel_sample::{Event, EventTime, FeatureQuery, FeatureState, Id, ShownSlate,
 use ouzel_snapshot::Snapshot;
 
 use crate::config::Config;
+use crate::pipeline::spec::decoder;
 
-/// Scores every impression from `from` on with the weights, counters and histories of `snapshot`: everything
-/// is frozen but the clock.
+/// Scores every impression from `from` on with the weights, counters and histories of `snapshot`. Only the clock
+/// advances.
 pub(super) fn score(
     snapshot: &Snapshot,
     config: &Config,
@@ -21,7 +22,7 @@ pub(super) fn score(
 ) -> anyhow::Result<ScoreLog> {
     let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())?;
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
+    let decoder = decoder(config);
     let clicks = clicks(&decoder, data);
     let window_ms = config.join.tasks.first().map_or(0, |task| task.window.ms());
 

@@ -8,46 +8,42 @@ use serde_json::json;
 
 use super::caller::CallFigures;
 use crate::commands::data::JoinFigures;
-use crate::commands::table::figure;
+use crate::commands::output::{figure, figures};
+use crate::telemetry::float;
 
-/// Everything measured.
+/// The measurements of a demo.
 #[derive(Debug)]
 pub(super) struct Summary {
     /// Name of the data.
     pub(super) data: String,
-    /// The join's outcomes.
     pub(super) join: JoinFigures,
-    /// Samples learned, and positives among them.
+    /// The whole log.
     pub(super) all: Figures,
     /// The second half of the log's time.
     pub(super) second_half: Figures,
-    /// The same half, with everything frozen at half time.
+    /// The second half, scored by the snapshot from half time.
     pub(super) frozen: Figures,
-    /// AUC and per-request AUC of the item's click-through rate, over everything.
+    /// AUC and per-request AUC of the item's click-through rate over the whole log.
     pub(super) popularity: (Option<f64>, Option<f64>),
-    /// The same over the second half.
+    /// `popularity` over the second half.
     pub(super) popularity_half: (Option<f64>, Option<f64>),
-    /// From an action's record to the served model, median and 99th percentile, s.
+    /// Freshness, median and 99th percentile, s.
     pub(super) freshness: (Option<f64>, Option<f64>),
-    /// Snapshots written.
+    /// Ids of the snapshots.
     pub(super) snapshots: Vec<String>,
-    /// What the caller saw.
     pub(super) calls: CallFigures,
     /// From the first event to the last sample, s.
     pub(super) wall_seconds: f64,
-    /// Where everything is.
+    /// The state directory.
     pub(super) state: PathBuf,
 }
 
 impl Summary {
     fn samples_per_second(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let samples = self.all.samples as f64;
-        samples / self.wall_seconds
+        float(self.all.samples) / self.wall_seconds
     }
 
-    /// As one document.
-    #[must_use]
+    /// As one JSON document.
     pub(super) fn json(&self) -> serde_json::Value {
         json!({
             "data": self.data,
@@ -96,7 +92,7 @@ impl Summary {
         })
     }
 
-    /// As a page.
+    /// Writes the summary as text.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let join = &self.join;
         writeln!(out, "\n{}", self.data)?;
@@ -123,10 +119,8 @@ impl Summary {
             ("its second half", &self.second_half),
             ("  frozen at half time", &self.frozen),
         ];
-        for (name, figures) in rows {
-            let [auc, gauc, ne, calibration] =
-                [figures.auc, figures.gauc, figures.ne, figures.calibration].map(figure);
-            writeln!(out, "  {name:<22} {auc}  {gauc}  {ne}  {calibration}")?;
+        for (name, of_log) in rows {
+            writeln!(out, "  {name:<22} {}", figures(of_log))?;
         }
         let (auc, gauc) = self.popularity_half;
         writeln!(out, "  {:<22} {}  {}", "  popularity", figure(auc), figure(gauc))?;

@@ -1,4 +1,4 @@
-//! The commands as a user runs them.
+//! The model commands.
 
 use std::ffi::OsString;
 
@@ -42,10 +42,10 @@ fn the_ready_made_models_are_listed_and_described() {
         let name = entry["name"].as_str().unwrap();
         let described = json_of(&["describe", name]);
         assert_eq!(described["model"], name);
-        let of = |part: &str| described["parameters"][part].as_u64().unwrap();
+        let count = |part: &str| described["parameters"][part].as_u64().unwrap();
         let weights = described["weights"].as_array().unwrap();
         let sum: u64 = weights.iter().map(|w| w["parameters"].as_u64().unwrap()).sum();
-        assert_eq!(of("base") + of("adapter") + of("head"), sum, "{name}");
+        assert_eq!(count("base") + count("adapter") + count("head"), sum, "{name}");
         let (code, text, _) = model(&["describe", name]);
         assert_eq!(code, 0);
         for weight in weights {
@@ -57,7 +57,7 @@ fn the_ready_made_models_are_listed_and_described() {
 }
 
 #[test]
-fn the_figures_are_those_of_the_history_and_the_candidates_asked_for() {
+fn the_figures_are_those_of_the_requested_history_and_candidates() {
     let long = json_of(&["describe", "em3-hstu", "--candidates", "3"]);
     let short = json_of(&["describe", "em3-hstu", "--history", "10", "--candidates", "0"]);
     let (totals, sequence) = (&long["totals"], block(&long, "sequence"));
@@ -83,8 +83,8 @@ fn the_figures_are_those_of_the_history_and_the_candidates_asked_for() {
             + 100 * number(&flops["request"]["per_pair"])
     );
     assert!(number(&short["totals"]["request"]) < number(&totals["request"]));
-    // Nobody has a longer history than a block reads.
-    let endless = json_of(&[
+    // A history has at most as many entries as a block reads.
+    let longest = json_of(&[
         "describe",
         "em3-hstu",
         "--history",
@@ -92,11 +92,11 @@ fn the_figures_are_those_of_the_history_and_the_candidates_asked_for() {
         "--candidates",
         "3",
     ]);
-    assert_eq!(endless, long);
+    assert_eq!(longest, long);
 }
 
 #[test]
-fn adapters_rows_and_what_is_assumed_are_told() {
+fn adapters_rows_and_assumptions_are_described() {
     let described = json_of(&["describe", "em3-din"]);
     // Rank 8 between 128 floats of content and 64 of query and key.
     assert_eq!(described["parameters"]["adapter"], 2 * 8 * (128 + 64));
@@ -169,7 +169,7 @@ fn the_backend_is_named_with_the_reason_where_it_is_not_cpu() {
 }
 
 #[test]
-fn a_model_that_is_none_is_refused_in_one_line() {
+fn an_unusable_model_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = dir.path().join(name);

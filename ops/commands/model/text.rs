@@ -1,30 +1,27 @@
-//! Models as a person reads them.
+//! The text output of `ouzel model`.
 
 use std::io::{self, Write};
 
 use ouzel_learner::model::backend::BackendKind;
 use ouzel_learner::model::cost::Flops;
 
-use super::{Description, Part};
-use crate::commands::table::table;
+use super::{Description, Parameters};
+use crate::commands::output::{row, table};
+use crate::telemetry::progress::grouped;
 
-/// Names with what they are; the third is whether it is the default.
+/// Writes each model's name and summary. The third value says whether the model is the default.
 pub(super) fn list(models: &[(&str, &str, bool)], out: &mut dyn Write) -> io::Result<()> {
     let rows: Vec<Vec<String>> = models
         .iter()
-        .map(|(name, what, is_default)| {
-            let what = if *is_default {
-                format!("{what} The default.")
-            } else {
-                (*what).to_owned()
-            };
-            vec![(*name).to_owned(), what]
+        .map(|(name, summary, is_default)| {
+            let suffix = if *is_default { " The default." } else { "" };
+            row([name, &format!("{summary}{suffix}")])
         })
         .collect();
     table(&rows, out)
 }
 
-/// Blocks, operations, rows and weights.
+/// Writes blocks, operations, rows and weights.
 pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "model {}, tasks {}", model.model, model.tasks.join(", "))?;
     match (model.backend, &model.backend_reason) {
@@ -38,23 +35,23 @@ pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<(
         writeln!(out, "note: {note}")?;
     }
     writeln!(out)?;
-    let mut rows = vec![header(&["BLOCK", "BASE", "ADAPTER", "HEAD", "WHAT"])];
+    let parameters = |block: &str, count: Parameters, text: &str| {
+        let [base, adapter, head] = [count.base, count.adapter, count.head].map(|n| grouped(n as u64));
+        row([block, &base, &adapter, &head, text])
+    };
+    let mut rows = vec![row(["BLOCK", "BASE", "ADAPTER", "HEAD", "WHAT"])];
     for part in &model.blocks {
-        let of = part.parameters;
-        let counts = [of.base, of.adapter, of.head].map(|n| digits(n as u64));
-        rows.push([vec![name(&part.block)], counts.to_vec(), vec![part.what.clone()]].concat());
+        rows.push(parameters(&name(&part.block), part.parameters, &part.what));
     }
-    let of = model.parameters;
-    let total = format!("{} parameters", digits(of.total() as u64));
-    let counts = [of.base, of.adapter, of.head].map(|n| digits(n as u64));
-    rows.push([vec!["all".to_owned()], counts.to_vec(), vec![total]].concat());
+    let total = format!("{} parameters", grouped(model.parameters.total() as u64));
+    rows.push(parameters("all", model.parameters, &total));
     table(&rows, out)?;
     writeln!(
         out,
         "The base learns until it is frozen, adapters from then on, heads always.\n"
     )?;
 
-    let mut rows = vec![header(&[
+    let header = [
         "FLOPS OF",
         "A REQUEST",
         "A CANDIDATE",
@@ -62,35 +59,29 @@ pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<(
         "n",
         "A REQUEST",
         "A CANDIDATE",
-    ])];
+    ];
+    let mut rows = vec![row(header)];
     for part in &model.blocks {
-        let of = part.flops;
+        let flops = part.flops;
         rows.push(vec![
             name(&part.block),
-            formula(of.request),
-            formula(of.candidate),
-            digits(of.item),
+            formula(flops.request),
+            formula(flops.candidate),
+            grouped(flops.item),
             part.history.to_string(),
-            digits(of.request_at_history),
-            digits(of.candidate_at_history),
+            grouped(flops.request_at_history),
+            grouped(flops.candidate_at_history),
         ]);
     }
     let all = model.totals;
-    rows.push(vec![
-        "all".to_owned(),
-        String::new(),
-        String::new(),
-        digits(all.item),
-        String::new(),
-        digits(all.request),
-        digits(all.candidate),
-    ]);
+    let [item, request, candidate] = [all.item, all.request, all.candidate].map(grouped);
+    rows.push(row(["all", "", "", &item, "", &request, &candidate]));
     table(&rows, out)?;
     writeln!(
         out,
-        "A request with {} candidates: {}. n entries of history; an item is paid for once, contrast in training only.\n",
+        "A request with {} candidates: {}. n: entries of history. An item costs once, contrast costs in training only.\n",
         all.candidates,
-        digits(all.slate)
+        grouped(all.slate)
     )?;
 
     for rows in &model.rows {
@@ -102,35 +93,27 @@ pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<(
         )?;
     }
     writeln!(out)?;
-    let mut rows = vec![header(&["WEIGHT", "SHAPE", "PARAMETERS", "PART"])];
+    let mut rows = vec![row(["WEIGHT", "SHAPE", "PARAMETERS", "PART"])];
     for weight in &model.weights {
         let shape: Vec<String> = weight.shape.iter().map(ToString::to_string).collect();
-        let part = match weight.part {
-            Part::Base => "base",
-            Part::Adapter => "adapter",
-            Part::Head => "head",
-        };
-        rows.push(vec![
-            weight.name.clone(),
-            shape.join(" x "),
-            digits(weight.parameters as u64),
-            part.to_owned(),
-        ]);
+        let parameters = grouped(weight.parameters as u64);
+        rows.push(row([
+            &weight.name,
+            &shape.join(" x "),
+            &parameters,
+            &name(&weight.part),
+        ]));
     }
     table(&rows, out)
 }
 
-fn header(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// A name as JSON has it.
-fn name(block: &impl serde::Serialize) -> String {
-    let name = serde_json::to_value(block).unwrap_or_default();
+/// The name of an enum value in JSON.
+fn name(value: &impl serde::Serialize) -> String {
+    let name = serde_json::to_value(value).unwrap_or_default();
     name.as_str().unwrap_or_default().to_owned()
 }
 
-/// `8,192 + 64 n + 2 n^2`, without what is 0.
+/// `8,192 + 64 n + 2 n^2`, without terms that are 0.
 fn formula(flops: Flops) -> String {
     let terms = [
         (flops.fixed, ""),
@@ -140,7 +123,7 @@ fn formula(flops: Flops) -> String {
     let terms: Vec<String> = terms
         .iter()
         .filter(|(factor, _)| *factor > 0)
-        .map(|(factor, power)| format!("{}{power}", digits(*factor)))
+        .map(|(factor, power)| format!("{}{power}", grouped(*factor)))
         .collect();
     if terms.is_empty() {
         "0".to_owned()
@@ -149,27 +132,14 @@ fn formula(flops: Flops) -> String {
     }
 }
 
-/// Digits in groups of three.
-fn digits(number: u64) -> String {
-    let text = number.to_string();
-    let mut grouped = String::new();
-    for (i, digit) in text.chars().enumerate() {
-        if i > 0 && (text.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_in_groups_and_sums_without_what_is_nothing() {
+    fn digits_are_grouped_and_terms_that_are_0_left_out() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(digits(number), text);
+            assert_eq!(grouped(number), text);
         }
         let flops = |fixed, per_entry, per_pair| Flops {
             fixed,

@@ -1,6 +1,6 @@
-//! How old an action is when it is learned, in event time: what a label policy pays for being sure.
+//! The age of actions when they are learned, in event time: the delay that a label policy adds.
 //!
-//! Measured here and not by the samples, because a policy that waits tells of an action without saying when it was.
+//! Measured from the actions, because the samples of a policy that waits do not have the time of the action.
 
 use std::collections::HashMap;
 
@@ -8,53 +8,52 @@ use serde::Serialize;
 
 use ouzel_sample::{Action, Batch, EventTime, Id, TaskId};
 
-/// From actions to the batches that first learn them as positives. Only the primary task counts, as in all figures.
+use crate::telemetry::seconds;
+
+/// Time from actions of the primary task to the batches that first learn them as positives.
 #[derive(Debug, Default)]
 pub(super) struct Freshness {
-    /// When each action was that is not learned yet.
+    /// Event time of each action that is not learned, by request and item.
     waiting: HashMap<(Id, Id), EventTime>,
-    /// Of those that are, how long it took, ms.
-    took_ms: Vec<i64>,
+    /// Ages of the learned actions, ms.
+    ages_ms: Vec<i64>,
 }
 
-/// What it comes to.
+/// The distribution of the ages.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Ages {
-    /// Actions learned.
+    /// Number of learned actions.
     pub(super) actions: u64,
-    /// The mean age, seconds.
     pub(super) mean_seconds: f64,
-    /// The median.
     pub(super) median_seconds: f64,
-    /// 19 of 20 are not older.
     pub(super) p95_seconds: f64,
 }
 
 const PRIMARY: TaskId = 0;
 
 impl Freshness {
-    /// An action that is, or will be, joined.
-    pub(super) fn acted(&mut self, action: &Action) {
+    /// Records an action that is, or will be, joined.
+    pub(super) fn add_action(&mut self, action: &Action) {
         if action.task == PRIMARY {
             let key = (action.request, action.item);
             self.waiting.entry(key).or_insert(action.ts);
         }
     }
 
-    /// A batch is learned at event time `now`.
-    pub(super) fn learned(&mut self, batch: &Batch, now: EventTime) {
+    /// Records that a batch is learned at event time `now`.
+    pub(super) fn add_batch(&mut self, batch: &Batch, now: EventTime) {
         for sample in &batch.samples {
             if sample.labels.get(PRIMARY) == Some(true)
                 && let Some(at) = self.waiting.remove(&(sample.request.id, sample.candidate.item))
             {
-                self.took_ms.push(now.since_ms(at).max(0));
+                self.ages_ms.push(now.since_ms(at).max(0));
             }
         }
     }
 
     /// The ages, if any action was learned.
     pub(super) fn ages(&self) -> Option<Ages> {
-        let mut sorted = self.took_ms.clone();
+        let mut sorted = self.ages_ms.clone();
         sorted.sort_unstable();
         let at = |share: usize| {
             sorted
@@ -69,11 +68,6 @@ impl Freshness {
             p95_seconds: seconds(at(95)?),
         })
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "ages of up to days, and their sum")]
-fn seconds(ms: i64) -> f64 {
-    ms as f64 / 1000.0
 }
 
 #[cfg(test)]
@@ -146,12 +140,12 @@ mod tests {
             action(2, 2000, 0),
             action(3, 0, 1),
         ] {
-            freshness.acted(&action);
+            freshness.add_action(&action);
         }
         // A presumed negative, then the positive; a copy of it later counts no more.
-        freshness.learned(&batch(vec![sample(1, false), sample(2, true)]), EventTime(4000));
-        freshness.learned(&batch(vec![sample(1, true)]), EventTime(9000));
-        freshness.learned(&batch(vec![sample(1, true), sample(3, true)]), EventTime(60_000));
+        freshness.add_batch(&batch(vec![sample(1, false), sample(2, true)]), EventTime(4000));
+        freshness.add_batch(&batch(vec![sample(1, true)]), EventTime(9000));
+        freshness.add_batch(&batch(vec![sample(1, true), sample(3, true)]), EventTime(60_000));
         let ages = freshness.ages().unwrap();
         let expected = Ages {
             actions: 2,

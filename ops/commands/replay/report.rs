@@ -11,7 +11,7 @@ use ouzel_sample::EventTime;
 use super::freshness::{Ages, Freshness};
 use super::per_second;
 use crate::commands::data::JoinFigures;
-use crate::commands::table::figure;
+use crate::commands::output::{figure, figures};
 use crate::pipeline::spec::Parts;
 
 /// Figures of one run.
@@ -25,7 +25,7 @@ pub(super) struct RunReport {
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
-    /// From an action until it is learned, in event time.
+    /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
     second_half: Figures,
     second_half_popularity_auc: Option<f64>,
@@ -39,7 +39,7 @@ pub(super) struct RunReport {
 }
 
 impl RunReport {
-    /// The figures of a pipeline that has run for `wall`.
+    /// The figures of a pipeline that ran for `wall`.
     pub(super) fn new(
         name: &str,
         scores: &ScoreLog,
@@ -81,13 +81,9 @@ impl RunReport {
             self.samples, self.positives, self.samples_per_second
         )?;
         writeln!(out, "               AUC     GAUC    NE      calibration")?;
-        let half = &self.second_half;
-        for (what, figures) in [
-            ("all", [self.auc, self.gauc, self.ne, self.calibration]),
-            ("second half", [half.auc, half.gauc, half.ne, half.calibration]),
-        ] {
-            writeln!(out, "  {what:<12} {}", figures.map(figure).join("  "))?;
-        }
+        let all = [self.auc, self.gauc, self.ne, self.calibration].map(figure);
+        writeln!(out, "  all          {}", all.join("  "))?;
+        writeln!(out, "  second half  {}", figures(&self.second_half))?;
         writeln!(
             out,
             "  popularity   {}          (second half {})",
@@ -97,14 +93,9 @@ impl RunReport {
         for (side, buckets) in self.second_half_buckets.sides() {
             for (bucket, name) in Bucket::ALL {
                 let bucket = buckets.figures(bucket);
-                let figures = [bucket.auc, bucket.gauc, bucket.ne, bucket.calibration].map(figure);
-                let what = format!("{name} {side}s");
-                writeln!(
-                    out,
-                    "  {what:<12} {}  ({} samples of the second half)",
-                    figures.join("  "),
-                    bucket.samples
-                )?;
+                let label = format!("{name} {side}s");
+                let (row, samples) = (figures(bucket), bucket.samples);
+                writeln!(out, "  {label:<12} {row}  ({samples} samples of the second half)")?;
             }
         }
         if let Some(ages) = &self.freshness {

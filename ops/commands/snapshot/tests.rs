@@ -1,4 +1,4 @@
-//! The snapshot commands as a user runs them, on a store in a temporary folder.
+//! The snapshot commands, on a store in a temporary folder.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,13 +19,13 @@ fn state(n: u64) -> tempfile::TempDir {
     let store = Store::open(dir.path()).unwrap();
     let mut parent = None;
     for i in 0..n {
-        let mut cut = CheckpointMeta {
+        let mut checkpoint = CheckpointMeta {
             batch_seq: 10 * i,
             sample_seq: 1280 * i,
             ..CheckpointMeta::default()
         };
-        cut.metrics.insert("auc".to_owned(), Some(0.75));
-        let mut draft = Draft::new(parent, 1_777_636_800_000, Fingerprint::default(), cut);
+        checkpoint.metrics.insert("auc".to_owned(), Some(0.75));
+        let mut draft = Draft::new(parent, 1_777_636_800_000, Fingerprint::default(), checkpoint);
         draft
             .add_blob("join.bin", format!("state {i}").into_bytes())
             .unwrap();
@@ -46,11 +46,8 @@ fn snapshot(dir: &Path, line: &str) -> (u8, String, String) {
         .map(OsString::from);
     let args = args.chain([OsString::from("--state"), dir.into()]);
     let exit = commands::run(args, &mut out, &mut err);
-    (
-        exit.code(),
-        String::from_utf8(out).unwrap(),
-        String::from_utf8(err).unwrap(),
-    )
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (exit.code(), text(out), text(err))
 }
 
 fn json_of(dir: &Path, line: &str) -> Value {
@@ -117,7 +114,7 @@ fn a_damaged_snapshot_fails_the_check_with_code_3() {
 }
 
 #[test]
-fn without_a_daemon_the_store_itself_is_changed() {
+fn without_a_daemon_the_command_changes_the_store() {
     let dir = state(3);
     assert_eq!(
         json_of(dir.path(), "rollback 1 --note because")["done_by"],
@@ -141,7 +138,7 @@ fn without_a_daemon_the_store_itself_is_changed() {
 }
 
 #[test]
-fn a_running_daemon_is_asked_and_its_refusal_is_told() {
+fn a_running_daemon_makes_the_change_or_its_refusal_is_printed() {
     let dir = state(2);
     let owner = Store::open(dir.path()).unwrap();
     let listener = Listener::bind(&dir.path().join("admin.sock")).unwrap();
@@ -170,7 +167,7 @@ fn a_running_daemon_is_asked_and_its_refusal_is_told() {
         daemon.join().unwrap().unwrap();
     });
     assert_eq!(latest(dir.path()), 0);
-    // The daemon holds the store, but its socket is gone: nobody can be asked, and nothing is forced.
+    // The daemon holds the store, but its socket is gone: the change is refused.
     drop(listener);
     let (code, _, err) = snapshot(dir.path(), "rollback 1");
     assert_eq!(code, 1);
@@ -178,13 +175,17 @@ fn a_running_daemon_is_asked_and_its_refusal_is_told() {
 }
 
 #[test]
-fn what_is_not_there_is_said_in_one_line_with_a_hint() {
+fn a_missing_snapshot_is_one_line_with_a_hint() {
     let dir = state(0);
     assert!(snapshot(dir.path(), "list").1.starts_with("no snapshots in "));
     for (line, code, expected) in [
         ("show latest", 1, "no snapshot is called latest"),
         ("show 7", 1, "there is no snapshot 00000000000000000007"),
-        ("rollback ../../etc", 2, "`../../etc` is no snapshot"),
+        (
+            "rollback ../../etc",
+            2,
+            "`../../etc` is not a snapshot id or alias",
+        ),
         ("rollback 7", 1, "there is no snapshot 00000000000000000007"),
     ] {
         let (found, out, err) = snapshot(dir.path(), line);

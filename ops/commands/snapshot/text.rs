@@ -1,31 +1,22 @@
-//! Snapshots as a person reads them.
+//! The text output of `ouzel snapshot`.
 
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ouzel_snapshot::{AuditLog, Diff, Manifest, SnapshotEntry, VerificationReport};
 
-use crate::commands::table::table;
+use crate::commands::output::{row, table};
 
-/// A line per snapshot.
+/// Writes one line per snapshot.
 pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<()> {
-    let header = [
+    let mut rows = vec![row([
         "SNAPSHOT", "CREATED", "BATCH", "SAMPLES", "AUC", "NE", "SIZE", "NOTES",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let mut rows = vec![header];
+    ])];
     for entry in listed {
         let known = |text: &dyn Fn(&Manifest) -> String| entry.manifest.as_ref().map_or("-".to_owned(), text);
         let metric = |name: &str| {
-            known(&|m| {
-                m.cut
-                    .metrics
-                    .get(name)
-                    .copied()
-                    .flatten()
-                    .map_or("-".to_owned(), |v| format!("{v:.3}"))
-            })
+            let value = entry.manifest.as_ref().and_then(|m| *m.cut.metrics.get(name)?);
+            or_dash(value, |value| format!("{value:.3}"))
         };
         let mut notes: Vec<String> = entry
             .aliases
@@ -50,11 +41,11 @@ pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<
     table(&rows, out)
 }
 
-/// Everything a manifest says but its files' hashes.
+/// Writes a manifest without the hashes of its files.
 pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
     let aliases: Vec<&str> = entry.aliases.iter().map(|alias| alias.name()).collect();
-    let (cut, by) = (&manifest.cut, &manifest.created_by);
+    let (checkpoint, by) = (&manifest.cut, &manifest.created_by);
     let mut rows = vec![
         ("snapshot", manifest.id.to_string()),
         (
@@ -70,20 +61,20 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
                 by.ouzel, by.device, by.cpu_capability, by.n_threads
             ),
         ),
-        ("batches", cut.batch_seq.to_string()),
-        ("samples", cut.sample_seq.to_string()),
-        ("event time", time(cut.event_time_ms)),
-        ("ledger", cut.ledger_hash.clone()),
-        ("weights", cut.weights_hash.clone()),
+        ("batches", checkpoint.batch_seq.to_string()),
+        ("samples", checkpoint.sample_seq.to_string()),
+        ("event time", time(checkpoint.event_time_ms)),
+        ("ledger", checkpoint.ledger_hash.clone()),
+        ("weights", checkpoint.weights_hash.clone()),
         (
             "base",
-            match &cut.frozen {
+            match &checkpoint.frozen {
                 Some(base) => format!("frozen, {base}"),
                 None => "not frozen".to_owned(),
             },
         ),
-        ("configuration", cut.config_hash.clone()),
-        ("schema", cut.schema_fingerprint.clone()),
+        ("configuration", checkpoint.config_hash.clone()),
+        ("schema", checkpoint.schema_fingerprint.clone()),
     ];
     if let Some(note) = &manifest.note {
         rows.push(("note", note.clone()));
@@ -99,31 +90,25 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
         .map(|(name, value)| vec![name.to_owned(), value])
         .collect();
     table(&rows, out)?;
+    let metrics = checkpoint.metrics.iter();
     section(
         "metrics",
-        cut.metrics
-            .iter()
-            .map(|(k, v)| (k, v.map_or("-".to_owned(), |v| format!("{v:.6}")))),
+        metrics.map(|(name, value)| (name, or_dash(*value, |v| format!("{v:.6}")))),
         out,
     )?;
+    let positions = checkpoint.positions.iter();
     section(
         "positions",
-        cut.positions.iter().map(|(k, v)| (k, v.to_string())),
+        positions.map(|(name, next)| (name, next.to_string())),
         out,
     )?;
-    section(
-        "counters",
-        cut.counters.iter().map(|(k, v)| (k, v.to_string())),
-        out,
-    )?;
-    section(
-        "files",
-        manifest.files.iter().map(|file| (&file.name, size(file.bytes))),
-        out,
-    )
+    let counters = checkpoint.counters.iter();
+    section("counters", counters.map(|(name, n)| (name, n.to_string())), out)?;
+    let files = manifest.files.iter();
+    section("files", files.map(|file| (&file.name, size(file.bytes))), out)
 }
 
-/// What is wrong, or that nothing is.
+/// Writes the verdict on each snapshot and on the audit log, with every fault.
 pub(super) fn verify(
     reports: &[VerificationReport],
     audit: &AuditLog,
@@ -131,7 +116,7 @@ pub(super) fn verify(
 ) -> io::Result<()> {
     for report in reports {
         let n_bytes = report.files.iter().map(|file| file.bytes).sum();
-        let verdict = if report.is_valid() { "sound" } else { "DAMAGED" };
+        let verdict = if report.is_valid() { "valid" } else { "DAMAGED" };
         writeln!(
             out,
             "{}  {verdict}, {} files, {}",
@@ -149,7 +134,7 @@ pub(super) fn verify(
         }
     }
     match audit.broken_at {
-        None => writeln!(out, "audit log  sound, {} lines", audit.lines.len()),
+        None => writeln!(out, "audit log  valid, {} lines", audit.lines.len()),
         Some(n) => writeln!(
             out,
             "audit log  BROKEN at line {n}: it was changed, or lines were removed"
@@ -157,7 +142,7 @@ pub(super) fn verify(
     }
 }
 
-/// What differs.
+/// Writes the differences between two snapshots.
 pub(super) fn diff(diff: &Diff, out: &mut dyn Write) -> io::Result<()> {
     let mut rows = vec![vec!["FIELD".to_owned(), diff.a.to_string(), diff.b.to_string()]];
     rows.extend(
@@ -167,33 +152,28 @@ pub(super) fn diff(diff: &Diff, out: &mut dyn Write) -> io::Result<()> {
     );
     table(&rows, out)?;
     writeln!(out)?;
-    let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), size);
-    let mut rows = vec![["FILE", "SIZE", "", "EQUAL"].map(str::to_owned).to_vec()];
+    let mut rows = vec![row(["FILE", "SIZE", "", "EQUAL"])];
     for file in &diff.files {
         let equal = if file.is_equal { "yes" } else { "no" };
         rows.push(vec![
             file.name.clone(),
-            bytes(file.a_bytes),
-            bytes(file.b_bytes),
+            or_dash(file.a_bytes, size),
+            or_dash(file.b_bytes, size),
             equal.to_owned(),
         ]);
     }
     table(&rows, out)?;
-    let arrays: Vec<_> = diff
+    let arrays = diff
         .files
         .iter()
-        .flat_map(|f| f.arrays.iter().map(move |a| (f, a)))
-        .collect();
+        .flat_map(|file| file.arrays.iter().map(move |array| (file, array)));
+    let arrays: Vec<_> = arrays.collect();
     if arrays.is_empty() {
         return Ok(());
     }
     writeln!(out)?;
-    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4e}"));
-    let mut rows = vec![
-        ["ARRAY", "NORM", "", "DIFFERING", "LARGEST DIFFERENCE"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let number = |value: Option<f64>| or_dash(value, |value| format!("{value:.4e}"));
+    let mut rows = vec![row(["ARRAY", "NORM", "", "DIFFERING", "LARGEST DIFFERENCE"])];
     for (file, array) in arrays {
         rows.push(vec![
             format!("{}/{}", file.name, array.name),
@@ -221,9 +201,14 @@ fn section<'a>(
     table(&rows, out)
 }
 
-/// A time in UTC, or that there is none.
+/// The text of a value, or a dash.
+fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or("-".to_owned(), text)
+}
+
+/// A time in UTC, or "unknown".
 fn time(ms: i64) -> String {
-    /// 9999-12-31: later ones have no such text.
+    /// 9999-12-31, the last day that RFC 3339 can express.
     const LAST_MS: u64 = 253_402_300_799_000;
     match u64::try_from(ms) {
         Ok(ms) if ms <= LAST_MS => {
@@ -233,7 +218,7 @@ fn time(ms: i64) -> String {
     }
 }
 
-/// A size with one digit after the point.
+/// A size in binary units with one decimal.
 fn size(bytes: u64) -> String {
     let mut unit = (1_u64, "B");
     for larger in [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")] {

@@ -4,6 +4,13 @@ use super::*;
 
 const PLANTED: &str = "hunter2";
 
+fn properties<const N: usize>(written: [(&str, String); N]) -> Properties {
+    let written = written.map(|(name, value)| (name.to_owned(), value));
+    Properties {
+        written: written.into(),
+    }
+}
+
 fn env(name: &str) -> Option<String> {
     (name == "KAFKA_PASSWORD").then(|| PLANTED.to_owned())
 }
@@ -26,31 +33,28 @@ fn references_are_followed_only_when_asked_and_never_printed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("key");
     fs::write(&path, format!("{PLANTED}\n")).unwrap();
-    let properties = Properties::from_written([
-        ("sasl.password".to_owned(), "${env:KAFKA_PASSWORD}".to_owned()),
-        ("client.id".to_owned(), "a-${env:KAFKA_PASSWORD}-b".to_owned()),
-        ("ssl.key.password_file".to_owned(), path.display().to_string()),
+    let properties = properties([
+        ("sasl.password", "${env:KAFKA_PASSWORD}".to_owned()),
+        ("client.id", "a-${env:KAFKA_PASSWORD}-b".to_owned()),
+        ("ssl.key.password_file", path.display().to_string()),
     ]);
     let resolved = properties.resolve(env).unwrap();
-    assert_eq!(resolved.get("sasl.password"), Some(PLANTED));
-    assert_eq!(resolved.get("ssl.key.password"), Some(PLANTED));
-    assert_eq!(resolved.get("client.id"), Some("a-hunter2-b"));
-    assert_eq!(resolved.get("ssl.key.password_file"), None);
-    for printed in [
-        format!("{properties:?}"),
-        format!("{resolved:?}"),
-        toml::to_string(&properties).unwrap(),
-    ] {
+    let value = |name: &str| resolved.get(name).map(String::as_str);
+    assert_eq!(value("sasl.password"), Some(PLANTED));
+    assert_eq!(value("ssl.key.password"), Some(PLANTED));
+    assert_eq!(value("client.id"), Some("a-hunter2-b"));
+    assert_eq!(value("ssl.key.password_file"), None);
+    for printed in [format!("{properties:?}"), toml::to_string(&properties).unwrap()] {
         assert!(!printed.contains(PLANTED), "{printed}");
     }
 }
 
 #[test]
-fn a_secret_in_plain_sight_is_found_and_redacted() {
-    let properties = Properties::from_written([
-        ("sasl.password".to_owned(), PLANTED.to_owned()),
-        ("ssl.key.password".to_owned(), format!("{PLANTED}${{env:X}}")),
-        ("sasl.username".to_owned(), "me".to_owned()),
+fn a_secret_in_plain_text_is_found_and_redacted() {
+    let properties = properties([
+        ("sasl.password", PLANTED.to_owned()),
+        ("ssl.key.password", format!("{PLANTED}${{env:X}}")),
+        ("sasl.username", "me".to_owned()),
     ]);
     assert_eq!(
         properties.plain_secrets().collect::<Vec<_>>(),
@@ -61,7 +65,7 @@ fn a_secret_in_plain_sight_is_found_and_redacted() {
 }
 
 #[test]
-fn a_reference_that_leads_nowhere_names_itself() {
+fn an_error_names_the_reference_that_cannot_be_followed() {
     for (name, value, expected) in [
         (
             "sasl.password",
@@ -76,7 +80,7 @@ fn a_reference_that_leads_nowhere_names_itself() {
             "cannot set kafka property sasl.password from the file",
         ),
     ] {
-        let properties = Properties::from_written([(name.to_owned(), value.to_owned())]);
+        let properties = properties([(name, value.to_owned())]);
         let message = properties.resolve(env).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     }

@@ -1,4 +1,4 @@
-//! A file that cannot be used: which key, where, why, and what to write instead.
+//! The messages for a file that cannot be used.
 
 use std::path::Path;
 
@@ -55,7 +55,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_name() {
             ":4:1: join.tasks[0].zzz",
             "name, window",
         ),
-        // Derived values are no keys.
+        // Derived values are not keys.
         ("model.tasks = [\"click\"]", "model.tasks: unknown key", ""),
         (
             "features.history_contents = 3",

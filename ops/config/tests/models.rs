@@ -1,4 +1,4 @@
-//! Models: ready-made ones, model files, and what makes no model.
+//! Ready-made models, model files, and unusable models.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::super::{Config, READY_MADE};
 use super::refused;
 
 #[test]
-fn every_ready_made_model_makes_a_network_and_is_shown_as_it_is_read() {
+fn every_ready_made_model_is_built_and_shown_as_it_is_read() {
     for (name, _) in READY_MADE {
         for widths in ["", "content.vector_widths = [12, 8]"] {
             let text = format!("[model]\nfrom = \"{name}\"\n{widths}");
@@ -55,7 +55,7 @@ fn a_model_may_be_a_file_that_changes_another() {
         (model.dim, model.hidden.as_slice(), model.fm),
         (4, [7].as_slice(), false)
     );
-    // Nothing but what it says: no block of the default model.
+    // No block of the default model.
     assert_eq!(model.sequence, SequenceConfig::default());
     assert_eq!(Config::parse(&config.show(), "shown").unwrap(), config);
     assert_eq!(Config::parse(&config.show_all(), "shown").unwrap(), config);
@@ -86,7 +86,7 @@ fn a_model_may_be_a_file_that_changes_another() {
 }
 
 #[test]
-fn a_value_that_makes_no_model_is_refused_where_it_is_written() {
+fn an_unusable_value_is_refused_with_its_position() {
     for (text, expected) in [
         (
             "[model]\ncontent.heads = 3",
@@ -119,10 +119,10 @@ fn a_value_that_makes_no_model_is_refused_where_it_is_written() {
         assert!(message.contains(expected), "{text}: {message}");
         assert_eq!(message.lines().count(), 1, "{text}: {message}");
     }
-    // Off without a word: no encoder is named, so there is nothing that content could be made of.
+    // Content is off, because no encoder is named.
     let config = Config::parse("model.from = \"em3-din\"", "x").unwrap();
     assert!(!config.model_config().interest.enabled && config.stated_model().interest.enabled);
-    // Blocks that are not there read no history.
+    // Blocks that are off read no history.
     Config::parse("model = { from = \"deepfm\", sequence.history_len = 500 }", "x").unwrap();
 }
 
@@ -162,7 +162,7 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
     };
     let mut known = BTreeMap::new();
     leaves("", &toml::to_string(&plain).unwrap().parse().unwrap(), &mut known);
-    // Not written where they have their default, or no keys.
+    // Keys that are not printed at their default, and values without a key.
     known.insert("dims.user".to_owned(), "0".to_owned());
     known.insert("matmul_precision".to_owned(), "\"f32\"".to_owned());
     known.remove("seed");
@@ -172,7 +172,7 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
         let [_, key, _, default, _, _, _] = cells.as_slice() else {
             return None;
         };
-        // Tables of figures have keys, too, but no default in their third column.
+        // Tables of figures have keys, too, without a default in the third column.
         let is_code = key.starts_with('`') && default.starts_with('`');
         is_code.then(|| (key.replace('`', ""), default.replace('`', "")))
     });

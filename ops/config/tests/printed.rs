@@ -1,4 +1,4 @@
-//! What `config show`, `config schema` and the reference print.
+//! The output of `config show`, `config schema` and the reference.
 
 use serde_json::Value as Schema;
 
@@ -53,7 +53,7 @@ fn keys(shown: &str) -> usize {
 }
 
 #[test]
-fn the_short_form_has_the_keys_of_the_first_month_and_those_changed() {
+fn the_short_form_has_the_common_keys_and_those_changed() {
     let default = Config::default();
     assert_eq!(keys(&default.show()), 40);
     assert!(keys(&default.show_all()) > 100);
@@ -92,7 +92,7 @@ fn each_key_is_shown_with_its_meaning_default_unit_range_and_advice() {
 }
 
 #[test]
-fn every_key_says_what_it_means_and_when_to_change_it() {
+fn every_key_has_a_meaning_and_advice() {
     fn walk(path: &str, schema: &Schema, silent: &mut Vec<String>) {
         for nested in [schema, &schema["items"]] {
             for (key, property) in nested["properties"].as_object().into_iter().flatten() {

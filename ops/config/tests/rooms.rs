@@ -1,4 +1,4 @@
-//! What each room gets: its own section, and values that several sections decide.
+//! The settings that each crate gets from its section and from others.
 
 use ouzel_ingest::join::{SledLimits, StoreConfig};
 use ouzel_learner::loss::Policy;

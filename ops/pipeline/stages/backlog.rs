@@ -1,27 +1,29 @@
 //! Backpressure between poll and join, partition by partition.
 //!
-//! The channel itself is unbounded. A partition is paused at [`HIGH`] records on the way and resumed at [`LOW`], while
-//! poll goes on polling: a fast partition never starves a slow one, and memory is bounded by the number of partitions.
+//! The channel is unbounded. A partition is paused at [`HIGH`] records in the channel and resumed at [`LOW`], while poll
+//! continues. So a fast partition never starves a slow one, and the number of partitions bounds memory.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 
 use ouzel_ingest::Source;
 use ouzel_sample::PartitionId;
 
-/// Records on the way at which a partition is paused.
+use crate::pipeline::lock;
+
+/// Records in the channel at which a partition is paused.
 pub const HIGH: usize = 8192;
-/// Records on the way at which it is resumed.
+/// Records in the channel at which a partition is resumed.
 pub const LOW: usize = 4096;
 
 /// Records between poll and the join, by partition.
 #[derive(Debug, Default)]
 pub struct Backlog {
     partitions: Mutex<BTreeMap<PartitionId, Flow>>,
-    is_over: AtomicBool,
+    has_ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -30,40 +32,32 @@ struct Flow {
     is_paused: bool,
 }
 
-/// What poll must do.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Balance {
-    pause: Vec<PartitionId>,
-    resume: Vec<PartitionId>,
-}
-
 impl Backlog {
-    /// Notes that poll sent `n` records.
+    /// Counts `n` records that poll sent.
     pub fn sent(&self, partition: PartitionId, n: usize) {
-        self.lock().entry(partition).or_default().n += n;
+        lock(&self.partitions).entry(partition).or_default().n += n;
     }
 
-    /// Poll has ended: no more records arrive.
+    /// Records that poll has ended and no more records arrive.
     pub fn end(&self) {
-        self.is_over.store(true, Ordering::Release);
+        self.has_ended.store(true, Ordering::Release);
     }
 
     /// True after [`Backlog::end`].
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
-    /// Notes that join released `n` records.
+    /// Counts `n` records that join released.
     pub fn released(&self, partition: PartitionId, n: usize) {
-        if let Some(flow) = self.lock().get_mut(&partition) {
+        if let Some(flow) = lock(&self.partitions).get_mut(&partition) {
             flow.n = flow.n.saturating_sub(n);
         }
     }
 
     /// Pauses and resumes the partitions of `source` that crossed a bound since the last call.
     pub fn apply(&self, source: &mut dyn Source) -> anyhow::Result<()> {
-        let Balance { pause, resume } = self.balance();
+        let (pause, resume) = self.balance();
         if !pause.is_empty() {
             source.pause(&pause).context("cannot pause partitions")?;
         }
@@ -73,23 +67,19 @@ impl Backlog {
         Ok(())
     }
 
-    /// The partitions that crossed a bound since the last call.
-    fn balance(&self) -> Balance {
-        let mut balance = Balance::default();
-        for (id, flow) in self.lock().iter_mut() {
+    /// The partitions to pause and to resume since the last call.
+    fn balance(&self) -> (Vec<PartitionId>, Vec<PartitionId>) {
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for (id, flow) in lock(&self.partitions).iter_mut() {
             if !flow.is_paused && flow.n >= HIGH {
                 flow.is_paused = true;
-                balance.pause.push(*id);
+                pause.push(*id);
             } else if flow.is_paused && flow.n <= LOW {
                 flow.is_paused = false;
-                balance.resume.push(*id);
+                resume.push(*id);
             }
         }
-        balance
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Flow>> {
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+        (pause, resume)
     }
 }
 
@@ -101,33 +91,18 @@ mod tests {
 
     #[test]
     fn a_partition_pauses_high_and_resumes_low_and_leaves_the_others_alone() {
-        let [fast, slow] = [0, 1].map(|partition| PartitionId {
-            stream: Stream::Actions,
-            partition,
-        });
+        let [fast, slow] = [0, 1].map(|partition| PartitionId::new(Stream::Actions, partition));
         let backlog = Backlog::default();
         backlog.sent(slow, 1);
         backlog.sent(fast, HIGH);
-        assert_eq!(
-            backlog.balance(),
-            Balance {
-                pause: vec![fast],
-                resume: vec![]
-            }
-        );
+        assert_eq!(backlog.balance(), (vec![fast], vec![]));
         backlog.released(fast, 1);
         assert_eq!(
             backlog.balance(),
-            Balance::default(),
+            (vec![], vec![]),
             "between the bounds nothing flaps"
         );
         backlog.released(fast, HIGH - LOW);
-        assert_eq!(
-            backlog.balance(),
-            Balance {
-                pause: vec![],
-                resume: vec![fast]
-            }
-        );
+        assert_eq!(backlog.balance(), (vec![], vec![fast]));
     }
 }

@@ -1,40 +1,39 @@
-//! Encode: turns new items' contents into vectors, beside the stream and never in its way.
+//! Encode: turns the contents of new items into vectors, without delaying the stream.
 //!
-//! Join sends every item version it takes; what comes back is used from the next entry of the plan log on. The
-//! backlog may be long after a start: it costs this thread's time, which gives way to every other.
+//! Join sends every item version and uses the vectors from the next plan log entry on. The backlog may be long after a
+//! start, so this thread has the lowest priority.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
 use ouzel_ingest::plan::Encoded;
 use ouzel_sample::{ContentHash, EncoderVersion, FeatureState, Id, Item, ItemVectors, N_MODALITIES, Vector};
 
 use crate::pipeline::contents::{Contents, SharedStore};
+use crate::pipeline::lock;
 use crate::telemetry::metrics::{ITEMS_TO_ENCODE, VECTORS_LOST};
 
-/// Items encoded between two looks at the input.
+/// Items encoded between two reads of the input.
 const CHUNK: usize = 256;
 
-/// Of the thread: the least urgent there is.
+/// Niceness of the thread, the lowest priority.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 19;
 
-/// Join's end of the line.
+/// The connection of join to the encode stage.
 pub struct Encoding {
-    /// Items to encode.
-    pub to: Sender<Arc<Item>>,
-    /// What came of them.
-    pub from: Receiver<Vec<(Id, ItemVectors)>>,
-    /// What was encoded before, for a plan that is followed.
-    pub store: SharedStore,
-    /// By what.
-    pub versions: [Option<EncoderVersion>; N_MODALITIES],
+    pub(crate) to: Sender<Arc<Item>>,
+    pub(crate) from: Receiver<Vec<(Id, ItemVectors)>>,
+    /// Vectors of recorded plan entries.
+    pub(crate) store: SharedStore,
+    /// Encoder versions by modality.
+    pub(crate) versions: [Option<EncoderVersion>; N_MODALITIES],
 }
 
 impl Encoding {
-    /// Asks for the vectors of items. Without the stage they stay without.
-    pub fn ask(&self, items: impl IntoIterator<Item = Arc<Item>>) {
+    /// Sends items to the stage. If it has ended, they get no vectors.
+    pub(crate) fn send(&self, items: impl IntoIterator<Item = Arc<Item>>) {
         for item in items {
             if self.to.send(item).is_err() {
                 return;
@@ -42,8 +41,8 @@ impl Encoding {
         }
     }
 
-    /// The vectors that a recorded plan entry names. One that the store has lost is empty, and like none.
-    pub fn load(&self, encoded: Vec<Encoded>) -> anyhow::Result<Vec<(Id, ItemVectors)>> {
+    /// The vectors that a recorded plan entry names. A vector that the store has lost is empty, which counts as none.
+    pub(crate) fn load(&self, encoded: Vec<Encoded>) -> anyhow::Result<Vec<(Id, ItemVectors)>> {
         let load = |(item, contents)| Ok((item, self.load_one(contents)?));
         encoded.into_iter().map(load).collect()
     }
@@ -54,8 +53,7 @@ impl Encoding {
             let (Some(version), Some(content)) = (version, content) else {
                 continue;
             };
-            let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-            let values = store.get(version, &content)?.unwrap_or_else(|| {
+            let values = lock(&self.store).get(version, &content)?.unwrap_or_else(|| {
                 counter!(VECTORS_LOST).increment(1);
                 tracing::warn!(%content, encoder = %version, "the plan names a content vector that the store has lost");
                 Vec::new()
@@ -67,19 +65,16 @@ impl Encoding {
 }
 
 /// The stage.
-pub struct Encode {
-    /// The encoders and their store.
-    pub contents: Contents,
-    /// Whose items have vectors already.
-    pub features: Arc<FeatureState>,
-    /// To join.
-    pub out: Sender<Vec<(Id, ItemVectors)>>,
+pub(crate) struct Encode {
+    pub(crate) contents: Contents,
+    pub(crate) features: Arc<FeatureState>,
+    pub(crate) out: Sender<Vec<(Id, ItemVectors)>>,
 }
 
 impl Encode {
     /// Encodes until join ends.
-    pub fn run(self, input: &Receiver<Arc<Item>>) -> anyhow::Result<()> {
-        give_way();
+    pub(crate) fn run(self, input: &Receiver<Arc<Item>>) -> anyhow::Result<()> {
+        lower_priority();
         let mut backlog: Vec<Arc<Item>> = Vec::new();
         loop {
             if backlog.is_empty() {
@@ -114,10 +109,10 @@ impl Encode {
     }
 }
 
-/// Lets every other thread go first. Linux knows a niceness of threads; elsewhere it is the process's, and stays.
-fn give_way() {
+/// Lowers the priority of this thread. Only Linux has a niceness of threads; elsewhere it belongs to the process.
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "the encoding thread cannot be made to give way to others");
+        tracing::warn!(%error, "the priority of the encoding thread cannot be lowered");
     }
 }

@@ -1,8 +1,7 @@
 //! Join: feeds records to the sequencer and carries out its effects.
 //!
-//! The rule that makes a crash harmless is the order of [`Effects`]: an entry is in the plan log before a batch
-//! that it explains reaches the learner. While the plan log cannot be written, this thread waits in
-//! [`PlanWriter`]: learning pauses, serving does not.
+//! The order of [`Effects`] makes a crash harmless: an entry is in the plan log before its batches reach the learner.
+//! While the plan log cannot be written, this thread waits in [`PlanWriter`]: learning pauses, serving does not.
 
 mod arrivals;
 mod links;
@@ -28,7 +27,7 @@ use links::LearnerGone;
 pub use links::{JoinLinks, JoinSettings};
 pub use plan_writer::PlanWriter;
 
-/// How often the stage looks at its clocks when no record comes.
+/// Time between two checks of the clocks when no record arrives.
 const TICK: Duration = Duration::from_millis(5);
 
 /// The stage.
@@ -39,11 +38,11 @@ pub struct Join {
     links: JoinLinks,
     arrivals: Arrivals,
     idleness: Idleness,
-    /// When the open batch got its first sample.
+    /// Time of the first sample in the open batch.
     opened: Option<Instant>,
     /// The newest request that the next checkpoint answers.
     answers: Option<u64>,
-    /// The next checkpoint is the last.
+    /// True if the next checkpoint is the last.
     is_last: bool,
 }
 
@@ -68,7 +67,7 @@ impl Join {
     pub fn run(mut self, input: &Receiver<Read>) -> anyhow::Result<()> {
         let done = self.join(input);
         match &done {
-            // The learner's own error is the cause, and the supervisor reports that one.
+            // The supervisor reports the error of the learner, which is the cause.
             Err(error) if error.is::<LearnerGone>() => {
                 tracing::error!("{error}");
                 return Ok(());
@@ -110,8 +109,8 @@ impl Join {
         match read {
             Read::Records(records) => {
                 if let Some(last) = records.last() {
-                    self.arrivals.note(last.position, now);
-                    self.idleness.note(last.position.partition, now);
+                    self.arrivals.record(last.position, now);
+                    self.idleness.record(last.position.partition, now);
                 }
                 for recorded in records {
                     self.sequencer.push(recorded)?;
@@ -120,7 +119,7 @@ impl Join {
             Read::AtEnd(partition) => self.sequencer.at_end(partition),
             Read::Added(partition) => {
                 self.sequencer.add_partition(partition);
-                self.idleness.note(partition, now);
+                self.idleness.record(partition, now);
                 tracing::info!(%partition, "the log has gained a partition: reading it from its start");
             }
             Read::Finished => self.sequencer.end_log(),
@@ -128,7 +127,7 @@ impl Join {
         Ok(())
     }
 
-    /// Takes every record that the order can release.
+    /// Joins every record that the order can release.
     fn release(&mut self) -> anyhow::Result<()> {
         let mut n_taken = 0u64;
         loop {
@@ -170,7 +169,7 @@ impl Join {
         effects.with_context(|| format!("cannot join {position}"))
     }
 
-    /// What only time decides: early batches, idle partitions, vectors, requested checkpoints.
+    /// Makes the decisions that depend on time: early batches, idle partitions, vectors, requested checkpoints.
     fn decide(&mut self) -> anyhow::Result<()> {
         if !self.sequencer.is_following() {
             let flush_after = self.settings.flush_after;
@@ -198,7 +197,7 @@ impl Join {
         self.plan.sync_if_due()
     }
 
-    /// Carries out effects in the order that [`Effects`] states.
+    /// Carries out effects in the order of [`Effects`].
     fn execute(&mut self, effects: Effects) -> anyhow::Result<()> {
         if let Some(entry) = &effects.append {
             self.plan.append(entry)?;
@@ -218,7 +217,7 @@ impl Join {
             self.checkpoint()?;
         }
         if let Some(encoding) = &self.links.encoding {
-            encoding.ask(effects.encode);
+            encoding.send(effects.encode);
         }
         if effects.is_caught_up {
             tracing::info!(
@@ -230,7 +229,7 @@ impl Join {
         Ok(())
     }
 
-    /// Sends the state after everything taken so far, which the plan log names durably.
+    /// Sends the state after all records joined so far, which are durable in the plan log.
     fn checkpoint(&mut self) -> anyhow::Result<()> {
         self.plan.sync()?;
         failpoint::reach(FailPoint::PlanSynced);

@@ -1,8 +1,8 @@
 //! The loop of one process of the join tier.
 //!
-//! The consumer group assigns pairs of partitions to this process; a source reads them, a joiner joins each pair, and
-//! the join records go to the samples topic. Periodically the loop waits until every record is acknowledged, and
-//! commits. A joiner whose pair is revoked is dropped at once: its next owner needs nothing of it.
+//! The consumer group assigns pairs of partitions to this process. A source reads them, a joiner joins each pair, and the
+//! join records go to the samples topic. Periodically the loop waits until every record is acknowledged, and commits. A
+//! joiner whose pair is revoked is dropped at once: its next owner does not need its state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,115 +10,95 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use metrics::{counter, gauge};
 
-use ouzel_ingest::join::JoinConfig;
 use ouzel_ingest::tier::{Group, OutgoingRecord, PartitionJoiner, ReportProgress, Writer};
 use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, KafkaSource, Polled, Source};
 use ouzel_sample::{PartitionId, Positions, RejectReason};
 
+use crate::config::Config;
 use crate::metrics::{TIER_RELEASED_TOTAL, TIER_UNITS};
 use crate::stages::backlog::Backlog;
 use crate::stages::idle::Idleness;
 use crate::supervisor::Shutdown;
+use crate::telemetry::float;
 
 /// Longest wait for a record.
 const WAIT: Duration = Duration::from_millis(10);
-/// Longest wait for the broker to acknowledge records before it is tried again; the group is not served meanwhile.
+/// Longest wait for acknowledgements of the broker, during which the group is not polled.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two tries to start joining, where the broker does not answer.
+/// Pause between two attempts to start joining.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// How often silent partitions are searched, so that event time goes on without them.
+/// Time between two searches for idle partitions.
 const CHECK_IDLE_EVERY: Duration = Duration::from_millis(200);
 
-/// Times that shape the loop without changing what a given order means.
-#[derive(Clone, Copy, Debug)]
-pub struct JoinWorkerSettings {
-    /// How long a record may be held for earlier ones of the other partition.
-    pub max_reorder_delay: Duration,
-    /// Time between two commits.
-    pub commit_every: Duration,
-    /// How long a partition is silent before event time goes on without it.
-    pub idle_after: Duration,
-}
-
-/// What the worker reads from and writes to.
-pub struct KafkaLinks {
-    /// The broker and topics.
-    pub kafka: KafkaConfig,
-    /// Decodes events.
-    pub decoder: Decoder,
-    /// Where unusable records go.
-    pub letters: DeadLetters,
-    /// Where join records go.
-    pub writer: Writer,
+/// The inputs and outputs of the worker.
+pub(crate) struct KafkaLinks {
+    pub(crate) kafka: KafkaConfig,
+    pub(crate) decoder: Decoder,
+    pub(crate) letters: DeadLetters,
+    /// Writes join records.
+    pub(crate) writer: Writer,
 }
 
 /// The loop and its state.
-pub struct JoinWorker {
+pub(crate) struct JoinWorker {
     group: Group,
-    join: JoinConfig,
+    config: Config,
     links: KafkaLinks,
-    settings: JoinWorkerSettings,
     joiners: BTreeMap<i32, Running>,
     source: Option<KafkaSource>,
-    /// Partitions to join that are not joined yet, and when to try again.
+    /// Assigned partitions that are not joined yet, and when to try again.
     assigned: Option<(BTreeSet<i32>, Instant)>,
     backlog: Backlog,
     idleness: Idleness,
     idle: BTreeSet<PartitionId>,
     checked_idle: Instant,
     committed: Instant,
-    /// A record was joined and not reported: the progress must not be committed any more.
+    /// A joined record was not written, so progress must not be committed any more.
     is_incomplete: bool,
 }
 
 /// A joiner with its times.
 struct Running {
     joiner: PartitionJoiner,
-    /// Since when a record waits only for a silent partition.
+    /// Since when a record waits for the other partition.
     held: Option<Instant>,
     committed: Option<ReportProgress>,
 }
 
 impl JoinWorker {
     /// A worker that joins what `group` assigns to it.
-    #[must_use]
-    pub fn new(group: Group, join: JoinConfig, links: KafkaLinks, settings: JoinWorkerSettings) -> Self {
+    pub(crate) fn new(group: Group, config: Config, links: KafkaLinks) -> Self {
         let now = Instant::now();
         Self {
             group,
-            join,
             links,
-            settings,
             joiners: BTreeMap::new(),
             source: None,
             assigned: None,
             backlog: Backlog::default(),
-            idleness: Idleness::after(settings.idle_after, [], now),
+            idleness: Idleness::with_timeout(config.tier.idle_timeout.duration(), [], now),
             idle: BTreeSet::new(),
             checked_idle: now,
             committed: now,
             is_incomplete: false,
+            config,
         }
     }
 
     /// Joins until the shutdown, then waits for acknowledgements, commits and leaves the group.
-    pub fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !shutdown.is_triggered() {
-            let wait = if self.source.is_some() {
-                Duration::ZERO
-            } else {
-                WAIT
-            };
+            let wait = self.source.as_ref().map_or(WAIT, |_| Duration::ZERO);
             if let Some(owned) = self.group.poll(wait)? {
                 self.assigned = Some((owned, Instant::now()));
             }
             self.rebalance()?;
             self.read()?;
             self.release(shutdown)?;
-            self.skip_silent(shutdown)?;
+            self.skip_idle(shutdown)?;
             self.links.writer.poll();
             self.links.letters.poll();
-            if self.committed.elapsed() >= self.settings.commit_every {
+            if self.committed.elapsed() >= self.config.tier.commit_interval.duration() {
                 self.commit()?;
             }
         }
@@ -142,12 +122,11 @@ impl JoinWorker {
         self.joiners.retain(|partition, _| owned.contains(partition));
         match self.start_joiners(&owned) {
             Ok(()) => {
-                #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-                gauge!(TIER_UNITS).set(self.joiners.len() as f64);
+                gauge!(TIER_UNITS).set(float(self.joiners.len() as u64));
                 Ok(())
             }
-            // Retention may have deleted records between the look-up and the read, and a broker that has just
-            // started may not know its topics yet: try again.
+            // Retention may have deleted records since the look-up, and a broker that has just started may not know
+            // its topics yet: try again.
             Err(error)
                 if error.is_transient()
                     || matches!(
@@ -176,8 +155,8 @@ impl JoinWorker {
             if self.joiners.contains_key(partition) {
                 continue;
             }
-            let start = self.group.start_point(*partition, &self.join)?;
-            let joiner = PartitionJoiner::new(self.join.clone(), *partition, &start);
+            let start = self.group.start_point(*partition, &self.config.join)?;
+            let joiner = PartitionJoiner::new(self.config.join.clone(), *partition, &start);
             let joiner = joiner.expect("the configuration was checked at the start");
             from.extend(joiner.wanted().iter());
             new.insert(*partition, joiner);
@@ -187,7 +166,7 @@ impl JoinWorker {
         }
         let from: Positions = from.into_iter().collect();
         self.source = Some(KafkaSource::open_only(&self.links.kafka, &from)?);
-        // A new source reads the partitions that the old one had paused.
+        // A new source has no paused partition.
         let now = Instant::now();
         self.backlog = Backlog::default();
         for (id, _) in from.iter() {
@@ -195,7 +174,11 @@ impl JoinWorker {
                 self.backlog.sent(id, running.joiner.n_queued(id));
             }
         }
-        self.idleness = Idleness::after(self.settings.idle_after, from.iter().map(|(id, _)| id), now);
+        self.idleness = Idleness::with_timeout(
+            self.config.tier.idle_timeout.duration(),
+            from.iter().map(|(id, _)| id),
+            now,
+        );
         self.idle.clear();
         self.joiners.extend(new.into_iter().map(|(partition, joiner)| {
             let running = Running {
@@ -222,7 +205,7 @@ impl JoinWorker {
                     return Ok(());
                 };
                 self.backlog.sent(id, records.len());
-                self.idleness.note(id, Instant::now());
+                self.idleness.record(id, Instant::now());
                 self.idle.remove(&id);
                 for record in &records {
                     let recorded = self.links.decoder.decode(record);
@@ -252,7 +235,7 @@ impl JoinWorker {
         for (partition, running) in &mut self.joiners {
             let is_long = running
                 .held
-                .is_some_and(|held| held.elapsed() >= self.settings.max_reorder_delay);
+                .is_some_and(|held| held.elapsed() >= self.config.order.max_reorder_delay.duration());
             let mut n_joined = 0u64;
             while let Some(id) = running
                 .joiner
@@ -278,8 +261,8 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Lets event time go on without partitions that are silent while others of their topic are not.
-    fn skip_silent(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    /// Advances the watermark past idle partitions.
+    fn skip_idle(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         if self.checked_idle.elapsed() < CHECK_IDLE_EVERY {
             return Ok(());
         }
@@ -304,8 +287,7 @@ impl JoinWorker {
         Ok(())
     }
 
-    /// Waits for acknowledgements, then commits the progress. ReportProgress that is not committed costs a new owner some
-    /// repeated reports.
+    /// Waits for acknowledgements, then commits the progress. Without a commit, a new owner repeats some reports.
     fn commit(&mut self) -> anyhow::Result<()> {
         self.committed = Instant::now();
         let progress: Vec<(i32, ReportProgress)> = self
@@ -344,8 +326,7 @@ impl JoinWorker {
     }
 }
 
-/// Writes join records. False when the shutdown came while the broker took none: the rest is neither written nor
-/// committed.
+/// Writes join records. Returns false if the shutdown came first; the remaining records are then not written.
 fn write(writer: &Writer, records: &mut Vec<OutgoingRecord>, shutdown: &Shutdown) -> anyhow::Result<bool> {
     for outgoing in records.drain(..) {
         if !writer.write(&outgoing, || shutdown.is_triggered())? {

@@ -1,4 +1,4 @@
-//! Learn: the learner's thread. Feeds it from the join stage and carries out control requests between two batches.
+//! Learn: passes batches to the learner and carries out control requests between two batches.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -11,9 +11,9 @@ use crate::pipeline::learner::Learner;
 use crate::pipeline::model_op::ModelOp;
 use crate::telemetry::clock::Clock;
 
-/// A control request to the learner, from the admin socket.
+/// A control request from the admin socket to the learner.
 #[derive(Debug)]
-pub enum LearnerRequest {
+pub(crate) enum LearnerRequest {
     /// Continue from the weights of this snapshot.
     Rollback(SnapshotId),
     /// Freeze or rebase, for this reason.
@@ -25,23 +25,21 @@ pub enum LearnerRequest {
 }
 
 /// A control request with the channel for its answer.
-pub type PendingRequest = (LearnerRequest, SyncSender<anyhow::Result<()>>);
+pub(crate) type PendingRequest = (LearnerRequest, SyncSender<anyhow::Result<()>>);
 
 /// The stage.
-pub struct Learn {
-    /// The state machine.
-    pub learner: Learner,
+pub(crate) struct Learn {
+    pub(crate) learner: Learner,
     /// Snapshots, for rollback and pin.
-    pub store: Arc<Store>,
-    /// From the admin socket.
-    pub requests: Receiver<PendingRequest>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) requests: Receiver<PendingRequest>,
     /// For the audit log.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Learn {
     /// Learns until the join stage ends.
-    pub fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
         match self.store.alias(Alias::Pinned)? {
             Some(id) => self.apply(LearnerRequest::Pin(id))?,
             None => self.learner.publish()?,
@@ -52,9 +50,9 @@ impl Learn {
                 // The caller may have given up waiting.
                 let _is_received = reply.send(done).is_ok();
             }
-            match input.recv_timeout(self.learner.patience()) {
+            match input.recv_timeout(self.learner.idle_timeout()) {
                 Ok(joined) => self.learner.take(joined)?,
-                Err(RecvTimeoutError::Timeout) => self.learner.idle()?,
+                Err(RecvTimeoutError::Timeout) => self.learner.on_idle()?,
                 Err(RecvTimeoutError::Disconnected) => return self.learner.publish(),
             }
         }
@@ -67,8 +65,8 @@ impl Learn {
             LearnerRequest::Unpin => self.learner.unpin(),
             LearnerRequest::ModelOp(op, reason) => {
                 let (store, now_ms) = (&self.store, self.clock.now_ms());
-                let announce = |latest| Ok(store.record_action(op.verb(), latest, &reason, now_ms)?);
-                self.learner.apply(op, &reason, announce)
+                let audit = |latest| Ok(store.record_action(op.verb(), latest, &reason, now_ms)?);
+                self.learner.apply(op, &reason, audit)
             }
         }
     }

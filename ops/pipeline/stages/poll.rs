@@ -1,4 +1,4 @@
-//! Poll: reads the source for the join stage, and pauses partitions that are far ahead of it.
+//! Poll: reads the source for the join stage and pauses partitions that are far ahead of it.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -9,27 +9,23 @@ use super::backlog::Backlog;
 use crate::pipeline::intake::Intake;
 use crate::supervisor::Shutdown;
 
-/// Longest wait for a record; a paused partition waits as long to be resumed.
+/// Longest wait for a record, and so for a paused partition to be resumed.
 const WAIT: Duration = Duration::from_millis(10);
-
-/// Longest wait for dead letters to be acknowledged at the end.
-const LAST_LETTERS: Duration = Duration::from_secs(5);
+/// Longest wait for the acknowledgement of dead letters at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stage.
-pub struct Poll {
-    /// Where records come from.
-    pub intake: Intake,
-    /// Records sent and not joined yet.
-    pub backlog: Arc<Backlog>,
-    /// To join.
-    pub out: Sender<Read>,
+pub(crate) struct Poll {
+    pub(crate) intake: Intake,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) out: Sender<Read>,
 }
 
 impl Poll {
     /// Reads until the shutdown, the end of a bounded source, or the end of the join stage.
-    pub fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let done = self.read(shutdown);
-        // The join stage may be waiting for a disk; it must not wait for ever.
+        // The join stage may wait for a full disk, and gives up after this.
         self.backlog.end();
         done
     }
@@ -46,12 +42,12 @@ impl Poll {
                 self.backlog.sent(first.position.partition, records.len());
             }
             let is_finished = matches!(read, Read::Finished);
-            // A join stage that is gone has failed, and its own task says why.
+            // A join stage that has ended has failed; its task reports why.
             if self.out.send(read).is_err() || is_finished {
                 break;
             }
         }
-        self.intake.finish(LAST_LETTERS);
+        self.intake.finish(FLUSH_TIMEOUT);
         Ok(())
     }
 }

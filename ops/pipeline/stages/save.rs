@@ -1,7 +1,7 @@
 //! Save: writes snapshots, moves `latest`, removes old snapshots.
 //!
-//! A failure costs one snapshot and nothing else: serving and learning continue, the last good snapshot stays, and
-//! another checkpoint is requested after a while, even if nothing new is learned until then.
+//! A failure loses one snapshot only: serving and learning continue, the last snapshot stays, and another checkpoint is
+//! requested after a while.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -15,37 +15,34 @@ use crate::pipeline::control::SaverControl;
 use crate::pipeline::status::PipelineStatus;
 use crate::telemetry::clock::Clock;
 
-/// From a snapshot that could not be written to the next request; doubled up to the second with each failure.
+/// Delay from a failed snapshot to the next request: the first delay, doubled after each failure, and its limit.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A snapshot to write.
 #[derive(Debug)]
-pub struct Save {
-    /// All of it but the hash of the weights.
-    pub draft: Draft,
+pub(crate) struct Save {
+    /// Complete except for the hash of the weights.
+    pub(crate) draft: Draft,
     /// The lineage that it belongs to.
-    pub lineage: u64,
+    pub(crate) lineage: u64,
     /// The newest request that it answers.
-    pub request: Option<u64>,
+    pub(crate) request: Option<u64>,
 }
 
 /// The stage.
-pub struct Saver {
-    /// Where snapshots go.
-    pub store: Arc<Store>,
+pub(crate) struct Saver {
+    pub(crate) store: Arc<Store>,
     /// Number of snapshots kept.
-    pub keep: usize,
-    /// The saver's part of the control state.
-    pub control: SaverControl,
-    /// Where the time of the last snapshot is reported.
-    pub status: Arc<PipelineStatus>,
+    pub(crate) keep: usize,
+    pub(crate) control: SaverControl,
+    pub(crate) status: Arc<PipelineStatus>,
     /// For the audit log.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Saver {
     /// Writes snapshots until the learner ends.
-    pub fn run(&self, input: &Receiver<Save>) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, input: &Receiver<Save>) -> anyhow::Result<()> {
         let (first, longest) = RETRY;
         let mut retry = None;
         loop {
@@ -70,7 +67,7 @@ impl Saver {
         }
     }
 
-    /// Writes a snapshot and answers its requests. False when it could not be written.
+    /// Writes a snapshot and answers its requests. Returns false if it could not be written.
     fn save(&self, mut save: Save) -> bool {
         save.draft.cut.weights_hash = weights_hash(&save.draft);
         match self.write(&save.draft) {
@@ -97,7 +94,7 @@ impl Saver {
         failpoint::reach(FailPoint::SnapshotWritten);
         self.store.set_alias(Alias::Latest, id)?;
         failpoint::reach(FailPoint::LatestMoved);
-        // The snapshot counts from here on; what follows only saves space.
+        // The snapshot is complete; the rest only frees space.
         if let Err(error) = self.store.gc(self.keep, self.clock.now_ms()) {
             tracing::warn!(%error, "old snapshots not removed; the next snapshot tries again");
         }

@@ -10,36 +10,36 @@ use crate::stages::Joined;
 use crate::stages::backlog::Backlog;
 use crate::stages::encode::Encoding;
 
-/// Times that shape the stage without changing what a given order means.
+/// Time limits of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct JoinSettings {
-    /// How long a record may be held for earlier ones of other partitions.
+    /// How long a record may wait for earlier records of other partitions.
     pub max_reorder_delay: Duration,
-    /// How long a batch may stay open; zero is for ever.
+    /// How long a batch may stay open; zero is no limit.
     pub flush_after: Duration,
 }
 
 /// The connections to the other stages.
 pub struct JoinLinks {
-    /// Counts the records on the way from poll.
+    /// Records in the channel from poll.
     pub backlog: Arc<Backlog>,
-    /// The pipeline's figures.
+    /// The status of the pipeline.
     pub status: Arc<PipelineStatus>,
-    /// Requests for checkpoints, and what the plan log must keep.
+    /// Requested checkpoints, and the first plan log entry to keep.
     pub control: JoinControl,
     /// To the learner.
     pub out: SyncSender<Joined>,
-    /// To the encoder and back, where contents are encoded.
+    /// The encode stage, if there are encoders.
     pub encoding: Option<Encoding>,
 }
 
-/// The learner has ended before its input did. Its own task says why.
+/// The learner has ended before its input. Its task reports why.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("cannot hand over to the learner: it has ended")]
+#[error("cannot send to the learner: it has ended")]
 pub(super) struct LearnerGone;
 
 impl JoinLinks {
-    /// Hands over to the learner, waiting while it is busy.
+    /// Sends to the learner; waits while the channel is full.
     pub(super) fn send(&self, joined: Joined) -> Result<(), LearnerGone> {
         self.out.send(joined).map_err(|_| LearnerGone)
     }

@@ -1,4 +1,4 @@
-//! Writes the plan log, waiting while the file system refuses.
+//! Writes the plan log; retries while the file system refuses.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::failpoint::{self, FailPoint};
 use crate::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 use crate::stages::backlog::Backlog;
 
-/// How often the log is made durable between checkpoints.
+/// Time between two syncs of the log.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// Pause between two tries of a failed write.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// How long a write is tried again after poll has ended.
+/// How long a failed write is retried after poll has ended.
 const RETRY_AT_END: Duration = Duration::from_secs(5);
 
 /// The plan log of a running pipeline.
@@ -27,8 +27,7 @@ pub struct PlanWriter {
 }
 
 impl PlanWriter {
-    /// A writer to `log`, which gives up some seconds after `backlog` was ended.
-    #[must_use]
+    /// A writer to `log`, which gives up some seconds after `backlog` has ended.
     pub fn new(log: PlanLog, backlog: Arc<Backlog>) -> Self {
         Self {
             log,
@@ -44,18 +43,18 @@ impl PlanWriter {
         Ok(())
     }
 
-    /// Makes everything appended durable.
+    /// Makes all appended entries durable.
     pub(super) fn sync(&mut self) -> anyhow::Result<()> {
         self.synced = Instant::now();
         self.retry(PlanLog::sync)
     }
 
-    /// Syncs what was appended a while ago.
+    /// Syncs if the last sync was a while ago.
     pub(super) fn sync_if_due(&mut self) -> anyhow::Result<()> {
-        if self.synced.elapsed() < SYNC_EVERY {
-            return Ok(());
+        match self.synced.elapsed() < SYNC_EVERY {
+            true => Ok(()),
+            false => self.sync(),
         }
-        self.sync()
     }
 
     /// Starts a new segment and removes those that end before entry `keep_from`.
@@ -70,15 +69,16 @@ impl PlanWriter {
         Ok(())
     }
 
-    /// Repeats `work` while the file system refuses. Fails when there is nothing to wait for any more: what could
-    /// not be recorded was not learned from either, and is read again.
+    /// Repeats `work` while the file system refuses.
+    ///
+    /// Fails on a permanent error, or some seconds after poll has ended. The next start reads the unrecorded records again.
     fn retry(&mut self, work: impl Fn(&mut PlanLog) -> Result<(), PlanError>) -> anyhow::Result<()> {
         let mut stalled: Option<Instant> = None;
         let mut ended: Option<Instant> = None;
         loop {
             let Err(error) = work(&mut self.log) else {
                 if stalled.is_some() {
-                    tracing::info!("the plan log can be written again: learning goes on");
+                    tracing::info!("the plan log can be written again: learning continues");
                     gauge!(PLAN_STALLED).set(0.0);
                 }
                 return Ok(());
@@ -88,13 +88,13 @@ impl PlanWriter {
             if stalled.is_none() {
                 tracing::error!(
                     error = format!("{error:#}"),
-                    "the plan log cannot be written: learning pauses until it can, serving goes on"
+                    "the plan log cannot be written: learning pauses until it can, serving continues"
                 );
                 counter!(PLAN_STALLS_TOTAL).increment(1);
                 gauge!(PLAN_STALLED).set(1.0);
             }
             let since = *stalled.get_or_insert_with(Instant::now);
-            if self.backlog.is_over() {
+            if self.backlog.has_ended() {
                 ended.get_or_insert_with(Instant::now);
             }
             let is_hopeless = ended.is_some_and(|ended| ended.elapsed() >= RETRY_AT_END);
@@ -102,8 +102,8 @@ impl PlanWriter {
                 let waited = since.elapsed().as_secs();
                 return Err(error).with_context(|| {
                     format!(
-                        "stopped without a last snapshot, after {waited} s; the next start reads again what was \
-                         not written down"
+                        "stopped without a last snapshot, after {waited} s; the next start reads the unrecorded \
+                         records again"
                     )
                 });
             }
