@@ -1,8 +1,8 @@
-//! Memory under attack: a flood of ids that never come again, a bot that acts on everything, and events as large
-//! as may be, against a join and a learner with caps. What is resident stays within what the caps add up to.
+//! Memory under attack: a flood of ids that never return, a bot that acts on everything, and events of the largest size,
+//! against a join and a learner with caps. Resident memory stays within the sum of the caps.
 //!
-//! `OUZEL_ATTACK_IDS` sets how many distinct ids (default 200,000; `make verify-long` takes 10,000,000). The caps
-//! are a hundredth of that and less, so that every one of them is exceeded many times over.
+//! `OUZEL_ATTACK_IDS` sets the number of distinct ids (default 200,000; `make verify-long` takes 10,000,000). The caps are
+//! at most a hundredth of that, so every cap is exceeded many times.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,9 +26,9 @@ const START_MS: i64 = 1_700_000_000_000;
 /// Most items of a slate, and most values of a request's context.
 const SLATE: usize = 20;
 const VALUES: usize = 64;
-/// Actions of a user that are kept.
+/// Actions in the history of a user.
 const HISTORY: usize = 20;
-/// Shown items kept of a user, the default.
+/// Shown items stored of a user, the default.
 const SHOWN: usize = 50;
 const DIM: usize = 8;
 /// Slack for memory that the allocator does not return.
@@ -87,15 +87,15 @@ impl Caps {
         Config::parse(&text, "caps").unwrap()
     }
 
-    /// The memory that they add up to, bytes.
+    /// The sum of the caps, bytes.
     fn bytes(self) -> usize {
-        // A hash map has room for a power of two of entries, of which seven eighths are used at most.
+        // A hash map has capacity for a power of two of entries and uses at most seven eighths.
         let map = |n: usize, entry: usize| (n * 8 / 7).next_power_of_two() * (entry + 1);
         let lists = 24 * (HISTORY + 1).next_power_of_two() + 16 * (SHOWN + 1).next_power_of_two();
         let users = map(self.users, 40) + self.users * (16 + lists);
         let counters = map(self.counters, 48) + 16 * self.counters;
         let features = users + counters + self.catalog;
-        // An item, its features and its place in what is shown; its request's, were every request of one item.
+        // An item with its features and its slot; its request, if every request had one item.
         let item = 16 + 48 + size_of::<Candidate>() + 16 * VALUES.min(3);
         let request = 160 + size_of::<Request>() + 8 * VALUES + 24 * HISTORY + 60;
         let slots = self.pending + self.waiting + self.remembered;
@@ -104,10 +104,10 @@ impl Caps {
             + self.remembered * (32 + 16 * SLATE)
             + slots * 40
             + map(slots, 40) * 3 / 2;
-        // Values and ids twice, for the version that is served; the index twice, while it is replaced.
+        // Values and ids twice, for the served version; the index twice, while it is rebuilt.
         let table =
             |stride: usize| 2 * self.rows * (4 * stride + 8) + 2 * map(self.rows, 16) + 16 * self.rows;
-        // A cut writes features and join out while they stay.
+        // A checkpoint copies features and join state.
         2 * (features + join) + table(DIM + 1) + table(3)
     }
 }
@@ -117,7 +117,7 @@ impl Caps {
 struct Flood {
     next: [i64; 3],
     n_ids: usize,
-    /// Steps of the whole flood. Every flood spans the same event time, so that the caps close windows.
+    /// Steps of the whole flood, which spans the same event time whatever their number, so that the caps close windows.
     n_total: usize,
     large: String,
 }
@@ -126,7 +126,7 @@ impl Flood {
     fn record(&mut self, stream: Stream, ts_ms: i64, event: &Value) -> Record {
         let offset = &mut self.next[stream as usize];
         let position = Position {
-            partition: PartitionId { stream, partition: 0 },
+            partition: PartitionId::new(stream, 0),
             offset: *offset,
         };
         *offset += 1;
@@ -141,8 +141,8 @@ impl Flood {
     fn step(&mut self, n: usize, out: &mut Vec<Record>) {
         let ts = START_MS + i64::try_from(n * 2_000_000 / self.n_total).unwrap();
         let (user, request) = (format!("u{n}"), format!("r{n}"));
-        let act = |request: &str, user: &str, item: String| json!({ "request_id": request, "item_id": item, "user_id": user, "ts_ms": ts, "action": "click" });
-        // As large as an event may be, each value of its context a new one.
+        let action = |request: &str, user: &str, item: String| json!({ "request_id": request, "item_id": item, "user_id": user, "ts_ms": ts, "action": "click" });
+        // An event of the largest size, with new values in its context.
         let context: serde_json::Map<String, Value> = match n % 100 {
             0 => (0..VALUES - 4)
                 .map(|k| (format!("k{k}"), json!(format!("{n}-{k}-{}", &self.large[..900]))))
@@ -154,23 +154,23 @@ impl Flood {
         let shown = json!({ "request_id": request, "user_id": user, "ts_ms": ts, "items": items, "context": context });
         out.push(self.record(Stream::Impressions, ts, &shown));
         if n.is_multiple_of(2) {
-            let event = act(&request, &user, format!("x{}", 2 * n));
+            let event = action(&request, &user, format!("x{}", 2 * n));
             out.push(self.record(Stream::Actions, ts, &event));
         }
         if n.is_multiple_of(5) {
             self.n_ids += 1;
-            let event = act(&format!("lost{n}"), &user, format!("x{}", 2 * n));
+            let event = action(&format!("lost{n}"), &user, format!("x{}", 2 * n));
             out.push(self.record(Stream::Actions, ts, &event));
         }
         if n.is_multiple_of(10) && n > SLATE {
             self.n_ids += 1;
             let request = format!("b{n}");
-            let seen = |k: usize| format!("x{}", 2 * n - k);
-            let items: Vec<_> = (0..SLATE).map(|k| json!({ "item_id": seen(k) })).collect();
+            let shown_item = |k: usize| format!("x{}", 2 * n - k);
+            let items: Vec<_> = (0..SLATE).map(|k| json!({ "item_id": shown_item(k) })).collect();
             let shown = json!({ "request_id": request, "user_id": "bot", "ts_ms": ts, "items": items });
             out.push(self.record(Stream::Impressions, ts, &shown));
             for k in 0..SLATE {
-                let event = act(&request, "bot", seen(k));
+                let event = action(&request, "bot", shown_item(k));
                 out.push(self.record(Stream::Actions, ts, &event));
             }
         }
@@ -194,7 +194,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     let caps = Caps::for_ids(n_ids);
     let config = caps.config();
     let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
-    let timed = [Stream::Impressions, Stream::Actions].map(|stream| PartitionId { stream, partition: 0 });
+    let timed = [Stream::Impressions, Stream::Actions].map(|stream| PartitionId::new(stream, 0));
     let features = Arc::new(FeatureState::new(config.feature_config()));
     let learner = config.learner_config();
     let mut stage = Stage::new(
@@ -212,7 +212,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         ..Flood::default()
     };
     let (mut served, mut base, mut most) = (None, None, 0);
-    let (mut n_batches, mut n_forgotten, mut n_rejected, mut n_cuts) = (0u64, 0, 0, 0usize);
+    let (mut n_batches, mut n_forgotten, mut n_rejected, mut n_checkpoints) = (0u64, 0, 0, 0usize);
     let (mut records, mut batches) = (Vec::new(), Vec::new());
     let mut n = 0;
     while flood.n_ids < n_ids {
@@ -235,16 +235,16 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
             continue;
         }
         let base = *base.get_or_insert_with(resident);
-        // Some snapshots on the way, each held while it is written.
-        let is_cut = flood.n_ids > (n_cuts + 1) * n_ids / 5;
-        let written = is_cut.then(|| {
-            let cut = stage.checkpoint().unwrap();
+        // Some snapshots, each held in memory while it is written.
+        let is_checkpoint = flood.n_ids > (n_checkpoints + 1) * n_ids / 5;
+        let written = is_checkpoint.then(|| {
+            let checkpoint = stage.checkpoint().unwrap();
             let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
             trainer.save(&mut draft).unwrap();
-            n_cuts += 1;
-            (cut, draft)
+            n_checkpoints += 1;
+            (checkpoint, draft)
         });
-        if is_cut || n.is_multiple_of(200) {
+        if is_checkpoint || n.is_multiple_of(200) {
             let now = resident();
             most = most.max(now);
             #[allow(clippy::cast_precision_loss, reason = "a bound with a tenth of slack")]
@@ -286,15 +286,15 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
         "every cap of the join is reached: {early:?}"
     );
     assert!(
-        n_forgotten > 2 * caps.rows && n_cuts >= 4 && n_rejected == 0,
-        "{n_forgotten} {n_cuts} {n_rejected}"
+        n_forgotten > 2 * caps.rows && n_checkpoints >= 4 && n_rejected == 0,
+        "{n_forgotten} {n_checkpoints} {n_rejected}"
     );
     assert!(stage.event_time() > EventTime(START_MS));
 }
 
 #[allow(
     clippy::print_stderr,
-    reason = "figures, for whoever asks the runner for them"
+    reason = "figures that the test runner shows on request"
 )]
 fn print_figures(figures: &str) {
     eprintln!("{figures}");

@@ -1,5 +1,4 @@
-//! Invalid records among valid ones: each is counted by reason and written to the dead letters, and nothing else
-//! changes.
+//! Invalid records among valid ones: each is counted by reason and sent to the dead letters, without any other effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -182,14 +181,14 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
     letters
 }
 
-fn bad_records_disturb_nothing(broker: &Broker) {
+fn bad_records_have_no_effect(broker: &Broker) {
     let dir = tempfile::tempdir().unwrap();
     let world = World::generate(150, dir.path());
     let bad = bad_records(if broker.is_real() { 10_000_000 } else { 200_000 });
     let mut home = Home::new(broker, "learner.batch_min_samples = 32");
     let daemon = home.start();
-    // A few good ones, a bad one, and so on; what is bad is stamped like the start of the log, to which its own
-    // time is compared.
+    // An invalid record after every few valid ones. Its timestamp is the start of the log, to which its event time is
+    // compared.
     let (first, rest) = world.events.split_at(world.events.len() / 4);
     broker.feed(first);
     let place = |n: usize| n * rest.len() / bad.len();
@@ -200,7 +199,7 @@ fn bad_records_disturb_nothing(broker: &Broker) {
     assert_eq!(
         broker.n_records(),
         (world.events.len() + bad.len()) as u64,
-        "all of both are in the log"
+        "all records are in the log"
     );
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
     daemon.wait_joined(broker.n_records());
@@ -221,7 +220,7 @@ fn bad_records_disturb_nothing(broker: &Broker) {
     });
     daemon.stop();
 
-    // What no task learns is no fault of its record; everything else has a letter.
+    // An action that no task learns is valid and has no dead letter.
     let letters = dead_letters(broker);
     for stream in Stream::EVENTS {
         let sent: Vec<&Bad> = bad
@@ -231,16 +230,14 @@ fn bad_records_disturb_nothing(broker: &Broker) {
         let found = &letters[&stream];
         assert_eq!(found.len(), sent.len(), "{stream}");
         for (bad, letter) in sent.iter().zip(found) {
-            // Its beginning is kept.
-            let kept = bad
-                .payload
-                .as_ref()
-                .map(|payload| payload[..payload.len().min(512)].to_vec());
-            assert_eq!(letter.payload, kept, "{stream}: {}", bad.reason.name());
+            // A dead letter holds the beginning of the payload.
+            let payload = bad.payload.as_ref();
+            let beginning = payload.map(|payload| payload[..payload.len().min(512)].to_vec());
+            assert_eq!(letter.payload, beginning, "{stream}: {}", bad.reason.name());
         }
     }
 
-    let cut = home.manifest().cut;
+    let checkpoint = home.manifest().cut;
     let n_bad = |stream| bad.iter().filter(|bad| bad.stream == stream).count() as u64;
     for (name, value) in [
         ("rejected_impressions", n_bad(Stream::Impressions)),
@@ -251,19 +248,19 @@ fn bad_records_disturb_nothing(broker: &Broker) {
         ("duplicate_items", 0),
         ("late_actions", world.expected.late),
     ] {
-        assert_eq!(cut.counters[name], value, "{name}");
+        assert_eq!(checkpoint.counters[name], value, "{name}");
     }
-    assert_eq!(cut.sample_seq, world.expected.samples());
+    assert_eq!(checkpoint.sample_seq, world.expected.samples());
 }
 
 #[test]
-fn bad_records_disturb_nothing_on_the_embedded_broker() {
-    bad_records_disturb_nothing(&Broker::embedded(1));
+fn bad_records_have_no_effect_on_the_embedded_broker() {
+    bad_records_have_no_effect(&Broker::embedded(1));
 }
 
 #[test]
-fn bad_records_disturb_nothing_on_a_real_broker() {
+fn bad_records_have_no_effect_on_a_real_broker() {
     if let Some(broker) = Broker::real("bad", 1) {
-        bad_records_disturb_nothing(&broker);
+        bad_records_have_no_effect(&broker);
     }
 }

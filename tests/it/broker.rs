@@ -1,4 +1,4 @@
-//! The broker of a test: the embedded one, or a real one with topics of the test's own.
+//! The broker of a test: the embedded broker, or a real one with new topics.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,7 +60,7 @@ impl Broker {
         Self::new(bootstrap, topics, n_partitions, None)
     }
 
-    /// The same broker with a producer that knows of partitions added to impressions and actions.
+    /// This broker with a producer that knows the partitions added to impressions and actions.
     pub(crate) fn with_partitions(self, n_partitions: i32) -> Self {
         let before = self.delivered();
         let feeder = feeder(&self.bootstrap, &self.topics);
@@ -165,7 +165,7 @@ fn feeder(bootstrap: &str, topics: &Topics) -> Feeder {
 
 #[allow(
     clippy::print_stderr,
-    reason = "a skipped test says so where the runner shows it"
+    reason = "the test runner shows a skipped test on request"
 )]
 pub(crate) fn skipped(test: &str, how: &str) {
     eprintln!("SKIPPED {test}: {how}");

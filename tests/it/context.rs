@@ -1,4 +1,4 @@
-//! Context values mean the same in impressions and in requests: scores reflect what was learned from the log.
+//! Context values mean the same in impressions and in requests: scores reflect the learned log.
 
 use ouzel_sample::Stream;
 use ouzel_serving::RankRequest;
@@ -9,7 +9,7 @@ use super::daemon::{Daemon, Home};
 use super::wait_until;
 use super::world::START_MS;
 
-/// JoinResultReceiver of the world; each shows as many items as a batch has samples.
+/// Number of slates.
 const N_SLATES: i64 = 240;
 const SLATE: i64 = 8;
 
@@ -73,7 +73,7 @@ fn score(daemon: &Daemon, context: &Value) -> f32 {
 }
 
 #[test]
-fn what_is_learned_of_a_context_is_served_for_it() {
+fn a_learned_context_changes_its_scores() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(
         &broker,
@@ -81,7 +81,7 @@ fn what_is_learned_of_a_context_is_served_for_it() {
     );
     let daemon = home.start();
     feed(&broker);
-    // Half of what is shown is clicked, and told once more.
+    // Half of the shown items are clicked, and each click is one more sample.
     let n_samples = u64::try_from(N_SLATES * SLATE * 3 / 2).unwrap();
     wait_until("every sample is learned", || {
         (daemon.status().samples == n_samples).then_some(())
@@ -97,7 +97,7 @@ fn what_is_learned_of_a_context_is_served_for_it() {
         );
     }
 
-    // Whatever its type on the wire, a value is its text.
+    // The text of a value counts, not its JSON type.
     for (one, same) in [
         (json!({ "hour": 7 }), json!({ "hour": "7" })),
         (json!({ "hour": 7 }), json!({ "hour": 7.0 })),
@@ -119,7 +119,7 @@ fn what_is_learned_of_a_context_is_served_for_it() {
     assert_ne!(
         score(&daemon, &json!({ "device": "mobile" })).to_bits(),
         score(&daemon, &json!({ "gadget": "mobile" })).to_bits(),
-        "the name is part of it"
+        "the name is part of a value"
     );
     daemon.stop();
 }

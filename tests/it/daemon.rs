@@ -35,7 +35,7 @@ impl Home {
     pub(crate) fn new(broker: &Broker, settings: &str) -> Self {
         let home = Self::empty();
         let topics = &broker.topics;
-        // On a busy machine, a late answer still counts.
+        // A busy machine replies late.
         let text = format!(
             "kafka.bootstrap = {:?}\n\
              kafka.topics = {{ impressions = {:?}, actions = {:?}, items = {:?}, samples = {:?} }}\n\
@@ -152,7 +152,7 @@ impl Daemon {
         self.process.logged(message).into_iter().next()
     }
 
-    /// Checks that it ranks and is ready.
+    /// Checks that the daemon ranks and is ready.
     #[track_caller]
     pub(crate) fn check_serves(&self) {
         let ranked = self.client().rank(&rank_request("user-1", 2)).unwrap();
@@ -189,7 +189,7 @@ impl Daemon {
         self.client().rank(request).unwrap()
     }
 
-    /// Waits until it can answer rank requests.
+    /// Waits until the daemon can reply to rank requests.
     #[track_caller]
     pub(crate) fn wait_ready(&self) {
         wait_until("the daemon is ready", || {
@@ -199,7 +199,7 @@ impl Daemon {
 
     /// Sends a request to the admin socket.
     #[track_caller]
-    pub(crate) fn ask(&self, request: &AdminRequest) -> AdminReply {
+    fn request(&self, request: &AdminRequest) -> AdminReply {
         let mut client = Client::connect(&self.socket)
             .unwrap()
             .expect("the daemon listens");
@@ -209,13 +209,13 @@ impl Daemon {
     /// The status.
     #[track_caller]
     pub(crate) fn status(&self) -> Status {
-        match self.ask(&AdminRequest::Status) {
+        match self.request(&AdminRequest::Status) {
             AdminReply::Status(status) => status,
             other => panic!("{other:?}"),
         }
     }
 
-    /// The status; `None` when it does not answer.
+    /// The status; `None` without a reply.
     pub(crate) fn try_status(&self) -> Option<Status> {
         let mut client = Client::connect(&self.socket).ok().flatten()?;
         match client.ask(&AdminRequest::Status).ok()? {
@@ -283,7 +283,7 @@ impl Daemon {
     /// Writes a snapshot now.
     #[track_caller]
     pub(crate) fn snapshot(&self) -> SnapshotId {
-        match self.ask(&AdminRequest::Snapshot) {
+        match self.request(&AdminRequest::Snapshot) {
             AdminReply::Done { snapshot: Some(id) } => id.parse().unwrap(),
             other => panic!("{other:?}"),
         }

@@ -5,7 +5,7 @@ use super::world::World;
 use super::{keys, ouzel, run};
 
 #[test]
-fn the_demo_runs_any_folder_and_tells_all_of_it() {
+fn the_demo_runs_any_data_folder_and_reports_all_figures() {
     let home = Home::empty();
     let world = World::generate(300, &home.path().join("world"));
     let expected = world.expected;
@@ -18,7 +18,7 @@ fn the_demo_runs_any_folder_and_tells_all_of_it() {
         "--state",
         state.to_str().unwrap(),
     ];
-    let told = run(args).json();
+    let report = run(args).json();
 
     for (object, wanted) in [
         ("/events", vec!["impressions", "actions", "rejected"]),
@@ -31,21 +31,21 @@ fn the_demo_runs_any_folder_and_tells_all_of_it() {
         ("/serving", vec!["requests", "errors", "p50_ms", "p99_ms"]),
         ("", vec!["snapshots", "wall_seconds", "samples_per_second"]),
     ] {
-        let of = told
+        let values = report
             .pointer(object)
-            .unwrap_or_else(|| panic!("no {object} in {told}"));
+            .unwrap_or_else(|| panic!("no {object} in {report}"));
         for key in wanted {
-            assert!(keys(of).contains(&key), "no {key} in {object}: {of}");
-            assert!(!of[key].is_null(), "{object}/{key} is not known: {told}");
+            assert!(keys(values).contains(&key), "no {key} in {object}: {values}");
+            assert!(!values[key].is_null(), "{object}/{key} is not known: {report}");
         }
     }
-    assert_eq!(told["events"]["impressions"], expected.shown);
-    assert_eq!(told["events"]["actions"], expected.actions);
-    assert_eq!(told["events"]["rejected"], 0);
-    assert_eq!(told["samples"]["total"], expected.shown);
-    assert_eq!(told["samples"]["positive"], expected.positives);
-    assert!(told["serving"]["requests"].as_u64().unwrap() > 0, "{told}");
-    assert_eq!(told["serving"]["errors"], 0, "{told}");
+    assert_eq!(report["events"]["impressions"], expected.shown);
+    assert_eq!(report["events"]["actions"], expected.actions);
+    assert_eq!(report["events"]["rejected"], 0);
+    assert_eq!(report["samples"]["total"], expected.shown);
+    assert_eq!(report["samples"]["positive"], expected.positives);
+    assert!(report["serving"]["requests"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["serving"]["errors"], 0, "{report}");
     let written: Vec<String> = home
         .store()
         .list()
@@ -53,18 +53,18 @@ fn the_demo_runs_any_folder_and_tells_all_of_it() {
         .iter()
         .map(|listed| listed.id.to_string())
         .collect();
-    let snapshots: Vec<&str> = told["snapshots"]
+    let snapshots: Vec<&str> = report["snapshots"]
         .as_array()
         .unwrap()
         .iter()
         .flat_map(|id| id.as_str())
         .collect();
-    assert_eq!(snapshots, written, "the last one is told, too");
+    assert_eq!(snapshots, written, "the last snapshot is reported, too");
 
-    // Its broker starts empty, so the state of another run is refused and left alone.
+    // The broker of a demo starts empty, so the state of another run is refused and unchanged.
     let again = ouzel(args).output().unwrap();
     assert_eq!(again.status.code(), Some(1));
-    let said = String::from_utf8(again.stderr).unwrap();
-    assert!(said.contains("give another --state"), "{said}");
+    let stderr = String::from_utf8(again.stderr).unwrap();
+    assert!(stderr.contains("give another --state"), "{stderr}");
     assert_eq!(home.store().list().unwrap().len(), written.len());
 }

@@ -1,5 +1,5 @@
-//! A full or failing disk: serving continues, no invalid snapshot becomes current, nothing is learned that the plan log
-//! does not hold, and everything continues by itself when the disk works again.
+//! A full or failing disk: serving continues, no invalid snapshot becomes current, nothing is learned that is not in the
+//! plan log, and everything continues by itself when the disk works again.
 //!
 //! A file size limit set on the running daemon makes the disk full: every write beyond it fails. Files in the place of
 //! directories make it fail in other ways. `snapshot/src/tests/faults.rs` lets every operation of a snapshot fail.
@@ -20,8 +20,8 @@ const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle
 const FAILED: &str = "ouzel_snapshot_failed_total";
 const COLD: &str = "ouzel_ingest_store_cold_requests";
 const STALLED: &str = "ouzel_ops_plan_stalled";
-/// Enough for what is written of the plan log between two snapshots, and less than the rows of a snapshot.
-const LITTLE: u64 = 4096;
+/// More than the plan log between two snapshots, and less than the rows of a snapshot.
+const SMALL_FILE: u64 = 4096;
 
 /// Limits the size of the daemon's files; `None` removes the limit.
 fn limit_file_size(daemon: &Daemon, bytes: Option<u64>) {
@@ -60,8 +60,10 @@ fn wait_paused(daemon: &Daemon) {
         (daemon.metric(STALLED, "") > 0.0).then_some(())
     });
     // The log line takes a while to reach the file.
-    wait_until("it says so", || daemon.logged("the plan log cannot be written"));
-    // Batches already sent to the learner arrive; then no more do.
+    wait_until("the pause is logged", || {
+        daemon.logged("the plan log cannot be written")
+    });
+    // Batches already sent to the learner arrive, then no more.
     let mut before = samples(daemon);
     wait_until("nothing more is learned", || {
         daemon.check_serves();
@@ -90,7 +92,7 @@ fn check_equals_undisturbed(broker: &Broker, home: &Home, settings: &str, n_samp
 }
 
 #[test]
-fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
+fn a_full_disk_stops_neither_serving_nor_later_learning() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(600, &home.path().join("world"));
@@ -102,15 +104,17 @@ fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
     let before = home.latest();
     let n_before = check_snapshots(&home);
 
-    // No room for a snapshot, but for the plan log: learning goes on.
-    limit_file_size(&daemon, Some(LITTLE));
+    // No room for a snapshot, but for the plan log: learning continues.
+    limit_file_size(&daemon, Some(SMALL_FILE));
     let learned = samples(&daemon);
     broker.feed(pieces[1]);
     wait_until("a snapshot has failed", || {
         (daemon.metric(FAILED, "{reason=\"full\"}") > 0.0).then_some(())
     });
-    wait_until("it says so", || daemon.logged("snapshot not written"));
-    wait_until("learning goes on", || (samples(&daemon) > learned).then_some(()));
+    wait_until("the failure is logged", || daemon.logged("snapshot not written"));
+    wait_until("learning continues", || {
+        (samples(&daemon) > learned).then_some(())
+    });
     daemon.check_serves();
     assert_eq!((home.latest(), check_snapshots(&home)), (before, n_before));
 
@@ -120,7 +124,7 @@ fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
     wait_paused(&daemon);
     assert_eq!((home.latest(), check_snapshots(&home)), (before, n_before));
 
-    // Killed and restarted in this state, it serves its snapshot.
+    // Killed and restarted in this state, the daemon serves its snapshot.
     limit_file_size(&daemon, None);
     daemon.wait_joined(broker.n_records());
     wait_snapshot(&home, before);
@@ -141,7 +145,7 @@ fn a_full_disk_stops_neither_serving_nor_what_comes_after_it() {
     check_equals_undisturbed(&broker, &home, SETTINGS, world.expected.samples());
 }
 
-/// A failing directory: a file in its place, until it is healed.
+/// A failing directory: a file in its place, until it is restored.
 struct Broken {
     path: PathBuf,
     aside: PathBuf,
@@ -158,14 +162,14 @@ impl Broken {
         broken
     }
 
-    fn heal(&self) {
+    fn restore(&self) {
         fs::remove_file(&self.path).unwrap();
         fs::rename(&self.aside, &self.path).unwrap();
     }
 }
 
 #[test]
-fn directories_that_fail_stop_neither_serving_nor_what_comes_after_them() {
+fn failing_directories_stop_neither_serving_nor_later_learning() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(400, &home.path().join("world"));
@@ -184,15 +188,15 @@ fn directories_that_fail_stop_neither_serving_nor_what_comes_after_them() {
     });
     daemon.wait_joined(broker.n_records());
     daemon.check_serves();
-    snapshots.heal();
+    snapshots.restore();
     wait_snapshot(&home, before);
     assert!(check_snapshots(&home) > n_before);
 
-    // The present file is still open; the next one cannot be created.
+    // The present file is still open; the next file cannot be created.
     let plan = Broken::new(&home.state().join("plan"));
     broker.feed(pieces[2]);
     wait_paused(&daemon);
-    plan.heal();
+    plan.restore();
     broker.heartbeat(world.end_ms + 3_600_000);
     daemon.wait_joined(broker.n_records());
     daemon.stop();
@@ -201,7 +205,7 @@ fn directories_that_fail_stop_neither_serving_nor_what_comes_after_them() {
 }
 
 #[test]
-fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
+fn a_daemon_stopped_while_the_disk_is_full_loses_nothing() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(200, &home.path().join("world"));
@@ -226,9 +230,9 @@ fn a_daemon_told_to_stop_while_the_disk_is_full_stops_and_loses_nothing() {
 }
 
 #[test]
-fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
+fn a_join_store_continues_in_memory_when_the_disk_is_full() {
     let broker = Broker::embedded(1);
-    // Little is learned before windows close, so that it is the store that finds the disk full, not a snapshot.
+    // Little is learned before windows close, so the join store finds the disk full, not a snapshot.
     let settings = format!("{SETTINGS}\njoin.label_policy = \"eager\"");
     let on_disk = format!(
         "{settings}\njoin.store = \"sled\"\njoin.sled = {{ requests_in_memory = 2, page_cache = \"256B\" }}"
@@ -239,10 +243,10 @@ fn a_join_store_whose_disk_is_full_goes_on_in_memory() {
     let daemon = home.start();
     broker.feed(pieces[0]);
     daemon.wait_joined(broker.n_records());
-    assert!(daemon.metric(COLD, "") > 0.0, "some of it is on disk");
+    assert!(daemon.metric(COLD, "") > 0.0, "some requests are on disk");
 
-    // No room for a file of the store's, but for the plan log.
-    limit_file_size(&daemon, Some(LITTLE));
+    // No room for a file of the store, but for the plan log.
+    limit_file_size(&daemon, Some(SMALL_FILE));
     broker.feed(pieces[1]);
     wait_until("the store takes no more", || {
         daemon.logged("takes no more: joining in memory")

@@ -1,4 +1,4 @@
-//! The join stage alone, as a thread: restarts that follow the plan log, and stops at any point of it.
+//! The join stage alone: restarts that follow the plan log, and stops at any point of it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,24 +27,23 @@ struct RunResult {
 }
 
 fn id(stream: Stream) -> PartitionId {
-    PartitionId { stream, partition: 0 }
+    PartitionId::new(stream, 0)
 }
 
 /// The world's records by stream, in the order of [`Stream::EVENTS`].
 fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
     let records = world.decoded(&Config::default());
-    let of = |stream| {
-        records
+    let select = |stream| {
+        let records = records
             .iter()
-            .filter(move |record| record.position.partition.stream == stream)
+            .filter(move |record| record.position.partition.stream == stream);
+        records.cloned().collect()
     };
-    Stream::EVENTS
-        .map(|stream| of(stream).cloned().collect())
-        .to_vec()
+    Stream::EVENTS.map(select).to_vec()
 }
 
-/// Runs the stage from `checkpoint`, or from nothing, with the plan log at `dir`, on the records from there up to
-/// `ends`, by stream.
+/// Runs the stage from `checkpoint`, or from the start, with the plan log in `dir`, on the records up to `ends`, by
+/// stream.
 fn run(
     dir: &Path,
     checkpoint: Option<&JoinCheckpoint>,
@@ -73,7 +72,7 @@ fn run(
     run_on(dir, checkpoint, &start, reads)
 }
 
-/// The same on these reads, from partitions that start at `start`.
+/// Runs the stage on `reads`, from partitions that start at `start`.
 fn run_on(
     dir: &Path,
     checkpoint: Option<&JoinCheckpoint>,
@@ -147,9 +146,9 @@ fn the_stage_may_be_stopped_anywhere_while_it_follows_the_plan() {
     let records = records(&world);
     let all: Vec<usize> = records.iter().map(Vec::len).collect();
     let plan = home.path().join("plan");
-    let calm = run(&plan, None, &records, &all).unwrap();
-    let expected = calm.last_checkpoint.unwrap();
-    assert!(calm.n_batches > 10);
+    let undisturbed = run(&plan, None, &records, &all).unwrap();
+    let expected = undisturbed.last_checkpoint.unwrap();
+    assert!(undisturbed.n_batches > 10);
 
     let mut n_without_checkpoint = 0;
     for part in 1..40 {
@@ -185,10 +184,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
     let home = tempfile::tempdir().unwrap();
     let world = World::generate(200, &home.path().join("world"));
     let [items, impressions, actions] = <[_; 3]>::try_from(records(&world)).unwrap();
-    let new = PartitionId {
-        stream: Stream::Impressions,
-        partition: 1,
-    };
+    let new = PartitionId::new(Stream::Impressions, 1);
     // Every other slate of the second half is in the new partition.
     let half = impressions.len() / 2;
     let (mut stayed, mut moved) = (impressions[..half].to_vec(), Vec::new());
@@ -244,7 +240,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
     assert_eq!(checkpoint.stage.ledger, expected.stage.ledger);
     assert_eq!(
         checkpoint.stage.bytes.join, expected.stage.bytes.join,
-        "the same partitions hold event time"
+        "the same partitions have a watermark"
     );
     assert_eq!(checkpoint.stage.bytes.features, expected.stage.bytes.features);
 }

@@ -9,8 +9,8 @@ use super::broker::Broker;
 use super::daemon::{Daemon, Home};
 use super::world::World;
 
-/// One HSTU layer with adapters. Snapshots are written when they are asked for, and at the first batch and the end; order
-/// is kept for longer than a busy machine takes to read three topics.
+/// One HSTU layer with adapters. Snapshots are written on request, at the first batch and at the end. The reordering delay
+/// is longer than a busy machine takes to read three topics.
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
                         snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"500ms\"\n\
                         model = { from = \"hstu\", lora.rank = 2, lora.layers = [\"sequence.layer0.uvqk\"] }";
@@ -19,12 +19,12 @@ const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle
 const BASE: &str = "sequence.token.weight";
 const ADAPTER: &str = "sequence.layer0.uvqk.lora_b";
 
-/// A daemon that is killed, or not, where nothing depends on it.
+/// A daemon that is killed at certain points, or not.
 struct Lineage<'a> {
     broker: &'a Broker,
     home: Home,
     daemon: Option<Daemon>,
-    /// Records that the daemon's start found in its snapshot.
+    /// Records in the snapshot of the daemon's start.
     n_before: u64,
     is_killed: bool,
 }
@@ -46,12 +46,12 @@ impl<'a> Lineage<'a> {
         self.daemon.as_ref().unwrap()
     }
 
-    /// Waits until everything fed is joined.
+    /// Waits until all records are joined.
     fn wait_joined(&self) {
         self.daemon().wait_joined(self.broker.n_records() - self.n_before);
     }
 
-    /// Where a crash may happen.
+    /// Kills and restarts the daemon if the lineage is one that crashes.
     fn crash(&mut self) {
         if self.is_killed {
             self.daemon.take().unwrap().kill();
@@ -60,9 +60,9 @@ impl<'a> Lineage<'a> {
         }
     }
 
-    /// Has something done that ends in a snapshot; returns that.
+    /// Runs a command that writes a snapshot. Returns its id.
     #[track_caller]
-    fn done(&self, args: &[&str]) -> SnapshotId {
+    fn change(&self, args: &[&str]) -> SnapshotId {
         let done = self.home.snapshot(&[args, &["--json"]].concat()).json();
         assert_eq!(done["done_by"], "the running daemon");
         let id: SnapshotId = done["snapshot"].as_str().unwrap().parse().unwrap();
@@ -71,7 +71,7 @@ impl<'a> Lineage<'a> {
     }
 }
 
-/// How many values of a dense weight differ between two snapshots.
+/// Number of values of a dense weight that differ between two snapshots.
 #[track_caller]
 fn differing(home: &Home, a: SnapshotId, b: SnapshotId, weight: &str) -> u64 {
     let (a, b) = (a.number().to_string(), b.number().to_string());
@@ -82,29 +82,30 @@ fn differing(home: &Home, a: SnapshotId, b: SnapshotId, weight: &str) -> u64 {
         .find(|file| file["name"] == "dense.safetensors")
         .unwrap();
     let arrays = dense["arrays"].as_array().unwrap();
-    // Arrays that are equal may not be told of.
+    // Equal arrays may be missing from the report.
     let array = arrays.iter().find(|array| array["name"] == weight);
     array.map_or(0, |array| array["n_differing"].as_u64().unwrap())
 }
 
-/// Learns, freezes, learns, re-bases, learns; returns the manifests after each of the two and of the end.
+/// Learns, freezes, learns, rebases, learns. Returns the manifests after the freeze, after the rebase and at the end.
 fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     let mut lineage = Lineage::new(broker, is_killed);
     let pieces: Vec<_> = world.events.chunks(world.events.len().div_ceil(3)).collect();
     broker.feed(pieces[0]);
     lineage.wait_joined();
     let before = lineage.daemon().snapshot();
-    let said = lineage.home.snapshot(&["rebase"]);
-    assert_eq!(said.code, Some(1));
+    let refused = lineage.home.snapshot(&["rebase"]);
+    assert_eq!(refused.code, Some(1));
     assert!(
-        said.err
+        refused
+            .err
             .starts_with("error: the running daemon refused: there is nothing to add"),
         "{}",
-        said.err
+        refused.err
     );
-    assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
 
-    let frozen = lineage.done(&["freeze-base", "--note", "warm enough"]);
+    let frozen = lineage.change(&["freeze-base", "--note", "warm enough"]);
     let at_freeze = lineage.home.manifest();
     assert_eq!((at_freeze.id, at_freeze.parent), (frozen, Some(before)));
     let note = at_freeze.note.clone().unwrap();
@@ -115,9 +116,13 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     assert_eq!(note, expected);
     assert_eq!(differing(&lineage.home, before, frozen, BASE), 0);
     lineage.crash();
-    let said = lineage.home.snapshot(&["freeze-base"]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("the base is frozen already"), "{}", said.err);
+    let refused = lineage.home.snapshot(&["freeze-base"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.err.contains("the base is frozen already"),
+        "{}",
+        refused.err
+    );
     assert!(
         lineage
             .home
@@ -128,14 +133,14 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
 
     broker.feed(pieces[1]);
     lineage.wait_joined();
-    // What was learned since is in no snapshot, and is learned again.
+    // No snapshot has the last piece, so it is learned again.
     lineage.crash();
     lineage.wait_joined();
     let second = lineage.daemon().snapshot();
     assert_eq!(
         differing(&lineage.home, frozen, second, BASE),
         0,
-        "it stands still"
+        "the base is frozen"
     );
     assert!(
         differing(&lineage.home, frozen, second, ADAPTER) > 0,
@@ -143,7 +148,7 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     );
     assert_eq!(lineage.home.manifest().cut.frozen, at_freeze.cut.frozen);
 
-    lineage.done(&["rebase"]);
+    lineage.change(&["rebase"]);
     let at_rebase = lineage.home.manifest();
     assert!(at_rebase.cut.frozen.is_some() && at_rebase.cut.frozen != at_freeze.cut.frozen);
     lineage.crash();
@@ -162,10 +167,10 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
 }
 
 #[test]
-fn a_crash_around_freezing_and_re_basing_changes_no_bit() {
+fn a_crash_around_freezing_and_rebasing_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::generate(300, dir.path());
-    // Side by side: most of the time either waits for an order.
+    // In parallel, because each waits most of the time.
     let [crashed, undisturbed] = thread::scope(|scope| {
         let run = |is_killed| {
             let world = &world;
@@ -193,21 +198,23 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     daemon.stop();
     let before = home.manifest();
 
-    // Only under the settings that it was written by.
+    // Only under the configuration of the snapshot.
     let state = home.state();
-    let said = super::run_here(&["snapshot", "freeze-base", "--state", state.to_str().unwrap()]);
-    assert_eq!(said.code, Some(1));
+    let refused = super::run_here(&["snapshot", "freeze-base", "--state", state.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(1));
     assert!(
-        said.err.contains("was written under another configuration"),
+        refused.err.contains("was written under another configuration"),
         "{}",
-        said.err
+        refused.err
     );
-    assert!(said.err.contains("\nhint: "), "{}", said.err);
-    let said = home.snapshot(&["rebase"]);
+    assert!(refused.err.contains("\nhint: "), "{}", refused.err);
+    let refused = home.snapshot(&["rebase"]);
     assert!(
-        said.err.starts_with("error: there is nothing to add to the base"),
+        refused
+            .err
+            .starts_with("error: there is nothing to add to the base"),
         "{}",
-        said.err
+        refused.err
     );
     assert_eq!(home.latest(), Some(before.id), "a refusal changes nothing");
 
@@ -227,7 +234,7 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
         .filter(|file| before.file(&file.name).map(|old| &old.blake3) != Some(&file.blake3))
         .map(|file| file.name.as_str())
         .collect();
-    assert_eq!(differ, ["trainer.json"], "nothing else has changed");
+    assert_eq!(differ, ["trainer.json"], "no other file has changed");
 
     let n_resumed = home.n_resumed();
     let daemon = home.start();
@@ -242,7 +249,7 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     assert_eq!(
         end.cut.sample_seq,
         world.expected.samples(),
-        "no sample is lost or made twice"
+        "no sample is lost or repeated"
     );
     assert_eq!(end.cut.counters["pending_items"], n_beats);
     assert_eq!(home.snapshot(&["verify"]).code, Some(0));
@@ -253,8 +260,8 @@ fn a_model_without_a_base_has_none_to_freeze() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, "model.from = \"deepfm\"");
     let daemon = home.start();
-    let said = home.snapshot(&["freeze-base"]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("no base to freeze"), "{}", said.err);
+    let refused = home.snapshot(&["freeze-base"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("no base to freeze"), "{}", refused.err);
     daemon.stop();
 }

@@ -1,6 +1,6 @@
-//! Tests of the whole program: the binary as a child process, a broker, events in, scores out.
+//! Tests of the whole program: the binary as a child process, with a broker.
 //!
-//! Every test generates a small world and needs only loopback. Those against a real Kafka broker run when
+//! Every test generates a small world and needs only loopback. Tests against a real Kafka broker run if
 //! `OUZEL_KAFKA_BOOTSTRAP` names one, and otherwise print that they were skipped.
 
 #![allow(
@@ -53,8 +53,11 @@ fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Prints figures of a test where the runner shows them.
-#[allow(clippy::print_stderr, reason = "figures for whoever asks the runner for them")]
+/// Prints figures of a test, which the test runner shows on request.
+#[allow(
+    clippy::print_stderr,
+    reason = "figures that the test runner shows on request"
+)]
 fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }
@@ -98,7 +101,7 @@ fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> CommandOutput {
     }
 }
 
-/// Runs a command in this process, which saves starting a program.
+/// Runs a command in this process, which is faster.
 fn run_here(args: &[&str]) -> CommandOutput {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = ["ouzel"].iter().chain(args).map(OsString::from);

@@ -6,7 +6,7 @@ use super::wait_until;
 use super::world::World;
 
 #[test]
-fn an_outage_of_the_broker_is_waited_out_and_served_through() {
+fn a_daemon_serves_during_an_outage_of_the_broker_and_learns_after_it() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, "learner.batch_min_samples = 32");
     let world = World::generate(200, &home.path().join("world"));
@@ -29,8 +29,8 @@ fn an_outage_of_the_broker_is_waited_out_and_served_through() {
     // The broker need not be reachable for a clean stop.
     broker.set_reachable(false);
     daemon.stop();
-    let cut = home.manifest().cut;
-    assert_eq!(cut.sample_seq, world.expected.samples());
-    assert_eq!(cut.counters["click.positive"], world.expected.positives);
-    assert_eq!(cut.counters["pending_items"], n_beats);
+    let checkpoint = home.manifest().cut;
+    assert_eq!(checkpoint.sample_seq, world.expected.samples());
+    assert_eq!(checkpoint.counters["click.positive"], world.expected.positives);
+    assert_eq!(checkpoint.counters["pending_items"], n_beats);
 }

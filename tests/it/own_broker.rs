@@ -1,9 +1,8 @@
-//! A broker of a test's own, which gains partitions and is stopped while the daemon serves.
+//! A test with its own broker, which gains partitions and is stopped while the daemon serves.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ouzel_snapshot::Manifest;
 use tempfile::TempDir;
 
 use super::broker::{Broker, skipped};
@@ -29,7 +28,7 @@ impl OwnBroker {
         if std::env::var_os("OUZEL_KAFKA_JARS").is_none() {
             skipped(
                 test,
-                "run it by `ops/setup/kafka.py run -- cargo test`, which knows where a broker's jars are",
+                "run it by `ops/setup/kafka.py run -- cargo test`, which names the jars of the broker",
             );
             return None;
         }
@@ -63,11 +62,6 @@ impl Drop for OwnBroker {
     }
 }
 
-#[track_caller]
-fn is_read_to(manifest: &Manifest, partition: &str) -> i64 {
-    *manifest.cut.positions.get(partition).unwrap_or(&0)
-}
-
 #[test]
 fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
     let Some(own) = OwnBroker::start("own_broker") else {
@@ -82,7 +76,7 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
     daemon.wait_joined(broker.n_records());
     daemon.wait_ready();
 
-    // Two more partitions, which producers write to before the daemon knows.
+    // Two more partitions, which the producer writes to before the daemon has found them.
     let both = format!("({}|{})", broker.topics.impressions, broker.topics.actions);
     own.kafka(&[
         "tool",
@@ -102,10 +96,10 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
         daemon.logged("the log has gained a partition")
     });
 
-    // Known to the plan log, and to whoever goes on with it.
+    // The plan log has the new partitions, so a restart knows them.
     let (middle, late) = late.split_at(late.len() / 2);
     broker.feed(middle);
-    wait_until("it works on what came since", || {
+    wait_until("later records are joined", || {
         (daemon.status().events > early.len() as u64).then_some(())
     });
     daemon.kill();
@@ -135,6 +129,6 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
     let manifest = home.manifest();
     check_totals(&world, n_beats, &manifest);
     for partition in ["impressions[2]", "impressions[3]", "actions[2]", "actions[3]"] {
-        assert!(is_read_to(&manifest, partition) > 0, "{partition}");
+        assert!(manifest.cut.positions[partition] > 0, "{partition}");
     }
 }

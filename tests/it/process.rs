@@ -19,7 +19,7 @@ impl Process {
     /// Starts `command` with its stderr in `log`.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        // Copied by this process, which can write even when a test limits the child's file size.
+        // This process copies the log, because a test may limit the file size of the child.
         let mut stderr = child.stderr.take().unwrap();
         let mut file = File::create(log).unwrap();
         std::thread::Builder::new()
@@ -87,9 +87,9 @@ impl Process {
 }
 
 impl Drop for Process {
-    #[allow(clippy::print_stderr, reason = "the log tells why the test failed")]
+    #[allow(clippy::print_stderr, reason = "the log explains a failed test")]
     fn drop(&mut self) {
-        // It may have ended already; a failing test must not leave it running.
+        // A failing test must not leave the process running.
         let _killed = self.child.kill().is_ok() && self.child.wait().is_ok();
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(&self.log).unwrap_or_default());

@@ -64,17 +64,16 @@ fn a_replay_gives_the_same_hashes_run_after_run() {
     let other_seed = replay_data(home.path(), &["--seed", "7"]);
     assert_eq!(
         first["ledger_hash"], other_seed["ledger_hash"],
-        "the samples know no seed"
+        "samples do not depend on the seed"
     );
     assert_ne!(first["weights_hash"], other_seed["weights_hash"]);
 }
 
 #[test]
-fn a_replay_tells_the_documented_figures() {
+fn a_replay_reports_the_documented_figures() {
     let home = Home::empty();
     World::generate(150, home.path());
     let run = replay_data(home.path(), &[]);
-    // Those the manual promises, and those it has beside them.
     assert_eq!(
         keys(&run),
         [
@@ -119,10 +118,14 @@ fn a_replay_tells_the_documented_figures() {
     ] {
         assert_eq!(keys(&run[buckets]), ["item", "user"]);
         for side in ["item", "user"] {
-            let of = &run[buckets][side];
-            assert_eq!(keys(of), ["hot", "new", "warm"]);
-            assert_eq!(keys(&of["new"]), keys(&run["second_half"]), "{buckets} {side}");
-            let counts = ["new", "warm", "hot"].map(|bucket| of[bucket]["samples"].as_u64().unwrap());
+            let by_bucket = &run[buckets][side];
+            assert_eq!(keys(by_bucket), ["hot", "new", "warm"]);
+            assert_eq!(
+                keys(&by_bucket["new"]),
+                keys(&run["second_half"]),
+                "{buckets} {side}"
+            );
+            let counts = ["new", "warm", "hot"].map(|bucket| by_bucket[bucket]["samples"].as_u64().unwrap());
             assert_eq!(
                 Some(counts.iter().sum()),
                 samples.as_u64(),
@@ -141,12 +144,12 @@ fn a_replay_tells_the_documented_figures() {
 }
 
 #[test]
-fn labels_known_at_once_are_learned_once_each() {
+fn immediate_labels_are_learned_once_each() {
     let home = Home::empty();
     let world = World::generate(150, home.path());
     let expected = world.expected;
     let run = replay_data(home.path(), &["--labels", "immediate"]);
-    // A revealed label knows no window: what came too late is a positive, too.
+    // An immediate label has no window, so a late action makes a positive, too.
     assert_eq!(run["samples"], expected.shown);
     assert_eq!(run["join"]["positives"], expected.positives + expected.late);
     assert_eq!(
@@ -169,7 +172,7 @@ fn a_join_on_disk_gives_the_samples_and_bits_of_one_in_memory() {
     let data = home.path().join("world");
     let on_disk = replay_data(&data, &["--config", config.to_str().unwrap()]);
     let in_memory = replay_data(&data, &[]);
-    // Not the figures: what a sample was predicted as when it was shown does not survive the disk.
+    // Validation figures differ: predictions of shown items are not stored on disk.
     for figure in ["ledger_hash", "weights_hash", "samples", "join"] {
         assert_eq!(on_disk[figure], in_memory[figure], "{figure}");
     }
@@ -189,7 +192,7 @@ fn kafka_and_files_give_the_same_samples_and_bits() {
         assert_eq!(files[figure], kafka[figure], "{figure}");
     }
 
-    // A range of it: the catalog is read from its start all the same.
+    // A range of the log. The catalog is read from its start.
     let part = replay(&["--from", "100", "--to", "200", "--config", config]);
     assert_eq!(part["join"]["impressions"], 400);
     assert_eq!(part["join"]["actions"], 100);

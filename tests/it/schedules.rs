@@ -1,8 +1,7 @@
 //! Timing must not change a model: the pipeline gives the same bits on one core or all, with fetches of any size, with
 //! delays between its stages, and with a wall clock that jumps by weeks.
 //!
-//! `OUZEL_SCHEDULES` sets the number of runs (default 6). `ouzel verify` delays a whole daemon with SIGSTOP; it cannot
-//! change the daemon's clock.
+//! `OUZEL_SCHEDULES` sets the number of runs (default 6).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -26,15 +25,16 @@ use super::world::{Rng, START_MS, World};
 
 /// Partitions of each stream.
 const N_PARTITIONS: u64 = 2;
-/// The clock tells any time this long after the world's.
+/// Largest jump of the clock.
 const JUMP_MS: u64 = 60 * 86_400_000;
-/// Most records of a piece.
-const LARGEST: usize = 12;
-/// One call in this many is held up, by so many microseconds at most.
-const HELD_UP: u64 = 2;
-const LONGEST_US: u64 = 5000;
+/// Most records of a poll.
+const MAX_RECORDS: usize = 12;
+/// One call in this many is delayed.
+const DELAYED: u64 = 2;
+/// Longest delay, microseconds.
+const MAX_DELAY_US: u64 = 5000;
 
-/// What one run is put through.
+/// The disturbances of one run.
 #[derive(Clone, Copy, Debug)]
 struct Schedule {
     seed: u64,
@@ -44,7 +44,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The first is left alone; then every mix in turn.
+    /// Schedule `n`: the first has no disturbance, the others every combination.
     fn number(n: u64) -> Self {
         Self {
             seed: n,
@@ -55,14 +55,14 @@ impl Schedule {
     }
 
     fn maybe_delay(self, rng: &mut Rng) {
-        if self.is_delayed && rng.below(HELD_UP) == 0 {
-            std::thread::sleep(Duration::from_micros(rng.below(LONGEST_US)));
+        if self.is_delayed && rng.below(DELAYED) == 0 {
+            std::thread::sleep(Duration::from_micros(rng.below(MAX_DELAY_US)));
         }
     }
 }
 
-/// A clock that nobody should believe. Whoever reads it may be held up: the learner after each batch, the writer
-/// of snapshots before and after it collects old ones.
+/// A clock that jumps. A read may be delayed, which delays the learner after each batch and the snapshot writer before
+/// and after it removes old snapshots.
 struct JumpingClock {
     schedule: Schedule,
     rng: Mutex<Rng>,
@@ -81,28 +81,27 @@ impl Clock for JumpingClock {
     }
 }
 
-/// A source that hands its records out in pieces of any size, of any partition, with delays: the catalog first, as
-/// the stages ask for it.
+/// A source that returns records of a random partition, in random numbers, with delays. The catalog comes first.
 struct RandomSource {
     schedule: Schedule,
-    lanes: BTreeMap<PartitionId, VecDeque<Record>>,
-    /// Those that still have something to tell, if only that they are at their end.
-    left: Vec<PartitionId>,
+    records: BTreeMap<PartitionId, VecDeque<Record>>,
+    /// Partitions whose end was not reported.
+    open: Vec<PartitionId>,
     paused: BTreeSet<PartitionId>,
     rng: Rng,
 }
 
 impl RandomSource {
     fn new(records: &[Record], schedule: Schedule) -> Self {
-        let mut lanes = BTreeMap::<_, VecDeque<_>>::new();
+        let mut by_partition = BTreeMap::<_, VecDeque<_>>::new();
         for record in records {
-            let lane = lanes.entry(record.position.partition).or_default();
-            lane.push_back(record.clone());
+            let queue = by_partition.entry(record.position.partition).or_default();
+            queue.push_back(record.clone());
         }
         Self {
             schedule,
-            left: lanes.keys().copied().collect(),
-            lanes,
+            open: by_partition.keys().copied().collect(),
+            records: by_partition,
             paused: BTreeSet::new(),
             rng: Rng::new(schedule.seed),
         }
@@ -116,28 +115,28 @@ impl RandomSource {
 impl Source for RandomSource {
     fn poll(&mut self, _: Duration) -> Result<Polled, Error> {
         self.schedule.maybe_delay(&mut self.rng);
-        if self.left.is_empty() {
+        if self.open.is_empty() {
             return Ok(Polled::Finished);
         }
-        let of = |is_wanted: &dyn Fn(&PartitionId) -> bool| -> Vec<PartitionId> {
-            self.left.iter().copied().filter(is_wanted).collect()
+        let select = |is_wanted: &dyn Fn(&PartitionId) -> bool| -> Vec<PartitionId> {
+            self.open.iter().copied().filter(is_wanted).collect()
         };
-        let mut open = of(&|id| id.stream == Stream::Items);
-        if open.is_empty() {
-            open = of(&|id| !self.paused.contains(id));
+        let mut readable = select(&|id| id.stream == Stream::Items);
+        if readable.is_empty() {
+            readable = select(&|id| !self.paused.contains(id));
         }
-        if open.is_empty() {
+        if readable.is_empty() {
             return Ok(Polled::Idle);
         }
-        let id = open[self.below(open.len())];
-        let n = 1 + self.below(LARGEST);
-        let lane = self.lanes.get_mut(&id).unwrap();
-        let piece: Vec<Record> = lane.drain(..n.min(lane.len())).collect();
-        if piece.is_empty() {
-            self.left.retain(|left| *left != id);
+        let id = readable[self.below(readable.len())];
+        let n = 1 + self.below(MAX_RECORDS);
+        let queue = self.records.get_mut(&id).unwrap();
+        let records: Vec<Record> = queue.drain(..n.min(queue.len())).collect();
+        if records.is_empty() {
+            self.open.retain(|open| *open != id);
             return Ok(Polled::AtEnd(id));
         }
-        Ok(Polled::Records(piece))
+        Ok(Polled::Records(records))
     }
 
     fn pause(&mut self, partitions: &[PartitionId]) -> Result<(), Error> {
@@ -158,7 +157,7 @@ impl Source for RandomSource {
             high: None,
             next: 0,
         };
-        self.lanes.keys().map(state).collect()
+        self.records.keys().map(state).collect()
     }
 }
 
@@ -170,21 +169,21 @@ fn records(world: &World) -> Vec<Record> {
     })
 }
 
-/// One run, and what its last snapshot says.
+/// Runs the pipeline on the records. Returns the evidence of the last snapshot.
 fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
     let state = dir.join(format!("state-{}", schedule.seed));
-    // Held for next to nothing: what arrives is joined at once, unless its turn has not come.
+    // Almost no reordering delay: a record is joined as soon as the order allows.
     let text = format!(
         "snapshot.dir = {state:?}\nserving.listen = \"127.0.0.1:0\"\nlearner.batch_min_samples = 32\n\
          learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"1ms\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
     );
     let config = Config::parse(&text, "schedules.toml").unwrap();
     if schedule.is_on_one_core {
-        // Threads started from here on inherit it.
-        let mine = sched_getaffinity(None).unwrap();
-        let first = (0..CpuSet::MAX_CPU).find(|cpu| mine.is_set(*cpu)).unwrap();
+        // Threads started from here on inherit the affinity.
+        let allowed = sched_getaffinity(None).unwrap();
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap();
         let mut one = CpuSet::new();
         one.set(first);
         sched_setaffinity(None, &one).unwrap();
@@ -218,13 +217,11 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
     let world = World::generate(400, &dir.path().join("world"));
     let records = records(&world);
     for stream in Stream::EVENTS {
-        let of = records
-            .iter()
-            .filter(|record| record.position.partition.stream == stream);
-        let partitions: BTreeSet<i32> = of.map(|record| record.position.partition.partition).collect();
-        assert_eq!(partitions.len() as u64, N_PARTITIONS);
+        let ids = records.iter().map(|record| record.position.partition);
+        let ids: BTreeSet<PartitionId> = ids.filter(|id| id.stream == stream).collect();
+        assert_eq!(ids.len() as u64, N_PARTITIONS);
     }
-    // A thread of its own for each: what it is bound to goes with it.
+    // Each run has its own thread, because the affinity belongs to the thread.
     let run = |schedule| {
         let (dir, records) = (dir.path(), records.as_slice());
         std::thread::scope(|scope| scope.spawn(move || run(dir, records, schedule)).join().unwrap())
@@ -235,7 +232,7 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
     for n in 1..n_runs {
         let schedule = Schedule::number(n);
         let found = run(schedule);
-        if let Err(error) = found.must_equal(&undisturbed, "the run left alone") {
+        if let Err(error) = found.must_equal(&undisturbed, "the undisturbed run") {
             panic!("{schedule:?}: {error:#}");
         }
     }

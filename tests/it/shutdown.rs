@@ -9,16 +9,16 @@ use super::wait_until;
 use super::world::World;
 
 #[test]
-fn a_stop_leaves_everything_read_in_the_last_snapshot() {
+fn a_stop_leaves_all_read_records_in_the_last_snapshot() {
     let broker = Broker::embedded(1);
-    // No batch is closed by the clock: some samples wait in an open one, and others for their windows.
+    // No batch is closed by the clock: some samples are in an open batch, and some windows are open.
     let mut home = Home::new(
         &broker,
         "learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"300ms\"",
     );
     let daemon = home.start();
     daemon.stop();
-    assert_eq!(home.manifest().cut.sample_seq, 0, "nothing is a state, too");
+    assert_eq!(home.manifest().cut.sample_seq, 0, "an empty state is saved, too");
 
     let world = World::generate(233, &home.path().join("world"));
     let daemon = home.start();
@@ -26,36 +26,36 @@ fn a_stop_leaves_everything_read_in_the_last_snapshot() {
     daemon.wait_joined(broker.n_records());
     let n_pending = daemon.status().pending;
     daemon.stop();
-    let cut = home.manifest().cut;
-    let n_read: i64 = cut.positions.values().sum();
+    let checkpoint = home.manifest().cut;
+    let n_read: i64 = checkpoint.positions.values().sum();
     assert_eq!(n_read.unsigned_abs(), broker.n_records());
-    assert_eq!(cut.counters["pending_items"], n_pending);
+    assert_eq!(checkpoint.counters["pending_items"], n_pending);
     assert!(n_pending > 0);
 
-    // What waited goes on from there.
+    // The open batch and the open windows continue after a restart.
     let mut daemon = home.start();
     let status = daemon.status();
-    assert_eq!(status.batches, cut.batch_seq);
-    let n_open = cut.sample_seq - status.samples;
+    assert_eq!(status.batches, checkpoint.batch_seq);
+    let n_open = checkpoint.sample_seq - status.samples;
     assert!(
         status.samples > 0 && n_open > 0,
-        "the open batch is in the cut: {n_open} of {}",
-        cut.sample_seq
+        "the open batch is in the snapshot: {n_open} of {}",
+        checkpoint.sample_seq
     );
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
     daemon.wait_joined(2 * n_beats);
     daemon.signal("INT");
     assert_eq!(daemon.wait_exit(), Some(0));
     assert!(!home.state().join("admin.sock").exists());
-    let cut = home.manifest().cut;
-    assert_eq!(cut.sample_seq, world.expected.samples());
-    assert_eq!(cut.counters["click.positive"], world.expected.positives);
+    let checkpoint = home.manifest().cut;
+    assert_eq!(checkpoint.sample_seq, world.expected.samples());
+    assert_eq!(checkpoint.counters["click.positive"], world.expected.positives);
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_daemon_at_once() {
     let broker = Broker::embedded(1);
-    // Longer than this test has patience: only the second signal can end it in time.
+    // Longer than the time limit of this test: only the second signal ends the daemon in time.
     let settings = "serving.body_timeout = \"1h\"\nserving.shutdown_grace = \"1h\"";
     for (second, code) in [("TERM", 143), ("INT", 130)] {
         let mut home = Home::new(&broker, settings);
@@ -68,7 +68,7 @@ fn a_second_signal_ends_it_at_once() {
         assert_eq!(
             daemon.get("/healthz").status,
             200,
-            "the request before is being read"
+            "the first request is being read"
         );
         daemon.signal("TERM");
         wait_until("the daemon drains", || daemon.logged("stopping"));

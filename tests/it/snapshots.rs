@@ -9,29 +9,29 @@ use super::daemon::{Daemon, Home, rank_request};
 use super::run_here;
 use super::world::World;
 
-/// Snapshots are written when they are asked for, and at the first batch and the end.
+/// Snapshots are written on request, at the first batch and at the end.
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
                         snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"300ms\"";
 
-/// What `ouzel score` with `snapshot` answers.
+/// The response of `ouzel score` with `snapshot`.
 fn scored(home: &Home, snapshot: &str) -> RankResponse {
     let file = home.path().join("requests.jsonl");
     std::fs::write(&file, serde_json::to_string(&rank_request("user-3", 40)).unwrap()).unwrap();
     let config = home.config();
     let (config, file) = (config.to_str().unwrap(), file.to_str().unwrap());
-    let said = run_here(&["score", "--config", config, "--snapshot", snapshot, file]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
-    serde_json::from_str(&said.out).unwrap()
+    let output = run_here(&["score", "--config", config, "--snapshot", snapshot, file]);
+    assert_eq!(output.code, Some(0), "{}", output.err);
+    serde_json::from_str(&output.out).unwrap()
 }
 
-/// Runs a command that changes something. Returns who did it.
+/// Runs a command that changes the state. Returns `done_by`.
 #[track_caller]
 fn change(home: &Home, args: &[&str]) -> String {
     let done = home.snapshot(&[args, &["--json"]].concat()).json();
     done["done_by"].as_str().unwrap().to_owned()
 }
 
-/// The entries of `snapshot list` by id.
+/// The entry of `snapshot list` with this id.
 fn listed(home: &Home, id: SnapshotId) -> Value {
     let list = home.snapshot(&["list", "--json"]).json();
     let entries = list["snapshots"].as_array().unwrap();
@@ -46,8 +46,8 @@ fn feed(broker: &Broker, daemon: &Daemon, n_before: u64, events: &[ouzel_ingest:
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one life of a daemon, step by step")]
-fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
+#[expect(clippy::too_many_lines, reason = "the commands on one daemon, step by step")]
+fn a_running_daemon_serves_the_chosen_snapshot_and_continues_to_learn() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(400, &home.path().join("world"));
@@ -70,8 +70,8 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
         first.to_string()
     );
 
-    // What is pinned is served, whatever is learned; and it is what `score` gives, bit for bit, while nothing
-    // new is known of user and items.
+    // The pinned snapshot is served, whatever is learned. `score` gives the same bits, while user and items have no new
+    // events.
     let newest = second.to_string();
     assert_eq!(
         change(&home, &["pin", "latest", "--note", "try it"]),
@@ -101,7 +101,7 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
     assert_eq!(ranked.snapshot, third.to_string());
     assert_eq!(ranked.items, scored(&home, "latest").items);
 
-    // Back to the first: its weights, today's features and positions, and the pin is off.
+    // Back to the first snapshot: its weights, the present features and positions, no pin.
     change(&home, &["pin", &number]);
     assert_eq!(
         change(&home, &["rollback", &number, "--note", "bad data"]),
@@ -113,18 +113,22 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
         daemon.rank(&rank_request("user-3", 40)).snapshot,
         first.to_string()
     );
-    let turned = home.manifest();
-    assert!(turned.id > third);
-    assert_eq!(turned.parent, Some(first));
-    assert!(turned.note.is_some_and(|note| note.contains("rolled back")));
+    let after_rollback = home.manifest();
+    assert!(after_rollback.id > third);
+    assert_eq!(after_rollback.parent, Some(first));
+    assert!(
+        after_rollback
+            .note
+            .is_some_and(|note| note.contains("rolled back"))
+    );
     let store = home.store();
     let manifest_of = |id| store.read(id).unwrap().manifest().clone();
-    assert_eq!(turned.cut.positions, manifest_of(third).cut.positions);
-    assert_eq!(turned.cut.ledger_hash, manifest_of(third).cut.ledger_hash);
-    for left_behind in [second, third] {
-        assert_eq!(listed(&home, left_behind)["is_rolled_back"], true);
+    assert_eq!(after_rollback.cut.positions, manifest_of(third).cut.positions);
+    assert_eq!(after_rollback.cut.ledger_hash, manifest_of(third).cut.ledger_hash);
+    for abandoned in [second, third] {
+        assert_eq!(listed(&home, abandoned)["is_rolled_back"], true);
     }
-    assert_eq!(listed(&home, turned.id)["is_rolled_back"], false);
+    assert_eq!(listed(&home, after_rollback.id)["is_rolled_back"], false);
     feed(
         &broker,
         &daemon,
@@ -132,39 +136,32 @@ fn a_running_daemon_serves_what_it_is_told_and_learns_on() {
         pieces[3],
     );
     let fourth = daemon.snapshot();
-    assert_eq!(home.manifest().parent, Some(turned.id));
+    assert_eq!(home.manifest().parent, Some(after_rollback.id));
     assert_eq!(
         daemon.rank(&rank_request("user-3", 40)).snapshot,
-        turned.id.to_string(),
+        after_rollback.id.to_string(),
         "descends from it"
     );
     assert_eq!(daemon.snapshot().number(), fourth.number() + 1);
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    daemon.wait_joined(
-        broker.n_records()
-            - manifest_of(third)
-                .cut
-                .positions
-                .values()
-                .sum::<i64>()
-                .unsigned_abs(),
-    );
+    let n_before: i64 = manifest_of(third).cut.positions.values().sum();
+    daemon.wait_joined(broker.n_records() - n_before.unsigned_abs());
     daemon.stop();
 
-    let cut = home.manifest().cut;
+    let checkpoint = home.manifest().cut;
     assert_eq!(
-        cut.sample_seq,
+        checkpoint.sample_seq,
         world.expected.samples(),
-        "going back loses and repeats no sample"
+        "a rollback loses and repeats no sample"
     );
-    assert_eq!(cut.counters["click.positive"], world.expected.positives);
-    assert_eq!(cut.counters["pending_items"], n_beats);
+    assert_eq!(checkpoint.counters["click.positive"], world.expected.positives);
+    assert_eq!(checkpoint.counters["pending_items"], n_beats);
     let verified = home.snapshot(&["verify", "--json"]).json();
     assert_eq!(verified["ok"], true, "{verified}");
 }
 
 #[test]
-fn a_start_after_a_rollback_offline_goes_on_from_there() {
+fn a_start_after_an_offline_rollback_continues_from_that_snapshot() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(300, &home.path().join("world"));
@@ -196,7 +193,7 @@ fn a_start_after_a_rollback_offline_goes_on_from_there() {
     daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
 
-    // The same log in the same order once more: the same samples, the same weights, in another lineage.
+    // The same log in the same order again: the same samples and weights, in another lineage.
     let after = home.manifest();
     assert!(after.id > before.id);
     assert_eq!(after.parent, Some(first));
@@ -205,27 +202,22 @@ fn a_start_after_a_rollback_offline_goes_on_from_there() {
     assert_eq!(after.cut.counters, before.cut.counters);
     assert_eq!(after.cut.counters["pending_items"], n_beats);
 
-    // Collecting leaves the newest that is not rolled back, and what is pinned.
+    // Garbage collection keeps the newest snapshot that is not rolled back, and the pinned one.
     assert_eq!(change(&home, &["pin", &number]), "this command");
     let removed = home.snapshot(&["gc", "--keep", "1", "--json"]).json();
     assert!(
         removed["removed"].as_array().is_some_and(|ids| ids.len() >= 2),
         "{removed}"
     );
-    let left: Vec<SnapshotId> = home
-        .store()
-        .list()
-        .unwrap()
-        .iter()
-        .map(|entry| entry.id)
-        .collect();
-    assert_eq!(left, [first, after.id]);
+    let listed = home.store().list().unwrap();
+    let kept: Vec<SnapshotId> = listed.iter().map(|entry| entry.id).collect();
+    assert_eq!(kept, [first, after.id]);
     assert_eq!(change(&home, &["unpin"]), "this command");
     assert_eq!(home.snapshot(&["diff", &number, "latest"]).code, Some(0));
 }
 
 #[test]
-fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
+fn a_damaged_snapshot_is_skipped_for_the_previous_one() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(&broker, SETTINGS);
     let world = World::generate(200, &home.path().join("world"));
@@ -250,15 +242,8 @@ fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
         daemon.rank(&rank_request("user-3", 40)).snapshot,
         first.to_string()
     );
-    let n_resumed: i64 = home
-        .store()
-        .read(first)
-        .unwrap()
-        .manifest()
-        .cut
-        .positions
-        .values()
-        .sum();
+    let snapshot = home.store().read(first).unwrap();
+    let n_resumed: i64 = snapshot.manifest().cut.positions.values().sum();
     daemon.wait_joined(broker.n_records() - n_resumed.unsigned_abs());
     daemon.stop();
     let after = home.manifest();

@@ -1,4 +1,4 @@
-//! The join tier: joining processes start, stop and crash, and the learner must not notice.
+//! The join tier: joining processes start, stop and crash without an effect on the learner.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{ouzel, wait_until};
 /// More than the default window and lateness.
 const AFTER_MS: i64 = 700_000;
 
-/// How long the broker is stopped: longer than a session, so that partitions are reassigned.
+/// Time without a broker: longer than a session, so that partitions are reassigned.
 const OUTAGE: Duration = Duration::from_secs(6);
 
 /// Starts an `ouzel join` named `name`.
@@ -27,12 +27,12 @@ fn start_member_logged(home: &Home, name: &str, log: &str) -> Process {
     Process::start(&mut ouzel(args), &home.path().join(log))
 }
 
-/// How many partitions a joining process has started to join.
+/// Number of partitions that a joining process has started to join.
 fn n_begun(member: &Process) -> usize {
     member.logged("joining a pair of partitions").len()
 }
 
-/// True when it started to join a partition after the start of the log.
+/// True if the process started to join a partition after the start of the log.
 fn has_warmed_up(member: &Process) -> bool {
     let begun = member.logged("joining a pair of partitions");
     let is_warm = |from: i64| from > 0;
@@ -41,7 +41,7 @@ fn has_warmed_up(member: &Process) -> bool {
         .any(|line| line["how"] == "warm" && line["impressions"].as_i64().is_some_and(is_warm))
 }
 
-/// The home of a learner behind the tier and of the joining processes.
+/// The folder of a learner behind the tier and of the joining processes.
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
         "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
@@ -50,23 +50,23 @@ fn home(broker: &Broker, group: &str) -> Home {
     Home::new(broker, &settings)
 }
 
-/// Items that the learner was told of.
+/// Shown items that the learner has received.
 fn n_shown(daemon: &Daemon) -> f64 {
     daemon.metric("ouzel_ops_join_outcomes_total", "{outcome=\"shown\"}")
 }
 
-/// Waits until every outcome has been heard, then compares them all with what the world knows.
+/// Waits until the learner has every outcome, then compares the counters with the expected counts.
 #[track_caller]
 fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
-    let decided = expected.shown as f64;
-    wait_until("every outcome is heard", || {
-        let of = |outcome| {
+    let n_outcomes = expected.shown as f64;
+    wait_until("the learner has every outcome", || {
+        let count = |outcome| {
             daemon.metric(
                 "ouzel_ops_join_outcomes_total",
                 &format!("{{outcome=\"{outcome}\"}}"),
             )
         };
-        (of("positive") + of("negative") + of("shown_late") >= decided).then_some(())
+        (count("positive") + count("negative") + count("shown_late") >= n_outcomes).then_some(())
     });
     daemon.stop();
     let counters = home.manifest().cut.counters;
@@ -101,7 +101,7 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
         expected.samples(),
         "one sample for each shown item, and for each positive one more"
     );
-    // Another start goes on from there.
+    // A restart continues from there.
     let again = home.start();
     again.wait_ready();
     again.stop();
@@ -117,13 +117,13 @@ fn a_learner_behind_one_joining_process_learns_every_outcome_once() {
     let daemon = home.start();
     broker.feed(&world.events);
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
-    wait_until("the units are taken up", || (n_begun(&member) == 2).then_some(()));
+    wait_until("both pairs are joined", || (n_begun(&member) == 2).then_some(()));
     check(&mut home, daemon, &world.expected, n_beats);
     member.stop();
 }
 
 #[test]
-fn of_two_joining_processes_with_one_name_one_goes_on() {
+fn of_two_joining_processes_with_one_name_one_continues() {
     let Some(broker) = Broker::real("name", 2) else {
         return;
     };
@@ -133,15 +133,17 @@ fn of_two_joining_processes_with_one_name_one_goes_on() {
     let daemon = home.start();
     let first = start_member_logged(&home, "a", "first");
     broker.feed(early);
-    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    wait_until("the learner has join records", || {
+        (n_shown(&daemon) > 0.0).then_some(())
+    });
     let second = start_member_logged(&home, "a", "second");
-    // Either takes the name back once, and whoever loses it again knows that it is not alone.
+    // Each takes the name back once, and ends when it loses the name again.
     let mut members = [first, second];
-    let ended = wait_until("one of them has given up", || {
+    let ended = wait_until("one of them has ended", || {
         members.iter_mut().position(Process::has_ended)
     });
     let [first, second] = members;
-    let (ended, lives) = if ended == 0 {
+    let (ended, running) = if ended == 0 {
         (first, second)
     } else {
         (second, first)
@@ -151,11 +153,11 @@ fn of_two_joining_processes_with_one_name_one_goes_on() {
     broker.feed(late);
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
     check(&mut home, daemon, &world.expected, n_beats);
-    lives.stop();
+    running.stop();
 }
 
 #[test]
-fn joining_processes_outlive_a_broker_that_stands_still() {
+fn joining_processes_outlive_a_stopped_broker() {
     let Some(own) = OwnBroker::start("outage") else {
         return;
     };
@@ -166,9 +168,10 @@ fn joining_processes_outlive_a_broker_that_stands_still() {
     let members = ["a", "b"].map(|name| start_member(&home, name));
     let daemon = home.start();
     broker.feed(early);
-    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    wait_until("the learner has join records", || {
+        (n_shown(&daemon) > 0.0).then_some(())
+    });
     own.kafka(&["stop"]);
-    // Longer than a session, so that the units are taken up anew.
     std::thread::sleep(OUTAGE);
     assert_eq!(own.kafka(&["start", "again"]), own.address);
     broker.feed(late);
@@ -179,7 +182,7 @@ fn joining_processes_outlive_a_broker_that_stands_still() {
 
 #[test]
 fn joining_processes_and_their_learner_may_die_at_any_time() {
-    const N_UNITS: usize = 6;
+    const N_PAIRS: usize = 6;
     let Some(broker) = Broker::real("tier", 6) else {
         return;
     };
@@ -193,34 +196,33 @@ fn joining_processes_and_their_learner_may_die_at_any_time() {
     feed();
     let [a, b, c] = ["a", "b", "c"].map(|name| start_member(&home, name));
     let mut daemon = home.start();
-    wait_until(
-        "every unit is taken up by somebody, and everybody has some",
-        || {
-            let has = |member: &Process| n_begun(member) > 0;
-            (n_begun_of(&[&a, &b, &c]) >= N_UNITS && has(&a) && has(&b) && has(&c)).then_some(())
-        },
-    );
+    wait_until("every pair is joined, and every process has one", || {
+        let has = |member: &Process| n_begun(member) > 0;
+        (n_begun_of(&[&a, &b, &c]) >= N_PAIRS && has(&a) && has(&b) && has(&c)).then_some(())
+    });
     feed();
-    wait_until("the learner is told", || (n_shown(&daemon) > 0.0).then_some(()));
+    wait_until("the learner has join records", || {
+        (n_shown(&daemon) > 0.0).then_some(())
+    });
 
-    // One dies while it joins, the others go on and take its units up.
+    // One is killed while it joins, and the others take over its pairs.
     feed();
     let before = n_begun_of(&[&b, &c]);
     a.kill();
     feed();
     feed();
-    wait_until("the units of the dead have moved", || {
+    wait_until("the pairs of the killed process have moved", || {
         (n_begun_of(&[&b, &c]) > before).then_some(())
     });
-    // One more comes, and the learner dies.
+    // One more starts, and the learner is killed.
     feed();
     let d = start_member(&home, "d");
     feed();
     daemon.kill();
     feed();
     daemon = home.start();
-    wait_until("the new one has units", || (n_begun(&d) > 0).then_some(()));
-    // One leaves in peace and comes back.
+    wait_until("the new process has pairs", || (n_begun(&d) > 0).then_some(()));
+    // One stops cleanly and starts again.
     feed();
     c.stop();
     feed();
@@ -230,7 +232,7 @@ fn joining_processes_and_their_learner_may_die_at_any_time() {
     feed();
     daemon = home.start();
     let n_beats = broker.heartbeat(world.end_ms + AFTER_MS);
-    wait_until("the one that came back has units", || {
+    wait_until("the restarted process has pairs", || {
         (n_begun(&c) > 0).then_some(())
     });
     assert!([&b, &c, &d].iter().any(|member| has_warmed_up(member)));

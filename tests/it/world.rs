@@ -1,4 +1,4 @@
-//! A small generated world: users, items, slates and clicks, the same in every run, and the counts it must lead to.
+//! A small generated world of users, items, slates and clicks, the same in every run, with its expected counts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use ouzel_ingest::{DataDir, DataEvent, Decoder};
 use ouzel_sample::{DecodedRecord, PartitionId, Record};
 use serde_json::{Value, json};
 
-/// Event time of the first slate: long ago, like a log that is fed again.
+/// Event time of the first slate, in the past, as in an old log.
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
 /// Time from one slate to the next.
 const STEP_MS: i64 = 10_000;
@@ -23,10 +23,10 @@ const N_USERS: usize = 25;
 /// The default attribution window of clicks.
 const WINDOW_MS: i64 = 600_000;
 
-/// The counts that a world must lead to, whatever happens to the learning process.
+/// The expected counts of a world, whatever happens to the learning process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// JoinResultReceiver.
+    /// Slates.
     pub(crate) requests: u64,
     /// Shown items.
     pub(crate) shown: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Samples under the default policy: one per shown item and one more per positive.
+    /// Samples under the default label policy: one per shown item and one more per positive.
     pub(crate) fn samples(&self) -> u64 {
         self.shown + self.positives
     }
@@ -53,7 +53,7 @@ impl Expected {
 pub(crate) struct World {
     /// Its events in order of time, the catalog first.
     pub(crate) events: Vec<DataEvent>,
-    /// The counts that they lead to.
+    /// The expected counts.
     pub(crate) expected: Expected,
     /// Event time of the last event.
     pub(crate) end_ms: i64,
@@ -114,7 +114,7 @@ impl World {
     }
 }
 
-/// Writes the data folder. Returns the counts that it leads to.
+/// Writes the data folder. Returns the expected counts.
 fn write(n_requests: u64, dir: &Path) -> Expected {
     let mut rng = Rng::new(n_requests);
     let mut expected = Expected {

@@ -1,14 +1,15 @@
-// A peer of the join from Kafka: the same impressions and actions joined within the same window by Kafka Streams, as its
-// documentation shows it. Compiled and run by ops/setup/bench_streams.py.
+// A peer of the join from Kafka: Kafka Streams joins the same impressions and actions within the same window, as in its
+// documentation. Compiled and run by ops/setup/bench_streams.py.
 //
 //     StreamsJoin BOOTSTRAP PREFIX N_EVENTS N_JOINED left|inner memory|rocksdb STATE_DIR
 //
-// `left` makes what ouzel makes, a positive or a negative of each shown item: slates are opened and both streams keyed by
-// request and item, for which Kafka Streams sends them through a topic in between. `inner` is a cheaper job, the positives
-// alone: slates and actions are keyed by request as they come, and a slate is opened where it meets its action. N_JOINED is
-// the number of records that so come to be joined. Neither takes out duplicates, has dead letters or keeps histories, and
-// neither has a changelog, so that nothing survives a crash. The two stores suit different logs: that on the heap walks all that is within the window, RocksDB
-// opens files anew for every few minutes of event time. The first half of the log warms the compiler up and is not counted.
+// `left` makes a positive or a negative of each shown item, as ouzel does. Slates are flattened and both streams keyed by
+// request and item, so Kafka Streams sends them through a topic. `inner` is a cheaper job that makes positives only: both
+// streams stay keyed by request, and a slate is searched when it meets an action. N_JOINED is the number of records that
+// reach the join. Neither removes duplicates, sends dead letters or stores histories, and neither has a changelog, so
+// nothing survives a crash. The two stores suit different logs: the one on the heap scans all records in the window, RocksDB
+// opens new files for every few minutes of event time. The first half of the log warms up the JIT compiler and is not
+// counted.
 
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -99,7 +100,7 @@ public final class StreamsJoin {
                 });
     }
 
-    /** Counts a record that is about to be joined: when the last one is, only the pair that it makes is missing. */
+    /** Counts a record before it is joined. After the last record, only its own pair is missing. */
     private void count() {
         long number = joined.incrementAndGet();
         if (number == nJoined / 2) {
@@ -167,7 +168,7 @@ public final class StreamsJoin {
         settings.put(StreamsConfig.STATE_DIR_CONFIG, args[6]);
         settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
-        // Unless told to wait for the slower of its two inputs, it drops as late what that one still has to bring.
+        // Without this wait for the slower input, records of that input are dropped as late.
         settings.put(StreamsConfig.MAX_TASK_IDLE_MS_CONFIG, 10_000);
         settings.put(StreamsConfig.consumerPrefix(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG), "earliest");
         KafkaStreams streams = new KafkaStreams(

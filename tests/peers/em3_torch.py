@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Peers of the learner and the scorer on em3-din: the same model in eager PyTorch, on the same batches.
 
-`--layout idiomatic` lays it out as public CTR libraries do: one sample a row, the user side repeated for every candidate,
-pairs of candidate and entry concatenated for DIN, embeddings sparse. `--layout request-once` computes the user side once a
-request, unique rows once a batch, splits DIN's first layer, makes an item's content once, and has its own row-wise Adagrad.
+`--layout idiomatic` is the layout of public CTR libraries: one sample per row, the user side repeated for every candidate,
+pairs of candidate and entry concatenated for DIN, sparse embeddings. `--layout request-once` computes the user side once per
+request and unique rows once per batch, splits the first layer of DIN, computes the content of an item once, and has a
+row-wise Adagrad.
 
-Weights are those that ouzel trained, and the scores of every batch must be ouzel's to 1e-4, or this fails. In the peers'
-favour: ids are numbered and tensors made before the clock starts, the contents of histories are read from a bank that is
-not brought up to date, and there is no softmax loss within slates.
+The weights are those that ouzel trained, and the scores of every batch must equal those of ouzel to 1e-4, or this fails. Three
+things favour the peers: ids are numbered and tensors built before the clock starts, the contents of histories come from a
+bank that is not updated, and there is no softmax loss within slates.
 
     cargo bench -p ouzel-learner --bench em3 -- --model em3-din --shape 64x8x50 --dump FILE
     em3_torch.py FILE --layout idiomatic|request-once [--threads N] [--seconds S]      # one JSON object
@@ -28,7 +29,7 @@ KINDS = {"F32": torch.float32, "I64": torch.int64}
 
 
 def read(path):
-    """A safetensors file without its package."""
+    """Reads a safetensors file without the package of that name."""
     with open(path, "rb") as file:
         (n,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(n))
@@ -62,7 +63,7 @@ class Content(nn.Module):
 
 
 class Model(nn.Module):
-    """All weights but the rows, and what both layouts share."""
+    """All weights except the rows, and the parts that both layouts share."""
 
     def __init__(self, dumped):
         super().__init__()
@@ -92,14 +93,14 @@ class Model(nn.Module):
 
 
 def firsts(batch):
-    """The distinct contents of a batch's candidates, where each is first, and which each candidate has."""
+    """The distinct contents of the candidates, the first candidate of each, and the content of each candidate."""
     unique, which = torch.unique(batch["content"], return_inverse=True)
     first = torch.full((len(unique),), len(which)).scatter_reduce_(0, which, torch.arange(len(which)), "amin")
     return unique, first, which
 
 
 class Idiomatic(Model):
-    """One sample a row."""
+    """One sample per row."""
 
     def __init__(self, dumped):
         super().__init__(dumped)
@@ -146,7 +147,7 @@ class Idiomatic(Model):
 
 
 class RequestOnce(Model):
-    """Everything as often as it differs."""
+    """Each distinct value computed once."""
 
     def __init__(self, dumped):
         super().__init__(dumped)
@@ -178,9 +179,9 @@ class RequestOnce(Model):
         contents = self.content(self.text[wanted], self.image[wanted])
         content = contents[which]
         past, k = self.bank[b["history_content"]], self.keys[b["history_content"]]
-        ask = self.adapted("interest_query", content).view(r, c, -1)
+        interest_query = self.adapted("interest_query", content).view(r, c, -1)
         low = past @ w["interest_key_lora_a"].T
-        scores = ask @ k.transpose(1, 2) + SCALE * (ask @ w["interest_key_lora_b"]) @ low.transpose(1, 2)
+        scores = interest_query @ k.transpose(1, 2) + SCALE * (interest_query @ w["interest_key_lora_b"]) @ low.transpose(1, 2)
         found = (torch.softmax(scores / k.shape[2] ** 0.5, 2) @ past).view(r * c, -1)
         user_side = torch.cat([user, zero, items.sum(1) / n**0.5], 1) @ w["first_user"].T
         none = torch.zeros_like(item)

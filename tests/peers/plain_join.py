@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A peer of the join: the job of `plain_join.rs`, in Python with `json` and dictionaries, as a stream job is first written.
+"""A peer of the join: the job of `plain_join.rs` in Python, with `json` and dictionaries.
 
     OUZEL_BENCH_DUMP=DIR cargo bench -p ouzel-ingest --bench join    # the logs
-    plain_join.py DIR                                                # one JSON object: events a second
+    plain_join.py DIR                                                # one JSON object: events per second
 """
 
 import collections

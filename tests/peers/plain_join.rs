@@ -1,9 +1,8 @@
-//! A peer of the join: the same job as one would write it first, with `serde_json::Value`, strings as keys and
-//! a hash map for everything.
+//! A peer of the join: the same job in a first version, with `serde_json::Value`, strings as keys and hash maps.
 //!
-//! It decodes, joins clicks within ten minutes on a watermark, refuses a request it knows, and gives each sample
-//! the user's last hundred clicks and the same counters as features. It leaves out what nobody writes first: late
-//! and early actions, several partitions, dead letters, a hash over the samples, a state that can be saved.
+//! It decodes, joins clicks within ten minutes on a watermark, drops repeated requests, and gives each sample the last
+//! hundred clicks of the user and the same counters as features. It has no late or early actions, no several partitions, no
+//! dead letters, no hash over the samples and no checkpoint.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -17,7 +16,7 @@ const HISTORY_KEPT: usize = 200;
 const DECAY_MS: f32 = 3_600_000.0;
 
 /// A training sample.
-#[expect(dead_code, reason = "made to be handed on, which the benchmark does not do")]
+#[expect(dead_code, reason = "output that the benchmark does not read")]
 pub(crate) struct PlainSample {
     pub(crate) request: Rc<PlainRequest>,
     pub(crate) item: String,
@@ -25,7 +24,7 @@ pub(crate) struct PlainSample {
     pub(crate) label: bool,
 }
 
-/// What the samples of a slate share.
+/// The request side of the samples of a slate.
 pub(crate) struct PlainRequest {
     pub(crate) id: String,
     pub(crate) user: String,
@@ -36,7 +35,7 @@ pub(crate) struct PlainRequest {
 
 struct Pending {
     request: Rc<PlainRequest>,
-    /// Features by item, until it is clicked.
+    /// Features of each item that is not clicked.
     items: Vec<(String, Vec<f32>)>,
 }
 
@@ -199,7 +198,7 @@ impl PlainJoin {
         }
     }
 
-    /// The names of everything an event on `item` is counted for.
+    /// The names of the counters of an event on `item`.
     fn keys(&self, request: &PlainRequest, item: &str) -> Vec<String> {
         let user = &request.user;
         let mut keys = vec![
@@ -318,7 +317,7 @@ impl Counter {
         }
     }
 
-    /// The smoothed logit of its rate, minus that of the global `rate`.
+    /// The smoothed logit of the action rate, minus that of the global `rate`.
     fn ctr(&self, rate: f32) -> f32 {
         logit((self.actions + 1.0) / (self.impressions + 1.0 / rate)) - logit(rate)
     }

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""A peer of the learner and the scorer: the same model in eager PyTorch, laid out as public CTR libraries lay it out.
+"""A peer of the learner and the scorer: the same model in eager PyTorch, with the layout of public CTR libraries.
 
 Wide, FM and MLP over the same fields, on the same batches, with the same losses and optimizers: FTRL for the wide part,
-row-wise Adagrad for embedding rows (by hand, since torch has none), torch's own Adagrad for dense weights. One sample a
-row: the user side is repeated for every candidate, lists are padded to the longest of the batch, embeddings are sparse
-`nn.Embedding`s over ids that were numbered beforehand. `--pooling bag` replaces padded lists by `nn.EmbeddingBag`.
+row-wise Adagrad for embedding rows (which torch lacks), the Adagrad of torch for dense weights. One sample per row: the
+user side is repeated for every candidate, lists are padded to the longest of the batch, embeddings are sparse `nn.Embedding`s
+over numbered ids. `--pooling bag` replaces padded lists by `nn.EmbeddingBag`.
 
-In its favour: ids are numbered, lists padded and tensors made before the clock starts, where ouzel starts from 64-bit ids.
+One thing favours the peer: ids are numbered, lists padded and tensors built before the clock starts; ouzel starts from 64-bit
+ids.
 
     OUZEL_BENCH_DUMP=DIR cargo bench -p ouzel-learner --bench ranker    # the batches
-    recipe_torch.py DIR [--pooling bag] [--profile]                     # one JSON object: samples or candidates a second
+    recipe_torch.py DIR [--pooling bag] [--profile]                     # one JSON object: samples or candidates per second
 """
 
 import argparse
@@ -32,7 +33,7 @@ TABLE_OF = {"user": "user", "history": "item", "item": "item"}
 
 
 class Numbers:
-    """Ids to places in a table; 0 is padding."""
+    """Maps ids to rows of a table; 0 is padding."""
 
     def __init__(self):
         self.places = {}
@@ -45,7 +46,7 @@ class Numbers:
 
 
 class Encoder:
-    """Dumped batches to tensors, one sample a row."""
+    """Turns dumped batches into tensors, one sample per row."""
 
     def __init__(self):
         self.tables = {"user": Numbers(), "item": Numbers(), "attribute": Numbers(), "wide": Numbers()}
@@ -88,7 +89,7 @@ class Encoder:
 
 
 def padded(rows):
-    """`[n, longest]`, 0 where a list is over."""
+    """`[n, longest]`, padded with 0."""
     width = max(1, max(len(row) for row in rows))
     return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
@@ -134,7 +135,7 @@ class Recipe(nn.Module):
 
 
 class RowAdagrad:
-    """One accumulator a row, of the mean square of its gradient."""
+    """Adagrad with one accumulator per row, of the mean square of its gradient."""
 
     def __init__(self, tables):
         self.state = [(table.weight, torch.full((len(table.weight),), ROW_START)) for table in tables]
@@ -200,7 +201,7 @@ class Learner:
 
 
 def expand(user, fields, n):
-    """The request's own fields once for every candidate: what a per-sample model is fed when it serves."""
+    """Repeats the fields of the request for every candidate, the input of a per-sample model."""
     return {name: user[name].expand(n, -1) if name in user else ids for name, ids in fields.items()}
 
 
@@ -211,7 +212,7 @@ def score(model, prior, request, n):
 
 
 def rate(work, amount, seconds):
-    """The median amount a second over about so many seconds of single runs, after a tenth of them to warm up."""
+    """The median rate of single runs over `seconds`, after a warm-up of a tenth of that."""
     begun, times = time.perf_counter(), []
     while time.perf_counter() - begun < 1.1 * seconds:
         start = time.perf_counter()
@@ -226,7 +227,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--pooling", choices=("padded", "bag"), default="padded")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each figure for")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each figure")
     parser.add_argument("--profile", action="store_true", help="print torch's profile of 20 steps to stderr")
     args = parser.parse_args()
     torch.manual_seed(0)

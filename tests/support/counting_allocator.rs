@@ -7,21 +7,18 @@ struct CountingAllocator;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
-#[allow(
-    unsafe_code,
-    reason = "the allocator is the only place where every allocation is seen"
-)]
-// SAFETY: every call is passed on to the system's allocator unchanged.
+#[allow(unsafe_code, reason = "only the allocator sees every allocation")]
+// SAFETY: every call is forwarded to the allocator of the system.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller guarantees.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller guarantees.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
