@@ -91,7 +91,7 @@ pub(crate) struct Target {
 /// The reason of a change.
 #[derive(Debug, Args)]
 pub(crate) struct Note {
-    /// Reason, for the audit log and the manifest
+    /// Reason, for the audit log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) note: String,
 }

@@ -181,7 +181,7 @@ impl Demo {
             ne: window.ne,
             freshness_seconds: quantile(&mut newest, 0.5),
             snapshots: Some(running.control.snapshots().len() as u64),
-            requests: Some(self.calls.figures().n_requests),
+            requests: Some(self.calls.figures().requests),
         }
     }
 

@@ -31,6 +31,11 @@ pub(super) fn json(value: &impl serde::Serialize, out: &mut dyn Write) -> anyhow
     Ok(())
 }
 
+/// The text of a value, or a dash.
+pub(super) fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or("-".to_owned(), text)
+}
+
 /// A validation figure with four decimals, or a dash of the same width.
 pub(super) fn figure(value: Option<f64>) -> String {
     value.map_or("  -   ".to_owned(), |value| format!("{value:.4}"))

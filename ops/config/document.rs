@@ -37,6 +37,7 @@ impl Document {
             vec![document.problem(at, "", one_line(error.message()), None)]
         })?;
         let mut walk = Walk {
+            document: &document,
             root: schema,
             section,
             offsets: BTreeMap::new(),
@@ -45,12 +46,8 @@ impl Document {
         walk.table("", parsed.get_ref(), schema);
         let (offsets, mut unknown) = (walk.offsets, walk.unknown);
         if !unknown.is_empty() {
-            unknown.sort_by_key(|unknown| unknown.offset);
-            let problems = unknown.into_iter().map(|unknown| {
-                let at = Some(document.line_and_column(unknown.offset));
-                document.problem(at, &unknown.path, unknown.message, unknown.hint)
-            });
-            return Err(problems.collect());
+            unknown.sort_by_key(|problem| problem.at);
+            return Err(unknown);
         }
         document.offsets = offsets;
         document.table = toml::from_str(text).expect("the text was parsed before");
@@ -119,18 +116,13 @@ impl Document {
     }
 }
 
-struct Unknown {
-    offset: usize,
-    path: String,
-    message: String,
-    hint: Option<String>,
-}
-
+/// Collects the positions of all keys, and the problems of unknown ones.
 struct Walk<'a> {
+    document: &'a Document,
     root: &'a Schema,
     section: &'a str,
     offsets: BTreeMap<String, (usize, usize)>,
-    unknown: Vec<Unknown>,
+    unknown: Vec<Problem>,
 }
 
 impl Walk<'_> {
@@ -155,12 +147,9 @@ impl Walk<'_> {
                         Some(hint(self.root, schema, path, name)),
                     ),
                 };
-                self.unknown.push(Unknown {
-                    offset,
-                    path: child,
-                    message,
-                    hint,
-                });
+                let at = Some(self.document.line_and_column(offset));
+                self.unknown
+                    .push(self.document.problem(at, &child, message, hint));
             } else {
                 self.value(&child, value, known);
             }

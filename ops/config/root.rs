@@ -21,40 +21,29 @@ use super::sections::{Admin, Content, Ids, Kafka, Log};
 /// several of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the doc comment of a section describes it")]
 pub struct Config {
-    /// The Kafka cluster that events come from.
     pub kafka: Kafka,
-    /// How ids become numbers.
     pub ids: Ids,
-    /// Limits of one event. An event beyond a limit is rejected and goes to the dead-letter topic.
     pub events: EventLimits,
-    /// How impressions and actions become samples.
     pub join: JoinConfig,
     /// How `ouzel join` processes share the partitions, with `join.source = "tier"`.
     pub tier: TierConfig,
-    /// The order in which records of several partitions are processed.
     pub order: OrderConfig,
     /// What is stored of users and items between events. Part of a snapshot's schema except for the limits: other values
     /// make other features.
     pub features: FeatureConfig,
-    /// Frozen content encoders. Vectors that item events carry need none. Part of a snapshot's schema: another encoder makes
-    /// other vectors.
     pub content: Content,
     /// How samples become training steps. May change between two starts.
     pub learner: LearnerConfig,
-    /// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
     pub model: ModelConfig,
     /// Learning rates, losses and gradient clipping. May change between two starts.
     pub optimizer: OptimizerConfig,
     /// When an id gets an embedding row, and when it loses it. May change between two starts.
     pub rows: RowRules,
-    /// What is stored on disk.
     pub snapshot: SnapshotConfig,
-    /// The scoring port. A request beyond a limit gets a status code; none waits without end.
     pub serving: ServingConfig,
-    /// Administration, never on the scoring port.
     pub admin: Admin,
-    /// The log on stderr.
     pub log: Log,
 }
 

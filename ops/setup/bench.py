@@ -148,8 +148,8 @@ def em3(program, seconds, *arguments):
 
 def measure(table, programs, peers, rounds, seconds):
     losses = {}
-    for turn in range(rounds):
-        say("round {} of {}".format(turn + 1, rounds))
+    for number in range(rounds):
+        say("round {} of {}".format(number + 1, rounds))
         join = medians(output_of([programs["join"], "--bench", "--sample-count", "5", "::(decode_and_join|plain)::"]))
         python = peers.run("plain Python", seconds)
         ranker = medians(output_of([programs["ranker"], "--bench", "--min-time", str(seconds)]))

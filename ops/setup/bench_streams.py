@@ -87,7 +87,7 @@ class Bench:
 
 def check(world, fed, results):
     """Raises NotTheSame unless all sides joined all events to the same outcome."""
-    pairs = {who: result["pairs"] for who, result in results.items()}
+    pairs = {side: result["pairs"] for side, result in results.items()}
     read = {results[how]["events"] for how, _ in OURS}
     if len(set(pairs.values())) != 1 or pairs["unit"] == 0 or read != {fed["impressions"] + fed["actions"]}:
         raise NotTheSame("{}: not the same job: {} of {}".format(world, results, fed))
@@ -109,13 +109,13 @@ def measure(program, rounds, say):
             for world, _, store in WORLDS:
                 say("writing {} to Kafka".format(world))
                 fed = bench.feed(world)
-                for turn in range(rounds):
-                    say("{} from Kafka, round {} of {}".format(world, turn + 1, rounds))
+                for number in range(rounds):
+                    say("{} from Kafka, round {} of {}".format(world, number + 1, rounds))
                     found = {how: bench.ours(how, world) for how, _ in OURS}
                     found.update((how, bench.theirs(how, store, world, fed)) for how, _ in THEIRS)
-                    check(world, fed, {who: result for who, (result, _) in found.items()})
-                    for who, (_, rate) in found.items():
-                        figures.setdefault((world, who), []).append(rate)
+                    check(world, fed, {side: result for side, (result, _) in found.items()})
+                    for side, (_, rate) in found.items():
+                        figures.setdefault((world, side), []).append(rate)
             kafka.tool(["TopicCommand", "--delete", "--topic", bench.prefix + ".*"])
     finally:
         if is_ours:

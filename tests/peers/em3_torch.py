@@ -210,11 +210,11 @@ class RequestOnce(Model):
 def rate(seconds, batches, work):
     for batch in batches[:3]:
         work(batch)
-    start, done, turn = time.perf_counter(), 0, 0
+    start, done, number = time.perf_counter(), 0, 0
     while time.perf_counter() - start < seconds:
-        batch = batches[turn % len(batches)]
+        batch = batches[number % len(batches)]
         work(batch)
-        turn, done = turn + 1, done + len(batch["item"])
+        number, done = number + 1, done + len(batch["item"])
     return done / (time.perf_counter() - start)
 
 

@@ -241,8 +241,8 @@ def main():
         learner = Learner(encoder, args.pooling)
         losses = [learner.step(batch)[1] for batch in batches]
         found["log_loss/" + world] = statistics.fmean(losses)
-        turn = iter(batches * 100_000)
-        found["train/" + world] = rate(lambda: learner.step(next(turn)), len(batches[0]["label"]), args.seconds)
+        repeated = iter(batches * 100_000)
+        found["train/" + world] = rate(lambda: learner.step(next(repeated)), len(batches[0]["label"]), args.seconds)
         if args.profile:
             with torch.profiler.profile() as profile:
                 for batch in batches[:20]:

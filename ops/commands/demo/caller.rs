@@ -8,7 +8,7 @@ use ouzel_ingest::DataDir;
 use ouzel_sample::Stream;
 use ouzel_serving::RankRequest;
 use ouzel_serving::client::RankClient;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pipeline::lock;
 use crate::supervisor::Shutdown;
@@ -20,9 +20,7 @@ const N_CANDIDATES: usize = 100;
 
 /// Outcomes of the rank requests.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
-    inner: Mutex<Inner>,
-}
+pub(super) struct Calls(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -34,40 +32,38 @@ struct Inner {
 }
 
 /// Figures of the rank requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct CallFigures {
     /// Requests since a model was ready.
-    pub(super) n_requests: u64,
+    pub(super) requests: u64,
     /// Requests without a ranking in reply.
-    pub(super) n_errors: u64,
-    /// Message of the first error.
+    pub(super) errors: u64,
     pub(super) first_error: Option<String>,
-    /// Number of model versions that answered.
-    pub(super) n_versions: u64,
-    /// Median latency, ms.
-    pub p50_ms: Option<f64>,
-    /// 99th percentile of the latency, ms.
-    pub p99_ms: Option<f64>,
+    /// Model versions that replied.
+    pub(super) versions: u64,
+    /// Median latency.
+    pub(super) p50_ms: Option<f64>,
+    pub(super) p99_ms: Option<f64>,
 }
 
 impl Calls {
     /// The figures so far.
     pub(super) fn figures(&self) -> CallFigures {
-        let inner = lock(&self.inner);
+        let inner = lock(&self.0);
         let latencies = inner.latencies.iter();
         let mut ms: Vec<f64> = latencies.map(|latency| latency.as_secs_f64() * 1000.0).collect();
         CallFigures {
-            n_requests: inner.latencies.len() as u64 + inner.n_errors,
-            n_errors: inner.n_errors,
+            requests: inner.latencies.len() as u64 + inner.n_errors,
+            errors: inner.n_errors,
             first_error: inner.first_error.clone(),
-            n_versions: inner.n_versions,
+            versions: inner.n_versions,
             p50_ms: quantile(&mut ms, 0.5),
             p99_ms: quantile(&mut ms, 0.99),
         }
     }
 
     fn record(&self, result: Result<(Duration, u64), String>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = lock(&self.0);
         match result {
             Ok((latency, version)) => {
                 inner.latencies.push(latency);

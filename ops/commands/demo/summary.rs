@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::caller::CallFigures;
 use crate::commands::data::JoinFigures;
-use crate::commands::output::{figure, figures};
+use crate::commands::output::{figure, figures, or_dash};
 use crate::telemetry::float;
 
 /// The measurements of a demo.
@@ -78,14 +78,7 @@ impl Summary {
             },
             "freshness_seconds": { "p50": self.freshness.0, "p99": self.freshness.1 },
             "snapshots": self.snapshots,
-            "serving": {
-                "requests": self.calls.n_requests,
-                "errors": self.calls.n_errors,
-                "first_error": self.calls.first_error,
-                "versions": self.calls.n_versions,
-                "p50_ms": self.calls.p50_ms,
-                "p99_ms": self.calls.p99_ms,
-            },
+            "serving": self.calls,
             "wall_seconds": self.wall_seconds,
             "samples_per_second": self.samples_per_second(),
             "state": self.state,
@@ -126,27 +119,23 @@ impl Summary {
         writeln!(out, "  {:<22} {}  {}", "  popularity", figure(auc), figure(gauc))?;
         writeln!(
             out,
-            "  (frozen: weights, counters and histories stand still; popularity: the item's click rate)"
+            "  (frozen: weights, counters and histories are fixed; popularity: the item's click rate)"
         )?;
-        let (p50, p99) = self.freshness;
-        let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} s"));
+        let seconds = |value| or_dash(value, |value: f64| format!("{value:.2} s"));
+        let (p50, p99) = (seconds(self.freshness.0), seconds(self.freshness.1));
         writeln!(
             out,
-            "\n  freshness   {} median, {} at the 99th percentile, from the action's record to the served model",
-            seconds(p50),
-            seconds(p99)
+            "\n  freshness   {p50} median, {p99} at the 99th percentile, from the action's record to the served model"
         )?;
-        let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} ms"));
+        let calls = &self.calls;
+        let (requests, errors, versions) = (calls.requests, calls.errors, calls.versions);
+        let ms = |value| or_dash(value, |value: f64| format!("{value:.1} ms"));
+        let (p50, p99) = (ms(calls.p50_ms), ms(calls.p99_ms));
         writeln!(
             out,
-            "  serving     {} requests of 100 candidates, {} errors, {} median, {} at the 99th percentile, {} versions seen",
-            self.calls.n_requests,
-            self.calls.n_errors,
-            ms(self.calls.p50_ms),
-            ms(self.calls.p99_ms),
-            self.calls.n_versions
+            "  serving     {requests} requests of 100 candidates, {errors} errors, {p50} median, {p99} at the 99th percentile, {versions} versions seen"
         )?;
-        if let Some(error) = &self.calls.first_error {
+        if let Some(error) = &calls.first_error {
             writeln!(out, "              first error: {error}")?;
         }
         let state = self.state.display();

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ouzel_snapshot::{AuditLog, Diff, Manifest, SnapshotEntry, VerificationReport};
 
-use crate::commands::output::{row, table};
+use crate::commands::output::{or_dash, row, table};
 
 /// Writes one line per snapshot.
 pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<()> {
@@ -199,11 +199,6 @@ fn section<'a>(
     }
     writeln!(out, "{name}")?;
     table(&rows, out)
-}
-
-/// The text of a value, or a dash.
-fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
-    value.map_or("-".to_owned(), text)
 }
 
 /// A time in UTC, or "unknown".
