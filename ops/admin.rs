@@ -1,7 +1,7 @@
-//! Administration of a running daemon, over a Unix socket that only its owner can open.
+//! Administration of a running daemon, through a Unix socket with mode 0600.
 //!
-//! One JSON object a line in each direction. The protocol knows the verbs and nothing of how they are done:
-//! [`serve`] hands each request to a function. Never on the scoring port.
+//! Each request and each reply is a JSON object on one line. [`serve`] calls a function with each request. The scoring
+//! port has no administration.
 
 mod client;
 mod protocol;

@@ -1,19 +1,19 @@
-//! What is asked and answered on the admin socket.
+//! Requests and replies of the admin socket.
 
 use serde::{Deserialize, Serialize};
 
 /// Longest line in either direction, in bytes.
 pub(super) const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// What can be asked of a running daemon.
+/// A request to a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminRequest {
-    /// How it is doing.
+    /// Report the status.
     Status,
     /// Write a snapshot now; answered once it is on disk.
     Snapshot,
-    /// Serve this snapshot, and go on learning from it.
+    /// Serve this snapshot and continue learning from it.
     Rollback {
         /// The snapshot.
         id: String,
@@ -29,13 +29,13 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
-    /// Freeze the base of the model; answered once a snapshot has it.
+    /// Freeze the base of the model; answered once a snapshot with it is on disk.
     FreezeBase {
         /// Why, for the audit log.
         #[serde(default)]
         note: String,
     },
-    /// Add what the adapters have learned to the base; answered once a snapshot has it.
+    /// Merge the adapters into the base; answered once a snapshot with it is on disk.
     Rebase {
         /// Why, for the audit log.
         #[serde(default)]
@@ -49,19 +49,19 @@ pub enum AdminRequest {
     },
 }
 
-/// What a daemon answers.
+/// The reply of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum AdminReply {
-    /// To [`AdminRequest::Status`].
+    /// The status.
     Status(Status),
-    /// It is done.
+    /// The request was carried out.
     Done {
-        /// The snapshot it was about, if about one.
+        /// The snapshot that was written or named.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<String>,
     },
-    /// It was not done, and nothing has changed.
+    /// The request was refused; nothing has changed.
     Refused {
         /// Why.
         error: String,
@@ -81,7 +81,7 @@ impl AdminReply {
     }
 }
 
-/// How a daemon is doing.
+/// The status of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -89,7 +89,7 @@ pub struct Status {
     pub version: String,
     /// Process id.
     pub pid: u32,
-    /// Since the start, s.
+    /// Time since the start, s.
     pub uptime_seconds: u64,
     /// The snapshot being served.
     pub serving: Option<String>,
@@ -97,14 +97,14 @@ pub struct Status {
     pub latest: Option<String>,
     /// The pinned snapshot.
     pub pinned: Option<String>,
-    /// Events read since the start.
+    /// Number of events read since the start.
     pub events: u64,
-    /// Events rejected since the start.
+    /// Number of events rejected since the start.
     pub rejected: u64,
-    /// Samples learned in this lineage.
+    /// Number of samples learned in this lineage.
     pub samples: u64,
-    /// Batches learned in this lineage.
+    /// Number of batches learned in this lineage.
     pub batches: u64,
-    /// Impressions that wait for their windows.
+    /// Number of impressions with an open window.
     pub pending: u64,
 }

@@ -1,4 +1,4 @@
-//! The daemon's side of the admin socket.
+//! The server of the admin socket, in the daemon.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 use tracing::{info, warn};
 
 use super::protocol::{AdminReply, AdminRequest, MAX_LINE_BYTES};
 use crate::supervisor::Shutdown;
 
-/// How often the listener looks up from its socket.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long a caller may be silent before the next one is heard.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks for a connection.
+const ACCEPT_POLL: Duration = Duration::from_millis(50);
+/// Longest silence of a client before its connection is closed, so that the next client is served.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A bound admin socket. Its file goes with it.
+/// A bound admin socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
@@ -26,18 +27,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` with mode 0600. A socket that nobody answers on is left from a crash and is replaced;
-    /// anything else there is left alone and is an error.
+    /// Binds `path` with mode 0600. Replaces a socket that does not answer, which a crash left there.
+    ///
+    /// # Errors
+    /// If another process answers at `path`, or if it is no socket.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("cannot create the admin socket {}", path.display());
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot look at the admin socket {}", path.display()));
-            }
-            Ok(there) if !there.file_type().is_socket() => {
+            Err(error) => return Err(error).with_context(failed),
+            Ok(metadata) if !metadata.file_type().is_socket() => {
                 bail!(
-                    "cannot make the admin socket: {} exists and is no socket",
+                    "cannot create the admin socket: {} exists and is no socket",
                     path.display()
                 );
             }
@@ -49,20 +50,17 @@ impl Listener {
             }
             Ok(_) => {}
         }
-        let made = || format!("cannot make the admin socket {}", path.display());
-        // Bound under another name until its mode is right: nobody can connect in between.
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
+        // Bound under another name, so that no client can connect before its mode is set.
+        let new = path.with_added_extension("new");
         if let Err(error) = fs::remove_file(&new)
             && error.kind() != io::ErrorKind::NotFound
         {
-            return Err(error).with_context(made);
+            return Err(error).with_context(failed);
         }
-        let socket = UnixListener::bind(&new).with_context(made)?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).with_context(made)?;
-        socket.set_nonblocking(true).with_context(made)?;
-        fs::rename(&new, path).with_context(made)?;
+        let socket = UnixListener::bind(&new).with_context(failed)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+        socket.set_nonblocking(true).with_context(failed)?;
+        fs::rename(&new, path).with_context(failed)?;
         Ok(Self {
             socket,
             path: path.to_owned(),
@@ -78,7 +76,7 @@ impl Drop for Listener {
     }
 }
 
-/// Answers requests with `handler`, one caller at a time, until the shutdown.
+/// Answers requests with `handler`, one client at a time, until the shutdown.
 pub fn serve(
     listener: &Listener,
     shutdown: &Shutdown,
@@ -87,13 +85,13 @@ pub fn serve(
     while !shutdown.is_triggered() {
         match listener.socket.accept() {
             Ok((stream, _)) => {
-                // A caller that went away or talks nonsense is no matter for the next one.
-                if let Err(error) = converse(&stream, shutdown, &handler) {
-                    warn!(%error, "admin caller dropped");
+                // An error of one client must not affect the next one.
+                if let Err(error) = serve_client(&stream, shutdown, &handler) {
+                    warn!(%error, "admin connection closed");
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                shutdown.wait_timeout(LOOK);
+                shutdown.wait_timeout(ACCEPT_POLL);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
@@ -106,15 +104,15 @@ pub fn serve(
     Ok(())
 }
 
-/// Answers one caller until it hangs up.
-fn converse(
+/// Answers one client until it closes the connection.
+fn serve_client(
     stream: &UnixStream,
     shutdown: &Shutdown,
     handler: &impl Fn(AdminRequest) -> AdminReply,
 ) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     while !shutdown.is_triggered() {
         let mut line = Vec::new();
@@ -122,10 +120,17 @@ fn converse(
         if n_bytes == 0 {
             return Ok(());
         }
-        let whole = line.ends_with(b"\n");
+        let is_complete = line.ends_with(b"\n");
         let reply = match serde_json::from_slice::<AdminRequest>(&line) {
             Ok(request) => {
-                info!(?request, "admin request");
+                let fields = serde_json::to_value(&request)?;
+                let field = |name| fields.get(name).and_then(Value::as_str);
+                info!(
+                    request = field("ask"),
+                    snapshot = field("id"),
+                    note = field("note"),
+                    "admin request"
+                );
                 handler(request)
             }
             Err(error) => AdminReply::refused(format!("cannot read the admin request: {error}")),
@@ -133,7 +138,7 @@ fn converse(
         let mut text = serde_json::to_vec(&reply)?;
         text.push(b'\n');
         (&mut &*stream).write_all(&text)?;
-        if !whole {
+        if !is_complete {
             return Ok(());
         }
     }
@@ -155,19 +160,19 @@ mod tests {
                 ..Status::default()
             }),
             AdminRequest::Rollback { id, .. } => AdminReply::Done { snapshot: Some(id) },
-            request => AdminReply::refused(format!("{request:?} is not for this test")),
+            _ => AdminReply::refused("not in this test"),
         }
     }
 
-    /// Runs `talk` against a served socket in a new folder.
-    fn with_server(talk: impl FnOnce(&Path)) {
+    /// Calls `use_client` with the path of a served socket.
+    fn with_server(use_client: impl FnOnce(&Path)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         let shutdown = Shutdown::new();
         let listener = Listener::bind(&path).unwrap();
         thread::scope(|scope| {
             let server = scope.spawn(|| serve(&listener, &shutdown, handler));
-            talk(&path);
+            use_client(&path);
             shutdown.trigger();
             server.join().unwrap().unwrap();
         });
@@ -176,16 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn every_request_of_a_caller_is_answered_and_so_is_the_next_caller() {
+    fn every_request_of_every_client_is_answered() {
         with_server(|path| {
             for _ in 0..2 {
                 let mut client = Client::connect(path).unwrap().unwrap();
-                let AdminReply::Status(status) = client.ask(&AdminRequest::Status).unwrap() else {
+                let AdminReply::Status(status) = client.send(&AdminRequest::Status).unwrap() else {
                     panic!()
                 };
                 assert_eq!(status.samples, 7);
                 let reply = client
-                    .ask(&AdminRequest::Rollback {
+                    .send(&AdminRequest::Rollback {
                         id: "a".to_owned(),
                         note: String::new(),
                     })
@@ -197,7 +202,7 @@ mod tests {
                     }
                 );
                 assert!(matches!(
-                    client.ask(&AdminRequest::Unpin { note: String::new() }).unwrap(),
+                    client.send(&AdminRequest::Unpin { note: String::new() }).unwrap(),
                     AdminReply::Refused { .. }
                 ));
             }
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_and_the_next_line_is_heard() {
+    fn a_malformed_request_is_refused_and_the_next_one_answered() {
         with_server(|path| {
             let stream = UnixStream::connect(path).unwrap();
             let mut lines = BufReader::new(&stream).lines();
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_cut_off() {
+    fn a_line_beyond_the_limit_closes_the_connection() {
         with_server(|path| {
             let stream = UnixStream::connect(path).unwrap();
             let line = vec![b'x'; usize::try_from(MAX_LINE_BYTES).unwrap()];
@@ -235,30 +240,30 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_for_its_owner_alone() {
+    fn only_the_owner_can_open_the_socket() {
         with_server(|path| {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         });
     }
 
     #[test]
-    fn a_dead_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
+    fn only_a_dead_socket_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let asked = Cell::new(0);
+        let n_requests = Cell::new(0);
         let listener = Listener::bind(&path).unwrap();
         let shutdown = Shutdown::new();
         let message = Listener::bind(&path).unwrap_err().to_string();
         assert!(message.starts_with("another ouzel is running"), "{message}");
-        // The second bind's probe hung up without a word, which is no request.
+        // The second bind only connected, which is no request.
         shutdown.trigger();
         serve(&listener, &shutdown, |_| {
-            asked.set(asked.get() + 1);
+            n_requests.set(n_requests.get() + 1);
             AdminReply::Done { snapshot: None }
         })
         .unwrap();
-        assert_eq!(asked.get(), 0);
+        assert_eq!(n_requests.get(), 0);
         drop(listener);
 
         fs::write(&path, "mine").unwrap();

@@ -135,7 +135,7 @@ impl StateDir {
                 done_by: "this command",
             });
         };
-        match daemon.ask(request)? {
+        match daemon.send(request)? {
             AdminReply::Done { snapshot } => Ok(Change {
                 description,
                 snapshot: snapshot.map(|id| id.parse()).transpose()?,

@@ -1,7 +1,7 @@
-//! The one signal to stop, and the Unix signals that give it.
+//! The shutdown token, and the Unix signals that trigger it.
 //!
-//! Only those who take something in from outside hear it: poll and the listeners. Everyone else ends when
-//! their input closes, so nothing taken in is lost.
+//! Only the tasks with input from outside react to the token: poll and the listeners. All others end when their input
+//! closes, so nothing that was read is lost.
 
 use std::io;
 use std::sync::Arc;
@@ -14,43 +14,31 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 
-/// A token to stop, shared by cloning. Once triggered it stays so.
+/// A token that stops the process, shared by cloning. It is triggered once and for all.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
-    /// Read on every loop of poll, so it takes no lock.
+    /// Read without a lock, because poll reads it often.
     triggered: AtomicBool,
-    /// The Unix signal that triggered it; 0 for none.
+    /// The Unix signal that triggered the token; 0 for none.
     signal: AtomicI32,
     lock: Mutex<()>,
     condvar: Condvar,
     watch: watch::Sender<bool>,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            triggered: AtomicBool::new(false),
-            signal: AtomicI32::new(0),
-            lock: Mutex::new(()),
-            condvar: Condvar::new(),
-            watch: watch::Sender::new(false),
-        }
-    }
-}
-
 impl Shutdown {
-    /// A token that nobody has triggered.
+    /// A token that is not triggered.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Tells everyone to stop.
+    /// Triggers the token.
     pub fn trigger(&self) {
         let guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.triggered.store(true, Ordering::Release);
@@ -59,13 +47,13 @@ impl Shutdown {
         self.shared.watch.send_replace(true);
     }
 
-    /// True once triggered.
+    /// True once the token is triggered.
     #[must_use]
     pub fn is_triggered(&self) -> bool {
         self.shared.triggered.load(Ordering::Acquire)
     }
 
-    /// The Unix signal that triggered it, if one did.
+    /// The Unix signal that triggered the token.
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         match self.shared.signal.load(Ordering::Acquire) {
@@ -74,7 +62,7 @@ impl Shutdown {
         }
     }
 
-    /// Waits until triggered, at most `limit`. Returns whether it is.
+    /// Waits at most `limit` for the trigger. Returns true if the token is triggered.
     pub fn wait_timeout(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,11 +81,11 @@ impl Shutdown {
         true
     }
 
-    /// Resolves once triggered; for the sockets.
+    /// Resolves once the token is triggered; for async tasks.
     pub async fn triggered(&self) {
         let mut watch = self.shared.watch.subscribe();
-        // An error says that the sender is gone, and it is in `self`.
-        let _ended = watch.wait_for(|triggered| *triggered).await.is_ok();
+        // Never an error: `self` holds the sender.
+        let _is_triggered = watch.wait_for(|triggered| *triggered).await.is_ok();
     }
 
     fn trigger_by(&self, signal: i32) {
@@ -106,7 +94,7 @@ impl Shutdown {
     }
 }
 
-/// SIGTERM and SIGINT: the first triggers the shutdown, the second ends the process at once with 143 or 130.
+/// Handles SIGTERM and SIGINT: the first triggers the shutdown, the second exits at once with code 143 or 130.
 #[derive(Debug)]
 pub struct UnixSignals {
     signals: Signals,
@@ -114,29 +102,27 @@ pub struct UnixSignals {
 }
 
 impl UnixSignals {
-    /// Takes the two signals over. The second one works from here on, whatever the threads do: it exits in
-    /// the signal handler itself.
+    /// Installs the signal handlers. The second signal exits in its handler, whatever the threads do.
     pub fn install(shutdown: Shutdown) -> io::Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
+        let is_first_seen = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
-            // Handlers run in order of registration: the first signal finds `asked` false and then sets it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
-            flag::register(signal, Arc::clone(&asked))?;
+            // Handlers run in order of registration: the first signal finds the flag false and then sets it.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&is_first_seen))?;
+            flag::register(signal, Arc::clone(&is_first_seen))?;
         }
-        // A limit on the size of files is to fail the write, as a full disk does, and not to end the process.
+        // A write beyond the limit on file sizes then fails, as on a full disk, instead of ending the process.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         let signals = Signals::new([SIGTERM, SIGINT])?;
         Ok(Self { signals, shutdown })
     }
 
-    /// Waits for the first signal and triggers the shutdown; returns then, or when something else triggered it.
+    /// Triggers the shutdown at the first signal. Returns once it is triggered, by a signal or otherwise.
     pub fn run(mut self) {
-        const LOOK: Duration = Duration::from_millis(50);
-        while !self.shutdown.wait_timeout(LOOK) {
+        while !self.shutdown.wait_timeout(super::SHUTDOWN_POLL) {
             if let Some(signal) = self.signals.pending().next() {
                 tracing::info!(
                     signal,
-                    "stopping: draining and writing the last snapshot; once more to exit at once"
+                    "stopping: draining and writing the last snapshot; a second signal exits at once"
                 );
                 self.shutdown.trigger_by(signal);
             }
@@ -166,7 +152,7 @@ mod tests {
         assert_eq!(shutdown.signal(), None);
     }
 
-    /// Runs one of the tests below in a process of its own, which signals would otherwise hit as well.
+    /// Runs one of the tests below in a child process, which alone gets the signals.
     fn in_child(test: &str) -> Output {
         Command::new(std::env::current_exe().unwrap())
             .args([
@@ -208,7 +194,7 @@ mod tests {
             );
             return;
         }
-        // Nobody runs the signals: the process is stuck, and still the second one ends it.
+        // No thread handles signals, as in a process that hangs; the second signal ends it all the same.
         let _signals = UnixSignals::install(Shutdown::new()).unwrap();
         signal_hook::low_level::raise(SIGTERM).unwrap();
         signal_hook::low_level::raise(SIGINT).unwrap();

@@ -1,58 +1,58 @@
-//! The table of tasks: every thread of the process, and what its end and its error mean.
+//! The table of tasks: all threads of the process, and what their ends and errors mean.
 
 use std::fmt;
 
-/// A thread's job.
+/// The task of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// Reads the sources. Hears the shutdown.
+    /// Reads the source until the shutdown.
     Poll,
-    /// Decodes, orders, joins. Ends when poll's channel closes.
+    /// Orders and joins records. Ends when the channel from poll closes.
     Join,
-    /// Encodes items' contents. Ends when join's channel closes.
+    /// Encodes the contents of items. Ends when the channel from join closes.
     Encode,
-    /// Learns. Ends when join's channel closes.
+    /// Learns batches. Ends when the channel from join closes.
     Learner,
-    /// Writes snapshots. Ends when the learner's channel closes.
+    /// Writes snapshots. Ends when the channel from the learner closes.
     Snapshot,
-    /// Scores requests, by number. Ends when HTTP's queue closes.
+    /// Scores requests; one of several, by number. Ends when the request queue closes.
     Scorer(u16),
-    /// Answers on the scoring port. Hears the shutdown.
+    /// Serves the scoring port until the shutdown.
     Http,
-    /// Answers on the admin socket. Hears the shutdown.
+    /// Serves the admin socket until the shutdown.
     Admin,
-    /// Writes the demo's events to its own broker.
+    /// Writes the events of the demo to its broker.
     Feeder,
-    /// Sends the demo's rank requests.
+    /// Sends the rank requests of the demo.
     Caller,
-    /// Waits for SIGTERM and SIGINT. Hears the shutdown.
+    /// Waits for SIGTERM and SIGINT until the shutdown.
     Signals,
-    /// Keeps metrics and the progress bar fresh. Hears the shutdown.
+    /// Updates metrics and the progress bar until the shutdown.
     Telemetry,
 }
 
-/// What it means that a task returned without an error.
+/// What the end of a task without an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnEnd {
-    /// Its input is finished; the tasks after it drain and end in turn.
+    /// The input is finished; the tasks behind drain and end in turn.
     Drain,
-    /// It should have run until the shutdown: before that, its end counts as its error.
+    /// Before the shutdown, the end counts as an error.
     Unexpected,
 }
 
-/// What it means that a task returned an error or panicked.
+/// What an error or a panic of a task means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
     /// The process drains and exits with 1.
     Stop,
-    /// It is logged and counted, and everything else goes on.
+    /// It is logged and counted; all other tasks continue.
     Continue,
-    /// As `Continue` while another task of the same kind lives, then as `Stop`.
+    /// `Continue` while another task of the same name runs, then `Stop`.
     StopWithLast,
 }
 
 impl Task {
-    /// The task's name in thread names, logs, messages and metric labels.
+    /// The name in thread names, logs, messages and metric labels.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,17 +71,17 @@ impl Task {
         }
     }
 
-    /// The table.
+    /// What an end and an error mean.
     #[must_use]
     pub fn policy(self) -> (OnEnd, OnError) {
         match self {
-            // Without its log the process is a scorer that grows stale in silence.
+            // Without records the process would serve an ever older model.
             Task::Poll => (OnEnd::Drain, OnError::Stop),
-            // A state machine does not go on after a broken invariant.
+            // A state machine must not continue after a broken invariant.
             Task::Join | Task::Learner => (OnEnd::Drain, OnError::Stop),
-            // Items rank without their content, and a restart tries again.
+            // Items are ranked without their content, and a restart tries again.
             Task::Encode => (OnEnd::Drain, OnError::Continue),
-            // The newest good snapshot is still there; serving and learning matter more.
+            // The newest valid snapshot is still there, and serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),
             Task::Http => (OnEnd::Unexpected, OnError::Stop),

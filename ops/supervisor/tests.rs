@@ -1,4 +1,4 @@
-//! The table of tasks carried out on fake tasks.
+//! Tests the supervisor with fake tasks.
 
 use std::sync::mpsc::sync_channel;
 
@@ -10,16 +10,16 @@ fn listener(shutdown: &Shutdown) -> impl FnOnce() -> anyhow::Result<()> + Send +
     let shutdown = shutdown.clone();
     move || match shutdown.wait_timeout(LONG) {
         true => Ok(()),
-        false => Err(anyhow!("nobody stopped this listener")),
+        false => Err(anyhow!("no shutdown within the limit")),
     }
 }
 
 fn failing() -> anyhow::Result<()> {
-    Err(anyhow!("out of luck"))
+    Err(anyhow!("failed on purpose"))
 }
 
 #[test]
-fn what_is_in_flight_at_shutdown_is_drained_stage_by_stage() {
+fn records_in_flight_at_shutdown_are_drained_stage_by_stage() {
     let shutdown = Shutdown::new();
     let mut supervisor = Supervisor::new(shutdown.clone());
     let (to_join, from_poll) = sync_channel::<u64>(4);
@@ -62,8 +62,7 @@ fn what_is_in_flight_at_shutdown_is_drained_stage_by_stage() {
     assert_eq!(learned.recv().unwrap(), total.recv().unwrap().0);
 }
 
-/// Runs `task` with `body` beside a listener and a second scorer; returns whether the process stopped
-/// because of it, and the message.
+/// Runs `task` with `body` beside a listener. Returns whether its end stopped the process, and the message.
 fn outcome_of(
     task: Task,
     body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
@@ -77,8 +76,8 @@ fn outcome_of(
     };
     supervisor.spawn(beside, listener(&shutdown)).unwrap();
     supervisor.spawn(task, body).unwrap();
-    let went_on = supervisor.wait_for(&[task], LONG) == Waited::Ended;
-    if went_on {
+    let is_others_running = supervisor.wait_for(&[task], LONG) == Waited::Ended;
+    if is_others_running {
         assert!(supervisor.is_running(beside), "{task}: the others stopped");
         shutdown.trigger();
     }
@@ -94,7 +93,7 @@ fn outcome_of(
 }
 
 #[test]
-fn each_error_and_each_end_means_what_the_table_says() {
+fn every_error_and_every_end_follows_the_policy_of_its_task() {
     let text = |text: &str| Some(text.to_owned());
     for task in [
         Task::Poll,
@@ -104,11 +103,15 @@ fn each_error_and_each_end_means_what_the_table_says() {
         Task::Feeder,
         Task::Scorer(0),
     ] {
-        let expected = format!("the {task} task failed: out of luck");
+        let expected = format!("the {task} task failed: failed on purpose");
         assert_eq!(outcome_of(task, failing), (true, Some(expected)), "{task}");
     }
     for task in [Task::Snapshot, Task::Admin, Task::Caller, Task::Telemetry] {
-        assert_eq!(outcome_of(task, failing), (false, text("out of luck")), "{task}");
+        assert_eq!(
+            outcome_of(task, failing),
+            (false, text("failed on purpose")),
+            "{task}"
+        );
     }
     for task in [
         Task::Poll,
@@ -163,7 +166,7 @@ fn one_scorer_may_fail_and_the_last_may_not() {
 }
 
 #[test]
-fn the_first_fatal_failure_is_the_cause_and_those_it_drags_along_are_not() {
+fn the_first_fatal_failure_is_the_cause() {
     let mut supervisor = Supervisor::new(Shutdown::new());
     let (samples, from_join) = sync_channel::<()>(0);
     supervisor

@@ -1,4 +1,4 @@
-//! Crashes: every shown item still has exactly one outcome, and the daemon soon serves again what it served before.
+//! Crashes: every shown item has exactly one outcome, and the restarted daemon serves the same snapshot within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use super::daemon::{Home, rank_request};
 use super::world::{SLATE, World};
 use super::{run, wait_until};
 
-/// Small batches and many snapshots. The clock never closes a batch, so that two runs have the same batches, and
-/// records are held longer than a busy machine takes to read three topics.
+/// Small batches and many snapshots. The clock closes no batch, so two runs have the same batches. Records wait longer
+/// than a busy machine takes to read three topics.
 pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
                         snapshot.every_batches = 5\nsnapshot.keep = 4\norder.max_reorder_delay = \"500ms\"";
 
 /// Longest time from the start of the process to the first answer.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+const MAX_STARTUP: Duration = Duration::from_secs(3);
 
 /// Event time at which every window of the world is closed.
-pub(crate) fn long_after(world: &World) -> i64 {
+pub(crate) fn time_after_all_windows(world: &World) -> i64 {
     world.end_ms + 3_600_000
 }
 
@@ -26,9 +26,9 @@ pub(crate) fn long_after(world: &World) -> i64 {
 #[track_caller]
 pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     let expected = world.expected;
-    let counted = |name: &str| {
-        let counter = manifest.cut.counters.get(name).copied();
-        counter.unwrap_or_else(|| panic!("no counter {name} in {:?}", manifest.cut.counters))
+    let counter = |name: &str| {
+        let count = manifest.cut.counters.get(name).copied();
+        count.unwrap_or_else(|| panic!("no counter {name} in {:?}", manifest.cut.counters))
     };
     for (name, value) in [
         ("impressions", expected.requests + n_beats),
@@ -50,13 +50,13 @@ pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
         ("rejected_actions", 0),
         ("closed_early", 0),
     ] {
-        assert_eq!(counted(name), value, "{name}");
+        assert_eq!(counter(name), value, "{name}");
     }
     assert_eq!(manifest.cut.sample_seq, expected.samples());
 }
 
-/// Feeds half, kills twice, feeds the rest, stops; then compares with a run without crashes.
-fn crashes_change_nothing(broker: &Broker) {
+/// Writes half of the events, kills twice, writes the rest, stops. Compares the result with a run without crashes.
+fn check_crashes(broker: &Broker) {
     let dir = tempfile::tempdir().unwrap();
     let world = World::generate(600, dir.path());
     let (first, rest) = world.events.split_at(world.events.len() / 2);
@@ -84,7 +84,7 @@ fn crashes_change_nothing(broker: &Broker) {
     assert!(ranked.items.windows(2).all(|pair| pair[0].score >= pair[1].score));
     let n_joined = daemon.status().events;
     broker.feed(last);
-    wait_until("it works on the last piece", || {
+    wait_until("the daemon joins the last piece", || {
         (daemon.status().events > n_joined).then_some(())
     });
     daemon.kill();
@@ -93,27 +93,27 @@ fn crashes_change_nothing(broker: &Broker) {
     let daemon = home.start();
     daemon.wait_joined(broker.n_records() - n_resumed);
     assert!(daemon.metric("ouzel_learner_samples_total", "") > 0.0);
-    wait_until("figures by bucket are told", || {
-        let counted = ["new", "warm", "hot"].map(|bucket| {
+    wait_until("metrics by bucket are updated", || {
+        let n_samples = ["new", "warm", "hot"].map(|bucket| {
             let labels = format!("{{side=\"item\",bucket=\"{bucket}\"}}");
             daemon.metric("ouzel_learner_bucket_samples", &labels)
         });
-        (counted.iter().sum::<f64>() > 0.0).then_some(())
+        (n_samples.iter().sum::<f64>() > 0.0).then_some(())
     });
     let latest = daemon.snapshot();
     daemon.kill();
 
-    // Everything fed is in the last snapshot, which gives the first answer.
+    // The last snapshot contains all records, and gives the first answer.
     assert_eq!(home.latest(), Some(latest));
     let n_resumed = home.n_resumed();
     let started = Instant::now();
     let daemon = home.start();
     let ranked = daemon.rank(&rank_request("user-1", 20));
     let took = started.elapsed();
-    assert!(took <= ANSWERS_WITHIN, "the first answer came after {took:?}");
+    assert!(took <= MAX_STARTUP, "the first answer came after {took:?}");
     assert_eq!(ranked.snapshot, latest.to_string());
     broker.feed(rest);
-    let n_beats = broker.heartbeat(long_after(&world));
+    let n_beats = broker.heartbeat(time_after_all_windows(&world));
     daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
 
@@ -121,7 +121,7 @@ fn crashes_change_nothing(broker: &Broker) {
     check_totals(&world, n_beats, &crashed);
     assert!(
         crashed.id.number() >= 4,
-        "the work was cut several times: {}",
+        "several snapshots were written: {}",
         crashed.id
     );
 
@@ -131,7 +131,7 @@ fn crashes_change_nothing(broker: &Broker) {
     assert_eq!(crashed.cut.counters, undisturbed.cut.counters);
     assert_eq!(crashed.cut.positions, undisturbed.cut.positions);
     if broker.n_partitions == 1 {
-        // With one partition per stream there is one order, hence the same samples, batches and bits.
+        // With one partition per stream there is only one order, so samples, batches and bits are equal.
         assert_eq!(crashed.cut.ledger_hash, undisturbed.cut.ledger_hash);
         assert_eq!(crashed.cut.batch_seq, undisturbed.cut.batch_seq);
         assert_eq!(crashed.cut.weights_hash, undisturbed.cut.weights_hash);
@@ -160,12 +160,12 @@ fn crashes_change_nothing(broker: &Broker) {
 
 #[test]
 fn a_crash_changes_no_sample_on_the_embedded_broker() {
-    crashes_change_nothing(&Broker::embedded(1));
+    check_crashes(&Broker::embedded(1));
 }
 
 #[test]
 fn a_crash_changes_no_sample_on_a_real_broker() {
     if let Some(broker) = Broker::real("crash", 2) {
-        crashes_change_nothing(&broker);
+        check_crashes(&broker);
     }
 }

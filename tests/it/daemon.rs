@@ -203,7 +203,7 @@ impl Daemon {
         let mut client = Client::connect(&self.socket)
             .unwrap()
             .expect("the daemon listens");
-        client.ask(request).unwrap()
+        client.send(request).unwrap()
     }
 
     /// The status.
@@ -218,7 +218,7 @@ impl Daemon {
     /// The status; `None` without a reply.
     pub(crate) fn try_status(&self) -> Option<Status> {
         let mut client = Client::connect(&self.socket).ok().flatten()?;
-        match client.ask(&AdminRequest::Status).ok()? {
+        match client.send(&AdminRequest::Status).ok()? {
             AdminReply::Status(status) => Some(status),
             _ => None,
         }

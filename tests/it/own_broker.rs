@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::broker::{Broker, skipped};
-use super::crash::{SETTINGS, check_totals, long_after};
+use super::crash::{SETTINGS, check_totals, time_after_all_windows};
 use super::daemon::Home;
 use super::wait_until;
 use super::world::World;
@@ -122,7 +122,7 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
     daemon.snapshot();
     assert_eq!(own.kafka(&["start", "again"]), own.address);
     broker.feed(late);
-    let n_beats = broker.heartbeat(long_after(&world));
+    let n_beats = broker.heartbeat(time_after_all_windows(&world));
     daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.check_serves();
     daemon.stop();
