@@ -13,6 +13,3 @@ pub mod pipeline;
 pub mod supervisor;
 pub mod telemetry;
 pub mod verify;
-
-use pipeline::stages;
-use telemetry::metrics;

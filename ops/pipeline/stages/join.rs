@@ -19,8 +19,8 @@ use ouzel_ingest::{Effects, NextInput, Sequencer, StageError};
 use ouzel_sample::DecodedRecord;
 
 use crate::failpoint::{self, FailPoint};
-use crate::stages::idle::Idleness;
-use crate::stages::{JoinCheckpoint, Joined, Read};
+use crate::pipeline::stages::idle::Idleness;
+use crate::pipeline::stages::{JoinCheckpoint, Joined, Read};
 use arrivals::Arrivals;
 use links::LearnerGone;
 

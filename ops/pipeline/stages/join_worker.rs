@@ -15,11 +15,11 @@ use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, Kafk
 use ouzel_sample::{PartitionId, Positions, RejectReason};
 
 use crate::config::Config;
-use crate::metrics::{TIER_RELEASED_TOTAL, TIER_UNITS};
-use crate::stages::backlog::Backlog;
-use crate::stages::idle::Idleness;
+use crate::pipeline::stages::backlog::Backlog;
+use crate::pipeline::stages::idle::Idleness;
 use crate::supervisor::Shutdown;
 use crate::telemetry::float;
+use crate::telemetry::metrics::{TIER_RELEASED_TOTAL, TIER_UNITS};
 
 /// Longest wait for a record.
 const WAIT: Duration = Duration::from_millis(10);

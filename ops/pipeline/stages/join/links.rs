@@ -5,10 +5,10 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crate::pipeline::control::JoinControl;
+use crate::pipeline::stages::Joined;
+use crate::pipeline::stages::backlog::Backlog;
+use crate::pipeline::stages::encode::Encoding;
 use crate::pipeline::status::PipelineStatus;
-use crate::stages::Joined;
-use crate::stages::backlog::Backlog;
-use crate::stages::encode::Encoding;
 
 /// Time limits of the stage.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use metrics::{counter, gauge};
 use ouzel_ingest::plan::{PlanEntry, PlanError, PlanLog};
 
 use crate::failpoint::{self, FailPoint};
-use crate::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
-use crate::stages::backlog::Backlog;
+use crate::pipeline::stages::backlog::Backlog;
+use crate::telemetry::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 
 /// Time between two syncs of the log.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
