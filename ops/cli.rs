@@ -4,7 +4,6 @@ mod args;
 mod point;
 mod snapshot;
 
-pub use args::FailPoints;
 pub(crate) use args::{
     Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs, Labels, ModelArgs, ModelVerb,
     ReplayArgs, ScoreArgs, TopicsVerb, Verb, VerifyArgs,

@@ -62,6 +62,13 @@ const CRATES: &[CrateRules] = &[
         forbidden_words: UNTHREADED,
     },
     CrateRules {
+        name: "ouzel-verify",
+        folder: "ops/verify",
+        layer: 2,
+        must_not_import: &["ouzel-encoders"],
+        forbidden_words: CLOCK,
+    },
+    CrateRules {
         name: "ouzel-encoders",
         folder: "learner/encoders",
         layer: 1,
@@ -123,7 +130,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("safetensors", &["ouzel-snapshot", "ouzel-encoders"]),
     ("tokenizers", &["ouzel-encoders"]),
     ("image", &["ouzel-encoders"]),
-    ("anyhow", &["ouzel"]),
+    ("anyhow", &["ouzel", "ouzel-verify"]),
     ("clap", &["ouzel"]),
     ("metrics-exporter-prometheus", &["ouzel"]),
 ];

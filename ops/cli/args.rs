@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ouzel_verify::FailPoints;
 
 use super::point::RangePoint;
 use super::snapshot::{SnapshotArgs, StateArgs};
@@ -136,15 +138,6 @@ pub(crate) struct ScoreArgs {
     pub(crate) requests: PathBuf,
 }
 
-/// Fail points at which daemons abort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FailPoints {
-    /// Each named fail point
-    Named,
-    /// Each named fail point, and each write operation of a snapshot
-    All,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Number of kills by SIGKILL
@@ -153,8 +146,8 @@ pub(crate) struct VerifyArgs {
     /// Seed of the events, the delays and the damage to files; the instants of the kills depend on the machine
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Also abort daemons at fail points
-    #[arg(long, value_name = "WHICH")]
+    /// Also abort daemons at each named fail point (named), or at these and each write call of a snapshot (all)
+    #[arg(long, value_name = "WHICH", value_parser = fail_points())]
     pub(crate) fail_points: Option<FailPoints>,
     /// Print one JSON document on stdout instead of the table
     #[arg(long)]
@@ -163,6 +156,13 @@ pub(crate) struct VerifyArgs {
     /// [default: a new folder in the system's temporary folder, which keeps only failures]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+}
+
+fn fail_points() -> impl TypedValueParser<Value = FailPoints> {
+    PossibleValuesParser::new(["named", "all"]).map(|name| match name.as_str() {
+        "all" => FailPoints::All,
+        _ => FailPoints::Named,
+    })
 }
 
 #[derive(Debug, Subcommand)]

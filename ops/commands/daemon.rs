@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ouzel_ingest::KafkaSource;
+use ouzel_verify::failpoint;
 
 use crate::cli::DaemonArgs;
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
-use crate::failpoint;
 use crate::pipeline::spec::{PipelineSpec, dead_letters};
 use crate::pipeline::threads;
 use crate::supervisor::{Shutdown, UnixSignals};

@@ -4,11 +4,12 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 
+use ouzel_verify::Request;
+
 use crate::cli::VerifyArgs;
 use crate::commands::data::temporary_dir;
 use crate::error::Exit;
 use crate::telemetry::progress::{Figures, Progress, Style};
-use crate::verify::{self, Request};
 
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -38,15 +39,15 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         samples,
         ..Figures::default()
     };
-    let report = verify::run(&request, |n_kills, n_samples, text| {
-        progress.note(text);
+    let report = ouzel_verify::run(&request, |n_kills, n_samples, summary| {
+        progress.note(summary);
         progress.update(n_kills, &figures(n_samples));
     })?;
     progress.finish(report.n_kills(), &figures(report.n_samples()));
     if args.json {
-        writeln!(out, "{}", report.json())?;
+        writeln!(out, "{}", report.to_json())?;
     } else {
-        report.tell(out)?;
+        report.write_table(out)?;
     }
     if !report.is_passed() {
         return Ok(Exit::Check);
@@ -55,4 +56,22 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ouzel_verify::DaemonSettings;
+
+    use crate::config::Config;
+
+    #[test]
+    fn the_daemons_under_test_have_a_valid_configuration() {
+        let dir = "a \"quoted\" path/state";
+        let settings = DaemonSettings::new("127.0.0.1:9092").with("snapshot", "dir", dir);
+        let config = Config::parse(&settings.to_toml(), "ouzel.toml").unwrap();
+        assert_eq!(config.admin_socket(), Path::new(dir).join("admin.sock"));
+        assert_eq!(config.join.tasks.len(), 2);
+    }
 }

@@ -10,11 +10,11 @@ use ouzel_ingest::join::Counters;
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
+use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::control::LearnerControl;
 use super::messages::JoinCheckpoint;
 use super::stages::save::Save;
-use crate::failpoint::{self, FailPoint};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::SNAPSHOTS_SKIPPED_TOTAL;
 
@@ -51,7 +51,7 @@ impl CheckpointWriter {
         draft.add_blob("features.bin", checkpoint.stage.bytes.features)?;
         draft.add_blob("batcher.bin", checkpoint.stage.bytes.batcher)?;
         draft.add_blob("validation.json", progressive.dump())?;
-        failpoint::reach(FailPoint::CutCompleted);
+        failpoint::reach(FailPoint::CheckpointCompleted);
         let save = Save {
             draft,
             lineage: control.state().lineage(),

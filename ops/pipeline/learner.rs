@@ -14,6 +14,7 @@ use ouzel_learner::validation::{Progressive, ScoreLog};
 use ouzel_learner::{StepReport, Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_snapshot::SnapshotId;
+use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::checkpoint::CheckpointWriter;
 use super::control::LearnerControl;
@@ -22,7 +23,6 @@ use super::messages::Joined;
 use super::model_op::ModelOp;
 use super::publisher::Publisher;
 use super::status::PipelineStatus;
-use crate::failpoint::{self, FailPoint};
 
 /// Every score of a run, for exact figures at its end.
 pub(crate) type SharedScores = Arc<Mutex<ScoreLog>>;

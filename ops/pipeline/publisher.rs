@@ -10,9 +10,9 @@ use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_serving::{Published, Version};
 use ouzel_snapshot::SnapshotId;
+use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::status::PipelineStatus;
-use crate::failpoint::{self, FailPoint};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::FRESHNESS_SECONDS;
 use crate::telemetry::{float, seconds};

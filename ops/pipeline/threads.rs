@@ -13,6 +13,7 @@ use ouzel_learner::set_intra_op_threads;
 use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::{Published, Queue, Scorer, Version, run_worker};
 use ouzel_snapshot::Store;
+use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::admin_handler::AdminHandler;
 use super::checkpoint::CheckpointWriter;
@@ -33,7 +34,6 @@ use super::stages::save::Saver;
 use super::status::PipelineStatus;
 use crate::admin;
 use crate::config::Config;
-use crate::failpoint::{self, FailPoint};
 use crate::supervisor::{Shutdown, Task};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
@@ -82,7 +82,7 @@ pub fn start(
     failpoint::reach(FailPoint::StoreOpened);
     let parts = spec.build(Some(&store))?;
     let socket = admin::Listener::bind(&config.admin_socket())?;
-    failpoint::reach(FailPoint::Restored);
+    failpoint::reach(FailPoint::StateRestored);
 
     let n_partitions = parts.sequencer.orderer().positions().iter().count();
     let control = Control::new(parts.resumed_from);

@@ -14,10 +14,10 @@ use ouzel::pipeline::threads;
 use ouzel::supervisor::{Shutdown, Task, Waited};
 use ouzel::telemetry::Metrics;
 use ouzel::telemetry::clock::Clock;
-use ouzel::verify::evidence::Evidence;
 use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
 use ouzel_sample::{PartitionId, Record, Stream};
 use ouzel_snapshot::Store;
+use ouzel_verify::StateDigest;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::TIMEOUT;
@@ -169,8 +169,8 @@ fn records(world: &World) -> Vec<Record> {
     })
 }
 
-/// Runs the pipeline on the records. Returns the evidence of the last snapshot.
-fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
+/// Runs the pipeline on the records. Returns the digest of the last snapshot.
+fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
     let state = dir.join(format!("state-{}", schedule.seed));
@@ -207,7 +207,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> Evidence {
     shutdown.trigger();
     running.process.wait().unwrap();
     let newest = Store::inspect(&state).newest_valid().unwrap().snapshot.unwrap();
-    Evidence::of(newest.manifest()).unwrap()
+    StateDigest::new(newest.manifest()).unwrap()
 }
 
 #[test]

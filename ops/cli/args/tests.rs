@@ -63,7 +63,7 @@ fn every_documented_command_line_is_parsed() {
         "model describe",
         "model describe din --config f --history 20 --candidates 8 --json",
         "topics create --config f --partitions 4",
-        "verify --kills 200 --seed 7 --json --state s",
+        "verify --kills 200 --seed 7 --fail-points all --json --state s",
         "completions zsh",
     ] {
         parse(line);

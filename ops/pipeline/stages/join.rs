@@ -17,8 +17,8 @@ use metrics::counter;
 use ouzel_ingest::metrics::STORE_FAILURES;
 use ouzel_ingest::{Effects, NextInput, Sequencer, StageError};
 use ouzel_sample::DecodedRecord;
+use ouzel_verify::failpoint::{self, FailPoint};
 
-use crate::failpoint::{self, FailPoint};
 use crate::pipeline::stages::idle::Idleness;
 use crate::pipeline::stages::{JoinCheckpoint, Joined, Read};
 use arrivals::Arrivals;
@@ -211,7 +211,7 @@ impl Join {
         }
         for batch in effects.batches {
             self.links.send(Joined::Batch(batch))?;
-            failpoint::reach(FailPoint::BatchHanded);
+            failpoint::reach(FailPoint::BatchSent);
         }
         if effects.is_checkpoint_due {
             self.checkpoint()?;
@@ -224,7 +224,7 @@ impl Join {
                 plan_position = self.sequencer.plan_position(),
                 "caught up with the plan log"
             );
-            failpoint::reach(FailPoint::CaughtUp);
+            failpoint::reach(FailPoint::PlanFollowed);
         }
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Join {
             answers: self.answers.take(),
             is_last: self.is_last,
         };
-        failpoint::reach(FailPoint::CutTaken);
+        failpoint::reach(FailPoint::CheckpointTaken);
         if !self.sequencer.is_following() {
             self.plan.roll(self.links.control.plan_keep_from())?;
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ouzel_learner::weights_hash;
 use ouzel_snapshot::{Alias, Draft, SnapshotId, Store};
+use ouzel_verify::failpoint::{self, FailPoint};
 
-use crate::failpoint::{self, FailPoint};
 use crate::pipeline::control::SaverControl;
 use crate::pipeline::status::PipelineStatus;
 use crate::telemetry::clock::Clock;
@@ -98,7 +98,7 @@ impl Saver {
         if let Err(error) = self.store.gc(self.keep, self.clock.now_ms()) {
             tracing::warn!(%error, "old snapshots not removed; the next snapshot tries again");
         }
-        failpoint::reach(FailPoint::Collected);
+        failpoint::reach(FailPoint::SnapshotsCollected);
         let kept = self.store.list()?;
         let manifests = kept.iter().filter_map(|listed| listed.manifest.as_ref());
         if let Some(position) = manifests.map(|manifest| manifest.cut.plan_position).min() {

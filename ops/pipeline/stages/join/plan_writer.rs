@@ -7,8 +7,8 @@ use anyhow::Context;
 use metrics::{counter, gauge};
 
 use ouzel_ingest::plan::{PlanEntry, PlanError, PlanLog};
+use ouzel_verify::failpoint::{self, FailPoint};
 
-use crate::failpoint::{self, FailPoint};
 use crate::pipeline::stages::backlog::Backlog;
 use crate::telemetry::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 
