@@ -80,7 +80,7 @@ fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
     }
     let published = Arc::new(Published::new());
     published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));
-    let now = EventTime(snapshot.manifest().cut.event_time_ms.saturating_add(1));
+    let now = EventTime(snapshot.manifest().checkpoint.event_time_ms.saturating_add(1));
     let device = config.learner_config().device()?;
     Ok(Scorer::new(
         published,

@@ -16,15 +16,15 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     let model = config.stated_model();
     let sections = [
         ("kafka.topics", config.kafka.topics.validate()),
-        ("events", config.events.validate()),
+        ("events", out_of_range(&config.events)),
         ("join", config.join.validate()),
         ("tier", config.tier.validate()),
         ("features", config.features.validate()),
         ("content", out_of_range(&config.content)),
         ("model", model.validate()),
         ("", config.learner_config().validate(&config.task_names())),
-        ("snapshot", config.snapshot.validate()),
-        ("serving", config.serving.validate()),
+        ("snapshot", out_of_range(&config.snapshot)),
+        ("serving", out_of_range(&config.serving)),
     ];
     let mut errors = kafka(config);
     for (section, found) in sections {

@@ -60,7 +60,7 @@ impl ResumePoint {
         let Some(snapshot) = &self.snapshot else {
             return Ok(Positions::default());
         };
-        let positions = snapshot.manifest().cut.positions.iter();
+        let positions = snapshot.manifest().checkpoint.positions.iter();
         positions
             .map(|(name, next)| Ok((partition(name)?, *next)))
             .collect()
@@ -69,7 +69,7 @@ impl ResumePoint {
     /// Number of plan log entries before the snapshot.
     pub(crate) fn plan_position(&self) -> u64 {
         let snapshot = self.snapshot.as_ref();
-        snapshot.map_or(0, |snapshot| snapshot.manifest().cut.plan_position)
+        snapshot.map_or(0, |snapshot| snapshot.manifest().checkpoint.plan_position)
     }
 
     /// Restores the state machines, or creates new ones over `partitions`. `store` holds the join state.
@@ -94,7 +94,7 @@ impl ResumePoint {
             return Ok((stage, trainer, progressive));
         };
         let id = snapshot.id();
-        let checkpoint = &snapshot.manifest().cut;
+        let checkpoint = &snapshot.manifest().checkpoint;
         check_schema(id, checkpoint, config)?;
         let current = encoders(contents);
         if checkpoint.encoders != current {

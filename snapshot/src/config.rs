@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use ouzel_sample::settings::{KeyError, out_of_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,13 +32,5 @@ impl Default for SnapshotConfig {
             every_batches: 500,
             keep: 10,
         }
-    }
-}
-
-impl SnapshotConfig {
-    /// Every value that cannot be used, by its key below `snapshot`.
-    #[must_use]
-    pub fn validate(&self) -> Vec<KeyError> {
-        out_of_range(self)
     }
 }

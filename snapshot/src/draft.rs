@@ -18,11 +18,10 @@ pub struct Draft {
     /// The program and the machine.
     pub created_by: Fingerprint,
     /// The point of the log that the state belongs to.
-    pub cut: CheckpointMeta,
+    pub checkpoint: CheckpointMeta,
     files: BTreeMap<String, FileContent>,
 }
 
-/// The content of one file.
 #[derive(Clone, Debug)]
 pub(crate) enum FileContent {
     Arrays(Arrays),
@@ -40,19 +39,18 @@ impl FileContent {
 
 impl Draft {
     /// Makes a draft without files.
-    #[must_use]
     pub fn new(
         parent: Option<SnapshotId>,
         created_ms: i64,
         created_by: Fingerprint,
-        cut: CheckpointMeta,
+        checkpoint: CheckpointMeta,
     ) -> Self {
         Self {
             parent,
             note: None,
             created_ms,
             created_by,
-            cut,
+            checkpoint,
             files: BTreeMap::new(),
         }
     }
@@ -83,7 +81,6 @@ impl Draft {
     }
 
     /// True when there is a file called `name`.
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
@@ -91,7 +88,6 @@ impl Draft {
     /// Hashes the named files in the given order; missing ones count by name.
     ///
     /// Equal hashes mean equal names, types, shapes and bits.
-    #[must_use]
     pub fn hash_files(&self, names: &[&str]) -> String {
         let mut hasher = blake3::Hasher::new();
         for name in names {
@@ -120,7 +116,6 @@ impl Draft {
     }
 
     /// Approximate size on disk, bytes.
-    #[must_use]
     pub fn n_bytes(&self) -> usize {
         let sizes = self.files.values().map(|content| match content {
             FileContent::Arrays(arrays) => arrays.iter().map(|(_, array)| array.n_bytes()).sum(),

@@ -8,130 +8,70 @@ use crate::{Dtype, SnapshotId};
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum Error {
-    /// A file system operation failed.
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
-        /// The operation as a verb, such as "write".
         action: &'static str,
-        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
         error: io::Error,
     },
     /// Bytes on disk differ from the bytes that were written.
     #[error("{} cannot be trusted: {why}", path.display())]
-    Damaged {
-        /// The file or directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The snapshot was written in another format.
+    Damaged { path: PathBuf, why: String },
     #[error("{} has format {found}, this version reads format {supported}: use the ouzel that wrote it, or a newer one", path.display())]
     Format {
-        /// The manifest.
         path: PathBuf,
-        /// Its format.
         found: u64,
-        /// The format of this version.
         supported: u32,
     },
-    /// The store has no such snapshot.
     #[error("there is no snapshot {id} in {}", root.display())]
-    NoSnapshot {
-        /// The requested id.
-        id: SnapshotId,
-        /// The store's directory.
-        root: PathBuf,
-    },
-    /// The snapshot has no file of that name and kind.
+    NoSnapshot { id: SnapshotId, root: PathBuf },
     #[error("snapshot {id} has no {kind} file `{file}`")]
     NoFile {
-        /// The snapshot.
         id: SnapshotId,
-        /// The requested name.
         file: String,
-        /// The requested kind.
         kind: &'static str,
     },
-    /// A draft, array or manifest violates the format and is not written.
     #[error("cannot put `{name}` into a snapshot: {why}")]
-    Invalid {
-        /// The file, array or field.
-        name: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A required array is missing.
+    Invalid { name: String, why: String },
     #[error("array `{array}` is missing from {file}, which has: {known}")]
     MissingArray {
-        /// The requested name.
         array: String,
-        /// The file that was searched.
         file: String,
-        /// The names it has.
         known: String,
     },
-    /// An array has another element type than requested.
     #[error("array `{array}` of {file} holds {found}, expected {expected}")]
     WrongDtype {
-        /// The array.
         array: String,
-        /// Its file.
         file: String,
-        /// The requested type.
         expected: Dtype,
-        /// Its type.
         found: Dtype,
     },
-    /// An array has another shape than requested.
     #[error("array `{array}` of {file} has shape {found}, expected {expected}")]
     WrongShape {
-        /// The array.
         array: String,
-        /// Its file.
         file: String,
-        /// The requested shape; `*` is any size.
         expected: String,
-        /// Its shape.
         found: String,
     },
-    /// A content vector violates the store's rules and is not written.
     #[error("cannot store the vector of content {content} by {encoder}: {why}")]
     InvalidVector {
-        /// The encoder version.
         encoder: String,
-        /// The content's hash.
         content: String,
-        /// What is wrong with the vector.
         why: String,
     },
-    /// `latest` would move to a snapshot that a rollback abandoned.
     #[error(
         "cannot move `latest` to snapshot {id}: its ancestor {ancestor} was rolled back; restart, to resume from `latest`"
     )]
-    RolledBack {
-        /// The snapshot.
-        id: SnapshotId,
-        /// The abandoned snapshot: `id` itself or an ancestor of it.
-        ancestor: SnapshotId,
-    },
-    /// Another process has the store open for writing.
+    RolledBack { id: SnapshotId, ancestor: SnapshotId },
     #[error(
         "{} is held by another process: stop it, or ask it through its admin socket",
         path.display()
     )]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// The store was opened for reading only.
+    Locked { path: PathBuf },
     #[error("cannot change {}: it was opened for reading only", root.display())]
-    ReadOnly {
-        /// The store's directory.
-        root: PathBuf,
-    },
+    ReadOnly { root: PathBuf },
 }
 
 impl Error {
@@ -139,7 +79,6 @@ impl Error {
     ///
     /// That is a full disk, a quota, memory, file descriptors, an interrupted or timed-out call, or a held lock. A
     /// device error is not transient, though the next snapshot may be tried.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         use io::ErrorKind as Kind;
         match self {
@@ -164,7 +103,6 @@ impl Error {
     ///
     /// Other errors (permissions, descriptors, a newer format) say nothing about the snapshot; skipping it for one of
     /// them would lose good state.
-    #[must_use]
     pub fn is_damage(&self) -> bool {
         use io::ErrorKind as Kind;
         match self {

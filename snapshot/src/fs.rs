@@ -54,7 +54,6 @@ pub trait OutputFile: Write + Send {
 ///
 /// # Errors
 /// Every method returns the error of its system call.
-#[allow(clippy::missing_errors_doc, reason = "said once for the whole trait")]
 pub trait Fs: Send + Sync + fmt::Debug {
     /// Creates a directory, and its parents, for the owner only; an existing one is no error.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
@@ -182,7 +181,6 @@ pub(crate) fn options() -> OpenOptions {
     options
 }
 
-/// Locks the file at `path`.
 pub(crate) fn lock(fs: &dyn Fs, path: &Path) -> Result<FileLock, Error> {
     match fs.lock(path) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::Locked {
@@ -192,7 +190,6 @@ pub(crate) fn lock(fs: &dyn Fs, path: &Path) -> Result<FileLock, Error> {
     }
 }
 
-/// Reads a whole file of at most `max_bytes`.
 pub(crate) fn read_small(fs: &dyn Fs, path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
     let (input, n_bytes) = fs.open_file(path).attempt("open", path)?;
     if n_bytes > max_bytes {

@@ -23,13 +23,11 @@ pub struct InvalidSnapshotId {
 
 impl SnapshotId {
     /// The id with this number.
-    #[must_use]
     pub fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// The id as a number.
-    #[must_use]
     pub fn number(self) -> u64 {
         self.0
     }

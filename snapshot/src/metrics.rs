@@ -16,10 +16,6 @@ ouzel_sample::metric_names! {
 }
 
 pub(crate) fn written(n_bytes: u64) {
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a gauge is a float; 2^53 bytes are 9 PB"
-    )]
     gauge!(BYTES).set(n_bytes as f64);
     counter!(WRITTEN).increment(1);
 }

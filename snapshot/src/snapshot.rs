@@ -48,7 +48,6 @@ pub struct FileReport {
 
 impl VerificationReport {
     /// True when nothing is wrong.
-    #[must_use]
     pub fn is_valid(&self) -> bool {
         self.fault.is_none() && self.files.iter().all(|file| file.fault.is_none())
     }
@@ -99,7 +98,6 @@ impl Snapshot {
         }
     }
 
-    /// Checks the hash of every file.
     pub(crate) fn check_hashes(&self) -> Result<(), Error> {
         self.manifest
             .files
@@ -112,25 +110,21 @@ impl Snapshot {
     }
 
     /// The snapshot's id.
-    #[must_use]
     pub fn id(&self) -> SnapshotId {
         self.manifest.id
     }
 
     /// The manifest.
-    #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
     /// The blake3 of the manifest file, which covers all other files.
-    #[must_use]
     pub fn manifest_hash(&self) -> &str {
         &self.manifest_hash
     }
 
     /// The snapshot's directory.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -10,7 +10,6 @@ mod list;
 mod recover;
 mod write;
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,13 +87,11 @@ impl Store {
     }
 
     /// Opens the store at `root` for reading, beside a process that may be writing to it.
-    #[must_use]
     pub fn inspect(root: &Path) -> Self {
         Self::inspect_on(Arc::new(RealFs), root)
     }
 
     /// Opens the store for reading on another file system.
-    #[must_use]
     pub fn inspect_on(fs: Arc<dyn Fs>, root: &Path) -> Self {
         Self {
             fs,
@@ -104,7 +101,6 @@ impl Store {
     }
 
     /// The store's directory.
-    #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -263,13 +259,5 @@ impl Store {
             highest = highest.max(self.undamaged_alias(alias)?);
         }
         Ok(highest)
-    }
-}
-
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("root", &self.root)
-            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the store as a whole: what it does, what it survives, what it refuses.
+//! Tests of the whole store: its operations, faults at every operation, and tampered files.
 
 mod faults;
 mod sim_fs;
@@ -17,15 +17,20 @@ fn id(number: u64) -> SnapshotId {
     SnapshotId::new(number)
 }
 
-/// A draft whose every part follows from `tag`, so that [`check_content`] knows a mix when it sees one.
+/// Makes a draft with all content derived from `tag`, so that [`check_content`] detects a mix of two.
 fn draft(parent: Option<u64>, tag: u64) -> Draft {
-    let cut = CheckpointMeta {
+    let checkpoint = CheckpointMeta {
         batch_seq: tag,
         positions: [("impressions[0]".to_owned(), i64::try_from(tag).unwrap())].into(),
         metrics: [("auc".to_owned(), Some(0.75)), ("ne".to_owned(), Some(f64::NAN))].into(),
         ..CheckpointMeta::default()
     };
-    let mut draft = Draft::new(parent.map(id), 1_700_000_000_000, Fingerprint::default(), cut);
+    let mut draft = Draft::new(
+        parent.map(id),
+        1_700_000_000_000,
+        Fingerprint::default(),
+        checkpoint,
+    );
     let mut rows = Arrays::new();
     let page: SharedChunk<f32> = Arc::new(vec![tag as f32; 8]);
     rows.insert("rows", Array::shared(&[4, 4], vec![page.clone(), page]).unwrap())
@@ -37,7 +42,7 @@ fn draft(parent: Option<u64>, tag: u64) -> Draft {
 }
 
 fn check_content(snapshot: &Snapshot) {
-    let tag = snapshot.manifest().cut.batch_seq;
+    let tag = snapshot.manifest().checkpoint.batch_seq;
     let mut rows = snapshot.arrays("rows.safetensors").unwrap();
     assert_eq!(rows.scalar::<u64>("seq").unwrap(), tag);
     assert_eq!(rows.take::<f32>("rows", &[4, 4]).unwrap(), vec![tag as f32; 16]);

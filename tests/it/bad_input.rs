@@ -237,7 +237,7 @@ fn bad_records_have_no_effect(broker: &Broker) {
         }
     }
 
-    let checkpoint = home.manifest().cut;
+    let checkpoint = home.manifest().checkpoint;
     let n_bad = |stream| bad.iter().filter(|bad| bad.stream == stream).count() as u64;
     for (name, value) in [
         ("rejected_impressions", n_bad(Stream::Impressions)),

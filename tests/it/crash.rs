@@ -27,8 +27,8 @@ pub(crate) fn time_after_all_windows(world: &World) -> i64 {
 pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     let expected = world.expected;
     let counter = |name: &str| {
-        let count = manifest.cut.counters.get(name).copied();
-        count.unwrap_or_else(|| panic!("no counter {name} in {:?}", manifest.cut.counters))
+        let count = manifest.checkpoint.counters.get(name).copied();
+        count.unwrap_or_else(|| panic!("no counter {name} in {:?}", manifest.checkpoint.counters))
     };
     for (name, value) in [
         ("impressions", expected.requests + n_beats),
@@ -52,7 +52,7 @@ pub(crate) fn check_totals(world: &World, n_beats: u64, manifest: &Manifest) {
     ] {
         assert_eq!(counter(name), value, "{name}");
     }
-    assert_eq!(manifest.cut.sample_seq, expected.samples());
+    assert_eq!(manifest.checkpoint.sample_seq, expected.samples());
 }
 
 /// Writes half of the events, kills twice, writes the rest, stops. Compares the result with a run without crashes.
@@ -128,13 +128,16 @@ fn check_crashes(broker: &Broker) {
     let mut home = Home::new(broker, SETTINGS);
     let undisturbed = home.run_to_end(broker.n_records());
     check_totals(&world, n_beats, &undisturbed);
-    assert_eq!(crashed.cut.counters, undisturbed.cut.counters);
-    assert_eq!(crashed.cut.positions, undisturbed.cut.positions);
+    assert_eq!(crashed.checkpoint.counters, undisturbed.checkpoint.counters);
+    assert_eq!(crashed.checkpoint.positions, undisturbed.checkpoint.positions);
     if broker.n_partitions == 1 {
         // With one partition per stream there is only one order, so samples, batches and bits are equal.
-        assert_eq!(crashed.cut.ledger_hash, undisturbed.cut.ledger_hash);
-        assert_eq!(crashed.cut.batch_seq, undisturbed.cut.batch_seq);
-        assert_eq!(crashed.cut.weights_hash, undisturbed.cut.weights_hash);
+        assert_eq!(crashed.checkpoint.ledger_hash, undisturbed.checkpoint.ledger_hash);
+        assert_eq!(crashed.checkpoint.batch_seq, undisturbed.checkpoint.batch_seq);
+        assert_eq!(
+            crashed.checkpoint.weights_hash,
+            undisturbed.checkpoint.weights_hash
+        );
     }
 
     // A replay of the same topics also closes the windows of the heartbeats.

@@ -95,7 +95,9 @@ impl Home {
     /// Number of records in the snapshot that a start resumes from, which may be complete and not yet current.
     pub(crate) fn n_resumed(&self) -> u64 {
         let snapshot = self.store().newest_valid().unwrap().snapshot;
-        let sum: i64 = snapshot.map_or(0, |snapshot| snapshot.manifest().cut.positions.values().sum());
+        let sum: i64 = snapshot.map_or(0, |snapshot| {
+            snapshot.manifest().checkpoint.positions.values().sum()
+        });
         u64::try_from(sum).unwrap()
     }
 

@@ -83,8 +83,10 @@ fn wait_snapshot(home: &Home, than: Option<SnapshotId>) {
 /// Checks that an undisturbed daemon on the same log ends with the same hashes and counters.
 #[track_caller]
 fn check_equals_undisturbed(broker: &Broker, home: &Home, settings: &str, n_samples: u64) {
-    let undisturbed = Home::new(broker, settings).run_to_end(broker.n_records()).cut;
-    let found = home.manifest().cut;
+    let undisturbed = Home::new(broker, settings)
+        .run_to_end(broker.n_records())
+        .checkpoint;
+    let found = home.manifest().checkpoint;
     assert_eq!(found.ledger_hash, undisturbed.ledger_hash);
     assert_eq!(found.weights_hash, undisturbed.weights_hash);
     assert_eq!(found.counters, undisturbed.counters);

@@ -54,7 +54,7 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     });
     daemon.stop();
     let before = home.manifest();
-    let old = before.cut.encoders["text"].clone();
+    let old = before.checkpoint.encoders["text"].clone();
     assert!(old.starts_with("tiny-bert-"), "{old}");
 
     let err = home.snapshot(&["re-encode"]).err;
@@ -76,12 +76,12 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     assert_eq!(done["done_by"], "this command");
     let after = home.manifest();
     assert_eq!(after.parent, Some(before.id));
-    let new = after.cut.encoders["text"].clone();
+    let new = after.checkpoint.encoders["text"].clone();
     assert!(new.starts_with("other-bert-"), "{new}");
     let note = format!("encoded again by text {new} in place of text {old}: a better one");
     assert_eq!(after.note, Some(note));
-    assert_eq!(after.cut.weights_hash, before.cut.weights_hash);
-    assert_eq!(after.cut.positions, before.cut.positions);
+    assert_eq!(after.checkpoint.weights_hash, before.checkpoint.weights_hash);
+    assert_eq!(after.checkpoint.positions, before.checkpoint.positions);
 
     let daemon = home.start();
     daemon.wait_ready();

@@ -111,7 +111,7 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
     let note = at_freeze.note.clone().unwrap();
     let expected = format!(
         "base frozen before batch {}: warm enough",
-        at_freeze.cut.batch_seq
+        at_freeze.checkpoint.batch_seq
     );
     assert_eq!(note, expected);
     assert_eq!(differing(&lineage.home, before, frozen, BASE), 0);
@@ -146,11 +146,16 @@ fn learned(world: &World, broker: &Broker, is_killed: bool) -> [Manifest; 3] {
         differing(&lineage.home, frozen, second, ADAPTER) > 0,
         "adapters learn"
     );
-    assert_eq!(lineage.home.manifest().cut.frozen, at_freeze.cut.frozen);
+    assert_eq!(
+        lineage.home.manifest().checkpoint.frozen,
+        at_freeze.checkpoint.frozen
+    );
 
     lineage.change(&["rebase"]);
     let at_rebase = lineage.home.manifest();
-    assert!(at_rebase.cut.frozen.is_some() && at_rebase.cut.frozen != at_freeze.cut.frozen);
+    assert!(
+        at_rebase.checkpoint.frozen.is_some() && at_rebase.checkpoint.frozen != at_freeze.checkpoint.frozen
+    );
     lineage.crash();
     broker.feed(pieces[2]);
     broker.heartbeat(world.end_ms + 3_600_000);
@@ -179,9 +184,12 @@ fn a_crash_around_freezing_and_rebasing_changes_no_bit() {
         [run(true), run(false)].map(|lineage| lineage.join().unwrap())
     });
     for (crashed, undisturbed) in crashed.iter().zip(&undisturbed) {
-        assert_eq!(crashed.cut.ledger_hash, undisturbed.cut.ledger_hash);
-        assert_eq!(crashed.cut.frozen, undisturbed.cut.frozen);
-        assert_eq!(crashed.cut.weights_hash, undisturbed.cut.weights_hash);
+        assert_eq!(crashed.checkpoint.ledger_hash, undisturbed.checkpoint.ledger_hash);
+        assert_eq!(crashed.checkpoint.frozen, undisturbed.checkpoint.frozen);
+        assert_eq!(
+            crashed.checkpoint.weights_hash,
+            undisturbed.checkpoint.weights_hash
+        );
         assert_eq!(crashed.note, undisturbed.note);
     }
 }
@@ -223,11 +231,11 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     let after = home.manifest();
     assert_eq!(done["snapshot"], after.id.to_string());
     assert_eq!(after.parent, Some(before.id));
-    assert_eq!(after.cut.positions, before.cut.positions);
-    assert_eq!(after.cut.plan_position, before.cut.plan_position);
-    assert_eq!(after.cut.ledger_hash, before.cut.ledger_hash);
-    assert_ne!(after.cut.weights_hash, before.cut.weights_hash);
-    assert!(before.cut.frozen.is_none() && after.cut.frozen.is_some());
+    assert_eq!(after.checkpoint.positions, before.checkpoint.positions);
+    assert_eq!(after.checkpoint.plan_position, before.checkpoint.plan_position);
+    assert_eq!(after.checkpoint.ledger_hash, before.checkpoint.ledger_hash);
+    assert_ne!(after.checkpoint.weights_hash, before.checkpoint.weights_hash);
+    assert!(before.checkpoint.frozen.is_none() && after.checkpoint.frozen.is_some());
     let differ: Vec<&str> = after
         .files
         .iter()
@@ -243,15 +251,15 @@ fn without_a_daemon_a_new_snapshot_descends_from_the_newest() {
     daemon.wait_joined(broker.n_records() - n_resumed);
     daemon.stop();
     let end = home.manifest();
-    assert_eq!(end.cut.frozen, after.cut.frozen);
+    assert_eq!(end.checkpoint.frozen, after.checkpoint.frozen);
     assert_eq!(differing(&home, before.id, end.id, BASE), 0);
     assert!(differing(&home, before.id, end.id, ADAPTER) > 0);
     assert_eq!(
-        end.cut.sample_seq,
+        end.checkpoint.sample_seq,
         world.expected.samples(),
         "no sample is lost or repeated"
     );
-    assert_eq!(end.cut.counters["pending_items"], n_beats);
+    assert_eq!(end.checkpoint.counters["pending_items"], n_beats);
     assert_eq!(home.snapshot(&["verify"]).code, Some(0));
 }
 

@@ -314,11 +314,17 @@ fn a_daemon_with_a_damaged_store_ends_with_the_same_result() {
     let damaged = home.manifest();
 
     let undisturbed = Home::new(&broker, BATCHES).run_to_end(all);
-    assert_eq!(damaged.cut.ledger_hash, undisturbed.cut.ledger_hash);
-    assert_eq!(damaged.cut.weights_hash, undisturbed.cut.weights_hash);
-    assert_eq!(damaged.cut.counters, undisturbed.cut.counters);
-    assert_eq!(damaged.cut.sample_seq, n_samples(&world, &damaged.cut.counters));
-    assert_eq!(damaged.cut.counters["pending_items"], n_beats);
+    assert_eq!(damaged.checkpoint.ledger_hash, undisturbed.checkpoint.ledger_hash);
+    assert_eq!(
+        damaged.checkpoint.weights_hash,
+        undisturbed.checkpoint.weights_hash
+    );
+    assert_eq!(damaged.checkpoint.counters, undisturbed.checkpoint.counters);
+    assert_eq!(
+        damaged.checkpoint.sample_seq,
+        n_samples(&world, &damaged.checkpoint.counters)
+    );
+    assert_eq!(damaged.checkpoint.counters["pending_items"], n_beats);
     print_figures(&format!(
         "{} mutations of the store of a daemon, {n_stopped} of which stopped the daemon",
         pieces.len()
@@ -352,9 +358,11 @@ fn a_daemon_that_reads_damaged_data_stops_and_the_next_one_rebuilds() {
     let daemon = restart(&mut home, daemon);
     daemon.wait_joined(broker.n_records() - resumed);
     daemon.stop();
-    let damaged = home.manifest().cut;
+    let damaged = home.manifest().checkpoint;
 
-    let undisturbed = Home::new(&broker, &settings).run_to_end(broker.n_records()).cut;
+    let undisturbed = Home::new(&broker, &settings)
+        .run_to_end(broker.n_records())
+        .checkpoint;
     assert_eq!(damaged.ledger_hash, undisturbed.ledger_hash);
     assert_eq!(damaged.weights_hash, undisturbed.weights_hash);
     assert_eq!(damaged.sample_seq, n_samples(&world, &damaged.counters));

@@ -29,7 +29,7 @@ fn a_daemon_serves_during_an_outage_of_the_broker_and_learns_after_it() {
     // The broker need not be reachable for a clean stop.
     broker.set_reachable(false);
     daemon.stop();
-    let checkpoint = home.manifest().cut;
+    let checkpoint = home.manifest().checkpoint;
     assert_eq!(checkpoint.sample_seq, world.expected.samples());
     assert_eq!(checkpoint.counters["click.positive"], world.expected.positives);
     assert_eq!(checkpoint.counters["pending_items"], n_beats);

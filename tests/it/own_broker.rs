@@ -129,6 +129,6 @@ fn a_broker_that_gains_partitions_and_is_stopped_leaves_the_totals_exact() {
     let manifest = home.manifest();
     check_totals(&world, n_beats, &manifest);
     for partition in ["impressions[2]", "impressions[3]", "actions[2]", "actions[3]"] {
-        assert!(manifest.cut.positions[partition] > 0, "{partition}");
+        assert!(manifest.checkpoint.positions[partition] > 0, "{partition}");
     }
 }

@@ -18,7 +18,11 @@ fn a_stop_leaves_all_read_records_in_the_last_snapshot() {
     );
     let daemon = home.start();
     daemon.stop();
-    assert_eq!(home.manifest().cut.sample_seq, 0, "an empty state is saved, too");
+    assert_eq!(
+        home.manifest().checkpoint.sample_seq,
+        0,
+        "an empty state is saved, too"
+    );
 
     let world = World::generate(233, &home.path().join("world"));
     let daemon = home.start();
@@ -26,7 +30,7 @@ fn a_stop_leaves_all_read_records_in_the_last_snapshot() {
     daemon.wait_joined(broker.n_records());
     let n_pending = daemon.status().pending;
     daemon.stop();
-    let checkpoint = home.manifest().cut;
+    let checkpoint = home.manifest().checkpoint;
     let n_read: i64 = checkpoint.positions.values().sum();
     assert_eq!(n_read.unsigned_abs(), broker.n_records());
     assert_eq!(checkpoint.counters["pending_items"], n_pending);
@@ -47,7 +51,7 @@ fn a_stop_leaves_all_read_records_in_the_last_snapshot() {
     daemon.signal("INT");
     assert_eq!(daemon.wait_exit(), Some(0));
     assert!(!home.state().join("admin.sock").exists());
-    let checkpoint = home.manifest().cut;
+    let checkpoint = home.manifest().checkpoint;
     assert_eq!(checkpoint.sample_seq, world.expected.samples());
     assert_eq!(checkpoint.counters["click.positive"], world.expected.positives);
 }

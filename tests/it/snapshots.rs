@@ -123,8 +123,14 @@ fn a_running_daemon_serves_the_chosen_snapshot_and_continues_to_learn() {
     );
     let store = home.store();
     let manifest_of = |id| store.read(id).unwrap().manifest().clone();
-    assert_eq!(after_rollback.cut.positions, manifest_of(third).cut.positions);
-    assert_eq!(after_rollback.cut.ledger_hash, manifest_of(third).cut.ledger_hash);
+    assert_eq!(
+        after_rollback.checkpoint.positions,
+        manifest_of(third).checkpoint.positions
+    );
+    assert_eq!(
+        after_rollback.checkpoint.ledger_hash,
+        manifest_of(third).checkpoint.ledger_hash
+    );
     for abandoned in [second, third] {
         assert_eq!(listed(&home, abandoned)["is_rolled_back"], true);
     }
@@ -144,11 +150,11 @@ fn a_running_daemon_serves_the_chosen_snapshot_and_continues_to_learn() {
     );
     assert_eq!(daemon.snapshot().number(), fourth.number() + 1);
     let n_beats = broker.heartbeat(world.end_ms + 3_600_000);
-    let n_before: i64 = manifest_of(third).cut.positions.values().sum();
+    let n_before: i64 = manifest_of(third).checkpoint.positions.values().sum();
     daemon.wait_joined(broker.n_records() - n_before.unsigned_abs());
     daemon.stop();
 
-    let checkpoint = home.manifest().cut;
+    let checkpoint = home.manifest().checkpoint;
     assert_eq!(
         checkpoint.sample_seq,
         world.expected.samples(),
@@ -197,10 +203,10 @@ fn a_start_after_an_offline_rollback_continues_from_that_snapshot() {
     let after = home.manifest();
     assert!(after.id > before.id);
     assert_eq!(after.parent, Some(first));
-    assert_eq!(after.cut.ledger_hash, before.cut.ledger_hash);
-    assert_eq!(after.cut.weights_hash, before.cut.weights_hash);
-    assert_eq!(after.cut.counters, before.cut.counters);
-    assert_eq!(after.cut.counters["pending_items"], n_beats);
+    assert_eq!(after.checkpoint.ledger_hash, before.checkpoint.ledger_hash);
+    assert_eq!(after.checkpoint.weights_hash, before.checkpoint.weights_hash);
+    assert_eq!(after.checkpoint.counters, before.checkpoint.counters);
+    assert_eq!(after.checkpoint.counters["pending_items"], n_beats);
 
     // Garbage collection keeps the newest snapshot that is not rolled back, and the pinned one.
     assert_eq!(change(&home, &["pin", &number]), "this command");
@@ -243,11 +249,11 @@ fn a_damaged_snapshot_is_skipped_for_the_previous_one() {
         first.to_string()
     );
     let snapshot = home.store().read(first).unwrap();
-    let n_resumed: i64 = snapshot.manifest().cut.positions.values().sum();
+    let n_resumed: i64 = snapshot.manifest().checkpoint.positions.values().sum();
     daemon.wait_joined(broker.n_records() - n_resumed.unsigned_abs());
     daemon.stop();
     let after = home.manifest();
     assert_eq!(after.parent, Some(first));
-    assert_eq!(after.cut.ledger_hash, before.cut.ledger_hash);
-    assert_eq!(after.cut.weights_hash, before.cut.weights_hash);
+    assert_eq!(after.checkpoint.ledger_hash, before.checkpoint.ledger_hash);
+    assert_eq!(after.checkpoint.weights_hash, before.checkpoint.weights_hash);
 }

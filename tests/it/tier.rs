@@ -69,7 +69,7 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
         (count("positive") + count("negative") + count("shown_late") >= n_outcomes).then_some(())
     });
     daemon.stop();
-    let counters = home.manifest().cut.counters;
+    let counters = home.manifest().checkpoint.counters;
     let n = |name: &str| counters.get(name).copied().unwrap_or(0);
     let found = [
         n("items"),
@@ -97,7 +97,7 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
         "shown, twice, positive, negative, late, pending, matched, late actions"
     );
     assert_eq!(
-        home.manifest().cut.sample_seq,
+        home.manifest().checkpoint.sample_seq,
         expected.samples(),
         "one sample for each shown item, and for each positive one more"
     );
@@ -105,7 +105,7 @@ fn check(home: &mut Home, daemon: Daemon, expected: &Expected, n_beats: u64) {
     let again = home.start();
     again.wait_ready();
     again.stop();
-    assert_eq!(home.manifest().cut.sample_seq, expected.samples());
+    assert_eq!(home.manifest().checkpoint.sample_seq, expected.samples());
 }
 
 #[test]

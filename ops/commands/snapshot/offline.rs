@@ -59,7 +59,7 @@ fn apply(
 ) -> anyhow::Result<SnapshotId> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
-    if manifest.cut.config_hash != config.hash() {
+    if manifest.checkpoint.config_hash != config.hash() {
         return Err(anyhow!(
             "snapshot {id} was written under another configuration"
         ))
@@ -74,7 +74,7 @@ fn apply(
     let note = op.apply(&mut trainer, reason)?;
     let checkpoint = CheckpointMeta {
         frozen: trainer.base(),
-        ..manifest.cut.clone()
+        ..manifest.checkpoint.clone()
     };
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);
     draft.note = Some(note);
@@ -91,7 +91,7 @@ fn apply(
         );
     }
     copy_files(&snapshot, &mut draft)?;
-    draft.cut.weights_hash = weights_hash(&draft);
+    draft.checkpoint.weights_hash = weights_hash(&draft);
     write(store, &draft)
 }
 
@@ -107,15 +107,18 @@ pub(super) fn re_encode(
 ) -> anyhow::Result<(SnapshotId, usize)> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
-    check_schema(id, &manifest.cut, config)?;
+    check_schema(id, &manifest.checkpoint, config)?;
     let contents = Contents::open(config)?;
     let current = encoders(contents.as_ref());
-    let (before, now) = (list_encoders(&manifest.cut.encoders), list_encoders(&current));
-    if manifest.cut.encoders == current {
+    let (before, now) = (
+        list_encoders(&manifest.checkpoint.encoders),
+        list_encoders(&current),
+    );
+    if manifest.checkpoint.encoders == current {
         bail!("snapshot {id} was made with the encoders {now}: there is nothing to encode again");
     }
-    let (plan, _) = PlanLog::open(&store.root().join("plan"), manifest.cut.plan_position)?;
-    let n_later = plan.position().saturating_sub(manifest.cut.plan_position);
+    let (plan, _) = PlanLog::open(&store.root().join("plan"), manifest.checkpoint.plan_position)?;
+    let n_later = plan.position().saturating_sub(manifest.checkpoint.plan_position);
     if n_later > 0 {
         // These entries name vectors of the former encoders.
         return Err(anyhow!("the plan log has {n_later} entries after snapshot {id}"))
@@ -129,7 +132,7 @@ pub(super) fn re_encode(
     let checkpoint = CheckpointMeta {
         encoders: current,
         config_hash: config.hash(),
-        ..manifest.cut.clone()
+        ..manifest.checkpoint.clone()
     };
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);
     let colon = if reason.is_empty() { "" } else { ": " };

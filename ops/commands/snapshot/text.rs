@@ -15,7 +15,10 @@ pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<
     for entry in listed {
         let known = |text: &dyn Fn(&Manifest) -> String| entry.manifest.as_ref().map_or("-".to_owned(), text);
         let metric = |name: &str| {
-            let value = entry.manifest.as_ref().and_then(|m| *m.cut.metrics.get(name)?);
+            let value = entry
+                .manifest
+                .as_ref()
+                .and_then(|m| *m.checkpoint.metrics.get(name)?);
             or_dash(value, |value| format!("{value:.3}"))
         };
         let mut notes: Vec<String> = entry
@@ -30,8 +33,8 @@ pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<
         rows.push(vec![
             entry.id.to_string(),
             known(&|m| time(m.created_ms)),
-            known(&|m| m.cut.batch_seq.to_string()),
-            known(&|m| m.cut.sample_seq.to_string()),
+            known(&|m| m.checkpoint.batch_seq.to_string()),
+            known(&|m| m.checkpoint.sample_seq.to_string()),
             metric("auc"),
             metric("ne"),
             size(entry.bytes),
@@ -45,7 +48,7 @@ pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<
 pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
     let aliases: Vec<&str> = entry.aliases.iter().map(|alias| alias.name()).collect();
-    let (checkpoint, by) = (&manifest.cut, &manifest.created_by);
+    let (checkpoint, by) = (&manifest.checkpoint, &manifest.created_by);
     let mut rows = vec![
         ("snapshot", manifest.id.to_string()),
         (

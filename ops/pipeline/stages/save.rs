@@ -69,10 +69,10 @@ impl Saver {
 
     /// Writes a snapshot and answers its requests. Returns false if it could not be written.
     fn save(&self, mut save: Save) -> bool {
-        save.draft.cut.weights_hash = weights_hash(&save.draft);
+        save.draft.checkpoint.weights_hash = weights_hash(&save.draft);
         match self.write(&save.draft) {
             Ok(id) => {
-                tracing::info!(snapshot = %id, batches = save.draft.cut.batch_seq, "snapshot written");
+                tracing::info!(snapshot = %id, batches = save.draft.checkpoint.batch_seq, "snapshot written");
                 self.status.set_last_saved(self.clock.now_ms());
                 self.control.saved(id, save.lineage, save.request);
                 true
@@ -80,7 +80,7 @@ impl Saver {
             Err(error) => {
                 tracing::error!(
                     %error,
-                    batches = save.draft.cut.batch_seq,
+                    batches = save.draft.checkpoint.batch_seq,
                     "snapshot not written; the last good one stays, and writing is tried again"
                 );
                 self.control.fail(save.request);
@@ -101,7 +101,7 @@ impl Saver {
         failpoint::reach(FailPoint::SnapshotsCollected);
         let kept = self.store.list()?;
         let manifests = kept.iter().filter_map(|listed| listed.manifest.as_ref());
-        if let Some(position) = manifests.map(|manifest| manifest.cut.plan_position).min() {
+        if let Some(position) = manifests.map(|manifest| manifest.checkpoint.plan_position).min() {
             self.control.set_plan_keep_from(position);
         }
         Ok(id)

@@ -50,7 +50,7 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let snapshot = dir.store().newest_valid()?.snapshot;
         let n_restored = snapshot.map_or(0, |snapshot| {
-            let positions = &snapshot.manifest().cut.positions;
+            let positions = &snapshot.manifest().checkpoint.positions;
             positions.values().map(|next| next.unsigned_abs()).sum()
         });
         let path = dir.log_path();

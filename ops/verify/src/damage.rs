@@ -16,7 +16,7 @@ pub(crate) fn truncate_plan(dir: &LineageDir, rng: &mut SeededRng) -> anyhow::Re
     let listed = dir.store().list()?;
     let positions = listed
         .iter()
-        .filter_map(|listed| Some(listed.manifest.as_ref()?.cut.plan_position));
+        .filter_map(|listed| Some(listed.manifest.as_ref()?.checkpoint.plan_position));
     let n_needed = positions.max().unwrap_or(0);
     let Some(last) = plan_segments(&dir.plan())?.pop() else {
         return Ok(None);

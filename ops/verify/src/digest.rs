@@ -32,7 +32,7 @@ impl StateDigest {
     /// # Errors
     /// If the snapshot has no join stage.
     pub fn new(manifest: &Manifest) -> anyhow::Result<Self> {
-        let cut = &manifest.cut;
+        let cut = &manifest.checkpoint;
         let mut hashes = vec![
             ("ledger", cut.ledger_hash.clone()),
             (WEIGHTS, cut.weights_hash.clone()),

@@ -49,7 +49,6 @@ impl Array {
     }
 
     /// Makes an array of shape `[]`.
-    #[must_use]
     pub fn scalar<T: Element>(value: T) -> Self {
         Self {
             shape: Vec::new(),
@@ -58,37 +57,31 @@ impl Array {
     }
 
     /// The dimensions.
-    #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
     /// The element type.
-    #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.values.dtype()
     }
 
     /// The number of values.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
     /// True when a dimension is 0.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Size of the values on disk, bytes.
-    #[must_use]
     pub fn n_bytes(&self) -> usize {
         self.len() * self.dtype().n_bytes()
     }
 
     /// The values, copied only when they are in several runs; `None` when they have another type.
-    #[must_use]
     pub fn values<T: Element>(&self) -> Option<Cow<'_, [T]>> {
         T::peek(&self.values).map(Chunks::to_slice)
     }

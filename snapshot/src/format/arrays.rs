@@ -7,7 +7,6 @@ use super::array::{ANY, Array, shape_text};
 use super::element::Element;
 use crate::Error;
 
-/// Longest array name, bytes.
 const MAX_NAME_BYTES: usize = 256;
 
 /// Named arrays in order of name.
@@ -36,7 +35,6 @@ impl PartialEq for Arrays {
 
 impl Arrays {
     /// Makes an empty collection.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -66,13 +64,11 @@ impl Arrays {
     }
 
     /// The number of arrays.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.arrays.len()
     }
 
     /// True when there are no arrays.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.arrays.is_empty()
     }
@@ -83,7 +79,6 @@ impl Arrays {
     }
 
     /// The array called `name`, of any type and shape, if present.
-    #[must_use]
     pub fn find(&self, name: &str) -> Option<&Array> {
         self.arrays.get(name)
     }

@@ -17,7 +17,6 @@ pub enum Chunks<T> {
 }
 
 impl<T> Chunks<T> {
-    /// The runs in order.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &[T]> {
         let (owned, shared) = match self {
             Chunks::Owned(values) => (Some(values.as_slice()), [].as_slice()),

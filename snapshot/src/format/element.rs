@@ -49,15 +49,8 @@ macro_rules! elements {
 
         impl Dtype {
             /// Size of one element.
-            #[must_use]
             pub fn n_bytes(self) -> usize {
                 match self { $(Dtype::$variant => size_of::<$type>(),)* }
-            }
-
-            /// The name in messages.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Dtype::$variant => stringify!($type),)* }
             }
 
             pub(crate) fn to_safetensors(self) -> safetensors::Dtype {
@@ -66,6 +59,12 @@ macro_rules! elements {
 
             pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
                 match dtype { $(safetensors::Dtype::$variant => Some(Dtype::$variant),)* _ => None }
+            }
+        }
+
+        impl fmt::Display for Dtype {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Dtype::$variant => stringify!($type),)* })
             }
         }
 
@@ -114,8 +113,7 @@ macro_rules! elements {
                     values.extend(chunks.iter().map(|chunk| <$type>::from_le_bytes(*chunk)));
                 }
 
-                #[allow(clippy::cast_lossless, clippy::unnecessary_cast,
-                    reason = "u64 and i64 have no `From`; the rounding is documented")]
+                #[allow(clippy::unnecessary_cast, reason = "one of the types is f64")]
                 fn number(self) -> f64 {
                     self as f64
                 }
@@ -153,10 +151,4 @@ elements! {
     i32 I32 "32-bit signed integer";
     u64 U64 "64-bit unsigned integer";
     i64 I64 "64-bit signed integer";
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }

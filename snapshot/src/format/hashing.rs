@@ -75,7 +75,6 @@ impl<R: Read> Read for HashingInput<R> {
     }
 }
 
-/// The hash of `bytes` in hexadecimal.
 pub(crate) fn hash_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }

@@ -35,12 +35,15 @@ pub struct Manifest {
     /// The program and the machine that made it.
     pub created_by: Fingerprint,
     /// The point of the log that the state belongs to.
-    pub cut: CheckpointMeta,
+    #[serde(rename = "cut")]
+    pub checkpoint: CheckpointMeta,
     /// All other files of the directory, in order of name.
     pub files: Vec<FileEntry>,
 }
 
-/// The program and machine of a run: what decides its bits besides log and configuration.
+/// The program and machine of a run.
+///
+/// Equal logs give equal bits under equal fingerprints, and results within 1e-5 otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
@@ -56,14 +59,6 @@ pub struct Fingerprint {
     pub cpu_capability: String,
     /// Threads per operation.
     pub n_threads: u32,
-}
-
-impl Fingerprint {
-    /// True when equal logs give equal bits on both; otherwise results are equal within 1e-5.
-    #[must_use]
-    pub fn promises_same_bits(&self, other: &Fingerprint) -> bool {
-        self == other
-    }
 }
 
 /// The learner's position at a batch boundary: everything but arrays and blobs.
@@ -130,7 +125,6 @@ pub enum FileKind {
 
 impl FileKind {
     /// The kind in messages.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             FileKind::Arrays => "arrays",
@@ -146,7 +140,6 @@ struct FormatOnly {
 }
 
 impl Manifest {
-    /// Serializes and seals the manifest.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
         self.check().map_err(|why| Error::invalid(MANIFEST_NAME, why))?;
         let json = serde_json::to_string_pretty(self)
@@ -181,13 +174,11 @@ impl Manifest {
     }
 
     /// The entry of the file called `name`.
-    #[must_use]
     pub fn file(&self, name: &str) -> Option<&FileEntry> {
         self.files.iter().find(|entry| entry.name == name)
     }
 
     /// Total size of the files without the manifest, bytes.
-    #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.files
             .iter()
@@ -253,7 +244,7 @@ pub(crate) mod tests {
             note: None,
             created_ms: 1_700_000_000_000,
             created_by: Fingerprint::default(),
-            cut: CheckpointMeta {
+            checkpoint: CheckpointMeta {
                 positions: [("impressions[0]".to_owned(), 42)].into(),
                 metrics: [("auc".to_owned(), Some(0.1 + 0.2)), ("ne".to_owned(), None)].into(),
                 event_time_ms: i64::MIN,

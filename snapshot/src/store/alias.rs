@@ -31,7 +31,6 @@ impl Alias {
     pub const ALL: [Alias; 3] = [Alias::Latest, Alias::Serving, Alias::Pinned];
 
     /// The alias's name, which is also its file name.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Alias::Latest => "latest",

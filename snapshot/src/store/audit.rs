@@ -13,7 +13,6 @@ use crate::error::IoResultExt;
 use crate::format::seal::LINE;
 use crate::{Error, Fs, SnapshotId};
 
-/// File name of the log.
 pub(crate) const AUDIT_NAME: &str = "audit.log";
 
 /// The kind of an action.
@@ -67,7 +66,6 @@ pub struct AuditLog {
     pub n_torn: usize,
     /// Number of the first line that does not continue the chain.
     pub broken_at: Option<u64>,
-    /// Hash of the last line.
     #[serde(skip)]
     last_hash: String,
     /// True when the last line has no newline.
@@ -112,7 +110,6 @@ impl AuditLog {
         self.lines.last().map_or(0, |line| line.n.saturating_add(1))
     }
 
-    /// The highest id in any line.
     pub(crate) fn newest(&self) -> Option<SnapshotId> {
         self.lines.iter().filter_map(|line| line.newest).max()
     }

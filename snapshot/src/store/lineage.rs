@@ -60,7 +60,6 @@ impl Lineage {
 }
 
 impl Store {
-    /// Reads the lineage of the snapshots on disk.
     pub(super) fn lineage(&self) -> Result<Lineage, Error> {
         let parent = |id: SnapshotId| self.peek(id).ok().and_then(|snapshot| snapshot.manifest().parent);
         Ok(Lineage {

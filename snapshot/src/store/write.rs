@@ -79,8 +79,8 @@ impl Store {
                 blake3,
             });
         }
-        let mut cut = draft.cut.clone();
-        for value in cut.metrics.values_mut() {
+        let mut checkpoint = draft.checkpoint.clone();
+        for value in checkpoint.metrics.values_mut() {
             // JSON cannot express NaN, which here means "undefined".
             *value = value.filter(|value| value.is_finite());
         }
@@ -91,7 +91,7 @@ impl Store {
             note: draft.note.clone(),
             created_ms: draft.created_ms,
             created_by: draft.created_by.clone(),
-            cut,
+            checkpoint,
             files,
         };
         let bytes = manifest.encode()?;

@@ -1,4 +1,4 @@
-//! Every operation of a scenario fails once, in every way: what was whole stays whole.
+//! Fault injection: every operation of a scenario fails once, in every way, and no snapshot is damaged.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,20 +9,20 @@ use crate::store::TMP_PREFIX;
 use crate::tests::sim_fs::{FaultKind, SimFs};
 use crate::{Alias, Error, Fs, SnapshotId, Store};
 
-/// How far a scenario came, kept while it runs.
+/// The progress of a scenario.
 #[derive(Default)]
 struct Progress {
-    /// What `latest` was moved to, with success, last.
+    /// The snapshot that `latest` was last moved to with success.
     latest: Option<SnapshotId>,
-    /// What it was being moved to, if that was not acknowledged.
+    /// The target of a move of `latest` that was not acknowledged.
     latest_next: Option<SnapshotId>,
-    /// Ids that `write` returned and no collection has removed.
+    /// Ids that `write` returned, without collected ones.
     written: BTreeSet<SnapshotId>,
-    /// Lines of the audit log that were acknowledged.
+    /// Number of acknowledged lines of the audit log.
     n_recorded: usize,
-    /// True once the collection began: any but the last may be gone.
+    /// True once the collection began: every snapshot but the last may be gone.
     is_collecting: bool,
-    /// True while something is being written or moved that leaves nothing behind when it fails.
+    /// True during operations that leave nothing behind when they fail.
     leaves_nothing: bool,
 }
 
@@ -41,7 +41,7 @@ impl Progress {
         Ok(id)
     }
 
-    /// Everything a store is asked to do in its life.
+    /// Runs every operation of a store once.
     fn run(&mut self, fs: &SimFs) -> Result<(), Error> {
         self.leaves_nothing = false;
         let store = Store::open_on(Arc::new(fs.clone()), Path::new(ROOT))?;
@@ -64,7 +64,7 @@ impl Progress {
     }
 }
 
-/// Two good snapshots, the second `latest` and `serving`, the first pinned, and a crash's leftovers.
+/// Makes two good snapshots, the second `latest` and `serving`, the first pinned, and leftovers of a crash.
 fn base() -> (SimFs, Progress) {
     let fs = SimFs::new();
     let mut progress = Progress::default();
@@ -80,13 +80,13 @@ fn base() -> (SimFs, Progress) {
     fs.create_dir(&leftover).unwrap();
     fs.create_file(&leftover.join("rows.safetensors"))
         .unwrap()
-        .write_all(b"half")
+        .write_all(b"partial")
         .unwrap();
     fs.sync_all();
     (fs, progress)
 }
 
-/// What is on disk after a failed write: nothing unfinished, and nothing finished that was not acknowledged.
+/// Checks that a failed write left nothing unfinished and no unacknowledged snapshot.
 fn check_left_nothing(fs: &SimFs, progress: &Progress, context: &str) {
     assert_eq!(leftovers(fs), Vec::<String>::new(), "{context}");
     let ids: BTreeSet<_> = super::inspect(fs).ids().unwrap().into_iter().collect();
@@ -104,7 +104,7 @@ fn leftovers(fs: &SimFs) -> Vec<String> {
         .collect()
 }
 
-/// What must hold of a disk after any fault.
+/// Checks what must hold on a disk after any fault.
 fn check(fs: &SimFs, progress: &Progress, context: &str) {
     let store = super::inspect(fs);
     let recovery = store.newest_valid().unwrap();
@@ -148,7 +148,7 @@ fn check(fs: &SimFs, progress: &Progress, context: &str) {
     check_content(&newest);
 }
 
-/// Runs the scenario with the fault at operation 1, 2, 3, .. until it no longer comes; returns how many.
+/// Runs the scenario with the fault at operation 1, 2, 3, .. until it no longer occurs; returns their number.
 fn fail_at_each(
     kind: FaultKind,
     mut check_after: impl FnMut(&SimFs, &Progress, &Result<(), Error>, &str),
@@ -183,7 +183,7 @@ fn an_io_error_at_any_operation_leaves_every_snapshot_whole() {
 }
 
 #[test]
-fn a_disk_full_at_any_operation_leaves_every_snapshot_whole_and_says_it_may_pass() {
+fn a_disk_full_at_any_operation_leaves_every_snapshot_whole_and_is_transient() {
     fail_at_each(FaultKind::Full, |fs, progress, result, context| {
         if let Err(error) = result {
             assert!(error.is_transient(), "{context}");
@@ -217,12 +217,12 @@ fn a_power_loss_at_any_operation_leaves_every_snapshot_whole() {
     assert!(n > 100, "only {n} operations");
 }
 
-/// After an error the process goes on, and what it says later is durable all the same.
+/// After an error the process continues, and everything it acknowledges later is durable.
 #[test]
-fn a_power_loss_after_an_io_error_keeps_what_was_acknowledged() {
-    fail_at_each(FaultKind::Eio, |fs, progress, _, context| {
-        let healed = fs.restart();
-        let store = open(&healed);
+fn a_power_loss_after_an_io_error_keeps_acknowledged_snapshots() {
+    fail_at_each(FaultKind::Eio, |fs, _, _, context| {
+        let repaired = fs.restart();
+        let store = open(&repaired);
         let parent = store.newest_valid().unwrap().snapshot.unwrap().id();
         let next = store.write(&draft(Some(parent.number()), 9)).unwrap();
         store.set_alias(Alias::Latest, next).unwrap();
@@ -230,18 +230,11 @@ fn a_power_loss_after_an_io_error_keeps_what_was_acknowledged() {
             latest: Some(next),
             written: [next].into(),
             is_collecting: true,
-            ..Progress {
-                latest_next: progress.latest,
-                ..Progress::default()
-            }
-        };
-        let progress = Progress {
-            latest_next: None,
-            ..progress
+            ..Progress::default()
         };
         for seed in 0..4 {
             check(
-                &healed.power_loss(seed),
+                &repaired.power_loss(seed),
                 &progress,
                 &format!("power loss {seed}, {context}"),
             );
@@ -249,9 +242,9 @@ fn a_power_loss_after_an_io_error_keeps_what_was_acknowledged() {
     });
 }
 
-/// A daemon does not stop at an error of its store, it goes on with the next thing.
+/// A daemon continues with its next operation after an error of its store.
 #[test]
-fn a_power_loss_after_going_on_past_an_io_error_leaves_every_alias_whole() {
+fn a_power_loss_after_continuing_past_an_io_error_leaves_every_alias_whole() {
     for at in 1.. {
         let (base, _) = base();
         let fs = base.fork(at, FaultKind::Eio);
@@ -293,10 +286,10 @@ fn a_failed_id_is_not_used_again() {
     let (base, _) = base();
     let fs = base.fork(usize::MAX, FaultKind::Full);
     let store = open(&fs);
-    let tried = id(2);
+    let failed = id(2);
     let mut broken = draft(Some(1), 2);
     broken.note = Some("x".repeat(2 << 20));
     assert!(matches!(store.write(&broken), Err(Error::Invalid { .. })));
     assert_eq!(leftovers(&fs), Vec::<String>::new());
-    assert!(store.write(&draft(Some(1), 2)).unwrap() > tried);
+    assert!(store.write(&draft(Some(1), 2)).unwrap() > failed);
 }

@@ -1,4 +1,4 @@
-//! A file system in memory that fails where it is told to, and forgets at a power loss what was not synced.
+//! A file system in memory with injected faults; a power loss drops unsynced changes.
 //!
 //! Every directory keeps its changes since the last sync in order, and a power loss keeps a prefix of them, as
 //! a journaling file system does. Every file keeps what was synced and what was written; a power loss leaves
@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::{FileLock, Fs, FsEntry, FsKind, OutputFile};
 
-/// What happens at the chosen operation.
+/// The kind of an injected fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
-    /// It fails with EIO; the next ones work. A file whose sync failed never becomes durable.
+    /// The operation fails with EIO; later ones work. A file whose sync failed never becomes durable.
     Eio,
-    /// From there on everything that needs space fails with ENOSPC; a write takes half of its bytes first.
+    /// From then on operations that need space fail with ENOSPC; the first write stores half of its bytes.
     Full,
-    /// The process dies before it; a write has put down half of its bytes.
+    /// The process dies before the operation; a write has stored half of its bytes.
     Kill,
 }
 
@@ -84,7 +84,7 @@ impl SimFs {
         })))
     }
 
-    /// A copy that goes its own way, failing at operation `at`, counted from 1.
+    /// An independent copy that fails at operation `at`, counted from 1.
     pub(crate) fn fork(&self, at: usize, kind: FaultKind) -> Self {
         let world = World {
             n_ops: 0,
@@ -95,13 +95,13 @@ impl SimFs {
         Self(Arc::new(Mutex::new(world)))
     }
 
-    /// True when the fault came.
+    /// True when the fault has occurred.
     pub(crate) fn has_failed(&self) -> bool {
         let world = self.world();
         world.fault.is_some_and(|(at, _)| world.n_ops >= at)
     }
 
-    /// The same disk after the fault was repaired and every process ended.
+    /// The disk after a repair and the end of every process.
     pub(crate) fn restart(&self) -> Self {
         let world = World {
             fault: None,
@@ -113,7 +113,7 @@ impl SimFs {
         Self(Arc::new(Mutex::new(world)))
     }
 
-    /// The same disk after a power loss; `seed` chooses what of the unsynced survived.
+    /// The disk after a power loss; `seed` selects the unsynced changes that survive.
     pub(crate) fn power_loss(&self, seed: u64) -> Self {
         let after = self.restart();
         let mut random = Random(seed);
@@ -171,7 +171,7 @@ impl SimFs {
         }
     }
 
-    /// Replaces the bytes of a file behind the store's back.
+    /// Replaces the bytes of a file without the store.
     pub(crate) fn overwrite(&self, path: &Path, bytes: &[u8]) {
         let mut world = self.world();
         let inode = world.find(path).unwrap();
@@ -182,7 +182,7 @@ impl SimFs {
         };
     }
 
-    /// Makes a fifo, or whatever else is neither file nor directory.
+    /// Makes an entry that is neither a file nor a directory, such as a fifo.
     pub(crate) fn make_other(&self, path: &Path) {
         self.world().add(path, Inode::Other).unwrap();
     }
@@ -191,7 +191,7 @@ impl SimFs {
         self.0.lock().unwrap()
     }
 
-    /// Counts an operation; fails if it is the one.
+    /// Counts an operation, and fails when the fault is due.
     fn gate(&self, needs_space: bool) -> io::Result<MutexGuard<'_, World>> {
         let mut world = self.world();
         world.n_ops += 1;

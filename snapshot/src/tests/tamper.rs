@@ -1,4 +1,4 @@
-//! What is on disk was changed by something else: it is noticed, refused, and an older snapshot serves.
+//! Tampering: changed files are detected and refused, and an older snapshot serves.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,15 +8,15 @@ use super::{ROOT, check_content, draft, id, inspect, open};
 use crate::tests::sim_fs::SimFs;
 use crate::{Alias, Error, FileKind, Fs, MANIFEST_NAME, Store};
 
-/// Two snapshots, `latest` on the second.
-fn two_on(store: &Store) {
+/// Writes two snapshots and moves `latest` to the second.
+fn write_two(store: &Store) {
     for (parent, tag) in [(None, 0), (Some(0), 1)] {
         let id = store.write(&draft(parent, tag)).unwrap();
         store.set_alias(Alias::Latest, id).unwrap();
     }
 }
 
-/// The second snapshot is refused everywhere, and a start falls back to the first.
+/// Checks that the second snapshot is refused everywhere and that a start falls back to the first.
 fn check_refused(store: &Store, context: &str) {
     assert!(store.read(id(1)).is_err(), "{context}");
     assert!(!store.verify(id(1)).unwrap().is_valid(), "{context}");
@@ -31,7 +31,7 @@ fn check_refused(store: &Store, context: &str) {
 #[test]
 fn no_flipped_bit_and_no_cut_of_any_file_passes() {
     let sim = SimFs::new();
-    two_on(&open(&sim));
+    write_two(&open(&sim));
     let store = inspect(&sim);
     let dir = Path::new(ROOT).join("snapshots").join(id(1).to_string());
     let files = ["rows.safetensors", "join.bin", MANIFEST_NAME];
@@ -45,10 +45,10 @@ fn no_flipped_bit_and_no_cut_of_any_file_passes() {
         }
         for at in (0..good.len()).step_by(7).chain([good.len() - 1]) {
             sim.overwrite(&path, &good[..at]);
-            check_refused(&store, &format!("{} cut at {at}", path.display()));
+            check_refused(&store, &format!("{} truncated at {at}", path.display()));
         }
         sim.overwrite(&path, &[good.as_slice(), b"\n"].concat());
-        check_refused(&store, "a byte more");
+        check_refused(&store, "one more byte");
         sim.overwrite(&path, &good);
         assert!(store.read(id(1)).is_ok());
     }
@@ -57,7 +57,7 @@ fn no_flipped_bit_and_no_cut_of_any_file_passes() {
 #[test]
 fn a_file_changed_after_it_was_verified_is_not_returned() {
     let sim = SimFs::new();
-    two_on(&open(&sim));
+    write_two(&open(&sim));
     let snapshot = inspect(&sim).read(id(1)).unwrap();
     for name in ["rows.safetensors", "join.bin"] {
         let path = snapshot.dir().join(name);
@@ -82,7 +82,7 @@ fn a_file_changed_after_it_was_verified_is_not_returned() {
 fn missing_foreign_and_swapped_entries_are_refused() {
     let fresh = || {
         let sim = SimFs::new();
-        two_on(&open(&sim));
+        write_two(&open(&sim));
         sim
     };
     let dir = Path::new(ROOT).join("snapshots").join(id(1).to_string());
@@ -95,7 +95,7 @@ fn missing_foreign_and_swapped_entries_are_refused() {
             sim.remove_file(&dir.join("rows.safetensors")).unwrap()
         }),
         ("no directory", |sim, dir| sim.remove_dir_all(dir).unwrap()),
-        ("a stranger", |sim, dir| {
+        ("a foreign file", |sim, dir| {
             drop(sim.create_file(&dir.join("extra")).unwrap())
         }),
         ("a fifo", |sim, dir| sim.make_other(&dir.join("pipe"))),
@@ -124,7 +124,7 @@ fn missing_foreign_and_swapped_entries_are_refused() {
 }
 
 #[test]
-fn a_fifo_of_the_right_size_is_refused_by_a_look_at_the_directory() {
+fn a_fifo_of_the_right_size_is_refused_by_the_directory_check() {
     let sim = SimFs::new();
     let store = open(&sim);
     let mut empty = draft(None, 0);
@@ -140,7 +140,7 @@ fn a_fifo_of_the_right_size_is_refused_by_a_look_at_the_directory() {
 #[test]
 fn a_damaged_alias_is_reported_and_the_newest_valid_snapshot_serves() {
     let sim = SimFs::new();
-    two_on(&open(&sim));
+    write_two(&open(&sim));
     sim.overwrite(&Path::new(ROOT).join("latest"), b"../../etc/passwd x\n");
     let store = inspect(&sim);
     assert!(matches!(store.alias(Alias::Latest), Err(Error::Damaged { .. })));
@@ -155,9 +155,9 @@ fn a_damaged_alias_is_reported_and_the_newest_valid_snapshot_serves() {
 }
 
 #[test]
-fn an_alias_does_not_follow_a_manifest_that_was_replaced_by_a_valid_one() {
+fn an_alias_does_not_follow_a_manifest_replaced_by_another_valid_one() {
     let (sim, other) = (SimFs::new(), SimFs::new());
-    two_on(&open(&sim));
+    write_two(&open(&sim));
     let store = open(&other);
     store.write(&draft(None, 0)).unwrap();
     let mut changed = draft(Some(0), 1);
@@ -171,7 +171,7 @@ fn an_alias_does_not_follow_a_manifest_that_was_replaced_by_a_valid_one() {
     let store = inspect(&sim);
     assert!(
         store.verify(id(1)).unwrap().is_valid(),
-        "by itself it is a good snapshot"
+        "the replacement is a valid snapshot"
     );
     assert!(matches!(
         store.read_alias(Alias::Latest),
@@ -183,13 +183,13 @@ fn an_alias_does_not_follow_a_manifest_that_was_replaced_by_a_valid_one() {
 fn real() -> (tempfile::TempDir, Store, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(&root.path().join("state")).unwrap();
-    two_on(&store);
+    write_two(&store);
     let dir = root.path().join("state/snapshots").join(id(1).to_string());
     (root, store, dir)
 }
 
 #[test]
-fn on_a_real_disk_files_are_the_owners_alone() {
+fn on_a_real_disk_only_the_owner_can_read_files() {
     let (root, store, dir) = real();
     check_content(&store.read(id(1)).unwrap());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -217,7 +217,7 @@ fn on_a_real_disk_links_and_fifos_are_refused_without_waiting_for_them() {
         let path = dir.join(name);
         fs::rename(&path, &target).unwrap();
         symlink(&target, &path).unwrap();
-        check_refused(&store, "a link to the very same bytes");
+        check_refused(&store, "a link to the same bytes");
         fs::remove_file(&path).unwrap();
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
@@ -232,7 +232,7 @@ fn on_a_real_disk_links_and_fifos_are_refused_without_waiting_for_them() {
 }
 
 #[test]
-fn on_a_real_disk_one_process_writes_and_others_may_look() {
+fn on_a_real_disk_one_process_writes_and_others_may_read() {
     let (_root, store, _) = real();
     assert!(matches!(Store::open(store.root()), Err(Error::Locked { .. })));
     let reader = Store::inspect(store.root());
@@ -251,7 +251,7 @@ fn on_a_real_disk_one_process_writes_and_others_may_look() {
 }
 
 #[test]
-fn safetensors_files_are_readable_by_the_crate_they_are_named_after() {
+fn safetensors_files_are_readable_by_the_safetensors_crate() {
     let (_root, store, dir) = real();
     let bytes = fs::read(dir.join("rows.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -271,8 +271,8 @@ fn safetensors_files_are_readable_by_the_crate_they_are_named_after() {
         ]
     );
     assert_eq!(
-        snapshot.manifest().cut.metrics["ne"],
+        snapshot.manifest().checkpoint.metrics["ne"],
         None,
-        "NaN is written as not defined"
+        "NaN is written as undefined"
     );
 }

@@ -1,4 +1,4 @@
-//! Aliases, rollback, pins, collection and diff, against a model that only remembers.
+//! Aliases, rollback, pins, collection and diff, compared with a simple model of the aliases.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::tests::sim_fs::SimFs;
 use crate::{Alias, AuditVerb, Error};
 
 #[test]
-fn an_empty_store_has_nothing_and_says_so() {
+fn an_empty_store_lists_nothing() {
     let sim = SimFs::new();
     let store = open(&sim);
     let recovery = store.newest_valid().unwrap();
@@ -45,7 +45,7 @@ fn a_snapshot_that_was_not_published_is_not_resumed_from() {
 }
 
 #[test]
-fn a_rollback_holds_against_a_writer_that_had_not_heard_of_it_and_against_damage() {
+fn a_rollback_holds_against_an_unaware_writer_and_against_damage() {
     let sim = SimFs::new();
     let store = open(&sim);
     for tag in 0..4u64 {
@@ -54,13 +54,13 @@ fn a_rollback_holds_against_a_writer_that_had_not_heard_of_it_and_against_damage
     }
     store.rollback(id(1), "calibration", 77).unwrap();
     assert_eq!(store.newest_valid().unwrap().snapshot.unwrap().id(), id(1));
-    // The daemon went on from 3.
+    // The daemon continued from 3.
     assert_eq!(store.write(&draft(Some(3), 4)).unwrap(), id(4));
     assert!(matches!(
         store.set_alias(Alias::Latest, id(4)),
         Err(Error::RolledBack { .. })
     ));
-    // It restarted, resumed from 1, published 5; 5 is damaged, and 2 to 4 stay out of it.
+    // It restarted, resumed from 1 and published 5. 5 is damaged, and 2 to 4 stay abandoned.
     assert_eq!(store.write(&draft(Some(1), 5)).unwrap(), id(5));
     store.set_alias(Alias::Latest, id(5)).unwrap();
     let rolled_back: Vec<_> = store
@@ -86,7 +86,7 @@ fn a_rollback_holds_against_a_writer_that_had_not_heard_of_it_and_against_damage
 }
 
 #[test]
-fn a_damaged_snapshot_can_not_be_rolled_back_to_nor_pinned() {
+fn a_damaged_snapshot_cannot_be_rolled_back_to_or_pinned() {
     let sim = SimFs::new();
     let store = open(&sim);
     for tag in 0..2u64 {
@@ -100,7 +100,7 @@ fn a_damaged_snapshot_can_not_be_rolled_back_to_nor_pinned() {
     assert_eq!(store.alias(Alias::Pinned).unwrap(), None);
     assert!(
         store.audit().unwrap().lines.is_empty(),
-        "nothing was done, nothing is recorded"
+        "an action that fails is not recorded"
     );
 }
 
@@ -143,7 +143,7 @@ fn ids_grow_even_when_the_highest_was_rolled_back_and_collected() {
     }
     store.rollback(id(0), "", 0).unwrap();
     drop(store);
-    // Somebody removes the directories by hand.
+    // The directories are removed by hand.
     for number in [1, 2] {
         let dir = inspect(&sim).read(id(number)).unwrap().dir().to_owned();
         crate::Fs::remove_dir_all(&sim, &dir).unwrap();

@@ -24,7 +24,6 @@ pub(super) const MAX_NAME_BYTES: usize = 255;
 /// Largest dimension of a vector; encoders have hundreds to thousands.
 pub(super) const MAX_DIM: u32 = 1 << 16;
 
-/// An open segment.
 #[derive(Debug)]
 pub(super) struct Segment {
     path: PathBuf,
@@ -83,11 +82,11 @@ impl Segment {
             n_frames: 0,
         };
         let mut scan = SegmentScan::default();
-        let mut frame = vec![0; segment.frame_bytes()];
+        let frame_bytes = segment.frame_bytes();
         loop {
-            let n = read_full(&mut reader, &mut frame).attempt("read", path)?;
-            if n < frame.len() {
-                scan.torn_bytes = n as u64;
+            let frame = read_up_to(&mut reader, frame_bytes).attempt("read", path)?;
+            if frame.len() < frame_bytes {
+                scan.torn_bytes = frame.len() as u64;
                 return Ok(Some((segment, scan)));
             }
             match segment.parse(&frame) {
@@ -184,7 +183,6 @@ fn n_value_bytes(version: &EncoderVersion) -> usize {
     usize::try_from(version.dim).unwrap_or(usize::MAX / 8) * size_of::<f32>()
 }
 
-/// The first 8 bytes of the blake3 of all parts.
 fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
@@ -210,37 +208,29 @@ fn header(version: &EncoderVersion) -> Vec<u8> {
 
 /// Reads a header; returns the version and the header's length, or `None` for an unknown header.
 fn read_header(input: &mut impl Read) -> io::Result<Option<(EncoderVersion, usize)>> {
-    let mut start = [0; MAGIC.len() + 4 + 32 + 1];
-    let n = read_full(input, &mut start)?;
-    let name_bytes = usize::from(start[start.len() - 1]);
-    let mut tail = vec![0; name_bytes + CHECKSUM_BYTES];
-    let is_whole = n == start.len() && read_full(input, &mut tail)? == tail.len();
-    let (name, check) = tail.split_at(name_bytes);
-    if !is_whole || !start.starts_with(MAGIC) || check != checksum(&[&start, name]) {
-        return Ok(None);
-    }
-    let after = &start[MAGIC.len()..];
-    let (dim, after) = after.split_first_chunk::<4>().expect("the start has a dim");
-    let digest = after.first_chunk::<32>().expect("the start has a digest");
+    let start = read_up_to(input, MAGIC.len() + 4 + 32 + 1)?;
+    let name_bytes = usize::from(start.last().copied().unwrap_or(0));
+    let tail = read_up_to(input, name_bytes + CHECKSUM_BYTES)?;
+    Ok(parse_header(&start, &tail).map(|version| (version, start.len() + tail.len())))
+}
+
+/// Parses a header in two parts, split before the name.
+fn parse_header(start: &[u8], tail: &[u8]) -> Option<EncoderVersion> {
+    let (dim, after) = start.strip_prefix(MAGIC)?.split_first_chunk::<4>()?;
+    let (digest, name_bytes) = after.split_first_chunk::<32>()?;
+    let (name, check) = tail.split_at_checked(usize::from(*name_bytes.first()?))?;
     let version = EncoderVersion {
         name: String::from_utf8_lossy(name).into_owned(),
         digest: *digest,
         dim: u32::from_le_bytes(*dim),
     };
-    let is_sound = (1..=MAX_DIM).contains(&version.dim);
-    Ok(is_sound.then_some((version, start.len() + tail.len())))
+    let is_sound = check == checksum(&[start, name]) && (1..=MAX_DIM).contains(&version.dim);
+    is_sound.then_some(version)
 }
 
-/// Reads until the buffer is full or the input ends.
-fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match input.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(more) => n += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(n)
+/// Reads `n` bytes, or less where the input ends.
+fn read_up_to(input: &mut impl Read, n: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(n);
+    input.take(n as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -26,11 +26,9 @@ pub struct VectorStore {
     indexes: BTreeMap<EncoderVersion, VersionIndex>,
     /// Segments with frames that may not be on disk yet.
     unsynced: BTreeSet<u32>,
-    /// Number of the next segment.
     next: u32,
 }
 
-/// The vectors of one encoder version.
 #[derive(Debug, Default)]
 struct VersionIndex {
     frames: BTreeMap<ContentHash, FrameLocation>,
@@ -127,7 +125,6 @@ impl VectorStore {
     }
 
     /// True when the content has a vector by this version.
-    #[must_use]
     pub fn contains(&self, version: &EncoderVersion, content: &ContentHash) -> bool {
         self.indexes
             .get(version)
@@ -248,7 +245,6 @@ impl VectorStore {
     }
 
     /// The versions with vectors in the store, sorted.
-    #[must_use]
     pub fn versions(&self) -> Vec<VectorCount> {
         let n_bytes = |version: &EncoderVersion| -> u64 {
             let segments = self.segments.values();
@@ -268,7 +264,6 @@ impl VectorStore {
     }
 
     /// Size of all segments, bytes.
-    #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.segments.values().map(Segment::n_bytes).sum()
     }

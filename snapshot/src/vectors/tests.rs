@@ -46,7 +46,7 @@ fn files(dir: &TempDir) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_was_put_is_read_back_to_the_bit_also_after_reopening() {
+fn vectors_are_read_back_bit_for_bit_also_after_reopening() {
     let dir = tempdir().unwrap();
     let (text, image) = (version("text", 3), version("image", 5));
     let (mut store, recovery) = open(&dir);
@@ -68,7 +68,7 @@ fn what_was_put_is_read_back_to_the_bit_also_after_reopening() {
     let (mut store, recovery) = open(&dir);
     assert_eq!(recovery.n_vectors, 15);
     check(&mut store);
-    // The segments that are not full go on.
+    // New vectors go to the segments that are not full.
     assert_eq!(store.put_batch(&text, &vectors(12..13, 3)).unwrap(), 1);
     assert_eq!(files(&dir).len(), 2);
 }
@@ -85,7 +85,7 @@ fn a_contents_first_vector_stays() {
 }
 
 #[test]
-fn a_vector_of_another_length_or_not_finite_leaves_the_store_as_it_was() {
+fn a_vector_of_another_length_or_not_finite_leaves_the_store_unchanged() {
     let dir = tempdir().unwrap();
     let text = version("text", 2);
     let (mut store, _) = open(&dir);
@@ -104,7 +104,7 @@ fn a_vector_of_another_length_or_not_finite_leaves_the_store_as_it_was() {
 }
 
 #[test]
-fn another_version_is_counted_apart_until_it_is_collected() {
+fn another_version_is_counted_separately_until_it_is_collected() {
     let dir = tempdir().unwrap();
     let (old, new) = (version("old", 2), version("newer", 2));
     let (mut store, _) = open(&dir);
@@ -113,7 +113,7 @@ fn another_version_is_counted_apart_until_it_is_collected() {
     let counts: Vec<(String, u64)> = store
         .versions()
         .into_iter()
-        .map(|of| (of.version.name, of.n_vectors))
+        .map(|count| (count.version.name, count.n_vectors))
         .collect();
     assert_eq!(counts, [("newer".to_owned(), 2), ("old".to_owned(), 3)]);
     assert_eq!(store.get(&old, &content(2)).unwrap(), Some(vector(2, 2)));
@@ -122,14 +122,14 @@ fn another_version_is_counted_apart_until_it_is_collected() {
     assert_eq!(store.get(&old, &content(2)).unwrap(), None);
     assert_eq!(store.get(&new, &content(1)).unwrap(), Some(vector(1, 2)));
     assert_eq!(files(&dir).len(), 1);
-    // An encoder that comes back begins anew.
+    // After a collection the encoder starts with no vectors.
     assert_eq!(store.put_batch(&old, &vectors(0..1, 2)).unwrap(), 1);
     drop(store);
     assert_eq!(open(&dir).1.n_vectors, 3);
 }
 
 #[test]
-fn the_oldest_segments_go_when_there_are_too_many_bytes() {
+fn the_oldest_segments_are_evicted_beyond_the_size_limit() {
     let dir = tempdir().unwrap();
     let text = version("text", 4);
     let limits = VectorLimits {
@@ -143,12 +143,12 @@ fn the_oldest_segments_go_when_there_are_too_many_bytes() {
         assert_eq!(store.get(&text, &content(n)).unwrap(), Some(vector(n, 4)));
     }
     assert_eq!(store.get(&text, &content(0)).unwrap(), None);
-    let kept: u64 = store.versions().iter().map(|of| of.n_vectors).sum();
-    assert!((10..60).contains(&kept), "{kept}");
-    assert_eq!(store.iter(&text).count() as u64, kept);
+    let n_vectors: u64 = store.versions().iter().map(|count| count.n_vectors).sum();
+    assert!((10..60).contains(&n_vectors), "{n_vectors}");
+    assert_eq!(store.iter(&text).count() as u64, n_vectors);
     drop(store);
     let (_, recovery) = VectorStore::open(dir.path(), limits).unwrap();
-    assert_eq!(recovery.n_vectors, kept);
+    assert_eq!(recovery.n_vectors, n_vectors);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_store_that_is_open_elsewhere_is_refused() {
 }
 
 #[test]
-fn vectors_come_in_the_order_of_their_contents() {
+fn iteration_follows_the_order_of_content_hashes() {
     let dir = tempdir().unwrap();
     let text = version("text", 2);
     let (mut store, _) = open(&dir);
@@ -176,7 +176,7 @@ fn vectors_come_in_the_order_of_their_contents() {
 }
 
 #[test]
-fn a_file_of_another_kind_is_left_alone_and_its_number_not_used() {
+fn a_foreign_file_is_left_alone_and_its_number_is_not_used() {
     let dir = tempdir().unwrap();
     let text = version("text", 2);
     let foreign = dir.path().join("0000000000.vec");
@@ -195,7 +195,7 @@ fn a_file_of_another_kind_is_left_alone_and_its_number_not_used() {
 }
 
 #[test]
-fn a_write_cut_short_is_dropped_and_written_over() {
+fn a_torn_write_is_dropped_and_overwritten() {
     let dir = tempdir().unwrap();
     let text = version("text", 4);
     let (mut store, _) = open(&dir);
@@ -204,26 +204,26 @@ fn a_write_cut_short_is_dropped_and_written_over() {
     let [path] = &files(&dir)[..] else {
         panic!("one segment")
     };
-    let whole = fs::read(path).unwrap();
+    let full = fs::read(path).unwrap();
     let frame = 32 + 16 + 8;
-    let header = whole.len() - 5 * frame;
-    for n_kept in header..whole.len() {
-        fs::write(path, &whole[..n_kept]).unwrap();
+    let header = full.len() - 5 * frame;
+    for n_bytes in header..full.len() {
+        fs::write(path, &full[..n_bytes]).unwrap();
         let (mut store, recovery) = open(&dir);
-        let n_frames = (n_kept - header) / frame;
+        let n_frames = (n_bytes - header) / frame;
         assert_eq!(recovery.n_vectors, n_frames as u64);
-        assert_eq!(recovery.torn_bytes, ((n_kept - header) % frame) as u64);
+        assert_eq!(recovery.torn_bytes, ((n_bytes - header) % frame) as u64);
         assert_eq!(store.put_batch(&text, &vectors(0..5, 4)).unwrap(), 5 - n_frames);
         for n in 0..5 {
             assert_eq!(store.get(&text, &content(n)).unwrap(), Some(vector(n, 4)));
         }
         drop(store);
-        assert_eq!(fs::read(path).unwrap().len(), whole.len());
+        assert_eq!(fs::read(path).unwrap().len(), full.len());
     }
 }
 
 #[test]
-fn a_vector_that_is_damaged_while_the_store_is_open_is_forgotten() {
+fn a_vector_damaged_while_the_store_is_open_is_dropped() {
     let dir = tempdir().unwrap();
     let text = version("text", 4);
     let (mut store, _) = open(&dir);
@@ -233,11 +233,11 @@ fn a_vector_that_is_damaged_while_the_store_is_open_is_forgotten() {
     let at = bytes.len() - 12;
     bytes[at] ^= 1;
     fs::write(path, bytes).unwrap();
-    let mut kept = 0;
+    let mut n_readable = 0;
     for n in 0..3 {
-        kept += usize::from(store.get(&text, &content(n)).unwrap().is_some());
+        n_readable += usize::from(store.get(&text, &content(n)).unwrap().is_some());
     }
-    assert_eq!(kept, 2);
+    assert_eq!(n_readable, 2);
     assert_eq!(store.put_batch(&text, &vectors(0..3, 4)).unwrap(), 1);
     assert_eq!(store.iter(&text).count(), 3);
 }
@@ -245,9 +245,9 @@ fn a_vector_that_is_damaged_while_the_store_is_open_is_forgotten() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn no_damage_is_ever_returned_as_a_vector(
+    fn damaged_bytes_are_never_returned_as_a_vector(
         flips in prop::collection::vec((any::<prop::sample::Index>(), 0u32..8), 1..4),
-        cut in prop::option::of(any::<prop::sample::Index>()),
+        truncate_at in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let dir = tempdir().unwrap();
         let text = version("text", 3);
@@ -260,7 +260,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
         }
-        bytes.truncate(cut.map_or(usize::MAX, |cut| cut.index(bytes.len())));
+        bytes.truncate(truncate_at.map_or(usize::MAX, |at| at.index(bytes.len())));
         fs::write(&path, bytes).unwrap();
         let (mut store, recovery) = open(&dir);
         prop_assert!(recovery.n_vectors <= 8);
