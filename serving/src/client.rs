@@ -1,7 +1,7 @@
 //! A minimal blocking client of the scoring port: one keep-alive connection, JSON, no TLS.
 //!
-//! The demo and the tests rank with it. It reads replies with a `content-length`, which is what this server
-//! sends; it is no general HTTP client. Knows nothing of the server's insides.
+//! The demo and the tests rank with it. It reads only replies with a `content-length`, which is what this server sends.
+//! The server's internals are unknown here.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,62 +12,38 @@ use thiserror::Error;
 
 use crate::{RankRequest, RankResponse};
 
-/// A reply larger than this is not one of ours: 1,000 items of 128-byte ids and 8 tasks stay below it.
+/// Timeout of connecting, and of each read and write.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest reply accepted: 1,000 items with ids of 128 bytes and 8 tasks take less.
 const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
-/// Longest status or header line read.
+/// Longest status or header line accepted.
 const MAX_LINE_BYTES: u64 = 16 * 1024;
 
 /// Why a request got no usable reply.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum ClientError {
-    /// No connection.
     #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// Where to.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The connection broke.
+    Connect { address: SocketAddr, source: io::Error },
     #[error("{method} {path} on {address} failed: {source}")]
     Io {
-        /// Where to.
         address: SocketAddr,
-        /// The method.
         method: &'static str,
-        /// The path.
         path: String,
-        /// What the system said.
         source: io::Error,
     },
-    /// The server refused.
+    /// The server refused the request. `code` is empty when the body is not this server's error object.
     #[error("the server answered {status} {code}: {message}")]
     Refused {
-        /// HTTP status.
         status: u16,
-        /// The error's code, empty when the body is not this server's error shape.
         code: String,
-        /// Its message.
         message: String,
     },
-    /// The reply is not what the contract says.
     #[error("cannot read the reply: {0}")]
     Reply(#[from] serde_json::Error),
 }
 
-impl ClientError {
-    /// True when asking again later may succeed.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            ClientError::Connect { .. } | ClientError::Io { .. } => true,
-            ClientError::Refused { status, .. } => matches!(status, 408 | 429 | 503 | 504),
-            ClientError::Reply(_) => false,
-        }
-    }
-}
-
-/// A reply as it came.
+/// An HTTP reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// HTTP status.
@@ -79,40 +55,31 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The first header of this (lower-case) name.
-    #[must_use]
+    /// The first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
     }
 }
 
-/// One connection to a scoring port. Reconnects when the server has closed it between requests.
+/// One connection to a scoring port. It reconnects when the server closed the connection between requests.
 #[derive(Debug)]
 pub struct RankClient {
     address: SocketAddr,
-    timeout: Duration,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl RankClient {
-    /// Connects, with 5 s for connecting and for each read and write.
+    /// Connects. Connecting and each read and write may take 5 s.
     ///
     /// # Errors
     /// [`ClientError::Connect`].
     pub fn connect(address: SocketAddr) -> Result<Self, ClientError> {
-        let mut client = Self {
-            address,
-            timeout: Duration::from_secs(5),
-            stream: None,
-        };
-        client.stream()?;
-        Ok(client)
+        let stream = Some(open(address)?);
+        Ok(Self { address, stream })
     }
 
-    /// Ranks.
+    /// Ranks the items of a request.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Refused`] for every status but 200.
@@ -121,10 +88,10 @@ impl RankClient {
         if reply.status == 200 {
             return Ok(serde_json::from_str(&reply.body)?);
         }
-        Err(refused(&reply))
+        Err(refused(reply))
     }
 
-    /// `GET path`, whatever the status.
+    /// Sends `GET path` and returns the reply, whatever its status.
     ///
     /// # Errors
     /// [`ClientError::Connect`] and [`ClientError::Io`].
@@ -132,7 +99,7 @@ impl RankClient {
         self.send("GET", path, &[], None)
     }
 
-    /// `POST path` with a JSON body, whatever the status.
+    /// Sends `POST path` with a JSON body and returns the reply, whatever its status.
     ///
     /// # Errors
     /// [`ClientError::Connect`] and [`ClientError::Io`].
@@ -140,8 +107,8 @@ impl RankClient {
         self.send("POST", path, &[("content-type", "application/json")], Some(body))
     }
 
-    /// Any request. Every route of the server may be asked twice without harm, so a kept connection that turns
-    /// out to be closed is replaced and the request sent once more.
+    /// Sends any request. Every route of the server is idempotent, so when a reused connection turns out to be closed,
+    /// the request is sent again over a new one.
     ///
     /// # Errors
     /// [`ClientError::Connect`] and [`ClientError::Io`].
@@ -152,73 +119,52 @@ impl RankClient {
         headers: &[(&str, &str)],
         body: Option<&str>,
     ) -> Result<Reply, ClientError> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            request.push_str(&format!("{name}: {value}\r\n"));
         }
         if let Some(body) = body {
-            head.push_str(&format!("content-length: {}\r\n", body.len()));
+            request.push_str(&format!("content-length: {}\r\n", body.len()));
         }
-        head.push_str("\r\n");
-        head.push_str(body.unwrap_or_default());
+        request.push_str("\r\n");
+        request.push_str(body.unwrap_or_default());
 
-        let is_reused = self.stream.is_some();
-        match self.exchange(head.as_bytes()) {
-            Err(ExchangeError::Broken(error)) if is_reused && is_closed(&error) => {
-                self.exchange(head.as_bytes())
+        loop {
+            let reused = self.stream.take();
+            let is_reused = reused.is_some();
+            let mut stream = reused.map_or_else(|| open(self.address), Ok)?;
+            let sent = stream.get_mut().write_all(request.as_bytes());
+            match sent.and_then(|()| read_reply(&mut stream)) {
+                Ok(reply) => {
+                    self.stream = (reply.header("connection") != Some("close")).then_some(stream);
+                    return Ok(reply);
+                }
+                Err(error) if is_reused && is_closed(&error) => {}
+                Err(source) => {
+                    return Err(ClientError::Io {
+                        address: self.address,
+                        method,
+                        path: path.to_owned(),
+                        source,
+                    });
+                }
             }
-            outcome => outcome,
         }
-        .map_err(|error| match error {
-            ExchangeError::Connect(error) => error,
-            ExchangeError::Broken(source) => ClientError::Io {
-                address: self.address,
-                method,
-                path: path.to_owned(),
-                source,
-            },
-        })
-    }
-
-    fn exchange(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
-        let stream = self.stream().map_err(ExchangeError::Connect)?;
-        let exchanged = stream
-            .get_mut()
-            .write_all(request)
-            .and_then(|()| read_reply(stream));
-        let stays_open = matches!(&exchanged, Ok(reply) if reply.header("connection").is_none_or(|value| value != "close"));
-        if !stays_open {
-            self.stream = None;
-        }
-        exchanged.map_err(ExchangeError::Broken)
-    }
-
-    fn stream(&mut self) -> Result<&mut BufReader<TcpStream>, ClientError> {
-        let stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => open(self.address, self.timeout).map_err(|source| ClientError::Connect {
-                address: self.address,
-                source,
-            })?,
-        };
-        Ok(self.stream.insert(stream))
     }
 }
 
-enum ExchangeError {
-    Connect(ClientError),
-    Broken(io::Error),
+fn open(address: SocketAddr) -> Result<BufReader<TcpStream>, ClientError> {
+    let connect = || {
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(BufReader::new(stream))
+    };
+    connect().map_err(|source| ClientError::Connect { address, source })
 }
 
-fn open(address: SocketAddr, timeout: Duration) -> io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    Ok(BufReader::new(stream))
-}
-
-/// True for what a kept connection shows when the server closed it while nobody looked.
+/// True for an error that means that the server closed the connection while it was idle.
 fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(
@@ -229,34 +175,29 @@ fn is_closed(error: &io::Error) -> bool {
 
 fn read_reply(stream: &mut impl BufRead) -> io::Result<Reply> {
     let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-    let status_line = read_line(stream)?;
-    let status = status_line
+    let status = read_line(stream)?
         .split(' ')
         .nth(1)
-        .and_then(|status| status.parse().ok())
-        .ok_or_else(|| malformed("the status line has no status"))?;
-    let mut headers = Vec::new();
+        .and_then(|status| status.parse().ok());
+    let mut reply = Reply {
+        status: status.ok_or_else(|| malformed("the status line has no status"))?,
+        headers: Vec::new(),
+        body: String::new(),
+    };
     loop {
         let line = read_line(stream)?;
         if line.is_empty() {
             break;
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| malformed("a header line has no colon"))?;
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        let header = line.split_once(':');
+        let (name, value) = header.ok_or_else(|| malformed("a header line has no colon"))?;
+        let header = (name.to_ascii_lowercase(), value.trim().to_owned());
+        reply.headers.push(header);
     }
-    let mut reply = Reply {
-        status,
-        headers,
-        body: String::new(),
-    };
-    let n_bytes: usize = match reply.header("content-length") {
-        Some(length) => length
-            .parse()
-            .map_err(|_| malformed("content-length is no number"))?,
-        None => return Err(malformed("the reply has no content-length")),
-    };
+    let length = reply
+        .header("content-length")
+        .and_then(|length| length.parse().ok());
+    let n_bytes: usize = length.ok_or_else(|| malformed("the reply has no valid content-length"))?;
     if n_bytes > MAX_REPLY_BYTES {
         return Err(malformed("the reply is larger than any of this server's"));
     }
@@ -276,7 +217,7 @@ fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
     Ok(line)
 }
 
-fn refused(reply: &Reply) -> ClientError {
+fn refused(Reply { status, body, .. }: Reply) -> ClientError {
     #[derive(Deserialize)]
     struct Body {
         error: ErrorBody,
@@ -286,17 +227,14 @@ fn refused(reply: &Reply) -> ClientError {
         code: String,
         message: String,
     }
-    let error = serde_json::from_str::<Body>(&reply.body).map_or_else(
-        |_| ErrorBody {
-            code: String::new(),
-            message: reply.body.clone(),
-        },
-        |body| body.error,
-    );
+    let (code, message) = match serde_json::from_str(&body) {
+        Ok(Body { error }) => (error.code, error.message),
+        Err(_) => (String::new(), body),
+    };
     ClientError::Refused {
-        status: reply.status,
-        code: error.code,
-        message: error.message,
+        status,
+        code,
+        message,
     }
 }
 
@@ -308,15 +246,15 @@ mod tests {
     fn a_reply_is_read_to_its_length_and_no_further() {
         let wire =
             b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200";
-        let mut rest = &wire[..];
-        let reply = read_reply(&mut rest).unwrap();
+        let mut unread = &wire[..];
+        let reply = read_reply(&mut unread).unwrap();
         assert_eq!((reply.status, reply.body.as_str()), (429, "{}"));
         assert_eq!(reply.header("retry-after"), Some("1"));
-        assert_eq!(rest, b"HTTP/1.1 200");
+        assert_eq!(unread, b"HTTP/1.1 200");
     }
 
     #[test]
-    fn nonsense_is_an_error_and_never_a_panic() {
+    fn a_malformed_reply_is_an_error_and_never_a_panic() {
         let cases: [&[u8]; 7] = [
             b"",
             b"HTTP/1.1",

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
+use ouzel_sample::settings::{ByteSize, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -76,13 +76,5 @@ impl Default for ServingConfig {
             body_timeout: Period::from_secs(5),
             shutdown_grace: Period::from_secs(5),
         }
-    }
-}
-
-impl ServingConfig {
-    /// Every value that cannot be used, by its key below `serving`.
-    #[must_use]
-    pub fn validate(&self) -> Vec<KeyError> {
-        out_of_range(self)
     }
 }

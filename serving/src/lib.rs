@@ -5,11 +5,11 @@
 //! 2. [`RankRequest::check`] turns it into a [`CheckedRequest`].
 //! 3. The request waits in the bounded [`Queue`], or is refused at once.
 //! 4. A worker thread, in [`run_worker`], passes it to its [`Ranker`].
-//! 5. The [`Scorer`] reads live features, takes the newest [`Version`] from [`Published`] and runs the model once.
+//! 5. The [`Scorer`] reads current features, takes the newest [`Version`] from [`Published`] and runs the model once.
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
 //! The crate owns that path and its limits. It knows nothing of training, event sources or snapshot directories. It
-//! starts no thread ([`run_worker`] is a plain loop), and async code stays inside [`http`].
+//! starts no thread ([`run_worker`] is a loop), and async code stays inside [`http`].
 
 pub mod client;
 mod config;

@@ -5,7 +5,7 @@
 //! version is unknown here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use metrics::{counter, gauge};
 
@@ -48,7 +48,6 @@ impl<V> Default for Published<V> {
 
 impl<V> Published<V> {
     /// Makes an empty cell with version 0.
-    #[must_use]
     pub fn new() -> Self {
         Self {
             newest: RwLock::new(None),
@@ -61,44 +60,31 @@ impl<V> Published<V> {
     ///
     /// Every later [`Published::load`] returns it. Requests that hold an older version finish with that.
     pub fn publish(&self, value: Arc<V>) -> u64 {
-        let old;
-        let version;
-        {
-            let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
-            version = newest.as_ref().map_or(0, |loaded| loaded.version) + 1;
-            old = newest.replace(LoadedVersion { version, value });
-            self.version.store(version, Ordering::Release);
-        }
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        let version = newest.as_ref().map_or(0, |loaded| loaded.version) + 1;
+        let old = newest.replace(LoadedVersion { version, value });
+        self.version.store(version, Ordering::Release);
+        drop(newest);
         if let Some(old) = old {
-            self.retired
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(old.value);
+            self.retired().push(old.value);
         }
         counter!(SWAPS_TOTAL).increment(1);
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a gauge is an f64; exact to 2^53 publications"
-        )]
         gauge!(VERSION).set(version as f64);
         self.sweep();
         version
     }
 
     /// The newest version; `None` before the first.
-    #[must_use]
     pub fn load(&self) -> Option<LoadedVersion<V>> {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The newest version, or `None` when the caller already holds it, at the cost of one atomic read.
-    #[must_use]
     pub fn load_if_newer(&self, held: u64) -> Option<LoadedVersion<V>> {
         if self.version() == held { None } else { self.load() }
     }
 
     /// Number of the newest version; 0 before the first.
-    #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -108,7 +94,7 @@ impl<V> Published<V> {
     /// The publisher calls it between publications, at least once a second.
     pub fn sweep(&self) -> usize {
         let (freed, n_live) = {
-            let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut retired = self.retired();
             // A count of one is final: the cell hands out no reference to a replaced version.
             let (freed, held): (Vec<_>, Vec<_>) = retired
                 .drain(..)
@@ -116,13 +102,13 @@ impl<V> Published<V> {
             *retired = held;
             (freed, retired.len() + usize::from(self.version() > 0))
         };
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a gauge is an f64; a handful of versions"
-        )]
         gauge!(LIVE_VERSIONS).set(n_live as f64);
         drop(freed);
         n_live
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Arc<V>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +146,7 @@ mod tests {
         drop(held);
         assert!(
             watch.upgrade().is_some(),
-            "the cell still holds it after the last reader let go"
+            "the cell still holds it after the last reader dropped it"
         );
         cell.sweep();
         assert!(watch.upgrade().is_none());

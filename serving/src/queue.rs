@@ -28,11 +28,10 @@ pub struct Job {
 
 /// Why the queue refused a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum PushError {
-    /// The queue is at its capacity.
     #[error("the scoring queue is full")]
     Full,
-    /// The process is shutting down.
     #[error("the scoring queue is closed")]
     Closed,
 }
@@ -62,7 +61,6 @@ pub(crate) enum NextJob {
 
 impl Queue {
     /// Makes a queue in which at most `capacity` requests wait, at least one.
-    #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -119,25 +117,21 @@ impl Queue {
     }
 
     /// True after [`Queue::close`].
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed
     }
 
     /// Number of waiting requests.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.lock().jobs.len()
     }
 
     /// True when no request waits.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Number of running workers. At 0 no request is answered.
-    #[must_use]
     pub fn n_workers(&self) -> usize {
         self.n_workers.load(Ordering::Acquire)
     }
@@ -154,7 +148,6 @@ impl Queue {
     }
 }
 
-/// Counts a running worker.
 pub(crate) struct RegisteredWorker<'a>(&'a AtomicUsize);
 
 impl Drop for RegisteredWorker<'_> {

@@ -44,7 +44,7 @@ impl Ranked {
         let (n_scores, n_probabilities) = (self.scores.len(), self.probabilities.len());
         let why = if n_scores != n_items || n_probabilities != n_items * n_tasks {
             format!(
-                "{n_scores} scores and {n_probabilities} probabilities for {n_items} items and {n_tasks} tasks"
+                "{n_scores} scores and {n_probabilities} probabilities for {n_items} items, {n_tasks} tasks"
             )
         } else if let Some(index) = self.scores.iter().position(|score| !score.is_finite()) {
             format!("candidate {index} a score that is not finite")
@@ -70,21 +70,12 @@ pub struct ServedModel {
 
 /// Why a request has no scores.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum RankError {
-    /// Nothing has been published yet.
     #[error("no model is published yet")]
     NotReady,
-    /// The model failed on this request.
     #[error("scoring failed: {0}")]
     Failed(String),
-}
-
-impl RankError {
-    /// True when the same request may succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, RankError::NotReady)
-    }
 }
 
 /// Computes scores. Each worker thread owns one ranker, which may hold tensors and scratch buffers.
@@ -134,10 +125,9 @@ mod tests {
             (ranked(&[0.1, f32::NAN], &[0.1, 0.2]), "candidate 1 a score"),
             (ranked(&[0.1, 0.2], &[f32::INFINITY, 0.2]), "a probability"),
         ];
-        for (ranked, says) in cases {
-            let error = ranked.checked(2).expect_err(says);
-            assert!(error.to_string().contains(says), "{error}");
-            assert!(!error.is_transient());
+        for (ranked, expected) in cases {
+            let error = ranked.checked(2).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 }

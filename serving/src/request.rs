@@ -3,7 +3,7 @@
 //! It turns a [`RankRequest`] into a [`CheckedRequest`], and scores into a [`RankResponse`]; the
 //! [`client`](crate::client) uses the same types. It knows neither sockets nor models.
 //!
-//! Unknown fields are refused by name, because a misspelt `context` would silently cost quality for ever. A duplicate
+//! Unknown fields are refused by name, because a misspelt `context` would silently cost quality forever. A duplicate
 //! item is refused too, as in the event log: dropping one copy would silently return fewer items than were sent.
 
 use std::collections::{BTreeMap, HashSet};
@@ -66,47 +66,22 @@ pub struct ScoredItem {
 
 /// Why a well-formed request is not scored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum InvalidRequest {
-    /// An id is empty.
     #[error("{field} is empty")]
-    EmptyId {
-        /// The field, such as `items[3]`.
-        field: String,
-    },
-    /// An id is too long.
+    EmptyId { field: String },
     #[error("{field} has {n_bytes} bytes, at most {MAX_ID_BYTES} are allowed")]
-    LongId {
-        /// The field.
-        field: String,
-        /// Its length in bytes.
-        n_bytes: usize,
-    },
-    /// There are no candidates.
+    LongId { field: String, n_bytes: usize },
     #[error("items is empty, there is nothing to rank")]
     NoItems,
-    /// There are too many candidates.
     #[error("items has {n_items} entries, at most {max} are allowed")]
-    TooManyItems {
-        /// Number of candidates.
-        n_items: usize,
-        /// Most candidates allowed.
-        max: usize,
-    },
-    /// A candidate is listed twice.
+    TooManyItems { n_items: usize, max: usize },
     #[error("items[{index}] repeats {item:?}")]
-    DuplicateItem {
-        /// Index of the second copy.
-        index: usize,
-        /// The item.
-        item: String,
-    },
-    /// `top_k` is 0.
+    DuplicateItem { index: usize, item: String },
     #[error("top_k is 0, leave it out to get every item")]
     ZeroTopK,
-    /// There are too many context values.
     #[error("context has {0} values, at most {MAX_CONTEXT} are allowed")]
     TooMuchContext(usize),
-    /// A context value is an object or a list of lists.
     #[error("context.{0} must be a string, a number, a boolean or a list of them")]
     NestedContext(String),
 }
@@ -157,7 +132,6 @@ impl RankResponse {
     /// Makes the reply: the best `top_k` items first, ties in the order of the request.
     ///
     /// `ranked` must have passed [`Ranked::checked`].
-    #[must_use]
     pub fn new(request: &CheckedRequest, ranked: &Ranked, request_id: Option<String>) -> Self {
         let n_tasks = ranked.tasks.len();
         let mut order: Vec<usize> = (0..request.items.len()).collect();
@@ -167,27 +141,19 @@ impl RankResponse {
                 .expect("checked scores are finite")
         });
         order.truncate(request.top_k.unwrap_or(usize::MAX));
-        let items = order
-            .into_iter()
-            .map(|index| {
-                let probabilities = &ranked.probabilities[index * n_tasks..(index + 1) * n_tasks];
-                ScoredItem {
-                    item_id: request.items[index].clone(),
-                    score: ranked.scores[index],
-                    tasks: ranked
-                        .tasks
-                        .iter()
-                        .cloned()
-                        .zip(probabilities.iter().copied())
-                        .collect(),
-                }
-            })
-            .collect();
+        let scored = |index: usize| {
+            let probabilities = ranked.probabilities.iter().skip(index * n_tasks);
+            ScoredItem {
+                item_id: request.items[index].clone(),
+                score: ranked.scores[index],
+                tasks: ranked.tasks.iter().cloned().zip(probabilities.copied()).collect(),
+            }
+        };
         Self {
             snapshot: ranked.snapshot.to_string(),
             version: ranked.version,
             request_id,
-            items,
+            items: order.into_iter().map(scored).collect(),
         }
     }
 }
@@ -319,9 +285,12 @@ mod tests {
                 "context has 513 values",
             ),
         ];
-        for (request, says) in cases {
-            let error = request.check(3).expect_err(says).to_string();
-            assert!(error.contains(says), "{error:?} does not say {says:?}");
+        for (request, expected) in cases {
+            let error = request.check(3).expect_err(expected).to_string();
+            assert!(
+                error.contains(expected),
+                "{error:?} does not contain {expected:?}"
+            );
         }
     }
 

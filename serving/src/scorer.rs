@@ -1,9 +1,8 @@
-//! The [`Ranker`] in production: scores live features with the newest published weights.
+//! The [`Ranker`] in production: scores requests by current features and the newest published weights.
 //!
 //! Each worker owns the model of the version it used last. Features are read as of now, and both features and weights come
 //! from structures that training shares, so a score equals the learner's prediction of the same impression.
 
-use std::fmt;
 use std::sync::Arc;
 
 use ouzel_model::{Inputs, Model, Weights};
@@ -28,27 +27,20 @@ impl Version {
     /// fail.
     pub fn new(snapshot: &str, weights: Weights) -> Result<Self, ouzel_model::Error> {
         weights.check()?;
-        let tasks = weights
-            .config
-            .tasks
-            .iter()
-            .map(|task| Arc::from(task.as_str()))
-            .collect();
+        let tasks = weights.config.tasks.iter();
         Ok(Self {
             snapshot: Arc::from(snapshot),
-            tasks,
+            tasks: tasks.map(|task| Arc::from(task.as_str())).collect(),
             weights,
         })
     }
 
     /// Id of the snapshot that it is or descends from.
-    #[must_use]
     pub fn snapshot(&self) -> &str {
         &self.snapshot
     }
 
     /// The weights.
-    #[must_use]
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
@@ -56,7 +48,6 @@ impl Version {
 
 impl Published<Version> {
     /// The newest version, for the status routes.
-    #[must_use]
     pub fn served(&self) -> Option<ServedModel> {
         let LoadedVersion { version, value } = self.load()?;
         Some(ServedModel {
@@ -86,21 +77,8 @@ struct LoadedModel {
     model: Model,
 }
 
-impl fmt::Debug for Scorer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scorer")
-            .field("device", &self.device)
-            .field(
-                "version",
-                &self.current.as_ref().map(|current| current.loaded.version),
-            )
-            .finish_non_exhaustive()
-    }
-}
-
 impl Scorer {
     /// A scorer that reads `features` as of `now` and weights from `published`. `ids` must hash like the decoder of events.
-    #[must_use]
     pub fn new(
         published: Arc<Published<Version>>,
         features: Arc<FeatureState>,
@@ -118,7 +96,7 @@ impl Scorer {
         }
     }
 
-    /// The newest version, its model made if this worker has none of it yet.
+    /// The newest version; loads its model when this worker has an older one.
     fn newest(&mut self) -> Result<&mut LoadedModel, RankError> {
         let version = self.current.as_ref().map_or(0, |current| current.loaded.version);
         if let Some(loaded) = self.published.load_if_newer(version) {
@@ -134,32 +112,27 @@ impl Scorer {
         self.current.as_mut().ok_or(RankError::NotReady)
     }
 
-    /// Inputs of a request with live features, built as in training.
-    fn inputs(&self, ask: &CheckedRequest, weights: &Weights) -> Inputs {
-        let mut context: Vec<Id> = ask
-            .context
-            .iter()
+    /// Inputs of a request with current features, built as in training.
+    fn inputs(&self, request: &CheckedRequest, weights: &Weights) -> Inputs {
+        let context = request.context.iter();
+        let mut context: Vec<Id> = context
             .map(|(name, value)| self.ids.attribute(name, value))
             .collect();
         context.sort_unstable();
-        let items: Vec<ShownItem> = ask
-            .items
-            .iter()
-            .map(|item| ShownItem {
-                item: self.ids.id(IdKind::Item, item),
-                position: None,
-            })
-            .collect();
+        let shown = |item: &String| ShownItem {
+            item: self.ids.id(IdKind::Item, item),
+            position: None,
+        };
+        let items: Vec<ShownItem> = request.items.iter().map(shown).collect();
+        let slate_size = |top_k: usize| u16::try_from(top_k.min(items.len())).unwrap_or(u16::MAX);
         let (request, candidates) = self.features.read(&FeatureQuery {
             // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
-            user: self.ids.id(IdKind::User, &ask.user_id),
+            user: self.ids.id(IdKind::User, &request.user_id),
             ts: (self.now)(),
             context: &context,
             items: &items,
-            slate_size: ask
-                .top_k
-                .map(|top_k| u16::try_from(top_k.min(items.len())).unwrap_or(u16::MAX)),
+            slate_size: request.top_k.map(slate_size),
         });
         let vectors = self
             .features
@@ -169,30 +142,29 @@ impl Scorer {
 }
 
 impl Ranker for Scorer {
-    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
+    fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         let version = Arc::clone(&self.newest()?.loaded.value);
         let Version {
             snapshot,
             tasks,
             weights,
         } = &*version;
-        let inputs = self.inputs(ask, weights);
+        let inputs = self.inputs(request, weights);
         let LoadedModel { loaded, model } = self.current.as_mut().ok_or(RankError::NotReady)?;
         let logits = model
             .score(&inputs, weights)
             .map_err(|error| RankError::Failed(format!("version {}: {error}", loaded.version)))?;
         let probabilities: Vec<f32> = logits.into_iter().map(sigmoid).collect();
-        // The first task is the primary one and orders the slate.
-        let scores = probabilities
-            .iter()
-            .step_by(tasks.len().max(1))
-            .copied()
-            .collect();
         Ok(Ranked {
             version: loaded.version,
             snapshot: Arc::clone(snapshot),
             tasks: Arc::clone(tasks),
-            scores,
+            // The first task is the primary one and orders the slate.
+            scores: probabilities
+                .iter()
+                .step_by(tasks.len().max(1))
+                .copied()
+                .collect(),
             probabilities,
         })
     }
@@ -257,7 +229,7 @@ mod tests {
         )
     }
 
-    fn ask(items: &[&str]) -> CheckedRequest {
+    fn request(items: &[&str]) -> CheckedRequest {
         CheckedRequest {
             user_id: "u".to_owned(),
             items: items.iter().map(|&item| item.to_owned()).collect(),
@@ -270,7 +242,7 @@ mod tests {
     fn nothing_is_scored_before_the_first_version() {
         let mut scorer = scorer(&Arc::new(Published::new()));
         scorer.refresh();
-        assert_eq!(scorer.rank(&ask(&["a"])), Err(RankError::NotReady));
+        assert_eq!(scorer.rank(&request(&["a"])), Err(RankError::NotReady));
     }
 
     #[test]
@@ -278,15 +250,15 @@ mod tests {
         let published = Arc::new(Published::new());
         publish(&published, "s1", weights(-2.0));
         let mut scorer = scorer(&published);
-        let ask = ask(&["a", "b", "c"]);
-        let ranked = scorer.rank(&ask).unwrap().checked(3).unwrap();
+        let request = request(&["a", "b", "c"]);
+        let ranked = scorer.rank(&request).unwrap().checked(3).unwrap();
         assert_eq!((ranked.version, &*ranked.snapshot), (1, "s1"));
 
         let weights = published.load().unwrap().value;
         let weights = weights.weights();
         let logits = Model::new(weights, Device::Cpu)
             .unwrap()
-            .score(&scorer.inputs(&ask, weights), weights)
+            .score(&scorer.inputs(&request, weights), weights)
             .unwrap();
         let expected: Vec<u32> = logits.into_iter().map(|logit| sigmoid(logit).to_bits()).collect();
         let found: Vec<u32> = ranked.probabilities.iter().map(|p| p.to_bits()).collect();
@@ -304,12 +276,12 @@ mod tests {
         let published = Arc::new(Published::new());
         publish(&published, "s1", weights(-2.0));
         let mut scorer = scorer(&published);
-        let before = scorer.rank(&ask(&["a"])).unwrap();
+        let before = scorer.rank(&request(&["a"])).unwrap();
         assert_eq!(publish(&published, "s2", weights(2.0)), 2);
         assert_eq!(published.sweep(), 2, "the idle worker still holds the first");
         scorer.refresh();
         assert_eq!(published.sweep(), 1);
-        let after = scorer.rank(&ask(&["a"])).unwrap();
+        let after = scorer.rank(&request(&["a"])).unwrap();
         assert_eq!((after.version, &*after.snapshot), (2, "s2"));
         assert!(after.scores[0] > before.scores[0] + 0.5);
         let served = published.served().unwrap();
@@ -330,7 +302,7 @@ mod tests {
     fn weights_that_are_not_finite_never_reach_a_reply() {
         let published = Arc::new(Published::new());
         publish(&published, "s1", weights(f32::NAN));
-        let ranked = scorer(&published).rank(&ask(&["a"])).unwrap();
+        let ranked = scorer(&published).rank(&request(&["a"])).unwrap();
         assert!(ranked.checked(1).is_err());
     }
 }

@@ -1,6 +1,5 @@
 //! The state that every HTTP handler shares.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::{Queue, ServedModel, ServingConfig};
@@ -16,13 +15,4 @@ pub struct App {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The configuration of the port, with its limits.
     pub config: ServingConfig,
-}
-
-impl fmt::Debug for App {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App")
-            .field("queue", &self.queue)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
 }

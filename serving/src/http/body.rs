@@ -12,7 +12,6 @@ use crate::ServingConfig;
 /// connection while the client is sending, and it would never see the reason.
 const DISCARD_FACTOR: usize = 8;
 
-/// Reads the whole body.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
@@ -26,19 +25,13 @@ pub(crate) async fn read(
             format!("content-encoding {encoding:?} is not supported, send the body as it is"),
         ));
     }
-    match tokio::time::timeout(
-        config.body_timeout.duration(),
-        collect(body, config.max_body.len()),
-    )
-    .await
-    {
-        Ok(read) => read,
-        Err(_) => {
-            let timeout_ms = config.body_timeout.ms();
-            let message = format!("the body was not complete after {timeout_ms} ms");
-            Err(Refusal::new(Code::BodyTimeout, message))
-        }
-    }
+    let body = collect(body, config.max_body.len());
+    let read = tokio::time::timeout(config.body_timeout.duration(), body).await;
+    read.unwrap_or_else(|_| {
+        let timeout_ms = config.body_timeout.ms();
+        let message = format!("the body was not complete after {timeout_ms} ms");
+        Err(Refusal::new(Code::BodyTimeout, message))
+    })
 }
 
 async fn collect(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
@@ -68,12 +61,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let refuse = |error: &serde_json::Error, path: &str| match error.classify() {
         serde_json::error::Category::Data => {
             // The path of the root is ".", which tells the client nothing.
-            let field = if path == "." {
-                String::new()
+            let message = if path == "." {
+                error.to_string()
             } else {
-                format!("{path}: ")
+                format!("{path}: {error}")
             };
-            Refusal::new(Code::InvalidField, format!("{field}{error}"))
+            Refusal::new(Code::InvalidField, message)
         }
         _ => Refusal::new(Code::MalformedJson, format!("the body is not JSON: {error}")),
     };

@@ -21,7 +21,6 @@ use super::score::{count_reply, score};
 use super::{body, status};
 use crate::{RankRequest, Ranked};
 
-/// The name of the one model.
 pub(super) const MODEL: &str = "ouzel";
 
 /// An inference request. `outputs` and `parameters` are allowed by the protocol and ignored.
@@ -96,20 +95,20 @@ async fn reply(app: &App, headers: &HeaderMap, body: Body) -> Result<Value, Refu
 fn to_rank_request(inputs: Vec<InputTensor>) -> Result<RankRequest, Refusal> {
     let invalid = |message: String| Refusal::new(Code::InvalidRequest, message);
     let (mut user, mut items) = (None, None);
-    for tensor in inputs {
-        let InputTensor {
-            name,
-            datatype,
-            shape,
-            data,
-        } = tensor;
+    for InputTensor {
+        name,
+        datatype,
+        shape,
+        data,
+    } in inputs
+    {
         if datatype != "BYTES" {
             return Err(invalid(format!("input {name:?} is {datatype}, expected BYTES")));
         }
         if shape != [data.len()] {
+            let n = data.len();
             return Err(invalid(format!(
-                "input {name:?} has shape {shape:?} and {} values",
-                data.len()
+                "input {name:?} has shape {shape:?} and {n} values"
             )));
         }
         let slot = match name.as_str() {

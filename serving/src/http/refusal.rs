@@ -54,7 +54,6 @@ impl Code {
     }
 }
 
-/// One refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: Code,
@@ -69,7 +68,7 @@ impl Refusal {
         }
     }
 
-    /// The response in the Open Inference Protocol's shape, whose `error` is a plain string.
+    /// The response in the Open Inference Protocol's shape, whose `error` is a string.
     pub(crate) fn into_inference_response(self) -> Response {
         let body = json!({ "error": format!("{}: {}", self.code.name(), self.message) });
         self.respond(&body)

@@ -6,7 +6,6 @@ use axum::routing::{get, post};
 use super::app::App;
 use super::{inference, rank, status};
 
-/// The router over `app`.
 pub(super) fn router(app: App) -> Router {
     let model = format!("/v2/models/{}", inference::MODEL);
     Router::new()

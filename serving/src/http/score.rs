@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::app::App;
 use super::refusal::{Code, Refusal};
 use crate::metrics::{REQUEST_SECONDS, REQUESTS_TOTAL};
-use crate::{CheckedRequest, Job, Ranked};
+use crate::{CheckedRequest, Job, RankError, Ranked};
 
 /// Sends a request to the workers and waits for its scores until the deadline.
 pub(super) async fn score(app: &App, request: Arc<CheckedRequest>) -> Result<Ranked, Refusal> {
@@ -23,7 +23,7 @@ pub(super) async fn score(app: &App, request: Arc<CheckedRequest>) -> Result<Ran
     match tokio::time::timeout_at(deadline.into(), scored).await {
         Ok(Ok(Ok(ranked))) => Ok(ranked),
         Ok(Ok(Err(error))) => {
-            if !error.is_transient() {
+            if error != RankError::NotReady {
                 tracing::error!(%error, "a request could not be scored");
             }
             Err(error.into())

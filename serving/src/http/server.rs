@@ -1,7 +1,7 @@
 //! The accept loop: bounded connections with timeouts, and a shutdown that lets requests finish.
 //!
 //! It drives hyper itself: `axum::serve` sets no timer, so a client that never finishes its request head would hold a
-//! connection for ever.
+//! connection forever.
 
 use std::future::Future;
 use std::io;
@@ -26,20 +26,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the port cannot be served.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum ServeError {
-    /// The port cannot listen on the address.
     #[error("cannot listen on {address}: {source}")]
-    Bind {
-        /// The configured address.
-        address: String,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Bind { address: String, source: io::Error },
 }
 
 impl ServeError {
     /// What to do, for the hint under the message.
-    #[must_use]
     pub fn hint(&self) -> &'static str {
         let ServeError::Bind { source, .. } = self;
         match source.kind() {
@@ -50,13 +44,6 @@ impl ServeError {
             io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own",
             _ => "the address is host:port, as 127.0.0.1:8080",
         }
-    }
-
-    /// True when a later retry may succeed.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        let ServeError::Bind { source, .. } = self;
-        source.kind() == io::ErrorKind::AddrInUse
     }
 }
 

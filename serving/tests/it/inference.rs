@@ -1,4 +1,4 @@
-//! The Open Inference Protocol: same scores, its own shapes.
+//! The Open Inference Protocol: the same scores in its own shapes.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn scores_come_as_tensors_in_the_order_of_the_input() {
 }
 
 #[test]
-fn the_metadata_names_inputs_outputs_and_the_live_version() {
+fn the_metadata_names_inputs_outputs_and_the_served_version() {
     let server = Server::start();
     server.published.publish(Version::new(5));
     server.published.publish(Version::new(6));
@@ -64,12 +64,12 @@ fn the_metadata_names_inputs_outputs_and_the_live_version() {
 }
 
 #[test]
-fn a_wrong_tensor_is_refused_by_name_with_a_plain_string() {
+fn a_wrong_tensor_is_refused_by_name_with_a_string_message() {
     let server = Server::start();
     server.published.publish(Version::new(5));
-    let with = |place: usize, key: &str, value: Value| {
+    let with = |index: usize, key: &str, value: Value| {
         let mut body = infer(&["a", "b"]);
-        body["inputs"][place][key] = value;
+        body["inputs"][index][key] = value;
         body
     };
     let cases = [
@@ -84,14 +84,14 @@ fn a_wrong_tensor_is_refused_by_name_with_a_plain_string() {
         (json!({}), 400, "inputs"),
     ];
     let mut client = server.client();
-    for (body, status, says) in cases {
+    for (body, status, expected) in cases {
         let reply = client.post("/v2/models/ouzel/infer", &body.to_string()).unwrap();
         assert_eq!(reply.status, status, "{body}: {}", reply.body);
         let error: Value = serde_json::from_str(&reply.body).unwrap();
         let message = error["error"].as_str().unwrap();
         assert!(
-            message.contains(says),
-            "{body}: {message:?} does not say {says:?}"
+            message.contains(expected),
+            "{body}: {message:?} does not contain {expected:?}"
         );
     }
     assert_eq!(client.post("/v2/models/other/infer", "{}").unwrap().status, 404);

@@ -1,4 +1,4 @@
-//! An in-process server on a free loopback port, with worker threads and a model whose scores are arithmetic.
+//! An in-process server on a free loopback port, with worker threads and a fake model.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ use ouzel_serving::{
 };
 use tokio::sync::oneshot;
 
-/// A version whose scores anybody can compute again.
+/// A version with scores that a test can compute from its seed.
 pub(crate) struct Version {
     pub(crate) seed: u64,
     on_drop: Option<Box<dyn Fn() + Send + Sync>>,
@@ -32,7 +32,7 @@ impl Version {
         })
     }
 
-    /// In `[0, 1)`, different for nearly every pair of version and item.
+    /// The score of an item: in `[0, 1)`, different for nearly every pair of version and item.
     pub(crate) fn score(seed: u64, item: &str) -> f32 {
         let hash = item.bytes().fold(seed.wrapping_mul(0x9e37_79b9), |hash, byte| {
             (hash ^ u64::from(byte))
@@ -51,17 +51,17 @@ impl Drop for Version {
     }
 }
 
-/// Holds its version between requests, as the real scorer holds tensors made from it.
+/// Keeps its version between requests, as the production scorer keeps its tensors.
 struct FakeRanker {
     published: Arc<Published<Version>>,
     held: Option<LoadedVersion<Version>>,
 }
 
 impl Ranker for FakeRanker {
-    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
+    fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         self.refresh();
         let held = self.held.as_ref().ok_or(RankError::NotReady)?;
-        let scores: Vec<f32> = ask
+        let scores: Vec<f32> = request
             .items
             .iter()
             .map(|item| match item.as_str() {
@@ -73,8 +73,8 @@ impl Ranker for FakeRanker {
                 }
             })
             .collect();
-        if ask.items[0] == "panic" {
-            panic!("the fake model was asked to");
+        if request.items[0] == "panic" {
+            panic!("the request asks the fake model to panic");
         }
         let probabilities = scores.iter().flat_map(|score| [*score, score / 2.0]).collect();
         Ok(Ranked {
@@ -94,21 +94,21 @@ impl Ranker for FakeRanker {
     }
 }
 
-/// Stops in every request until told to go on, and says when it has one.
+/// Blocks in every request: signals its start on `entered`, then waits for a message on `go_on`.
 pub(crate) struct GatedRanker {
     pub(crate) entered: mpsc::Sender<()>,
     pub(crate) go_on: mpsc::Receiver<()>,
 }
 
 impl Ranker for GatedRanker {
-    fn rank(&mut self, ask: &CheckedRequest) -> Result<Ranked, RankError> {
+    fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         self.entered.send(()).ok();
         self.go_on.recv().ok();
         Ok(Ranked {
             version: 1,
             snapshot: "gated".into(),
             tasks: Arc::from([]),
-            scores: vec![0.5; ask.items.len()],
+            scores: vec![0.5; request.items.len()],
             probabilities: Vec::new(),
         })
     }
@@ -123,7 +123,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Two fake workers, nothing published yet, and a deadline no test meets by accident.
+    /// Starts two fake workers without a version, and with a deadline that no test reaches.
     pub(crate) fn start() -> Self {
         Self::start_with(
             ServingConfig {
@@ -147,7 +147,7 @@ impl Server {
         Self::start_rankers(config, published, rankers)
     }
 
-    /// One worker at a gate, with a version published so that the server is ready.
+    /// Starts one [`GatedRanker`] with a published version, so that the server is ready.
     pub(crate) fn start_gated(config: ServingConfig) -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
         let (entered, has_entered) = mpsc::channel();
         let (open, go_on) = mpsc::channel();
@@ -187,7 +187,7 @@ impl Server {
             config,
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let (told, address) = mpsc::channel();
+        let (bound, address) = mpsc::channel();
         threads.push(thread(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -195,7 +195,7 @@ impl Server {
                 .unwrap();
             runtime.block_on(async move {
                 let listener = bind("127.0.0.1:0").await.unwrap();
-                told.send(listener.local_addr().unwrap()).unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
                 serve(listener, app, async { stopped.await.unwrap_or(()) })
                     .await
                     .unwrap();

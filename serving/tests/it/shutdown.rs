@@ -1,8 +1,8 @@
-//! The end: requests in flight are answered, new ones are not taken, and the workers stop.
+//! Shutdown: requests in flight are answered, new ones are refused, and the workers stop.
 
 use ouzel_sample::settings::Period;
+use ouzel_serving::ServingConfig;
 use ouzel_serving::client::RankClient;
-use ouzel_serving::{RankError, ServingConfig};
 
 use crate::server::{Server, eventually, request, thread};
 
@@ -46,16 +46,10 @@ fn shutdown_waits_no_longer_than_its_grace_for_a_stuck_request() {
     };
     let (mut server, entered, open) = Server::start_gated(config);
     let mut client = server.client();
-    let cut = thread(move || assert!(client.rank(&request(&["a"])).is_err()));
+    let aborted = thread(move || assert!(client.rank(&request(&["a"])).is_err()));
     entered.recv().unwrap();
     server.begin_stop();
-    cut.join().unwrap();
+    aborted.join().unwrap();
     drop(open);
     server.join();
-}
-
-#[test]
-fn only_a_missing_model_is_worth_asking_again() {
-    assert!(RankError::NotReady.is_transient());
-    assert!(!RankError::Failed("x".to_owned()).is_transient());
 }

@@ -19,7 +19,7 @@ fn every_reply_under_200_swaps_is_computed_by_exactly_the_version_it_names() {
             freed.lock().unwrap().push((seed, std::thread::current().id()));
         })
     };
-    // The seed of version n is n, so a reply can be checked by the number it names alone.
+    // The seed of version n is n, so the number in a reply is enough to check its scores.
     assert_eq!(server.published.publish(version(1)), 1);
 
     let (newest_seen, n_replies, is_done) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicBool::new(false));
@@ -28,12 +28,12 @@ fn every_reply_under_200_swaps_is_computed_by_exactly_the_version_it_names() {
         for client in 0..N_CLIENTS {
             let mut connection = server.client();
             let names: Vec<String> = (0..50).map(|item| format!("{client}-{item}")).collect();
-            let asked = request(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            let ranking = request(&names.iter().map(String::as_str).collect::<Vec<_>>());
             let (newest_seen, n_replies, is_done) = (&newest_seen, &n_replies, &is_done);
             scope.spawn(move || {
                 let mut last = 0;
                 while !is_done.load(Ordering::Acquire) {
-                    let reply = connection.rank(&asked).unwrap();
+                    let reply = connection.rank(&ranking).unwrap();
                     assert_eq!(reply.snapshot, format!("snapshot-{}", reply.version));
                     assert_eq!(reply.items.len(), names.len());
                     for item in &reply.items {
@@ -64,11 +64,9 @@ fn every_reply_under_200_swaps_is_computed_by_exactly_the_version_it_names() {
     });
 
     assert!(n_replies.into_inner() >= usize::try_from(N_SWAPS).unwrap());
-    // Each of the two workers may hold one older version for as long as it computes or until it next looks.
-    assert!(most_live <= 3, "{most_live} versions were alive at once");
-    eventually("idle workers let go of old versions", || {
-        server.published.sweep() == 1
-    });
+    // Each of the two workers may hold one older version for as long as it computes or until its next check.
+    assert!(most_live <= 3, "{most_live} versions were in memory at once");
+    eventually("idle workers drop old versions", || server.published.sweep() == 1);
     let freed = freed.lock().unwrap();
     let mut seeds: Vec<u64> = freed.iter().map(|(seed, _)| *seed).collect();
     seeds.sort_unstable();
@@ -84,7 +82,7 @@ fn every_reply_under_200_swaps_is_computed_by_exactly_the_version_it_names() {
     );
 }
 
-/// Lets the clients end also when an assertion of the publisher fails.
+/// Stops the clients even when an assertion of the publisher fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
