@@ -49,12 +49,10 @@ impl Folder {
             .map_err(|why| self.malformed(CONFIG, why))
     }
 
-    /// Reads a text file.
     pub(crate) fn read(&mut self, file: &str) -> Result<Vec<u8>, EncodeError> {
         self.read_bounded(file, MAX_TEXT_BYTES)
     }
 
-    /// Reads the bytes of the weights file.
     pub(crate) fn weights(&mut self) -> Result<Vec<u8>, EncodeError> {
         self.read_bounded(WEIGHTS, MAX_WEIGHTS_BYTES)
     }
@@ -70,7 +68,6 @@ impl Folder {
         })
     }
 
-    /// The error for a file with unusable content.
     pub(crate) fn malformed(&self, file: &str, why: impl Into<String>) -> EncodeError {
         EncodeError::Malformed {
             path: self.root.join(file),
@@ -97,7 +94,6 @@ impl Folder {
     }
 }
 
-/// Reads a regular file of at most `max_bytes`.
 fn read_regular(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -126,7 +122,6 @@ impl Tensors<'_> {
         self.view.tensor(name).is_ok()
     }
 
-    /// The shape of a required tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, EncodeError> {
         Ok(self.find(name)?.shape().to_vec())
     }

@@ -59,7 +59,6 @@ pub enum UnusableContent {
 
 impl UnusableContent {
     /// The value of the metric label `reason`.
-    #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
             Self::Empty => "empty",

@@ -57,7 +57,6 @@ impl TextEncoder {
         })
     }
 
-    /// The token ids of a text.
     fn tokens(&self, content: &Content) -> Result<Vec<i64>, UnusableContent> {
         let Content::Text(text) = content else {
             return Err(UnusableContent::WrongKind);

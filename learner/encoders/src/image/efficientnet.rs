@@ -37,7 +37,6 @@ pub(super) struct EfficientNet {
     n_out: usize,
 }
 
-/// Shape of a convolution's kernel.
 #[derive(Clone, Copy)]
 enum Kernel {
     /// An odd side, over all channels.
@@ -151,7 +150,6 @@ impl EfficientNet {
         })
     }
 
-    /// Dimension of the vector.
     pub(super) fn n_out(&self) -> usize {
         self.n_out
     }

@@ -14,12 +14,10 @@ use crate::UnusableContent;
 
 /// Largest file, three times the size of a full-resolution photograph.
 const MAX_FILE_BYTES: usize = 32 << 20;
-/// Longest side in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Most memory that decoding may allocate: 85 million pixels.
 const MAX_DECODED_BYTES: u64 = 256 << 20;
 
-/// Colours per pixel.
 pub(super) const COLOURS: usize = 3;
 
 /// Decodes `file`, resizes its short side to `short_side` and cuts out the centre square.

@@ -60,7 +60,6 @@ impl TextConfig {
         }
     }
 
-    /// The activation that `hidden_act` names.
     pub(super) fn activation(&self) -> Result<Activation, String> {
         match self.hidden_act.as_str() {
             "gelu" => Ok(Activation::Gelu),
