@@ -100,25 +100,21 @@ impl DataDir {
     }
 
     /// The path of the folder.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Counts and times.
-    #[must_use]
     pub fn summary(&self) -> &DataSummary {
         &self.summary
     }
 
     /// All events: items first, then by event time, impressions before actions of the same time.
-    #[must_use]
     pub fn events(&self) -> &[DataEvent] {
         &self.events
     }
 
     /// Items that users acted on before the log: `(user_id, item_ids)`, oldest item first.
-    #[must_use]
     pub fn histories(&self) -> &[(String, Vec<String>)] {
         &self.histories
     }

@@ -19,8 +19,8 @@ use crate::producer::{self, DeliveryTracker};
 use crate::source::KafkaConfig;
 use crate::topics::Topics;
 
-/// Default number of payload bytes kept in a dead letter.
-pub const DEFAULT_PREFIX_BYTES: usize = 512;
+/// Most payload bytes in a dead letter.
+const MAX_PAYLOAD_BYTES: usize = 512;
 
 /// Longest time that a full queue may delay reading for one dead letter.
 const MAX_WAIT: Duration = Duration::from_millis(100);
@@ -33,7 +33,6 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 pub struct DeadLetters {
     sink: Sink,
     topics: Topics,
-    prefix_bytes: usize,
     is_lossy: bool,
 }
 
@@ -107,7 +106,6 @@ impl DeadLetters {
     }
 
     /// Drops dead letters; the decoder still counts them.
-    #[must_use]
     pub fn discard() -> Self {
         Self::to(Sink::Discard, Topics::default())
     }
@@ -116,16 +114,8 @@ impl DeadLetters {
         Self {
             sink,
             topics,
-            prefix_bytes: DEFAULT_PREFIX_BYTES,
             is_lossy: false,
         }
-    }
-
-    /// Keeps `n` bytes of each payload; 0 keeps none, for payloads with personal data.
-    #[must_use]
-    pub fn with_prefix_bytes(mut self, n: usize) -> Self {
-        self.prefix_bytes = n;
-        self
     }
 
     /// Writes one record out. A failure is counted and logged once; it never stops the stream.
@@ -137,7 +127,7 @@ impl DeadLetters {
         let stream = position.partition.stream;
         let payload = record.payload.as_deref();
         let size = payload.map_or(0, <[u8]>::len);
-        let prefix = payload.map(|payload| &payload[..size.min(self.prefix_bytes)]);
+        let prefix = payload.map(|payload| &payload[..size.min(MAX_PAYLOAD_BYTES)]);
         let hash = payload.map_or_else(String::new, |payload| blake3::hash(payload).to_hex().to_string());
         let letter = DeadLetter {
             topic: self.topics.name(stream),

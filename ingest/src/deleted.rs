@@ -1,7 +1,7 @@
-//! Items that were deleted on purpose, and what a batch must say of them.
+//! Items that were deleted on purpose, and their part in each batch.
 //!
 //! The learner forgets their rows with the next batch. Every batch names the deleted items among its own, since
-//! histories go on naming a deleted item and samples of it may wait for their windows, until an item event brings it
+//! histories still contain a deleted item and samples of it may wait for their windows, until an item event brings it
 //! back as a new item.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,6 @@ const MAX_REMEMBERED: usize = 1 << 20;
 pub(crate) struct DeletedItems {
     /// When each was deleted, and its number among all deletions.
     items: BTreeMap<Id, (EventTime, u64)>,
-    /// Number of deletions so far.
     n_deletions: u64,
     /// Items that no batch has named since their deletion.
     new: Vec<Id>,

@@ -9,152 +9,69 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// An error of a source, a producer or a data folder.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum Error {
     /// A property that ouzel sets itself, because its guarantees depend on it.
     #[error("kafka property `{key}` cannot be set: {reason}; remove it from `kafka.properties`")]
-    OwnedProperty {
-        /// The property.
-        key: String,
-        /// Why ouzel sets it.
-        reason: &'static str,
-    },
+    OwnedProperty { key: String, reason: &'static str },
     /// A property that librdkafka refuses. The value may be a secret and is not shown.
     #[error("kafka property `{key}` was refused: {detail}; correct it in `kafka.properties`")]
-    BadProperty {
-        /// The property.
-        key: String,
-        /// The reason given by librdkafka.
-        detail: String,
-    },
-    /// A feature that this binary was built without.
+    BadProperty { key: String, detail: String },
     #[error("{what} is not built in; build with `--features {feature}`")]
-    NotBuiltIn {
-        /// What was attempted.
-        what: String,
-        /// The cargo feature that adds it.
-        feature: &'static str,
-    },
-    /// No broker answered.
+    NotBuiltIn { what: String, feature: &'static str },
     #[error("cannot reach kafka at {bootstrap}: {detail}; check the address and that the broker is up")]
-    Unreachable {
-        /// The addresses tried.
-        bootstrap: String,
-        /// The last error of the client library.
-        detail: String,
-    },
-    /// A topic does not exist.
+    Unreachable { bootstrap: String, detail: String },
     #[error(
         "topic `{topic}` does not exist at {bootstrap}; create it (`ouzel topics create`) or configure another"
     )]
-    MissingTopic {
-        /// The topic.
-        topic: String,
-        /// The broker that was asked.
-        bootstrap: String,
-    },
-    /// The topics of impressions and actions have different numbers of partitions.
+    MissingTopic { topic: String, bootstrap: String },
     #[error(
         "`{impressions}` has {n_impressions} partitions and `{actions}` has {n_actions}: the records of a request are in partitions of the same number only when both topics have equally many; recreate one of them"
     )]
     PartitionCountMismatch {
-        /// The topic of impressions.
         impressions: String,
-        /// Its number of partitions.
         n_impressions: usize,
-        /// The topic of actions.
         actions: String,
-        /// Its number of partitions.
         n_actions: usize,
     },
-    /// Positions name a partition that the topic does not have.
     #[error(
         "the positions to resume from name {partition}, but the topic has {n_partitions} partitions: it was recreated; {RESTART}"
     )]
-    MissingPartition {
-        /// Topic and partition, as `topic[0]`.
-        partition: String,
-        /// Number of partitions of the topic.
-        n_partitions: usize,
-    },
-    /// The log no longer holds the next record.
+    MissingPartition { partition: String, n_partitions: usize },
     #[error(
         "retention passed {partition}: the next offset to read is {next}, the log now starts at {low}, {} records are lost; {RESTART}",
         low - next
     )]
-    RetentionPassed {
-        /// Topic and partition, as `topic[0]`.
-        partition: String,
-        /// The next offset to read.
-        next: i64,
-        /// The first offset of the log.
-        low: i64,
-    },
-    /// The log ends before the next record.
+    RetentionPassed { partition: String, next: i64, low: i64 },
     #[error(
         "{partition} ends at offset {high}, before the next offset to read, {next}: the log was truncated or the topic recreated; {RESTART}"
     )]
-    LogTruncated {
-        /// Topic and partition, as `topic[0]`.
-        partition: String,
-        /// The next offset to read.
-        next: i64,
-        /// The end of the log.
-        high: i64,
-    },
-    /// A request to a broker failed.
+    LogTruncated { partition: String, next: i64, high: i64 },
     #[error("cannot {attempt} {subject}: {detail}")]
     Broker {
-        /// What was attempted.
         attempt: &'static str,
-        /// On what: a topic or a partition.
         subject: String,
-        /// The reason given by librdkafka.
         detail: String,
-        /// True when trying again may help.
         transient: bool,
     },
-    /// The broker did not acknowledge some records.
     #[error("{n} records were not delivered, the first to {first}")]
-    Undelivered {
-        /// Number of records.
-        n: u64,
-        /// Topic and reason of the first one.
-        first: String,
-    },
-    /// The embedded broker did not start.
+    Undelivered { n: u64, first: String },
     #[error("cannot start the embedded broker: {detail}")]
-    Embedded {
-        /// The reason given by librdkafka.
-        detail: String,
-    },
-    /// A file cannot be read or written.
+    Embedded { detail: String },
     #[error("cannot {attempt} {}: {source}", path.display())]
     File {
-        /// What was attempted.
         attempt: &'static str,
-        /// The file.
         path: PathBuf,
-        /// The reason given by the system.
         source: std::io::Error,
     },
-    /// A line of a data file cannot be used.
     #[error("{}:{line}: {detail}", path.display())]
     Line {
-        /// The file.
         path: PathBuf,
-        /// Line number, from 1.
         line: u64,
-        /// What is wrong with it.
         detail: String,
     },
-    /// A folder is not a data folder.
     #[error("{} holds no {missing}.jsonl (plain, .gz or .zst); name a folder with logged data", path.display())]
-    NoDataFile {
-        /// The folder.
-        path: PathBuf,
-        /// The missing file.
-        missing: &'static str,
-    },
+    NoDataFile { path: PathBuf, missing: &'static str },
 }
 
 /// What to do when the log and the positions of a snapshot do not match.
@@ -162,7 +79,6 @@ const RESTART: &str = "resume from a snapshot that matches the log, or start wit
 
 impl Error {
     /// True when the same call may succeed later without anyone's help.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Unreachable { .. } => true,

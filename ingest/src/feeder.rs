@@ -71,7 +71,6 @@ impl Feeder {
     }
 
     /// Offset after the last acknowledged record of each partition.
-    #[must_use]
     pub fn delivered(&self) -> Positions {
         self.producer.context().state().positions()
     }
@@ -80,7 +79,6 @@ impl Feeder {
     ///
     /// It is never less than the broker's own count. The embedded broker drops nothing unread as long as this stays
     /// below half of [`crate::EMBEDDED_PARTITION_BYTES`].
-    #[must_use]
     pub fn unread_bytes(&self, consumed: &Positions) -> u64 {
         self.producer.context().state().unread_bytes(consumed)
     }

@@ -25,7 +25,7 @@ pub mod topics;
 
 pub use data_dir::source::DataSource;
 pub use data_dir::{DataDir, DataEvent, DataSummary};
-pub use dead_letters::{DEFAULT_PREFIX_BYTES, DeadLetters};
+pub use dead_letters::DeadLetters;
 pub use decode::{Decoder, EventLimits, ImmediateLabels};
 pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;

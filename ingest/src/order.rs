@@ -20,46 +20,27 @@ pub use config::OrderConfig;
 
 /// The order cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe variants and fields")]
 pub enum OrderError {
-    /// A record of a partition that was not assigned.
     #[error("cannot order {0}: its partition was not assigned")]
     Unassigned(Position),
-    /// A source returned to an earlier offset.
     #[error("cannot order {position}: the next record of {} must be at {next} or later", .position.partition)]
-    Backwards {
-        /// The record.
-        position: Position,
-        /// The next offset of its partition.
-        next: i64,
-    },
-    /// The log no longer has records that were read from it.
+    Backwards { position: Position, next: i64 },
     #[error(
         "cannot follow the plan log: offsets {} to {} of {} were read before, but the log continues at {}; restore the \
          records or restart from a later snapshot",
         .run.from, .run.to, .run.partition, .found.map_or("its end".to_owned(), |offset| format!("offset {offset}"))
     )]
-    Missing {
-        /// The planned run.
-        run: OffsetRun,
-        /// The offset that came instead; `None` at the log's end.
-        found: Option<i64>,
-    },
-    /// The plan does not continue at the next offset of a partition.
+    Missing { run: OffsetRun, found: Option<i64> },
     #[error(
         "cannot follow the plan log: it continues with offsets {} to {} of {}, but the next offset there is {next}",
         .run.from, .run.to, .run.partition
     )]
-    Misplaced {
-        /// The planned run.
-        run: OffsetRun,
-        /// The next offset of its partition.
-        next: i64,
-    },
+    Misplaced { run: OffsetRun, next: i64 },
 }
 
 /// True when a log is still read items first: only items were taken. A restart in the middle of that continues it, or
 /// its order would not be that of the log.
-#[must_use]
 pub fn is_bootstrapping(taken: &Positions) -> bool {
     taken
         .iter()
@@ -123,7 +104,6 @@ impl Orderer {
     /// An orderer of these partitions, each from the given offset.
     ///
     /// With `bootstrap`, items are released first, and nothing else until their stream was once at its end.
-    #[must_use]
     pub fn new(start: &Positions, bootstrap: bool) -> Self {
         Self {
             queues: start
@@ -206,7 +186,6 @@ impl Orderer {
     }
 
     /// True until every run given to [`Orderer::follow`] was released.
-    #[must_use]
     pub fn is_following(&self) -> bool {
         self.planned
             .iter()
@@ -250,7 +229,6 @@ impl Orderer {
     }
 
     /// Position of the record that merging would release next.
-    #[must_use]
     pub fn head(&self) -> Option<Position> {
         self.heads.first().map(|key| key.position)
     }
@@ -266,19 +244,16 @@ impl Orderer {
     }
 
     /// Next offset to release of each partition.
-    #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.released
     }
 
     /// Number of queued records of `partition`.
-    #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
         self.queues.get(&partition).map_or(0, |queue| queue.records.len())
     }
 
     /// True when a record waits only for partitions at their end: how long to wait is the caller's decision.
-    #[must_use]
     pub fn is_holding(&self) -> bool {
         !self.heads.is_empty()
             && !self.is_following()
@@ -289,7 +264,6 @@ impl Orderer {
     }
 
     /// True when every partition is finished and everything was released.
-    #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.heads.is_empty()
             && self

@@ -25,6 +25,7 @@ pub use entry::{Encoded, OffsetRun, PlanEntry};
 pub use error::PlanError;
 
 use error::io_error;
+pub(crate) use segment::checksum;
 use segment::{Chain, PlanSegment};
 
 /// The state of a log when it was opened.
@@ -121,7 +122,6 @@ impl PlanLog {
     }
 
     /// Number of the next entry: the plan position of a checkpoint taken now.
-    #[must_use]
     pub fn position(&self) -> u64 {
         self.next
     }

@@ -19,7 +19,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("linger.ms", "5"),
-    // The partitioner of the Java clients, so that a key has the same partition whoever writes it.
+    // The partitioner of the Java clients, so that every producer writes a key to the same partition.
     ("partitioner", "murmur2_random"),
     // Records in flight count as unread, so they must be few next to the embedded broker's 5 MiB.
     ("queue.buffering.max.kbytes", "4096"),
@@ -109,7 +109,7 @@ pub(crate) struct DeliveryTracker {
     state: Mutex<DeliveryState>,
 }
 
-/// What is known of the deliveries so far.
+/// The deliveries so far.
 #[derive(Default)]
 pub(crate) struct DeliveryState {
     partitions: BTreeMap<PartitionId, DeliveredPartition>,

@@ -76,7 +76,6 @@ impl Sequencer {
     ///
     /// `start` has the next offset of each assigned partition, `recorded` the entries of the plan log from
     /// `plan_position` on, which are followed first.
-    #[must_use]
     pub fn new(
         stage: Stage,
         start: &Positions,
@@ -233,25 +232,21 @@ impl Sequencer {
     }
 
     /// True until every recorded entry is complete.
-    #[must_use]
     pub fn is_following(&self) -> bool {
         !self.recorded.is_empty()
     }
 
     /// The joined state.
-    #[must_use]
     pub fn stage(&self) -> &Stage {
         &self.stage
     }
 
     /// Number of the next plan entry, which names a checkpoint taken now.
-    #[must_use]
     pub fn plan_position(&self) -> u64 {
         self.plan_position
     }
 
     /// The order.
-    #[must_use]
     pub fn orderer(&self) -> &Orderer {
         &self.orderer
     }

@@ -30,7 +30,6 @@ pub use checkpoint::{StageBytes, StageCheckpoint};
 pub use error::StageError;
 pub use output::seed_histories;
 
-/// Where outcomes come from.
 #[derive(Debug)]
 enum Join {
     /// From the joiner of this process.
@@ -86,7 +85,6 @@ impl Stage {
     }
 
     /// A stage behind a join tier that has read nothing.
-    #[must_use]
     pub fn behind_tier(config: &JoinConfig, features: Arc<FeatureState>, batch_min_samples: usize) -> Self {
         let receiver = JoinResultReceiver::new(config);
         Self::start(Join::Tier(Box::new(receiver)), features, batch_min_samples)
@@ -212,15 +210,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Closes the open batch. While the log goes on, only a recorded decision may call this.
+    /// Closes the open batch. Before the end of the log only a recorded decision may call this.
     pub fn flush(&mut self) -> Option<Batch> {
         self.output.flush()
     }
 
     /// The whole state.
-    ///
-    /// # Panics
-    /// Never: the types written have no failing representation.
     pub fn checkpoint(&self) -> Result<StageCheckpoint, StageError> {
         let state = &self.output.state;
         Ok(StageCheckpoint {
@@ -248,13 +243,11 @@ impl Stage {
     }
 
     /// The feature state, to be read by others.
-    #[must_use]
     pub fn features(&self) -> &Arc<FeatureState> {
         &self.output.features
     }
 
     /// The store of the join state. `None` behind a join tier.
-    #[must_use]
     pub fn store(&self) -> Option<&AnyStore> {
         match &self.join {
             Join::Here(joiner) => Some(joiner.store()),
@@ -263,13 +256,11 @@ impl Stage {
     }
 
     /// The outcomes so far.
-    #[must_use]
     pub fn counters(&self) -> &Counters {
         self.join.counters()
     }
 
     /// The watermark: no on-time event still to come is older.
-    #[must_use]
     pub fn watermark(&self) -> EventTime {
         match &self.join {
             Join::Here(joiner) => joiner.clock().watermark(),
@@ -287,25 +278,21 @@ impl Stage {
     }
 
     /// Next offset to read of each partition.
-    #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.output.state.positions
     }
 
     /// The hash of every sample so far.
-    #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.output.state.batcher.ledger()
     }
 
     /// Number of samples in the open batch.
-    #[must_use]
     pub fn n_open(&self) -> usize {
         self.output.state.batcher.n_open()
     }
 
     /// Newest event time seen.
-    #[must_use]
     pub fn event_time(&self) -> EventTime {
         self.output.state.event_time
     }

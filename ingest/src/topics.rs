@@ -59,7 +59,6 @@ impl Topics {
     }
 
     /// Topics with the name that `name` gives to each stream.
-    #[must_use]
     pub fn named(name: impl Fn(Stream) -> String) -> Self {
         Self {
             impressions: name(Stream::Impressions),
@@ -70,7 +69,6 @@ impl Topics {
     }
 
     /// The topic of `stream`.
-    #[must_use]
     pub fn name(&self, stream: Stream) -> &str {
         match stream {
             Stream::Impressions => &self.impressions,
@@ -81,13 +79,11 @@ impl Topics {
     }
 
     /// The dead-letter topic of `stream`.
-    #[must_use]
     pub fn dead_letters(&self, stream: Stream) -> String {
         format!("{}.dlq", self.name(stream))
     }
 
     /// The topics of a deployment without a join tier: three streams and their dead letters.
-    #[must_use]
     pub fn all(&self) -> Vec<String> {
         let streams = Stream::EVENTS.iter().map(|stream| self.name(*stream).to_owned());
         let dead_letters = Stream::EVENTS.iter().map(|stream| self.dead_letters(*stream));
@@ -95,7 +91,6 @@ impl Topics {
     }
 
     /// The additional topics of a join tier.
-    #[must_use]
     pub fn tier(&self) -> [String; 2] {
         [self.samples.clone(), self.dead_letters(Stream::Samples)]
     }

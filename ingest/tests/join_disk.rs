@@ -149,7 +149,7 @@ fn damage(dir: &Path, n: u64) {
 }
 
 #[test]
-fn what_is_damaged_while_it_is_read_is_an_error_and_never_a_wrong_sample() {
+fn damage_during_reading_is_an_error_and_never_a_wrong_sample() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n_trials: u64 = env::var("OUZEL_SLED_MUTATIONS").map_or(15, |n| n.parse().expect("a number"));
     let mut undisturbed = joiner(MemStore::default());

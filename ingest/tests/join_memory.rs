@@ -26,7 +26,7 @@ fn a_pending_impression_takes_at_most_250_bytes_without_its_features() {
     }
 }
 
-/// What the features of one impression take: they are captured and shared, not the joiner's.
+/// Bytes of the features of one impression, which the joiner shares.
 fn features_bytes(n_items: u64) -> usize {
     let captured = capture(&impression(0, n_items), 0);
     let list = captured.candidates.into_boxed_slice();

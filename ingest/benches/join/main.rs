@@ -27,7 +27,7 @@ use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, 
 use plain_join::PlainJoin;
 use world::{FEED, FILMS, World};
 
-/// As in the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -129,7 +129,7 @@ fn plain(bencher: Bencher<'_, '_>, world: &World) {
         });
 }
 
-/// Takes the log and returns how many samples left the join.
+/// Joins the log and returns the number of samples.
 fn run(log: &[Record], decoder: &Decoder, stage: &mut Stage) -> usize {
     let mut batches = Vec::new();
     let mut n_samples = 0;

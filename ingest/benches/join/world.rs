@@ -157,16 +157,13 @@ fn dice(key: u64, lane: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The dice as a fraction of one.
+/// A fixed random fraction for a key.
 fn share(dice: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "24 bits are enough")]
-    let share = (dice >> 40) as f64 / f64::from(1u32 << 24);
-    share
+    (dice >> 40) as f64 / f64::from(1u32 << 24)
 }
 
 /// A skewed number below `n`: half of all draws fall on the smallest eighth.
 fn skewed(dice: u64, n: u64) -> u64 {
-    #[expect(clippy::cast_precision_loss, reason = "a count of thousands")]
     let n = n as f64;
     whole(share(dice).powi(3) * n)
 }

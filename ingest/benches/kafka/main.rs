@@ -1,6 +1,6 @@
 //! From a Kafka broker to joined samples: the side of ouzel in `make bench`'s comparison with Kafka Streams.
 //!
-//! No benchmark by itself: `ops/setup/bench_streams.py` runs it on a broker and counts the CPU time of the process.
+//! `ops/setup/bench_streams.py` runs it on a broker and counts the CPU time of the process.
 //!
 //! ```text
 //! kafka feed  WORLD BOOTSTRAP PREFIX    makes the topics and writes the log
@@ -33,11 +33,11 @@ use serde_json::{Value, json};
 
 use world::{FEED, FILMS, World};
 
-/// The program's.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Longer logs than in memory: what a start costs must not count.
+/// Longer logs than in memory, so that the cost of a start is negligible.
 const WORLDS: [World; 2] = [
     World {
         n_requests: 300_000,
@@ -85,7 +85,7 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
     }
 }
 
-/// Every record keyed and stamped as the contract has it.
+/// All records, with key and timestamp as in the event format.
 fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
     let names = Stream::EVENTS.map(|stream| config.topics.name(stream).to_owned());
     topics::create(&config.bootstrap, &BTreeMap::new(), &names, 1, 1)?;

@@ -21,7 +21,6 @@ pub struct DataReader {
 
 impl DataSource {
     /// A source over `data` from the positions `from` on.
-    #[must_use]
     pub fn new(data: &Arc<DataDir>, from: &Positions) -> Self {
         Self::over(Stream::EVENTS.map(|stream| {
             let id = PartitionId::new(stream, 0);

@@ -29,7 +29,7 @@ fn payload(event: &DataEvent) -> Value {
 }
 
 #[test]
-fn lines_of_a_request_become_one_impression_with_what_they_share_as_context() {
+fn lines_of_a_request_become_one_impression_with_their_common_fields_as_context() {
     let mut rows = vec![
         shown("r1", "a", T0),
         shown("r2", "c", T0 + 1),
@@ -121,7 +121,7 @@ fn streams_are_merged_items_first_and_impressions_before_actions() {
 }
 
 #[test]
-fn an_item_row_fills_the_contract_and_the_rest_becomes_features() {
+fn an_item_row_fills_the_contract_and_other_fields_become_features() {
     let row = json!({
         "item_id": "7", "title": "T", "text": "long", "category": "a|b", "subcategory": "c", "author_id": 5,
         "image": "p.jpg", "tags": ["x", "", "y"], "music_id": 9_155_697_141_i64, "duration_ms": 3,
@@ -149,7 +149,7 @@ fn an_item_row_fills_the_contract_and_the_rest_becomes_features() {
 }
 
 #[test]
-fn histories_are_kept_apart_from_the_log() {
+fn histories_are_separate_from_the_log() {
     let row = json!({"user_id": "u", "ts_ms": 0, "clicked_before": ["a", "b"]});
     let dir = folder(&[("impressions", &[shown("r", "a", T0)]), ("user_history", &[row])]);
     let data = DataDir::open(dir.path(), None).unwrap();
@@ -192,7 +192,7 @@ fn a_line_that_cannot_be_used_is_named_by_file_and_number() {
 }
 
 #[test]
-fn a_folder_without_impressions_says_what_it_misses() {
+fn a_folder_without_impressions_is_refused_by_the_missing_file() {
     let dir = folder(&[("clicks", &[shown("r", "a", T0)])]);
     let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
     assert!(error.contains("impressions"), "{error}");

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::events::shortened;
 
-/// The type of a field in the event format.
 #[derive(Clone, Copy)]
 enum Shape {
     Text,

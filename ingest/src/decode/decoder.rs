@@ -21,7 +21,6 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder. `tasks` are the action names in task order: a [`ouzel_sample::TaskId`] is an index into it.
-    #[must_use]
     pub fn new(ids: IdSpace, tasks: Vec<String>, limits: EventLimits) -> Self {
         Self {
             tier: Wire::new(ids, tasks.clone()),
@@ -33,7 +32,6 @@ impl Decoder {
     }
 
     /// Decodes and counts one record. Never panics, whatever the payload.
-    #[must_use]
     pub fn decode(&self, record: &Record) -> DecodedRecord {
         let stream = record.position.partition.stream;
         let parsed = self.parse(record);

@@ -18,7 +18,6 @@ pub struct ImmediateLabels {
 
 impl ImmediateLabels {
     /// Collects the valid actions among `records`. Rejected records are counted when they are decoded again.
-    #[must_use]
     pub fn collect(decoder: &Decoder, records: impl IntoIterator<Item = Record>) -> Self {
         let mut labels = Self::default();
         for record in records {

@@ -1,6 +1,6 @@
 //! The `[events]` section: limits of one record.
 
-use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
+use ouzel_sample::settings::{ByteSize, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,13 +46,5 @@ impl Default for EventLimits {
             max_vector_values: 8192,
             max_future_skew: Period::from_secs(5),
         }
-    }
-}
-
-impl EventLimits {
-    /// Every value that cannot be used, by its key below `events`.
-    #[must_use]
-    pub fn validate(&self) -> Vec<KeyError> {
-        out_of_range(self)
     }
 }

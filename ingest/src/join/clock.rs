@@ -21,7 +21,6 @@ pub enum Mark {
     Active,
 }
 
-/// Event time of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PartitionTime {
     newest: EventTime,
@@ -38,7 +37,6 @@ pub struct EventClock {
 
 impl EventClock {
     /// A clock at the beginning of time. Partitions of the item stream do not count and are left out.
-    #[must_use]
     pub fn new(lateness_ms: i64, partitions: impl IntoIterator<Item = PartitionId>) -> Self {
         let mut clock = Self {
             lateness_ms,
@@ -52,7 +50,6 @@ impl EventClock {
     }
 
     /// The watermark: no on-time event still to come is older.
-    #[must_use]
     pub fn watermark(&self) -> EventTime {
         self.watermark
     }
@@ -111,7 +108,7 @@ impl EventClock {
         clock
     }
 
-    /// The log is over: no partition holds time any more.
+    /// Ends event time after the last record of a bounded log.
     pub(crate) fn finish(&mut self) {
         self.watermark = EventTime::MAX;
     }

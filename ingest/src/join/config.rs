@@ -60,7 +60,6 @@ pub enum LabelPolicy {
 
 impl LabelPolicy {
     /// True of the policies that make a negative when the item is shown.
-    #[must_use]
     pub fn is_at_once(self) -> bool {
         matches!(self, LabelPolicy::Fnw | LabelPolicy::Fnc)
     }
@@ -216,7 +215,6 @@ impl JoinConfig {
     }
 
     /// The number of tasks.
-    #[must_use]
     pub fn n_tasks(&self) -> usize {
         self.tasks.len()
     }
@@ -227,7 +225,6 @@ impl JoinConfig {
     }
 
     /// The action names of the tasks, in task order.
-    #[must_use]
     pub fn task_names(&self) -> Vec<String> {
         self.tasks.iter().map(|task| task.name.clone()).collect()
     }
@@ -238,7 +235,6 @@ impl JoinConfig {
     }
 
     /// How long a request id is remembered, ms.
-    #[must_use]
     pub fn dedup_ms(&self) -> i64 {
         self.dedup_window
             .map_or_else(|| self.least_dedup_ms(), Period::ms)
@@ -251,7 +247,6 @@ impl JoinConfig {
 
     /// How far the watermark must be past an impression for the samples of what is seen by then, ms; negative where the
     /// watermark may still be behind, none where the policy makes no such samples.
-    #[must_use]
     pub fn policy_wait_ms(&self) -> Option<i64> {
         match self.label_policy {
             LabelPolicy::Eager | LabelPolicy::Wait => None,
@@ -269,14 +264,12 @@ impl JoinConfig {
     /// [`Joiner::warm_up`](crate::join::Joiner::warm_up). `ahead_ms` bounds how far an event may be ahead of the slowest
     /// partition when it is read; an event further ahead can only be an action long after its impression, which then
     /// counts as waiting for it. Not valid across an interval in which a cap was enforced.
-    #[must_use]
     pub fn warm_up_ms(&self, ahead_ms: i64) -> i64 {
         let twice = 2 * (self.allowed_lateness.ms() + self.max_clock_skew.ms());
         (self.longest_window_ms() + self.dedup_ms() + twice).saturating_add(ahead_ms)
     }
 
     /// The longest window of a task, ms; 0 without tasks.
-    #[must_use]
     pub fn longest_window_ms(&self) -> i64 {
         self.tasks.iter().map(|task| task.window.ms()).max().unwrap_or(0)
     }

@@ -101,7 +101,6 @@ fn of_task(task: Option<TaskId>) -> String {
 
 impl Counters {
     /// Zero, for `n_tasks` tasks.
-    #[must_use]
     pub fn new(n_tasks: usize) -> Self {
         Self {
             tasks: vec![TaskCounters::default(); n_tasks],
@@ -174,7 +173,6 @@ impl Counters {
         self.late_impressions += u64::from(!is_accepted);
     }
 
-    /// Counts a record that could not be decoded.
     pub(crate) fn add_rejected(&mut self, stream: Stream) {
         match stream {
             Stream::Items | Stream::Samples => {}
@@ -189,7 +187,6 @@ impl Counters {
         }
     }
 
-    /// Counts emitted samples.
     pub(crate) fn add_samples(&mut self, group: &[Sample]) {
         for sample in group {
             self.samples[sample.kind as usize] += 1;
@@ -209,19 +206,10 @@ impl Counters {
     }
 
     /// Share of the actions on joined impressions that came in time, in `[0, 1]`; `None` before the first.
-    #[must_use]
     pub fn action_coverage(&self) -> Option<f64> {
-        let (matched, late) = (ratio(self.matched), ratio(self.late_actions));
+        let (matched, late) = (self.matched as f64, self.late_actions as f64);
         (matched + late > 0.0).then(|| matched / (matched + late))
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a share needs no more than 53 bits of its counts"
-)]
-fn ratio(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]

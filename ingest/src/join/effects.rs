@@ -77,7 +77,6 @@ pub struct CountedAction {
 
 impl CountedAction {
     /// The context of its impression; empty where that is not known any more.
-    #[must_use]
     pub fn context(&self) -> &[Id] {
         match &self.impression {
             Some((_, request)) => &request.context,

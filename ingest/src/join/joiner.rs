@@ -28,7 +28,7 @@ pub struct Joiner<S> {
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
     pub(crate) planted_bug: Option<PlantedBug>,
-    /// Of the last input. Kept for its memory.
+    /// The effects of the last input; reused to avoid allocation.
     effects: JoinEffects,
 }
 
@@ -126,7 +126,7 @@ impl<S: JoinStore> Joiner<S> {
         Ok(self.finish_step(Outcome::Passed))
     }
 
-    /// Applies a recorded mark. It is ignored where it would leave a stream without a partition that holds time.
+    /// Applies a recorded mark, unless no active partition of the stream would remain.
     pub fn mark(&mut self, partition: PartitionId, mark: Mark) -> Result<&mut JoinEffects, JoinError> {
         self.effects.clear();
         self.clock.mark(partition, mark);
@@ -156,31 +156,26 @@ impl<S: JoinStore> Joiner<S> {
     }
 
     /// The effects of the last input.
-    #[must_use]
     pub fn effects(&self) -> &JoinEffects {
         &self.effects
     }
 
     /// Its configuration.
-    #[must_use]
     pub fn config(&self) -> &JoinConfig {
         &self.config
     }
 
     /// Its event time.
-    #[must_use]
     pub fn clock(&self) -> &EventClock {
         &self.clock
     }
 
     /// The outcomes so far. Call [`Counters::check`] on them after each batch, and stop when it fails.
-    #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// Where its state is.
-    #[must_use]
     pub fn store(&self) -> &S {
         &self.store
     }

@@ -9,7 +9,7 @@ pub(crate) enum PlantedBug {
     ForgetImpressionDedup,
     /// A second copy of an action is joined again.
     ForgetActionDedup,
-    /// An action at the very end of its window is late.
+    /// An action at the last millisecond of its window is late.
     WindowEdge,
     /// A window closes one millisecond too soon.
     CloseTooSoon,
@@ -26,7 +26,6 @@ pub(crate) enum PlantedBug {
 }
 
 impl PlantedBug {
-    /// Every planted bug.
     #[cfg(test)]
     pub(crate) const ALL: [PlantedBug; 9] = [
         PlantedBug::ForgetImpressionDedup,

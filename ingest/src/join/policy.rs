@@ -10,7 +10,6 @@ use ouzel_sample::{Labels, Sample, SampleKind, TaskId};
 use crate::join::config::LabelPolicy;
 use crate::join::slot::{OpenImpression, OpenItem};
 
-/// Why windows close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     /// They are due.
@@ -22,7 +21,13 @@ pub(crate) enum CloseReason {
 /// Samples `tasks` as negative, under the policies that do not wait.
 pub(crate) fn shown(open: &mut OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(group, open, item, SampleKind::EarlyNegative, labels(tasks, 0));
+        push(
+            group,
+            open,
+            item,
+            SampleKind::EarlyNegative,
+            Labels::from_masks(tasks, 0),
+        );
     }
     open.sampled |= tasks;
 }
@@ -49,7 +54,13 @@ pub(crate) fn acted(
     if kind == SampleKind::RealCopy {
         open.items[index].copied |= bit;
     }
-    push(group, open, &open.items[index], kind, labels(bit, bit));
+    push(
+        group,
+        open,
+        &open.items[index],
+        kind,
+        Labels::from_masks(bit, bit),
+    );
     if let Some(sample) = group.last_mut() {
         sample.action_record_ms = record_ms;
     }
@@ -86,17 +97,23 @@ pub(crate) fn closed(
                     open,
                     item,
                     SampleKind::Final,
-                    labels(negative | held, held),
+                    Labels::from_masks(negative | held, held),
                 );
             }
             (LabelPolicy::Eager, CloseReason::Overload) => split(group, open, item, negative | held),
             (LabelPolicy::Wait, CloseReason::Due) => {
-                push(group, open, item, SampleKind::Final, labels(tasks, positive));
+                push(
+                    group,
+                    open,
+                    item,
+                    SampleKind::Final,
+                    Labels::from_masks(tasks, positive),
+                );
             }
             (LabelPolicy::Wait, CloseReason::Overload) => split(group, open, item, tasks),
             (LabelPolicy::Defer, _) => {
-                let rest = tasks & !item.copied;
-                let known = labels(rest, positive & rest);
+                let remaining = tasks & !item.copied;
+                let known = Labels::from_masks(remaining, positive);
                 push(group, open, item, SampleKind::RealCopy, known);
             }
             (LabelPolicy::Fnw | LabelPolicy::Fnc | LabelPolicy::EsDfm, _) => {}
@@ -107,15 +124,27 @@ pub(crate) fn closed(
 /// Samples a request that came with its labels: one certain sample per item, whatever the policy.
 pub(crate) fn fully_labeled(open: &OpenImpression, tasks: u8, group: &mut Vec<Sample>) {
     for item in &open.items {
-        push(group, open, item, SampleKind::Final, labels(tasks, item.positive));
+        push(
+            group,
+            open,
+            item,
+            SampleKind::Final,
+            Labels::from_masks(tasks, item.positive),
+        );
     }
 }
 
 /// Samples `tasks` as seen now: certain positives and presumed negatives, in a sample each.
 fn split(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, tasks: u8) {
     let positive = item.positive & tasks;
-    push(group, open, item, SampleKind::Final, labels(positive, positive));
-    let negative = labels(tasks & !positive, 0);
+    push(
+        group,
+        open,
+        item,
+        SampleKind::Final,
+        Labels::from_masks(positive, positive),
+    );
+    let negative = Labels::from_masks(tasks & !positive, 0);
     push(group, open, item, SampleKind::EarlyNegative, negative);
 }
 
@@ -133,13 +162,4 @@ fn push(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, kind: S
         shown_at: open.shown_at,
         action_record_ms: None,
     });
-}
-
-/// Labels of the tasks in `known`, those in `positive` as 1.
-fn labels(known: u8, positive: u8) -> Labels {
-    (0..8)
-        .filter(|task| known & (1 << task) != 0)
-        .fold(Labels::UNKNOWN, |labels, task| {
-            labels.with(task, positive & (1 << task) != 0)
-        })
 }

@@ -84,8 +84,8 @@ type IdTable<V> = HashMap<Id, V, BuildHasherDefault<IdHasher>>;
 #[derive(Debug)]
 pub struct SledStore {
     disk: Disk,
-    hot_requests: usize,
-    /// Number of hot impressions that are written out: the limit, or more after the disk refused.
+    max_in_memory: usize,
+    /// Number of impressions in memory at which all are written out: the limit, or more after a failed write.
     spill_at: usize,
     /// Closed and early slots.
     small: MemStore,
@@ -93,7 +93,7 @@ pub struct SledStore {
     open: IdTable<IndexEntry>,
     due: BTreeSet<(EventTime, Id)>,
     /// The open impressions in memory.
-    hot: IdTable<Box<OpenImpression>>,
+    in_memory: IdTable<Box<OpenImpression>>,
 }
 
 impl SledStore {
@@ -105,23 +105,22 @@ impl SledStore {
                 limits.page_cache.bytes(),
                 limits.compaction_threshold.bytes(),
             )?,
-            hot_requests: limits.requests_in_memory,
+            max_in_memory: limits.requests_in_memory,
             spill_at: limits.requests_in_memory,
             small: MemStore::default(),
             open: IdTable::default(),
             due: BTreeSet::new(),
-            hot: IdTable::default(),
+            in_memory: IdTable::default(),
         })
     }
 
     /// Open impressions that only the disk has.
-    #[must_use]
     pub fn n_cold(&self) -> usize {
-        self.open.len() - self.hot.len()
+        self.open.len() - self.in_memory.len()
     }
 
     fn load(&self, id: Id, entry: IndexEntry) -> Result<Box<OpenImpression>, StoreError> {
-        match self.hot.get(&id) {
+        match self.in_memory.get(&id) {
             Some(open) => Ok(open.clone()),
             None => self.disk.read(id, entry.on_disk, entry.check),
         }
@@ -143,8 +142,8 @@ impl SledStore {
             self.disk.delete(entry.on_disk, id);
             entry.on_disk = EventTime::MIN;
         }
-        self.hot.insert(id, open);
-        if self.hot.len() > self.spill_at {
+        self.in_memory.insert(id, open);
+        if self.in_memory.len() > self.spill_at {
             self.spill()
         } else {
             Ok(())
@@ -158,27 +157,26 @@ impl SledStore {
                 self.disk.delete(entry.on_disk, id);
             }
         }
-        self.hot.remove(&id);
+        self.in_memory.remove(&id);
     }
 
-    /// Writes out everything hot that is not too large. Where the disk refuses, everything stays in memory.
+    /// Writes out all impressions in memory that are not too large. After a failed write everything stays in memory.
     fn spill(&mut self) -> Result<(), StoreError> {
         match self.write_out() {
-            Ok(()) => self.spill_at = self.hot_requests,
+            Ok(()) => self.spill_at = self.max_in_memory,
             Err(error) => {
                 self.load_all()?;
-                self.spill_at = self.hot_requests.max(2 * self.hot.len());
+                self.spill_at = self.max_in_memory.max(2 * self.in_memory.len());
                 counter!(STORE_FAILURES).increment(1);
                 error!(
                     dir = %self.disk.dir().display(),
                     %error,
-                    n_open = self.hot.len(),
+                    n_open = self.in_memory.len(),
                     next_try = self.spill_at,
                     "the join store on disk takes no more: joining in memory"
                 );
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
         let (cold, bytes) = (self.n_cold() as f64, self.disk.n_bytes()? as f64);
         gauge!(STORE_COLD).set(cold);
         gauge!(STORE_BYTES).set(bytes);
@@ -187,23 +185,24 @@ impl SledStore {
 
     /// Writes out in order of due time. After an error memory holds all that it held.
     fn write_out(&mut self) -> Result<(), StoreError> {
-        let mut hot: Vec<(Id, &OpenImpression)> = self.hot.iter().map(|(id, open)| (*id, &**open)).collect();
-        hot.sort_unstable_by_key(|(id, open)| (open.next, *id));
-        for (id, check) in self.disk.write(&hot)? {
+        let mut impressions: Vec<(Id, &OpenImpression)> =
+            self.in_memory.iter().map(|(id, open)| (*id, &**open)).collect();
+        impressions.sort_unstable_by_key(|(id, open)| (open.next, *id));
+        for (id, check) in self.disk.write(&impressions)? {
             if let Some(entry) = self.open.get_mut(&id) {
                 entry.on_disk = entry.due;
                 entry.check = check;
             }
-            self.hot.remove(&id);
+            self.in_memory.remove(&id);
         }
         self.disk.rewrite_if_amplified(self.n_cold())
     }
 
-    /// Reads everything back into memory and gives the files up.
+    /// Reads everything back into memory and abandons the files.
     fn load_all(&mut self) -> Result<(), StoreError> {
         for (id, entry) in &self.open {
-            if !self.hot.contains_key(id) {
-                self.hot
+            if !self.in_memory.contains_key(id) {
+                self.in_memory
                     .insert(*id, self.disk.read(*id, entry.on_disk, entry.check)?);
             }
         }
@@ -222,7 +221,7 @@ impl JoinStore for SledStore {
         change: impl FnOnce(&mut Option<RequestSlot>) -> R,
     ) -> Result<R, StoreError> {
         if let Some(entry) = self.open.get(&id).copied() {
-            let open = match self.hot.remove(&id) {
+            let open = match self.in_memory.remove(&id) {
                 Some(open) => open,
                 None => self.disk.read(id, entry.on_disk, entry.check)?,
             };
@@ -290,7 +289,7 @@ impl JoinStore for SledStore {
         self.small.clear()?;
         self.open.clear();
         self.due.clear();
-        self.hot.clear();
+        self.in_memory.clear();
         Ok(())
     }
 }

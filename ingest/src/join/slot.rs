@@ -39,7 +39,6 @@ impl SlotClass {
 
 impl RequestSlot {
     /// Its class, and the watermark at which it is due.
-    #[must_use]
     pub fn due(&self) -> (SlotClass, EventTime) {
         match self {
             RequestSlot::Early(early) => (SlotClass::Early, early.next),

@@ -76,9 +76,6 @@ impl fmt::Display for StoredPolicy {
 
 impl<S: JoinStore> Joiner<S> {
     /// The whole state.
-    ///
-    /// # Panics
-    /// Never: the types written have no failing representation.
     pub fn export(&self) -> Result<Vec<u8>, JoinError> {
         let n_slots: usize = SlotClass::ALL.iter().map(|class| self.store.len(*class)).sum();
         let header = Header {

@@ -11,9 +11,7 @@ use crate::join::effects::{Captured, ClosedImpression, CountedAction, FeatureSou
 use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::policy::{self, CloseReason};
-use crate::join::slot::{
-    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, RequestSlot,
-};
+use crate::join::slot::{ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, RequestSlot};
 
 /// Actions that may wait for one impression; more than a slate has (item, task) pairs is an attack.
 const MAX_WAITING_PER_REQUEST: usize = 1_024;
@@ -43,7 +41,7 @@ impl SlotChange<'_> {
         impression: &Impression,
         features: &mut dyn FeatureSource,
     ) -> Result<Outcome, JoinError> {
-        let n_items = count(impression.items.len());
+        let n_items = impression.items.len() as u64;
         let is_known = matches!(slot, Some(RequestSlot::Open(_) | RequestSlot::Closed(_)));
         if is_known && !self.has(PlantedBug::ForgetImpressionDedup) {
             self.counters.add_duplicate_impression(n_items);
@@ -67,9 +65,9 @@ impl SlotChange<'_> {
             Some(RequestSlot::Early(early)) if !self.has(PlantedBug::ForgetEarlyActions) => early.actions,
             _ => Vec::new(),
         };
-        self.counters.waiting = self.counters.waiting.wrapping_sub(count(waiting.len()));
+        self.counters.waiting = self.counters.waiting.wrapping_sub(waiting.len() as u64);
         let Some(captured) = captured else {
-            self.counters.late_actions += count(waiting.len());
+            self.counters.late_actions += waiting.len() as u64;
             *slot = (!is_forgotten).then(|| {
                 RequestSlot::Closed(ClosedRequest {
                     expires,
@@ -117,7 +115,7 @@ impl SlotChange<'_> {
             self.count_action(outcome, counted, action.offset, Some(open));
         }
         self.effects.actions.sort_by_key(|action| action.is_late);
-        self.counters.pending_items += count(open.items.len());
+        self.counters.pending_items += open.items.len() as u64;
         open.next = self.next_due(open);
     }
 
@@ -157,7 +155,6 @@ impl SlotChange<'_> {
         }
     }
 
-    /// An action arrives before its impression.
     fn wait(&mut self, slot: &mut Option<RequestSlot>, action: EarlyAction) -> Outcome {
         let is_given_up = action.expires <= self.watermark;
         let Some(RequestSlot::Early(early)) = slot else {
@@ -229,7 +226,7 @@ impl SlotChange<'_> {
         };
         let before = early.actions.len();
         early.actions.retain(|action| action.expires > due);
-        let n_given_up = count(before - early.actions.len());
+        let n_given_up = (before - early.actions.len()) as u64;
         if !early.update_next() {
             *slot = None;
         }
@@ -255,7 +252,7 @@ impl SlotChange<'_> {
             open.closed |= closes;
         }
         if open.closed == self.config.all_tasks() {
-            self.counters.pending_items -= count(open.items.len());
+            self.counters.pending_items -= open.items.len() as u64;
             self.effects.closed.push(ClosedImpression {
                 shown_at: open.shown_at,
                 user: open.request.user,
@@ -270,11 +267,8 @@ impl SlotChange<'_> {
 
     fn act(&mut self, open: &mut OpenImpression, action: &EarlyAction) -> Outcome {
         let bit = 1u8 << action.task;
-        let Some(index) = open
-            .items
-            .iter()
-            .position(|item| item.candidate.item == action.item)
-        else {
+        let is_shown = |item: &OpenItem| item.candidate.item == action.item;
+        let Some(index) = open.items.iter().position(is_shown) else {
             self.counters.orphans += 1;
             return Outcome::Orphan;
         };
@@ -319,11 +313,8 @@ impl SlotChange<'_> {
 
     fn act_closed(&mut self, closed: &mut ClosedRequest, item: Id, task: TaskId) -> Outcome {
         let bit = 1u8 << task;
-        let positive = closed
-            .positives
-            .iter_mut()
-            .find(|positive| positive.item == item && positive.tasks & bit != 0);
-        match positive {
+        let mut positives = closed.positives.iter_mut();
+        match positives.find(|positive| positive.item == item && positive.tasks & bit != 0) {
             None => {
                 self.counters.late_actions += 1;
                 Outcome::LateAction
@@ -360,10 +351,9 @@ impl SlotChange<'_> {
         }
         policy::fully_labeled(open, all, &mut self.group);
         let mut closed = open.close(expires);
-        closed
-            .positives
-            .iter_mut()
-            .for_each(|PositiveItem { seen, .. }| *seen = 0);
+        for positive in &mut closed.positives {
+            positive.seen = 0;
+        }
         closed
     }
 
@@ -440,8 +430,4 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> OpenImpression {
 /// The tasks of a set.
 fn bits(mask: u8) -> impl Iterator<Item = TaskId> {
     (0..8).filter(move |task| mask & (1 << task) != 0)
-}
-
-fn count(n: usize) -> u64 {
-    n as u64
 }

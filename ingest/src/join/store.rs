@@ -68,12 +68,11 @@ pub struct MemStore {
 
 impl MemStore {
     /// The slot of `id`.
-    #[must_use]
     pub fn get(&self, id: Id) -> Option<&RequestSlot> {
         self.slots.get(&id).and_then(Option::as_ref)
     }
 
-    /// Every id, in no order.
+    /// All ids, unordered.
     pub(crate) fn ids(&self) -> impl Iterator<Item = Id> + '_ {
         self.slots.keys().copied()
     }

@@ -49,7 +49,7 @@ impl Bench {
         bench
     }
 
-    /// A join that has seen nothing.
+    /// A join at the start of its log.
     fn at_the_start(config: JoinConfig) -> Self {
         Self {
             joiner: Joiner::new(config, [SHOWN, ACTED], MemStore::default()).unwrap(),
@@ -115,7 +115,7 @@ impl Bench {
         effects.outcome
     }
 
-    /// Moves both streams on, so that the watermark is `watermark`.
+    /// Advances both streams so that the watermark becomes `watermark`.
     fn pass(&mut self, watermark: i64) {
         for partition in [SHOWN, ACTED] {
             let effects = self.joiner.advance(partition, EventTime(watermark + 10));
@@ -234,7 +234,7 @@ fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
 }
 
 #[test]
-fn revealed_labels_make_final_samples_at_once() {
+fn known_actions_make_final_samples_at_once() {
     let mut bench = Bench::with(LabelPolicy::Defer);
     let impression = Impression {
         known_actions: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
@@ -257,7 +257,7 @@ fn revealed_labels_make_final_samples_at_once() {
 }
 
 #[test]
-fn too_much_pending_closes_the_oldest_first_and_says_so() {
+fn beyond_the_cap_the_oldest_requests_close_first_and_are_counted() {
     let mut bench = Bench::new(JoinConfig {
         max_pending_items: 4,
         ..config(LabelPolicy::Eager)
@@ -343,7 +343,7 @@ fn a_capture_that_does_not_fit_its_slate_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_state_is_restored_only_where_it_fits() {
+fn a_state_is_restored_only_under_its_configuration() {
     let mut bench = Bench::with(LabelPolicy::Eager);
     bench.show(REQUEST, 0);
     bench.act(1, CLICK, 1);

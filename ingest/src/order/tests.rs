@@ -1,4 +1,4 @@
-//! The merge, bounded, live and planned.
+//! Tests of the merge: over bounded ranges, on a live log, and along a plan.
 
 use ouzel_sample::{Action, Event, Id, Reject, RejectReason};
 
@@ -111,7 +111,7 @@ fn the_order_is_the_same_however_records_arrive() {
         out
     };
     let by_partition: Vec<usize> = (0..3)
-        .flat_map(|lane| (0..20).map(move |n| n * 3 + lane))
+        .flat_map(|start| (0..20).map(move |n| n * 3 + start))
         .collect();
     let expected = order((0..60).collect(), 60);
     assert_eq!(expected.len(), 60);
@@ -146,7 +146,7 @@ fn a_live_partition_at_its_end_is_waited_for_until_the_caller_releases() {
 }
 
 #[test]
-fn items_come_first_until_they_were_once_at_their_end() {
+fn items_come_first_until_their_stream_was_at_its_end() {
     let mut orderer = orderer(&[items(), shown()], true);
     orderer.push(record(shown(), 0, Some(1), 1)).unwrap();
     orderer.finish(shown());

@@ -38,7 +38,6 @@ pub struct PlanEntry {
 
 impl PlanEntry {
     /// True without a record and without a decision.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self {
             seq: _,

@@ -22,17 +22,11 @@ pub(super) struct Chain(u64);
 
 impl Chain {
     fn start(first: u64) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(MAGIC);
-        hasher.update(&first.to_le_bytes());
-        Self(first_8_bytes(&hasher))
+        Self(checksum(MAGIC, &first.to_le_bytes()))
     }
 
     fn next(self, payload: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.0.to_le_bytes());
-        hasher.update(payload);
-        Self(first_8_bytes(&hasher))
+        Self(checksum(&self.0.to_le_bytes(), payload))
     }
 
     /// The bytes of `entry` as the next frame.
@@ -49,11 +43,7 @@ impl Chain {
             return Err(too_large());
         }
         *self = self.next(&payload);
-        let mut frame = Vec::with_capacity(FRAME_BYTES + bytes);
-        frame.extend_from_slice(&len.to_le_bytes());
-        frame.extend_from_slice(&self.0.to_le_bytes());
-        frame.extend_from_slice(&payload);
-        Ok(frame)
+        Ok([&len.to_le_bytes()[..], &self.0.to_le_bytes(), &payload].concat())
     }
 }
 
@@ -140,11 +130,7 @@ pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
 /// The first entry of the segment with this file name; `None` for other files.
 pub(super) fn first_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("plan-")?.strip_suffix(".log")?;
-    if digits.len() == 20 {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    digits.parse().ok().filter(|_| digits.len() == 20)
 }
 
 /// Creates a segment, durably and at once: it is written aside and renamed, so no header is ever torn.
@@ -180,16 +166,22 @@ fn open(path: &Path) -> Result<File, PlanError> {
 }
 
 fn header(first: u64) -> Vec<u8> {
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    header.extend_from_slice(MAGIC);
-    header.extend_from_slice(&first.to_le_bytes());
-    header.extend_from_slice(&Chain::start(first).0.to_le_bytes());
-    header
+    [
+        MAGIC.as_slice(),
+        &first.to_le_bytes(),
+        &Chain::start(first).0.to_le_bytes(),
+    ]
+    .concat()
 }
 
-fn first_8_bytes(hasher: &blake3::Hasher) -> u64 {
+/// The first 8 bytes of the blake3 of both parts.
+pub(crate) fn checksum(head: &[u8], tail: &[u8]) -> u64 {
     let mut bytes = [0; 8];
-    hasher.finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new()
+        .update(head)
+        .update(tail)
+        .finalize_xof()
+        .fill(&mut bytes);
     u64::from_le_bytes(bytes)
 }
 

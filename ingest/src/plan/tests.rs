@@ -78,7 +78,7 @@ fn last_segment(dir: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn what_was_appended_is_read_from_any_position_across_segments() {
+fn appended_entries_are_read_from_any_position_across_segments() {
     let (dir, written) = log(10, &[4, 7]);
     assert_eq!(list(dir.path()).unwrap(), [0, 4, 7]);
     for from in 0..=10 {
@@ -146,7 +146,7 @@ fn a_log_without_files_starts_at_the_position_of_its_snapshot() {
 }
 
 #[test]
-fn a_tail_torn_at_any_byte_is_dropped_and_the_rest_kept() {
+fn a_tail_torn_at_any_byte_is_dropped_and_earlier_entries_stay() {
     let (dir, log) = log(6, &[3]);
     drop(log);
     let path = last_segment(&dir);

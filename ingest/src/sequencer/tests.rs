@@ -1,5 +1,5 @@
-//! The plan's promise, without a process: following a recorded plan gives the batches and the state of the run that
-//! recorded it, for any arrival of records, any decision on the way and a crash between any two effects.
+//! The guarantee of the plan log: following a recorded plan gives the batches and the state of the run that
+//! recorded it, for any arrival of records, any decision and a crash between any two effects.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ const PARTITIONS: [(Stream, i32); 5] = [
     (Stream::Actions, 1),
     (Stream::Impressions, 1),
 ];
-/// The last partition is gained while the first run goes on.
+/// The last partition is added during the first run.
 const ADDED: usize = 4;
 const CHECKPOINT_EVERY: u64 = 3;
 
@@ -43,7 +43,7 @@ fn config() -> JoinConfig {
     }
 }
 
-/// What is written next: to which partition, how much later, about which request, and how late it is written.
+/// The next record: its partition, the time since the one before, its request, and its delay.
 #[derive(Clone, Debug)]
 struct Draft {
     partition: usize,
@@ -128,7 +128,7 @@ enum Input {
     Release(bool),
     Flush,
     Idle(usize),
-    /// So many items are encoded.
+    /// This number of items is encoded.
     Encoded(usize),
     Added,
     Checkpoint,
@@ -153,7 +153,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
 #[derive(Debug)]
 struct Crashed;
 
-/// What a crash leaves, and what the learner was handed before it.
+/// The state that a crash leaves, and the batches that the learner got before it.
 #[derive(Debug, Default)]
 struct Durable {
     plan: Vec<PlanEntry>,
@@ -176,7 +176,7 @@ struct Caller<'a> {
     stops_when_caught_up: bool,
 }
 
-/// What the encoder makes of an item.
+/// The vectors of an item.
 fn vectors(content: ContentHash) -> ItemVectors {
     let mut vectors: ItemVectors = Default::default();
     vectors[0] = Some(Vector::encoded(content, vec![f32::from(content.0[0]), 1.0]));
@@ -201,7 +201,7 @@ impl<'a> Caller<'a> {
             )
             .unwrap(),
         };
-        // A feature state names its encoded vectors and leaves it to the caller to load them.
+        // A feature state contains the hashes of its encoded vectors; the caller loads them.
         stage.features().vectors().fill(|_, content| {
             vectors(content)[0]
                 .as_ref()
@@ -311,7 +311,7 @@ impl<'a> Caller<'a> {
                 self.arrive(*index, *n);
                 return Ok(());
             }
-            // To a run that has caught up, what has not arrived is not written yet.
+            // For a run that has caught up, records that have not arrived are not written yet.
             Input::AtEnd(index) if self.sequencer.is_following() => {
                 self.at_end(*index);
                 return Ok(());
@@ -350,7 +350,7 @@ impl<'a> Caller<'a> {
         (self, is_crashed)
     }
 
-    /// Everything written arrives, and the plan is followed to its end.
+    /// Delivers all written records and follows the plan to its end.
     fn catch_up(&mut self) {
         for index in 0..PARTITIONS.len() {
             self.arrive(index, usize::MAX);
@@ -384,7 +384,7 @@ fn whole_run<'a>(log: &'a Log, inputs: &[Input]) -> Caller<'a> {
     caller
 }
 
-/// Runs until a crash, restarts, follows the plan and goes on; compares what the learner got twice.
+/// Runs until a crash, restarts, follows the plan and continues; compares the batches that the learner got twice.
 fn crash_is_harmless(
     log: &Log,
     inputs: [&[Input]; 2],
@@ -442,7 +442,7 @@ proptest! {
     }
 
     #[test]
-    fn any_checkpoint_with_the_rest_of_the_plan_is_the_same_state(drafts in drafts(), inputs in inputs()) {
+    fn any_checkpoint_with_the_remaining_plan_is_the_same_state(drafts in drafts(), inputs in inputs()) {
         let log = log(&drafts);
         let first = whole_run(&log, &inputs);
         for n in 0..=first.durable.checkpoints.len() {
@@ -460,7 +460,7 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_between_any_two_effects_leaves_no_trace(
+    fn a_crash_between_any_two_effects_changes_nothing(
         drafts in drafts(),
         before in inputs(),
         after in inputs(),

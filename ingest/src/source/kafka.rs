@@ -15,7 +15,6 @@ mod diagnosis;
 mod new_partitions;
 pub(crate) mod properties;
 mod range;
-mod read_error;
 mod reader;
 mod source;
 mod tombstone;

@@ -13,7 +13,6 @@ const BUFFER_BYTES: usize = 1 << 16;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Reads a file line by line.
 pub(crate) struct LineReader {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,

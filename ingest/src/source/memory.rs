@@ -14,7 +14,6 @@ pub type MemorySource = BoundedSource<VecDeque<Record>>;
 impl MemorySource {
     /// A source over `records` of any partitions in any order. Each partition is delivered by offset, from its
     /// offset in `from` on.
-    #[must_use]
     pub fn new(records: impl IntoIterator<Item = Record>, from: &Positions) -> Self {
         let mut partitions: BTreeMap<PartitionId, Vec<Record>> = BTreeMap::new();
         for record in records {

@@ -22,7 +22,7 @@ fn record(id: PartitionId, offset: i64, ts: i64) -> Record {
     }
 }
 
-/// Everything a bounded source tells until it is finished.
+/// All results of a bounded source until it is finished.
 fn drain(source: &mut dyn Source) -> (Vec<(PartitionId, i64)>, Vec<PartitionId>) {
     let (mut read, mut ended) = (Vec::new(), Vec::new());
     for _ in 0..10_000 {
@@ -116,7 +116,7 @@ fn an_empty_source_is_finished_at_once() {
     assert_eq!(source.poll(Duration::ZERO).unwrap(), Polled::Finished);
 }
 
-/// Writes `text` as the file of `name`, packed as its extension says.
+/// Writes `text` as the file of `name`, compressed as its extension says.
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     let file = std::fs::File::create(&path).unwrap();
@@ -145,7 +145,7 @@ fn events(n: i64) -> String {
 }
 
 #[test]
-fn files_are_read_alike_however_they_are_packed() {
+fn a_file_reads_the_same_under_every_compression() {
     let dir = tempfile::tempdir().unwrap();
     let id = partition(Stream::Items, 0);
     let names = if cfg!(feature = "zstd") {
@@ -185,7 +185,7 @@ fn a_line_keeps_its_number_as_offset_across_blank_and_broken_ones() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_cut_is_an_error_with_its_path_after_what_could_be_read() {
+fn a_missing_or_truncated_file_is_an_error_with_its_path_after_its_readable_lines() {
     let dir = tempfile::tempdir().unwrap();
     let absent = BTreeMap::from([(Stream::Items, dir.path().join("absent"))]);
     let error = FileSource::open(&absent, &Positions::default()).unwrap_err();

@@ -43,7 +43,6 @@ pub(super) struct StageState {
     pub(super) batcher: Batcher,
     pub(super) positions: Positions,
     pub(super) event_time: EventTime,
-    /// Rejected records by reason.
     pub(super) rejected: BTreeMap<String, u64>,
     pub(super) n_items: u64,
 }

@@ -28,7 +28,7 @@ impl FeatureSource for StageOutput {
             items: &impression.items,
             slate_size: None,
         }));
-        // A slate with known_actions labels is predicted by the very step that learns it.
+        // A slate with known actions is predicted by the step that learns it.
         if impression.known_actions.is_none() {
             let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());
             self.shown.push(ShownSlate { request, candidates });
@@ -60,7 +60,6 @@ impl StageOutput {
         }
     }
 
-    /// Closes the open batch.
     pub(super) fn flush(&mut self) -> Option<Batch> {
         let batch = self.state.batcher.flush()?;
         Some(self.complete(batch))
@@ -82,7 +81,7 @@ impl StageOutput {
         batch
     }
 
-    /// Counts an impression, and the actions known_actions with it.
+    /// Counts an impression and its known actions.
     fn count_impression(&self, impression: &Impression) {
         self.features.add_impression(impression);
         for (item, task) in impression.known_actions.iter().flatten() {

@@ -229,12 +229,8 @@ impl Group {
         self.consumer.commit(&list, CommitMode::Sync).map_err(failed)
     }
 
-    fn topic(&self, stream: Stream) -> &str {
-        self.topics.name(stream)
-    }
-
     fn log_range(&self, stream: Stream, partition: i32) -> Result<LogRange, Error> {
-        let topic = self.topic(stream);
+        let topic = self.topics.name(stream);
         let (low, high) = self
             .consumer
             .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)

@@ -28,7 +28,6 @@ impl UnresolvedActions {
         }
     }
 
-    /// Notes that the action at `offset` was read.
     pub(super) fn read(&mut self, offset: i64) {
         self.next = offset + 1;
     }
@@ -60,7 +59,6 @@ pub(super) struct SourceLedger {
     actions_before: i64,
     /// Reported actions from there on.
     actions: BTreeSet<i64>,
-    /// The newest watermark reported.
     watermark: EventTime,
     /// Deadline and offset of every open impression.
     deadlines: BTreeSet<(EventTime, i64)>,

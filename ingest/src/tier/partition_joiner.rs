@@ -20,13 +20,12 @@ use crate::tier::ledger::UnresolvedActions;
 use crate::tier::start::{ReportProgress, StartPoint};
 use records::{EventDraft, of_effects};
 
-/// A partition joiner cannot go on.
+/// An error that stops a partition joiner.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum PartitionJoinerError {
-    /// The join failed.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// The order cannot be kept.
     #[error(transparent)]
     Order(#[from] OrderError),
 }
@@ -47,7 +46,7 @@ pub struct PartitionJoiner {
     config: JoinConfig,
     joiner: Joiner<MemStore>,
     orderer: Orderer,
-    /// Next offset to read of each of the two.
+    /// Next offset to read of each partition.
     read: Positions,
     /// While warming up: everything up to here was reported by an earlier owner.
     reported: Option<ReportProgress>,
@@ -107,44 +106,37 @@ impl PartitionJoiner {
     }
 
     /// Next offset to read of each of its partitions.
-    #[must_use]
     pub fn wanted(&self) -> &Positions {
         &self.read
     }
 
     /// Records of `partition` that were pushed and not joined yet.
-    #[must_use]
     pub fn n_queued(&self, partition: PartitionId) -> usize {
         let is_of = |record: &&DecodedRecord| record.position.partition == partition;
         self.orderer.n_queued(partition) + self.after_warm_up.iter().filter(is_of).count()
     }
 
     /// True when a record waits only for a silent partition: see [`Orderer::is_holding`].
-    #[must_use]
     pub fn is_holding(&self) -> bool {
         self.orderer.is_holding()
     }
 
     /// True for a record whose outcome an earlier owner reported.
-    #[must_use]
     pub fn was_reported(&self, position: Position) -> bool {
         self.reported.is_some_and(|reported| reported.covers(position))
     }
 
     /// True while everything that it joins was reported before.
-    #[must_use]
     pub fn is_warming_up(&self) -> bool {
         self.reported.is_some()
     }
 
     /// The join.
-    #[must_use]
     pub fn joiner(&self) -> &Joiner<MemStore> {
         &self.joiner
     }
 
     /// The point up to which it has reported everything.
-    #[must_use]
     pub fn progress(&self) -> ReportProgress {
         let [impressions, actions] =
             pair(self.partition).map(|id| self.orderer.positions().next(id).unwrap_or(0));
@@ -170,7 +162,7 @@ impl PartitionJoiner {
         if next.is_none() && !self.is_warming_up() {
             next = self.orderer.next(release_all)?;
         }
-        // No plan log records this order: the next owner merges anew.
+        // No plan log records this order: the next owner merges again.
         self.orderer.forget_runs();
         let Some(record) = next else { return Ok(None) };
         let partition = record.position.partition;
@@ -178,7 +170,7 @@ impl PartitionJoiner {
         Ok(Some(partition))
     }
 
-    /// Lets time go on without `partition`, which is silent while others of its stream are not: it takes the time of the
+    /// Advances time without `partition`, which is silent while others of its stream are not: it takes the time of the
     /// other partition. The caller decides which partitions are silent, and calls this repeatedly while that lasts.
     pub fn skip_silent(
         &mut self,

@@ -33,14 +33,13 @@ pub struct JoinResultReceiver {
     pending: BTreeMap<(i32, i64), PendingImpression>,
     /// A window was closed, so that there are negatives.
     is_started: bool,
-    /// Of the last record. Kept for its memory.
+    /// The effects of the last record; reused to avoid allocation.
     #[serde(skip)]
     effects: JoinEffects,
 }
 
 impl JoinResultReceiver {
     /// A receiver that has read nothing.
-    #[must_use]
     pub fn new(config: &JoinConfig) -> Self {
         Self {
             counters: Counters::new(config.n_tasks()),
@@ -51,10 +50,6 @@ impl JoinResultReceiver {
     }
 
     /// The whole state as bytes.
-    ///
-    /// # Panics
-    /// Never: the types written have no failing representation.
-    #[must_use]
     pub fn export(&self) -> Vec<u8> {
         postcard::to_extend(self, MAGIC.to_vec()).expect("the state has no type that postcard refuses")
     }
@@ -93,13 +88,11 @@ impl JoinResultReceiver {
     }
 
     /// The outcomes so far, each counted once.
-    #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// Event time by which every window is closed, over all sources seen.
-    #[must_use]
     pub fn watermark(&self) -> EventTime {
         let mut sources: BTreeMap<i32, EventTime> = BTreeMap::new();
         for ((_, source), ledger) in &self.ledgers {

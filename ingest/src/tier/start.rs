@@ -22,12 +22,10 @@ pub struct ReportProgress {
 
 impl ReportProgress {
     /// True for a record before this point.
-    #[must_use]
     pub fn covers(&self, position: Position) -> bool {
         position.offset < self.next(position.partition.stream)
     }
 
-    /// The next offset of one stream.
     pub(crate) fn next(&self, stream: Stream) -> i64 {
         match stream {
             Stream::Actions => self.actions,
@@ -37,7 +35,6 @@ impl ReportProgress {
 
     /// The record timestamp from which the warm-up must read to reach the state of this point, ms. `None` for the start
     /// of the log.
-    #[must_use]
     pub fn warm_up_ms(&self, config: &JoinConfig, max_future_skew_ms: i64) -> Option<i64> {
         (self.watermark != EventTime::MIN).then(|| {
             let span = config.warm_up_ms(max_future_skew_ms);
@@ -78,7 +75,6 @@ pub enum StartProblem {
 impl StartPoint {
     /// The start in `log` (impressions, actions) after `committed`, if anything was committed. `warm_up` has the first
     /// offsets of the warm-up, if they could be found.
-    #[must_use]
     pub fn choose(
         log: [LogRange; 2],
         committed: Option<ReportProgress>,
@@ -93,11 +89,7 @@ impl StartPoint {
             return (fresh, None);
         };
         let committed_at = [progress.impressions, progress.actions];
-        if committed_at
-            .iter()
-            .zip(&log)
-            .any(|(committed_at, range)| *committed_at > range.high)
-        {
+        if (0..2).any(|i| committed_at[i] > log[i].high) {
             return (fresh, Some(StartProblem::LogRecreated));
         }
         let wanted = warm_up.unwrap_or(lows);
@@ -106,11 +98,7 @@ impl StartPoint {
             offsets,
             reported: Some(progress),
         };
-        let n_lost: i64 = lows
-            .iter()
-            .zip(committed_at)
-            .map(|(low, committed_at)| (low - committed_at).max(0))
-            .sum();
+        let n_lost: i64 = (0..2).map(|i| (lows[i] - committed_at[i]).max(0)).sum();
         let is_short = (0..2).any(|i| lows[i] > 0 && wanted[i].min(committed_at[i]) <= lows[i]);
         let problem = match (n_lost, is_short) {
             (1.., _) => Some(StartProblem::RecordsLost(n_lost)),

@@ -1,4 +1,4 @@
-//! The tier against itself and against one process that does everything, over random logs of one pair of partitions.
+//! The join tier compared with other owners and with one process that joins alone, over random logs of one pair.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn run(
     }
 }
 
-/// The same with partitions that run ahead of each other by `turns`.
+/// As above, with partitions read alternately in runs of the lengths in `turns`.
 fn run_mixed(
     config: &JoinConfig,
     log: &[DecodedRecord],
@@ -71,7 +71,7 @@ fn run_mixed(
     let mut turns = turns.iter().cycle();
     loop {
         let [partition, n] = [0, 1].map(|_| usize::from(*turns.next().unwrap()));
-        // Once one is read to its end, it is the other's turn.
+        // After the end of one partition the other one is read.
         let is_over = partitions[partition % 2].clone().next().is_none();
         for recorded in partitions[(partition + usize::from(is_over)) % 2]
             .by_ref()
@@ -184,11 +184,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(300), ..ProptestConfig::default() })]
 
     #[test]
-    fn a_pair_that_moves_is_reported_as_if_it_had_stayed(config in config(), drafts in drafts(), cut in 0..250usize) {
+    fn a_pair_that_moves_is_reported_as_if_it_had_not_moved(config in config(), drafts in drafts(), moved_at in 0..250usize) {
         let log = log(&drafts);
         let stayed = run(&config, &log, &whole());
-        let cut = cut % stayed.len();
-        let committed = stayed[cut].1;
+        let moved_at = moved_at % stayed.len();
+        let committed = stayed[moved_at].1;
         // The delays of this world are all into the past.
         let (found, held) = match committed.warm_up_ms(&config, 0) {
             Some(ms) => (Some(find(&log, ms).0), find(&log, ms).1),
@@ -200,7 +200,7 @@ proptest! {
         let reported = |steps: &[(Vec<OutgoingRecord>, ReportProgress, bool)]| steps.iter().flat_map(|step| step.0.clone()).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = moved.into_iter().partition(|step| !step.2);
         // The new owner may wait longer for an action that was given up before.
-        prop_assert_eq!(without_resolved(reported(&after)), without_resolved(reported(&stayed[cut + 1..])));
+        prop_assert_eq!(without_resolved(reported(&after)), without_resolved(reported(&stayed[moved_at + 1..])));
         let is_late = |outgoing: &OutgoingRecord| matches!(outgoing.record.event, JoinEvent::Late { .. });
         prop_assert!(reported(&before).iter().all(is_late));
     }
@@ -217,7 +217,7 @@ proptest! {
         let records: Vec<OutgoingRecord> = steps.into_iter().flat_map(|step| step.0).collect();
         let (once, batches) = receive(&config, &records, &[]);
         prop_assert_eq!(once.counters().actions, reported_actions(&records).len() as u64);
-        // One process dies after `dies`; another one has begun at `again` meanwhile, and both outgoing.
+        // One process dies after `dies`; meanwhile another one has started at `again`, and both write.
         let dies = dies % (records.len() + 1);
         let again = again % (dies + 1);
         let (mut first, mut second) = (records[again..dies].iter(), records[again..].iter());
@@ -257,7 +257,7 @@ proptest! {
         let config = JoinConfig { label_policy: LabelPolicy::Wait, ..config };
         let mut log = log(&drafts);
         log.extend(end(&log));
-        // The clock of the one who dies lets partitions run ahead of each other in another way than the next one's.
+        // The two owners interleave the partitions differently.
         let first = run_mixed(&config, &log, &whole(), &turns[0]);
         let dies = dies % first.len();
         let committed = first[commits % (dies + 1)].1;
@@ -304,13 +304,13 @@ proptest! {
         let second = run_mixed(&config, &log, &start, &turns[1]);
         let records: Vec<OutgoingRecord> = first.into_iter().take(dies + 1).chain(second).flat_map(|step| step.0).collect();
         let (stage, _) = receive(&config, &records, &restarts);
-        // What one of them calls late was an orphan or a duplicate to the other now and then: then it may be left out.
+        // An action that is late for one owner may be an orphan or a duplicate for the other, which then omits it.
         let (counted, reported) = (stage.counters().actions, reported_actions(&records).len() as u64);
         prop_assert!(counted <= reported, "{counted} of {reported}");
     }
 
     #[test]
-    fn a_learner_behind_the_tier_learns_what_one_process_would(config in config(), drafts in drafts()) {
+    fn a_learner_behind_the_tier_learns_what_one_process_learns(config in config(), drafts in drafts()) {
         let mut log = log(&drafts);
         log.extend(end(&log));
         let mut stage = Stage::new(&StoreConfig::Memory, &config, pair(0), features(), BATCH).unwrap();
@@ -377,7 +377,7 @@ fn outcomes(batches: &[Vec<Sample>]) -> Vec<(Position, Id, u8, u8, bool)> {
     outcomes
 }
 
-/// The join records of a joiner that is given the records one by one.
+/// The join records of a joiner that reads the records one by one.
 fn in_order(config: &JoinConfig, log: &[DecodedRecord]) -> Vec<OutgoingRecord> {
     let mut joiner = PartitionJoiner::new(config.clone(), 0, &whole()).unwrap();
     let mut records = Vec::new();

@@ -37,7 +37,6 @@ pub struct Wire {
 
 impl Wire {
     /// A format for these ids and these task names, in task order.
-    #[must_use]
     pub fn new(ids: IdSpace, tasks: Vec<String>) -> Self {
         Self {
             space: Hex(ids.id(IdKind::Request, FORMAT)),
@@ -46,16 +45,11 @@ impl Wire {
     }
 
     /// The key of a record about `user`.
-    #[must_use]
     pub fn key(user: Id) -> String {
         user.to_string()
     }
 
     /// The bytes of `record`.
-    ///
-    /// # Panics
-    /// Never: the types written have no failing representation.
-    #[must_use]
     pub fn encode(&self, record: &JoinRecord) -> Vec<u8> {
         let mut line = Line {
             space: self.space,
@@ -337,7 +331,6 @@ struct LateActionLine {
     settled: i64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }

@@ -49,7 +49,7 @@ fn positions_outside_of_the_log_are_refused_with_their_coordinates() {
     );
 }
 
-/// Fills impressions[0] beyond what the embedded broker keeps.
+/// Fills impressions[0] beyond the limit of the embedded broker.
 fn overflow(world: &World) {
     let payload = vec![b'x'; 50_000];
     for _ in 0..=EMBEDDED_PARTITION_BYTES / 50_000 + 20 {
@@ -65,7 +65,7 @@ fn overflow(world: &World) {
 fn retention_that_passed_a_position_is_an_error_at_the_start_and_while_reading() {
     let world = world(1);
     world.feed(Stream::Impressions, 0..5);
-    // Opened and assigned, but held back while the broker drops what it was to read.
+    // Opened and assigned, but paused while the broker drops the next records.
     let mut source = world.open();
     let mut collected = Collected::default();
     collected.until(&mut source, |collected| collected.n() == 5);

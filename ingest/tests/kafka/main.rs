@@ -63,7 +63,7 @@ fn id(stream: Stream, partition: i32) -> PartitionId {
     PartitionId { stream, partition }
 }
 
-/// What a source collected, checked for continuity.
+/// The records of a source, checked for continuity.
 #[derive(Default)]
 struct Collected {
     records: BTreeMap<PartitionId, Vec<Record>>,

@@ -33,7 +33,7 @@ fn a_key_lands_on_the_same_partition_in_every_topic() {
 }
 
 #[test]
-fn a_feeder_paced_by_what_was_consumed_never_overflows_the_embedded_broker() {
+fn a_feeder_paced_by_consumption_never_overflows_the_embedded_broker() {
     let world = world(1);
     let config = KafkaConfig {
         is_whole_log_expected: true,
@@ -162,11 +162,9 @@ fn dead_letters_of_a_replay_go_to_a_file() {
     let record = Record {
         position,
         timestamp_ms: None,
-        payload: Some(b"\xff not json".to_vec()),
+        payload: Some([b"\xff".as_slice(), &[b'x'; 600]].concat()),
     };
-    let mut letters = DeadLetters::file(&path, Topics::default())
-        .unwrap()
-        .with_prefix_bytes(5);
+    let mut letters = DeadLetters::file(&path, Topics::default()).unwrap();
     letters.send(
         &record,
         &Reject::new(RejectReason::MalformedJson, "expected value"),
@@ -179,6 +177,6 @@ fn dead_letters_of_a_replay_go_to_a_file() {
         (Some(0), Some(4))
     );
     assert_eq!(line["reason"], "malformed_json");
-    assert_eq!(line["payload"], "\u{fffd} not");
+    assert_eq!(line["payload"], format!("\u{fffd}{}", "x".repeat(511)));
     DeadLetters::discard().send(&record, &Reject::new(RejectReason::BadId, ""));
 }

@@ -1,5 +1,5 @@
-//! What the embedded broker cannot show: transactions, lookup by time, topics made by request, retention by
-//! request. Runs against the broker named by `OUZEL_KAFKA_BOOTSTRAP` (`host:port`) and says loudly when there is
+//! Tests that need a real broker: transactions, lookup by time, topics made by request, retention by
+//! request. Runs against the broker named by `OUZEL_KAFKA_BOOTSTRAP` (`host:port`) and prints a notice when there is
 //! none.
 
 use std::collections::BTreeMap;

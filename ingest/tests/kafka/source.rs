@@ -1,4 +1,4 @@
-//! What is read, in which range, and how pausing works.
+//! Reading ranges, resuming and pausing.
 
 use ouzel_ingest::{KafkaSource, ReplayBound, ReplayRange, Source};
 use ouzel_sample::Stream;
@@ -6,7 +6,7 @@ use ouzel_sample::Stream;
 use super::{Collected, TIMEOUT, id, world};
 
 #[test]
-fn every_record_of_every_stream_is_read_once_and_every_end_is_told() {
+fn every_record_of_every_stream_is_read_once_and_every_end_is_reported() {
     let world = world(2);
     world.feed(Stream::Items, 0..10);
     world.feed(Stream::Impressions, 0..2000);
@@ -33,7 +33,7 @@ fn every_record_of_every_stream_is_read_once_and_every_end_is_told() {
             collected.ends
         );
     }
-    // It goes on: a live end is only an end for now.
+    // A live partition continues after its reported end.
     world.feed(Stream::Actions, 300..301);
     collected.until(&mut source, |collected| collected.n() == 2311);
     let states = source.partitions();
@@ -60,7 +60,7 @@ fn reading_resumes_at_the_positions_given() {
 }
 
 #[test]
-fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
+fn a_bounded_read_ends_at_its_bound_and_ignores_later_records() {
     let world = world(1);
     world.feed(Stream::Items, 0..5);
     world.feed(Stream::Impressions, 0..100);
@@ -92,7 +92,7 @@ fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
     for (range, expected) in cases {
         let to = expected.end.min(100);
         let expected: Vec<i32> = match range.to {
-            // The log has grown by what the cases before fed.
+            // The earlier cases have added records to the log.
             Some(ReplayBound::Offset(50)) => expected.collect(),
             _ => (expected.start..n_later).collect(),
         };
@@ -116,7 +116,7 @@ fn a_bounded_read_ends_where_it_is_told_and_leaves_what_comes_later() {
 }
 
 #[test]
-fn a_paused_partition_is_silent_and_goes_on_where_it_stopped() {
+fn a_paused_partition_is_silent_and_continues_where_it_stopped() {
     let world = world(1);
     world.feed(Stream::Impressions, 0..3000);
     let mut source = world.open();

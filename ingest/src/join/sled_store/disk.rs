@@ -11,6 +11,7 @@ use super::files::{Files, remove};
 use crate::join::slot::OpenImpression;
 use crate::join::store::StoreError;
 use crate::metrics::STORE_REWRITES;
+use crate::plan::checksum;
 
 /// Values beyond this stay in memory: sled keeps them in blob files, which it never syncs or compacts well.
 const MOST_VALUE_BYTES: usize = 64 << 10;
@@ -18,7 +19,7 @@ const MOST_VALUE_BYTES: usize = 64 << 10;
 const MOST_AMPLIFICATION: u64 = 6;
 const GENERATION_PREFIX: &str = "join-";
 
-/// The database and what is known of it.
+/// The database, and the state of its files.
 #[derive(Debug)]
 pub(super) struct Disk {
     dir: PathBuf,
@@ -76,7 +77,6 @@ impl Disk {
         self.files.as_ref().map(Files::db)
     }
 
-    /// Size of the files, bytes.
     pub(super) fn n_bytes(&self) -> Result<u64, StoreError> {
         let Some(files) = &self.files else { return Ok(0) };
         files.run("measure its files", sled::Db::size_on_disk)
@@ -91,12 +91,14 @@ impl Disk {
     ) -> Result<Box<OpenImpression>, StoreError> {
         let attempted = "read an impression";
         let key = key(due, id);
-        let files = self.files.as_ref();
-        let files = files.expect("without files everything is in memory");
-        let bytes = files
-            .run(attempted, |db| db.get(key))?
-            .ok_or_else(|| StoreError::new(attempted, &format!("request {id} is not on disk")))?;
-        if check(&key, &bytes) != expected {
+        let files = self
+            .files
+            .as_ref()
+            .expect("without files everything is in memory");
+        let bytes = files.run(attempted, |db| db.get(key))?;
+        let bytes =
+            bytes.ok_or_else(|| StoreError::new(attempted, &format!("request {id} is not on disk")))?;
+        if checksum(&key, &bytes) != expected {
             let detail = format!("the bytes of request {id} are not those that were written");
             return Err(StoreError::new(attempted, &detail));
         }
@@ -120,7 +122,7 @@ impl Disk {
             self.replace(self.next_files()?)?;
         }
         let mut batch = sled::Batch::default();
-        // Deletions first: an impression may come back under the key it had.
+        // Deletions first: an impression may be written again under its old key.
         for key in self.dead.drain(..) {
             batch.remove(&key);
         }
@@ -133,7 +135,7 @@ impl Disk {
             }
             let key = key(open.next, *id);
             n_bytes += bytes.len() as u64;
-            written.push((*id, check(&key, &bytes)));
+            written.push((*id, checksum(&key, &bytes)));
             batch.insert(&key, bytes);
         }
         if let Some(files) = &self.files {
@@ -172,7 +174,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the files up. The next write tries new ones.
+    /// Abandons the files. The next write creates new ones.
     pub(super) fn abandon(&mut self) {
         self.dead.clear();
         self.files = None;
@@ -183,7 +185,6 @@ impl Disk {
         }
     }
 
-    /// Deletes everything.
     pub(super) fn clear(&mut self) -> Result<(), StoreError> {
         if self.written != (0, 0) {
             self.replace(self.next_files()?)?;
@@ -229,16 +230,6 @@ impl Disk {
 
 pub(super) fn generation(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{GENERATION_PREFIX}{number}"))
-}
-
-/// The hash by which a value on disk is recognised.
-fn check(key: &[u8; 16], value: &[u8]) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(key);
-    hasher.update(value);
-    let mut check = [0; 8];
-    hasher.finalize_xof().fill(&mut check);
-    u64::from_le_bytes(check)
 }
 
 /// Due time and id, so that keys sort as numbers do.

@@ -25,14 +25,12 @@ impl Files {
         Ok(Self { db: Some(db) })
     }
 
-    /// The database itself.
     pub(super) fn db(&self) -> &sled::Db {
         self.db
             .as_ref()
             .expect("the database is there until it is dropped")
     }
 
-    /// Runs an operation on the database.
     pub(super) fn run<T>(
         &self,
         attempted: &'static str,

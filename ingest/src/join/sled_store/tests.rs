@@ -68,7 +68,6 @@ fn open(n: u64, closed: u8) -> OpenImpression {
     }
 }
 
-/// The database itself.
 fn db(store: &SledStore) -> &sled::Db {
     store.disk.db().unwrap()
 }
@@ -116,7 +115,7 @@ fn a_directory_in_use_is_refused() {
 }
 
 #[test]
-fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
+fn a_full_disk_leaves_everything_in_memory_until_it_has_room() {
     let dir = tempfile::tempdir().unwrap();
     let limits = SledLimits {
         requests_in_memory: 10,
@@ -137,7 +136,7 @@ fn a_disk_that_takes_no_more_leaves_everything_in_memory_until_it_does() {
     };
     insert(&mut store, 0..12);
     assert_eq!(store.n_cold(), 11);
-    // As after a failed write: the files are given up, and there cannot be new ones.
+    // As after a failed write: the files are abandoned, and new ones cannot be created.
     store.load_all().unwrap();
     assert_eq!((store.n_cold(), store.disk.db().is_none()), (0, true));
     fs::remove_dir_all(dir.path()).unwrap();

@@ -23,7 +23,6 @@ pub(crate) fn connect_consumer(
         .map_err(|error| Error::client(&error))
 }
 
-/// The partition numbers of `topic`.
 pub(crate) fn partitions_of(
     consumer: &BaseConsumer<ClientLog>,
     topic: &str,
@@ -61,7 +60,7 @@ pub(crate) fn partitions_of(
 
 /// The error for a broker that does not answer `consumer`.
 pub(crate) fn unreachable(consumer: &BaseConsumer<ClientLog>, bootstrap: &str, error: &KafkaError) -> Error {
-    // The log tells what the code does not: refused, unknown host, bad certificate.
+    // The log has details that the code lacks: refused, unknown host, bad certificate.
     consumer.poll(Duration::ZERO);
     Error::Unreachable {
         bootstrap: bootstrap.to_owned(),

@@ -1,4 +1,4 @@
-//! Diagnosis of interrupted reading: logs passing errors, finds lost offsets and explains fatal errors.
+//! Errors of reading: what each means. Logs passing errors, finds lost offsets and explains fatal errors.
 
 use metrics::counter;
 use rdkafka::consumer::Consumer;
@@ -8,6 +8,39 @@ use tracing::warn;
 use super::reader::TopicReader;
 use crate::error::{Error, is_transient};
 use crate::metrics::BROKER_ERRORS;
+
+/// What an error of the client means for reading.
+pub(super) enum ReadError {
+    /// The end of a partition, for now.
+    EndOfPartition(i32),
+    /// The error may pass: polling continues.
+    Transient(Option<Code>),
+    /// The broker does not hold the next offset.
+    OffsetLost,
+    /// Waiting cannot help.
+    Fatal,
+}
+
+impl From<&KafkaError> for ReadError {
+    fn from(error: &KafkaError) -> Self {
+        match error {
+            KafkaError::PartitionEOF(partition) => Self::EndOfPartition(*partition),
+            KafkaError::MessageConsumptionFatal(_) => Self::Fatal,
+            other => match other.rdkafka_error_code() {
+                Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
+                    Self::OffsetLost
+                }
+                Some(
+                    Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::UnknownPartition
+                    | Code::TopicAuthorizationFailed,
+                ) => Self::Fatal,
+                code => Self::Transient(code),
+            },
+        }
+    }
+}
 
 impl TopicReader {
     /// Counts an error that may pass, and logs the first of a series.

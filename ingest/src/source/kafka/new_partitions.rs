@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use ouzel_sample::PartitionId;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use super::client_log::ClientLog;
@@ -78,11 +77,9 @@ impl TopicReader {
                 }
             };
             self.check_within_log(partition, 0, low, high)?;
-            let failed = |error| Error::broker("assign", self.name(partition), &error);
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&self.topic, partition, Offset::Offset(0))
-                .map_err(failed)?;
-            self.consumer.incremental_assign(&list).map_err(failed)?;
+            let list = self.offsets([(partition, 0)].into_iter());
+            list.and_then(|list| self.consumer.incremental_assign(&list))
+                .map_err(|error| Error::broker("assign", self.name(partition), &error))?;
             self.cursors.insert(partition, Cursor::new(low, high, 0, None));
             added.push(self.id(partition));
         }

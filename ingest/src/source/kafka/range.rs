@@ -2,7 +2,7 @@
 
 use ouzel_sample::{Positions, Stream};
 use rdkafka::consumer::Consumer;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::Offset;
 
 use super::connect::REQUEST_TIMEOUT;
 use super::cursor::Cursor;
@@ -63,17 +63,10 @@ impl TopicReader {
     /// The offset of the first record at or after `ms`, for partitions that have one.
     fn offsets_at(&self, ms: i64) -> Result<Positions, Error> {
         let failed = |error| Error::broker("look up offsets by time in", self.topic.as_str(), &error);
-        let mut times = TopicPartitionList::new();
-        for partition in self.cursors.keys() {
-            // The request carries the time in the place of the offset.
-            times
-                .add_partition_offset(&self.topic, *partition, Offset::Offset(ms))
-                .map_err(failed)?;
-        }
-        let offsets = self
-            .consumer
-            .offsets_for_times(times, REQUEST_TIMEOUT)
-            .map_err(failed)?;
+        // The request carries the time in the place of the offset.
+        let times = self.offsets(self.cursors.keys().map(|partition| (*partition, ms)));
+        let offsets = times.and_then(|times| self.consumer.offsets_for_times(times, REQUEST_TIMEOUT));
+        let offsets = offsets.map_err(failed)?;
         let mut positions = Positions::default();
         for element in offsets.elements() {
             // The call may succeed although an element failed.

@@ -16,7 +16,7 @@ use super::client_log::ClientLog;
 use super::config::KafkaConfig;
 use super::connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of};
 use super::cursor::{Cursor, OffsetCheck};
-use super::read_error::ReadError;
+use super::diagnosis::ReadError;
 use super::tombstone;
 use crate::error::Error;
 use crate::metrics::{BYTES, OFFSET_DUPLICATES, OFFSET_GAPS, RECORDS};
@@ -26,7 +26,6 @@ use crate::source::api::{PartitionState, Polled};
 const CHUNK: u64 = 512;
 const CHUNK_BYTES: u64 = 4 << 20;
 
-/// The reader of one topic.
 pub(super) struct TopicReader {
     pub(super) stream: Stream,
     pub(super) topic: String,
@@ -131,16 +130,25 @@ impl TopicReader {
 
     /// Starts fetching the partitions that are not done.
     pub(super) fn assign(&self) -> Result<(), Error> {
-        let failed = |error| Error::broker("assign", self.topic.as_str(), &error);
+        let unread = self.cursors.iter().filter(|(_, cursor)| !cursor.is_done);
+        let list = self.offsets(unread.map(|(partition, cursor)| (*partition, cursor.next)));
+        let assigned = list.and_then(|list| match list.count() {
+            0 => Ok(()),
+            _ => self.consumer.assign(&list),
+        });
+        assigned.map_err(|error| Error::broker("assign", self.topic.as_str(), &error))
+    }
+
+    /// Offsets of partitions of this topic, for a request.
+    pub(super) fn offsets(
+        &self,
+        offsets: impl Iterator<Item = (i32, i64)>,
+    ) -> Result<TopicPartitionList, KafkaError> {
         let mut list = TopicPartitionList::new();
-        for (partition, cursor) in self.cursors.iter().filter(|(_, cursor)| !cursor.is_done) {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(cursor.next))
-                .map_err(failed)?;
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         }
-        if list.count() > 0 {
-            self.consumer.assign(&list).map_err(failed)?;
-        }
-        Ok(())
+        Ok(list)
     }
 
     /// Reads one chunk, waiting up to `timeout` for its first record, and appends the results to `ready`.

@@ -48,7 +48,6 @@ pub(super) fn of_effects(
     first.into_iter().chain(before).chain(outcomes).chain(after)
 }
 
-/// The samples of one group.
 fn of_group(group: &[Sample]) -> Option<EventDraft> {
     let sample = group.first()?;
     let samples = group

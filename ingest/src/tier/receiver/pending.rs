@@ -79,7 +79,6 @@ impl PendingImpression {
         self.items.iter().map(|item| !(item.positive | self.late))
     }
 
-    /// Enters a reported sample.
     pub(super) fn enter_sample(&mut self, shown_at: Position, labeled: &LabeledItem) -> Reported {
         let Some(item) = find(&mut self.items, labeled.item) else {
             return Reported::Before;

@@ -65,7 +65,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     for (index, draft) in (0u64..).zip(drafts) {
         now += draft.after;
         let ts = EventTime(now - draft.delay);
-        // Some requests come again, and each ends at some time.
+        // Some requests are repeated, and each one ends.
         let request = Id(draft.request + index / 12 * 6);
         let user = Id(request.0 % 5);
         let stream = usize::from(draft.action.is_some());
@@ -110,7 +110,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     log
 }
 
-/// Two records, much later: every window closes.
+/// Two much later records, which close every window.
 pub(super) fn end(log: &[DecodedRecord]) -> Vec<DecodedRecord> {
     pair(0)
         .into_iter()
