@@ -30,6 +30,10 @@ const VALUES: usize = 64;
 const HISTORY: usize = 20;
 /// Shown items stored of a user, the default.
 const SHOWN: usize = 50;
+/// Outcomes of a user that a late action can change.
+const OUTCOMES: usize = 64;
+/// Values of a user whose actions are counted, and title words.
+const COUNTED: usize = 8;
 const DIM: usize = 8;
 /// Slack for memory that the allocator does not return.
 const SLACK: f64 = 1.10;
@@ -81,7 +85,7 @@ impl Caps {
              learner.max_rows = {rows}\n\
              model = {{ dim = {DIM}, history_len = {HISTORY}, sequence.history_len = {HISTORY}, \
              interest.history_len = {HISTORY} }}\n\
-             [features]\nhistory_len = {HISTORY}\nhistory_capacity = {HISTORY}\n\
+             [features]\nhistory_len = {HISTORY}\nhistory_capacity = {HISTORY}\nvalue_capacity = {COUNTED}\nword_capacity = {COUNTED}\n\
              max_users = {users}\nmax_counters = {counters}\nmax_catalog = \"{catalog}B\"\n"
         );
         Config::parse(&text, "caps").unwrap()
@@ -92,7 +96,8 @@ impl Caps {
         // A hash map has capacity for a power of two of entries and uses at most seven eighths.
         let map = |n: usize, entry: usize| (n * 8 / 7).next_power_of_two() * (entry + 1);
         let lists = 24 * (HISTORY + 1).next_power_of_two() + 16 * (SHOWN + 1).next_power_of_two();
-        let users = map(self.users, 40) + self.users * (16 + lists);
+        let lists = lists + 4 * OUTCOMES + 2 * 8 * COUNTED;
+        let users = map(self.users, 264) + self.users * (16 + lists);
         let counters = map(self.counters, 48) + 16 * self.counters;
         let features = users + counters + self.catalog;
         // An item with its features and its slot; its request, if every request had one item.

@@ -298,13 +298,20 @@ fn summary(model: &ModelConfig, block: Block) -> String {
             model.dim
         ),
         Block::Features => {
-            let read = match (model.features.counters, model.features.similarity) {
-                (true, true) => "counters and similarity",
-                (true, false) => "counters alone",
-                (false, true) => "similarity alone",
-                (false, false) => "none of them read",
-            };
-            format!("{N_DENSE} live features, {read}")
+            let set = model.features;
+            let groups = [
+                ("counters", set.counters),
+                ("similarity", set.similarity),
+                ("shares", set.shares),
+                ("user scales", set.user_scales),
+                ("titles", set.titles),
+            ];
+            let read = groups.iter().filter(|(_, is_read)| *is_read);
+            let read: Vec<&str> = read.map(|(name, _)| *name).collect();
+            match read[..] {
+                [] => format!("{N_DENSE} live features, none of them read"),
+                _ => format!("{N_DENSE} live features: {}", read.join(", ")),
+            }
         }
         Block::Fm => "products of fields in pairs".to_owned(),
         Block::Content => {

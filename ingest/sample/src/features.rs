@@ -4,17 +4,28 @@
 //! that impression is counted; the scorer reads it as of now, whichever version of the weights it uses. Both call
 //! [`FeatureState::read`], so each feature has one definition.
 
+mod bounded_counts;
+mod clicks;
 mod config;
 mod counter;
 mod dense;
 mod dump;
 mod limits;
+#[cfg(test)]
+mod oracle;
+mod outcomes;
+#[cfg(test)]
+mod properties;
 mod query;
+mod request;
+mod seeds;
 mod similarity;
+mod slate_sizes;
 mod smoothing;
 mod state;
 #[cfg(test)]
 mod testing;
+mod titles;
 mod usage;
 mod user;
 mod vector_map;

@@ -49,6 +49,11 @@ impl Hasher for IdHasher {
         }
     }
 
+    fn write_u32(&mut self, value: u32) {
+        // Maps read the high bits too.
+        self.0 = u64::from(value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
     fn write_u64(&mut self, value: u64) {
         // dashmap takes the shard from the high bits and the bucket from the low bits; both are random here.
         self.0 = value;

@@ -53,6 +53,8 @@ impl Item {
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         const ENTRY: usize = 64;
+        // At most 16 words of the title, of 4 bytes and of as many entries of 16 bytes in the counts of words.
+        const TITLE: usize = ENTRY + 16 * 20;
         let texts = self.texts.iter().map(|text| size_of::<String>() + text.len());
         let vectors = self.vectors.iter();
         let vectors = vectors.map(|(name, values)| ENTRY + name.len() + size_of_val(values.as_slice()));
@@ -61,6 +63,7 @@ impl Item {
             + self.name.len()
             + size_of_val(self.attributes.as_slice())
             + texts.sum::<usize>()
+            + if self.texts.is_empty() { 0 } else { TITLE }
             + self.image.as_ref().map_or(0, String::len)
             + vectors.sum::<usize>()
     }

@@ -83,6 +83,13 @@ impl CountedAction {
             None => &[],
         }
     }
+
+    /// Number of items in the slate of its impression, while that is known.
+    #[must_use]
+    pub fn slate_size(&self) -> Option<u16> {
+        let (_, request) = self.impression.as_ref()?;
+        Some(request.n_items)
+    }
 }
 
 /// An impression whose last window closed.

@@ -52,7 +52,8 @@ impl StageOutput {
             self.count_impression(impression);
         }
         for counted in &effects.actions {
-            self.features.add_action(&counted.action, counted.context());
+            self.features
+                .add_action(&counted.action, counted.context(), counted.slate_size());
         }
         for group in effects.groups.drain(..) {
             let full = self.state.batcher.push(group);
@@ -84,6 +85,7 @@ impl StageOutput {
     /// Counts an impression and its known actions.
     fn count_impression(&self, impression: &Impression) {
         self.features.add_impression(impression);
+        let slate_size = u16::try_from(impression.items.len()).unwrap_or(u16::MAX);
         for (item, task) in impression.known_actions.iter().flatten() {
             let action = Action {
                 request: impression.request,
@@ -93,7 +95,8 @@ impl StageOutput {
                 task: *task,
                 value: None,
             };
-            self.features.add_action(&action, &impression.context);
+            self.features
+                .add_action(&action, &impression.context, Some(slate_size));
         }
     }
 }

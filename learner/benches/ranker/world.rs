@@ -157,7 +157,7 @@ impl World {
                         task: 0,
                         value: None,
                     };
-                    features.add_action(&action, &request.context);
+                    features.add_action(&action, &request.context, Some(request.n_items));
                 }
                 Sample {
                     seq: 0,

@@ -128,6 +128,18 @@ pub struct FeatureSet {
     ///
     /// Turn it off to measure what it is worth.
     pub similarity: bool,
+    /// Whether the model reads the shares of the user's actions by category, author and tag.
+    ///
+    /// Turn it off to measure what they are worth.
+    pub shares: bool,
+    /// Whether the model reads the newest outcomes, session and short-term rates of the user, and the recent global rate.
+    ///
+    /// Turn it off to measure what they are worth.
+    pub user_scales: bool,
+    /// Whether the model reads how the words of the candidate's title compare with those of titles the user acted on.
+    ///
+    /// Turn it off to measure what they are worth.
+    pub titles: bool,
 }
 
 impl Default for FeatureSet {
@@ -135,6 +147,9 @@ impl Default for FeatureSet {
         Self {
             counters: true,
             similarity: true,
+            shares: true,
+            user_scales: true,
+            titles: true,
         }
     }
 }

@@ -162,7 +162,7 @@ pub(crate) fn show(
                 task: 0,
                 value: None,
             };
-            features.add_action(&action, &request.context);
+            features.add_action(&action, &request.context, Some(request.n_items));
         }
         group.push(Sample {
             seq: 0,

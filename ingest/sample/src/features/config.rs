@@ -29,6 +29,16 @@ pub struct FeatureConfig {
     ///
     /// Unit: items. Lower it to save memory; it matters only with content.
     pub shown_capacity: usize,
+    /// Categorical values of a user whose actions are counted, for the shares of the user's actions by category, author
+    /// and tag. Beyond it the value with the fewest actions is dropped. `0` counts none.
+    ///
+    /// Unit: values, 8 bytes each. Raise it when users act on items of more authors than that.
+    pub value_capacity: usize,
+    /// Title words of a user whose actions are counted, for the features that compare a candidate's title with the titles
+    /// that the user acted on. Beyond it the word with the fewest actions is dropped. `0` counts none.
+    ///
+    /// Unit: words, 8 bytes each. Raise it when users act on more titles than a few dozen.
+    pub word_capacity: usize,
     /// Time constant of the decayed impression and action counts, in event time.
     ///
     /// Raise it for catalogs whose popularity changes slowly.
@@ -52,8 +62,9 @@ pub struct FeatureConfig {
     pub prior_actions: f32,
     /// Users with a stored history. Above it those without an action for longest are forgotten.
     ///
-    /// Unit: users, each 110 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
-    /// `shown_capacity`. Raise it to the number of active users, or lower it to save memory.
+    /// Unit: users, each at most 650 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
+    /// `shown_capacity` + 8 bytes times `value_capacity` and `word_capacity`. Raise it to the number of active users, or lower it to save
+    /// memory.
     #[schemars(range(min = 1))]
     pub max_users: usize,
     /// Live counters. Above it those untouched for longest are forgotten.
@@ -79,6 +90,8 @@ impl Default for FeatureConfig {
             history_contents: 0,
             history_capacity: 200,
             shown_capacity: 50,
+            value_capacity: 256,
+            word_capacity: 512,
             counter_decay: Period::from_secs(3_600),
             fast_ema_rate: 0.05,
             slow_ema_rate: 0.01,

@@ -21,6 +21,8 @@ pub(crate) enum CounterScope {
     UserAttribute = 5,
     /// A user with an item; tells whether the item was already shown to the user.
     UserItem = 6,
+    /// Actions on items with a categorical value, seeded ones included.
+    ValueActions = 7,
 }
 
 /// The key of a counter: a 64-bit hash of its scope and id.
@@ -100,7 +102,7 @@ impl Counter {
 }
 
 /// `exp(-elapsed / constant)`; 1 for an event that is out of order.
-fn decay(elapsed_ms: i64, constant_ms: i64) -> f32 {
+pub(crate) fn decay(elapsed_ms: i64, constant_ms: i64) -> f32 {
     if elapsed_ms <= 0 {
         return 1.0;
     }

@@ -35,6 +35,10 @@ dense_features! {
     slate_text_mean slate_text_max slate_text_top3 slate_text_recent slate_text_ctr slate_text_passed
     image_mean image_max image_top3 image_recent image_ctr image_passed
     slate_image_mean slate_image_max slate_image_top3 slate_image_recent slate_image_ctr slate_image_passed
+    category_share author_share tag_share slate_category_share slate_author_share slate_tag_share
+    slate_size_ctr global_recent_ctr user_recent_ctr user_10min_ctr user_ema5_ctr user_ema2_ctr
+    user_outcome_1 user_outcome_2 user_outcome_3 session_impressions session_actions
+    title_cosine title_max title_share slate_title_cosine slate_title_max slate_title_share
 }
 
 /// The dense features of one candidate, `[N_DENSE]`, in the order of [`DENSE_NAMES`].
@@ -99,6 +103,6 @@ mod tests {
         for (index, name) in DENSE_NAMES.iter().enumerate() {
             assert_eq!(dense_index(name), Some(index));
         }
-        assert_eq!((N_DENSE, Feature::slate_image_passed as usize), (56, 55));
+        assert_eq!((N_DENSE, Feature::slate_title_share as usize), (79, 78));
     }
 }

@@ -9,16 +9,28 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey};
-use super::state::FeatureState;
+use super::seeds::Seeds;
+use super::slate_sizes::SlateSizes;
+use super::state::{FeatureState, read};
+use super::titles::Titles;
 use super::usage::Usage;
 use super::user::UserState;
 use super::vectors::{VectorDump, VectorTable};
 use crate::{EventTime, Id, IdMap, Item};
 
+/// The first bytes of a dump. The format changes with every change of the types in [`Dump`].
+const MAGIC: &[u8] = b"ouzel features 2\n";
+
 /// A dump that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureStateError {
-    /// The bytes are not a dump of this version.
+    /// The bytes are not a dump of this format.
+    #[error(
+        "the feature state was written by another version of ouzel, whose live features are others: continue with that \
+         version, or start in an empty state directory and read the log again"
+    )]
+    Format,
+    /// The dump is damaged.
     #[error("cannot read the feature state: {0}")]
     Decode(#[from] postcard::Error),
     /// The dump was made under another configuration.
@@ -39,6 +51,8 @@ struct Dump {
     users: Vec<(Id, UserState)>,
     counters: Vec<(CounterKey, Counter)>,
     global: Counter,
+    slate_sizes: SlateSizes,
+    seeds: Seeds,
     next_sweep: EventTime,
 }
 
@@ -51,6 +65,8 @@ struct DumpRef<'a> {
     users: SortedEntries<'a, Id, UserState>,
     counters: SortedEntries<'a, CounterKey, Counter>,
     global: Counter,
+    slate_sizes: SlateSizes,
+    seeds: Seeds,
     next_sweep: EventTime,
 }
 
@@ -84,17 +100,21 @@ impl FeatureState {
             vectors: self.vectors.dump(),
             users: SortedEntries(&self.users),
             counters: SortedEntries(&self.counters),
-            next_sweep: EventTime(self.usage.next_sweep.load(Ordering::Relaxed)),
             global: self.global(),
+            slate_sizes: read(&self.slate_sizes).clone(),
+            seeds: read(&self.seeds).clone(),
+            next_sweep: EventTime(self.usage.next_sweep.load(Ordering::Relaxed)),
         };
-        postcard::to_stdvec(&dump).expect("postcard serialises every type of the feature state")
+        postcard::to_extend(&dump, MAGIC.to_vec())
+            .expect("postcard serialises every type of the feature state")
     }
 
     /// Loads a dump that was made under the same feature definitions as `config`; limits may differ.
     ///
     /// # Errors
-    /// When the bytes are not a dump of this version, or it was made under other definitions.
+    /// When the bytes are not a dump of this format, or it was made under other definitions.
     pub fn load(bytes: &[u8], config: FeatureConfig) -> Result<Self, FeatureStateError> {
+        let bytes = bytes.strip_prefix(MAGIC).ok_or(FeatureStateError::Format)?;
         let dump: Dump = postcard::from_bytes(bytes)?;
         if dump.config.without_limits() != config.without_limits() {
             let (found, expected) = (Box::new(dump.config), Box::new(config));
@@ -102,6 +122,8 @@ impl FeatureState {
         }
         let catalog_bytes = dump.items.iter().map(|item| item.n_bytes() as u64).sum();
         let (n_users, n_counters) = (dump.users.len(), dump.counters.len());
+        let mut titles = Titles::default();
+        dump.items.iter().for_each(|item| titles.add(item));
         Ok(Self {
             config,
             usage: Usage::new(n_users, n_counters, catalog_bytes, dump.next_sweep),
@@ -110,6 +132,9 @@ impl FeatureState {
             users: dump.users.into_iter().collect(),
             counters: dump.counters.into_iter().collect(),
             global: RwLock::new(dump.global),
+            slate_sizes: RwLock::new(dump.slate_sizes),
+            seeds: RwLock::new(dump.seeds),
+            titles: RwLock::new(titles),
         })
     }
 }
@@ -145,7 +170,7 @@ mod tests {
                     task: 0,
                     value: None,
                 };
-                state.add_action(&click, &[Id(77)]);
+                state.add_action(&click, &[Id(77)], Some(2));
             }
         }
         state
@@ -179,6 +204,18 @@ mod tests {
             ..FeatureConfig::default()
         };
         assert!(FeatureState::load(&bytes, limits).is_ok());
+    }
+
+    #[test]
+    fn a_dump_of_another_format_is_refused_with_what_to_do() {
+        let bytes = populated_state().dump();
+        // The first format had no first line.
+        let first = &bytes[MAGIC.len()..];
+        let error = FeatureState::load(first, FeatureConfig::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("start in an empty state directory"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use super::counter::{CounterKey, CounterScope};
-use super::state::FeatureState;
+use super::state::{FeatureState, write};
 use crate::{Deletion, EventTime, Id, IdMap};
 
 impl FeatureState {
@@ -58,6 +58,7 @@ impl FeatureState {
                 break;
             }
             self.items.remove(&id);
+            write(&self.titles).remove(id);
             catalog -= n_bytes;
             // Vectors shared with other items are not freed; then the next sweep drops more items.
             vectors = vectors.saturating_sub(self.vectors.n_bytes_of(id));
@@ -69,7 +70,7 @@ impl FeatureState {
     /// Deletes an item with its vectors and its counter; returns false when a newer version is known.
     ///
     /// [`drop_unused_vectors`](Self::drop_unused_vectors) frees the memory of the vectors. Histories keep the item,
-    /// and counters of users with the item expire like others.
+    /// counts of past actions by its values and words stay, and counters of users with the item expire like others.
     pub fn delete_item(&self, deletion: &Deletion) -> bool {
         let Deletion { item, ts } = *deletion;
         if self.items.get(&item).is_some_and(|known| known.ts > ts) {
@@ -78,8 +79,10 @@ impl FeatureState {
         if let Some((_, before)) = self.items.remove(&item) {
             let bytes = &self.usage.catalog_bytes;
             bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
+            write(&self.titles).remove(item);
         }
         self.vectors.forget(item);
+        write(&self.seeds).take(item);
         let key = CounterKey::new(CounterScope::Item, item);
         if self.counters.remove(&key).is_some() {
             self.usage.n_counters.fetch_sub(1, Ordering::Relaxed);

@@ -2,14 +2,14 @@
 
 use super::counter::CounterScope;
 use super::dense::{Dense, Feature, N_DENSE};
+use super::request::RequestFeatures;
 use super::similarity::{N_PAST, N_SIMILARITY, PastContent};
-use super::smoothing::{FieldSums, Smoothing, f32_of, ln1p, mean, seconds};
-use super::state::FeatureState;
+use super::smoothing::{FieldSums, f32_of, ln1p, mean, seconds};
+use super::state::{FeatureState, read};
+use super::titles::{N_TITLE, UserTitles};
 use super::vector_map::VectorMap;
 use super::vectors::{N_MODALITIES, VectorId};
-use crate::{
-    Attribute, AttributeField, Candidate, EventTime, HistoryEntry, Id, Item, Request, ShownItem, ShownLogit,
-};
+use crate::{Attribute, AttributeField, Candidate, EventTime, Id, Item, Request, ShownItem, ShownLogit};
 
 /// A request for the features of some items for one user, as of a time.
 #[derive(Clone, Copy, Debug)]
@@ -28,25 +28,14 @@ pub struct FeatureQuery<'a> {
     pub slate_size: Option<u16>,
 }
 
-/// Features that all candidates of a request share, and the smoothing of the others.
-struct SharedFeatures {
-    smoothing: Smoothing,
-    values: [f32; N_DENSE],
-}
+/// Prior weights of the global share of a category, and of an author or tag: actions.
+const PRIOR_VALUE_ACTIONS: [f32; 3] = [20.0, 200.0, 200.0];
 
 impl FeatureState {
     /// The features of `query.items` as of `query.ts`; counters include every event written so far.
     #[must_use]
     pub fn read(&self, query: &FeatureQuery<'_>) -> (Request, Vec<Candidate>) {
-        let (history, shown) = match self.users.get(&query.user) {
-            Some(user) => (
-                user.actions_before(query.ts, self.config.history_len),
-                user.shown_before(query.ts).collect(),
-            ),
-            None => (Vec::new(), Vec::new()),
-        };
-        let n_items = u16::try_from(query.items.len()).unwrap_or(u16::MAX);
-        let shared = self.shared_features(query, history.len(), query.slate_size.unwrap_or(n_items));
+        let shared = self.request_features(query);
         let candidate = |shown: &ShownItem| {
             let item = self.item(shown.item);
             Candidate {
@@ -59,8 +48,10 @@ impl FeatureState {
             }
         };
         let mut candidates: Vec<Candidate> = query.items.iter().map(candidate).collect();
-        self.fill_similarities(&history, &shown, shared.smoothing.rate, &mut candidates);
+        self.fill_similarities(&shared, &mut candidates);
+        self.fill_titles(&shared, &mut candidates);
         fill_slate_features(&mut candidates);
+        let history = shared.history;
         let newest = history.len().saturating_sub(self.config.history_contents);
         let contents = history[newest..].iter().map(|entry| self.content(entry.item));
         let request = Request {
@@ -70,7 +61,7 @@ impl FeatureState {
             ts: query.ts,
             context: query.context.to_vec(),
             history,
-            n_items,
+            n_items: u16::try_from(query.items.len()).unwrap_or(u16::MAX),
         };
         (request, candidates)
     }
@@ -99,39 +90,11 @@ impl FeatureState {
         }
     }
 
-    fn shared_features(
-        &self,
-        query: &FeatureQuery<'_>,
-        history_len: usize,
-        slate_size: u16,
-    ) -> SharedFeatures {
-        let smoothing = Smoothing::new(self.rate(), self.config.prior_actions);
-        let context = query.context.iter();
-        let context =
-            context.map(|value| smoothing.ctr(self.counter(CounterScope::Context, *value).as_ref()));
-        let hour = angle_of_day(query.ts);
-        let mut values = [0.0; N_DENSE];
-        values[Feature::context_ctr as usize] = mean(context);
-        if let Some(user) = self.counter(CounterScope::User, query.user) {
-            values[Feature::user_ctr as usize] = smoothing.ctr(Some(&user));
-            values[Feature::user_impressions as usize] = ln1p(f32_of(user.impressions));
-            values[Feature::user_fast_ctr as usize] = smoothing.average(user.fast);
-            values[Feature::user_slow_ctr as usize] = smoothing.average(user.slow);
-            values[Feature::user_gap as usize] = ln1p(seconds(query.ts.since_ms(user.last)));
-        }
-        values[Feature::slate_size as usize] = ln1p(f32::from(slate_size));
-        values[Feature::hour_sin as usize] = hour.sin();
-        values[Feature::hour_cos as usize] = hour.cos();
-        let history_len = u16::try_from(history_len).unwrap_or(u16::MAX);
-        values[Feature::history_len as usize] = ln1p(f32::from(history_len));
-        SharedFeatures { smoothing, values }
-    }
-
     /// Features of one candidate, except similarities and those centred over the slate.
     fn item_features(
         &self,
         query: &FeatureQuery<'_>,
-        shared: &SharedFeatures,
+        shared: &RequestFeatures,
         id: Id,
         item: Option<&Item>,
     ) -> [f32; N_DENSE] {
@@ -149,7 +112,7 @@ impl FeatureState {
             values[Feature::item_age as usize] = ln1p(age / 3600.0);
         }
         if let Some(item) = item {
-            let [category, author, tag] = self.field_sums(smoothing, item, query.user);
+            let [category, author, tag] = self.field_sums(shared, item, query.user);
             let mut fill = |at: Feature, means: &[f32]| {
                 values[at as usize..at as usize + means.len()].copy_from_slice(means);
             };
@@ -159,6 +122,10 @@ impl FeatureState {
             fill(Feature::user_category_ctr, &category.user.mean(category.n_values));
             fill(Feature::user_author_ctr, &author.user.mean(author.n_values));
             fill(Feature::user_tag_ctr, &tag.user.mean(tag.n_values)[..1]);
+            fill(
+                Feature::category_share,
+                &[category, author, tag].map(|field| field.mean_share()),
+            );
         }
         if let Some(counter) = self.counter(CounterScope::UserItem, query.user.pair(id)) {
             values[Feature::user_item_ctr as usize] = smoothing.ctr(Some(&counter));
@@ -169,45 +136,52 @@ impl FeatureState {
     }
 
     /// Sums over the counters of an item's values, by field: category, author, tag.
-    fn field_sums(&self, smoothing: &Smoothing, item: &Item, user: Id) -> [FieldSums; 3] {
+    fn field_sums(&self, shared: &RequestFeatures, item: &Item, user: Id) -> [FieldSums; 3] {
+        let smoothing = &shared.smoothing;
         let mut fields = [FieldSums::default(); 3];
         for Attribute { field, value } in &item.attributes {
-            let sums = match field {
-                AttributeField::Category => &mut fields[0],
-                AttributeField::Author => &mut fields[1],
-                AttributeField::Tag => &mut fields[2],
+            let at = match field {
+                AttributeField::Category => 0,
+                AttributeField::Author => 1,
+                AttributeField::Tag => 2,
                 AttributeField::Context => continue,
             };
+            let sums = &mut fields[at];
             sums.n_values += 1.0;
             let all_users = self.counter(CounterScope::Attribute, *value);
             sums.all_users.add(smoothing, all_users.as_ref());
-            let user = self.counter(CounterScope::UserAttribute, user.pair(*value));
-            sums.user.add(smoothing, user.as_ref());
+            let of_user = self.counter(CounterScope::UserAttribute, user.pair(*value));
+            sums.user.add(smoothing, of_user.as_ref());
+            if shared.clicks.n() > 0 {
+                let all_users = self.counter(CounterScope::ValueActions, *value);
+                let actions = f32_of(all_users.map_or(0, |counter| counter.actions));
+                let expected = (actions + 1.0) / (shared.n_actions + PRIOR_VALUE_ACTIONS[at]);
+                sums.share += shared.clicks.log_share(*value, expected);
+            }
         }
         fields
     }
 
     /// Fills the features that compare a candidate's content with the content of the user's past items.
-    fn fill_similarities(
-        &self,
-        history: &[HistoryEntry],
-        shown: &[Id],
-        rate: f32,
-        candidates: &mut [Candidate],
-    ) {
+    fn fill_similarities(&self, shared: &RequestFeatures, candidates: &mut [Candidate]) {
         if self.vectors.is_empty() {
             return;
         }
         let acted = || {
-            let primary = history.iter().filter(|entry| entry.task == 0);
+            let primary = shared.history.iter().filter(|entry| entry.task == 0);
             primary.map(|entry| entry.item)
         };
-        let passed = shown.iter().filter(|item| !acted().any(|acted| acted == **item));
+        let rate = shared.smoothing.rate;
+        let passed = shared
+            .shown
+            .iter()
+            .filter(|item| !acted().any(|acted| acted == **item));
         let current = |item: Id| self.vectors.current(item);
         let n_acted = acted().count();
-        let vectors = self.vectors.read();
+        let (vectors, means) = (self.vectors.read(), self.vectors.means());
         let past = PastContent::new(
             &vectors,
+            &means,
             acted().skip(n_acted.saturating_sub(N_PAST)).map(current),
             passed.take(N_PAST).map(|item| current(*item)),
         );
@@ -225,6 +199,19 @@ impl FeatureState {
             }
         }
     }
+
+    /// Fills the features that compare a candidate's title with the titles that the user acted on.
+    fn fill_titles(&self, shared: &RequestFeatures, candidates: &mut [Candidate]) {
+        let titles = read(&self.titles);
+        let Some(user) = UserTitles::new(&titles, shared.clicks.words()) else {
+            return;
+        };
+        for candidate in candidates {
+            let at = Feature::title_cosine as usize;
+            let values = &mut candidate.dense.values_mut()[at..at + N_TITLE];
+            values.copy_from_slice(&user.compare(candidate.item));
+        }
+    }
 }
 
 /// The index of the first similarity feature of a modality; its slate-centred features follow its plain ones.
@@ -234,6 +221,9 @@ fn first_similarity(modality: usize) -> usize {
 
 /// Fills the slate-centred features: the item's value minus the mean over its slate.
 fn fill_slate_features(slate: &mut [Candidate]) {
+    let pairs = |from: Feature, to: Feature, n: usize| (from as usize..).zip(to as usize..).take(n);
+    let shares = pairs(Feature::category_share, Feature::slate_category_share, 3);
+    let titles = pairs(Feature::title_cosine, Feature::slate_title_cosine, N_TITLE);
     let counts = [
         (Feature::item_ctr as usize, Feature::slate_item_ctr as usize),
         (
@@ -245,21 +235,11 @@ fn fill_slate_features(slate: &mut [Candidate]) {
         let from = first_similarity(modality);
         (from..from + N_SIMILARITY).map(|from| (from, from + N_SIMILARITY))
     });
-    for (from, to) in counts.into_iter().chain(similarities) {
+    for (from, to) in counts.into_iter().chain(shares).chain(titles).chain(similarities) {
         let mean = mean(slate.iter().map(|candidate| candidate.dense[from]));
         for candidate in slate.iter_mut() {
             let values = candidate.dense.values_mut();
             values[to] = values[from] - mean;
         }
     }
-}
-
-/// The UTC time of day as an angle, radians.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "milliseconds of a day fit an f32's use here"
-)]
-fn angle_of_day(ts: EventTime) -> f32 {
-    const DAY_MS: i64 = 86_400_000;
-    ts.0.rem_euclid(DAY_MS) as f32 / DAY_MS as f32 * std::f32::consts::TAU
 }

@@ -9,6 +9,18 @@ pub(crate) struct FieldSums {
     pub(crate) n_values: f32,
     pub(crate) all_users: CounterSums,
     pub(crate) user: CounterSums,
+    pub(crate) share: f32,
+}
+
+impl FieldSums {
+    /// Mean of the shares over the values; 0 without any.
+    pub(crate) fn mean_share(&self) -> f32 {
+        if self.n_values > 0.0 {
+            self.share / self.n_values
+        } else {
+            0.0
+        }
+    }
 }
 
 /// Sums of smoothed logits and log counts.
@@ -26,11 +38,7 @@ impl CounterSums {
 
     /// Mean `[ctr, count]` over `n` values; zeros without any.
     pub(crate) fn mean(&self, n: f32) -> [f32; 2] {
-        if n > 0.0 {
-            [self.ctr / n, self.count / n]
-        } else {
-            [0.0; 2]
-        }
+        [self.ctr, self.count].map(|sum| if n > 0.0 { sum / n } else { 0.0 })
     }
 }
 
@@ -61,9 +69,25 @@ impl Smoothing {
         logit(actions / (f32_of(counter.impressions) + self.prior_impressions)) - self.global
     }
 
+    /// Smoothed logit of decayed counts minus the global logit. The prior has at least two impressions per action.
+    pub(crate) fn decayed_ctr(&self, impressions: f32, actions: f32) -> f32 {
+        let prior_impressions = self.prior_impressions.max(2.0 * self.prior_actions);
+        logit((actions + self.prior_actions) / (impressions + prior_impressions)) - self.global
+    }
+
+    /// Logit of a rate with `prior` impressions at the global rate, minus the global logit.
+    pub(crate) fn ctr_with_prior(&self, impressions: f32, actions: f32, prior: f32) -> f32 {
+        logit((actions + prior * self.rate) / (impressions + prior)) - self.global
+    }
+
+    /// Logit of a moving average, mixed with this share of the global rate, minus the global logit.
+    pub(crate) fn mixed(&self, average: f32, share: f32) -> f32 {
+        logit((1.0 - share) * average + share * self.rate) - self.global
+    }
+
     /// Logit of a moving average, mixed with a tenth of the global rate, minus the global logit.
     pub(crate) fn average(&self, average: f32) -> f32 {
-        logit(0.9 * average + 0.1 * self.rate) - self.global
+        self.mixed(average, 0.1)
     }
 }
 

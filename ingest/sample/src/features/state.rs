@@ -1,13 +1,17 @@
 //! The feature state and its updates. The join stage is the only writer.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dashmap::mapref::one::RefMut;
 
+use super::clicks::counted_values;
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey, CounterScope};
+use super::seeds::Seeds;
+use super::slate_sizes::SlateSizes;
 use super::smoothing::f32_of;
+use super::titles::Titles;
 use super::usage::Usage;
 use super::user::UserState;
 use super::vectors::{VectorTable, provided_vectors};
@@ -23,6 +27,10 @@ pub struct FeatureState {
     pub(crate) counters: IdMap<CounterKey, Counter>,
     /// Counts of all impressions and primary actions.
     pub(crate) global: RwLock<Counter>,
+    pub(crate) slate_sizes: RwLock<SlateSizes>,
+    pub(crate) seeds: RwLock<Seeds>,
+    /// The words of the catalog's titles.
+    pub(crate) titles: RwLock<Titles>,
     pub(crate) usage: Usage,
 }
 
@@ -37,6 +45,9 @@ impl FeatureState {
             users: IdMap::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
+            slate_sizes: RwLock::default(),
+            seeds: RwLock::default(),
+            titles: RwLock::default(),
             usage: Usage::new(0, 0, 0, EventTime::MIN),
         }
     }
@@ -57,9 +68,16 @@ impl FeatureState {
         item.vectors = Vec::new();
         let bytes = &self.usage.catalog_bytes;
         bytes.fetch_add(item.n_bytes() as u64, Ordering::Relaxed);
-        if let Some(before) = self.items.insert(item.id, Arc::new(item)) {
+        let item = Arc::new(item);
+        let before = self.items.insert(item.id, Arc::clone(&item));
+        let mut titles = write(&self.titles);
+        if let Some(before) = before {
             bytes.fetch_sub(before.n_bytes() as u64, Ordering::Relaxed);
+            titles.remove(item.id);
         }
+        titles.add(&item);
+        drop(titles);
+        self.count_waiting_seeds(&item);
         self.enforce_catalog_limit();
     }
 
@@ -103,10 +121,22 @@ impl FeatureState {
     }
 
     /// Adds actions from before the log to a user's history, oldest first, all at time `ts`.
+    ///
+    /// They count in the shares of the user's actions, but in no rate: nobody knows what was shown. An action on an
+    /// item that the catalog lacks counts for the item's values once the item is put.
     pub fn seed_history(&self, user: Id, items: &[Id], ts: EventTime) {
         let mut state = self.user(user);
-        for item in items {
-            state.add_action(self.history_entry(*item, ts, 0), self.config.history_capacity);
+        for id in items {
+            state.add_action(self.history_entry(*id, ts, 0), self.config.history_capacity);
+            state.clicks.add();
+            let mut seeds = write(&self.seeds);
+            seeds.add(ts);
+            if let Some(item) = self.item(*id) {
+                state.clicks.add_item(&item, &self.config);
+                self.count_value_actions(&item, ts);
+            } else {
+                seeds.wait(user, *id);
+            }
         }
     }
 
@@ -118,32 +148,57 @@ impl FeatureState {
         for shown in &impression.items {
             self.update_item_counters(&update, user, shown.item);
         }
+        write(&self.slate_sizes).add_impression(u16::try_from(n_items).unwrap_or(u16::MAX));
+        let mut user = self.user(user);
+        user.outcomes.add_impression(impression, update.initial_rate);
         if self.config.shown_capacity > 0 {
-            let mut user = self.user(user);
             for shown in &impression.items {
                 user.add_shown(shown.item, impression.ts, self.config.shown_capacity);
             }
         }
+        drop(user);
         self.enforce_limits();
     }
 
     /// Counts an action and adds it to the user's history.
-    pub fn add_action(&self, action: &Action, context: &[Id]) {
+    ///
+    /// `context` and `slate_size` are those of its impression; without a size, the action does not count in the rate
+    /// of slates of that size.
+    pub fn add_action(&self, action: &Action, context: &[Id], slate_size: Option<u16>) {
         let entry = self.history_entry(action.item, action.ts, action.task);
-        self.user(action.user)
-            .add_action(entry, self.config.history_capacity);
+        let mut user = self.user(action.user);
+        user.add_action(entry, self.config.history_capacity);
         if action.task == 0 {
+            let item = self.item(action.item);
+            user.outcomes.add_action(action);
+            user.clicks.add();
+            if let Some(item) = &item {
+                user.clicks.add_item(item, &self.config);
+                self.count_value_actions(item, action.ts);
+            }
+            drop(user);
+            if let Some(size) = slate_size {
+                write(&self.slate_sizes).add_action(size);
+            }
             let update = self.update(Counter::add_action, action.ts);
             self.update_request_counters(&update, action.user, context, 1);
             self.update_item_counters(&update, action.user, action.item);
+        } else {
+            drop(user);
         }
         self.enforce_limits();
     }
 
-    /// The global rate of the primary action, with half a pseudo-action so that it is never 0 or 1.
+    /// The global rate of the primary action, with a twentieth of a pseudo-action so that it is never 0 or 1.
     pub(crate) fn rate(&self) -> f32 {
         let global = self.global();
-        (f32_of(global.actions) + 0.5) / (f32_of(global.impressions) + 1.0)
+        (f32_of(global.actions) + 0.05) / (f32_of(global.impressions) + 1.0)
+    }
+
+    /// Number of primary actions of all users, seeded ones included.
+    pub(crate) fn n_actions(&self) -> u32 {
+        let n_seeded = read(&self.seeds).n_actions();
+        self.global().actions.saturating_add(n_seeded)
     }
 
     pub(crate) fn counter(&self, scope: CounterScope, id: Id) -> Option<Counter> {
@@ -152,7 +207,7 @@ impl FeatureState {
     }
 
     pub(crate) fn global(&self) -> Counter {
-        *self.global.read().unwrap_or_else(PoisonError::into_inner)
+        *read(&self.global)
     }
 
     fn history_entry(&self, item: Id, ts: EventTime, task: TaskId) -> HistoryEntry {
@@ -162,6 +217,32 @@ impl FeatureState {
             ts,
             attribute: known.map_or(Id(0), |item| primary_attribute(&item.attributes)),
             task,
+        }
+    }
+
+    /// Counts the seeded actions that waited for an item.
+    fn count_waiting_seeds(&self, item: &Item) {
+        let mut seeds = write(&self.seeds);
+        let (users, ts) = (seeds.take(item.id), seeds.ts());
+        drop(seeds);
+        if users.is_empty() {
+            return;
+        }
+        let now = self.global().last.max(ts);
+        for user in users {
+            if let Some(mut user) = self.users.get_mut(&user) {
+                user.clicks.add_item(item, &self.config);
+            }
+            self.count_value_actions(item, now);
+        }
+        self.enforce_limits();
+    }
+
+    /// Counts an action in the totals of the item's values.
+    fn count_value_actions(&self, item: &Item, now: EventTime) {
+        let update = self.update(Counter::add_action, now);
+        for value in counted_values(item) {
+            self.update_counter(&update, CounterScope::ValueActions, value, 1);
         }
     }
 
@@ -183,7 +264,7 @@ impl FeatureState {
 
     /// Applies `n` events of one request to the counters that they share, looking each counter up once.
     fn update_request_counters(&self, update: &CounterUpdate, user: Id, context: &[Id], n: usize) {
-        let mut global = self.global.write().unwrap_or_else(PoisonError::into_inner);
+        let mut global = write(&self.global);
         for _ in 0..n {
             (update.apply)(&mut global, update.now, &self.config);
         }
@@ -225,4 +306,14 @@ struct CounterUpdate {
     /// The global rate before the event; new counters start at it.
     initial_rate: f32,
     now: EventTime,
+}
+
+/// Locks for reading. A poisoned lock holds whole values: no update panics half-way.
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for writing.
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,18 +1,22 @@
-//! The recent past of one user: bounded, time-ordered lists of actions and shown items.
+//! The past of one user: bounded, time-ordered lists of actions and shown items, newest outcomes and click counts.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::clicks::ClickCounts;
+use super::outcomes::Outcomes;
 use crate::{EventTime, HistoryEntry, Id};
 
-/// The recent past of one user.
+/// The past of one user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UserState {
     /// Actions, oldest first by event time, ties in log order.
     history: VecDeque<HistoryEntry>,
     /// Shown items in the same order.
     shown: VecDeque<(EventTime, Id)>,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) clicks: ClickCounts,
 }
 
 impl UserState {
@@ -29,7 +33,8 @@ impl UserState {
     /// Event time of the newest event.
     pub(crate) fn last(&self) -> EventTime {
         let acted = self.history.back().map_or(EventTime::MIN, |entry| entry.ts);
-        acted.max(self.shown.back().map_or(EventTime::MIN, |(ts, _)| *ts))
+        let shown = self.shown.back().map_or(EventTime::MIN, |(ts, _)| *ts);
+        acted.max(shown).max(self.outcomes.last_shown())
     }
 
     /// The items shown strictly before `now`, newest first.

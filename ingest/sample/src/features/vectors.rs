@@ -4,6 +4,7 @@
 //! outcome must keep the vectors it was shown with, so a [`VectorId`] always refers to the same vectors, and the
 //! current id of an item is looked up when its features are captured.
 
+mod means;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::{ContentHash, Id, IdMap, Item};
+
+pub(crate) use means::VectorMeans;
 
 /// The modalities of content, by the names that item events use for their vectors.
 pub const MODALITIES: [&str; N_MODALITIES] = ["text", "image"];
@@ -114,6 +117,7 @@ pub struct VectorTable {
     sets: RwLock<Vec<ItemVectors>>,
     by_origins: RwLock<HashMap<Origins, VectorId>>,
     current: IdMap<Id, VectorId>,
+    means: RwLock<VectorMeans>,
     n_bytes: AtomicU64,
 }
 
@@ -151,7 +155,26 @@ impl VectorTable {
             id
         });
         drop(by_origins);
-        self.current.insert(item, id);
+        let before = self.current.insert(item, id);
+        if before == Some(id) {
+            return;
+        }
+        self.update_means(before, VectorMeans::remove);
+        self.update_means(Some(id), VectorMeans::add);
+    }
+
+    /// Adds the vectors of an id to the means, or removes them.
+    fn update_means(&self, id: Option<VectorId>, update: fn(&mut VectorMeans, &ItemVectors)) {
+        let vectors = id.and_then(|id| self.read().get(id).cloned());
+        if let Some(vectors) = vectors {
+            let mut means = self.means.write().unwrap_or_else(PoisonError::into_inner);
+            update(&mut means, &vectors);
+        }
+    }
+
+    /// Locks the means of the items' current vectors for reading.
+    pub(crate) fn means(&self) -> RwLockReadGuard<'_, VectorMeans> {
+        self.means.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The id of the item's current vectors.
@@ -192,7 +215,17 @@ impl VectorTable {
     /// Forgets the items for which `is_known` is false, then the vectors that no item has. A request captured with
     /// forgotten vectors continues without them.
     pub(crate) fn retain(&self, is_known: impl Fn(Id) -> bool) {
-        self.current.retain(|item, _| is_known(*item));
+        let mut forgotten = Vec::new();
+        self.current.retain(|item, id| {
+            let is_known = is_known(*item);
+            if !is_known {
+                forgotten.push(*id);
+            }
+            is_known
+        });
+        for id in forgotten {
+            self.update_means(Some(id), VectorMeans::remove);
+        }
         let used: HashSet<VectorId> = self.current.iter().map(|entry| *entry.value()).collect();
         let mut by_origins = self.by_origins.write().unwrap_or_else(PoisonError::into_inner);
         by_origins.retain(|_, id| used.contains(id));
@@ -207,7 +240,8 @@ impl VectorTable {
 
     /// Forgets which vectors an item has. The next [`retain`](Self::retain) frees their memory.
     pub(crate) fn forget(&self, item: Id) {
-        self.current.remove(&item);
+        let before = self.current.remove(&item);
+        self.update_means(before.map(|(_, id)| id), VectorMeans::remove);
     }
 
     /// The contents whose encoded vectors a restored table lacks, by modality, each once.
@@ -230,6 +264,8 @@ impl VectorTable {
             }
         }
         self.n_bytes.store(total_bytes(&sets), Ordering::Relaxed);
+        let means = means_of(&sets, &self.current);
+        *self.means.write().unwrap_or_else(PoisonError::into_inner) = means;
     }
 
     /// The table without the numbers of encoded vectors.
@@ -263,13 +299,26 @@ impl VectorTable {
         let sets: Vec<ItemVectors> = sets.collect();
         let by_origins = sets.iter().map(origins).zip((0..).map(VectorId));
         let by_origins = by_origins.filter(|(origins, _)| origins.iter().any(Option::is_some));
+        let current = dump.current.into_iter().collect();
         Self {
             n_bytes: AtomicU64::new(total_bytes(&sets)),
             by_origins: RwLock::new(by_origins.collect()),
+            means: RwLock::new(means_of(&sets, &current)),
             sets: RwLock::new(sets),
-            current: dump.current.into_iter().collect(),
+            current,
         }
     }
+}
+
+/// The means of the items' vectors. They do not depend on the order of the items.
+fn means_of(sets: &[ItemVectors], current: &IdMap<Id, VectorId>) -> VectorMeans {
+    let mut means = VectorMeans::default();
+    for entry in current {
+        if let Some(vectors) = entry.value().index().and_then(|at| sets.get(at)) {
+            means.add(vectors);
+        }
+    }
+    means
 }
 
 fn n_bytes(vectors: &ItemVectors) -> u64 {

@@ -105,3 +105,45 @@ fn a_restored_table_lacks_encoded_vectors_until_they_are_filled_in() {
         "new ids are the same"
     );
 }
+
+/// The means that the current vectors have, computed anew.
+fn recomputed(table: &VectorTable) -> VectorMeans {
+    means_of(&table.read().0, &table.current)
+}
+
+#[test]
+fn means_are_those_of_the_current_vectors_whatever_came_before() {
+    let table = table(&[&[1.0, 1.0], &[2.0, 1.0], &[3.0, 1.0], &[1.0, 2.0, 3.0]]);
+    let mean = |table: &VectorTable, width| table.means().mean(0, width);
+    assert_eq!(*table.means(), recomputed(&table));
+    table.put(Id(1), [Vector::provided(&[9.0, 1.0]), None]);
+    table.put(Id(1), [Vector::provided(&[9.0, 1.0]), Vector::provided(&[1.0])]);
+    assert_eq!(*table.means(), recomputed(&table));
+    table.forget(Id(2));
+    table.forget(Id(2));
+    table.retain(|item| item != Id(3));
+    assert_eq!(*table.means(), recomputed(&table));
+    let expected = Vector::provided(&[9.0, 1.0]).unwrap().values;
+    for (mean, expected) in mean(&table, 2).unwrap().iter().zip(expected.iter()) {
+        assert!((mean - expected).abs() < 1e-7, "{mean} {expected}");
+    }
+    table.retain(|item| item == Id(1));
+    assert_eq!(mean(&table, 3), None);
+}
+
+#[test]
+fn a_restored_table_has_the_same_means_once_encoded_vectors_are_filled_in() {
+    let table = table(&[&[1.0, 1.0], &[2.0, 1.0]]);
+    let hash = ContentHash([7; 32]);
+    table.put(Id(3), [Some(Vector::encoded(hash, vec![0.6, 0.8])), None]);
+    let loaded = VectorTable::load(table.dump());
+    assert_ne!(*loaded.means(), *table.means());
+    loaded.fill(|_, _| Some(vec![0.6, 0.8].into()));
+    assert_eq!(*loaded.means(), *table.means());
+    // A vector that is lost counts neither before nor after the item gets another.
+    let lost = VectorTable::load(table.dump());
+    for table in [&lost, &table] {
+        table.put(Id(3), [Vector::provided(&[0.0, 1.0]), None]);
+    }
+    assert_eq!(*lost.means(), *table.means());
+}
