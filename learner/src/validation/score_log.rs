@@ -165,10 +165,16 @@ impl ScoreLog {
         Figures::of(self.scored.iter().filter(|s| s.ts >= from))
     }
 
-    /// The same by bucket of item and user.
+    /// Metrics of the samples shown at or after `from`, by bucket of item and user.
     #[must_use]
     pub fn buckets(&self, from: EventTime) -> Buckets {
         Buckets::of(self.scored.iter().filter(|s| s.ts >= from))
+    }
+
+    /// Metrics of the first `n` samples; the log must have dropped none.
+    #[must_use]
+    pub fn start(&self, n: usize) -> Figures {
+        Figures::of(self.scored.iter().take(n))
     }
 
     /// AUC and per-request AUC of the popularity baseline at or after `from`.

@@ -25,6 +25,9 @@ pub(super) struct RunReport {
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
+    /// Normalized entropy of the first 1,000 and 3,000 samples.
+    ne_first_1000: Option<f64>,
+    ne_first_3000: Option<f64>,
     /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
     second_half: Figures,
@@ -59,6 +62,8 @@ impl RunReport {
             ne: all.ne,
             calibration: all.calibration,
             popularity_auc: scores.popularity(EventTime::MIN).0,
+            ne_first_1000: scores.start(1000).ne,
+            ne_first_3000: scores.start(3000).ne,
             freshness: freshness.ages(),
             second_half: scores.figures(middle),
             second_half_popularity_auc: scores.popularity(middle).0,
@@ -89,6 +94,12 @@ impl RunReport {
             "  popularity   {}          (second half {})",
             figure(self.popularity_auc),
             figure(self.second_half_popularity_auc)
+        )?;
+        writeln!(
+            out,
+            "  start        NE of the first 1,000 samples {}, of the first 3,000 {}",
+            figure(self.ne_first_1000),
+            figure(self.ne_first_3000)
         )?;
         for (side, buckets) in self.second_half_buckets.sides() {
             for (bucket, name) in Bucket::ALL {
