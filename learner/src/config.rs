@@ -97,8 +97,8 @@ pub struct OptimizerConfig {
     /// Raise it to damp the first steps of a new row.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub row_initial_accumulator: f32,
-    /// Optimizer of the dense weights: `adagrad`, its accumulator from 0, or `adam` with betas .95 and .999. Under another
-    /// one than a snapshot's, the optimizer state starts anew.
+    /// Optimizer of the dense weights: `adagrad`, or `adam` with betas .95 and .999. Under another one than a snapshot's,
+    /// the optimizer state starts anew.
     ///
     /// Change it together with `dense_rate`.
     pub dense: DenseRule,
@@ -107,6 +107,12 @@ pub struct OptimizerConfig {
     /// Lower it to about 0.001 with `adam`.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub dense_rate: f64,
+    /// Initial Adagrad accumulator of the weights that learn at `dense_rate`, in units of squared mean gradients of a batch.
+    /// That of other dense weights is 0.
+    ///
+    /// Raise it to damp the first steps; from 0 each of them is as long as `dense_rate`.
+    #[schemars(range(min = 0))]
+    pub dense_initial_accumulator: f64,
     /// Learning rate of the blocks over content and history, of adapters and of the contrast projections.
     ///
     /// Lower it for small logs.
@@ -169,6 +175,11 @@ pub struct OptimizerConfig {
     /// Unit: samples. Lower it when base rates change within hours.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub prior_samples: f32,
+    /// Rate of positives that the running prior starts from; it counts as one label.
+    ///
+    /// Set it near the rate of the primary task, for better scores of the first requests.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    pub prior_rate: f32,
     /// Weight of each task's losses by its name in `join.tasks`; 1 for tasks not listed. The slate loss has the weight of
     /// the primary task.
     ///
@@ -200,9 +211,10 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             row_rate: 0.05,
-            row_initial_accumulator: 0.05,
+            row_initial_accumulator: 0.1,
             dense: DenseRule::default(),
             dense_rate: 0.03,
+            dense_initial_accumulator: 1e-5,
             block_rate: 0.001,
             contrast_weight: 0.0,
             contrast_temperature: 0.1,
@@ -216,6 +228,7 @@ impl Default for OptimizerConfig {
             clip_dense: 0.0,
             clip_rows: 0.0,
             prior_samples: 1e6,
+            prior_rate: 0.05,
             task_weights: BTreeMap::new(),
         }
     }

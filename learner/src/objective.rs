@@ -9,7 +9,7 @@ use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 
 use crate::config::LearnerConfig;
 use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
-use crate::prior::{comes_late, label};
+use crate::prior::{comes_late, is_first, label};
 
 /// Separates the draws of down-sampling from the initial values of rows, which use the same seed.
 const NEGATIVES: u64 = 0x4e45_4741_5449_5645;
@@ -210,7 +210,7 @@ impl Objective {
     /// Adds the bounds between tasks. They need no label, so only the first sample of an item adds to them.
     fn bound(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
         for (index, sample) in samples.iter().enumerate() {
-            if !matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative) {
+            if !is_first(sample) {
                 continue;
             }
             for (tasks, weight) in &self.chains {

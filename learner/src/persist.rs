@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
-use ouzel_model::{Array as DenseArray, Feature, ModelConfig, Pages, Table, Weights};
+use ouzel_model::{Array as DenseArray, Feature, FeatureNorm, ModelConfig, Pages, Table, Weights};
+use ouzel_sample::N_DENSE;
 use ouzel_snapshot::{ANY, Array, Arrays, Draft, SharedChunk, Snapshot};
 
 use crate::admission::AdmissionCounts;
@@ -26,10 +27,17 @@ const WIDE: &str = "wide.safetensors";
 /// Counts of ids that wait for a row, if any feature has an admission rule.
 const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
+/// Statistics of live features among the dense weights, `[N_DENSE]` each.
+const NORM_MEAN: &str = "norm.mean";
+const NORM_VARIANCE: &str = "norm.variance";
+/// The layout that this version writes and reads. In 1, which had no number, dense optimizer state was of summed gradients,
+/// and live features had no statistics.
+const LAYOUT: u32 = 2;
 
 /// The small part of the state, as JSON that a person can read.
 #[derive(Serialize, Deserialize)]
 struct TrainerState {
+    layout: u32,
     model: ModelConfig,
     next_batch: u64,
     /// Fingerprint of the base weights, once they are frozen.
@@ -37,6 +45,8 @@ struct TrainerState {
     frozen: Option<u64>,
     /// Number of samples learned from, which learning rates may depend on.
     samples: u64,
+    /// Number of samples that the statistics of live features have observed.
+    norm_samples: u64,
     /// The update rule of the dense optimizer state, and the steps of each weight.
     dense: DenseRule,
     dense_steps: Vec<u64>,
@@ -70,11 +80,17 @@ impl Trainer {
                 state.insert(state_name(name, what), Array::new(&array.shape, values)?)?;
             }
         }
+        let norm = &weights.norm;
+        for (name, values) in [(NORM_MEAN, &norm.mean), (NORM_VARIANCE, &norm.variance)] {
+            dense.insert(name, Array::new(&[N_DENSE], values.clone())?)?;
+        }
         let small = TrainerState {
+            layout: LAYOUT,
             model: weights.config.clone(),
             next_batch: self.next_batch,
             frozen: weights.frozen,
             samples: self.n_samples,
+            norm_samples: weights.norm.n_samples,
             dense: rule,
             dense_steps: self.dense.states.iter().map(|kept| kept.n_steps).collect(),
             seen: self.prior.seen.clone(),
@@ -114,8 +130,7 @@ impl Trainer {
             snapshot: id.clone(),
             why,
         };
-        let small: TrainerState = serde_json::from_slice(&snapshot.blob(TRAINER)?)
-            .map_err(|e| refuse(format!("{TRAINER}: {e}")))?;
+        let small = trainer_state(&snapshot.blob(TRAINER)?).map_err(refuse)?;
         if small.model != *model {
             return Err(refuse(format!(
                 "it was made with {}; roll back to a snapshot of the configured model, or start in an empty state \
@@ -138,6 +153,11 @@ impl Trainer {
             let values: Arc<[f32]> = dense.take::<f32>(name, &shape)?.into();
             weights.dense.insert(name.clone(), DenseArray { shape, values });
         }
+        weights.norm = FeatureNorm {
+            n_samples: small.norm_samples,
+            mean: dense.take::<f32>(NORM_MEAN, &[N_DENSE])?,
+            variance: dense.take::<f32>(NORM_VARIANCE, &[N_DENSE])?,
+        };
         let mut rows = snapshot.arrays(ROWS)?;
         for (table, n) in weights.rows.tables_mut().zip(0..) {
             let prefix = prefix(n, table);
@@ -225,6 +245,31 @@ pub fn weights_hash(draft: &Draft) -> String {
     let always = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER];
     let names: Vec<&str> = always.into_iter().chain(admission).collect();
     draft.hash_files(&names)
+}
+
+/// The small part of the state.
+///
+/// # Errors
+/// When its layout is not [`LAYOUT`], whose meaning other numbers would be read in.
+fn trainer_state(bytes: &[u8]) -> Result<TrainerState, String> {
+    #[derive(Deserialize)]
+    struct LayoutOnly {
+        #[serde(default = "first_layout")]
+        layout: u32,
+    }
+    let LayoutOnly { layout } = serde_json::from_slice(bytes).map_err(|e| format!("{TRAINER}: {e}"))?;
+    if layout != LAYOUT {
+        return Err(format!(
+            "its weights are in layout {layout}, and this version of ouzel reads layout {LAYOUT}: continue with the version \
+             that wrote it, or start in an empty state directory"
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(|e| format!("{TRAINER}: {e}"))
+}
+
+/// The layout of states without a number.
+fn first_layout() -> u32 {
+    1
 }
 
 /// Keys of the model that differ: `model.dim = 8 where the configuration says 16`.

@@ -2,8 +2,15 @@
 //!
 //! Counts follow what a logit stands for: shown items and their known outcomes, or the samples of the stream under
 //! [`Policy::Fnc`]. Down-sampling does not change them.
+//!
+//! The prior of a request in a batch is `p = (K + rate) / (N + 1)` from the `K` positives among the `N` labels of all
+//! samples before the request's first one, in the order of the stream. Where labels come late, these are the labels that
+//! have come by then: a presumed negative counts as a negative until its positive arrives.
 
-use ouzel_sample::{Sample, SampleKind, TaskId};
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
+
+use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::Policy;
@@ -12,6 +19,8 @@ use crate::loss::Policy;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prior {
     policy: Policy,
+    /// Rate of positives before any label, which counts as one label.
+    rate: f32,
     /// Per task: labels and positives among them, with exponential forgetting beyond `prior_samples`.
     pub(crate) seen: Vec<(f32, f32)>,
     /// Per task: early and late positives, likewise; empty without auxiliary logits.
@@ -28,24 +37,31 @@ pub(crate) struct Delays {
 }
 
 impl Prior {
-    /// Counts of 0.
-    pub(crate) fn new(policy: Policy, n_tasks: usize) -> Self {
+    /// Counts of 0, with this rate of positives.
+    pub(crate) fn new(policy: Policy, rate: f32, n_tasks: usize) -> Self {
         let n_delays = if policy.auxiliary() > 0 { n_tasks } else { 0 };
         Self {
             policy,
+            rate,
             seen: vec![(0.0, 0.0); n_tasks],
             delays: vec![Delays::default(); n_delays],
         }
     }
 
-    /// Counts a batch and scales counts beyond `max` samples down to it.
-    pub(crate) fn observe(&mut self, samples: &[Sample], max: f32) {
-        for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
-            for (sample, y) in samples.iter().filter_map(|s| label(s, task).map(|y| (s, y))) {
+    /// Counts a batch and scales counts beyond `max` samples down to it. Returns the prior of each request.
+    pub(crate) fn observe(&mut self, samples: &[Sample], max: f32) -> RequestPriors {
+        let mut priors = RequestPriors::default();
+        for sample in samples {
+            let own = priors.log_odds.entry(sample.request.id);
+            own.or_insert_with(|| self.log_odds().collect());
+            for (task, (n, positive)) in self.seen.iter_mut().enumerate() {
+                let Some(y) = label(sample, task) else { continue };
                 let (shown, came) = counts(self.policy, sample, y);
                 *n += shown;
                 *positive += came;
             }
+        }
+        for (n, positive) in &mut self.seen {
             if *n > max {
                 let keep = max / *n;
                 *n *= keep;
@@ -66,14 +82,16 @@ impl Prior {
                 delays.late *= max / n;
             }
         }
+        priors
     }
 
     /// Log-odds of each task's labels, the prior.
     pub(crate) fn log_odds(&self) -> impl Iterator<Item = f32> {
         // After a rollback a late positive may arrive whose first sample is no longer counted.
-        self.seen
-            .iter()
-            .map(|(n, positive)| ((positive + 0.5) / ((n - positive).max(0.0) + 0.5)).ln())
+        self.seen.iter().map(|(n, positive)| {
+            let negative = (n - positive).max(0.0);
+            ((positive + self.rate) / (negative + 1.0 - self.rate)).ln()
+        })
     }
 
     /// Adds the log-odds of a late positive to the auxiliary logits `[n_samples, n_tasks]`, which start from them.
@@ -81,6 +99,23 @@ impl Prior {
         for (output, Delays { early, late }) in auxiliary.iter_mut().zip(self.delays.iter().cycle()) {
             *output += ((late + 0.5) / (early + 0.5)).ln();
         }
+    }
+}
+
+/// Priors of the requests of a batch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestPriors {
+    /// By request id, `[n_tasks]`.
+    log_odds: HashMap<Id, Vec<f32>, BuildHasherDefault<IdHasher>>,
+}
+
+impl RequestPriors {
+    /// Priors of the requests of these samples in the order of their first samples, `[n_requests, n_tasks]`.
+    pub(crate) fn of(&self, samples: &[Sample]) -> Vec<f32> {
+        let mut seen: HashSet<Id, BuildHasherDefault<IdHasher>> = HashSet::default();
+        let first = samples.iter().filter(|sample| seen.insert(sample.request.id));
+        let priors = first.filter_map(|sample| self.log_odds.get(&sample.request.id));
+        priors.flatten().copied().collect()
     }
 }
 
@@ -106,6 +141,11 @@ pub(crate) fn is_late(sample: &Sample, y: bool) -> bool {
         SampleKind::Final | SampleKind::EarlyNegative | SampleKind::Correction => false,
     };
     y && came
+}
+
+/// Whether a sample is the first of its item; the others correct or repeat it.
+pub(crate) fn is_first(sample: &Sample) -> bool {
+    matches!(sample.kind, SampleKind::Final | SampleKind::EarlyNegative)
 }
 
 /// Whether a positive is late; none for samples that are not the first to report it.
@@ -135,7 +175,7 @@ mod tests {
     #[test]
     fn the_prior_is_the_rate_of_what_an_output_stands_for() {
         for (policy, samples) in streams() {
-            let mut prior = Prior::new(policy, 1);
+            let mut prior = Prior::new(policy, 0.5, 1);
             prior.observe(&samples, 1e6);
             // Two of four items; in the stream of `fnc` two of six samples.
             let expected = if policy == Policy::Fnc {
@@ -156,9 +196,43 @@ mod tests {
     }
 
     #[test]
+    fn the_prior_of_a_request_counts_the_labels_before_it() {
+        let shown = |request: u64, labels: &[bool]| -> Vec<Sample> {
+            let items = (0u64..).zip(labels);
+            items
+                .map(|(item, y)| sample(request, item, SampleKind::Final, *y))
+                .collect()
+        };
+        let slates = [shown(7, &[false, true]), shown(3, &[true; 3]), shown(9, &[false])];
+        let samples = slates.concat();
+        let mut prior = Prior::new(Policy::Plain, 0.05, 1);
+        let priors = prior.observe(&samples, 1e6);
+        let odds = |k: f32, n: f32| {
+            let p = (k + 0.05) / (n + 1.0);
+            (p / (1.0 - p)).ln()
+        };
+        let close = |found: &[f32], expected: &[f32]| {
+            assert_eq!(found.len(), expected.len());
+            let mut pairs = found.iter().zip(expected);
+            assert!(pairs.all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+        };
+        close(
+            &priors.of(&samples),
+            &[odds(0.0, 0.0), odds(1.0, 2.0), odds(4.0, 5.0)],
+        );
+        // Of samples in another order, and of some of them; a request that comes back keeps its prior.
+        let some = [&slates[2][..], &slates[0][1..], &slates[2][..]].concat();
+        close(&priors.of(&some), &[odds(4.0, 5.0), odds(0.0, 0.0)]);
+        close(&prior.log_odds().collect::<Vec<_>>(), &[odds(4.0, 6.0)]);
+        // Later batches go on from there.
+        let next = prior.observe(&shown(1, &[true]), 1e6);
+        close(&next.of(&shown(1, &[true])), &[odds(4.0, 6.0)]);
+    }
+
+    #[test]
     fn labels_known_at_once_give_the_same_prior_as_the_stream_they_stand_for() {
         for (policy, _) in streams() {
-            let mut prior = Prior::new(policy, 1);
+            let mut prior = Prior::new(policy, 0.5, 1);
             let samples: Vec<Sample> = (0..4).map(|i| sample(1, i, SampleKind::Final, i < 2)).collect();
             prior.observe(&samples, 1e6);
             let expected = if policy == Policy::Fnc {
@@ -172,7 +246,7 @@ mod tests {
 
     #[test]
     fn auxiliary_logits_start_from_the_share_of_late_positives() {
-        let mut prior = Prior::new(Policy::EsDfm, 2);
+        let mut prior = Prior::new(Policy::EsDfm, 0.5, 2);
         let start_from = |mut outputs: Vec<f32>, prior: &Prior| {
             prior.add_delay_prior(&mut outputs);
             outputs
@@ -195,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_late_positive_whose_first_sample_is_not_counted_leaves_the_prior_finite() {
-        let mut prior = Prior::new(Policy::Fnw, 1);
+        let mut prior = Prior::new(Policy::Fnw, 0.5, 1);
         prior.observe(&[sample(1, 1, SampleKind::LatePositive, true)], 1e6);
         assert!(prior.log_odds().all(f32::is_finite));
     }

@@ -6,6 +6,7 @@ use ouzel_sample::{Batch, Sample, VectorMap};
 use crate::clip::Clipped;
 use crate::error::Error;
 use crate::objective::Objective;
+use crate::prior::{RequestPriors, is_first};
 use crate::trainer::Trainer;
 use crate::update::Learned;
 
@@ -66,16 +67,21 @@ impl Trainer {
         let samples = objective.conditioned(&batch.samples);
         let n_deleted = self.delete_items(&batch.deleted)?;
         self.advance(batch);
-        let report = self.learn_some(batch, &samples, &objective)?;
+        let mut prior = self.prior.clone();
+        let priors = prior.observe(&samples, self.config.optimizer.prior_samples);
+        let report = self.learn_some(batch, &samples, (&objective, &priors))?;
         for (sample, logits) in samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
             if sample.candidate.predicted.get().is_none() {
                 sample.candidate.predicted.set(logits[0]);
             }
         }
         self.next_batch = batch.seq + 1;
-        self.prior.observe(&samples, self.config.optimizer.prior_samples);
+        self.prior = prior;
         self.weights.prior = self.prior.log_odds().collect();
         self.model.set_prior(&self.weights.prior);
+        if report.is_learned {
+            self.observe_features(&samples);
+        }
         self.freeze_when_due()?;
         self.weights.calibration = self.calibrator.served(n_tasks);
         Ok(StepReport {
@@ -85,24 +91,38 @@ impl Trainer {
         })
     }
 
+    /// Lets the statistics of the live features, if the model reads any, learn from a batch. Each shown item counts once,
+    /// with its first sample, whether or not down-sampling keeps it.
+    fn observe_features(&mut self, samples: &[Sample]) {
+        if !self.weights.config.features.normalize {
+            return;
+        }
+        let first = samples.iter().filter(|sample| is_first(sample));
+        self.weights
+            .norm
+            .observe(first.map(|sample| sample.candidate.dense.as_slice()));
+        self.model.set_norm(&self.weights.norm);
+    }
+
     /// Learns from the samples that down-sampling keeps, and scores the others.
     fn learn_some(
         &mut self,
         batch: &Batch,
         samples: &[Sample],
-        objective: &Objective,
+        (objective, priors): (&Objective, &RequestPriors),
     ) -> Result<StepReport, Error> {
         let is_kept: Vec<bool> = samples.iter().map(|s| objective.takes(s)).collect();
         if is_kept.iter().all(|kept| *kept) {
-            return self.learn(batch, samples, objective);
+            return self.learn(batch, samples, (objective, priors));
         }
         let n_tasks = self.weights.config.n_tasks();
         let select = |wanted: bool| -> Vec<Sample> {
             let chosen = samples.iter().zip(&is_kept).filter(|(_, kept)| **kept == wanted);
             chosen.map(|(sample, _)| sample.clone()).collect()
         };
-        let mut dropped = self.primary_logits(&select(false), &batch.vectors)?.into_iter();
-        let report = self.learn(batch, &select(true), objective)?;
+        let dropped = self.primary_logits(&select(false), &batch.vectors, priors)?;
+        let mut dropped = dropped.into_iter();
+        let report = self.learn(batch, &select(true), (objective, priors))?;
         let mut learned = report.logits.chunks_exact(n_tasks);
         let mut logits = Vec::with_capacity(samples.len() * n_tasks);
         for is_kept in &is_kept {
@@ -117,12 +137,18 @@ impl Trainer {
     }
 
     /// Primary logits of samples that are not learned from: those predicted when they were shown, where these are known.
-    fn primary_logits(&mut self, samples: &[Sample], vectors: &VectorMap) -> Result<Vec<f32>, Error> {
+    fn primary_logits(
+        &mut self,
+        samples: &[Sample],
+        vectors: &VectorMap,
+        priors: &RequestPriors,
+    ) -> Result<Vec<f32>, Error> {
         let known: Option<Vec<f32>> = samples.iter().map(|s| s.candidate.predicted.get()).collect();
         if let Some(known) = known {
             return Ok(known);
         }
-        let inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
+        let mut inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
+        inputs.prior = priors.of(samples);
         let logits = self.model.score(&inputs, &self.weights)?.into_iter();
         Ok(logits.step_by(self.weights.config.n_tasks()).collect())
     }
@@ -132,7 +158,7 @@ impl Trainer {
         &mut self,
         batch: &Batch,
         samples: &[Sample],
-        objective: &Objective,
+        (objective, priors): (&Objective, &RequestPriors),
     ) -> Result<StepReport, Error> {
         if samples.is_empty() {
             return Ok(StepReport::default());
@@ -141,7 +167,8 @@ impl Trainer {
             batch: batch.seq,
             source,
         };
-        let inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
+        let mut inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
+        inputs.prior = priors.of(samples);
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_model::{Feature, Inputs, Model, ModelConfig, Table, Weights};
+use ouzel_model::{Feature, Inputs, Model, ModelConfig, Table, WeightGroup, Weights};
 use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
 
@@ -48,12 +48,13 @@ pub struct Trainer {
 impl Trainer {
     /// A trainer with new weights.
     pub fn new(model: ModelConfig, config: LearnerConfig) -> Result<Self, Error> {
-        let weights = Weights::new(
+        let mut weights = Weights::new(
             model,
             ROW_STATE,
             config.optimizer.row_initial_accumulator,
             WIDE_STATE,
         );
+        weights.prior = prior(&weights, &config).log_odds().collect();
         Self::with(weights, config)
     }
 
@@ -75,9 +76,12 @@ impl Trainer {
         }
         let dense = DenseOptimizer::new(
             config.optimizer.dense,
-            model.net().weights().map(|(_, tensor)| tensor),
+            model
+                .net()
+                .weights()
+                .map(|(spec, tensor)| (tensor, accumulator(spec.group, &config))),
         );
-        let prior = Prior::new(config.policy, weights.config.n_tasks());
+        let prior = prior(&weights, &config);
         let n_calibrated = if config.calibrate {
             weights.config.n_tasks()
         } else {
@@ -172,5 +176,23 @@ impl Trainer {
             }
         }
         Ok(())
+    }
+}
+
+/// The prior before any label.
+fn prior(weights: &Weights, config: &LearnerConfig) -> Prior {
+    Prior::new(
+        config.policy,
+        config.optimizer.prior_rate,
+        weights.config.n_tasks(),
+    )
+}
+
+/// What Adagrad's sums start from. Gradients inside the blocks are far smaller than those of the heads, so what damps the heads'
+/// first steps would stop the blocks: theirs start from 0.
+fn accumulator(group: WeightGroup, config: &LearnerConfig) -> f64 {
+    match group {
+        WeightGroup::Head => config.optimizer.dense_initial_accumulator,
+        WeightGroup::Base | WeightGroup::Adapter | WeightGroup::Readout | WeightGroup::Contrast => 0.0,
     }
 }

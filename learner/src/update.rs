@@ -70,7 +70,11 @@ impl Trainer {
             };
             (weight, rate)
         });
-        let stepped = self.dense.step(weights, &dense, dense_factor);
+        let stepped = self.dense.step(
+            weights,
+            &dense,
+            self.mean_factor(batch.samples.len(), dense_factor),
+        );
         stepped.map_err(ouzel_model::Error::from)?;
         Ok(StepReport {
             clipped: Clipped {
@@ -110,6 +114,14 @@ impl Trainer {
         let widths = Feature::ALL.map(|feature| self.weights.rows.width(feature));
         let width = |(key, row): (&Key, &Option<u32>)| row.map_or(0, |_| widths[key.feature.index()]);
         keys.iter().zip(&places.rows).map(width).collect()
+    }
+
+    /// Factor of a dense gradient that is the sum over `n` samples: clipped, and a mean. A batch that is not full counts as
+    /// if it were.
+    fn mean_factor(&self, n: usize, clipped: Option<f64>) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
+        let n = n.max(self.config.batch_min_samples) as f64;
+        Some(clipped.unwrap_or(1.0) / n)
     }
 
     /// Learning rates after the samples learned from so far.

@@ -53,7 +53,7 @@ pub struct ModelConfig {
     ///
     /// Rarely changed.
     pub fm: bool,
-    /// Which live features the model reads.
+    /// Which live features the model reads, and how.
     pub features: FeatureSet,
     /// Whether an unknown live feature reads as a learned value instead of 0.
     ///
@@ -116,7 +116,7 @@ pub struct Dims {
     pub attribute: usize,
 }
 
-/// Which live features the model reads.
+/// Which live features the model reads, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureSet {
@@ -140,6 +140,10 @@ pub struct FeatureSet {
     ///
     /// Turn it off to measure what they are worth.
     pub titles: bool,
+    /// Whether each live feature is normalized by its running mean and variance, which are part of every version.
+    ///
+    /// Turn it off to read features in their own fixed scales.
+    pub normalize: bool,
 }
 
 impl Default for FeatureSet {
@@ -150,6 +154,7 @@ impl Default for FeatureSet {
             shares: true,
             user_scales: true,
             titles: true,
+            normalize: true,
         }
     }
 }
@@ -211,7 +216,7 @@ impl Default for ModelConfig {
             dims: Dims::default(),
             row_init_std: 0.02,
             history_len: 100,
-            hidden: vec![128],
+            hidden: vec![64],
             wide: true,
             fm: true,
             features: FeatureSet::default(),

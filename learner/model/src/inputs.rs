@@ -35,6 +35,8 @@ pub struct Inputs {
     pub request_of: Vec<i64>,
     /// Live features, `[n_candidates, N_DENSE]`.
     pub dense: Vec<f32>,
+    /// Offsets of the logits, `[n_requests, n_tasks]`; empty where every request has those of the network.
+    pub prior: Vec<f32>,
     /// Histories of items; empty without a block that reads them.
     pub history: HistoryInputs,
     /// Contents; none without a block that reads them.
@@ -118,6 +120,15 @@ impl Inputs {
     #[must_use]
     pub fn n_candidates(&self) -> usize {
         self.request_of.len()
+    }
+
+    /// Offsets of the logits, `[n_requests, n_tasks]`, where requests without their own have these, `[n_tasks]`.
+    #[must_use]
+    pub fn priors(&self, default: &[f32]) -> Vec<f32> {
+        match self.prior.is_empty() {
+            true => default.repeat(self.n_requests),
+            false => self.prior.clone(),
+        }
     }
 
     /// Reads rows of a table, `[n_keys, dim]`.

@@ -23,6 +23,7 @@ pub mod cost;
 mod cpu;
 mod error;
 mod feature_mask;
+mod feature_norm;
 mod fields;
 mod gradients;
 mod groups;
@@ -46,6 +47,7 @@ pub use config::{
 };
 pub use cpu::has_bf16_units;
 pub use error::Error;
+pub use feature_norm::FeatureNorm;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
 pub use gradients::{Gradients, RowGradient};
 pub use groups::{Groups, Layout};

@@ -6,6 +6,7 @@ use crate::backend::{Backend, BackendKind, Pass, Purpose, choose};
 use crate::block::Block;
 use crate::cpu::CpuBackend;
 use crate::error::Error;
+use crate::feature_norm::FeatureNorm;
 use crate::inputs::Inputs;
 use crate::net::Net;
 use crate::rows::Rows;
@@ -89,6 +90,11 @@ impl Model {
     /// Replaces the offset of each task's logit.
     pub fn set_prior(&mut self, prior: &[f32]) {
         self.net.set_prior(prior);
+    }
+
+    /// Replaces the statistics that live features are normalized by.
+    pub fn set_norm(&mut self, norm: &FeatureNorm) {
+        self.net.set_norm(norm);
     }
 
     /// Freezes the base under its fingerprint, see [`Weights::base`].

@@ -12,6 +12,7 @@ use tch::{Device, TchError, Tensor};
 use crate::block::{Block, WeightGroup};
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::feature_norm::{FeatureNorm, FeatureScale};
 use crate::host_slice::to_vec;
 use crate::params::Params;
 use crate::shapes::{WeightSpec, adapted_layers, weight_specs};
@@ -25,6 +26,8 @@ pub struct Net {
     params: Params,
     /// Added to the logits, `[n_tasks]`.
     prior: Vec<f32>,
+    /// The transform of live features; none where they are read as they are.
+    scale: Option<FeatureScale>,
     /// Fingerprint of the base weights, once they are frozen.
     frozen: Option<u64>,
 }
@@ -49,6 +52,7 @@ impl Net {
         Ok(Self {
             params: Params::new(params, config.lora.scale()).with_precision(config.matmul_precision),
             prior: weights.prior.clone(),
+            scale: scale(&config, &weights.norm),
             frozen: weights.frozen,
             specs,
             config,
@@ -81,6 +85,16 @@ impl Net {
     /// Replaces the offset of each task's logit.
     pub fn set_prior(&mut self, prior: &[f32]) {
         prior.clone_into(&mut self.prior);
+    }
+
+    /// The transform of live features; none where they are read as they are.
+    pub(crate) fn scale(&self) -> Option<&FeatureScale> {
+        self.scale.as_ref()
+    }
+
+    /// Replaces the statistics that live features are normalized by.
+    pub fn set_norm(&mut self, norm: &FeatureNorm) {
+        self.scale = scale(&self.config, norm);
     }
 
     /// Whether a weight learns now.
@@ -133,6 +147,11 @@ impl Net {
             })
             .collect()
     }
+}
+
+/// The transform of live features, if the model normalizes them.
+fn scale(config: &ModelConfig, norm: &FeatureNorm) -> Option<FeatureScale> {
+    config.features.normalize.then(|| norm.scale()).flatten()
 }
 
 fn merge(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<(), TchError> {

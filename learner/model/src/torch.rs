@@ -77,7 +77,7 @@ impl TorchBackend {
         tracks: bool,
     ) -> Result<(BatchTensors, TorchOutputs), Error> {
         let rows = self.unique_rows(tables, inputs)?;
-        let mut batch = BatchTensors::gather(inputs, &rows, tables, self.device)?;
+        let mut batch = BatchTensors::gather(inputs, &rows, tables, net.prior(), self.device)?;
         if tracks {
             batch.track(inputs);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::block::WeightGroup;
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::feature_norm::FeatureNorm;
 use crate::rows::Rows;
 use crate::shapes::weight_specs;
 use crate::table::Table;
@@ -35,6 +36,8 @@ pub struct Weights {
     pub wide: Table,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
     pub prior: Vec<f32>,
+    /// Statistics that live features are normalized by, where the model normalizes them.
+    pub norm: FeatureNorm,
     /// Fingerprint of the base weights once they are frozen, see [`Weights::base`].
     pub frozen: Option<u64>,
     /// Maps each task's log-odds to served log-odds, `[n_tasks]`.
@@ -84,6 +87,7 @@ impl Weights {
             rows,
             wide,
             prior,
+            norm: FeatureNorm::default(),
             frozen: None,
             calibration,
         }

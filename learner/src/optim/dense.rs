@@ -59,25 +59,34 @@ pub(crate) struct OptimizerState {
     pub(crate) n_steps: u64,
     /// As [`DenseRule::state_names`], each of the weight's shape.
     pub(crate) tensors: Vec<Tensor>,
+    /// Value that the tensors start from.
+    initial: f64,
 }
 
 impl OptimizerState {
-    /// Starts from 0 again.
+    /// Starts anew.
     pub(crate) fn reset(&mut self) {
         self.n_steps = 0;
         for tensor in &mut self.tensors {
-            *tensor = tensor.zeros_like();
+            let _filled = tensor.fill_(self.initial);
         }
     }
 }
 
 impl DenseOptimizer {
-    /// State of 0 for each weight.
-    pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = &'a Tensor>) -> Self {
-        let zeros = |weight: &Tensor| weight.zeros_like().set_requires_grad(false);
-        let states = weights.map(|weight| OptimizerState {
-            n_steps: 0,
-            tensors: rule.state_names().iter().map(|_| zeros(weight)).collect(),
+    /// New state for each weight, with what Adagrad's sums of its squared gradients start from.
+    pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = (&'a Tensor, f64)>) -> Self {
+        let states = weights.map(|(weight, accumulator)| {
+            let initial = match rule {
+                DenseRule::Adagrad => accumulator,
+                DenseRule::Adam => 0.0,
+            };
+            let state = || weight.full_like(initial).set_requires_grad(false);
+            OptimizerState {
+                n_steps: 0,
+                tensors: rule.state_names().iter().map(|_| state()).collect(),
+                initial,
+            }
         });
         Self {
             rule,
@@ -230,7 +239,7 @@ mod tests {
     #[test]
     fn dense_adagrad_matches_its_formula() {
         let weight = Tensor::from_slice(&[1.0f32, -1.0]);
-        let mut optimizer = DenseOptimizer::new(DenseRule::Adagrad, [&weight].into_iter());
+        let mut optimizer = DenseOptimizer::new(DenseRule::Adagrad, [(&weight, 0.0)].into_iter());
         let gradient = Some(Tensor::from_slice(&[0.5f32, -0.25]));
         for _ in 0..2 {
             optimizer
@@ -253,7 +262,7 @@ mod tests {
         let theirs = vs.root().var("w", &[8], nn::Init::Const(0.3));
         let mut torch = nn::adam(BETAS.0, BETAS.1, 0.0).build(&vs, 1e-2).unwrap();
         let ours = theirs.detach().copy();
-        let mut optimizer = DenseOptimizer::new(DenseRule::Adam, [&ours].into_iter());
+        let mut optimizer = DenseOptimizer::new(DenseRule::Adam, [(&ours, 0.0)].into_iter());
         for step in 0..50 {
             let values: Vec<f32> = (0..8).map(|lane| gradient(step, lane)).collect();
             let gradient = Tensor::from_slice(&values);
@@ -306,7 +315,7 @@ mod tests {
     fn a_clipping_factor_scales_the_gradient() {
         for rule in [DenseRule::Adagrad, DenseRule::Adam] {
             let [a, b] = [(); 2].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
-            let [mut of_a, mut of_b] = [&a, &b].map(|w| DenseOptimizer::new(rule, [w].into_iter()));
+            let [mut of_a, mut of_b] = [&a, &b].map(|w| DenseOptimizer::new(rule, [(w, 0.0)].into_iter()));
             let gradient = Tensor::from_slice(&[0.25f32, -8.0]);
             let (half, gradient) = (Some(&gradient * 0.5), Some(gradient));
             for _ in 0..3 {
@@ -328,8 +337,8 @@ mod tests {
         for rule in [DenseRule::Adagrad, DenseRule::Adam] {
             let weights = [(); 3].map(|()| Tensor::from_slice(&[0.5f32, 2.0]));
             let [always, later, alone] = &weights;
-            let mut both = DenseOptimizer::new(rule, [always, later].into_iter());
-            let mut one = DenseOptimizer::new(rule, [alone].into_iter());
+            let mut both = DenseOptimizer::new(rule, [(always, 0.0), (later, 0.0)].into_iter());
+            let mut one = DenseOptimizer::new(rule, [(alone, 0.0)].into_iter());
             for step in 0..30 {
                 let of = |lane| Some(Tensor::from_slice(&[gradient(step, lane), 1.0]));
                 let moving = if step < 20 { None } else { of(1) };

@@ -4,8 +4,8 @@ use ouzel_sample::{Batch, Candidate, Sample, VectorMap};
 
 use crate::world::{batches, configs};
 
-/// Logits of a trained model for `samples`, computed as the scorer does: request by request.
-fn trained() -> (Trainer, Vec<Batch>) {
+/// A trainer, the batches that it has learned and those that it has not.
+fn trained() -> (Trainer, Vec<Batch>, Vec<Batch>) {
     let (model, learner) = configs();
     let mut trainer = Trainer::new(model, learner).unwrap();
     let mut batches = batches(5, 300);
@@ -13,7 +13,7 @@ fn trained() -> (Trainer, Vec<Batch>) {
     for batch in &batches {
         trainer.step(batch).unwrap();
     }
-    (trainer, rest)
+    (trainer, batches, rest)
 }
 
 fn assert_close(found: &[f32], expected: &[f32]) {
@@ -28,14 +28,27 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 
 #[test]
 fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
-    let (mut trainer, rest) = trained();
+    let (mut trainer, batches, rest) = trained();
     let weights = trainer.weights().unwrap();
     let mut model = Model::new(&weights, tch::Device::Cpu).unwrap();
     let expected = trainer.step(&rest[0]).unwrap().logits;
+    let mut prior = weights.prior[0];
+    let labels = |samples: &[Sample]| {
+        let came = samples.iter().filter(|s| s.labels.get(0) == Some(true)).count();
+        (samples.len() as f32, came as f32)
+    };
+    let (mut n, mut came) = batches.iter().fold((0.0, 0.0), |(n, came), batch| {
+        let of = labels(&batch.samples);
+        (n + of.0, came + of.1)
+    });
     let served: Vec<f32> = rest[0]
         .samples
         .chunk_by(|a, b| a.request.id == b.request.id)
         .flat_map(|slate| {
+            // The version's prior for the first request, then what the labels of the batch so far make of it.
+            model.set_prior(&[prior]);
+            (n, came) = (n + labels(slate).0, came + labels(slate).1);
+            prior = ((came + 0.05) / (n - came + 0.95)).ln();
             let candidates: Vec<Candidate> = slate.iter().map(|s| (*s.candidate).clone()).collect();
             let inputs = Inputs::of_request(
                 &weights.config,
@@ -51,7 +64,7 @@ fn the_scorer_gives_what_the_trainer_predicts_also_for_ids_it_has_never_seen() {
 
 #[test]
 fn neither_the_batch_nor_the_slate_nor_the_order_changes_a_logit() {
-    let (mut trainer, rest) = trained();
+    let (mut trainer, _, rest) = trained();
     let weights = trainer.weights().unwrap();
     let mut model = Model::new(&weights, tch::Device::Cpu).unwrap();
     let mut score = |samples: &[Sample]| {

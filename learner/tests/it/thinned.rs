@@ -1,7 +1,7 @@
 //! Learning from a share of the negatives.
 
 use ouzel_learner::loss::sigmoid;
-use ouzel_learner::model::ModelConfig;
+use ouzel_learner::model::{FeatureSet, ModelConfig};
 use ouzel_learner::{Error, LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::{Batcher, Id};
 
@@ -12,9 +12,14 @@ const N_REQUESTS: u64 = 60_000;
 
 #[test]
 fn predictions_stay_calibrated_to_all_that_was_shown() {
-    // Few negatives are noisy, and a noisy logit has a mean probability above its own: learn slowly.
+    // Few negatives are noisy, and a noisy logit has a mean probability above its own: learn slowly, from features in their
+    // own small scales.
     let model = ModelConfig {
         hidden: vec![8],
+        features: FeatureSet {
+            normalize: false,
+            ..FeatureSet::default()
+        },
         ..ModelConfig::default()
     };
     for negative_rate in [1.0, 0.1, 0.01] {
@@ -67,7 +72,7 @@ fn predictions_stay_calibrated_to_all_that_was_shown() {
 }
 
 #[test]
-fn a_batch_without_kept_samples_changes_the_prior_only() {
+fn a_batch_without_kept_samples_changes_prior_and_feature_statistics_only() {
     let (model, learner) = configs();
     let config = LearnerConfig {
         negative_sample_rate: 1e-6,
@@ -80,8 +85,10 @@ fn a_batch_without_kept_samples_changes_the_prior_only() {
     let report = trainer.step(&batch).unwrap();
     let after = trainer.weights().unwrap();
     assert_eq!((report.n_learned, report.is_learned), (0, true));
+    // The prior starts at 5 %, and falls with every request.
+    let start = (0.05f32 / 0.95).ln();
     assert!(
-        report.logits.iter().all(|z| z.abs() < 0.01),
+        report.logits.iter().all(|z| *z < start + 0.01),
         "{:?}",
         report.logits
     );
@@ -89,6 +96,10 @@ fn a_batch_without_kept_samples_changes_the_prior_only() {
     assert_eq!(before.dense, after.dense);
     assert_eq!(trainer.n_rows(), (0, 0));
     assert!(after.prior[0] < before.prior[0]);
+    assert_eq!(
+        (before.norm.n_samples, after.norm.n_samples),
+        (0, batch.samples.len() as u64)
+    );
 }
 
 #[test]

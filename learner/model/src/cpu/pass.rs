@@ -55,6 +55,8 @@ pub(super) struct CpuPass<'a> {
     wide: Vec<f32>,
     /// Candidates as the contrast reads their ids, `[n_candidates, token]`; empty without it.
     ids: Vec<f32>,
+    /// Offsets of the logits, `[n_requests, n_tasks]`.
+    prior: Vec<f32>,
     contents: BatchContents,
     sequence: Option<SequencePass>,
     interest: Option<InterestForward>,
@@ -84,6 +86,7 @@ impl<'a> CpuPass<'a> {
                 (GradMode::None, _) | (_, 0) => Vec::new(),
                 _ => inputs.history.target.gather(&rows, dim),
             },
+            prior: inputs.priors(net.prior()),
             sequence: sequence.map(|block| SequencePass::new(block, inputs, &rows, dim, mode)),
             interest: None,
             tower: TowerForward::default(),
@@ -119,7 +122,8 @@ impl<'a> CpuPass<'a> {
             wide: &self.wide,
             request_of: &self.inputs.request_of,
             n_requests: self.inputs.n_requests(),
-            prior: self.net.prior(),
+            prior: &self.prior,
+            scale: self.net.scale(),
         }
     }
 

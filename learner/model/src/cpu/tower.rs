@@ -17,6 +17,7 @@ use super::linear::Linear;
 use super::weights::BlockWeights;
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::feature_norm::FeatureScale;
 use crate::fields::USER_FIELDS;
 
 mod backward;
@@ -80,8 +81,10 @@ pub(crate) struct TowerInputs<'a> {
     pub(crate) request_of: &'a [i64],
     /// Requests, count.
     pub(crate) n_requests: usize,
-    /// Offsets of the logits, `[n_tasks]`.
+    /// Offsets of the logits, `[n_requests, n_tasks]`.
     pub(crate) prior: &'a [f32],
+    /// The transform of live features, if they are normalized.
+    pub(crate) scale: Option<&'a FeatureScale>,
 }
 
 /// A forward pass.
@@ -180,7 +183,9 @@ impl Tower {
                 0.0
             };
             let fm = pass.fm.as_ref().map_or(0.0, |fm| fm.logits[candidate]);
-            for (logit, prior) in row.iter_mut().zip(inputs.prior) {
+            let request = index(inputs.request_of[candidate]);
+            let priors = &inputs.prior[request * self.n_tasks..(request + 1) * self.n_tasks];
+            for (logit, prior) in row.iter_mut().zip(priors) {
                 *logit += prior + wide + fm;
             }
         }
@@ -223,15 +228,19 @@ impl Tower {
         of_fields.copy_from_slice(row(inputs.candidate, candidate, fields));
         of_interest.copy_from_slice(row(inputs.interest, candidate, interest));
         of_sequence.copy_from_slice(row(inputs.sequence, candidate, sequence));
-        of_dense.copy_from_slice(row(inputs.dense, candidate, dense));
+        let features = row(inputs.dense, candidate, dense);
+        of_dense.copy_from_slice(features);
+        if let Some(scale) = inputs.scale {
+            scale.apply(of_dense);
+        }
         if content > 0 {
             let at = index(inputs.of_candidate[candidate]);
             of_content.copy_from_slice(row(inputs.contents, at, content));
         }
         if let Some(missing) = &self.missing {
-            for (x, missing) in of_dense.iter_mut().zip(missing) {
-                // In every transform 0 stands for "nothing known".
-                if *x == 0.0 {
+            for ((x, feature), missing) in of_dense.iter_mut().zip(features).zip(missing) {
+                // In every fixed transform 0 stands for "nothing known".
+                if *feature == 0.0 {
                     *x = *missing;
                 }
             }

@@ -25,6 +25,8 @@ pub(crate) struct BatchTensors {
     pub(crate) wide: Tensor,
     /// Live features, `[n_candidates, N_DENSE]`.
     pub(crate) dense: Tensor,
+    /// Offsets of the logits, `[n_requests, n_tasks]`.
+    pub(crate) prior: Tensor,
     /// The request of each candidate, `[n_candidates]`.
     pub(crate) request_of: Tensor,
     /// The history; none without a block that reads it.
@@ -60,11 +62,12 @@ pub(crate) enum UniqueRows {
 }
 
 impl BatchTensors {
-    /// Gathers a batch from its rows and the wide part of `tables`.
+    /// Gathers a batch from its rows and the wide part of `tables`. `prior [n_tasks]` is that of requests without their own.
     pub(crate) fn gather(
         inputs: &Inputs,
         rows: &UniqueRows,
         tables: &Weights,
+        prior: &[f32],
         device: Device,
     ) -> Result<Self, Error> {
         let dim = tables.rows.dim();
@@ -103,6 +106,7 @@ impl BatchTensors {
             )?,
             wide: upload(&inputs.wide_sum.gather(&wide, 1), &[n_candidates], device)?,
             dense: upload(&inputs.dense, &[n_candidates, to_i64(N_DENSE)], device)?,
+            prior: upload(&inputs.priors(prior), &[n_requests, to_i64(prior.len())], device)?,
             request_of: upload_indices(&inputs.request_of, device)?,
             history,
             target: match target.is_empty() {

@@ -2,11 +2,14 @@
 
 use tch::Tensor;
 
-use super::{BatchTensors, ContentVectors};
+use ouzel_sample::N_DENSE;
+
+use super::{BatchTensors, ContentVectors, upload};
 use crate::blocks::{din, fm, head, hstu, interest};
 use crate::config::SequenceKind;
 use crate::error::Error;
-use crate::net::Net;
+use crate::feature_norm::LIMIT;
+use crate::net::{Net, to_i64};
 
 /// The outputs of a forward pass, and the content vectors that the contrast reads.
 #[derive(Debug)]
@@ -67,8 +70,8 @@ pub(crate) fn forward(
         0 => None,
         _ => Some(params.linear("aux", &hidden.f_detach()?)?),
     };
-    let prior = Tensor::f_from_slice(net.prior())?.f_to_device(hidden.device())?;
-    let mut logits = head::forward(params, &config.head, config.n_tasks(), &hidden)? + prior;
+    let mut logits =
+        head::forward(params, &config.head, config.n_tasks(), &hidden)? + of_request(&batch.prior)?;
     if config.wide {
         logits += batch.wide.f_unsqueeze(1)?;
     }
@@ -97,15 +100,25 @@ fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
     })
 }
 
-/// Live features as the first layer reads them: with learned values for missing ones, and without those it does not read.
+/// Live features as the first layer reads them: normalized, with learned values for missing ones, and without those it
+/// does not read.
 fn live_features(net: &Net, mask: Option<&Tensor>, dense: &Tensor) -> Result<Tensor, Error> {
-    let dense = match net.params().find("missing") {
-        // Every transform of a live feature maps "nothing known" to 0.
-        Some(missing) => missing.f_where_self(&dense.f_eq(0.0)?, dense)?,
+    let read = match net.scale() {
+        Some(scale) => {
+            let lanes = [to_i64(N_DENSE)];
+            let mean = upload(&scale.mean, &lanes, dense.device())?;
+            let factor = upload(&scale.factor, &lanes, dense.device())?;
+            ((dense - mean) * factor).f_clamp(-f64::from(LIMIT), f64::from(LIMIT))?
+        }
         None => dense.shallow_clone(),
     };
+    let read = match net.params().find("missing") {
+        // Every fixed transform of a live feature maps "nothing known" to 0.
+        Some(missing) => missing.f_where_self(&dense.f_eq(0.0)?, &read)?,
+        None => read,
+    };
     Ok(match mask {
-        Some(mask) => dense * mask,
-        None => dense,
+        Some(mask) => read * mask,
+        None => read,
     })
 }

@@ -11,6 +11,7 @@ use crate::config::{
 use crate::config::{MatmulPrecision, SequenceKind};
 use crate::cpu::testing::{Case, Tolerance, made_up, tensor};
 use crate::cpu::weights::Learning;
+use crate::feature_norm::FeatureScale;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::shapes::weight_specs;
 
@@ -20,14 +21,25 @@ const N_REQUESTS: usize = 4;
 const N_CONTENTS: usize = 4;
 
 /// The tower in tensors: logits, then auxiliary logits.
-fn by_torch(case: &Case, config: &ModelConfig, mask: Option<&[f32]>, prior: &[f32]) -> [Tensor; 2] {
+fn by_torch(
+    case: &Case,
+    config: &ModelConfig,
+    mask: Option<&[f32]>,
+    prior: &[f32],
+    scale: Option<&FeatureScale>,
+) -> [Tensor; 2] {
     let n = REQUEST_OF.len();
     let input = |name: &str| case.params().find(name);
     let request_of = Tensor::from_slice(&REQUEST_OF);
     let of = |x: &Tensor, weight: &str| x.matmul(&case.tensor(weight).tr());
-    let mut dense = tensor(&dense(), &[n, N_DENSE]);
+    let features = tensor(&dense(), &[n, N_DENSE]);
+    let mut dense = features.shallow_clone();
+    if let Some(scale) = scale {
+        let [mean, factor] = [&scale.mean, &scale.factor].map(|lanes| Tensor::from_slice(lanes));
+        dense = ((dense - mean) * factor).clamp(-2.5, 2.5);
+    }
     if let Some(missing) = input("missing") {
-        dense = missing.where_self(&dense.eq(0.0), &dense);
+        dense = missing.where_self(&features.eq(0.0), &dense);
     }
     if let Some(mask) = mask {
         dense *= Tensor::from_slice(mask);
@@ -62,7 +74,10 @@ fn by_torch(case: &Case, config: &ModelConfig, mask: Option<&[f32]>, prior: &[f3
         _ => case.params().linear("aux", &hidden.detach()).unwrap(),
     };
     let mut logits = head::forward(case.params(), &config.head, config.n_tasks(), &hidden).unwrap();
-    logits += Tensor::from_slice(prior);
+    let n_requests = i64::try_from(N_REQUESTS).unwrap();
+    logits += Tensor::from_slice(prior)
+        .view([n_requests, -1])
+        .index_select(0, &request_of);
     if config.wide {
         logits += case.tensor("wide").unsqueeze(1);
     }
@@ -78,6 +93,14 @@ fn dense() -> Vec<f32> {
     // A draw without a sum so near 0 that rounding its factors to bf16 moves a unit across ReLU.
     let values = made_up(4, REQUEST_OF.len() * N_DENSE);
     values.into_iter().map(|x| x.max(0.0)).collect()
+}
+
+/// A transform that clips some of the features.
+fn scale() -> FeatureScale {
+    FeatureScale {
+        mean: made_up(4, N_DENSE),
+        factor: made_up(5, N_DENSE).into_iter().map(f32::abs).collect(),
+    }
 }
 
 #[track_caller]
@@ -105,8 +128,9 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
     }
     let mask: Vec<f32> = (0..N_DENSE).map(|at| f32::from(u8::from(at % 4 != 1))).collect();
     let mask = Some(mask).filter(|_| !config.features.similarity);
-    let prior = made_up(90, config.n_tasks());
-    let [expected, expected_auxiliary] = by_torch(&case, config, mask.as_deref(), &prior);
+    let prior = made_up(90, N_REQUESTS * config.n_tasks());
+    let scale = config.features.normalize.then(scale);
+    let [expected, expected_auxiliary] = by_torch(&case, config, mask.as_deref(), &prior, scale.as_ref());
 
     let find = |name: &str| case.params().find(name).map_or(&[][..], |_| case.values(name));
     let dense = dense();
@@ -122,6 +146,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
         request_of: &REQUEST_OF,
         n_requests: N_REQUESTS,
         prior: &prior,
+        scale: scale.as_ref(),
     };
     let tower = Tower::new(BlockWeights::new(&case, config), config, mask).unwrap();
     let pass = tower.forward(inputs);
@@ -168,6 +193,10 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
 fn one_hidden_layer() -> ModelConfig {
     ModelConfig {
         hidden: vec![20],
+        features: FeatureSet {
+            normalize: false,
+            ..FeatureSet::default()
+        },
         ..ModelConfig::default()
     }
 }
