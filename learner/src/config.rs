@@ -308,8 +308,23 @@ impl LearnerConfig {
                 found: (model.output, model.auxiliary),
             });
         }
-        let first = self.validate(&model.tasks).into_iter().next();
+        let errors = self.validate(&model.tasks).into_iter();
+        let first = errors.chain(self.pooling(model)).next();
         first.map_or(Ok(()), |error| Err(Error::Config(error)))
+    }
+
+    /// Refuses a pooled head where samples do not come as whole slates.
+    #[must_use]
+    pub fn pooling(&self, model: &ModelConfig) -> Option<KeyError> {
+        let is_whole = self.policy == Policy::Plain && self.negative_sample_rate >= 1.0;
+        (model.pool_slate && !is_whole).then(|| {
+            KeyError::new(
+                "model.pool_slate",
+                "needs whole slates: set join.label_policy = \"wait\" and learner.negative_sample_rate = 1, or \
+                 pool_slate = false"
+                    .to_owned(),
+            )
+        })
     }
 
     /// The configured device.

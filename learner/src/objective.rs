@@ -100,7 +100,9 @@ impl Objective {
     /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
     /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
     pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs) -> BatchLoss {
-        let Outputs { logits, auxiliary } = outputs;
+        let Outputs {
+            logits, auxiliary, ..
+        } = outputs;
         let mut out = BatchLoss {
             value: 0.0,
             logits: vec![0.0; logits.len()],

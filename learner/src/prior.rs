@@ -7,9 +7,10 @@
 //! samples before the request's first one, in the order of the stream. Where labels come late, these are the labels that
 //! have come by then: a presumed negative counts as a negative until its positive arrives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
+use ouzel_model::Inputs;
 use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -110,11 +111,9 @@ pub(crate) struct RequestPriors {
 }
 
 impl RequestPriors {
-    /// Priors of the requests of these samples in the order of their first samples, `[n_requests, n_tasks]`.
-    pub(crate) fn of(&self, samples: &[Sample]) -> Vec<f32> {
-        let mut seen: HashSet<Id, BuildHasherDefault<IdHasher>> = HashSet::default();
-        let first = samples.iter().filter(|sample| seen.insert(sample.request.id));
-        let priors = first.filter_map(|sample| self.log_odds.get(&sample.request.id));
+    /// Priors of requests of the batch, `[n_requests, n_tasks]`.
+    pub(crate) fn of(&self, inputs: &Inputs) -> Vec<f32> {
+        let priors = inputs.requests.iter().filter_map(|id| self.log_odds.get(id));
         priors.flatten().copied().collect()
     }
 }
@@ -169,6 +168,9 @@ fn one(is_counted: bool) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use ouzel_model::ModelConfig;
+    use ouzel_sample::VectorMap;
+
     use super::*;
     use crate::testing::{again, sample, streams};
 
@@ -205,6 +207,8 @@ mod tests {
         };
         let slates = [shown(7, &[false, true]), shown(3, &[true; 3]), shown(9, &[false])];
         let samples = slates.concat();
+        let inputs =
+            |samples: &[Sample]| Inputs::of_samples(&ModelConfig::default(), samples, &VectorMap::default());
         let mut prior = Prior::new(Policy::Plain, 0.05, 1);
         let priors = prior.observe(&samples, 1e6);
         let odds = |k: f32, n: f32| {
@@ -217,16 +221,16 @@ mod tests {
             assert!(pairs.all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
         };
         close(
-            &priors.of(&samples),
+            &priors.of(&inputs(&samples)),
             &[odds(0.0, 0.0), odds(1.0, 2.0), odds(4.0, 5.0)],
         );
         // Of samples in another order, and of some of them; a request that comes back keeps its prior.
         let some = [&slates[2][..], &slates[0][1..], &slates[2][..]].concat();
-        close(&priors.of(&some), &[odds(4.0, 5.0), odds(0.0, 0.0)]);
+        close(&priors.of(&inputs(&some)), &[odds(4.0, 5.0), odds(0.0, 0.0)]);
         close(&prior.log_odds().collect::<Vec<_>>(), &[odds(4.0, 6.0)]);
         // Later batches go on from there.
         let next = prior.observe(&shown(1, &[true]), 1e6);
-        close(&next.of(&shown(1, &[true])), &[odds(4.0, 6.0)]);
+        close(&next.of(&inputs(&shown(1, &[true]))), &[odds(4.0, 6.0)]);
     }
 
     #[test]

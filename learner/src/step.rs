@@ -148,7 +148,7 @@ impl Trainer {
             return Ok(known);
         }
         let mut inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
-        inputs.prior = priors.of(samples);
+        inputs.prior = priors.of(&inputs);
         let logits = self.model.score(&inputs, &self.weights)?.into_iter();
         Ok(logits.step_by(self.weights.config.n_tasks()).collect())
     }
@@ -168,7 +168,7 @@ impl Trainer {
             source,
         };
         let mut inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
-        inputs.prior = priors.of(samples);
+        inputs.prior = priors.of(&inputs);
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);

@@ -16,7 +16,7 @@ use ouzel_learner::model::{
     WeightGroup, weight_specs,
 };
 use ouzel_learner::{ROW_STATE, WIDE_STATE};
-use ouzel_sample::{MODALITIES, N_DENSE};
+use ouzel_sample::{MODALITIES, N_DENSE, N_MODALITIES};
 
 use super::output;
 use crate::cli::{DescribeArgs, ModelArgs, ModelVerb};
@@ -314,21 +314,15 @@ fn summary(model: &ModelConfig, block: Block) -> String {
             }
         }
         Block::Fm => "products of fields in pairs".to_owned(),
-        Block::Content => {
-            let read = MODALITIES
-                .iter()
-                .zip(content.vector_widths)
-                .filter(|(_, width)| *width > 0);
-            let read: Vec<String> = read.map(|(name, width)| format!("{name} {width}")).collect();
-            format!(
-                "Fusion-Q-Former, {} to {} queries of {}, {} of {} heads",
-                read.join(" and "),
-                content.queries,
-                content.width,
-                layers(content.layers),
-                content.heads
-            )
-        }
+        Block::ContentLinear => format!("a weight for each float of {}", vectors(content.vector_widths)),
+        Block::Content => format!(
+            "Fusion-Q-Former, {} to {} queries of {}, {} of {} heads",
+            vectors(content.vector_widths),
+            content.queries,
+            content.width,
+            layers(content.layers),
+            content.heads
+        ),
         Block::Interest => format!("{} wide, over {} contents", interest.width, interest.history_len),
         Block::Sequence => {
             let kind = match sequence.kind {
@@ -367,9 +361,20 @@ fn summary(model: &ModelConfig, block: Block) -> String {
                     head.experts, head.expert_width, head.tower_width
                 ),
             };
-            format!("hidden {}, {head}", hidden.join(", "))
+            let pooled = match model.pool_slate {
+                true => ", pooled over the slate",
+                false => "",
+            };
+            format!("hidden {}, {head}{pooled}", hidden.join(", "))
         }
     }
+}
+
+/// The frozen vectors that are read: `text 384 and image 1280`.
+fn vectors(widths: [usize; N_MODALITIES]) -> String {
+    let read = MODALITIES.iter().zip(widths).filter(|(_, width)| *width > 0);
+    let read: Vec<String> = read.map(|(name, width)| format!("{name} {width}")).collect();
+    read.join(" and ")
 }
 
 fn layers(n: usize) -> String {

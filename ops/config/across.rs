@@ -30,6 +30,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     for (section, found) in sections {
         errors.extend(found.into_iter().map(|error| error.within(section)));
     }
+    errors.extend(config.learner_config().pooling(&model));
     errors.extend(history(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {

@@ -12,6 +12,8 @@ pub enum Block {
     Features,
     /// Factorization machine: pairwise products of fields.
     Fm,
+    /// Linear term over an item's frozen vectors.
+    ContentLinear,
     /// Fusion-Q-Former: frozen vectors of an item to its content vector.
     Content,
     /// Content interest: attention over the content vectors of the history.
@@ -26,10 +28,11 @@ pub enum Block {
 
 impl Block {
     /// All blocks in the order of the forward pass.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fields,
         Self::Features,
         Self::Fm,
+        Self::ContentLinear,
         Self::Content,
         Self::Interest,
         Self::Sequence,

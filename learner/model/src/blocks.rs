@@ -3,6 +3,7 @@
 //! They use three primitives: attention of a candidate over a history ([`din`], [`interest`], the candidate's side of
 //! [`hstu`]), a causal encoder of a history ([`hstu`]), and self-attention over tokens ([`fq_former`]).
 
+pub mod content_linear;
 pub mod contrast;
 pub mod din;
 pub mod fm;
@@ -10,6 +11,7 @@ pub mod fq_former;
 pub mod head;
 pub mod hstu;
 pub mod interest;
+pub mod slate_pool;
 
 use tch::{Kind, Tensor};
 

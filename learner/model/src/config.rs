@@ -6,6 +6,8 @@ mod check;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use ouzel_sample::N_MODALITIES;
+
 use crate::fields::Feature;
 
 pub use blocks::{
@@ -59,6 +61,11 @@ pub struct ModelConfig {
     ///
     /// Set it when many features are missing.
     pub learned_missing: bool,
+    /// Whether the logits have a linear term over the frozen vectors of the item, a weight for each float and task.
+    /// Without vectors, see `content.vector_widths`, there is none.
+    ///
+    /// Turn it off to measure what it is worth.
+    pub content_linear: bool,
     /// The Fusion-Q-Former, which turns an item's frozen vectors into a content vector. It is left out where neither
     /// `[content]` names an encoder nor `vector_widths` says that item events carry vectors.
     pub content: ContentConfig,
@@ -73,6 +80,11 @@ pub struct ModelConfig {
     pub sequence: SequenceConfig,
     /// The layers between the first layer and the tasks.
     pub head: HeadConfig,
+    /// Whether the head also reads what a candidate's last hidden layer differs in from the mean and from the maximum of its
+    /// slate, the candidates of one request. Scores then depend on the other candidates of the request.
+    ///
+    /// Set it when requests are scored with the items that are shown together.
+    pub pool_slate: bool,
     /// Low-rank adapters, which learn in place of the base once it is frozen.
     pub lora: LoraConfig,
     /// Seed of every initial value. Set from `learner.seed`.
@@ -221,11 +233,13 @@ impl Default for ModelConfig {
             fm: true,
             features: FeatureSet::default(),
             learned_missing: false,
+            content_linear: true,
             content: ContentConfig::default(),
             interest: InterestConfig::default(),
             contrast_width: 0,
             sequence: SequenceConfig::default(),
             head: HeadConfig::default(),
+            pool_slate: false,
             lora: LoraConfig::default(),
             seed: 1,
             tasks: vec!["click".into()],
@@ -254,10 +268,31 @@ impl ModelConfig {
         if own == 0 { self.dim } else { own }
     }
 
+    /// Widths of the frozen vectors that the linear term reads, 0 for a modality that it does not read.
+    #[must_use]
+    pub fn linear_widths(&self) -> [usize; N_MODALITIES] {
+        match self.content_linear {
+            true => self.content.vector_widths,
+            false => [0; N_MODALITIES],
+        }
+    }
+
+    /// Whether there is a linear term over frozen vectors.
+    #[must_use]
+    pub fn has_content_linear(&self) -> bool {
+        self.linear_widths() != [0; N_MODALITIES]
+    }
+
+    /// Whether any block reads the frozen vectors of an item.
+    #[must_use]
+    pub fn reads_vectors(&self) -> bool {
+        self.content.enabled || self.has_content_linear()
+    }
+
     /// Number of newest actions whose contents the model reads; at least 1 where it reads any content.
     #[must_use]
     pub fn history_contents(&self) -> usize {
-        match (self.content.enabled, self.interest.enabled) {
+        match (self.reads_vectors(), self.interest.enabled) {
             (false, _) => 0,
             (true, false) => 1,
             (true, true) => self.interest.history_len.max(1),

@@ -93,6 +93,15 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
             ..free(block)
         }),
         Block::Fm => config.fm.then(|| fm(config)),
+        Block::ContentLinear => config.has_content_linear().then(|| Cost {
+            candidate: Flops::fixed(
+                MODALITIES
+                    .iter()
+                    .map(|name| layers.product(&format!("linear.{name}")))
+                    .sum(),
+            ),
+            ..free(block)
+        }),
         Block::Content => config.content.enabled.then(|| content(config, &layers)),
         Block::Interest => config.interest.enabled.then(|| interest(config, &layers)),
         Block::Sequence => match config.sequence.kind {
@@ -296,7 +305,13 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
             layers.sum::<u64>() + mixing
         })
         .sum();
-    hidden + layers.linear("out") + layers.linear("aux") + of_experts + of_tasks
+    // For each float an addition and a comparison into the slate's, and two subtractions of the slate's.
+    let last = config.hidden.last().copied().unwrap_or(0) as u64;
+    let pooled = match config.pool_slate {
+        true => layers.product("pool.weight") + 4 * last,
+        false => 0,
+    };
+    hidden + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_tasks
 }
 
 #[cfg(test)]

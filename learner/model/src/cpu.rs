@@ -5,11 +5,12 @@
 //! tests compare outputs and all gradients with those.
 //!
 //! Operations: `gemm` (matrix products, with `bf16` factors where configured), `kernel` (loops over rows), `activation`,
-//! `softmax`, `layer_norm`, `linear` (with adapters), `fm`, `contrast`. Blocks: `fq_former`, `interest`, `din`, `hstu`, `head`,
-//! `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
+//! `softmax`, `layer_norm`, `linear` (with adapters), `fm`, `content_linear`, `contrast`. Blocks: `fq_former`, `interest`, `din`, `hstu`, `head`,
+//! `slate_pool`, `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
 
 mod activation;
 mod bf16;
+mod content_linear;
 mod contrast;
 mod din;
 mod fm;
@@ -26,6 +27,7 @@ mod model;
 mod pass;
 mod scratch;
 mod sequence;
+mod slate_pool;
 mod softmax;
 #[cfg(test)]
 mod testing;

@@ -5,6 +5,7 @@
 
 mod contents;
 mod pool;
+mod slates;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -43,7 +44,11 @@ pub struct Inputs {
     pub contents: Option<ContentInputs>,
     /// Candidates grouped by request; empty without attention over a history.
     pub groups: Groups,
-    n_requests: usize,
+    /// Whether a candidate counts in the slate of its request, `[n_candidates]`: the first one of each item does. None without
+    /// a pooled head.
+    pub members: Option<Vec<bool>>,
+    /// Ids of the requests, `[n_requests]`.
+    pub requests: Vec<Id>,
 }
 
 /// The newest actions of each request's user, oldest first, left-aligned.
@@ -113,7 +118,7 @@ impl Inputs {
     /// Number of requests.
     #[must_use]
     pub fn n_requests(&self) -> usize {
-        self.n_requests
+        self.requests.len()
     }
 
     /// Number of candidates.
@@ -126,7 +131,7 @@ impl Inputs {
     #[must_use]
     pub fn priors(&self, default: &[f32]) -> Vec<f32> {
         match self.prior.is_empty() {
-            true => default.repeat(self.n_requests),
+            true => default.repeat(self.n_requests()),
             false => self.prior.clone(),
         }
     }
@@ -150,6 +155,7 @@ struct Builder<'a> {
     wide: Unique<Id>,
     histories: Vec<(i64, Vec<HistoryEntry>)>,
     contents: contents::Collected,
+    slates: Option<slates::Collected>,
 }
 
 /// Distinct keys in order of first use.
@@ -186,6 +192,7 @@ impl<'a> Builder<'a> {
             wide: Unique::default(),
             histories: Vec::new(),
             contents: contents::Collected::default(),
+            slates: config.pool_slate.then(slates::Collected::default),
         }
     }
 
@@ -199,7 +206,7 @@ impl<'a> Builder<'a> {
     }
 
     fn n_requests(&self) -> i64 {
-        i64::try_from(self.inputs.n_requests).expect("a batch has fewer than 2^63 requests")
+        i64::try_from(self.inputs.n_requests()).expect("a batch has fewer than 2^63 requests")
     }
 
     fn request(&mut self, request: &Request) {
@@ -224,7 +231,7 @@ impl<'a> Builder<'a> {
                 .saturating_sub(self.config.interest.history_len);
             self.contents.histories.push(request.contents[newest..].to_vec());
         }
-        self.inputs.n_requests += 1;
+        self.inputs.requests.push(request.id);
     }
 
     fn candidate(&mut self, request: &Request, request_index: i64, candidate: &Candidate) {
@@ -241,8 +248,11 @@ impl<'a> Builder<'a> {
                 self.inputs.history.target.segment(member);
             }
         }
-        if self.config.content.enabled {
+        if self.config.reads_vectors() {
             self.contents.candidates.push(candidate.content);
+        }
+        if let Some(slates) = &mut self.slates {
+            slates.candidate(request_index, candidate.item);
         }
         Fields::new(request, self.config.history_len).wide(candidate, |id, _| {
             if self.config.wide {
@@ -257,12 +267,13 @@ impl<'a> Builder<'a> {
 
     fn done(mut self, vectors: &VectorMap) -> Inputs {
         self.history();
-        if self.config.content.enabled {
+        if self.config.reads_vectors() {
             self.inputs.contents = Some(ContentInputs::new(self.contents, vectors));
         }
         if self.config.sequence.kind != SequenceKind::Mean || self.config.interest.enabled {
-            self.inputs.groups = Groups::new(&self.inputs.request_of, self.inputs.n_requests);
+            self.inputs.groups = Groups::new(&self.inputs.request_of, self.inputs.n_requests());
         }
+        self.inputs.members = self.slates.map(slates::Collected::members);
         self.inputs.rows = self.rows.keys;
         self.inputs.wide = self.wide.keys;
         self.inputs

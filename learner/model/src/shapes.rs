@@ -124,6 +124,8 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
         );
     }
     adapters(&mut list, config);
+    // Behind all others, whose initial values depend on their places.
+    start_at_zero(&mut list, config);
     list.specs
 }
 
@@ -287,6 +289,22 @@ fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {
             list.linear(&uvqk, width, 2 * (values + keys));
             list.matrix(&out, 3 * values, width, Init::Xavier);
         }
+    }
+}
+
+/// The linear term over frozen vectors, and what the pooled head reads with.
+fn start_at_zero(list: &mut SpecList, config: &ModelConfig) {
+    let n_tasks = config.n_tasks();
+    list.begin(Block::ContentLinear, WeightGroup::Head);
+    for (name, width) in MODALITIES.iter().zip(config.linear_widths()) {
+        if width > 0 {
+            list.add(&format!("linear.{name}"), &[n_tasks, width], Init::Zero);
+        }
+    }
+    if config.pool_slate {
+        let last = config.hidden.last().copied().unwrap_or(1);
+        list.begin(Block::Head, WeightGroup::Head);
+        list.add("pool.weight", &[n_tasks, 2 * last], Init::Zero);
     }
 }
 

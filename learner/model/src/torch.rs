@@ -24,8 +24,12 @@ use crate::rows::Rows;
 use crate::weights::Weights;
 
 pub(crate) use bags::Bags;
+#[cfg(test)]
+pub(crate) use batch::gather_slates;
 pub(crate) use batch::{BatchTensors, UniqueRows};
-pub(crate) use contents::ContentVectors;
+pub(crate) use contents::ReadVectors;
+#[cfg(test)]
+pub(crate) use contents::gather_frozen;
 pub use device_rows::DeviceRows;
 pub(crate) use forward::{TorchOutputs, forward};
 use pass::TorchPass;
@@ -81,11 +85,16 @@ impl TorchBackend {
         if tracks {
             batch.track(inputs);
         }
-        let contents = match &inputs.contents {
-            Some(contents) => Some(self.content_vectors(net, contents)?),
-            None => None,
-        };
-        let outputs = forward(net, self.mask.as_ref(), &batch, contents)?;
+        let mut read = ReadVectors::default();
+        if let Some(contents) = &inputs.contents {
+            if net.config().content.enabled {
+                read.contents = Some(self.content_vectors(net, contents)?);
+            }
+            if net.config().has_content_linear() {
+                read.linear = Some(self.content_linear(net, contents)?);
+            }
+        }
+        let outputs = forward(net, self.mask.as_ref(), &batch, read)?;
         Ok((batch, outputs))
     }
 }

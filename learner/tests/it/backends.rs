@@ -55,7 +55,13 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
         learned_missing: true,
         ..model
     };
-    holds(bare, learner);
+    holds(bare, learner.clone());
+    let (pooled, _) = em3(SequenceKind::Mean, 0);
+    let pooled = ModelConfig {
+        pool_slate: true,
+        ..pooled
+    };
+    holds(pooled, learner);
     for kind in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::Hstu] {
         for freeze_samples in [0, 300] {
             let (model, learner) = em3(kind, freeze_samples);

@@ -231,6 +231,21 @@ fn auxiliary_heads_leave_the_primary_logits_alone_and_are_part_of_a_snapshot() {
 }
 
 #[test]
+fn a_pooled_head_is_refused_where_samples_do_not_come_as_whole_slates() {
+    let policies = [Policy::Fnw, Policy::Fnc, Policy::EsDfm, Policy::Defer];
+    let late = policies.map(|policy| (policy, 1.0));
+    for (policy, negative_rate) in late.into_iter().chain([(Policy::Plain, 0.5)]) {
+        let (model, learner) = configs_of(policy, negative_rate);
+        let model = ModelConfig {
+            pool_slate: true,
+            ..model
+        };
+        let refused = Trainer::new(model, learner).unwrap_err().to_string();
+        assert!(refused.contains("model.pool_slate"), "{refused}");
+    }
+}
+
+#[test]
 fn a_model_made_for_another_policy_is_refused() {
     let (model, _) = configs_of(Policy::Plain, 1.0);
     let (_, learner) = configs_of(Policy::EsDfm, 1.0);

@@ -13,8 +13,8 @@ pub struct ContentConfig {
     ///
     /// Turn it off to ignore content.
     pub enabled: bool,
-    /// Widths of the frozen vectors of text and image; 0 takes the width of the encoder in `[content]`, or leaves the
-    /// modality out.
+    /// Widths of the frozen vectors of text and image, of the Fusion-Q-Former and of `content_linear`; 0 takes the width of
+    /// the encoder in `[content]`, or leaves the modality out.
     ///
     /// Unit: floats. Set it when item events carry vectors.
     #[serde(alias = "widths")]

@@ -177,7 +177,7 @@ impl FqFormer {
 }
 
 /// An item's frozen vector of a modality; a vector of another width than the model reads counts as missing.
-fn frozen_vector(item: &ItemVectors, modality: usize, width: usize) -> Option<&[f32]> {
+pub(super) fn frozen_vector(item: &ItemVectors, modality: usize, width: usize) -> Option<&[f32]> {
     let vector = item[modality].as_ref()?;
     (vector.values.len() == width).then_some(&*vector.values)
 }

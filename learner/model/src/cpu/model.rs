@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::content_linear::ContentLinear;
 use super::contrast::Contrast;
 use super::fq_former::{FoldedFqFormer, FqFormer};
 use super::grad_mode::GradMode;
@@ -95,6 +96,10 @@ impl CpuBackend {
         let blocks = self.blocks.get(is_fixed, || {
             Ok(CpuBlocks {
                 tower: Tower::new(weights, config, config.features.mask().map(|mask| mask.to_vec()))?,
+                content_linear: match config.has_content_linear() {
+                    true => Some(ContentLinear::new(weights, config)?),
+                    false => None,
+                },
                 interest: match config.interest.enabled {
                     true => Some(Interest::new(weights, config)?),
                     false => None,
@@ -114,8 +119,8 @@ impl CpuBackend {
             ),
         };
         let contents = match &inputs.contents {
-            Some(contents) => self.contents(net, contents)?,
-            None => BatchContents::default(),
+            Some(contents) if config.content.enabled => self.contents(net, contents)?,
+            _ => BatchContents::default(),
         };
         Ok(CpuPass::new(
             net,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::{TchError, Tensor};
 
+use super::content_linear::ContentLinear;
 use super::contrast::{Contrast, ContrastInputs};
 use super::fq_former::FqFormerForward;
 use super::grad_mode::GradMode;
@@ -25,6 +26,7 @@ use crate::weights::Weights;
 #[derive(Debug)]
 pub(super) struct CpuBlocks {
     pub(super) tower: Tower,
+    pub(super) content_linear: Option<ContentLinear>,
     pub(super) interest: Option<Interest>,
     pub(super) contrast: Option<Contrast>,
 }
@@ -101,6 +103,10 @@ impl<'a> CpuPass<'a> {
         pass.tower = pass.blocks.tower.forward(pass.tower_inputs());
         pass.outputs.logits = std::mem::take(&mut pass.tower.logits);
         pass.outputs.auxiliary = std::mem::take(&mut pass.tower.auxiliary);
+        if let (Some(term), Some(contents)) = (&pass.blocks.content_linear, &inputs.contents) {
+            let terms = term.forward(contents.targets());
+            term.add_to(&terms, &contents.of_candidate, &mut pass.outputs.logits);
+        }
         pass
     }
 
@@ -123,6 +129,7 @@ impl<'a> CpuPass<'a> {
             request_of: &self.inputs.request_of,
             n_requests: self.inputs.n_requests(),
             prior: &self.prior,
+            members: self.inputs.members.as_deref(),
             scale: self.net.scale(),
         }
     }
@@ -251,6 +258,10 @@ impl Pass for CpuPass<'_> {
             contents: tower.contents,
             weights: tower.weights.into_iter().collect(),
         };
+        if let (Some(term), Some(contents)) = (&self.blocks.content_linear, &inputs.contents) {
+            let of_terms = term.of_terms(contents.n_targets, &contents.of_candidate, outputs.logits);
+            sums.extend(term.backward(contents.targets(), &of_terms));
+        }
         inputs.user.scatter(&tower.user, dim, &mut sums.rows);
         inputs.candidate.scatter(&tower.candidate, dim, &mut sums.rows);
         let mut wide = vec![0.0; inputs.wide.len()];

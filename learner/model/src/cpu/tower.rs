@@ -14,6 +14,7 @@ use super::gemm::Lhs;
 use super::head::{Head, HeadForward};
 use super::kernel::{index, row, vectorized};
 use super::linear::Linear;
+use super::slate_pool::{SlatePool, SlatePoolForward, Slates};
 use super::weights::BlockWeights;
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -49,6 +50,7 @@ pub(crate) struct Tower {
     /// The hidden layers behind the first one.
     hidden: Vec<Linear>,
     head: Head,
+    pool: Option<SlatePool>,
     auxiliary: Option<Linear>,
     /// Values in place of missing features, `[N_DENSE]`.
     missing: Option<Vec<f32>>,
@@ -83,6 +85,8 @@ pub(crate) struct TowerInputs<'a> {
     pub(crate) n_requests: usize,
     /// Offsets of the logits, `[n_requests, n_tasks]`.
     pub(crate) prior: &'a [f32],
+    /// Whether a candidate counts in the slate of its request; none without a pooled head.
+    pub(crate) members: Option<&'a [bool]>,
     /// The transform of live features, if they are normalized.
     pub(crate) scale: Option<&'a FeatureScale>,
 }
@@ -101,6 +105,7 @@ pub(crate) struct TowerForward {
     /// The head's activations, by piece of [`PIECE`] candidates.
     heads: Vec<HeadForward>,
     fm: Option<FmForward>,
+    pool: Option<SlatePoolForward>,
 }
 
 impl Tower {
@@ -131,6 +136,10 @@ impl Tower {
             parts,
             hidden: hidden.collect::<Result<_, _>>()?,
             head: Head::new(weights, config)?,
+            pool: config
+                .pool_slate
+                .then(|| SlatePool::new(weights, config))
+                .transpose()?,
             auxiliary: auxiliary.then(|| weights.linear("aux", last)).transpose()?,
             missing: weights.find("missing").map(<[f32]>::to_vec),
             mask,
@@ -140,7 +149,7 @@ impl Tower {
         })
     }
 
-    /// The logits of candidates. The bits of a candidate do not depend on those beside it.
+    /// The logits of candidates. Without a pooled head the bits of a candidate do not depend on those beside it.
     pub(crate) fn forward(&self, inputs: TowerInputs<'_>) -> TowerForward {
         let mut pass = TowerForward::default();
         Arch::new().dispatch(Forward(self, inputs, &mut pass));
@@ -174,6 +183,10 @@ impl Tower {
                 let out = &mut pass.auxiliary[start * layer.n_out..piece.end * layer.n_out];
                 layer.forward_to(last, out);
             }
+        }
+        if let (Some(pool), Some(slates)) = (&self.pool, slates(inputs)) {
+            let last = &pass.active[self.hidden.len()];
+            pass.pool = Some(pool.forward(last, slates, &mut pass.logits));
         }
         pass.fm = self.fm.as_ref().map(|fm| fm.forward(fm_inputs(inputs)));
         for (candidate, row) in pass.logits.chunks_exact_mut(self.n_tasks).enumerate() {
@@ -251,6 +264,14 @@ impl Tower {
             }
         }
     }
+}
+
+fn slates(inputs: TowerInputs<'_>) -> Option<Slates<'_>> {
+    Some(Slates {
+        members: inputs.members?,
+        request_of: inputs.request_of,
+        n_requests: inputs.n_requests,
+    })
 }
 
 fn fm_inputs(inputs: TowerInputs<'_>) -> FmInputs<'_> {

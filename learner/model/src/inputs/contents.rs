@@ -35,6 +35,11 @@ pub struct ContentInputs {
 }
 
 impl ContentInputs {
+    /// Frozen vectors of the contents of candidates, `[n_targets]`.
+    pub(crate) fn targets(&self) -> &[ItemVectors] {
+        &self.frozen[..self.n_targets]
+    }
+
     pub(super) fn new(collected: Collected, vectors: &VectorMap) -> Self {
         let mut out = Self::default();
         let mut place: HashMap<VectorId, i64> = HashMap::new();

@@ -6,6 +6,7 @@ use ouzel_sample::N_DENSE;
 
 use super::{Bags, upload, upload_indices};
 use crate::blocks::History;
+use crate::blocks::slate_pool::Slates;
 use crate::config::TOKEN_FIELDS;
 use crate::error::Error;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
@@ -37,6 +38,8 @@ pub(crate) struct BatchTensors {
     pub(crate) contents: Option<ContentIndices>,
     /// Candidates grouped by request; none without attention over a history.
     pub(crate) layout: Option<Layout>,
+    /// The slates; none without a pooled head.
+    pub(crate) slates: Option<Slates>,
 }
 
 /// Indices into the distinct contents of a batch.
@@ -121,6 +124,15 @@ impl BatchTensors {
                 true => None,
                 false => Some(Layout::new(&inputs.groups, device)?),
             },
+            slates: match &inputs.members {
+                Some(members) => Some(gather_slates(
+                    members,
+                    &inputs.request_of,
+                    inputs.n_requests(),
+                    device,
+                )?),
+                None => None,
+            },
         })
     }
 
@@ -165,4 +177,32 @@ impl ContentIndices {
             },
         })
     }
+}
+
+/// The members of each slate, padded to the longest.
+pub(crate) fn gather_slates(
+    members: &[bool],
+    request_of: &[i64],
+    n_requests: usize,
+    device: Device,
+) -> Result<Slates, Error> {
+    let mut slates: Vec<Vec<i64>> = vec![Vec::new(); n_requests];
+    for (candidate, (request, is_member)) in (0i64..).zip(request_of.iter().zip(members)) {
+        let slate = usize::try_from(*request).ok().and_then(|at| slates.get_mut(at));
+        if let Some(slate) = slate.filter(|_| *is_member) {
+            slate.push(candidate);
+        }
+    }
+    let len = slates.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    let (mut places, mut valid) = (Vec::new(), Vec::new());
+    for mut slate in slates {
+        valid.extend((0..len).map(|at| f32::from(u8::from(at < slate.len()))));
+        slate.resize(len, 0);
+        places.extend(slate);
+    }
+    let shape = [to_i64(n_requests), to_i64(len)];
+    Ok(Slates {
+        members: upload_indices(&places, device)?.f_view(shape)?,
+        valid: upload(&valid, &shape, device)?.f_unsqueeze(-1)?,
+    })
 }

@@ -5,13 +5,22 @@ use tch::{Device, Tensor};
 use ouzel_sample::{ItemVectors, N_MODALITIES};
 
 use super::{TorchBackend, upload};
+use crate::blocks::content_linear;
 use crate::blocks::fq_former::{self, Frozen};
-use crate::config::ContentConfig;
 use crate::content_cache::key_width;
 use crate::error::Error;
 use crate::host_slice::to_vec;
 use crate::inputs::ContentInputs;
 use crate::net::{Net, to_i64};
+
+/// What a forward pass reads of the frozen vectors of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct ReadVectors {
+    /// None without a Fusion-Q-Former.
+    pub(crate) contents: Option<ContentVectors>,
+    /// The linear term of each content of a candidate, `[n_targets, n_tasks]`; none without that term.
+    pub(crate) linear: Option<Tensor>,
+}
 
 /// The distinct contents of a batch, those of candidates first.
 #[derive(Debug)]
@@ -83,10 +92,17 @@ impl TorchBackend {
         })
     }
 
+    /// The linear term of the candidates' contents, `[n_targets, n_tasks]`.
+    pub(super) fn content_linear(&self, net: &Net, inputs: &ContentInputs) -> Result<Tensor, Error> {
+        let frozen = gather_frozen(inputs.targets(), net.config().linear_widths(), self.device)?;
+        content_linear::forward(net.params(), &frozen)
+    }
+
     /// Content vectors of items, `[n, out]`.
     fn fq_former(&self, net: &Net, items: &[ItemVectors]) -> Result<Tensor, Error> {
         let config = &net.config().content;
-        fq_former::forward(net.params(), config, &gather_frozen(items, config, self.device)?)
+        let frozen = gather_frozen(items, config.vector_widths, self.device)?;
+        fq_former::forward(net.params(), config, &frozen)
     }
 }
 
@@ -101,12 +117,12 @@ fn keys(net: &Net, vectors: &Tensor) -> Result<Option<Tensor>, Error> {
 /// The frozen vectors of items as tensors. A vector of another width than the model reads counts as missing.
 pub(crate) fn gather_frozen(
     items: &[ItemVectors],
-    config: &ContentConfig,
+    widths: [usize; N_MODALITIES],
     device: Device,
 ) -> Result<Frozen, Error> {
     let mut present = vec![0.0; items.len() * N_MODALITIES];
     let mut vectors: [Option<Tensor>; N_MODALITIES] = [const { None }; N_MODALITIES];
-    for (modality, width) in config.vector_widths.into_iter().enumerate() {
+    for (modality, width) in widths.into_iter().enumerate() {
         if width == 0 {
             continue;
         }

@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use ouzel_sample::N_DENSE;
 
-use super::{BatchTensors, ContentVectors, upload};
-use crate::blocks::{din, fm, head, hstu, interest};
+use super::{BatchTensors, ReadVectors, upload};
+use crate::blocks::{din, fm, head, hstu, interest, slate_pool};
 use crate::config::SequenceKind;
 use crate::error::Error;
 use crate::feature_norm::LIMIT;
@@ -27,7 +27,7 @@ pub(crate) fn forward(
     net: &Net,
     mask: Option<&Tensor>,
     batch: &BatchTensors,
-    contents: Option<ContentVectors>,
+    ReadVectors { contents, linear }: ReadVectors,
 ) -> Result<TorchOutputs, Error> {
     let (config, params) = (net.config(), net.params());
     let of_request = |x: &Tensor| x.f_index_select(0, &batch.request_of);
@@ -77,6 +77,14 @@ pub(crate) fn forward(
     }
     if config.fm {
         logits += fm::second_order(&batch.user, &fields, &batch.request_of)?.f_unsqueeze(1)?;
+    }
+    if let Some(slates) = &batch.slates {
+        let stats = slate_pool::stats(&hidden, slates)?;
+        let differences = slate_pool::differences(&hidden, &stats, &batch.request_of)?;
+        logits += differences.f_matmul(&params.get("pool.weight")?.f_tr()?)?;
+    }
+    if let (Some(linear), Some(indices)) = (linear, &batch.contents) {
+        logits += linear.f_index_select(0, &indices.of_candidate)?;
     }
     Ok(TorchOutputs {
         logits,

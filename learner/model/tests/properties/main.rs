@@ -22,7 +22,7 @@ fn items(n: u64) -> Vec<u64> {
 }
 
 #[test]
-fn candidates_score_alone_as_in_a_slate() {
+fn candidates_score_alone_as_in_a_slate_unless_the_head_pools_it() {
     let world = World::new();
     for (name, config) in models() {
         let weights = weights(&config);
@@ -38,8 +38,9 @@ fn candidates_score_alone_as_in_a_slate() {
                 world.score(&mut net, &weights, &[slate])
             })
             .collect();
-        assert!(
+        assert_eq!(
             apart(&together, &alone) < SAME,
+            !config.pool_slate,
             "{name}: {}",
             apart(&together, &alone)
         );

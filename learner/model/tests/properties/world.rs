@@ -131,6 +131,13 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
     let mut one_layer = model(SequenceKind::Hstu, HeadKind::Single, true);
     one_layer.sequence.layers = 1;
     models.push(("Hstu of one layer".to_owned(), one_layer));
+    for kind in [HeadKind::Single, HeadKind::Mmoe] {
+        let pooled = ModelConfig {
+            pool_slate: true,
+            ..model(SequenceKind::Din, kind, true)
+        };
+        models.push((format!("{kind:?}, pooled over the slate"), pooled));
+    }
     models
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::{PARTS, PIECE, Tower, TowerForward, TowerInputs, fm_inputs};
+use super::{PARTS, PIECE, Tower, TowerForward, TowerInputs, fm_inputs, slates};
 use crate::cpu::activation::relu_backward;
 use crate::cpu::gemm::{Lhs, MatrixView};
 use crate::cpu::head::HeadGradients;
@@ -46,6 +46,8 @@ struct Backward<'a> {
     head: HeadGradients,
     auxiliary: LinearGradients,
     missing: Vec<f32>,
+    /// Of the last hidden layer through the pooled head, `[n_candidates, width]`; empty without one.
+    pooled: Vec<f32>,
     out: TowerGradients,
     /// Reused from piece to piece.
     of_active: Vec<f32>,
@@ -91,6 +93,7 @@ impl Tower {
                     LinearGradients::new(layer, layers)
                 }),
             missing: vec![0.0; self.missing.as_ref().map_or(0, Vec::len)],
+            pooled: Vec::new(),
             out: TowerGradients {
                 user: vec![0.0; inputs.user.len()],
                 candidate: Vec::with_capacity(n * fields),
@@ -112,6 +115,7 @@ impl Backward<'_> {
     #[inline(always)]
     fn run(&mut self, logits: &[f32], auxiliary: &[f32]) {
         let n = self.inputs.request_of.len();
+        self.pool(logits);
         for start in (0..n).step_by(PIECE) {
             let piece = start..n.min(start + PIECE);
             self.head(piece.clone(), logits, auxiliary);
@@ -123,6 +127,19 @@ impl Backward<'_> {
         self.wide_and_fm(logits);
     }
 
+    /// From the logits through the pooled head.
+    #[inline(always)]
+    fn pool(&mut self, logits: &[f32]) {
+        let (tower, pass) = (self.tower, self.pass);
+        let parts = (&tower.pool, slates(self.inputs), &pass.pool);
+        if let (Some(pool), Some(slates), Some(forward)) = parts {
+            let last = &pass.active[tower.hidden.len()];
+            let [of_weight, of_hidden] = pool.backward(last, slates, forward, logits);
+            self.out.weights.push(("pool.weight".to_owned(), of_weight));
+            self.pooled = of_hidden;
+        }
+    }
+
     /// From the logits of some candidates to the last hidden layer.
     #[inline(always)]
     fn head(&mut self, piece: Range<usize>, logits: &[f32], auxiliary: &[f32]) {
@@ -131,7 +148,13 @@ impl Backward<'_> {
         let width = last.len() / self.inputs.request_of.len().max(1);
         let last = &last[piece.start * width..piece.end * width];
         self.of_active.clear();
-        self.of_active.resize(last.len(), 0.0);
+        match self.pooled.is_empty() {
+            true => self.of_active.resize(last.len(), 0.0),
+            false => {
+                let of_pool = &self.pooled[piece.start * width..piece.end * width];
+                self.of_active.extend_from_slice(of_pool);
+            }
+        }
         let logits = &logits[piece.start * tower.n_tasks..piece.end * tower.n_tasks];
         tower.head.backward(
             last,

@@ -1,10 +1,10 @@
 //! The tower against the same layers as libtorch differentiates them.
 
 use ouzel_sample::N_DENSE;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::*;
-use crate::blocks::{fm, head};
+use crate::blocks::{fm, head, slate_pool};
 use crate::config::{
     ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig,
 };
@@ -14,6 +14,7 @@ use crate::cpu::weights::Learning;
 use crate::feature_norm::FeatureScale;
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::shapes::weight_specs;
+use crate::torch::gather_slates;
 
 const REQUEST_OF: [i64; 7] = [0, 0, 1, 1, 1, 3, 0];
 const OF_CANDIDATE: [i64; 7] = [0, 3, 1, 1, 2, 0, 2];
@@ -78,6 +79,12 @@ fn by_torch(
     logits += Tensor::from_slice(prior)
         .view([n_requests, -1])
         .index_select(0, &request_of);
+    if config.pool_slate {
+        let slates = gather_slates(&MEMBERS, &REQUEST_OF, N_REQUESTS, Device::Cpu).unwrap();
+        let stats = slate_pool::stats(&hidden, &slates).unwrap();
+        let read = slate_pool::differences(&hidden, &stats, &request_of).unwrap();
+        logits += of(&read, "pool.weight");
+    }
     if config.wide {
         logits += case.tensor("wide").unsqueeze(1);
     }
@@ -95,6 +102,9 @@ fn dense() -> Vec<f32> {
     values.into_iter().map(|x| x.max(0.0)).collect()
 }
 
+/// The last candidate repeats an item of its request.
+const MEMBERS: [bool; 7] = [true, true, true, true, true, true, false];
+
 /// A transform that clips some of the features.
 fn scale() -> FeatureScale {
     FeatureScale {
@@ -107,7 +117,7 @@ fn scale() -> FeatureScale {
 fn check(config: &ModelConfig, tolerance: Tolerance) {
     let (n, dim, out) = (REQUEST_OF.len(), config.dim, config.content.out());
     let is_block = |name: &str| {
-        ["content.", "interest.", "sequence.", "cic."]
+        ["content.", "interest.", "sequence.", "cic.", "linear."]
             .iter()
             .any(|block| name.starts_with(block))
     };
@@ -147,6 +157,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
         n_requests: N_REQUESTS,
         prior: &prior,
         scale: scale.as_ref(),
+        members: config.pool_slate.then_some(&MEMBERS[..]),
     };
     let tower = Tower::new(BlockWeights::new(&case, config), config, mask).unwrap();
     let pass = tower.forward(inputs);
@@ -273,6 +284,24 @@ fn heads_auxiliary_logits_and_adapters_are_those_of_the_layers() {
         .count();
     assert_eq!(n_adapted, 4);
     check(&config, Tolerance::F32);
+}
+
+#[test]
+fn the_pooled_head_and_its_gradients_are_those_of_the_layers() {
+    for kind in [HeadKind::Single, HeadKind::Mmoe] {
+        for config in [one_hidden_layer(), three_hidden_layers()] {
+            let config = ModelConfig {
+                pool_slate: true,
+                auxiliary: 1,
+                head: HeadConfig {
+                    kind,
+                    ..HeadConfig::default()
+                },
+                ..with_blocks(config)
+            };
+            check(&config, Tolerance::F32);
+        }
+    }
 }
 
 #[test]
