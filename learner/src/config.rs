@@ -97,10 +97,10 @@ pub struct OptimizerConfig {
     /// Raise it to damp the first steps of a new row.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub row_initial_accumulator: f32,
-    /// Optimizer of the dense weights: `adagrad`, or `adam` with betas .95 and .999. Under another one than a snapshot's,
-    /// the optimizer state starts anew.
+    /// Optimizer of the dense weights: `adagrad`; `shampoo` for matrices beside Adagrad for vectors; or `adam` with betas .95
+    /// and .999. Under another one than a snapshot's, the optimizer state starts anew.
     ///
-    /// Change it together with `dense_rate`.
+    /// Change it to `shampoo` where a step may cost more; with `adam` change `dense_rate` as well.
     pub dense: DenseRule,
     /// Learning rate of the dense weights.
     ///

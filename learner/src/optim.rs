@@ -1,6 +1,7 @@
-//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad or Adam for dense weights.
+//! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad, Adam or Shampoo for dense weights.
 
 mod dense;
+mod shampoo;
 
 use ouzel_model::{DeviceRows, Feature, Key, Rows, Table};
 use tch::{Kind, TchError, Tensor};

@@ -75,9 +75,12 @@ impl Trainer {
             let name = &spec.name;
             let array = &weights.dense[name];
             dense.insert(name.as_str(), Array::new(&array.shape, array.values.to_vec())?)?;
-            for (what, tensor) in rule.state_names().iter().zip(&kept.tensors) {
+            for (spec, tensor) in kept.specs.iter().zip(&kept.tensors) {
                 let values = Vec::<f32>::try_from(tensor.flatten(0, -1)).map_err(ouzel_model::Error::from)?;
-                state.insert(state_name(name, what), Array::new(&array.shape, values)?)?;
+                state.insert(
+                    state_name(name, spec.name),
+                    Array::new(&extents(&spec.shape), values)?,
+                )?;
             }
         }
         let norm = &weights.norm;
@@ -195,12 +198,8 @@ impl Trainer {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
-        let has_counts = snapshot
-            .manifest()
-            .files
-            .iter()
-            .any(|file| file.name == ADMISSION);
-        if has_counts && trainer.config.rows.waits() != [false; Feature::N] {
+        let has = |name: &str| snapshot.manifest().file(name).is_some();
+        if has(ADMISSION) && trainer.config.rows.waits() != [false; Feature::N] {
             trainer
                 .admission
                 .import(&admission_counts(snapshot.arrays(ADMISSION)?)?);
@@ -213,13 +212,13 @@ impl Trainer {
 
     /// Restores the optimizer state of the dense weights.
     fn restore_dense(&mut self, state: &mut Arrays) -> Result<(), Error> {
-        let rule = self.dense.rule();
-        for ((spec, weight), kept) in self.model.net().weights().zip(&mut self.dense.states) {
-            for (what, tensor) in rule.state_names().iter().zip(&mut kept.tensors) {
-                let values = state.take::<f32>(&state_name(&spec.name, what), &spec.shape)?;
+        for ((weight, _), kept) in self.model.net().weights().zip(&mut self.dense.states) {
+            for (spec, tensor) in kept.specs.iter().zip(&mut kept.tensors) {
+                let values =
+                    state.take::<f32>(&state_name(&weight.name, spec.name), &extents(&spec.shape))?;
                 *tensor = Tensor::from_slice(&values)
-                    .view_as(weight)
-                    .to_device(weight.device());
+                    .view(spec.shape.as_slice())
+                    .to_device(tensor.device());
             }
         }
         Ok(())
@@ -241,8 +240,8 @@ impl Trainer {
 /// Hash over the trainer's part of a draft, names and shapes included.
 #[must_use]
 pub fn weights_hash(draft: &Draft) -> String {
-    let admission = draft.has(ADMISSION).then_some(ADMISSION);
     let always = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER];
+    let admission = draft.has(ADMISSION).then_some(ADMISSION);
     let names: Vec<&str> = always.into_iter().chain(admission).collect();
     draft.hash_files(&names)
 }
@@ -291,6 +290,11 @@ fn differences(snapshot: &ModelConfig, configured: &ModelConfig) -> Vec<String> 
     let mut out = Vec::new();
     compare("model", &was, &is, &mut out);
     out
+}
+
+/// A shape as arrays have it.
+fn extents(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect()
 }
 
 /// The name of a state tensor of a dense weight.

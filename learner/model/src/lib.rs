@@ -45,7 +45,7 @@ pub use config::{
     ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
     ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
-pub use cpu::has_bf16_units;
+pub use cpu::{has_bf16_units, linalg};
 pub use error::Error;
 pub use feature_norm::FeatureNorm;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};

@@ -2,9 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use ouzel_model::host_slice::{values, values_mut};
+
+use super::shampoo::{Factor, Sides, precondition};
 
 /// Adam's decay of the means of gradients and of their squares (Kingma and Ba 2015). The first is above the usual 0.9,
 /// because gradients of a stream are noisy and no sample is seen twice.
@@ -21,14 +23,43 @@ pub enum DenseRule {
     Adagrad,
     /// Adam: means of gradients and of their squares, with bias correction (Kingma and Ba 2015).
     Adam,
+    /// Shampoo for matrices, at the length of Adagrad's steps; Adagrad for vectors (Gupta et al. 2018).
+    Shampoo,
+}
+
+/// A state tensor as the rule asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StateSpec {
+    /// Its name, behind that of the weight.
+    pub(crate) name: &'static str,
+    pub(crate) shape: Vec<i64>,
+    /// Value that it starts from.
+    initial: f64,
 }
 
 impl DenseRule {
-    /// Names of the state tensors of a weight, each of the weight's shape.
-    pub(crate) fn state_names(self) -> &'static [&'static str] {
+    /// The state tensors of a weight of this shape; `accumulator` is what Adagrad's sums start from.
+    fn state(self, shape: &[i64], accumulator: f64) -> Vec<StateSpec> {
+        let of = |name, shape: &[i64], initial| StateSpec {
+            name,
+            shape: shape.to_vec(),
+            initial,
+        };
+        let adagrad = of("adagrad_sum", shape, accumulator);
         match self {
-            DenseRule::Adagrad => &["adagrad_sum"],
-            DenseRule::Adam => &["adam_mean", "adam_square"],
+            DenseRule::Adagrad => vec![adagrad],
+            DenseRule::Adam => vec![of("adam_mean", shape, 0.0), of("adam_square", shape, 0.0)],
+            DenseRule::Shampoo => {
+                let names = [
+                    ["shampoo_left", "shampoo_left_root"],
+                    ["shampoo_right", "shampoo_right_root"],
+                ];
+                let has = Sides::of(shape).map_or([false; 2], |sides| sides.has);
+                let sides = shape.iter().zip(has).zip(names).filter(|((_, has), _)| *has);
+                let factors =
+                    sides.flat_map(|((side, _), names)| names.map(|name| of(name, &[*side; 2], 0.0)));
+                std::iter::once(adagrad).chain(factors).collect()
+            }
         }
     }
 }
@@ -57,18 +88,18 @@ pub(crate) struct DenseOptimizer {
 pub(crate) struct OptimizerState {
     /// Steps of this weight: it may be frozen while others learn, and bias correction counts its own steps.
     pub(crate) n_steps: u64,
-    /// As [`DenseRule::state_names`], each of the weight's shape.
+    /// What the tensors are.
+    pub(crate) specs: Vec<StateSpec>,
+    /// As `specs`.
     pub(crate) tensors: Vec<Tensor>,
-    /// Value that the tensors start from.
-    initial: f64,
 }
 
 impl OptimizerState {
     /// Starts anew.
     pub(crate) fn reset(&mut self) {
         self.n_steps = 0;
-        for tensor in &mut self.tensors {
-            let _filled = tensor.fill_(self.initial);
+        for (tensor, spec) in self.tensors.iter_mut().zip(&self.specs) {
+            let _filled = tensor.fill_(spec.initial);
         }
     }
 }
@@ -77,15 +108,13 @@ impl DenseOptimizer {
     /// New state for each weight, with what Adagrad's sums of its squared gradients start from.
     pub(crate) fn new<'a>(rule: DenseRule, weights: impl Iterator<Item = (&'a Tensor, f64)>) -> Self {
         let states = weights.map(|(weight, accumulator)| {
-            let initial = match rule {
-                DenseRule::Adagrad => accumulator,
-                DenseRule::Adam => 0.0,
-            };
-            let state = || weight.full_like(initial).set_requires_grad(false);
+            let specs = rule.state(&weight.size(), accumulator);
+            let device = rule.state_device(weight);
+            let tensor = |spec: &StateSpec| Tensor::full(&spec.shape, spec.initial, (Kind::Float, device));
             OptimizerState {
                 n_steps: 0,
-                tensors: rule.state_names().iter().map(|_| state()).collect(),
-                initial,
+                tensors: specs.iter().map(tensor).collect(),
+                specs,
             }
         });
         Self {
@@ -127,6 +156,14 @@ impl DenseOptimizer {
 }
 
 impl DenseRule {
+    /// Where the state of a weight is: Shampoo computes its roots in host memory.
+    fn state_device(self, weight: &Tensor) -> Device {
+        match self {
+            DenseRule::Adagrad | DenseRule::Adam => weight.device(),
+            DenseRule::Shampoo => Device::Cpu,
+        }
+    }
+
     /// A step of a weight on any device.
     fn step_on_device(
         self,
@@ -140,6 +177,19 @@ impl DenseRule {
         match (self, state) {
             (DenseRule::Adagrad, [sum]) => adagrad(weight, sum, gradient, rate),
             (DenseRule::Adam, [mean, square]) => adam(weight, [mean, square], gradient, rate, n),
+            (DenseRule::Shampoo, state) => {
+                let mut host = weight.f_to_device(Device::Cpu)?.f_contiguous()?;
+                let gradient = gradient.f_to_device(Device::Cpu)?.f_contiguous()?;
+                let step = Step {
+                    rate,
+                    factor: None,
+                    n,
+                };
+                let is_done = self.step_on_host(&mut host, state, &gradient, step);
+                debug_assert!(is_done, "all of it is in host memory");
+                weight.f_copy_(&host)?;
+                Ok(())
+            }
             _ => unreachable!("the state was made for the rule"),
         }
     }
@@ -154,12 +204,17 @@ impl DenseRule {
         Step { rate, factor, n }: Step,
     ) -> bool {
         let factor = factor.unwrap_or(1.0) as f32;
+        let sides = Sides::of(&weight.size());
         let (Some(weight), Some(gradient)) = (values_mut(weight), values(gradient)) else {
             return false;
         };
+        if let (DenseRule::Shampoo, Some(sides)) = (self, sides) {
+            let gradient: Vec<f32> = gradient.iter().map(|g| factor * g).collect();
+            return shampoo(weight, state, &gradient, sides, (rate as f32, n));
+        }
         let gradient = gradient.iter().map(|g| factor * g);
         match (self, state) {
-            (DenseRule::Adagrad, [sum]) => {
+            (DenseRule::Adagrad | DenseRule::Shampoo, [sum]) => {
                 let Some(sum) = values_mut(sum) else { return false };
                 for ((w, sum), g) in weight.iter_mut().zip(sum).zip(gradient) {
                     *sum += g * g;
@@ -184,6 +239,41 @@ impl DenseRule {
         }
         true
     }
+}
+
+/// A step of a matrix by Shampoo. `state` is Adagrad's sum, then sum and root of each factor. Returns false and does nothing
+/// for state outside host memory.
+#[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+fn shampoo(
+    weight: &mut [f32],
+    state: &mut [Tensor],
+    gradient: &[f32],
+    sides: Sides,
+    (rate, n): (f32, u64),
+) -> bool {
+    let slices: Option<Vec<&mut [f32]>> = state.iter_mut().map(values_mut).collect();
+    let Some(mut slices) = slices.map(Vec::into_iter) else {
+        return false;
+    };
+    let Some(sum) = slices.next() else { return false };
+    let mut factor = |has: bool| {
+        let (sum, root) = has.then(|| (slices.next(), slices.next()))?;
+        Some(Factor {
+            sum: sum?,
+            root: root?,
+        })
+    };
+    let factors = sides.has.map(&mut factor);
+    let adagrad = gradient.iter().zip(sum).map(|(g, sum)| {
+        *sum += g * g;
+        g / (sum.sqrt() + EPSILON as f32)
+    });
+    let mut step: Vec<f32> = adagrad.collect();
+    precondition(sides, factors, gradient, &mut step, n);
+    for (w, step) in weight.iter_mut().zip(step) {
+        *w -= rate * step;
+    }
+    true
 }
 
 /// Bias correction of a mean that started from 0, after `n` steps: `1 - beta^n`.
@@ -283,14 +373,13 @@ mod tests {
 
     #[test]
     fn steps_on_host_and_device_agree() {
-        for rule in [DenseRule::Adagrad, DenseRule::Adam] {
+        for rule in [DenseRule::Adagrad, DenseRule::Adam, DenseRule::Shampoo] {
             let [mut host, mut device] =
                 [(); 2].map(|()| Tensor::full([4, 5], 0.3, (tch::Kind::Float, tch::Device::Cpu)));
             let [mut host_state, mut device_state] = [(); 2].map(|()| {
-                rule.state_names()
-                    .iter()
-                    .map(|_| host.zeros_like())
-                    .collect::<Vec<_>>()
+                let specs = rule.state(&[4, 5], 0.0);
+                let zeros = |spec: &StateSpec| Tensor::zeros(&spec.shape, (Kind::Float, Device::Cpu));
+                specs.iter().map(zeros).collect::<Vec<_>>()
             });
             for n in 1..=50u64 {
                 let values: Vec<f32> = (0..20)

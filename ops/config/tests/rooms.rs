@@ -54,6 +54,7 @@ fn the_optimizer_of_dense_weights_is_chosen_by_name() {
     for (name, expected) in [
         ("adagrad", Some(DenseRule::Adagrad)),
         ("adam", Some(DenseRule::Adam)),
+        ("shampoo", Some(DenseRule::Shampoo)),
         ("sgd", None),
     ] {
         let parsed = Config::parse(&format!("optimizer.dense = \"{name}\""), "x");
