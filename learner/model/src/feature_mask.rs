@@ -7,7 +7,11 @@ use crate::config::FeatureSet;
 impl FeatureSet {
     /// 1 for live features that are read, else 0; none where all are.
     pub(crate) fn mask(self) -> Option<[f32; N_DENSE]> {
-        if self == Self::default() {
+        let all = Self {
+            normalize: self.normalize,
+            ..Self::default()
+        };
+        if self == all {
             return None;
         }
         Some(DENSE_NAMES.map(|name| {
