@@ -15,7 +15,7 @@ use ouzel_sample::{EventTime, Id, ShownSlate};
 use world::{World, apart, model, models, net, served, weights};
 
 /// What matrix products of other shapes may differ by.
-const SAME: f32 = 2e-6;
+const SAME: f32 = 4e-6;
 
 fn items(n: u64) -> Vec<u64> {
     (0..n).map(|n| (n * 11 + 5) % 40).collect()
