@@ -142,7 +142,7 @@ impl Oracle {
                 };
                 let expected =
                     (clicks.iter().filter(has).count() as f64 + 1.0) / (clicks.len() as f64 + prior);
-                let of_user = own.iter().filter(|click| has(*click)).count() as f64;
+                let of_user = own.iter().filter(|click| has(click)).count() as f64;
                 logs.push(((of_user + 2.0 * expected) / (own.len() as f64 + 2.0) / expected).ln());
             }
             let known = !own.is_empty() && !logs.is_empty();
@@ -158,7 +158,7 @@ impl Oracle {
     }
 
     fn sizes(&self, size: usize, found: &mut BTreeMap<&'static str, f64>) {
-        let bucket = |size: usize| (4.0 * (size as f64).ln()).floor();
+        let bucket = |size: usize| (4.0 * (size as f64).ln()).floor().to_bits();
         let same = |shown: &&Shown| bucket(shown.size) == bucket(size);
         let n = self.shown.iter().filter(same).count() as f64;
         let k = self.acted.iter().filter(|(action, _)| {

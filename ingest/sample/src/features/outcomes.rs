@@ -193,6 +193,10 @@ mod tests {
         }
     }
 
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
     fn features(outcomes: &Outcomes, now: i64) -> [f32; N_DENSE] {
         let mut values = [0.0; N_DENSE];
         outcomes.fill(&mut values, &Smoothing::new(0.1, 1.0), EventTime(now));
@@ -215,10 +219,10 @@ mod tests {
         let unacted = features(&late, 3_000);
         late.add_action(&action(&first, 2, 2_500));
         let (at_once, late) = (features(&at_once, 3_000), features(&late, 3_000));
-        assert_ne!(unacted[ORDERED], late[ORDERED]);
-        assert_eq!(at_once[ORDERED], late[ORDERED]);
+        assert_ne!(bits(&unacted[ORDERED]), bits(&late[ORDERED]));
+        assert_eq!(bits(&at_once[ORDERED]), bits(&late[ORDERED]));
         let last = Feature::user_outcome_1 as usize;
-        assert_eq!(late[last..last + 3], [-0.2, -0.2, -0.1]);
+        assert_eq!(bits(&late[last..last + 3]), bits(&[-0.2, -0.2, -0.1]));
     }
 
     #[test]
@@ -232,7 +236,7 @@ mod tests {
         let before = features(&outcomes, 100);
         outcomes.add_action(&action(&first, 1, 90));
         let after = features(&outcomes, 100);
-        assert_eq!(before[ORDERED], after[ORDERED]);
+        assert_eq!(bits(&before[ORDERED]), bits(&after[ORDERED]));
         assert!(after[Feature::user_10min_ctr as usize] > before[Feature::user_10min_ctr as usize]);
         assert_eq!(outcomes.keys.len(), CAPACITY);
     }
@@ -245,14 +249,23 @@ mod tests {
             [Feature::session_impressions, Feature::session_actions]
                 .map(|at| values[at as usize].exp_m1().round())
         };
-        assert_eq!(session(&outcomes, 0), [0.0, 0.0]);
+        assert_eq!(bits(&session(&outcomes, 0)), bits(&[0.0, 0.0]));
         let first = impression(1, &[1, 2], 1_000);
         outcomes.add_impression(&first, 0.1);
         outcomes.add_action(&action(&first, 1, 2_000));
-        assert_eq!(session(&outcomes, 1_000 + SESSION_GAP_MS), [2.0, 1.0]);
-        assert_eq!(session(&outcomes, 1_001 + SESSION_GAP_MS), [0.0, 0.0]);
+        assert_eq!(
+            bits(&session(&outcomes, 1_000 + SESSION_GAP_MS)),
+            bits(&[2.0, 1.0])
+        );
+        assert_eq!(
+            bits(&session(&outcomes, 1_001 + SESSION_GAP_MS)),
+            bits(&[0.0, 0.0])
+        );
         outcomes.add_impression(&impression(1, &[3], 1_001 + SESSION_GAP_MS), 0.1);
         outcomes.add_action(&action(&first, 2, 3_000));
-        assert_eq!(session(&outcomes, 2_000 + SESSION_GAP_MS), [1.0, 0.0]);
+        assert_eq!(
+            bits(&session(&outcomes, 2_000 + SESSION_GAP_MS)),
+            bits(&[1.0, 0.0])
+        );
     }
 }

@@ -18,11 +18,11 @@ fn catalog_item(id: u64, variant: u64) -> Item {
         value: Id(crate::id::mix(value)),
     };
     let mut attributes = vec![attribute(AttributeField::Category, 100 + id % 3)];
-    if variant % 3 > 0 {
+    if !variant.is_multiple_of(3) {
         attributes.push(attribute(AttributeField::Category, 104 + variant % 2));
         attributes.push(attribute(AttributeField::Tag, 300 + id % 2));
     }
-    if id % 4 > 0 {
+    if !id.is_multiple_of(4) {
         attributes.push(attribute(AttributeField::Author, 200 + id % 5));
     }
     let mut vectors = vec![];
