@@ -180,6 +180,12 @@ pub struct OptimizerConfig {
     /// Set it near the rate of the primary task, for better scores of the first requests.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub prior_rate: f32,
+    /// Rate at which the shares of `model.members` follow their losses: a model that is a nat worse loses this part of the
+    /// logarithm of its share.
+    ///
+    /// Rarely changed; raise it to settle on one member sooner.
+    #[schemars(range(min = 0))]
+    pub mixture_rate: f64,
     /// Weight of each task's losses by its name in `join.tasks`; 1 for tasks not listed. The slate loss has the weight of
     /// the primary task.
     ///
@@ -229,6 +235,7 @@ impl Default for OptimizerConfig {
             clip_rows: 0.0,
             prior_samples: 1e6,
             prior_rate: 0.05,
+            mixture_rate: 0.01,
             task_weights: BTreeMap::new(),
         }
     }

@@ -14,6 +14,7 @@ mod freeze;
 mod lifecycle;
 pub mod loss;
 pub mod metrics;
+mod mixture;
 mod objective;
 mod optim;
 mod persist;

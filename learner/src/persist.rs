@@ -16,6 +16,7 @@ use crate::calibration::Line;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::lifecycle::RowClock;
+use crate::mixture::Mixture;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
 use crate::prior::Delays;
 use crate::trainer::Trainer;
@@ -30,6 +31,8 @@ const TRAINER: &str = "trainer.json";
 /// Statistics of live features among the dense weights, `[N_DENSE]` each.
 const NORM_MEAN: &str = "norm.mean";
 const NORM_VARIANCE: &str = "norm.variance";
+/// Largest number of models of a mixture.
+const MAX_MODELS: usize = 9;
 /// The layout that this version writes and reads. In 1, which had no number, dense optimizer state was of summed gradients,
 /// and live features had no statistics.
 const LAYOUT: u32 = 2;
@@ -62,12 +65,29 @@ struct TrainerState {
     /// Event time by which rows expire, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     age: Option<RowClock>,
+    /// Standing of this model and of each member, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mixture: Option<Mixture>,
 }
 
 impl Trainer {
     /// Adds the whole state to a draft. Rows are shared, not copied, so the learner continues at once.
     pub fn save(&mut self, draft: &mut Draft) -> Result<(), Error> {
-        let weights = self.weights()?;
+        self.save_alone(draft, "")?;
+        for (member, n) in self.members.iter_mut().zip(1..) {
+            if let Some(member) = member {
+                member.save_alone(draft, &member_prefix(n))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the state of this model without its members, in files whose names start with `prefix`.
+    fn save_alone(&mut self, draft: &mut Draft, prefix: &str) -> Result<(), Error> {
+        let file = |name: &str| format!("{prefix}{name}");
+        self.weights.dense = self.model.net().export()?;
+        self.flush_device_rows()?;
+        let weights = self.weights.clone();
         let mut dense = Arrays::new();
         let mut state = Arrays::new();
         let rule = self.dense.rule();
@@ -101,22 +121,23 @@ impl Trainer {
             delays: self.prior.delays.clone(),
             calibration: self.calibrator.lines.clone(),
             age: self.age,
+            mixture: (self.mixture.len() > 1).then(|| self.mixture.clone()),
         };
-        draft.add_arrays(DENSE, dense)?;
-        draft.add_arrays(DENSE_STATE, state)?;
+        draft.add_arrays(&file(DENSE), dense)?;
+        draft.add_arrays(&file(DENSE_STATE), state)?;
         let mut rows = Arrays::new();
         for (table, n) in weights.rows.tables().zip(0..) {
-            add_table(&mut rows, &prefix(n, table), table)?;
+            add_table(&mut rows, &table_prefix(n, table), table)?;
         }
         let mut wide = Arrays::new();
         add_table(&mut wide, "", &weights.wide)?;
-        draft.add_arrays(ROWS, rows)?;
-        draft.add_arrays(WIDE, wide)?;
+        draft.add_arrays(&file(ROWS), rows)?;
+        draft.add_arrays(&file(WIDE), wide)?;
         if self.config.rows.waits() != [false; Feature::N] {
-            draft.add_arrays(ADMISSION, admission_arrays(self.admission.export())?)?;
+            draft.add_arrays(&file(ADMISSION), admission_arrays(self.admission.export())?)?;
         }
         draft.add_blob(
-            TRAINER,
+            &file(TRAINER),
             serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
         )?;
         Ok(())
@@ -128,12 +149,34 @@ impl Trainer {
     /// # Errors
     /// When the snapshot lacks a part or holds another model.
     pub fn load(snapshot: &Snapshot, model: &ModelConfig, config: LearnerConfig) -> Result<Self, Error> {
+        let mut trainer = Self::load_alone(snapshot, "", model, config)?;
+        for (member, n) in model.member_models().iter().zip(1..) {
+            let restored = match trainer.mixture.is_asleep(n) {
+                true => None,
+                false => {
+                    let config = trainer.member_config();
+                    Some(Self::load_alone(snapshot, &member_prefix(n), member, config)?)
+                }
+            };
+            trainer.members.push(restored);
+        }
+        Ok(trainer)
+    }
+
+    /// Restores the state that [`Trainer::save_alone`] wrote with this prefix.
+    fn load_alone(
+        snapshot: &Snapshot,
+        prefix: &str,
+        model: &ModelConfig,
+        config: LearnerConfig,
+    ) -> Result<Self, Error> {
+        let file = |name: &str| format!("{prefix}{name}");
         let id = snapshot.id().to_string();
         let refuse = |why: String| Error::Restore {
             snapshot: id.clone(),
             why,
         };
-        let small = trainer_state(&snapshot.blob(TRAINER)?).map_err(refuse)?;
+        let small = trainer_state(&snapshot.blob(&file(TRAINER))?).map_err(refuse)?;
         if small.model != *model {
             return Err(refuse(format!(
                 "it was made with {}; roll back to a snapshot of the configured model, or start in an empty state \
@@ -148,8 +191,8 @@ impl Trainer {
             config.optimizer.row_initial_accumulator,
             WIDE_STATE,
         );
-        let mut dense = snapshot.arrays(DENSE)?;
-        let mut state = snapshot.arrays(DENSE_STATE)?;
+        let mut dense = snapshot.arrays(&file(DENSE))?;
+        let mut state = snapshot.arrays(&file(DENSE_STATE))?;
         let names: Vec<String> = weights.dense.keys().cloned().collect();
         for name in &names {
             let shape = weights.dense[name].shape.clone();
@@ -161,12 +204,12 @@ impl Trainer {
             mean: dense.take::<f32>(NORM_MEAN, &[N_DENSE])?,
             variance: dense.take::<f32>(NORM_VARIANCE, &[N_DENSE])?,
         };
-        let mut rows = snapshot.arrays(ROWS)?;
+        let mut rows = snapshot.arrays(&file(ROWS))?;
         for (table, n) in weights.rows.tables_mut().zip(0..) {
-            let prefix = prefix(n, table);
+            let prefix = table_prefix(n, table);
             restore_table(table, &prefix, &mut rows, expires)?;
         }
-        restore_table(&mut weights.wide, "", &mut snapshot.arrays(WIDE)?, expires)?;
+        restore_table(&mut weights.wide, "", &mut snapshot.arrays(&file(WIDE))?, expires)?;
         if small.prior.len() != weights.prior.len() || small.seen.len() != weights.prior.len() {
             return Err(refuse(format!(
                 "it has {} priors for {} tasks",
@@ -198,11 +241,17 @@ impl Trainer {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
-        let has = |name: &str| snapshot.manifest().file(name).is_some();
+        let has = |name: &str| snapshot.manifest().file(&file(name)).is_some();
         if has(ADMISSION) && trainer.config.rows.waits() != [false; Feature::N] {
             trainer
                 .admission
-                .import(&admission_counts(snapshot.arrays(ADMISSION)?)?);
+                .import(&admission_counts(snapshot.arrays(&file(ADMISSION))?)?);
+        }
+        if let Some(mixture) = small
+            .mixture
+            .filter(|mixture| mixture.len() == trainer.mixture.len())
+        {
+            trainer.mixture = mixture;
         }
         trainer.age = small.age.filter(|_| expires);
         trainer.next_batch = small.next_batch;
@@ -240,10 +289,19 @@ impl Trainer {
 /// Hash over the trainer's part of a draft, names and shapes included.
 #[must_use]
 pub fn weights_hash(draft: &Draft) -> String {
-    let always = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER];
-    let admission = draft.has(ADMISSION).then_some(ADMISSION);
-    let names: Vec<&str> = always.into_iter().chain(admission).collect();
+    let mut names: Vec<String> = Vec::new();
+    let prefixes = (0..).map(|n| if n == 0 { String::new() } else { member_prefix(n) });
+    for prefix in prefixes.take(MAX_MODELS) {
+        let files = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION].map(|name| format!("{prefix}{name}"));
+        names.extend(files.into_iter().filter(|name| draft.has(name)));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     draft.hash_files(&names)
+}
+
+/// Prefix of the names of a member's files.
+fn member_prefix(n: usize) -> String {
+    format!("member{n}.")
 }
 
 /// The small part of the state.
@@ -303,7 +361,7 @@ fn state_name(weight: &str, what: &str) -> String {
 }
 
 /// Prefix of the names of a table's arrays; empty for the first table, which always exists.
-fn prefix(n: usize, table: &Table) -> String {
+fn table_prefix(n: usize, table: &Table) -> String {
     match n {
         0 => String::new(),
         _ => format!("{}.", table.name()),

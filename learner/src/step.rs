@@ -1,6 +1,6 @@
 //! One training step: a batch is scored, then learned from.
 
-use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights};
+use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights, add_scaled};
 use ouzel_sample::{Batch, Sample, VectorMap};
 
 use crate::clip::Clipped;
@@ -56,12 +56,83 @@ impl Default for StepReport {
     }
 }
 
+impl StepReport {
+    /// Loss of the batch before it was learned, nats.
+    fn summed_loss(&self) -> f64 {
+        if !self.is_learned {
+            return f64::NAN;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
+        let n = self.n_learned as f64;
+        f64::from(self.loss) * n
+    }
+
+    /// Adds what a member reports of its own rows and steps.
+    fn add_member(&mut self, member: &Self) {
+        self.n_learned = self.n_learned.max(member.n_learned);
+        self.n_forgotten += member.n_forgotten;
+        self.n_expired += member.n_expired;
+        self.n_deleted += member.n_deleted;
+        self.is_learned &= member.is_learned;
+        self.clipped.dense |= member.clipped.dense;
+        self.clipped.rows |= member.clipped.rows;
+    }
+}
+
 impl Trainer {
-    /// Scores a batch, then learns from it.
+    /// Scores a batch, then learns from it: every model of the mixture that is awake, each from its own loss.
     ///
-    /// A step whose loss or gradients are not finite changes no weight. It is reported, and the batch counts as learned, so
-    /// that a replay skips it too.
+    /// A step whose loss or gradients are not finite changes no weight of that model. It is reported, and the batch counts as
+    /// learned, so that a replay skips it too.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let report = if self.mixture.len() == 1 {
+            self.step_alone(batch, true)?
+        } else {
+            self.step_mixed(batch)?
+        };
+        let n_tasks = self.weights.config.n_tasks();
+        for (sample, logits) in batch.samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
+            if sample.candidate.predicted.get().is_none() {
+                sample.candidate.predicted.set(logits[0]);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Steps every model that is awake, mixes their logits, and moves their shares by their losses.
+    fn step_mixed(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let shares = self.mixture.shares();
+        let is_awake = !self.mixture.is_asleep(0);
+        let mut report = self.step_alone(batch, is_awake)?;
+        let mut losses = vec![report.summed_loss()];
+        let mut mixed = vec![0.0; batch.samples.len() * self.weights.config.n_tasks()];
+        if is_awake {
+            add_scaled(&mut mixed, shares[0], &report.logits);
+        }
+        for (member, share) in self.members.iter_mut().zip(&shares[1..]) {
+            let Some(member) = member else {
+                losses.push(0.0);
+                continue;
+            };
+            let own = member.step_alone(batch, true)?;
+            losses.push(own.summed_loss());
+            add_scaled(&mut mixed, *share, &own.logits);
+            report.add_member(&own);
+        }
+        report.logits = mixed;
+        let rate = self.config.optimizer.mixture_rate;
+        if self.mixture.observe(&losses, rate, batch.samples.len() as u64) {
+            for (n, member) in self.members.iter_mut().enumerate() {
+                if self.mixture.is_asleep(n + 1) {
+                    *member = None;
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// The step of this model without its members; scores and learns nothing if it sleeps.
+    fn step_alone(&mut self, batch: &Batch, is_awake: bool) -> Result<StepReport, Error> {
         let n_tasks = self.weights.config.n_tasks();
         let objective = Objective::new(&self.config, &self.weights.config);
         let samples = objective.conditioned(&batch.samples);
@@ -69,12 +140,10 @@ impl Trainer {
         self.advance(batch);
         let mut prior = self.prior.clone();
         let priors = prior.observe(&samples, self.config.optimizer.prior_samples);
-        let report = self.learn_some(batch, &samples, (&objective, &priors))?;
-        for (sample, logits) in samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
-            if sample.candidate.predicted.get().is_none() {
-                sample.candidate.predicted.set(logits[0]);
-            }
-        }
+        let report = match is_awake {
+            true => self.learn_some(batch, &samples, (&objective, &priors))?,
+            false => StepReport::default(),
+        };
         self.next_batch = batch.seq + 1;
         self.prior = prior;
         self.weights.prior = self.prior.log_odds().collect();
@@ -149,7 +218,7 @@ impl Trainer {
         }
         let mut inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
         inputs.prior = priors.of(&inputs);
-        let logits = self.model.score(&inputs, &self.weights)?.into_iter();
+        let logits = self.score(&inputs)?.into_iter();
         Ok(logits.step_by(self.weights.config.n_tasks()).collect())
     }
 

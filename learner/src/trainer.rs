@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_model::{Feature, Inputs, Model, ModelConfig, Table, WeightGroup, Weights};
+use ouzel_model::{Feature, Inputs, Model, ModelConfig, Table, WeightGroup, Weights, add_scaled};
 use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
 
@@ -12,6 +12,7 @@ use crate::calibration::Calibrator;
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::lifecycle::RowClock;
+use crate::mixture::Mixture;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::prior::Prior;
 
@@ -43,6 +44,10 @@ pub struct Trainer {
     pub(crate) admission: AdmissionCounter,
     /// Event time, if rows expire.
     pub(crate) age: Option<RowClock>,
+    /// The trainers of `model.members`; none for one that sleeps.
+    pub(crate) members: Vec<Option<Trainer>>,
+    /// Shares of this model and its members.
+    pub(crate) mixture: Mixture,
 }
 
 impl Trainer {
@@ -55,7 +60,20 @@ impl Trainer {
             WIDE_STATE,
         );
         weights.prior = prior(&weights, &config).log_odds().collect();
-        Self::with(weights, config)
+        let mut trainer = Self::with(weights, config)?;
+        let models = trainer.weights.config.member_models();
+        let members = models
+            .into_iter()
+            .map(|model| Self::new(model, trainer.member_config()).map(Some));
+        trainer.members = members.collect::<Result<_, _>>()?;
+        Ok(trainer)
+    }
+
+    /// The learner's configuration of a member, which has no base to freeze.
+    pub(crate) fn member_config(&self) -> LearnerConfig {
+        let mut config = self.config.clone();
+        config.optimizer.freeze_after_samples = 0;
+        config
     }
 
     /// A trainer of existing weights: keeps the optimizer state of rows, starts that of dense weights anew.
@@ -88,6 +106,8 @@ impl Trainer {
             0
         };
         Ok(Self {
+            mixture: Mixture::new(weights.config.members.len() + 1),
+            members: Vec::new(),
             config,
             weights,
             model,
@@ -110,6 +130,9 @@ impl Trainer {
     /// Continues with this batch number, after a rollback to older weights while the log goes on.
     pub fn resume_at(&mut self, next_batch: u64) {
         self.next_batch = next_batch;
+        for member in self.members.iter_mut().flatten() {
+            member.resume_at(next_batch);
+        }
     }
 
     /// The model's configuration.
@@ -127,8 +150,11 @@ impl Trainer {
     /// Number of embedding rows, and of weights of the wide part.
     #[must_use]
     pub fn n_rows(&self) -> (usize, usize) {
-        let rows = self.weights.rows.tables().map(Table::n_live).sum();
-        (rows, self.weights.wide.n_live())
+        let rows: usize = self.weights.rows.tables().map(Table::n_live).sum();
+        let members = self.members.iter().flatten().map(Self::n_rows);
+        members.fold((rows, self.weights.wide.n_live()), |sum, n| {
+            (sum.0 + n.0, sum.1 + n.1)
+        })
     }
 
     /// The tables by name, each with its number of rows.
@@ -147,7 +173,51 @@ impl Trainer {
     pub fn weights(&mut self) -> Result<Weights, Error> {
         self.weights.dense = self.model.net().export()?;
         self.flush_device_rows()?;
-        Ok(self.weights.clone())
+        let mut version = self.weights.clone();
+        if self.mixture.len() > 1 {
+            version.shares = self.mixture.shares();
+            let models = version.config.member_models();
+            let members = self.members.iter_mut().zip(models);
+            version.members = members
+                .map(|(member, model)| match member {
+                    Some(member) => member.weights(),
+                    None => Ok(Weights::new(model, 0, 0.0, 0)),
+                })
+                .collect::<Result<_, _>>()?;
+        }
+        Ok(version)
+    }
+
+    /// Calibrated log-odds of a batch under the current weights, `[n_candidates, n_tasks]`, as a scorer computes them.
+    pub(crate) fn score(&mut self, inputs: &Inputs) -> Result<Vec<f32>, Error> {
+        if self.mixture.len() == 1 {
+            return Ok(self.model.score(inputs, &self.weights)?);
+        }
+        let mut mixed = vec![0.0; inputs.n_candidates() * self.weights.config.n_tasks()];
+        let shares = self.mixture.shares();
+        if !self.mixture.is_asleep(0) {
+            add_scaled(&mut mixed, shares[0], &self.model.score(inputs, &self.weights)?);
+        }
+        let plain = inputs.without_blocks();
+        for (member, share) in self.members.iter_mut().zip(&shares[1..]) {
+            if let Some(member) = member {
+                add_scaled(&mut mixed, *share, &member.model.score(&plain, &member.weights)?);
+            }
+        }
+        Ok(mixed)
+    }
+
+    /// Each model of the mixture by its widths, with its share; empty for a model of one.
+    pub fn shares(&self) -> Vec<(String, f32)> {
+        let config = &self.weights.config;
+        if config.members.is_empty() {
+            return Vec::new();
+        }
+        let members = config.member_models();
+        let names = std::iter::once(config)
+            .chain(&members)
+            .map(ModelConfig::width_name);
+        names.zip(self.mixture.shares()).collect()
     }
 
     /// Predicts the slates shown while a batch was filled, so that validation can compare predictions at the impression with
@@ -169,7 +239,7 @@ impl Trainer {
         // A replay that catches up may bring thousands of slates at once; chunks bound the memory.
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
-            let logits = self.model.score(&inputs, &self.weights)?;
+            let logits = self.score(&inputs)?;
             let primary = logits.iter().step_by(self.weights.config.n_tasks());
             for (candidate, logit) in piece.iter().flat_map(|slate| &slate.candidates).zip(primary) {
                 candidate.predicted.set(*logit);

@@ -36,6 +36,9 @@ struct Description {
     #[serde(skip_serializing_if = "Option::is_none")]
     backend_reason: Option<String>,
     blocks: Vec<BlockPart>,
+    /// The models of `members`; their costs are in `totals`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<Member>,
     parameters: Parameters,
     rows: Vec<Rows>,
     weights: Vec<Weight>,
@@ -51,6 +54,17 @@ struct BlockPart {
     history: usize,
     parameters: Parameters,
     flops: BlockFlops,
+}
+
+/// A plain model beside the first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Member {
+    name: String,
+    parameters: usize,
+    request: u64,
+    candidate: u64,
+    /// Bytes of an embedding row with its optimizer state.
+    row_bytes: usize,
 }
 
 /// Operations as functions of the history's length, and at the requested length.
@@ -206,7 +220,10 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
         let served = blocks.iter().filter(|part| part.block != Block::Contrast);
         served.map(|part| count(&part.flops)).sum::<u64>()
     };
-    let (request, candidate) = (sum(|f| f.request_at_history), sum(|f| f.candidate_at_history));
+    let members: Vec<Member> = model.member_models().iter().map(member).collect();
+    let of_members = |count: fn(&Member) -> u64| members.iter().map(count).sum::<u64>();
+    let request = sum(|f| f.request_at_history) + of_members(|member| member.request);
+    let candidate = sum(|f| f.candidate_at_history) + of_members(|member| member.candidate);
     Ok(Description {
         model: config.model.from.clone(),
         tasks: model.tasks.clone(),
@@ -222,9 +239,27 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
             item: sum(|f| f.item),
         },
         blocks,
+        members,
         weights,
         notes,
     })
+}
+
+/// Size and cost of a model of `members`, which has no history in its blocks.
+fn member(model: &ModelConfig) -> Member {
+    let (request, candidate) = costs(model).iter().fold((0, 0), |(request, candidate), cost| {
+        (request + cost.request.fixed, candidate + cost.candidate.fixed)
+    });
+    Member {
+        name: model.width_name(),
+        parameters: weight_specs(model)
+            .iter()
+            .map(|spec| spec.shape.iter().product::<usize>())
+            .sum(),
+        request,
+        candidate,
+        row_bytes: (model.dim + ROW_STATE) * size_of::<f32>(),
+    }
 }
 
 impl Parameters {

@@ -92,6 +92,8 @@ impl CheckpointWriter {
             ("window_ne", window.ne),
             ("window_calibration", window.calibration),
         ];
+        let shares = trainer.shares().into_iter();
+        let shares = shares.map(|(member, share)| (format!("share.{member}"), Some(f64::from(share))));
         let positions = stage.positions.iter().map(|(id, next)| (id.to_string(), next));
         CheckpointMeta {
             batch_seq: trainer.next_batch(),
@@ -102,7 +104,11 @@ impl CheckpointWriter {
             plan_position: checkpoint.plan_position,
             event_time_ms: stage.event_time.0,
             counters: counters(&stage.counters, &trainer.model().tasks),
-            metrics: metrics.map(|(name, value)| (name.to_owned(), value)).into(),
+            metrics: metrics
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .chain(shares)
+                .collect(),
             ..self.provenance.clone()
         }
     }

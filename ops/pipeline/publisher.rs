@@ -134,6 +134,9 @@ impl Publisher {
             gauge!(names::ROWS, "table" => table).set(float(n as u64));
         }
         gauge!(names::WAITING).set(float(trainer.n_waiting() as u64));
+        for (member, share) in trainer.shares() {
+            gauge!(names::SHARE, "member" => member).set(f64::from(share));
+        }
         if let Some((n, n_carried)) = trainer.device_rows() {
             gauge!(names::DEVICE_ROWS).set(float(n as u64));
             counter!(names::DEVICE_ROWS_CARRIED).increment(n_carried);

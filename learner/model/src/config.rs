@@ -87,6 +87,12 @@ pub struct ModelConfig {
     pub pool_slate: bool,
     /// Low-rank adapters, which learn in place of the base once it is frozen.
     pub lora: LoraConfig,
+    /// Plain models of other widths that learn beside this one. Their logits are mixed by how well each has predicted, see
+    /// `optimizer.mixture_rate`.
+    ///
+    /// Clear it to learn one model at the least cost; add a wider one for a large log.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberConfig>,
     /// Seed of every initial value. Set from `learner.seed`.
     #[schemars(skip)]
     pub seed: u64,
@@ -108,6 +114,21 @@ pub struct ModelConfig {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(skip)]
     pub auxiliary: usize,
+}
+
+/// A plain model beside the first: ids, live features, pairwise products and hidden layers of its own, no other block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// Width of its embedding rows.
+    ///
+    /// Unit: floats. Larger logs want wider rows.
+    #[schemars(range(min = 1))]
+    pub dim: usize,
+    /// Widths of its hidden layers, the first layer first.
+    ///
+    /// Unit: floats. Larger logs want wider layers.
+    pub hidden: Vec<usize>,
 }
 
 /// Widths of embedding rows by feature; 0 for the model's `dim`, which none may exceed.
@@ -241,6 +262,7 @@ impl Default for ModelConfig {
             head: HeadConfig::default(),
             pool_slate: false,
             lora: LoraConfig::default(),
+            members: Vec::new(),
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
@@ -287,6 +309,43 @@ impl ModelConfig {
     #[must_use]
     pub fn reads_vectors(&self) -> bool {
         self.content.enabled || self.has_content_linear()
+    }
+
+    /// The widths as a name: `16/128` for rows of 16 floats and one hidden layer of 128.
+    #[must_use]
+    pub fn width_name(&self) -> String {
+        let hidden: Vec<String> = self.hidden.iter().map(ToString::to_string).collect();
+        format!("{}/{}", self.dim, hidden.join("-"))
+    }
+
+    /// The models of `members`, each a model of its own.
+    #[must_use]
+    pub fn member_models(&self) -> Vec<ModelConfig> {
+        let members = self.members.iter().zip(1u64..);
+        members
+            .map(|(member, n)| ModelConfig {
+                dim: member.dim,
+                dims: Dims::default(),
+                hidden: member.hidden.clone(),
+                content: ContentConfig {
+                    enabled: false,
+                    ..self.content.clone()
+                },
+                interest: InterestConfig {
+                    enabled: false,
+                    ..self.interest.clone()
+                },
+                contrast_width: 0,
+                sequence: SequenceConfig {
+                    kind: SequenceKind::Mean,
+                    ..self.sequence.clone()
+                },
+                lora: LoraConfig::default(),
+                members: Vec::new(),
+                seed: self.seed.wrapping_add(n),
+                ..self.clone()
+            })
+            .collect()
     }
 
     /// Number of newest actions whose contents the model reads; at least 1 where it reads any content.

@@ -7,6 +7,7 @@ mod contents;
 mod pool;
 mod slates;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
@@ -113,6 +114,29 @@ impl Inputs {
             build.candidate(request, 0, candidate);
         }
         build.done(vectors)
+    }
+
+    /// The inputs of a plain model, which has no block over histories.
+    #[must_use]
+    pub fn without_blocks(&self) -> Cow<'_, Self> {
+        if self.history.len == 0 && self.history.target.is_empty() && self.contents.is_none() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            history: HistoryInputs::default(),
+            contents: self.contents.as_ref().map(ContentInputs::without_histories),
+            members: self.members.clone(),
+            requests: self.requests.clone(),
+            groups: self.groups.clone(),
+            rows: self.rows.clone(),
+            wide: self.wide.clone(),
+            user: self.user.clone(),
+            candidate: self.candidate.clone(),
+            wide_sum: self.wide_sum.clone(),
+            dense: self.dense.clone(),
+            prior: self.prior.clone(),
+            request_of: self.request_of.clone(),
+        })
     }
 
     /// Number of requests.

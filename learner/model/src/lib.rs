@@ -43,7 +43,7 @@ pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
 pub use block::{Block, WeightGroup};
 pub use config::{
     ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
-    ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    MemberConfig, ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use cpu::{has_bf16_units, linalg};
 pub use error::Error;
@@ -52,7 +52,7 @@ pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
 pub use gradients::{Gradients, RowGradient};
 pub use groups::{Groups, Layout};
 pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
-pub use model::Model;
+pub use model::{Model, add_scaled};
 pub use net::Net;
 pub use params::Params;
 pub use random::{normal, uniform};

@@ -20,6 +20,8 @@ use crate::weights::Weights;
 pub struct Model {
     net: Net,
     backend: Box<dyn Backend>,
+    /// Models of the version's members; none for one that sleeps.
+    members: Vec<Option<Model>>,
 }
 
 impl Model {
@@ -58,7 +60,19 @@ impl Model {
             BackendKind::Cpu => Box::new(CpuBackend::new(purpose)),
             BackendKind::Torch => Box::new(TorchBackend::new(&net, device, purpose)?),
         };
-        Ok(Self { net, backend })
+        let members = weights.members.iter().zip(weights.shares.iter().skip(1));
+        let members = members.map(|(member, share)| match *share > 0.0 {
+            true => {
+                let (kind, _) = choose(&member.config, device);
+                Self::with_backend(member, device, kind, purpose).map(Some)
+            }
+            false => Ok(None),
+        });
+        Ok(Self {
+            members: members.collect::<Result<_, _>>()?,
+            net,
+            backend,
+        })
     }
 
     /// Configuration and dense weights.
@@ -76,8 +90,27 @@ impl Model {
         self.backend.forward(&self.net, tables, inputs)
     }
 
-    /// Calibrated log-odds of each outcome, `[n_candidates, n_tasks]`.
+    /// Calibrated log-odds of each outcome, `[n_candidates, n_tasks]`: with members, the mean of all weighted by their shares.
     pub fn score(&mut self, inputs: &Inputs, tables: &Weights) -> Result<Vec<f32>, Error> {
+        let Some(own) = tables.shares.first() else {
+            return self.score_alone(inputs, tables);
+        };
+        let mut mixed = vec![0.0; inputs.n_candidates() * self.net.config().n_tasks()];
+        if *own > 0.0 {
+            add_scaled(&mut mixed, *own, &self.score_alone(inputs, tables)?);
+        }
+        let plain = inputs.without_blocks();
+        let members = self.members.iter_mut().zip(&tables.members);
+        for ((model, member), share) in members.zip(&tables.shares[1..]) {
+            if let Some(model) = model {
+                add_scaled(&mut mixed, *share, &model.score_alone(&plain, member)?);
+            }
+        }
+        Ok(mixed)
+    }
+
+    /// Calibrated log-odds of this model without its members.
+    fn score_alone(&mut self, inputs: &Inputs, tables: &Weights) -> Result<Vec<f32>, Error> {
         let logits = self.backend.score(&self.net, tables, inputs)?.into_iter();
         let output = self.net.config().output;
         let lines = tables.calibration.iter().cycle();
@@ -118,5 +151,12 @@ impl Model {
     /// The rows cached on the device, if it has memory of its own.
     pub fn device_rows(&mut self) -> Option<&mut DeviceRows> {
         self.backend.device_rows()
+    }
+}
+
+/// Adds `share * logits` to `mixed`; the mean of a mixture is formed by this in training and serving alike.
+pub fn add_scaled(mixed: &mut [f32], share: f32, logits: &[f32]) {
+    for (mixed, logit) in mixed.iter_mut().zip(logits) {
+        *mixed += share * logit;
     }
 }

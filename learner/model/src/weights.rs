@@ -42,6 +42,11 @@ pub struct Weights {
     pub frozen: Option<u64>,
     /// Maps each task's log-odds to served log-odds, `[n_tasks]`.
     pub calibration: Vec<Calibration>,
+    /// The versions of `config.members`, in order; empty in a model of one.
+    pub members: Vec<Weights>,
+    /// Share of this model and of each member in the served log-odds, sums to 1; empty in a model of one. A model with a
+    /// share of 0 sleeps and is not computed.
+    pub shares: Vec<f32>,
 }
 
 /// A line from log-odds to served log-odds, `scale * z + shift`. A positive `scale` keeps the order of items.
@@ -90,6 +95,8 @@ impl Weights {
             norm: FeatureNorm::default(),
             frozen: None,
             calibration,
+            members: Vec::new(),
+            shares: Vec::new(),
         }
     }
 
@@ -126,7 +133,7 @@ impl Weights {
         for spec in weight_specs(&self.config) {
             self.array(&spec.name, &spec.shape)?;
         }
-        Ok(())
+        self.members.iter().try_for_each(Weights::check)
     }
 
     /// The dense weight `name` of this shape.

@@ -16,6 +16,7 @@ mod delayed;
 mod device_rows;
 mod earns;
 mod learns;
+mod mixture;
 mod restores;
 mod rows;
 mod scores;

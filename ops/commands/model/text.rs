@@ -84,6 +84,17 @@ pub(super) fn describe(model: &Description, out: &mut dyn Write) -> io::Result<(
         grouped(all.slate)
     )?;
 
+    for member in &model.members {
+        writeln!(
+            out,
+            "member {}: {} parameters, {} bytes a row; {} flops a request, {} a candidate, in the sums above until it sleeps",
+            member.name,
+            grouped(member.parameters as u64),
+            member.row_bytes,
+            grouped(member.request),
+            grouped(member.candidate)
+        )?;
+    }
     for rows in &model.rows {
         let floats = if rows.width == 1 { "float" } else { "floats" };
         writeln!(

@@ -1,5 +1,6 @@
 //! The figures of one replay, as JSON or as a table.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) struct RunReport {
     join: JoinFigures,
     ledger_hash: String,
     weights_hash: String,
+    /// Share of each model of a mixture at the end, by its widths; empty for a model of one.
+    shares: BTreeMap<String, f32>,
     wall_seconds: f64,
     samples_per_second: f64,
 }
@@ -72,6 +75,7 @@ impl RunReport {
             join: JoinFigures::new(stage.counters()),
             ledger_hash: stage.ledger().hex(),
             weights_hash: parts.learner.trainer.hash()?,
+            shares: parts.learner.trainer.shares().into_iter().collect(),
             wall_seconds: wall.as_secs_f64(),
             samples_per_second: per_second(all.samples, wall),
         })
@@ -101,6 +105,13 @@ impl RunReport {
             figure(self.ne_first_1000),
             figure(self.ne_first_3000)
         )?;
+        if !self.shares.is_empty() {
+            let shares = self
+                .shares
+                .iter()
+                .map(|(member, share)| format!("{member} {share:.3}"));
+            writeln!(out, "  shares       {}", shares.collect::<Vec<_>>().join("  "))?;
+        }
         for (side, buckets) in self.second_half_buckets.sides() {
             for (bucket, name) in Bucket::ALL {
                 let bucket = buckets.figures(bucket);

@@ -6,6 +6,9 @@ use crate::config::{LoraConfig, ModelConfig};
 use crate::fields::Feature;
 use crate::shapes::weight_specs;
 
+/// Largest number of members beside a model.
+const MAX_MEMBERS: usize = 8;
+
 impl ModelConfig {
     /// Every value that makes no model, by its key below `model`; empty for a model that can be built.
     ///
@@ -38,6 +41,24 @@ impl ModelConfig {
                 self.hidden
             ),
         );
+        refuse_unless(
+            self.members.len() <= MAX_MEMBERS,
+            "members",
+            format!(
+                "must list at most {MAX_MEMBERS} models, not {}",
+                self.members.len()
+            ),
+        );
+        for (n, member) in self.members.iter().enumerate() {
+            refuse_unless(
+                !member.hidden.is_empty() && !member.hidden.contains(&0),
+                &format!("members[{n}].hidden"),
+                format!(
+                    "must list at least one layer, each at least 1 wide, not {:?}",
+                    member.hidden
+                ),
+            );
+        }
         let content = &self.content;
         refuse_unless(
             content.width.is_multiple_of(content.heads.max(1)),

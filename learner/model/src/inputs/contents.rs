@@ -35,6 +35,18 @@ pub struct ContentInputs {
 }
 
 impl ContentInputs {
+    /// The contents of candidates alone.
+    pub(super) fn without_histories(&self) -> Self {
+        Self {
+            ids: self.ids[..self.n_targets].to_vec(),
+            frozen: self.targets().to_vec(),
+            n_targets: self.n_targets,
+            of_candidate: self.of_candidate.clone(),
+            len: 1,
+            ..Self::default()
+        }
+    }
+
     /// Frozen vectors of the contents of candidates, `[n_targets]`.
     pub(crate) fn targets(&self) -> &[ItemVectors] {
         &self.frozen[..self.n_targets]
