@@ -292,7 +292,8 @@ pub fn weights_hash(draft: &Draft) -> String {
     let mut names: Vec<String> = Vec::new();
     let prefixes = (0..).map(|n| if n == 0 { String::new() } else { member_prefix(n) });
     for prefix in prefixes.take(MAX_MODELS) {
-        let files = [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION].map(|name| format!("{prefix}{name}"));
+        let files =
+            [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION].map(|name| format!("{prefix}{name}"));
         names.extend(files.into_iter().filter(|name| draft.has(name)));
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
