@@ -54,7 +54,7 @@ fn stage(data: &DataDir, ids: IdSpace) -> Stage {
     });
     seed_histories(&features, histories, EventTime(data.summary().first_ts - 1));
     let join = JoinConfig::default();
-    Stage::new(&StoreConfig::Memory, &join, partitions, Arc::new(features), 1).unwrap()
+    Stage::new(&StoreConfig::Memory, &join, partitions, Arc::new(features), 1).expect("a memory store opens")
 }
 
 /// Panics unless the values agree with the formulas.

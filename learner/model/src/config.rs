@@ -329,11 +329,11 @@ impl ModelConfig {
                 hidden: member.hidden.clone(),
                 content: ContentConfig {
                     enabled: false,
-                    ..self.content.clone()
+                    ..self.content
                 },
                 interest: InterestConfig {
                     enabled: false,
-                    ..self.interest.clone()
+                    ..self.interest
                 },
                 contrast_width: 0,
                 sequence: SequenceConfig {
