@@ -86,6 +86,8 @@ fn a_replay_reports_the_documented_figures() {
             "ledger_hash",
             "name",
             "ne",
+            "ne_first_1000",
+            "ne_first_3000",
             "popularity_auc",
             "positives",
             "samples",
@@ -93,6 +95,7 @@ fn a_replay_reports_the_documented_figures() {
             "second_half",
             "second_half_buckets",
             "second_half_popularity_auc",
+            "shares",
             "wall_seconds",
             "weights_hash",
         ]
