@@ -10,7 +10,7 @@ ouzel_sample::metric_names! {
     histogram STEP_SECONDS = "ouzel_learner_step_seconds", Seconds, "Duration of one training step.";
     gauge ROWS = "ouzel_learner_rows", Count, "Rows by table.";
     counter ADMITTED = "ouzel_learner_rows_admitted_total", Count,
-        "Ids that occurred often enough, by rows.*.sightings and users, and got a row.";
+        "Ids that occurred often enough, by rows.*.min_samples and min_users, and got a row.";
     counter SIGHTINGS = "ouzel_learner_sightings_waiting_total", Count,
         "Occurrences of ids that have not occurred often enough for a row.";
     gauge WAITING = "ouzel_learner_waiting_ids", Count, "Ids that wait for a row.";

@@ -77,7 +77,7 @@ fn a_learned_context_changes_its_scores() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(
         &broker,
-        "learner.batch_min_samples = 64\nlearner.flush_after_idle = \"50ms\"",
+        "learner.batch_min_samples = 64\nlearner.flush_after_idle = \"50ms\"\noptimizer.row_rate = 0.1",
     );
     let daemon = home.start();
     feed(&broker);
@@ -92,7 +92,7 @@ fn a_learned_context_changes_its_scores() {
     for (liked, disliked) in pairs() {
         let (high, low) = (score(&daemon, &liked), score(&daemon, &disliked));
         assert!(
-            high > plain + 0.05 && plain > low + 0.05,
+            high > plain + 0.1 && plain > low + 0.1,
             "{liked}: {high}, none: {plain}, {disliked}: {low}"
         );
     }
