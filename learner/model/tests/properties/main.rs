@@ -9,13 +9,21 @@ mod world;
 
 use std::sync::Arc;
 
-use ouzel_model::{Array, HeadKind, SequenceKind, Weights};
+use ouzel_model::{Array, HeadKind, ModelConfig, SequenceKind, Weights};
 use ouzel_sample::{EventTime, Id, ShownSlate};
 
 use world::{World, apart, model, models, net, served, weights};
 
 /// What matrix products of other shapes may differ by.
-const SAME: f32 = 4e-6;
+const SAME: f32 = 2e-6;
+
+/// The same for a model: twice as much for products of libtorch, which sum all 79 live features in an order by shape.
+fn same(config: &ModelConfig) -> f32 {
+    match config.sequence.kind {
+        SequenceKind::HstuResearch => 2.0 * SAME,
+        _ => SAME,
+    }
+}
 
 fn items(n: u64) -> Vec<u64> {
     (0..n).map(|n| (n * 11 + 5) % 40).collect()
@@ -39,7 +47,7 @@ fn candidates_score_alone_as_in_a_slate_unless_the_head_pools_it() {
             })
             .collect();
         assert_eq!(
-            apart(&together, &alone) < SAME,
+            apart(&together, &alone) < same(&config),
             !config.pool_slate,
             "{name}: {}",
             apart(&together, &alone)
@@ -67,7 +75,7 @@ fn requests_of_one_batch_do_not_change_each_other() {
             .flat_map(|slate| world.score(&mut net, &weights, std::slice::from_ref(slate)))
             .collect();
         assert!(
-            apart(&together, &alone) < SAME,
+            apart(&together, &alone) < same(&config),
             "{name}: {}",
             apart(&together, &alone)
         );
