@@ -18,9 +18,10 @@ SEED ?= 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# In the profile of `make test`, so that both build dependencies once.
 demo: libtorch data ## build, then learn MovieLens-100K live from an embedded broker; ARGS="--help" for more
-	@cargo build --release --bin ouzel
-	@$(TARGET_DIR)/release/ouzel demo $(ARGS)
+	@cargo build --bin ouzel
+	@$(TARGET_DIR)/debug/ouzel demo $(ARGS)
 
 # Without Java or Maven, kafka.py prints which tests are skipped. It stops the broker that it started.
 test: libtorch data encoders ## run every test; those against a real Kafka broker need Java 17 and Maven

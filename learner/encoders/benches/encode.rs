@@ -4,7 +4,6 @@ use std::path::Path;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use image::{ImageFormat, RgbImage};
 use ouzel_encoders::{Encoder, ImageEncoder, TextEncoder};
 use ouzel_sample::Content;
 use tch::Device;
@@ -57,7 +56,7 @@ fn pages(bencher: Bencher<'_, '_>, n: usize) {
     encode(bencher, &text_encoder(), &texts(n, PAGE_WORDS));
 }
 
-/// JPEG files of 500 x 750 pixels, decoding and resampling included.
+/// PNG files of 500 x 750 pixels, decoding and resampling included.
 #[divan::bench(args = [1, 32], max_time = 4)]
 fn pictures(bencher: Bencher<'_, '_>, n: usize) {
     let encoder = ImageEncoder::load(&encoders().join("efficientnet-lite0"), Device::Cpu);
@@ -66,13 +65,22 @@ fn pictures(bencher: Bencher<'_, '_>, n: usize) {
 }
 
 fn poster() -> Content {
-    let picture = RgbImage::from_fn(500, 750, |x, y| {
-        let waves = |step: u32| u8::try_from((x / step * 7 + y * step / 5 + x * y / 400) % 256).unwrap_or(0);
-        image::Rgb([waves(3), waves(5), waves(11)])
-    });
-    let mut file = std::io::Cursor::new(Vec::new());
-    picture
-        .write_to(&mut file, ImageFormat::Jpeg)
+    let (width, height) = (500u32, 750u32);
+    let colours = (0..height)
+        .flat_map(|y| (0..width).map(move |x| (x, y)))
+        .flat_map(|(x, y)| {
+            let waves =
+                |step: u32| u8::try_from((x / step * 7 + y * step / 5 + x * y / 400) % 256).unwrap_or(0);
+            [waves(3), waves(5), waves(11)]
+        });
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().expect("a header is written to memory");
+    let colours: Vec<u8> = colours.collect();
+    writer
+        .write_image_data(&colours)
         .expect("a picture is written to memory");
-    Content::Image(file.into_inner())
+    writer.finish().expect("a picture is written to memory");
+    Content::Image(file)
 }

@@ -3,6 +3,7 @@
 //! The vector is the classifier's input, the mean of the last features over the picture, scaled to length 1.
 
 mod config;
+mod decode;
 mod efficientnet;
 mod pixels;
 
@@ -14,8 +15,9 @@ use ouzel_sample::{Content, EncoderVersion};
 
 use crate::folder::{Folder, size};
 use crate::{EncodeError, Encoded, Encoder, UnusableContent, count_batch, normalized};
+use decode::COLOURS;
 use efficientnet::EfficientNet;
-use pixels::{COLOURS, centre_square};
+use pixels::centre_square;
 
 pub use config::ImageConfig;
 

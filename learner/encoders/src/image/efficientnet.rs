@@ -5,7 +5,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::pixels::COLOURS;
+use super::decode::COLOURS;
 use crate::EncodeError;
 use crate::folder::{Tensors, size};
 

@@ -1,69 +1,25 @@
-//! Turns a picture file into the network's square input: decodes, resizes with a bicubic filter, cuts out the centre.
+//! Turns a picture file into the network's square input: resizes with a bicubic filter, cuts out the centre.
 //!
 //! Resampling follows Pillow, which the networks' authors used: a cubic kernel with `a = -1/2` (Keys 1981), widened when
 //! shrinking, horizontal before vertical, weights rounded to 22 bits, so the result has the same bytes everywhere. Only
 //! pixels inside the square are computed, so an extremely thin picture costs no more than any other.
 
-use std::io::Cursor;
-use std::panic;
-
-use image::error::LimitErrorKind;
-use image::{ImageError, ImageReader, Limits, RgbImage};
-
 use crate::UnusableContent;
-
-/// Largest file, three times the size of a full-resolution photograph.
-const MAX_FILE_BYTES: usize = 32 << 20;
-const MAX_SIDE: u32 = 16_384;
-/// Most memory that decoding may allocate: 85 million pixels.
-const MAX_DECODED_BYTES: u64 = 256 << 20;
-
-pub(super) const COLOURS: usize = 3;
+use crate::image::decode::{COLOURS, Picture};
 
 /// Decodes `file`, resizes its short side to `short_side` and cuts out the centre square.
 ///
 /// # Shapes
 /// Returns `[side, side, COLOURS]`.
 pub(super) fn centre_square(file: &[u8], short_side: u32, side: u32) -> Result<Vec<u8>, UnusableContent> {
-    let picture = decode(file)?;
-    let (width, height) = picture.dimensions();
+    let picture = Picture::decode(file)?;
+    let (width, height) = (picture.width, picture.height);
     let shortest = u64::from(width.min(height));
-    if shortest == 0 {
-        return Err(UnusableContent::Undecodable);
-    }
     // Below 2^32: a side of at most 2^14 pixels, grown by at most that.
     let scaled = |n: u32| u32::try_from(u64::from(n) * u64::from(short_side) / shortest).unwrap_or(u32::MAX);
     let columns = Taps::for_line(width, scaled(width), side);
     let rows = Taps::for_line(height, scaled(height), side);
     Ok(resample(&picture, &columns, &rows))
-}
-
-fn decode(file: &[u8]) -> Result<RgbImage, UnusableContent> {
-    if file.len() > MAX_FILE_BYTES {
-        return Err(UnusableContent::TooLarge);
-    }
-    // Untrusted bytes can reach a decoder's bug; a panic there costs this picture, not the process.
-    panic::catch_unwind(|| {
-        let mut reader = ImageReader::new(Cursor::new(file)).with_guessed_format()?;
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        limits.max_alloc = Some(MAX_DECODED_BYTES);
-        reader.limits(limits);
-        reader.decode().map(image::DynamicImage::into_rgb8)
-    })
-    .map_err(|_| UnusableContent::Undecodable)?
-    .map_err(|error| match error {
-        ImageError::Limits(error)
-            if matches!(
-                error.kind(),
-                LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory
-            ) =>
-        {
-            UnusableContent::TooLarge
-        }
-        _ => UnusableContent::Undecodable,
-    })
 }
 
 /// Fraction bits of a weight: 8-bit pixels times weights that sum to 1 fit into 32 bits.
@@ -134,8 +90,8 @@ fn cubic(x: f64) -> f64 {
 }
 
 /// Resamples horizontally, then vertically; each step rounds to 8 bits.
-fn resample(picture: &RgbImage, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
-    let width = usize::try_from(picture.width()).expect("a decoded width fits usize");
+fn resample(picture: &Picture, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
+    let width = usize::try_from(picture.width).expect("a decoded width fits usize");
     let first = rows.iter().map(|taps| taps.start).min().unwrap_or(0);
     let end = rows
         .iter()
@@ -143,11 +99,7 @@ fn resample(picture: &RgbImage, columns: &[Taps], rows: &[Taps]) -> Vec<u8> {
         .max()
         .unwrap_or(0);
     let line_bytes = width * COLOURS;
-    let lines = picture
-        .as_raw()
-        .chunks_exact(line_bytes)
-        .skip(first)
-        .take(end - first);
+    let lines = picture.rgb.chunks_exact(line_bytes).skip(first).take(end - first);
     let mut narrowed = Vec::with_capacity((end - first) * columns.len() * COLOURS);
     for line in lines {
         for taps in columns {
