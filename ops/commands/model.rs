@@ -339,6 +339,7 @@ fn summary(model: &ModelConfig, block: Block) -> String {
                 ("similarity", set.similarity),
                 ("shares", set.shares),
                 ("user scales", set.user_scales),
+                ("the slate's means", set.slate),
                 ("titles", set.titles),
             ];
             let read = groups.iter().filter(|(_, is_read)| *is_read);

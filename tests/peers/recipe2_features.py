@@ -23,6 +23,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 MINUTE = 60_000.0
+COUNTED = ("item_ctr", "item_fast_ctr", "item_recent_impressions", "item_action_age")
 WIDTH = 24
 NO_FEATURE = {"item_id", "ts_ms", "category", "author", "author_id", "director", "title", "text", "image", "vectors",
               "features"}
@@ -116,6 +117,14 @@ class User:
         self.acted, self.shown = [], []  # of (event time, item)
 
 
+class Shown:
+    """What was counted of an item that was shown."""
+
+    def __init__(self, p):
+        self.n = self.k = 0
+        self.fast, self.recent, self.last_action = p, Decayed(60 * MINUTE), None
+
+
 class State:
     """Everything known before the next request."""
 
@@ -133,6 +142,7 @@ class State:
         self.directions = {key: unit(vector - mean) for key, vector in vectors.items()}
         self.users, self.value_clicks, self.all_clicks = defaultdict(User), Counter(), 0
         self.shown = self.acted = 0
+        self.counts = {}
         self.sizes = defaultdict(lambda: [0, 0])
         self.recent = Decayed(60 * MINUTE), Decayed(60 * MINUTE)
         for row in histories:
@@ -160,18 +170,33 @@ class State:
             found[field + "_share"] = [self.share(user, self.of.get(item, {}).get(field, ()), prior) for item in items]
         for name, column in zip(("cosine", "max", "share"), zip(*[self.title(user, item) for item in items])):
             found["title_" + name] = list(column)
+        for name, column in zip(COUNTED, zip(*[self.counted(item, now, p) for item in items])):
+            found[name] = list(column)
         names = ("mean", "max", "top3", "recent", "ctr", "passed")
         for name, column in zip(names, zip(*self.similarities(user, items, now, p))):
             found["text_" + name] = list(column)
-        for name in [name for name in found if name.startswith(("title_", "text_")) or name.endswith("_share")]:
+        centred = [name for name in found if name.startswith(("title_", "text_")) or name.endswith("_share")]
+        for name in centred + ["item_ctr", "item_fast_ctr", "item_recent_impressions"]:
             mean = sum(found[name]) / len(items)
             found["slate_" + name] = [value - mean for value in found[name]]
         return found
 
+    def counted(self, item, now, p):
+        of_item = self.counts.get(item)
+        if of_item is None:
+            return 0.0, 0.0, 0.0, 8.0
+        age = of_item.last_action
+        return (
+            logit((of_item.k + 1) / (of_item.n + max(2, 1 / p))) - logit(p),
+            logit(0.9 * of_item.fast + 0.1 * p) - logit(p),
+            math.log1p(of_item.recent.read(now)),
+            8.0 if age is None else math.log1p((now - age) / MINUTE),
+        )
+
     def shared(self, user, size, now, p):
         m, lp = max(2, 1 / p), logit(p)
         n, k = self.sizes[math.floor(4 * math.log(size))]
-        found = {"slate_size_ctr": logit((k + 20 * p) / (n + 20)) - lp}
+        found = {"slate_size_ctr": logit((k + 20 * p) / (n + 20)) - lp, "global_rate": lp}
         for minutes, name in ((10, "user_10min_ctr"), (60, "user_recent_ctr")):
             n, k = (count.read(now) for count in user.scales[minutes])
             found[name] = logit((k + 1) / (n + m)) - lp
@@ -239,6 +264,12 @@ class State:
             y = float(item in clicked)
             averages = tuple(a + rate * (y - a) for a, rate in zip(averages, (0.2, 0.5)))
             user.last.append(y - p)
+            of_item = self.counts.setdefault(item, Shown(p))
+            of_item.n += 1
+            of_item.k += y
+            of_item.fast += 0.05 * (y - of_item.fast)
+            of_item.recent.add(now, 1)
+            of_item.last_action = now if y else of_item.last_action
         user.averages = averages
         user.last = user.last[-3:]
         user.shown = (user.shown + [(now, item) for item in items])[-50:]

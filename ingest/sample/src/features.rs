@@ -34,7 +34,7 @@ mod vectors;
 pub use config::FeatureConfig;
 pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
 pub use dump::FeatureStateError;
-pub use query::FeatureQuery;
+pub use query::{FeatureQuery, centred_pairs};
 pub use state::FeatureState;
 pub use vector_map::VectorMap;
 pub use vectors::{

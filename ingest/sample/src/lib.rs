@@ -25,7 +25,7 @@ pub use event::{Action, Deletion, Impression, ShownItem};
 pub use features::{
     DENSE_NAMES, Dense, FeatureConfig, FeatureQuery, FeatureState, FeatureStateError, ItemVectors,
     MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin, VectorReadGuard,
-    VectorTable, dense_index,
+    VectorTable, centred_pairs, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, AttributeField, Item, primary_attribute};

@@ -173,6 +173,10 @@ pub struct FeatureSet {
     ///
     /// Turn it off to measure what they are worth.
     pub titles: bool,
+    /// Whether the model reads how a candidate compares with the mean of the slate: all `slate_*` features but those of its size.
+    ///
+    /// Turn it off to score a candidate without regard to the others.
+    pub slate: bool,
     /// Whether each live feature is normalized by its running mean and variance, which are part of every version.
     ///
     /// Turn it off to read features in their own fixed scales.
@@ -187,6 +191,7 @@ impl Default for FeatureSet {
             shares: true,
             user_scales: true,
             titles: true,
+            slate: true,
             normalize: true,
         }
     }

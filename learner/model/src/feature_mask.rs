@@ -15,7 +15,10 @@ impl FeatureSet {
             return None;
         }
         Some(DENSE_NAMES.map(|name| {
-            let is_read = if is_similarity(name) {
+            let is_centred = name.starts_with("slate_") && !name.starts_with("slate_size");
+            let is_read = if is_centred && !self.slate {
+                false
+            } else if is_similarity(name) {
                 self.similarity
             } else if is_of(name, "title") {
                 self.titles
@@ -68,6 +71,9 @@ mod tests {
             let mask = set.mask().unwrap();
             mask.iter().filter(|read| **read < 0.5).count()
         };
+        let mut without_slate = all;
+        without_slate.slate = false;
+        assert_eq!(n_masked(without_slate), 22);
         let switches: [fn(&mut FeatureSet); 5] = [
             |set| set.counters = false,
             |set| set.similarity = false,

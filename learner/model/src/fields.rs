@@ -9,8 +9,8 @@ use crate::config::TOKEN_FIELDS;
 
 /// Fields of the user side, once per request: user, context, history.
 pub const USER_FIELDS: usize = 3;
-/// Fields of the candidate side: item, category, author, tags.
-pub const CANDIDATE_FIELDS: usize = 4;
+/// Fields of the candidate side: item, and its categorical values.
+pub const CANDIDATE_FIELDS: usize = 2;
 
 /// The kind of thing an id names. Each has its own row width, learning rate and admission rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,16 +120,9 @@ impl<'a> Fields<'a> {
     /// Calls `add(field, key, coefficient)` for each id of a candidate.
     pub fn candidate(candidate: &Candidate, mut add: impl FnMut(usize, Key, f32)) {
         add(0, Key::item(candidate.item), 1.0);
-        for (field, kind) in [
-            (1, AttributeField::Category),
-            (2, AttributeField::Author),
-            (3, AttributeField::Tag),
-        ] {
-            let n = candidate.attributes.iter().filter(|a| a.field == kind).count();
-            let scale = inverse_root(n);
-            for attribute in candidate.attributes.iter().filter(|a| a.field == kind) {
-                add(field, Key::attribute(attribute.value), scale);
-            }
+        let scale = inverse_root(candidate.attributes.len());
+        for attribute in &candidate.attributes {
+            add(1, Key::attribute(attribute.value), scale);
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) enum CounterScope {
     UserItem = 6,
     /// Actions on items with a categorical value, seeded ones included.
     ValueActions = 7,
+    /// Actions on an item; tells when the last one was.
+    ItemActions = 8,
 }
 
 /// The key of a counter: a 64-bit hash of its scope and id.

@@ -39,6 +39,7 @@ dense_features! {
     slate_size_ctr global_recent_ctr user_recent_ctr user_10min_ctr user_ema5_ctr user_ema2_ctr
     user_outcome_1 user_outcome_2 user_outcome_3 session_impressions session_actions
     title_cosine title_max title_share slate_title_cosine slate_title_max slate_title_share
+    item_action_age global_rate slate_item_fast_ctr slate_item_recent_impressions
 }
 
 /// The dense features of one candidate, `[N_DENSE]`, in the order of [`DENSE_NAMES`].
@@ -53,7 +54,8 @@ impl Dense {
         Self(values)
     }
 
-    pub(crate) fn values_mut(&mut self) -> &mut [f32; N_DENSE] {
+    /// The features for writing.
+    pub fn values_mut(&mut self) -> &mut [f32; N_DENSE] {
         &mut self.0
     }
 }
@@ -103,6 +105,9 @@ mod tests {
         for (index, name) in DENSE_NAMES.iter().enumerate() {
             assert_eq!(dense_index(name), Some(index));
         }
-        assert_eq!((N_DENSE, Feature::slate_title_share as usize), (79, 78));
+        assert_eq!(
+            (N_DENSE, Feature::slate_item_recent_impressions as usize),
+            (83, 82)
+        );
     }
 }

@@ -24,10 +24,12 @@ pub struct FeatureQuery<'a> {
     pub context: &'a [Id],
     /// The candidates.
     pub items: &'a [ShownItem],
-    /// Number of items that will be shown, when fewer than `items`.
+    /// Number of items that will be shown; none: all of `items`.
     pub slate_size: Option<u16>,
 }
 
+/// `item_action_age` of an item without actions: two days.
+const NEVER_ACTED_ON: f32 = 8.0;
 /// Prior weights of the global share of a category, and of an author or tag: actions.
 const PRIOR_VALUE_ACTIONS: [f32; 3] = [20.0, 200.0, 200.0];
 
@@ -50,7 +52,7 @@ impl FeatureState {
         let mut candidates: Vec<Candidate> = query.items.iter().map(candidate).collect();
         self.fill_similarities(&shared, &mut candidates);
         self.fill_titles(&shared, &mut candidates);
-        fill_slate_features(&mut candidates);
+        centre(&mut candidates);
         let history = shared.history;
         let newest = history.len().saturating_sub(self.config.history_contents);
         let contents = history[newest..].iter().map(|entry| self.content(entry.item));
@@ -111,6 +113,10 @@ impl FeatureState {
             let age = seconds(query.ts.since_ms(counter.first));
             values[Feature::item_age as usize] = ln1p(age / 3600.0);
         }
+        let acted = self.counter(CounterScope::ItemActions, id);
+        values[Feature::item_action_age as usize] = acted.map_or(NEVER_ACTED_ON, |counter| {
+            ln1p(seconds(query.ts.since_ms(counter.last)) / 60.0)
+        });
         if let Some(item) = item {
             let [category, author, tag] = self.field_sums(shared, item, query.user);
             let mut fill = |at: Feature, means: &[f32]| {
@@ -219,23 +225,31 @@ fn first_similarity(modality: usize) -> usize {
     Feature::text_mean as usize + 2 * N_SIMILARITY * modality
 }
 
-/// Fills the slate-centred features: the item's value minus the mean over its slate.
-fn fill_slate_features(slate: &mut [Candidate]) {
+/// Indices of each feature that is compared with its slate, and of the feature that holds its distance from the slate's mean.
+pub fn centred_pairs() -> impl Iterator<Item = (usize, usize)> {
     let pairs = |from: Feature, to: Feature, n: usize| (from as usize..).zip(to as usize..).take(n);
     let shares = pairs(Feature::category_share, Feature::slate_category_share, 3);
     let titles = pairs(Feature::title_cosine, Feature::slate_title_cosine, N_TITLE);
     let counts = [
-        (Feature::item_ctr as usize, Feature::slate_item_ctr as usize),
+        (Feature::item_ctr, Feature::slate_item_ctr),
+        (Feature::item_impressions, Feature::slate_item_impressions),
+        (Feature::item_fast_ctr, Feature::slate_item_fast_ctr),
         (
-            Feature::item_impressions as usize,
-            Feature::slate_item_impressions as usize,
+            Feature::item_recent_impressions,
+            Feature::slate_item_recent_impressions,
         ),
     ];
+    let counts = counts.map(|(from, to)| (from as usize, to as usize));
     let similarities = (0..N_MODALITIES).flat_map(|modality| {
         let from = first_similarity(modality);
         (from..from + N_SIMILARITY).map(|from| (from, from + N_SIMILARITY))
     });
-    for (from, to) in counts.into_iter().chain(shares).chain(titles).chain(similarities) {
+    counts.into_iter().chain(shares).chain(titles).chain(similarities)
+}
+
+/// Fills the slate-centred features of a slate: an item's value minus the mean over the slate.
+fn centre(slate: &mut [Candidate]) {
+    for (from, to) in centred_pairs() {
         let mean = mean(slate.iter().map(|candidate| candidate.dense[from]));
         for candidate in slate.iter_mut() {
             let values = candidate.dense.values_mut();

@@ -47,6 +47,7 @@ impl FeatureState {
         let n_items = u16::try_from(query.items.len()).unwrap_or(u16::MAX);
         let slate_size = query.slate_size.unwrap_or(n_items);
         values[Feature::slate_size as usize] = ln1p(f32::from(slate_size));
+        values[Feature::global_rate as usize] = smoothing.log_odds;
         values[Feature::slate_size_ctr as usize] = read(&self.slate_sizes).ctr(slate_size, smoothing);
         let hour = angle_of_day(query.ts);
         values[Feature::hour_sin as usize] = hour.sin();

@@ -6,6 +6,8 @@ use super::smoothing::{Smoothing, f32_of};
 
 /// Buckets of the sizes up to 65,535, count.
 const N_BUCKETS: usize = 45;
+/// One slate in so many is still a usual one.
+const RARE: f64 = 100.0;
 /// Prior weight of a bucket's rate: items at the global rate.
 const PRIOR_ITEMS: f32 = 20.0;
 
@@ -38,6 +40,30 @@ impl SlateSizes {
         count.actions = count.actions.saturating_add(1);
     }
 
+    /// Number of items that a reply to `n` candidates is taken to show, where the request does not say: all of them if one slate in
+    /// [`RARE`] was as large, else the slate of the median item. Sizes are known by bucket.
+    pub(crate) fn shown_of(&self, n: u16) -> u16 {
+        let n_slates = |of: usize| f64::from(self.0[of].impressions) / smallest(of);
+        let all: f64 = (0..N_BUCKETS).map(n_slates).sum();
+        let as_large: f64 = (bucket(n)..N_BUCKETS).map(n_slates).sum();
+        if as_large * RARE >= all {
+            return n;
+        }
+        let all: u64 = self.0.iter().map(|count| u64::from(count.impressions)).sum();
+        let mut below = 0;
+        let median = (0..N_BUCKETS).find(|of| {
+            below += u64::from(self.0[*of].impressions);
+            2 * below >= all
+        });
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a size in u16"
+        )]
+        let size = smallest(median.unwrap_or_default()).ceil() as u16;
+        size.min(n)
+    }
+
     /// The smoothed logit of the rate in slates of this size, minus the global logit.
     pub(crate) fn ctr(&self, size: u16, smoothing: &Smoothing) -> f32 {
         let count = self.0[bucket(size)];
@@ -55,9 +81,36 @@ fn bucket(size: u16) -> usize {
     (4.0 * f64::from(size.max(1)).ln()) as usize
 }
 
+/// The smallest size of a bucket.
+fn smallest(bucket: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "at most 44")]
+    let quarters = bucket as f64;
+    (quarters / 4.0).exp()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_candidates_than_slates_ever_had_are_taken_to_show_a_median_slate() {
+        let mut sizes = SlateSizes::default();
+        assert_eq!(sizes.shown_of(200), 200, "nothing was shown yet");
+        for size in [1, 1, 1, 8, 12, 12, 12, 12, 40] {
+            sizes.add_impression(size);
+        }
+        assert_eq!([1, 9, 40, 41].map(|n| sizes.shown_of(n)), [1, 9, 40, 41]);
+        let median = sizes.shown_of(200);
+        assert!((8..=12).contains(&median), "{median}");
+        for _ in 0..1000 {
+            sizes.add_impression(1);
+        }
+        assert_eq!(
+            [2, 40, 200].map(|n| sizes.shown_of(n)),
+            [1, 1, 1],
+            "larger ones are rare"
+        );
+    }
 
     #[test]
     fn sizes_are_counted_by_quarter_powers_of_e() {

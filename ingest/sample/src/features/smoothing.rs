@@ -47,8 +47,9 @@ pub(crate) struct Smoothing {
     /// The global rate.
     pub(crate) rate: f32,
     /// The logit of the global rate.
-    global: f32,
+    pub(crate) log_odds: f32,
     prior_actions: f32,
+    /// At least two impressions per action.
     prior_impressions: f32,
 }
 
@@ -56,9 +57,9 @@ impl Smoothing {
     pub(crate) fn new(rate: f32, prior_actions: f32) -> Self {
         Self {
             rate,
-            global: logit(rate),
+            log_odds: logit(rate),
             prior_actions,
-            prior_impressions: prior_actions / rate,
+            prior_impressions: (prior_actions / rate).max(2.0 * prior_actions),
         }
     }
 
@@ -66,23 +67,22 @@ impl Smoothing {
     pub(crate) fn ctr(&self, counter: Option<&Counter>) -> f32 {
         let Some(counter) = counter else { return 0.0 };
         let actions = f32_of(counter.actions) + self.prior_actions;
-        logit(actions / (f32_of(counter.impressions) + self.prior_impressions)) - self.global
+        logit(actions / (f32_of(counter.impressions) + self.prior_impressions)) - self.log_odds
     }
 
-    /// Smoothed logit of decayed counts minus the global logit. The prior has at least two impressions per action.
+    /// Smoothed logit of decayed counts minus the global logit.
     pub(crate) fn decayed_ctr(&self, impressions: f32, actions: f32) -> f32 {
-        let prior_impressions = self.prior_impressions.max(2.0 * self.prior_actions);
-        logit((actions + self.prior_actions) / (impressions + prior_impressions)) - self.global
+        logit((actions + self.prior_actions) / (impressions + self.prior_impressions)) - self.log_odds
     }
 
     /// Logit of a rate with `prior` impressions at the global rate, minus the global logit.
     pub(crate) fn ctr_with_prior(&self, impressions: f32, actions: f32, prior: f32) -> f32 {
-        logit((actions + prior * self.rate) / (impressions + prior)) - self.global
+        logit((actions + prior * self.rate) / (impressions + prior)) - self.log_odds
     }
 
     /// Logit of a moving average, mixed with this share of the global rate, minus the global logit.
     pub(crate) fn mixed(&self, average: f32, share: f32) -> f32 {
-        logit((1.0 - share) * average + share * self.rate) - self.global
+        logit((1.0 - share) * average + share * self.rate) - self.log_odds
     }
 
     /// Logit of a moving average, mixed with a tenth of the global rate, minus the global logit.

@@ -183,10 +183,18 @@ impl FeatureState {
             let update = self.update(Counter::add_action, action.ts);
             self.update_request_counters(&update, action.user, context, 1);
             self.update_item_counters(&update, action.user, action.item);
+            self.update_counter(&update, CounterScope::ItemActions, action.item, 1);
         } else {
             drop(user);
         }
         self.enforce_limits();
+    }
+
+    /// Number of items that a reply to `n` candidates is taken to show, where the request does not say: `n` if slates of that
+    /// size have been shown, else the size of a median slate.
+    #[must_use]
+    pub fn shown_of(&self, n: u16) -> u16 {
+        read(&self.slate_sizes).shown_of(n)
     }
 
     /// The global rate of the primary action, with a twentieth of a pseudo-action so that it is never 0 or 1.

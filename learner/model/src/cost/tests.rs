@@ -58,17 +58,17 @@ fn a_plain_model_costs_its_first_layer_its_products_and_its_output() {
     let blocks: Vec<Block> = costs(&plain()).iter().map(|cost| cost.block).collect();
     assert_eq!(blocks, [Block::Fields, Block::Features, Block::Fm, Block::Head]);
     let fields = of(&plain(), Block::Fields);
-    // 4 outputs of 3 fields of 2, and of 4 fields of 2.
+    // 4 outputs of 3 fields of 2, and of 2 fields of 2.
     assert_eq!(
         (fields.request, fields.candidate),
-        (flops(48, 0, 0), flops(64, 0, 0))
+        (flops(48, 0, 0), flops(32, 0, 0))
     );
     assert_eq!(
         of(&plain(), Block::Features).candidate.fixed,
         2 * 4 * N_DENSE as u64
     );
     let fm = of(&plain(), Block::Fm);
-    assert_eq!((fm.request.fixed, fm.candidate.fixed), (18, 24 + 6));
+    assert_eq!((fm.request.fixed, fm.candidate.fixed), (18, 12 + 6));
     assert_eq!(of(&plain(), Block::Head).candidate.fixed, 2 * 4);
 }
 
@@ -90,7 +90,7 @@ fn content_is_paid_once_an_item_and_interest_for_each_entry() {
     // 4 -> 3 and 8 -> 3.
     assert_eq!(of(&config, Block::Contrast).item, 24 + 48);
     // A content is one more field.
-    assert_eq!(of(&config, Block::Fm).candidate.fixed, 30 + 6);
+    assert_eq!(of(&config, Block::Fm).candidate.fixed, 18 + 6);
 }
 
 #[test]
