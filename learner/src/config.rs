@@ -180,6 +180,11 @@ pub struct OptimizerConfig {
     /// Set it near the rate of the primary task, for better scores of the first requests.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub prior_rate: f32,
+    /// Share of requests whose samples are learned as if their slate were unknown, as serving scores many candidates.
+    ///
+    /// Set it to 0 where every request is for exactly the items that are shown.
+    #[schemars(range(min = 0, max = 1))]
+    pub hidden_slate_rate: f32,
     /// Rate at which the shares of `model.members` follow their losses: a model that is a nat worse loses this part of the
     /// logarithm of its share.
     ///
@@ -235,6 +240,7 @@ impl Default for OptimizerConfig {
             clip_rows: 0.0,
             prior_samples: 1e6,
             prior_rate: 0.05,
+            hidden_slate_rate: 0.05,
             mixture_rate: 0.01,
             task_weights: BTreeMap::new(),
         }

@@ -1,7 +1,7 @@
 //! One training step: a batch is scored, then learned from.
 
-use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights, add_scaled};
-use ouzel_sample::{Batch, Sample, VectorMap};
+use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights, add_scaled, uniform};
+use ouzel_sample::{Batch, Id, N_DENSE, Sample, VectorMap};
 
 use crate::clip::Clipped;
 use crate::error::Error;
@@ -9,6 +9,9 @@ use crate::objective::Objective;
 use crate::prior::{RequestPriors, is_first};
 use crate::trainer::Trainer;
 use crate::update::Learned;
+
+/// Lane of the random numbers that choose the requests whose slates are hidden.
+const HIDE_LANE: u64 = 0x4849_4445;
 
 /// Result of one step.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,12 +163,9 @@ impl Trainer {
         })
     }
 
-    /// Lets the statistics of the live features, if the model reads any, learn from a batch. Each shown item counts once,
+    /// Lets the statistics of the live features learn from a batch. Each shown item counts once,
     /// with its first sample, whether or not down-sampling keeps it.
     fn observe_features(&mut self, samples: &[Sample]) {
-        if !self.weights.config.features.normalize {
-            return;
-        }
         let first = samples.iter().filter(|sample| is_first(sample));
         self.weights
             .norm
@@ -238,10 +238,19 @@ impl Trainer {
         };
         let mut inputs = Inputs::of_samples(&self.weights.config, samples, &batch.vectors);
         inputs.prior = priors.of(&inputs);
+        let hidden = self.hide_slates(&mut inputs);
+        let shown = self
+            .forward_shown(&hidden, samples, batch, priors)
+            .map_err(failed)?;
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);
         let loss = objective.loss(samples, &outputs);
+        // Predictions are those of the slate as it was shown.
+        let n_tasks = self.weights.config.n_tasks();
+        for (at, logits) in hidden.iter().zip(shown.chunks_exact(n_tasks)) {
+            outputs.logits[at * n_tasks..][..n_tasks].copy_from_slice(logits);
+        }
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = samples.len() as f32;
         let contrast_weight = self.config.optimizer.contrast_weight;
@@ -273,5 +282,45 @@ impl Trainer {
             n_forgotten,
             ..updated
         })
+    }
+
+    /// Hides the slates of some requests: their candidates are learned as serving scores the many of a large request.
+    /// Returns the places of their samples.
+    fn hide_slates(&self, inputs: &mut Inputs) -> Vec<usize> {
+        let rate = self.config.optimizer.hidden_slate_rate;
+        if rate <= 0.0 || !self.weights.config.features.slate {
+            return Vec::new();
+        }
+        let is_hidden = |request: &Id| uniform(self.config.seed, request.0, HIDE_LANE) < rate;
+        let is_hidden: Vec<bool> = inputs.requests.iter().map(is_hidden).collect();
+        let of_request = inputs
+            .request_of
+            .iter()
+            .map(|request| usize::try_from(*request).unwrap_or(0));
+        let hidden = of_request.enumerate().filter(|(_, request)| is_hidden[*request]);
+        let hidden: Vec<usize> = hidden.map(|(at, _)| at).collect();
+        for at in &hidden {
+            let features = &mut inputs.dense[at * N_DENSE..][..N_DENSE];
+            self.weights.norm.centre_on_means(features);
+        }
+        hidden
+    }
+
+    /// Logits of the samples at these places with the features of their slates, `[n, n_tasks]`.
+    fn forward_shown(
+        &mut self,
+        places: &[usize],
+        samples: &[Sample],
+        batch: &Batch,
+        priors: &RequestPriors,
+    ) -> Result<Vec<f32>, ouzel_model::Error> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let samples: Vec<Sample> = places.iter().map(|at| samples[*at].clone()).collect();
+        let mut inputs = Inputs::of_samples(&self.weights.config, &samples, &batch.vectors);
+        inputs.prior = priors.of(&inputs);
+        let pass = self.model.forward(&inputs, &self.weights)?;
+        Ok(pass.outputs().logits.clone())
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_model::{Feature, Inputs, Model, ModelConfig, Table, WeightGroup, Weights, add_scaled};
+use ouzel_model::{
+    Feature, FeatureNorm, Inputs, Model, ModelConfig, Table, WeightGroup, Weights, add_scaled,
+};
 use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
 
@@ -145,6 +147,12 @@ impl Trainer {
     #[must_use]
     pub fn config(&self) -> &LearnerConfig {
         &self.config
+    }
+
+    /// Running statistics of the live features.
+    #[must_use]
+    pub fn norm(&self) -> &FeatureNorm {
+        &self.weights.norm
     }
 
     /// Number of embedding rows, and of weights of the wide part.

@@ -113,6 +113,12 @@ pub(crate) struct ReplayArgs {
     /// Seed in place of learner.seed
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// End after so many shown items, as if the log ended there
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Also score a quarter of the requests with their shown items hidden among N candidates of the catalogue
+    #[arg(long, value_name = "N", value_delimiter = ',', num_args = 1..)]
+    pub(crate) candidates: Vec<usize>,
     /// Print one JSON document on stdout instead of the table
     #[arg(long)]
     pub(crate) json: bool,

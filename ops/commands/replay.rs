@@ -3,6 +3,7 @@
 //! The log is bounded, so the same input, configuration and seed give the same samples and weights in every run.
 
 mod freshness;
+mod hidden;
 mod report;
 
 use std::io::Write;
@@ -24,10 +25,11 @@ use crate::error::Exit;
 use crate::pipeline::in_place::{self, Observer};
 use crate::pipeline::learner::{Learner, SharedScores};
 use crate::pipeline::lock;
-use crate::pipeline::spec::{PipelineSpec, decoder};
+use crate::pipeline::spec::{Parts, PipelineSpec, decoder};
 use crate::telemetry;
 use crate::telemetry::progress::{Figures, Progress, Style};
 use freshness::Freshness;
+use hidden::Hidden;
 use report::RunReport;
 
 /// Samples between two updates of the progress.
@@ -102,13 +104,17 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         progress: Progress::new("samples", total, style),
         started: Instant::now(),
         n_shown: 0,
+        hidden: Hidden::new(&args.candidates),
+        limit: args.limit,
+        n_read: 0,
     };
     let mut parts = in_place::run(parts, reveal, style, &mut follower)?;
     let wall = follower.started.elapsed();
     let figures = follower.figures(&parts.learner);
     follower.progress.finish(figures.samples, &figures);
     let log = lock(&follower.scores);
-    RunReport::new(name, &log, &follower.freshness, &mut parts, wall)
+    let hidden = follower.hidden.figures(log.middle());
+    RunReport::new(name, &log, (&follower.freshness, hidden), &mut parts, wall)
 }
 
 fn bound(point: Option<RangePoint>) -> Option<ReplayBound> {
@@ -127,6 +133,11 @@ struct Follower {
     started: Instant,
     /// Samples when the progress was last shown.
     n_shown: u64,
+    hidden: Hidden,
+    /// Shown items after which the run ends.
+    limit: Option<u64>,
+    /// Shown items read.
+    n_read: u64,
 }
 
 impl Follower {
@@ -142,6 +153,24 @@ impl Follower {
 }
 
 impl Observer for Follower {
+    fn reading(&mut self, recorded: &DecodedRecord, parts: &mut Parts) -> anyhow::Result<()> {
+        match &recorded.event {
+            Ok(Event::Item(item)) => self.hidden.add_item(item.id),
+            Ok(Event::Impression(impression)) => {
+                self.n_read += impression.items.len() as u64;
+                let features = parts.sequencer.stage().features();
+                self.hidden
+                    .score(impression, features, &mut parts.learner.trainer)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.limit.is_some_and(|limit| self.n_read >= limit)
+    }
+
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome) {
         if let (Ok(Event::Action(action)), Outcome::Matched | Outcome::Early) = (&recorded.event, outcome) {
             self.freshness.add_action(action);
@@ -150,6 +179,7 @@ impl Observer for Follower {
 
     fn learning(&mut self, batch: &Batch, now: EventTime) {
         self.freshness.add_batch(batch, now);
+        self.hidden.learning(batch);
     }
 
     fn progress(&mut self, learner: &Learner) {

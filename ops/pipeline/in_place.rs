@@ -22,6 +22,12 @@ const WAIT: Duration = Duration::from_millis(100);
 
 /// Callbacks of a run.
 pub(crate) trait Observer {
+    /// A record is about to be joined.
+    fn reading(&mut self, recorded: &DecodedRecord, parts: &mut Parts) -> anyhow::Result<()>;
+
+    /// Whether the run ends here, as if the log did.
+    fn is_done(&self) -> bool;
+
     /// A record was joined.
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome);
 
@@ -46,7 +52,7 @@ pub(crate) fn run(
         unencoded: Vec::new(),
         observer,
     };
-    while !run.parts.sequencer.orderer().is_exhausted() {
+    while !run.parts.sequencer.orderer().is_exhausted() && !run.observer.is_done() {
         if let Some(read) = run.parts.intake.next(WAIT)? {
             run.accept(read)?;
         }
@@ -113,6 +119,7 @@ impl InPlace<'_> {
             if !matches!(recorded.event, Ok(Event::Item(_))) {
                 self.encode()?;
             }
+            self.observer.reading(&recorded, &mut self.parts)?;
             let effects = self.parts.sequencer.take(&recorded);
             let mut effects = effects.with_context(|| format!("cannot join {position}"))?;
             self.observer.joined(&recorded, &effects.outcome);
@@ -120,6 +127,9 @@ impl InPlace<'_> {
                 self.unencoded.extend(effects.encode.take());
             }
             self.learn(effects)?;
+            if self.observer.is_done() {
+                break;
+            }
         }
         Ok(())
     }

@@ -124,16 +124,25 @@ impl Scorer {
             position: None,
         };
         let items: Vec<ShownItem> = request.items.iter().map(shown).collect();
-        let slate_size = |top_k: usize| u16::try_from(top_k.min(items.len())).unwrap_or(u16::MAX);
-        let (request, candidates) = self.features.read(&FeatureQuery {
+        let n_items = u16::try_from(items.len()).unwrap_or(u16::MAX);
+        let top_k = request
+            .top_k
+            .map(|top_k| u16::try_from(top_k).unwrap_or(u16::MAX));
+        let n_shown = top_k.map_or_else(|| self.features.shown_of(n_items), |top_k| top_k.min(n_items));
+        let (request, mut candidates) = self.features.read(&FeatureQuery {
             // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
             user: self.ids.id(IdKind::User, &request.user_id),
             ts: (self.now)(),
             context: &context,
             items: &items,
-            slate_size: request.top_k.map(slate_size),
+            slate_size: Some(n_shown),
         });
+        if n_shown < n_items {
+            for candidate in &mut candidates {
+                weights.norm.centre_on_means(candidate.dense.values_mut());
+            }
+        }
         let vectors = self
             .features
             .vectors_of(std::iter::once(&request), candidates.iter());
@@ -289,6 +298,35 @@ mod tests {
             (served.version, &*served.snapshot, served.tasks.len()),
             (2, "s2", 2)
         );
+    }
+
+    #[test]
+    fn of_more_candidates_than_are_shown_each_is_scored_without_regard_to_the_others() {
+        let published = Arc::new(Published::new());
+        let mut weights = weights(-2.0);
+        // The output starts at 0; other weights make the score depend on the features.
+        for array in weights.dense.values_mut() {
+            let moved = array.values.iter().zip((0u8..251).cycle());
+            let moved = moved.map(|(weight, at)| weight + f32::from(at % 7) * 0.01 - 0.03);
+            array.values = moved.collect();
+        }
+        weights.norm.n_samples = 100;
+        publish(&published, "s1", weights);
+        let mut scorer = scorer(&published);
+        let mut score = |items: &[&str], top_k: Option<usize>| {
+            let request = CheckedRequest {
+                top_k,
+                ..request(items)
+            };
+            scorer.rank(&request).unwrap().scores
+        };
+        let alone = score(&["b", "c"], Some(1));
+        let among = score(&["b", "c", "d", "e"], Some(1));
+        assert_eq!(alone, among[..2]);
+        let shown = score(&["b", "c", "d", "e"], Some(4));
+        assert_ne!(among, shown, "all four are one slate, which the model compares");
+        // The only slate so far had one item: a request for four does not show them all.
+        assert_eq!(among, score(&["b", "c", "d", "e"], None));
     }
 
     #[test]

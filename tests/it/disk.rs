@@ -139,6 +139,7 @@ fn a_full_disk_stops_neither_serving_nor_later_learning() {
 
     let n_resumed = home.n_resumed();
     let daemon = home.start();
+    daemon.wait_ready();
     daemon.check_serves();
     broker.heartbeat(world.end_ms + 3_600_000);
     daemon.wait_joined(broker.n_records() - n_resumed);

@@ -82,12 +82,11 @@ fn a_replay_reports_the_documented_figures() {
             "calibration",
             "freshness",
             "gauc",
+            "hidden",
             "join",
             "ledger_hash",
             "name",
             "ne",
-            "ne_first_1000",
-            "ne_first_3000",
             "popularity_auc",
             "positives",
             "samples",
@@ -96,6 +95,7 @@ fn a_replay_reports_the_documented_figures() {
             "second_half_buckets",
             "second_half_popularity_auc",
             "shares",
+            "start",
             "wall_seconds",
             "weights_hash",
         ]
@@ -160,6 +160,44 @@ fn immediate_labels_are_learned_once_each() {
         expected.shown - expected.positives - expected.late
     );
     assert_ne!(run["ledger_hash"], replay_data(home.path(), &[])["ledger_hash"]);
+}
+
+#[test]
+fn a_limit_ends_the_log_and_candidates_hide_its_slates() {
+    let home = Home::empty();
+    World::generate(300, home.path());
+    let whole = replay_data(home.path(), &["--labels", "immediate", "--candidates", "8,20"]);
+    let part = replay_data(home.path(), &["--labels", "immediate", "--limit", "1000"]);
+    let samples = part["samples"].as_u64().unwrap();
+    assert!((1000..1010).contains(&samples), "whole slates: {samples}");
+    assert_eq!(part["hidden"].as_array().unwrap().len(), 0);
+    let hidden = whole["hidden"].as_array().unwrap();
+    let kinds = hidden
+        .iter()
+        .map(|figures| (figures["candidates"].as_u64(), &figures["has_top_k"]));
+    let kinds: Vec<(Option<u64>, bool)> = kinds.map(|(n, top_k)| (n, top_k == true)).collect();
+    let of = |n| [(Some(n), false), (Some(n), true)];
+    assert_eq!(
+        kinds,
+        [vec![(None, false)], of(8).to_vec(), of(20).to_vec()].concat()
+    );
+    for figures in hidden {
+        assert_eq!(figures["samples"], hidden[0]["samples"], "{figures}");
+        assert!(
+            figures["auc"].is_f64() && figures["same_order"].as_f64() > Some(0.5),
+            "{figures}"
+        );
+    }
+    // Scoring more changes nothing that is learned.
+    let plain = replay_data(home.path(), &["--labels", "immediate"]);
+    assert_eq!(plain["weights_hash"], whole["weights_hash"]);
+    assert_eq!(plain["auc"], whole["auc"]);
+    let start = &plain["start"]["1000"];
+    assert_eq!(start["samples"], 1000);
+    assert_eq!(
+        start["positives"].as_u64(),
+        part["start"]["1000"]["positives"].as_u64()
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A feature `x` is read as `x' = .5 clip((x - mean) / sqrt(variance + .01), -5, 5)`, with the statistics of everything
 //! learned before. They are part of a version: a scorer normalizes with those that its weights were learned with.
 
-use ouzel_sample::N_DENSE;
+use ouzel_sample::{N_DENSE, centred_pairs};
 
 /// Samples that the statistics cover: older ones fade by `n / WINDOW` in a batch of `n`.
 const WINDOW: f64 = 20_000.0;
@@ -11,6 +11,8 @@ const WINDOW: f64 = 20_000.0;
 const FLOOR: f32 = 0.01;
 /// A normalized feature is this share of its distance from the mean in standard deviations.
 const SHARE: f32 = 0.5;
+/// Variance of a distance from the slate's mean below which slates have one item.
+const LEAST_VARIANCE: f32 = 1e-6;
 /// Largest magnitude of a normalized feature: [`SHARE`] of 5 standard deviations.
 pub(crate) const LIMIT: f32 = 2.5;
 
@@ -76,6 +78,21 @@ impl FeatureNorm {
             }
         }
         self.n_samples += n as u64;
+    }
+
+    /// Fills the slate-centred features of a candidate, `[N_DENSE]`, whose slate is not known: a value minus its running mean.
+    ///
+    /// A request for many candidates says little of the few that will be shown. So a score depends on no other candidate, and
+    /// the candidates of a request differ by the same as in a slate. Where slates have one item, these features are always 0.
+    pub fn centre_on_means(&self, features: &mut [f32]) {
+        for (value, distance) in centred_pairs() {
+            let varies = self.n_samples > 0 && self.variance[distance] > LEAST_VARIANCE;
+            features[distance] = if varies {
+                features[value] - self.mean[value]
+            } else {
+                0.0
+            };
+        }
     }
 
     /// The transform of the features; none before the first batch, whose features are read as they are.
@@ -156,6 +173,32 @@ mod tests {
         let expected = 0.5 * (2.0 - mean[0]) / (variance[0] + 0.01).sqrt();
         assert!((f64::from(features[0]) - expected).abs() < 1e-5);
         assert!((features[1] - 2.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_unknown_slate_is_centred_on_running_means() {
+        let pairs: Vec<(usize, usize)> = centred_pairs().collect();
+        assert_eq!(pairs.len(), 22);
+        let (value, distance) = pairs[0];
+        let mut norm = FeatureNorm::default();
+        let mut features = vec![3.0; N_DENSE];
+        norm.centre_on_means(&mut features);
+        assert!(features[distance].abs() < 1e-9, "nothing was observed yet");
+        // Slates of two: the distances are 1 and -1.
+        let slates = rows(64, |row, lane| match (row % 2, lane) {
+            (0, lane) if lane == distance => 1.0,
+            (_, lane) if lane == distance => -1.0,
+            (_, lane) if pairs.iter().any(|(_, distance)| *distance == lane) => 0.0,
+            _ => 2.0,
+        });
+        observe(&mut norm, &slates);
+        features[value] = 5.0;
+        norm.centre_on_means(&mut features);
+        assert!((features[distance] - 3.0).abs() < 1e-5);
+        assert!(
+            features[pairs[1].1].abs() < 1e-9,
+            "always 0 where slates have one item"
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Weights {
     pub wide: Table,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
     pub prior: Vec<f32>,
-    /// Statistics that live features are normalized by, where the model normalizes them.
+    /// Statistics that live features are normalized by, and that tell what to expect of those centred over an unknown slate.
     pub norm: FeatureNorm,
     /// Fingerprint of the base weights once they are frozen, see [`Weights::base`].
     pub frozen: Option<u64>,

@@ -10,10 +10,14 @@ use ouzel_learner::validation::{Bucket, Buckets, Figures, ScoreLog};
 use ouzel_sample::EventTime;
 
 use super::freshness::{Ages, Freshness};
+use super::hidden::HiddenFigures;
 use super::per_second;
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
 use crate::pipeline::spec::Parts;
+
+/// Samples of the starts of a run that are reported.
+const START: [usize; 3] = [1000, 3000, 10_000];
 
 /// Figures of one run.
 #[derive(Debug, Serialize)]
@@ -26,15 +30,16 @@ pub(super) struct RunReport {
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
-    /// Normalized entropy of the first 1,000 and 3,000 samples.
-    ne_first_1000: Option<f64>,
-    ne_first_3000: Option<f64>,
+    /// Figures of the first 1,000, 3,000 and 10,000 samples, by their number.
+    start: BTreeMap<usize, Figures>,
     /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
     second_half: Figures,
     second_half_popularity_auc: Option<f64>,
     buckets: Buckets,
     second_half_buckets: Buckets,
+    /// Shown items among many other candidates, with `--candidates`.
+    hidden: Vec<HiddenFigures>,
     join: JoinFigures,
     ledger_hash: String,
     weights_hash: String,
@@ -49,7 +54,7 @@ impl RunReport {
     pub(super) fn new(
         name: &str,
         scores: &ScoreLog,
-        freshness: &Freshness,
+        (freshness, hidden): (&Freshness, Vec<HiddenFigures>),
         parts: &mut Parts,
         wall: Duration,
     ) -> anyhow::Result<Self> {
@@ -65,13 +70,13 @@ impl RunReport {
             ne: all.ne,
             calibration: all.calibration,
             popularity_auc: scores.popularity(EventTime::MIN).0,
-            ne_first_1000: scores.start(1000).ne,
-            ne_first_3000: scores.start(3000).ne,
+            start: START.map(|n| (n, scores.start(n))).into(),
             freshness: freshness.ages(),
             second_half: scores.figures(middle),
             second_half_popularity_auc: scores.popularity(middle).0,
             buckets: scores.buckets(EventTime::MIN),
             second_half_buckets: scores.buckets(middle),
+            hidden,
             join: JoinFigures::new(stage.counters()),
             ledger_hash: stage.ledger().hex(),
             weights_hash: parts.learner.trainer.hash()?,
@@ -99,12 +104,9 @@ impl RunReport {
             figure(self.popularity_auc),
             figure(self.second_half_popularity_auc)
         )?;
-        writeln!(
-            out,
-            "  start        NE of the first 1,000 samples {}, of the first 3,000 {}",
-            figure(self.ne_first_1000),
-            figure(self.ne_first_3000)
-        )?;
+        for (n, start) in &self.start {
+            writeln!(out, "  first {n:<6} {}", figures(start))?;
+        }
         if !self.shares.is_empty() {
             let shares = self
                 .shares
@@ -119,6 +121,19 @@ impl RunReport {
                 let (row, samples) = (figures(bucket), bucket.samples);
                 writeln!(out, "  {label:<12} {row}  ({samples} samples of the second half)")?;
             }
+        }
+        for hidden in &self.hidden {
+            let among = match (hidden.candidates, hidden.has_top_k) {
+                (None, _) => "alone".to_owned(),
+                (Some(n), false) => format!("of {n}"),
+                (Some(n), true) => format!("of {n}, k"),
+            };
+            writeln!(
+                out,
+                "  {among:<12} {}  (second half, a quarter of the requests; {} of pairs in the same order)",
+                figures(&hidden.figures),
+                figure(Some(hidden.same_order))
+            )?;
         }
         if let Some(ages) = &self.freshness {
             writeln!(

@@ -1,0 +1,250 @@
+//! Scores shown items among many other candidates, as a serving request does.
+//!
+//! A model learns from slates of what was shown, often 1 to 36 items, and is asked for hundreds of candidates. Some
+//! requests are scored twice with the same weights and features: the slate alone, and the slate hidden among random other items
+//! of the catalogue. The figures of both are of the shown items, whose outcomes are known.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use ouzel_learner::Trainer;
+use ouzel_learner::model::uniform;
+use ouzel_learner::validation::{Figures, ScoreLog};
+use ouzel_sample::{
+    Batch, Candidate, EventTime, FeatureQuery, FeatureState, Id, IdHasher, Impression, ShownItem, ShownLogit,
+    ShownSlate, VectorMap,
+};
+
+/// One request in so many is scored again.
+const EVERY: u64 = 4;
+
+/// A number of candidates in a request, and whether the request names the size of its reply.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    /// Candidates, the shown items included.
+    n: usize,
+    has_top_k: bool,
+}
+
+/// Figures of the shown items among the candidates of one kind of request.
+#[derive(Debug, Serialize)]
+pub(super) struct HiddenFigures {
+    /// Candidates of a request; none: the shown items alone.
+    pub(super) candidates: Option<usize>,
+    /// Whether the request has `top_k`, the number of items shown.
+    pub(super) has_top_k: bool,
+    /// Share of the pairs of a slate that have the order of the slate alone.
+    pub(super) same_order: f64,
+    /// Mean logit less that of the slate alone.
+    pub(super) logit_shift: f64,
+    /// Figures of the second half.
+    #[serde(flatten)]
+    pub(super) figures: Figures,
+}
+
+/// Scores of hidden slates.
+pub(super) struct Hidden {
+    crowds: Vec<Crowd>,
+    /// Items known so far, in the order of the log.
+    catalogue: Vec<Id>,
+    known: HashMap<Id, (), BuildHasherDefault<IdHasher>>,
+    /// Logits by item of a request: alone, then in each crowd.
+    logits: HashMap<Id, Vec<f32>, BuildHasherDefault<IdHasher>>,
+    /// Alone, then each crowd.
+    logs: Vec<ScoreLog>,
+    /// Pairs and those in the order of the slate alone, for each crowd.
+    pairs: Vec<[u64; 2]>,
+    /// Sums of logits less those of the slate alone, and their number, for each crowd.
+    shifts: Vec<(f64, u64)>,
+}
+
+impl Hidden {
+    /// Hides slates among `sizes` candidates.
+    pub(super) fn new(sizes: &[usize]) -> Self {
+        let crowds: Vec<Crowd> = sizes
+            .iter()
+            .flat_map(|n| [false, true].map(|has_top_k| Crowd { n: *n, has_top_k }))
+            .collect();
+        Self {
+            catalogue: Vec::new(),
+            known: HashMap::default(),
+            logits: HashMap::default(),
+            logs: vec![ScoreLog::default(); crowds.len() + 1],
+            pairs: vec![[0; 2]; crowds.len()],
+            shifts: vec![(0.0, 0); crowds.len()],
+            crowds,
+        }
+    }
+
+    /// Adds an item to the catalogue.
+    pub(super) fn add_item(&mut self, item: Id) {
+        if !self.crowds.is_empty() && self.known.insert(item, ()).is_none() {
+            self.catalogue.push(item);
+        }
+    }
+
+    /// Scores the slate of an impression that is about to be shown, if it is one of those chosen.
+    pub(super) fn score(
+        &mut self,
+        impression: &Impression,
+        features: &FeatureState,
+        trainer: &mut Trainer,
+    ) -> anyhow::Result<()> {
+        if self.crowds.is_empty() || !impression.request.0.is_multiple_of(EVERY) {
+            return Ok(());
+        }
+        let n = impression.items.len();
+        let n_alone = u16::try_from(n).ok();
+        let alone = predict(impression, &impression.items, n_alone, features, trainer)?;
+        let mut logits: Vec<Vec<f32>> = alone.iter().map(|logit| vec![*logit]).collect();
+        for (index, crowd) in self.crowds.iter().enumerate() {
+            let items = self.crowd(impression, crowd.n);
+            let top_k = n_alone.filter(|_| crowd.has_top_k);
+            let hidden = predict(impression, &items, top_k, features, trainer)?;
+            for ((own, hidden), alone) in logits.iter_mut().zip(&hidden).zip(&alone) {
+                own.push(*hidden);
+                self.shifts[index].0 += f64::from(hidden - alone);
+                self.shifts[index].1 += 1;
+            }
+            for a in 0..n {
+                for b in 0..a {
+                    let is_same = (alone[a] > alone[b]) == (hidden[a] > hidden[b]);
+                    self.pairs[index][0] += 1;
+                    self.pairs[index][1] += u64::from(is_same);
+                }
+            }
+        }
+        for (shown, logits) in impression.items.iter().zip(logits) {
+            self.logits.insert(impression.request.pair(shown.item), logits);
+        }
+        Ok(())
+    }
+
+    /// The shown items, then random others of the catalogue up to `n` in all.
+    fn crowd(&self, impression: &Impression, n: usize) -> Vec<ShownItem> {
+        let mut items = impression.items.clone();
+        let mut taken: Vec<Id> = items.iter().map(|shown| shown.item).collect();
+        taken.sort_unstable();
+        let mut draw = 0;
+        // Each draw finds a new item unless the catalogue is nearly used up.
+        while items.len() < n && draw < 4 * n as u64 {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "an index of the catalogue"
+            )]
+            let index =
+                (f64::from(uniform(1, impression.request.0, draw)) * self.catalogue.len() as f64) as usize;
+            draw += 1;
+            let Some(item) = self.catalogue.get(index) else {
+                continue;
+            };
+            if let Err(at) = taken.binary_search(item) {
+                taken.insert(at, *item);
+                items.push(ShownItem {
+                    item: *item,
+                    position: None,
+                });
+            }
+        }
+        items
+    }
+
+    /// Records the outcomes of a batch.
+    pub(super) fn learning(&mut self, batch: &Batch) {
+        if self.logits.is_empty() {
+            return;
+        }
+        for (index, log) in self.logs.iter_mut().enumerate() {
+            let mut hidden = Batch {
+                seq: batch.seq,
+                shown: Vec::new(),
+                samples: Vec::new(),
+                vectors: VectorMap::default(),
+                deleted: Vec::new(),
+            };
+            for sample in &batch.samples {
+                let Some(logits) = self.logits.get(&sample.request.id.pair(sample.candidate.item)) else {
+                    continue;
+                };
+                let mut sample = sample.clone();
+                let candidate = Candidate {
+                    predicted: ShownLogit::default(),
+                    ..Candidate::clone(&sample.candidate)
+                };
+                candidate.predicted.set(logits[index]);
+                sample.candidate = Arc::new(candidate);
+                hidden.samples.push(sample);
+            }
+            let unused = vec![f32::NAN; hidden.samples.len()];
+            log.add(&hidden, &unused);
+        }
+    }
+
+    /// The figures from `middle` on, the slates alone first.
+    pub(super) fn figures(&self, middle: EventTime) -> Vec<HiddenFigures> {
+        if self.crowds.is_empty() {
+            return Vec::new();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
+        let ratio = |part: u64, all: u64| part as f64 / all.max(1) as f64;
+        let alone = HiddenFigures {
+            candidates: None,
+            has_top_k: false,
+            same_order: 1.0,
+            logit_shift: 0.0,
+            figures: self.logs[0].figures(middle),
+        };
+        let crowds = self.crowds.iter().enumerate().map(|(index, crowd)| {
+            let ([all, same], (shift, n)) = (self.pairs[index], self.shifts[index]);
+            HiddenFigures {
+                candidates: Some(crowd.n),
+                has_top_k: crowd.has_top_k,
+                same_order: ratio(same, all),
+                #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
+                logit_shift: shift / n.max(1) as f64,
+                figures: self.logs[index + 1].figures(middle),
+            }
+        });
+        std::iter::once(alone).chain(crowds).collect()
+    }
+}
+
+/// Logits of the first `impression.items.len()` of `items`, with the features and weights of now.
+fn predict(
+    impression: &Impression,
+    items: &[ShownItem],
+    top_k: Option<u16>,
+    features: &FeatureState,
+    trainer: &mut Trainer,
+) -> anyhow::Result<Vec<f32>> {
+    let n_items = u16::try_from(items.len()).unwrap_or(u16::MAX);
+    let n_shown = top_k.map_or_else(|| features.shown_of(n_items), |top_k| top_k.min(n_items));
+    let (request, mut candidates) = features.read(&FeatureQuery {
+        request: impression.request,
+        user: impression.user,
+        ts: impression.ts,
+        context: &impression.context,
+        items,
+        slate_size: Some(n_shown),
+    });
+    let vectors = features.vectors_of(std::iter::once(&request), candidates.iter());
+    if n_shown < n_items {
+        for candidate in &mut candidates {
+            trainer.norm().centre_on_means(candidate.dense.values_mut());
+        }
+    }
+    let slate = ShownSlate {
+        request: Arc::new(request),
+        candidates: candidates.into_iter().map(Arc::new).collect(),
+    };
+    trainer.predict_shown(std::slice::from_ref(&slate), &vectors)?;
+    let shown = slate.candidates.iter().take(impression.items.len());
+    Ok(shown
+        .map(|candidate| candidate.predicted.get().unwrap_or(f32::NAN))
+        .collect())
+}
