@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DIM, HIDDEN, N_DENSE = 8, 128, 56
-ROW_RATE, ROW_START, DENSE_RATE = 0.05, 0.05, 0.03
+DIM, HIDDEN = 8, 64
+ROW_RATE, ROW_START, DENSE_RATE, DENSE_START = 0.05, 0.1, 0.03, 1e-5
 ALPHA, BETA, L2 = 0.02, 1.0, 1.0
 SLATE_LOSS = 0.3
-FIELDS = ("user", "context", "history", "item", "category", "author", "tag")
+FIELDS = ("user", "context", "history", "item", "attribute")
 TABLE_OF = {"user": "user", "history": "item", "item": "item"}
 
 
@@ -65,9 +65,8 @@ class Encoder:
                 "context": request["context"],
                 "history": request["history"],
                 "item": [candidate["item"]],
+                "attribute": [value for _, value in candidate["attributes"]],
             }
-            for slot in ("category", "author", "tag"):
-                of[slot] = [value for at, value in candidate["attributes"] if at == slot]
             for field in FIELDS:
                 lists[field].append(self.number(field, of[field]))
             number = self.tables["wide"]
@@ -114,23 +113,37 @@ class Pooled(nn.Module):
 
 
 class Recipe(nn.Module):
-    def __init__(self, encoder, pooling):
+    def __init__(self, encoder, pooling, n_dense):
         super().__init__()
         sizes = {name: len(numbers) for name, numbers in encoder.tables.items()}
         self.tables = nn.ModuleDict({name: Pooled(sizes[name], pooling) for name in ("user", "item", "attribute")})
         self.wide = nn.EmbeddingBag(sizes["wide"], 1, mode="sum", padding_idx=0, sparse=True)
         nn.init.zeros_(self.wide.weight)
-        self.mlp = nn.Sequential(nn.Linear(len(FIELDS) * DIM + N_DENSE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.mlp = nn.Sequential(nn.Linear(len(FIELDS) * DIM + n_dense, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
         nn.init.xavier_uniform_(self.mlp[0].weight)
         nn.init.zeros_(self.mlp[0].bias)
         nn.init.zeros_(self.mlp[2].weight)
         nn.init.zeros_(self.mlp[2].bias)
+        self.n_seen, self.mean, self.variance = 0, torch.zeros(n_dense), torch.ones(n_dense)
+
+    def normalized(self, features):
+        if self.n_seen == 0:
+            return features
+        return (0.5 * (features - self.mean) / (self.variance + 0.01).sqrt()).clamp(-2.5, 2.5)
+
+    @torch.no_grad()
+    def observe(self, features):
+        n = len(features)
+        share = max(n / 20_000, n / (self.n_seen + n))
+        self.n_seen += n
+        self.mean += share * (features.mean(0) - self.mean)
+        self.variance += share * ((features - self.mean).square().mean(0) - self.variance)
 
     def forward(self, batch):
         ids = batch["fields"]
         fields = torch.stack([self.tables[TABLE_OF.get(field, "attribute")](ids[field]) for field in FIELDS], 1)
         fm = 0.5 * (fields.sum(1).square().sum(1) - fields.square().sum((1, 2)))
-        deep = self.mlp(torch.cat([fields.flatten(1), batch["dense"]], 1)).squeeze(1)
+        deep = self.mlp(torch.cat([fields.flatten(1), self.normalized(batch["dense"])], 1)).squeeze(1)
         return fm + deep + self.wide(batch["wide"]).squeeze(1)
 
 
@@ -171,11 +184,13 @@ class Ftrl:
 
 
 class Learner:
-    def __init__(self, encoder, pooling):
-        self.model = Recipe(encoder, pooling)
+    def __init__(self, encoder, pooling, n_dense):
+        self.model = Recipe(encoder, pooling, n_dense)
         self.rows = RowAdagrad([pooled.table for pooled in self.model.tables.values()])
         self.ftrl = Ftrl(self.model.wide)
-        self.dense = torch.optim.Adagrad(self.model.mlp.parameters(), lr=DENSE_RATE)
+        self.dense = torch.optim.Adagrad(
+            self.model.mlp.parameters(), lr=DENSE_RATE, initial_accumulator_value=DENSE_START
+        )
         self.seen = [0.0, 0.0]
         self.prior = 0.0
 
@@ -192,7 +207,10 @@ class Learner:
         loss.backward()
         self.rows.step()
         self.ftrl.step()
+        for weight in self.model.mlp.parameters():
+            weight.grad /= len(label)
         self.dense.step()
+        self.model.observe(batch["dense"])
         self.seen[0] += len(label)
         self.seen[1] += float(label.sum())
         n, positive = self.seen
@@ -238,7 +256,7 @@ def main():
         lines = (args.folder / (world + ".batches.jsonl")).read_text().splitlines()
         batches = [encoder.batch(json.loads(line)) for line in lines]
         request = encoder.batch(json.loads((args.folder / "request.json").read_text())) if world == "feed" else None
-        learner = Learner(encoder, args.pooling)
+        learner = Learner(encoder, args.pooling, batches[0]["dense"].shape[1])
         losses = [learner.step(batch)[1] for batch in batches]
         found["log_loss/" + world] = statistics.fmean(losses)
         repeated = iter(batches * 100_000)

@@ -28,7 +28,7 @@ fn hidden_slates_are_learned_hidden_and_predicted_as_shown() {
         .iter()
         .take_while(|sample| sample.request.id == first);
     let mut candidates: Vec<Candidate> = slate.map(|sample| (*sample.candidate).clone()).collect();
-    let mut score = |candidates: &[Candidate]| {
+    let score = |candidates: &[Candidate]| {
         let request = &next.samples[0].request;
         let inputs = Inputs::of_request(&version.config, request, candidates, &VectorMap::default());
         let mut scorer = Model::for_inference(&version, tch::Device::Cpu).unwrap();
