@@ -163,8 +163,8 @@ impl Trainer {
         })
     }
 
-    /// Lets the statistics of the live features learn from a batch. Each shown item counts once,
-    /// with its first sample, whether or not down-sampling keeps it.
+    /// Adds a batch to the statistics of the live features. Each shown item counts once, with its first sample, whether or
+    /// not down-sampling keeps it.
     fn observe_features(&mut self, samples: &[Sample]) {
         let first = samples.iter().filter(|sample| is_first(sample));
         self.weights
@@ -284,8 +284,8 @@ impl Trainer {
         })
     }
 
-    /// Hides the slates of some requests: their candidates are learned as serving scores the many of a large request.
-    /// Returns the places of their samples.
+    /// Hides the slates of some requests, so that they are learned as serving scores a request for many candidates.
+    /// Returns the indices of their samples.
     fn hide_slates(&self, inputs: &mut Inputs) -> Vec<usize> {
         let rate = self.config.optimizer.hidden_slate_rate;
         if rate <= 0.0 || !self.weights.config.features.slate {
@@ -306,18 +306,18 @@ impl Trainer {
         hidden
     }
 
-    /// Logits of the samples at these places with the features of their slates, `[n, n_tasks]`.
+    /// Logits of the samples at these indices with the features of their slates, `[n, n_tasks]`.
     fn forward_shown(
         &mut self,
-        places: &[usize],
+        indices: &[usize],
         samples: &[Sample],
         batch: &Batch,
         priors: &RequestPriors,
     ) -> Result<Vec<f32>, ouzel_model::Error> {
-        if places.is_empty() {
+        if indices.is_empty() {
             return Ok(Vec::new());
         }
-        let samples: Vec<Sample> = places.iter().map(|at| samples[*at].clone()).collect();
+        let samples: Vec<Sample> = indices.iter().map(|at| samples[*at].clone()).collect();
         let mut inputs = Inputs::of_samples(&self.weights.config, &samples, &batch.vectors);
         inputs.prior = priors.of(&inputs);
         let pass = self.model.forward(&inputs, &self.weights)?;

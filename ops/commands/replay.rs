@@ -29,7 +29,7 @@ use crate::pipeline::spec::{Parts, PipelineSpec, decoder};
 use crate::telemetry;
 use crate::telemetry::progress::{Figures, Progress, Style};
 use freshness::Freshness;
-use hidden::Hidden;
+use hidden::HiddenSlates;
 use report::RunReport;
 
 /// Samples between two updates of the progress.
@@ -104,7 +104,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         progress: Progress::new("samples", total, style),
         started: Instant::now(),
         n_shown: 0,
-        hidden: Hidden::new(&args.candidates),
+        hidden: HiddenSlates::new(&args.candidates),
         limit: args.limit,
         n_read: 0,
     };
@@ -133,7 +133,7 @@ struct Follower {
     started: Instant,
     /// Samples when the progress was last shown.
     n_shown: u64,
-    hidden: Hidden,
+    hidden: HiddenSlates,
     /// Shown items after which the run ends.
     limit: Option<u64>,
     /// Shown items read.

@@ -124,25 +124,17 @@ impl Scorer {
             position: None,
         };
         let items: Vec<ShownItem> = request.items.iter().map(shown).collect();
-        let n_items = u16::try_from(items.len()).unwrap_or(u16::MAX);
-        let top_k = request
-            .top_k
-            .map(|top_k| u16::try_from(top_k).unwrap_or(u16::MAX));
-        let n_shown = top_k.map_or_else(|| self.features.shown_of(n_items), |top_k| top_k.min(n_items));
-        let (request, mut candidates) = self.features.read(&FeatureQuery {
+        let query = FeatureQuery {
             // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
             user: self.ids.id(IdKind::User, &request.user_id),
             ts: (self.now)(),
             context: &context,
             items: &items,
-            slate_size: Some(n_shown),
-        });
-        if n_shown < n_items {
-            for candidate in &mut candidates {
-                weights.norm.centre_on_means(candidate.dense.values_mut());
-            }
-        }
+            slate_size: None,
+        };
+        let norm = &weights.norm;
+        let (request, candidates) = norm.read_candidates(&self.features, &query, request.top_k);
         let vectors = self
             .features
             .vectors_of(std::iter::once(&request), candidates.iter());

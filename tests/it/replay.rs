@@ -192,6 +192,7 @@ fn a_limit_ends_the_log_and_candidates_hide_its_slates() {
     let plain = replay_data(home.path(), &["--labels", "immediate"]);
     assert_eq!(plain["weights_hash"], whole["weights_hash"]);
     assert_eq!(plain["auc"], whole["auc"]);
+    assert_eq!(keys(&plain["start"]), ["1000"], "fewer than 3,000 samples");
     let start = &plain["start"]["1000"];
     assert_eq!(start["samples"], 1000);
     assert_eq!(

@@ -350,8 +350,8 @@ def main():
             slate = slates[request]
             shown = list(slate["rows"])
             found = state.features(slate["user"], shown, slate["ts"])
-            rounded = {name: [float(f"{value:.7g}") for value in column] for name, column in found.items()}
-            out.write(json.dumps({"request_id": request, "items": shown, "features": rounded}) + "\n")
+            rounded = {name: [float(f"{value:.6g}") for value in column] for name, column in found.items()}
+            out.write(json.dumps({"request_id": request, "items": shown, "features": rounded}, separators=(",", ":")) + "\n")
             state.learn(slate["user"], shown, slate["ts"], [item for item in clicked[request] if item in slate["rows"]])
 
 

@@ -3,7 +3,7 @@
 //! A feature `x` is read as `x' = .5 clip((x - mean) / sqrt(variance + .01), -5, 5)`, with the statistics of everything
 //! learned before. They are part of a version: a scorer normalizes with those that its weights were learned with.
 
-use ouzel_sample::{N_DENSE, centred_pairs};
+use ouzel_sample::{Candidate, FeatureQuery, FeatureState, N_DENSE, Request, centred_pairs};
 
 /// Samples that the statistics cover: older ones fade by `n / WINDOW` in a batch of `n`.
 const WINDOW: f64 = 20_000.0;
@@ -78,6 +78,32 @@ impl FeatureNorm {
             }
         }
         self.n_samples += n as u64;
+    }
+
+    /// Reads the features of a request for `query.items`, of which `top_k` will be shown, as serving scores it.
+    ///
+    /// Without `top_k` it is taken to show [`FeatureState::shown_of`] its candidates. Where fewer are shown than asked for, the
+    /// slate is not known: see [`centre_on_means`](Self::centre_on_means).
+    #[must_use]
+    pub fn read_candidates(
+        &self,
+        features: &FeatureState,
+        query: &FeatureQuery<'_>,
+        top_k: Option<usize>,
+    ) -> (Request, Vec<Candidate>) {
+        let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let n_items = count(query.items.len());
+        let n_shown = top_k.map_or_else(|| features.shown_of(n_items), |n| count(n).min(n_items));
+        let (request, mut candidates) = features.read(&FeatureQuery {
+            slate_size: Some(n_shown),
+            ..*query
+        });
+        if n_shown < n_items {
+            for candidate in &mut candidates {
+                self.centre_on_means(candidate.dense.values_mut());
+            }
+        }
+        (request, candidates)
     }
 
     /// Fills the slate-centred features of a candidate, `[N_DENSE]`, whose slate is not known: a value minus its running mean.

@@ -1,10 +1,10 @@
 //! Scores shown items among many other candidates, as a serving request does.
 //!
 //! A model learns from slates of what was shown, often 1 to 36 items, and is asked for hundreds of candidates. Some
-//! requests are scored twice with the same weights and features: the slate alone, and the slate hidden among random other items
-//! of the catalogue. The figures of both are of the shown items, whose outcomes are known.
+//! requests are scored again with the weights and features of their impression: the slate alone, and hidden among random other
+//! items of the catalogue. The figures of both are of the shown items, whose outcomes are known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const EVERY: u64 = 4;
 
 /// A number of candidates in a request, and whether the request names the size of its reply.
 #[derive(Clone, Copy, Debug)]
-struct Crowd {
+struct RequestKind {
     /// Candidates, the shown items included.
     n: usize,
     has_top_k: bool,
@@ -38,50 +38,50 @@ pub(super) struct HiddenFigures {
     pub(super) has_top_k: bool,
     /// Share of the pairs of a slate that have the order of the slate alone.
     pub(super) same_order: f64,
-    /// Mean logit less that of the slate alone.
+    /// Mean log-odds less those of the slate alone, nats.
     pub(super) logit_shift: f64,
     /// Figures of the second half.
     #[serde(flatten)]
     pub(super) figures: Figures,
 }
 
-/// Scores of hidden slates.
-pub(super) struct Hidden {
-    crowds: Vec<Crowd>,
+/// Slates scored again, hidden among other candidates.
+pub(super) struct HiddenSlates {
+    kinds: Vec<RequestKind>,
     /// Items known so far, in the order of the log.
     catalogue: Vec<Id>,
-    known: HashMap<Id, (), BuildHasherDefault<IdHasher>>,
-    /// Logits by item of a request: alone, then in each crowd.
+    known: HashSet<Id, BuildHasherDefault<IdHasher>>,
+    /// Logits by item of a request: alone, then in each kind of request.
     logits: HashMap<Id, Vec<f32>, BuildHasherDefault<IdHasher>>,
-    /// Alone, then each crowd.
+    /// Alone, then each kind of request.
     logs: Vec<ScoreLog>,
-    /// Pairs and those in the order of the slate alone, for each crowd.
+    /// Pairs and those in the order of the slate alone, for each kind of request.
     pairs: Vec<[u64; 2]>,
-    /// Sums of logits less those of the slate alone, and their number, for each crowd.
+    /// Sums of logits less those of the slate alone, and their number, for each kind of request.
     shifts: Vec<(f64, u64)>,
 }
 
-impl Hidden {
+impl HiddenSlates {
     /// Hides slates among `sizes` candidates.
     pub(super) fn new(sizes: &[usize]) -> Self {
-        let crowds: Vec<Crowd> = sizes
+        let kinds: Vec<RequestKind> = sizes
             .iter()
-            .flat_map(|n| [false, true].map(|has_top_k| Crowd { n: *n, has_top_k }))
+            .flat_map(|n| [false, true].map(|has_top_k| RequestKind { n: *n, has_top_k }))
             .collect();
         Self {
             catalogue: Vec::new(),
-            known: HashMap::default(),
+            known: HashSet::default(),
             logits: HashMap::default(),
-            logs: vec![ScoreLog::default(); crowds.len() + 1],
-            pairs: vec![[0; 2]; crowds.len()],
-            shifts: vec![(0.0, 0); crowds.len()],
-            crowds,
+            logs: vec![ScoreLog::default(); kinds.len() + 1],
+            pairs: vec![[0; 2]; kinds.len()],
+            shifts: vec![(0.0, 0); kinds.len()],
+            kinds,
         }
     }
 
     /// Adds an item to the catalogue.
     pub(super) fn add_item(&mut self, item: Id) {
-        if !self.crowds.is_empty() && self.known.insert(item, ()).is_none() {
+        if !self.kinds.is_empty() && self.known.insert(item) {
             self.catalogue.push(item);
         }
     }
@@ -93,16 +93,15 @@ impl Hidden {
         features: &FeatureState,
         trainer: &mut Trainer,
     ) -> anyhow::Result<()> {
-        if self.crowds.is_empty() || !impression.request.0.is_multiple_of(EVERY) {
+        if self.kinds.is_empty() || !impression.request.0.is_multiple_of(EVERY) {
             return Ok(());
         }
         let n = impression.items.len();
-        let n_alone = u16::try_from(n).ok();
-        let alone = predict(impression, &impression.items, n_alone, features, trainer)?;
+        let alone = predict(impression, &impression.items, Some(n), features, trainer)?;
         let mut logits: Vec<Vec<f32>> = alone.iter().map(|logit| vec![*logit]).collect();
-        for (index, crowd) in self.crowds.iter().enumerate() {
-            let items = self.crowd(impression, crowd.n);
-            let top_k = n_alone.filter(|_| crowd.has_top_k);
+        for (index, kind) in self.kinds.iter().enumerate() {
+            let items = self.candidates(impression, kind.n);
+            let top_k = kind.has_top_k.then_some(n);
             let hidden = predict(impression, &items, top_k, features, trainer)?;
             for ((own, hidden), alone) in logits.iter_mut().zip(&hidden).zip(&alone) {
                 own.push(*hidden);
@@ -124,7 +123,7 @@ impl Hidden {
     }
 
     /// The shown items, then random others of the catalogue up to `n` in all.
-    fn crowd(&self, impression: &Impression, n: usize) -> Vec<ShownItem> {
+    fn candidates(&self, impression: &Impression, n: usize) -> Vec<ShownItem> {
         let mut items = impression.items.clone();
         let mut taken: Vec<Id> = items.iter().map(|shown| shown.item).collect();
         taken.sort_unstable();
@@ -187,7 +186,7 @@ impl Hidden {
 
     /// The figures from `middle` on, the slates alone first.
     pub(super) fn figures(&self, middle: EventTime) -> Vec<HiddenFigures> {
-        if self.crowds.is_empty() {
+        if self.kinds.is_empty() {
             return Vec::new();
         }
         #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
@@ -199,18 +198,18 @@ impl Hidden {
             logit_shift: 0.0,
             figures: self.logs[0].figures(middle),
         };
-        let crowds = self.crowds.iter().enumerate().map(|(index, crowd)| {
+        let among = self.kinds.iter().enumerate().map(|(index, kind)| {
             let ([all, same], (shift, n)) = (self.pairs[index], self.shifts[index]);
             HiddenFigures {
-                candidates: Some(crowd.n),
-                has_top_k: crowd.has_top_k,
+                candidates: Some(kind.n),
+                has_top_k: kind.has_top_k,
                 same_order: ratio(same, all),
                 #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
                 logit_shift: shift / n.max(1) as f64,
                 figures: self.logs[index + 1].figures(middle),
             }
         });
-        std::iter::once(alone).chain(crowds).collect()
+        std::iter::once(alone).chain(among).collect()
     }
 }
 
@@ -218,26 +217,20 @@ impl Hidden {
 fn predict(
     impression: &Impression,
     items: &[ShownItem],
-    top_k: Option<u16>,
+    top_k: Option<usize>,
     features: &FeatureState,
     trainer: &mut Trainer,
 ) -> anyhow::Result<Vec<f32>> {
-    let n_items = u16::try_from(items.len()).unwrap_or(u16::MAX);
-    let n_shown = top_k.map_or_else(|| features.shown_of(n_items), |top_k| top_k.min(n_items));
-    let (request, mut candidates) = features.read(&FeatureQuery {
+    let query = FeatureQuery {
         request: impression.request,
         user: impression.user,
         ts: impression.ts,
         context: &impression.context,
         items,
-        slate_size: Some(n_shown),
-    });
+        slate_size: None,
+    };
+    let (request, candidates) = trainer.norm().read_candidates(features, &query, top_k);
     let vectors = features.vectors_of(std::iter::once(&request), candidates.iter());
-    if n_shown < n_items {
-        for candidate in &mut candidates {
-            trainer.norm().centre_on_means(candidate.dense.values_mut());
-        }
-    }
     let slate = ShownSlate {
         request: Arc::new(request),
         candidates: candidates.into_iter().map(Arc::new).collect(),

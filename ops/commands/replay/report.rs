@@ -16,7 +16,7 @@ use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
 use crate::pipeline::spec::Parts;
 
-/// Samples of the starts of a run that are reported.
+/// Numbers of first samples whose figures are reported.
 const START: [usize; 3] = [1000, 3000, 10_000];
 
 /// Figures of one run.
@@ -30,7 +30,7 @@ pub(super) struct RunReport {
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
-    /// Figures of the first 1,000, 3,000 and 10,000 samples, by their number.
+    /// Figures of the first 1,000, 3,000 and 10,000 samples, as far as there are as many, by their number.
     start: BTreeMap<usize, Figures>,
     /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
@@ -70,7 +70,11 @@ impl RunReport {
             ne: all.ne,
             calibration: all.calibration,
             popularity_auc: scores.popularity(EventTime::MIN).0,
-            start: START.map(|n| (n, scores.start(n))).into(),
+            start: START
+                .into_iter()
+                .filter(|n| *n <= scores.len())
+                .map(|n| (n, scores.start(n)))
+                .collect(),
             freshness: freshness.ages(),
             second_half: scores.figures(middle),
             second_half_popularity_auc: scores.popularity(middle).0,
@@ -126,7 +130,7 @@ impl RunReport {
             let among = match (hidden.candidates, hidden.has_top_k) {
                 (None, _) => "alone".to_owned(),
                 (Some(n), false) => format!("of {n}"),
-                (Some(n), true) => format!("of {n}, k"),
+                (Some(n), true) => format!("{n}, top_k"),
             };
             writeln!(
                 out,

@@ -28,7 +28,7 @@ pub struct FeatureQuery<'a> {
     pub slate_size: Option<u16>,
 }
 
-/// `item_action_age` of an item without actions: two days.
+/// `item_action_age` of an item without actions, `ln(1 + minutes)`: about two days.
 const NEVER_ACTED_ON: f32 = 8.0;
 /// Prior weights of the global share of a category, and of an author or tag: actions.
 const PRIOR_VALUE_ACTIONS: [f32; 3] = [20.0, 200.0, 200.0];

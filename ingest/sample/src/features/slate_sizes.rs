@@ -6,7 +6,7 @@ use super::smoothing::{Smoothing, f32_of};
 
 /// Buckets of the sizes up to 65,535, count.
 const N_BUCKETS: usize = 45;
-/// One slate in so many is still a usual one.
+/// A size that fewer than one slate in so many reached is unusual.
 const RARE: f64 = 100.0;
 /// Prior weight of a bucket's rate: items at the global rate.
 const PRIOR_ITEMS: f32 = 20.0;
@@ -40,8 +40,10 @@ impl SlateSizes {
         count.actions = count.actions.saturating_add(1);
     }
 
-    /// Number of items that a reply to `n` candidates is taken to show, where the request does not say: all of them if one slate in
-    /// [`RARE`] was as large, else the slate of the median item. Sizes are known by bucket.
+    /// Number of items that a reply to `n` candidates is taken to show, where the request does not say.
+    ///
+    /// `n` if at least one slate in [`RARE`] was as large, else the median slate size over all shown items. Sizes are known
+    /// by bucket.
     pub(crate) fn shown_of(&self, n: u16) -> u16 {
         let n_slates = |of: usize| f64::from(self.0[of].impressions) / smallest(of);
         let all: f64 = (0..N_BUCKETS).map(n_slates).sum();
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_candidates_than_slates_ever_had_are_taken_to_show_a_median_slate() {
+    fn more_candidates_than_slates_ever_had_are_taken_to_show_the_median_size() {
         let mut sizes = SlateSizes::default();
         assert_eq!(sizes.shown_of(200), 200, "nothing was shown yet");
         for size in [1, 1, 1, 8, 12, 12, 12, 12, 40] {

@@ -191,7 +191,7 @@ impl FeatureState {
     }
 
     /// Number of items that a reply to `n` candidates is taken to show, where the request does not say: `n` if slates of that
-    /// size have been shown, else the size of a median slate.
+    /// size have been shown, else the median slate size over all shown items.
     #[must_use]
     pub fn shown_of(&self, n: u16) -> u16 {
         read(&self.slate_sizes).shown_of(n)
