@@ -5,8 +5,8 @@ mod point;
 mod snapshot;
 
 pub(crate) use args::{
-    Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, FileArgs, JoinArgs, Labels, ModelArgs, ModelVerb,
-    ReplayArgs, ScoreArgs, TopicsVerb, Verb, VerifyArgs,
+    Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, EventsVerb, FileArgs, JoinArgs, Labels, ModelArgs,
+    ModelVerb, ReplayArgs, ScoreArgs, StreamName, TopicsVerb, TryArgs, Verb, VerifyArgs,
 };
 pub(crate) use point::RangePoint;
 pub(crate) use snapshot::{Note, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};

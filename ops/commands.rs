@@ -7,12 +7,14 @@ mod config;
 mod daemon;
 mod data;
 mod demo;
+mod events;
 mod join;
 mod model;
 mod output;
 mod replay;
 mod score;
 mod snapshot;
+mod streams;
 mod topics;
 mod verify;
 
@@ -71,6 +73,7 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
         }
         Verb::Snapshot(args) => snapshot::run(args, out),
         Verb::Topics(verb) => topics::run(verb, out),
+        Verb::Events(verb) => events::run(verb, out),
         Verb::Replay(args) => replay::run(args, out),
         Verb::Daemon(args) => daemon::run(args),
         Verb::Demo(args) => demo::run(args, out),

@@ -7,6 +7,7 @@
 mod across;
 mod derived;
 mod document;
+mod events;
 mod files;
 mod fingerprint;
 mod model;

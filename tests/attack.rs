@@ -139,6 +139,7 @@ impl Flood {
             position,
             timestamp_ms: Some(ts_ms),
             payload: Some(event.to_string().into_bytes()),
+            metadata: None,
         }
     }
 
@@ -198,7 +199,7 @@ fn a_flood_of_ids_a_bot_and_giant_events_stay_within_the_caps() {
     let n_ids = std::env::var("OUZEL_ATTACK_IDS").map_or(200_000, |n| n.parse().expect("a number"));
     let caps = Caps::for_ids(n_ids);
     let config = caps.config();
-    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
+    let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone()).unwrap();
     let timed = [Stream::Impressions, Stream::Actions].map(|stream| PartitionId::new(stream, 0));
     let features = Arc::new(FeatureState::new(config.feature_config()));
     let learner = config.learner_config();

@@ -1,28 +1,55 @@
 //! A folder of logged data, read as events in event-time order.
 //!
-//! Each file has one JSON object per line: `impressions` one per shown item, `clicks`, `actions` and `feedback` one
-//! per action, `items` one per item, `user_history` one per user. Files may be plain, gzip or zstd; only
-//! `impressions` is required. The events of the whole folder are held in memory.
+//! Each file holds the records of one stream, one a line: `impressions`, `clicks`, `actions` and `feedback`, `items`, and
+//! `user_history`, one user a line. Files may be plain, gzip or zstd. Records go through the mapping and the checks that
+//! records of Kafka go through; a row that cannot be used is counted and goes to the dead letters. The events of the
+//! whole folder are held in memory.
 
 mod rows;
 pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ouzel_sample::{PartitionId, Record, Stream};
-use serde_json::{Map, Value};
+use ouzel_sample::{PartitionId, Record, Reject, RejectReason, Stream};
+use serde_json::Value;
 
+use crate::accounts::{Accounts, StreamAccount};
+use crate::decode::Decoder;
 use crate::error::Error;
+use crate::mapping::{Metadata, RecordContext};
 use crate::source::LineReader;
+use rows::{Added, Slates};
 
 pub use rows::DataEvent;
 
-/// Action files, with the action of rows that do not name one.
-const ACTION_FILES: [(&str, Option<&str>); 3] =
-    [("clicks", Some("click")), ("actions", None), ("feedback", None)];
+/// Files with their stream and the action of rows that do not name one, in the order in which they are read.
+const FILES: [(&str, Stream, Option<&str>); 5] = [
+    ("impressions", Stream::Impressions, None),
+    ("clicks", Stream::Actions, Some("click")),
+    ("actions", Stream::Actions, None),
+    ("feedback", Stream::Actions, None),
+    ("items", Stream::Items, None),
+];
+
+/// The first `n` lines of a file, plain, gzip or zstd.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn first_lines(path: &Path, n: usize) -> Result<Vec<Vec<u8>>, Error> {
+    let mut lines = LineReader::open(path)?;
+    let mut first = Vec::new();
+    while first.len() < n
+        && let Some((_, line)) = lines.read()?
+    {
+        if !line.trim_ascii().is_empty() {
+            first.push(line);
+        }
+    }
+    Ok(first)
+}
 
 /// Counts and times of a data folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,9 +58,7 @@ pub struct DataSummary {
     pub n_requests: u64,
     /// Number of shown items.
     pub n_impressions: u64,
-    /// Rows left out because their slate already showed the item.
-    pub n_repeated: u64,
-    /// Number of actions by name.
+    /// Number of actions by name, those of no task left out.
     pub n_actions: BTreeMap<String, u64>,
     /// Number of items in the catalog.
     pub n_items: u64,
@@ -45,6 +70,30 @@ pub struct DataSummary {
     pub mid_ts: i64,
 }
 
+/// How a folder is read.
+#[derive(Default)]
+pub struct ReadOptions<'a> {
+    /// Ends at the first row that cannot be used.
+    pub is_strict: bool,
+    /// Receives each rejected row: the file, the line from 1, the row and the reason.
+    pub on_reject: Option<&'a mut dyn FnMut(RejectedRow<'_>)>,
+}
+
+/// A row that cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub struct RejectedRow<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Its line, from 1.
+    pub line: u64,
+    /// The row.
+    pub row: &'a [u8],
+    /// Why it cannot be used.
+    pub reject: &'a Reject,
+    /// The stream of the file.
+    pub stream: Stream,
+}
+
 /// The contents of a data folder.
 #[derive(Debug)]
 pub struct DataDir {
@@ -53,38 +102,52 @@ pub struct DataDir {
     events: Vec<DataEvent>,
     /// Indices into `events` by stream; the n-th event of a stream is its record at offset n.
     by_stream: BTreeMap<Stream, Vec<usize>>,
-    histories: Vec<(String, Vec<String>)>,
+    histories: Histories,
+    history_account: StreamAccount,
     summary: DataSummary,
+    accounts: Accounts,
 }
 
 impl DataDir {
-    /// Reads the folder at `path`. `actions` names the actions to keep; `None` keeps all.
+    /// Reads the folder at `path` through `decoder`.
     ///
     /// # Errors
-    /// When there are no impressions, a file cannot be read, or a line cannot be used; names file and line.
-    pub fn open(path: &Path, actions: Option<&[String]>) -> Result<Self, Error> {
+    /// When there are no impressions or a file cannot be read; with `is_strict`, at the first row that cannot be used.
+    pub fn open(path: &Path, decoder: &Decoder, options: &mut ReadOptions<'_>) -> Result<Self, Error> {
+        let mut reader = FolderReader {
+            path,
+            decoder,
+            options,
+            accounts: Accounts::default(),
+        };
         let mut summary = DataSummary::default();
-        let mut events = slates(path, &mut summary)?;
-        for (name, default_action) in ACTION_FILES {
-            for_each_row(path, name, |row| {
-                let (action, event) = rows::action(&row, default_action)?;
-                if actions.is_none_or(|kept| kept.contains(&action)) {
-                    *summary.n_actions.entry(action).or_default() += 1;
-                    events.push(event);
+        let mut slates = Slates::new(decoder.max_items());
+        let mut events = Vec::new();
+        for (name, stream, default_action) in FILES {
+            let default_ts = (stream == Stream::Items).then_some(summary.first_ts);
+            let file = reader.file(name, stream, (default_action, default_ts), &mut |event| {
+                if stream == Stream::Impressions {
+                    return slates.add(event);
                 }
-                Ok(())
+                if stream == Stream::Actions {
+                    let action = event.get("action").and_then(Value::as_str).unwrap_or_default();
+                    *summary.n_actions.entry(action.to_owned()).or_default() += 1;
+                }
+                events.push(DataEvent::new(stream, &event));
+                Added::Used
             })?;
+            if stream == Stream::Impressions {
+                reader.require_rows(file)?;
+                events = std::mem::take(&mut slates)
+                    .into_events()
+                    .map(|slate| summary.slate(&slate))
+                    .collect();
+                summary.mid_ts = summary.first_ts + (summary.last_ts - summary.first_ts) / 2;
+            }
         }
-        for_each_row(path, "items", |row| {
-            summary.n_items += 1;
-            events.push(rows::item(row, summary.first_ts)?);
-            Ok(())
-        })?;
-        let mut histories = Vec::new();
-        for_each_row(path, "user_history", |row| {
-            histories.push(rows::history(&row)?);
-            Ok(())
-        })?;
+        let (histories, history_account) = reader.histories()?;
+        let accounts = reader.accounts;
+        summary.n_items = accounts.of(Stream::Items).used;
         events.sort_by_key(|event| (event.stream != Stream::Items, event.ts_ms, event.stream));
         let mut by_stream: BTreeMap<Stream, Vec<usize>> = BTreeMap::new();
         for (i, event) in events.iter().enumerate() {
@@ -95,7 +158,9 @@ impl DataDir {
             events,
             by_stream,
             histories,
+            history_account,
             summary,
+            accounts,
         })
     }
 
@@ -107,6 +172,16 @@ impl DataDir {
     /// Counts and times.
     pub fn summary(&self) -> &DataSummary {
         &self.summary
+    }
+
+    /// What became of the rows of each stream.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// What became of the rows of the histories.
+    pub fn history_account(&self) -> &StreamAccount {
+        &self.history_account
     }
 
     /// All events: items first, then by event time, impressions before actions of the same time.
@@ -134,58 +209,155 @@ impl DataDir {
             position: PartitionId::new(stream, 0).at(i64::try_from(n).ok()?),
             timestamp_ms: Some(event.ts_ms),
             payload: Some(event.payload.clone()),
+            metadata: None,
         })
     }
 }
 
-/// Groups the impression rows by request, in the order of their first rows.
-fn slates(path: &Path, summary: &mut DataSummary) -> Result<Vec<DataEvent>, Error> {
-    let mut slates: Vec<rows::Slate> = Vec::new();
-    let mut by_request: HashMap<String, usize> = HashMap::new();
-    let exists = for_each_row(path, "impressions", |row| {
-        let shown = rows::ImpressionRow::read(&row)?;
-        let at = *by_request.entry(shown.request_id.clone()).or_insert_with(|| {
-            slates.push(rows::Slate::new(&shown, &row));
-            slates.len() - 1
-        });
-        if slates[at].add(shown, &row)? {
-            summary.n_impressions += 1;
+impl DataSummary {
+    /// Counts a slate and returns its event.
+    fn slate(&mut self, slate: &Value) -> DataEvent {
+        let event = DataEvent::new(Stream::Impressions, slate);
+        let is_first = self.n_requests == 0;
+        self.n_requests += 1;
+        self.n_impressions += slate["items"].as_array().map_or(0, Vec::len) as u64;
+        self.first_ts = if is_first {
+            event.ts_ms
         } else {
-            summary.n_repeated += 1;
-        }
-        Ok(())
-    })?;
-    if !exists || slates.is_empty() {
-        return Err(Error::NoDataFile {
-            path: path.to_owned(),
-            missing: "impressions",
-        });
+            self.first_ts.min(event.ts_ms)
+        };
+        self.last_ts = if is_first {
+            event.ts_ms
+        } else {
+            self.last_ts.max(event.ts_ms)
+        };
+        event
     }
-    summary.n_requests = slates.len() as u64;
-    summary.first_ts = slates.iter().map(|slate| slate.ts_ms).min().unwrap_or_default();
-    summary.last_ts = slates.iter().map(|slate| slate.ts_ms).max().unwrap_or_default();
-    summary.mid_ts = summary.first_ts + (summary.last_ts - summary.first_ts) / 2;
-    Ok(slates.into_iter().map(rows::Slate::into_event).collect())
 }
 
-/// Calls `row` with every line of the file `name`. Returns false when there is no such file.
-fn for_each_row(
-    path: &Path,
-    name: &str,
-    mut row: impl FnMut(Map<String, Value>) -> Result<(), String>,
-) -> Result<bool, Error> {
-    let files = ["jsonl", "jsonl.gz", "jsonl.zst"].map(|extension| path.join(format!("{name}.{extension}")));
-    let Some(file) = files.iter().find(|file| file.is_file()) else {
-        return Ok(false);
-    };
-    let mut lines = LineReader::open(file)?;
-    while let Some((number, line)) = lines.read()? {
-        if line.trim_ascii().is_empty() {
-            continue;
+/// Users with the items that they acted on.
+type Histories = Vec<(String, Vec<String>)>;
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Reads the files of a folder and accounts for their rows.
+struct FolderReader<'a, 'b> {
+    path: &'a Path,
+    decoder: &'a Decoder,
+    options: &'a mut ReadOptions<'b>,
+    accounts: Accounts,
+}
+
+impl FolderReader<'_, '_> {
+    /// Calls `event` with every event of the file `name`. Returns the file, if there is one.
+    fn file(
+        &mut self,
+        name: &str,
+        stream: Stream,
+        (default_action, default_ts): (Option<&str>, Option<i64>),
+        event: &mut dyn FnMut(Value) -> Added,
+    ) -> Result<Option<PathBuf>, Error> {
+        let Some(file) = self.find(name) else {
+            return Ok(None);
+        };
+        let topic = file_name(&file);
+        let mut lines = LineReader::open(&file)?;
+        while let Some((number, line)) = lines.read()? {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let context = RecordContext {
+                metadata: Metadata {
+                    topic: &topic,
+                    offset: i64::try_from(number + 1).unwrap_or(i64::MAX),
+                    ..Metadata::default()
+                },
+                default_action,
+                default_ts,
+            };
+            let account = self.accounts.entry(stream);
+            match self.decoder.events_of(stream, &line, &context) {
+                Ok(mapped) => {
+                    mapped.unread.iter().for_each(|field| account.add_unread(field));
+                    let added: Vec<Added> = mapped.events.into_iter().map(&mut *event).collect();
+                    if added.contains(&Added::Used) {
+                        account.add_used(1);
+                    } else {
+                        account.add_repeated();
+                    }
+                }
+                Err(reject) => {
+                    account.add_rejected(&reject, || format!("{topic}:{}", number + 1));
+                    if self.options.is_strict && !reject.reason.is_unneeded() {
+                        return Err(lines.error_at(number, reject.detail));
+                    }
+                    if let Some(on_reject) = &mut self.options.on_reject
+                        && !reject.reason.is_unneeded()
+                    {
+                        on_reject(RejectedRow {
+                            path: &file,
+                            line: number + 1,
+                            row: &line,
+                            reject: &reject,
+                            stream,
+                        });
+                    }
+                }
+            }
         }
-        let object: Map<String, Value> =
-            serde_json::from_slice(&line).map_err(|error| lines.error_at(number, error.to_string()))?;
-        row(object).map_err(|detail| lines.error_at(number, detail))?;
+        Ok(Some(file))
     }
-    Ok(true)
+
+    /// The histories of users before the log.
+    fn histories(&mut self) -> Result<(Histories, StreamAccount), Error> {
+        let (mut histories, mut account) = (Vec::new(), StreamAccount::default());
+        let Some(file) = self.find("user_history") else {
+            return Ok((histories, account));
+        };
+        let name = file_name(&file);
+        let mut lines = LineReader::open(&file)?;
+        while let Some((number, line)) = lines.read()? {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let row: Result<Value, _> = serde_json::from_slice(&line);
+            let malformed =
+                |error: serde_json::Error| Reject::new(RejectReason::MalformedJson, error.to_string());
+            match row.map_err(malformed).and_then(|row| rows::history(&row)) {
+                Ok(history) => {
+                    histories.push(history);
+                    account.add_used(1);
+                }
+                Err(reject) if self.options.is_strict => return Err(lines.error_at(number, reject.detail)),
+                Err(reject) => account.add_rejected(&reject, || format!("{name}:{}", number + 1)),
+            }
+        }
+        Ok((histories, account))
+    }
+
+    /// Refuses a folder without a row of impressions.
+    fn require_rows(&self, file: Option<PathBuf>) -> Result<(), Error> {
+        match file {
+            None => Err(Error::NoDataFile {
+                path: self.path.to_owned(),
+                missing: "impressions",
+            }),
+            Some(path) if self.accounts.of(Stream::Impressions).read == 0 => {
+                Err(Error::EmptyDataFile { path })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<PathBuf> {
+        let files = ["jsonl", "jsonl.gz", "jsonl.zst"];
+        let mut files = files
+            .map(|extension| self.path.join(format!("{name}.{extension}")))
+            .into_iter();
+        files.find(|file| file.is_file())
+    }
 }

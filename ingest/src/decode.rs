@@ -3,20 +3,22 @@
 //! A [`Decoder`] is pure: the same record under the same configuration gives the same event or the same rejection.
 //! It knows nothing of brokers, files or clocks; event time is compared only with the record's own timestamp.
 //!
-//! Details of the event format (docs/events.md): `null` means absent; an empty string is not a value of an
-//! attribute; an item's title precedes its texts; attributes are categorical, and numeric features of an item are
-//! checked but not used yet.
+//! A record that has the form of the contract (docs/events.md) is parsed at once. Any other goes through the mapping of
+//! its stream, which makes events of the contract; the same checks follow.
+//!
+//! Details of the contract: `null` means absent; an empty string is not a value of an attribute; an item's title precedes
+//! its texts.
 
 mod classify;
+mod config;
 mod counters;
 mod decoder;
 mod events;
 mod immediate_labels;
-mod limits;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+pub use config::EventConfig;
 pub use decoder::Decoder;
-pub use immediate_labels::ImmediateLabels;
-pub use limits::EventLimits;
+pub use immediate_labels::{ActionCounts, ImmediateLabels};

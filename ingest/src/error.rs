@@ -72,6 +72,8 @@ pub enum Error {
     },
     #[error("{} holds no {missing}.jsonl (plain, .gz or .zst); name a folder with logged data", path.display())]
     NoDataFile { path: PathBuf, missing: &'static str },
+    #[error("{} is empty; it must hold one shown item or slate a line", path.display())]
+    EmptyDataFile { path: PathBuf },
 }
 
 /// What to do when the log and the positions of a snapshot do not match.

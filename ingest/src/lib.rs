@@ -5,6 +5,7 @@
 //! [`join`] makes samples of the events, in this process or in a [`tier`] of joining processes. Nothing here knows of
 //! models or snapshots or reads the wall clock.
 
+pub mod accounts;
 mod data_dir;
 mod dead_letters;
 mod decode;
@@ -13,6 +14,7 @@ mod embedded_broker;
 mod error;
 mod feeder;
 pub mod join;
+pub mod mapping;
 pub mod metrics;
 pub mod order;
 pub mod plan;
@@ -24,9 +26,9 @@ pub mod tier;
 pub mod topics;
 
 pub use data_dir::source::DataSource;
-pub use data_dir::{DataDir, DataEvent, DataSummary};
+pub use data_dir::{DataDir, DataEvent, DataSummary, ReadOptions, RejectedRow, first_lines};
 pub use dead_letters::DeadLetters;
-pub use decode::{Decoder, EventLimits, ImmediateLabels};
+pub use decode::{ActionCounts, Decoder, EventConfig, ImmediateLabels};
 pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
 pub use feeder::Feeder;
@@ -35,5 +37,5 @@ pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,
     Source,
 };
-pub use stage::{Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
+pub use stage::{ItemCounts, Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
 pub use topics::Topics;

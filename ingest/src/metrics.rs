@@ -1,7 +1,7 @@
 //! The metrics of this crate.
 //!
 //! Sources and the decoder count once per chunk of records. Labels come from closed sets: `stream` is a stream name,
-//! `reason` a [`ouzel_sample::RejectReason`].
+//! `reason` a [`ouzel_sample::RejectReason`]; or from bounded ones: names of fields and actions.
 
 ouzel_sample::metric_names! {
     counter RECORDS = "ouzel_ingest_records_total", Count, "Records read from the log, by stream.";
@@ -9,10 +9,10 @@ ouzel_sample::metric_names! {
     counter EVENTS = "ouzel_ingest_events_total", Count, "Events decoded, by stream.";
     counter DELETED = "ouzel_ingest_deleted_items_total", Count, "Items deleted by their events.";
     counter REJECTED = "ouzel_ingest_rejected_total", Count, "Records rejected, by stream and reason.";
-    counter UNKNOWN_FIELDS = "ouzel_ingest_unknown_fields_total", Count,
-        "Fields that are not part of the event format, ignored, by stream.";
-    counter IGNORED_FIELDS = "ouzel_ingest_ignored_fields_total", Count,
-        "Values of the event format that ouzel does not use yet, by stream.";
+    counter UNREAD_FIELDS = "ouzel_ingest_unread_fields_total", Count,
+        "Fields that nothing reads, by stream and name; at most 64 names a stream are counted apart.";
+    counter UNUSED_ACTIONS = "ouzel_ingest_unused_actions_total", Count,
+        "Actions that no task learns from, by name; at most 64 names are counted apart.";
     counter OFFSET_DUPLICATES = "ouzel_ingest_offset_duplicates_total", Count,
         "Records dropped because their offset was read before, by stream.";
     counter OFFSET_GAPS = "ouzel_ingest_offset_gaps_total", Count,

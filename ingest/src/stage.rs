@@ -26,7 +26,7 @@ use crate::tier::JoinResultReceiver;
 use checkpoint::StageState;
 use output::StageOutput;
 
-pub use checkpoint::{StageBytes, StageCheckpoint};
+pub use checkpoint::{ItemCounts, StageBytes, StageCheckpoint};
 pub use error::StageError;
 pub use output::seed_histories;
 
@@ -98,7 +98,7 @@ impl Stage {
                 positions: Positions::default(),
                 event_time: EventTime::MIN,
                 rejected: BTreeMap::new(),
-                n_items: 0,
+                items: ItemCounts::default(),
             },
             deleted: DeletedItems::default(),
             shown: Vec::new(),
@@ -171,13 +171,22 @@ impl Stage {
             deleted,
             ..
         } = &mut self.output;
-        state.n_items += 1;
+        let counts = &mut state.items;
         match &record.event {
-            Ok(Event::Item(item)) if deleted.restore(item.id, item.ts) => features.put_item((**item).clone()),
+            Ok(Event::Item(item)) => {
+                let is_stored = deleted.restore(item.id, item.ts) && features.put_item((**item).clone());
+                *(if is_stored {
+                    &mut counts.stored
+                } else {
+                    &mut counts.outdated
+                }) += 1;
+            }
             Ok(Event::Deletion(deletion)) if features.delete_item(deletion) => {
                 deleted.delete(deletion.item, deletion.ts);
                 counter!(DELETED).increment(1);
+                counts.deleted += 1;
             }
+            Ok(Event::Deletion(_)) => counts.unknown_deletions += 1,
             _ => {}
         }
     }
@@ -258,6 +267,11 @@ impl Stage {
     /// The outcomes so far.
     pub fn counters(&self) -> &Counters {
         self.join.counters()
+    }
+
+    /// Item events by what became of them.
+    pub fn item_counts(&self) -> ItemCounts {
+        self.output.state.items
     }
 
     /// The watermark: no on-time event still to come is older.

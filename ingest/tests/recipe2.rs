@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ouzel_ingest::join::{JoinConfig, StoreConfig};
-use ouzel_ingest::{DataDir, Decoder, EventLimits, ImmediateLabels, Stage, seed_histories};
+use ouzel_ingest::{DataDir, Decoder, EventConfig, ImmediateLabels, ReadOptions, Stage, seed_histories};
 use ouzel_sample::{
     Candidate, Event, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, IdKind, IdSpace, Impression,
     PartitionId, Stream, dense_index,
@@ -80,9 +80,9 @@ fn features_agree_with_their_formulas_and_are_the_same_in_training_and_serving()
         PathBuf::from,
     );
     let ids = IdSpace::new(1);
-    let decoder = Decoder::new(ids, vec!["click".to_owned()], EventLimits::default());
-    let data = DataDir::open(&folder, None).unwrap();
-    let labels = ImmediateLabels::collect(&decoder, data.records(Stream::Actions));
+    let decoder = Decoder::new(ids, vec!["click".to_owned()], EventConfig::default()).unwrap();
+    let data = DataDir::open(&folder, &decoder, &mut ReadOptions::default()).unwrap();
+    let mut labels = ImmediateLabels::collect(&decoder, data.records(Stream::Actions));
     let lines = fs::read_to_string(folder.join("expected.jsonl")).unwrap();
     let expected = lines.lines().map(|line| {
         let expected: Expected = serde_json::from_str(line).unwrap();

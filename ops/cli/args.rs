@@ -48,6 +48,9 @@ pub(crate) enum Verb {
     /// Create the topics
     #[command(subcommand)]
     Topics(TopicsVerb),
+    /// Try how records are read as events, and show the ready-made mappings
+    #[command(subcommand)]
+    Events(EventsVerb),
     /// Print a completion script for a shell
     Completions {
         /// Name of the shell
@@ -113,6 +116,12 @@ pub(crate) struct ReplayArgs {
     /// Seed in place of learner.seed
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// End at the first row of the files that cannot be used, instead of counting it
+    #[arg(long, requires = "data")]
+    pub(crate) strict: bool,
+    /// Write each record that cannot be used to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dead_letters: Option<PathBuf>,
     /// End after so many shown items, as if the log ended there
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
@@ -198,6 +207,48 @@ pub(crate) enum ConfigVerb {
     Schema,
     /// Print the reference of all keys as Markdown
     Docs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsVerb {
+    /// Show the first records of a file or a topic, the events that they become, and what is missing
+    Try(TryArgs),
+    /// List the ready-made mappings, or print one as TOML
+    Mappings {
+        /// Name of the mapping to print
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("input").args(["file", "topic"]).required(true))]
+pub(crate) struct TryArgs {
+    /// File with one record a line, plain, .gz or .zst
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Topic of the configured brokers
+    #[arg(long, value_name = "TOPIC", requires = "config")]
+    pub(crate) topic: Option<String>,
+    /// Configuration file with the mapping [default: the default configuration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Stream to read the records as [default: each of the three]
+    #[arg(long, value_enum)]
+    pub(crate) stream: Option<StreamName>,
+    /// Number of records
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) records: usize,
+}
+
+/// A stream of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamName {
+    /// What was shown
+    Impressions,
+    /// What users did
+    Actions,
+    /// The catalogue
+    Items,
 }
 
 #[derive(Debug, Args)]

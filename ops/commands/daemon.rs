@@ -8,7 +8,7 @@ use ouzel_verify::failpoint;
 use crate::cli::DaemonArgs;
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
-use crate::pipeline::spec::{PipelineSpec, dead_letters};
+use crate::pipeline::spec::{PipelineSpec, dead_letters, decoder};
 use crate::pipeline::threads;
 use crate::supervisor::{Shutdown, UnixSignals};
 use crate::telemetry::clock::SystemClock;
@@ -28,6 +28,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
     let spec = PipelineSpec {
         config: &config,
         open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
+        decoder: decoder(&config)?,
         dead_letters: dead_letters(&config, &kafka)?,
         seed: Box::new(|_| {}),
         scores: None,

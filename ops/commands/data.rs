@@ -1,16 +1,17 @@
 //! Helpers of several commands: state and data folders, histories, join figures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use ouzel_ingest::DataDir;
 use ouzel_ingest::join::Counters;
-use ouzel_sample::{EventTime, FeatureState, IdKind};
+use ouzel_ingest::{DataDir, DeadLetters, ReadOptions, RejectedRow};
+use ouzel_sample::{EventTime, FeatureState, IdKind, PartitionId, Record, Reject};
 
 use crate::cli::StateArgs;
 use crate::config::{Config, ConfigError};
+use crate::pipeline::spec::decoder;
 
 /// The configuration of a command on a state directory.
 pub(crate) fn state_config(args: &StateArgs) -> Result<Config, ConfigError> {
@@ -19,6 +20,40 @@ pub(crate) fn state_config(args: &StateArgs) -> Result<Config, ConfigError> {
         config.snapshot.dir.clone_from(dir);
     }
     Ok(config)
+}
+
+/// Reads a data folder through the mapping of `config`. Rejected rows go to `dead_letters`.
+pub(crate) fn open_data(
+    path: &Path,
+    config: &Config,
+    is_strict: bool,
+    dead_letters: &mut DeadLetters,
+) -> anyhow::Result<DataDir> {
+    let decoder = decoder(config)?;
+    let mut send = |rejected: RejectedRow<'_>| {
+        let row = Record {
+            position: PartitionId::new(rejected.stream, 0)
+                .at(i64::try_from(rejected.line).unwrap_or(i64::MAX)),
+            timestamp_ms: None,
+            payload: Some(rejected.row.to_vec()),
+            metadata: None,
+        };
+        let reject = Reject {
+            detail: format!(
+                "{}:{}: {}",
+                rejected.path.display(),
+                rejected.line,
+                rejected.reject.detail
+            ),
+            ..rejected.reject.clone()
+        };
+        dead_letters.send(&row, &reject);
+    };
+    let mut options = ReadOptions {
+        is_strict,
+        on_reject: Some(&mut send),
+    };
+    Ok(DataDir::open(path, &decoder, &mut options)?)
 }
 
 /// Seeds the histories of a data folder, which precede its log.

@@ -23,12 +23,12 @@ use ouzel_ingest::{DataDir, DeadLetters, EmbeddedBroker, KafkaConfig, KafkaSourc
 use ouzel_sample::{EventTime, Stream};
 
 use crate::cli::DemoArgs;
-use crate::commands::data::{JoinFigures, seed_histories, temporary_dir};
+use crate::commands::data::{JoinFigures, open_data, seed_histories, temporary_dir};
 use crate::config::{Config, Period};
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::learner::SharedScores;
 use crate::pipeline::lock;
-use crate::pipeline::spec::PipelineSpec;
+use crate::pipeline::spec::{PipelineSpec, contract_decoder};
 use crate::pipeline::threads::{self, Running};
 use crate::supervisor::{Shutdown, Task, UnixSignals, Waited};
 use crate::telemetry::clock::SystemClock;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
     };
     let config = settings(args)?;
     telemetry::init_logs(&config.log)?;
-    let data = Arc::new(DataDir::open(&path, Some(&config.task_names()))?);
+    let data = Arc::new(open_data(&path, &config, false, &mut DeadLetters::discard())?);
     let broker = EmbeddedBroker::start(1, &config.topics().all())?;
     let kafka = kafka(&broker, &config)?;
     let shutdown = Shutdown::new();
@@ -74,6 +74,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
             }
             Ok(Box::new(KafkaSource::open(&kafka, from, Some(&ends))?))
         }),
+        decoder: contract_decoder(&config)?,
         dead_letters: DeadLetters::kafka(&kafka)?,
         seed: Box::new(|features| seed_histories(features, &config, &data)),
         scores: Some(Arc::clone(&scores)),
@@ -249,6 +250,7 @@ fn kafka(broker: &EmbeddedBroker, config: &Config) -> anyhow::Result<KafkaConfig
         bootstrap: broker.bootstrap()?,
         topics: config.topics(),
         is_whole_log_expected: true,
+        with_metadata: Vec::new(),
         streams: Stream::EVENTS.to_vec(),
         // A real broker answers a waiting fetch when a record arrives; the embedded broker answers when the wait ends.
         properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),

@@ -13,24 +13,23 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use ouzel_ingest::join::Outcome;
-use ouzel_ingest::{
-    DataDir, DataSource, DeadLetters, ImmediateLabels, KafkaSource, ReplayBound, ReplayRange,
-};
+use ouzel_ingest::{DataSource, DeadLetters, ImmediateLabels, KafkaSource, ReplayBound, ReplayRange};
 use ouzel_sample::{Batch, DecodedRecord, Event, EventTime, Stream};
 
 use crate::cli::{Labels, RangePoint, ReplayArgs};
-use crate::commands::data::seed_histories;
+use crate::commands::data::{open_data, seed_histories};
+use crate::commands::streams::{Sources, StreamReport};
 use crate::config::Config;
 use crate::error::Exit;
 use crate::pipeline::in_place::{self, Observer};
 use crate::pipeline::learner::{Learner, SharedScores};
 use crate::pipeline::lock;
-use crate::pipeline::spec::{Parts, PipelineSpec, decoder};
+use crate::pipeline::spec::{Parts, PipelineSpec, contract_decoder, decoder};
 use crate::telemetry;
 use crate::telemetry::progress::{Figures, Progress, Style};
 use freshness::Freshness;
 use hidden::HiddenSlates;
-use report::RunReport;
+use report::{Measured, RunReport};
 
 /// Samples between two updates of the progress.
 const PROGRESS_EVERY: u64 = 4096;
@@ -49,6 +48,9 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
             config.learner.seed = seed;
         }
         telemetry::init_logs(&config.log)?;
+        for notice in &config.notices {
+            tracing::warn!("{notice}");
+        }
         let run = replay(&name, &config, args)?;
         if !args.json {
             run.write(out)?;
@@ -59,7 +61,15 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         serde_json::to_writer(&mut *out, &serde_json::json!({ "runs": runs }))?;
         writeln!(out)?;
     }
-    Ok(Exit::Ok)
+    let problems: Vec<&str> = runs.first().into_iter().flat_map(RunReport::problems).collect();
+    for problem in &problems {
+        tracing::error!("{problem}");
+    }
+    Ok(if problems.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Check
+    })
 }
 
 /// Replays the log of `args` under one configuration.
@@ -78,17 +88,19 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
                 &range,
             )?))
         }),
-        dead_letters: DeadLetters::discard(),
+        decoder: decoder(config)?,
+        dead_letters: dead_letters(config, args)?,
         seed: Box::new(|_| {}),
         scores: Some(Arc::clone(&scores)),
     };
-    let (mut total, mut reveal) = (None, None);
+    let (mut total, mut reveal, mut folder) = (None, None, None);
     if let Some(path) = &args.data {
-        let data = Arc::new(DataDir::open(path, Some(&config.task_names()))?);
+        let data = Arc::new(open_data(path, config, args.strict, &mut spec.dead_letters)?);
         total = Some(data.summary().n_impressions);
-        reveal =
-            is_immediate.then(|| ImmediateLabels::collect(&decoder(config), data.records(Stream::Actions)));
+        spec.decoder = contract_decoder(config)?;
+        reveal = is_immediate.then(|| ImmediateLabels::collect(&spec.decoder, data.records(Stream::Actions)));
         let events = Arc::clone(&data);
+        folder = Some(Arc::clone(&data));
         spec.open_source = Box::new(move |from| Ok(Box::new(DataSource::new(&events, from))));
         spec.seed = Box::new(move |features| seed_histories(features, config, &data));
     } else if is_immediate {
@@ -108,13 +120,37 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         limit: args.limit,
         n_read: 0,
     };
-    let mut parts = in_place::run(parts, reveal, style, &mut follower)?;
+    let mut parts = in_place::run(parts, reveal.as_mut(), style, &mut follower)?;
     let wall = follower.started.elapsed();
     let figures = follower.figures(&parts.learner);
     follower.progress.finish(figures.samples, &figures);
     let log = lock(&follower.scores);
     let hidden = follower.hidden.figures(log.middle());
-    RunReport::new(name, &log, (&follower.freshness, hidden), &mut parts, wall)
+    let stage = parts.sequencer.stage();
+    let read = parts.intake.decoder.accounts();
+    let streams = StreamReport::new(&Sources {
+        config,
+        accounts: folder.as_ref().map_or(&read, |data| data.accounts()),
+        histories: folder.as_ref().map(|data| data.history_account()),
+        counters: stage.counters(),
+        items: stage.item_counts(),
+        immediate: reveal.as_ref().map(ImmediateLabels::counts),
+    })?;
+    let measured = Measured {
+        freshness: &follower.freshness,
+        hidden,
+        streams,
+        wall,
+    };
+    RunReport::new(name, &log, measured, &mut parts)
+}
+
+/// Where rejected records go: the file that `--dead-letters` names, or nowhere.
+fn dead_letters(config: &Config, args: &ReplayArgs) -> anyhow::Result<DeadLetters> {
+    match &args.dead_letters {
+        Some(path) => Ok(DeadLetters::file(path, config.topics())?),
+        None => Ok(DeadLetters::discard()),
+    }
 }
 
 fn bound(point: Option<RangePoint>) -> Option<ReplayBound> {

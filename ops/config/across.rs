@@ -16,7 +16,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     let model = config.stated_model();
     let sections = [
         ("kafka.topics", config.kafka.topics.validate()),
-        ("events", out_of_range(&config.events)),
+        ("events", config.events.validate()),
         ("join", config.join.validate()),
         ("tier", config.tier.validate()),
         ("features", config.features.validate()),
@@ -104,7 +104,7 @@ fn socket(config: &Config) -> Option<KeyError> {
 impl Config {
     /// Settings that work but may surprise, one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.notices.clone();
         let mut properties = self.kafka.properties.written();
         let protocol = properties
             .find(|(name, _)| *name == "security.protocol")

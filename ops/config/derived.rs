@@ -42,6 +42,7 @@ impl Config {
                 JoinSource::Events => Stream::EVENTS.to_vec(),
                 JoinSource::Tier => Stream::BEHIND_TIER.to_vec(),
             },
+            with_metadata: self.events.with_metadata(),
             is_whole_log_expected: false,
         })
     }

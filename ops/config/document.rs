@@ -22,6 +22,8 @@ pub(super) struct Document {
     pub(super) table: Table,
     /// Byte offsets of each key and of its value, by path.
     offsets: BTreeMap<String, (usize, usize)>,
+    /// A sentence for each key that was written by its old name.
+    pub(super) renamed: Vec<String>,
 }
 
 impl Document {
@@ -42,16 +44,43 @@ impl Document {
             section,
             offsets: BTreeMap::new(),
             unknown: Vec::new(),
+            renamed: Vec::new(),
         };
         walk.table("", parsed.get_ref(), schema);
-        let (offsets, mut unknown) = (walk.offsets, walk.unknown);
+        let (offsets, mut unknown, renamed) = (walk.offsets, walk.unknown, walk.renamed);
         if !unknown.is_empty() {
             unknown.sort_by_key(|problem| problem.at);
             return Err(unknown);
         }
         document.offsets = offsets;
         document.table = toml::from_str(text).expect("the text was parsed before");
-        Ok(document)
+        let clashes: Vec<Problem> = renamed
+            .iter()
+            .filter_map(|(old, new)| document.rename(old, new))
+            .collect();
+        if clashes.is_empty() {
+            Ok(document)
+        } else {
+            Err(clashes)
+        }
+    }
+
+    /// Moves the value of an old key to its new name. A problem where both are written.
+    fn rename(&mut self, old: &str, new: &str) -> Option<Problem> {
+        let at = self.offsets.get(old).map(|(key, _)| self.line_and_column(*key));
+        let value = remove(&mut self.table, old)?;
+        if !insert(&mut self.table, new, value) {
+            let message = format!("this key is now {new}, which is set too");
+            return Some(self.problem(at, old, message, None));
+        }
+        if let Some(offsets) = self.offsets.get(old).copied() {
+            self.offsets.insert(new.to_owned(), offsets);
+        }
+        let (file, line) = (&self.file, at.map_or(0, |(line, _)| line));
+        self.renamed.push(format!(
+            "{file}:{line}: {old} is now {new}; the old name still works"
+        ));
+        None
     }
 
     /// A document without text; problems name `file`.
@@ -123,6 +152,8 @@ struct Walk<'a> {
     section: &'a str,
     offsets: BTreeMap<String, (usize, usize)>,
     unknown: Vec<Problem>,
+    /// Old and new paths of the keys that were written by their old name.
+    renamed: Vec<(String, String)>,
 }
 
 impl Walk<'_> {
@@ -134,7 +165,13 @@ impl Walk<'_> {
             self.offsets.insert(child.clone(), (offset, value.span().start));
             let known = &schema["properties"][name];
             if known.is_null() && schema["additionalProperties"] == Schema::Bool(false) {
-                let (message, hint) = match renamed(&join(self.section, &child)) {
+                let new = renamed(&join(self.section, &child));
+                // A model file has no place for a notice.
+                if let (Some(new), "") = (new, self.section) {
+                    self.renamed.push((child, new.to_owned()));
+                    continue;
+                }
+                let (message, hint) = match new {
                     Some(new) => {
                         let new = new
                             .strip_prefix(self.section)
@@ -148,8 +185,8 @@ impl Walk<'_> {
                     ),
                 };
                 let at = Some(self.document.line_and_column(offset));
-                self.unknown
-                    .push(self.document.problem(at, &child, message, hint));
+                let problem = self.document.problem(at, &child, "unknown key".to_owned(), hint);
+                self.unknown.push(problem);
             } else {
                 self.value(&child, value, known);
             }
@@ -202,6 +239,25 @@ fn paths(path: &str, schema: &Schema, all: &mut Vec<String>) {
         all.push(child.clone());
         paths(&child, property, all);
     }
+}
+
+/// Removes the value at `path`.
+fn remove(table: &mut Table, path: &str) -> Option<Value> {
+    match path.split_once('.') {
+        None => table.remove(path),
+        Some((first, rest)) => remove(table.get_mut(first)?.as_table_mut()?, rest),
+    }
+}
+
+/// Inserts a value at `path`. False where there is one.
+fn insert(table: &mut Table, path: &str, value: Value) -> bool {
+    let Some((first, rest)) = path.split_once('.') else {
+        return !table.contains_key(path) && table.insert(path.to_owned(), value).is_none();
+    };
+    let below = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
+    below
+        .as_table_mut()
+        .is_some_and(|below| insert(below, rest, value))
 }
 
 /// A key below a table; the root has an empty path.

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::document::Document;
 use super::problem::{ConfigError, Problem};
 use super::root::Config;
-use super::{across, model};
+use super::{across, events, model};
 
 impl Config {
     /// Reads and checks the file at `path`.
@@ -36,6 +36,9 @@ impl Config {
             Some(value) => value.clone(),
         };
         table.insert("model".to_owned(), model);
+        if let Some(Value::Table(stated)) = table.get("events") {
+            table.insert("events".to_owned(), events::merge(&document, stated)?.into());
+        }
         document.deserialize::<Self>(table)?.validated(&document)
     }
 
@@ -49,7 +52,10 @@ impl Config {
         let errors = across::validate(&self).into_iter();
         let mut problems: Vec<Problem> = errors.map(|error| document.refuse(error)).collect();
         if problems.is_empty() {
-            return Ok(self);
+            return Ok(Self {
+                notices: document.renamed.clone(),
+                ..self
+            });
         }
         problems.sort_by_key(|problem| problem.at);
         Err(ConfigError::Invalid { problems })

@@ -77,7 +77,7 @@ fn merge_files(document: &Document, key: &str, stated: &Table, n_left: usize) ->
 }
 
 /// Replaces the values of `under` by those of `over`, table by table.
-fn overlay(under: &mut Table, over: &Table) {
+pub(super) fn overlay(under: &mut Table, over: &Table) {
     for (key, value) in over {
         match (under.get_mut(key), value) {
             (Some(Value::Table(under)), Value::Table(over)) => overlay(under, over),

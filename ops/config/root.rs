@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use ouzel_ingest::EventLimits;
+use ouzel_ingest::EventConfig;
 use ouzel_ingest::join::JoinConfig;
 use ouzel_ingest::order::OrderConfig;
 use ouzel_ingest::tier::TierConfig;
@@ -25,7 +25,7 @@ use super::sections::{Admin, Content, Ids, Kafka, Log};
 pub struct Config {
     pub kafka: Kafka,
     pub ids: Ids,
-    pub events: EventLimits,
+    pub events: EventConfig,
     pub join: JoinConfig,
     /// How `ouzel join` processes share the partitions, with `join.source = "tier"`.
     pub tier: TierConfig,
@@ -45,6 +45,10 @@ pub struct Config {
     pub serving: ServingConfig,
     pub admin: Admin,
     pub log: Log,
+    /// What the file says in an outdated way, one sentence each.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub notices: Vec<String>,
 }
 
 impl Default for Config {
@@ -52,7 +56,7 @@ impl Default for Config {
         Self {
             kafka: Kafka::default(),
             ids: Ids::default(),
-            events: EventLimits::default(),
+            events: EventConfig::default(),
             join: JoinConfig::default(),
             tier: TierConfig::default(),
             order: OrderConfig::default(),
@@ -66,6 +70,7 @@ impl Default for Config {
             serving: ServingConfig::default(),
             admin: Admin::default(),
             log: Log::default(),
+            notices: Vec::new(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) trait Observer {
 /// Runs `parts` to the end of their log and returns them. `reveal` joins actions with their impressions at once.
 pub(crate) fn run(
     parts: Parts,
-    reveal: Option<ImmediateLabels>,
+    reveal: Option<&mut ImmediateLabels>,
     style: Style,
     observer: &mut dyn Observer,
 ) -> anyhow::Result<Parts> {
@@ -71,7 +71,7 @@ pub(crate) fn run(
 
 struct InPlace<'a> {
     parts: Parts,
-    reveal: Option<ImmediateLabels>,
+    reveal: Option<&'a mut ImmediateLabels>,
     style: Style,
     /// Items to encode before the next record that is not an item.
     unencoded: Vec<Arc<Item>>,
@@ -111,7 +111,7 @@ impl InPlace<'_> {
                 }
             };
             let position = recorded.position;
-            let recorded = match &self.reveal {
+            let recorded = match &mut self.reveal {
                 Some(reveal) => reveal.apply(recorded),
                 None => Some(recorded),
             };

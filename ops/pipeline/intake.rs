@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ouzel_ingest::{DeadLetters, Decoder, Polled, Source};
-use ouzel_sample::RejectReason;
 
 use super::messages::Read;
 
@@ -31,9 +30,9 @@ impl Intake {
             Polled::Records(records) => {
                 let decoded: Vec<_> = records.iter().map(|record| self.decoder.decode(record)).collect();
                 for (record, recorded) in records.iter().zip(&decoded) {
-                    // An action that no task learns is valid, so it is counted only.
+                    // A record that nothing here needs is valid, so it is counted only.
                     if let Err(reject) = &recorded.event
-                        && reject.reason != RejectReason::UnknownAction
+                        && !reject.reason.is_unneeded()
                     {
                         self.dead_letters.send(record, reject);
                     }

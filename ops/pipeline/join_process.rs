@@ -26,7 +26,7 @@ pub(crate) fn start(config: &Config, metrics: Metrics, shutdown: &Shutdown) -> a
     let group = Group::join(&kafka, &config.tier, config.events.max_future_skew)?;
     let links = KafkaLinks {
         kafka,
-        decoder: decoder(config),
+        decoder: decoder(config)?,
         letters,
         writer,
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
-use ouzel_ingest::{DeadLetters, Decoder, KafkaConfig, Sequencer};
+use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, Sequencer};
 use ouzel_sample::{FeatureState, PartitionId, Positions};
 use ouzel_snapshot::{SnapshotId, Store};
 
@@ -27,6 +27,8 @@ pub struct PipelineSpec<'a> {
     pub config: &'a Config,
     /// Opens the source.
     pub open_source: Box<OpenSource<'a>>,
+    /// Decodes the records of the source.
+    pub decoder: Decoder,
     /// Receives rejected records.
     pub dead_letters: DeadLetters,
     /// Prepares the feature state at the beginning of the log, for example with histories.
@@ -98,7 +100,7 @@ impl PipelineSpec<'_> {
         Ok(Parts {
             intake: Intake {
                 source,
-                decoder: decoder(config),
+                decoder: self.decoder,
                 dead_letters: self.dead_letters,
             },
             sequencer: Sequencer::new(stage, &start, resume.plan_position(), recorded, every),
@@ -112,9 +114,19 @@ impl PipelineSpec<'_> {
     }
 }
 
-/// The decoder of a configuration.
-pub(crate) fn decoder(config: &Config) -> Decoder {
-    Decoder::new(config.id_space(), config.task_names(), config.events.clone())
+/// The decoder of a configuration, for records as producers write them.
+pub(crate) fn decoder(config: &Config) -> anyhow::Result<Decoder> {
+    new_decoder(config, config.events.clone())
+}
+
+/// The decoder of events that were mapped already, as those of a data folder.
+pub(crate) fn contract_decoder(config: &Config) -> anyhow::Result<Decoder> {
+    new_decoder(config, config.events.contract())
+}
+
+fn new_decoder(config: &Config, events: EventConfig) -> anyhow::Result<Decoder> {
+    let decoder = Decoder::new(config.id_space(), config.task_names(), events);
+    decoder.map_err(|error| error.within("events").into())
 }
 
 /// The dead letters of a configuration: topics, or discarded.

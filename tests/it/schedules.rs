@@ -14,7 +14,7 @@ use ouzel::pipeline::threads;
 use ouzel::supervisor::{Shutdown, Task, Waited};
 use ouzel::telemetry::Metrics;
 use ouzel::telemetry::clock::Clock;
-use ouzel_ingest::{DeadLetters, Error, PartitionState, Polled, Source};
+use ouzel_ingest::{DeadLetters, Decoder, Error, PartitionState, Polled, Source};
 use ouzel_sample::{PartitionId, Record, Stream};
 use ouzel_snapshot::Store;
 use ouzel_verify::StateDigest;
@@ -191,6 +191,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
     let spec = PipelineSpec {
         config: &config,
         open_source: Box::new(|_| Ok(Box::new(RandomSource::new(records, schedule)))),
+        decoder: Decoder::new(config.id_space(), config.task_names(), config.events.clone()).unwrap(),
         dead_letters: DeadLetters::discard(),
         seed: Box::new(|_| {}),
         scores: None,

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use ouzel::config::Config;
-use ouzel_ingest::{DataDir, DataEvent, Decoder};
-use ouzel_sample::{DecodedRecord, PartitionId, Record};
+use ouzel_ingest::{DataDir, DataEvent, Decoder, EventConfig, ReadOptions};
+use ouzel_sample::{DecodedRecord, IdSpace, PartitionId, Record};
 use serde_json::{Value, json};
 
 /// Event time of the first slate, in the past, as in an old log.
@@ -80,7 +80,7 @@ impl World {
     /// A world of `n_requests` slates, written as a data folder to `dir` and read back.
     pub(crate) fn generate(n_requests: u64, dir: &Path) -> Self {
         let expected = write(n_requests, dir);
-        let data = DataDir::open(dir, None).unwrap();
+        let data = read(dir);
         let events = data.events().to_vec();
         let end_ms = events.iter().map(|event| event.ts_ms).max().unwrap();
         Self {
@@ -101,6 +101,7 @@ impl World {
                 position: id.at(*offset - 1),
                 timestamp_ms: Some(event.ts_ms),
                 payload: Some(event.payload.clone()),
+                metadata: None,
             }
         };
         self.events.iter().map(record).collect()
@@ -108,10 +109,16 @@ impl World {
 
     /// Its events decoded under `config`, each stream in one partition.
     pub(crate) fn decoded(&self, config: &Config) -> Vec<DecodedRecord> {
-        let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone());
+        let decoder = Decoder::new(config.id_space(), config.task_names(), config.events.clone()).unwrap();
         let records = self.records(|_| 0);
         records.iter().map(|record| decoder.decode(record)).collect()
     }
+}
+
+/// Reads a data folder with clicks.
+fn read(dir: &Path) -> DataDir {
+    let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], EventConfig::default()).unwrap();
+    DataDir::open(dir, &decoder, &mut ReadOptions::default()).unwrap()
 }
 
 /// Writes the data folder. Returns the expected counts.

@@ -21,7 +21,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 
 use ouzel_ingest::join::{JoinConfig, LabelPolicy, StoreConfig};
-use ouzel_ingest::{Decoder, EventLimits, Stage};
+use ouzel_ingest::{Decoder, EventConfig, Stage};
 use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Record, Stream};
 
 use plain_join::PlainJoin;
@@ -154,7 +154,7 @@ fn join_config() -> JoinConfig {
 }
 
 fn decoder() -> Decoder {
-    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventConfig::default()).unwrap()
 }
 
 fn stage() -> Stage {

@@ -113,6 +113,7 @@ impl World {
                     },
                     timestamp_ms: i64::try_from(ts).ok(),
                     payload: Some(event.to_string().into_bytes()),
+                    metadata: None,
                 }
             })
             .collect()

@@ -25,7 +25,7 @@ use ouzel_ingest::join::{JoinConfig, LabelPolicy, StoreConfig};
 use ouzel_ingest::order::Orderer;
 use ouzel_ingest::tier::{PartitionJoiner, StartPoint};
 use ouzel_ingest::{
-    Decoder, EventLimits, Feeder, KafkaConfig, KafkaSource, Polled, ReplayRange, Source, Stage, Topics,
+    Decoder, EventConfig, Feeder, KafkaConfig, KafkaSource, Polled, ReplayRange, Source, Stage, Topics,
     topics,
 };
 use ouzel_sample::{DecodedRecord, FeatureConfig, FeatureState, IdSpace, Positions, Stream};
@@ -123,7 +123,7 @@ fn join_config() -> JoinConfig {
 }
 
 fn decoder() -> Decoder {
-    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventLimits::default())
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventConfig::default()).unwrap()
 }
 
 /// Reads the whole log as it is now, giving each record to `take`, then each partition's end.

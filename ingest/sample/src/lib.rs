@@ -33,6 +33,6 @@ pub use join_record::{AttributedAction, JoinEvent, JoinRecord, LabeledItem};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
 pub use position::{PartitionId, Position, Positions, Stream};
-pub use record::{DecodedRecord, Event, Record, Reject, RejectReason};
+pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogit, ShownSlate};
 pub use time::EventTime;

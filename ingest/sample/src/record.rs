@@ -12,8 +12,19 @@ pub struct Record {
     /// The log's own timestamp, ms since the epoch: the reference for clock-skew checks. Records of a file carry
     /// the event time here.
     pub timestamp_ms: Option<i64>,
-    /// The payload; `None` for a null value. A Kafka tombstone of an item is read as its deletion event.
+    /// The payload; `None` for a null value, which deletes the item whose id is the key.
     pub payload: Option<Vec<u8>>,
+    /// Key and headers, where the decoder needs them.
+    pub metadata: Option<Box<RecordMetadata>>,
+}
+
+/// The key and the headers of a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordMetadata {
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// Headers by name, in the order of the record.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// A decoded record: an event or the reason why there is none, with the record's coordinates.
@@ -34,6 +45,8 @@ pub enum Event {
     Impression(Impression),
     /// A user acted on a shown item.
     Action(Action),
+    /// A user acted on several items at once, as by an order.
+    Actions(Vec<Action>),
     /// An item is new or has changed.
     Item(Box<Item>),
     /// An item was deleted.
@@ -49,6 +62,7 @@ impl Event {
         match self {
             Event::Impression(impression) => impression.ts,
             Event::Action(action) => action.ts,
+            Event::Actions(actions) => actions.first().map_or(EventTime::MIN, |action| action.ts),
             Event::Item(item) => item.ts,
             Event::Deletion(deletion) => deletion.ts,
             Event::JoinRecord(record) => record.ts(),
@@ -63,6 +77,8 @@ pub struct Reject {
     pub reason: RejectReason,
     /// The field and what is wrong with it. Holds no payload values except numbers and action names.
     pub detail: String,
+    /// The name of an action that no task learns from.
+    pub action: Option<String>,
 }
 
 impl Reject {
@@ -72,6 +88,7 @@ impl Reject {
         Self {
             reason,
             detail: detail.into(),
+            action: None,
         }
     }
 }
@@ -104,11 +121,19 @@ pub enum RejectReason {
     TooOld,
     /// No task has the action's name.
     UnknownAction,
+    /// Another stream's record: a condition in `where` does not hold.
+    NotSelected,
     /// The record comes from a join tier with another id salt or format.
     Foreign,
 }
 
 impl RejectReason {
+    /// True of records that are valid and that nothing here needs: they are counted and go to no dead letters.
+    #[must_use]
+    pub fn is_unneeded(self) -> bool {
+        matches!(self, RejectReason::UnknownAction | RejectReason::NotSelected)
+    }
+
     /// The reason as a metric label.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -125,6 +150,7 @@ impl RejectReason {
             RejectReason::Future => "future",
             RejectReason::TooOld => "too_old",
             RejectReason::UnknownAction => "unknown_action",
+            RejectReason::NotSelected => "not_selected",
             RejectReason::Foreign => "foreign",
         }
     }

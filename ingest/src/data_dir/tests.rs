@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::source::DataSource;
 use super::*;
-use crate::{Decoder, EventLimits, Polled, Source};
+use crate::{Decoder, EventConfig, Polled, Source};
 
 const T0: i64 = 1_600_000_000_000;
 
@@ -20,6 +20,15 @@ fn folder(files: &[(&str, &[Value])]) -> tempfile::TempDir {
     dir
 }
 
+fn decoder() -> Decoder {
+    let tasks = ["click", "like"].map(str::to_owned).to_vec();
+    Decoder::new(IdSpace::new(0), tasks, EventConfig::default()).unwrap()
+}
+
+fn open(path: &Path) -> Result<DataDir, Error> {
+    DataDir::open(path, &decoder(), &mut ReadOptions::default())
+}
+
 fn shown(request: &str, item: &str, ts: i64) -> Value {
     json!({"request_id": request, "user_id": "u", "item_id": item, "ts_ms": ts})
 }
@@ -29,7 +38,7 @@ fn payload(event: &DataEvent) -> Value {
 }
 
 #[test]
-fn lines_of_a_request_become_one_impression_with_their_common_fields_as_context() {
+fn lines_of_a_request_become_one_impression_with_named_fields_as_context() {
     let mut rows = vec![
         shown("r1", "a", T0),
         shown("r2", "c", T0 + 1),
@@ -42,29 +51,31 @@ fn lines_of_a_request_become_one_impression_with_their_common_fields_as_context(
         row["scene"] = json!(1);
         row["clicked"] = json!(1);
     }
-    rows[0]["bid"] = json!(7);
-    rows[2]["bid"] = json!(8);
     let dir = folder(&[("impressions", &rows)]);
-    let data = DataDir::open(dir.path(), None).unwrap();
+    let data = open(dir.path()).unwrap();
     let events: Vec<_> = data.events().iter().map(payload).collect();
     assert_eq!(
         events,
         [
             json!({
-                "request_id": "r1", "user_id": "u", "ts_ms": T0, "context": {"scene": "1"},
+                "request_id": "r1", "user_id": "u", "ts_ms": T0, "context": {"scene": 1},
                 "items": [{"item_id": "a", "position": 0}, {"item_id": "b", "position": 1}],
             }),
             json!({
-                "request_id": "r2", "user_id": "u", "ts_ms": T0 + 1, "context": {"scene": "1"},
+                "request_id": "r2", "user_id": "u", "ts_ms": T0 + 1, "context": {"scene": 1},
                 "items": [{"item_id": "c"}],
             }),
         ]
     );
     assert_eq!(data.events()[0].key, "r1");
     let summary = data.summary();
+    assert_eq!((summary.n_requests, summary.n_impressions), (2, 3));
+    let account = data.accounts().of(Stream::Impressions);
+    assert_eq!((account.read, account.used, account.repeated), (4, 3, 1));
     assert_eq!(
-        (summary.n_requests, summary.n_impressions, summary.n_repeated),
-        (2, 3, 1)
+        account.unread_fields,
+        [("clicked".to_owned(), 4)].into(),
+        "no column tells the outcome"
     );
     assert_eq!(
         (summary.first_ts, summary.mid_ts, summary.last_ts),
@@ -87,7 +98,7 @@ fn streams_are_merged_items_first_and_impressions_before_actions() {
             &[json!({"item_id": "b", "ts_ms": T0 + 9}), json!({"item_id": "a"})],
         ),
     ]);
-    let data = DataDir::open(dir.path(), None).unwrap();
+    let data = open(dir.path()).unwrap();
     let order: Vec<_> = data
         .events()
         .iter()
@@ -121,7 +132,7 @@ fn streams_are_merged_items_first_and_impressions_before_actions() {
 }
 
 #[test]
-fn an_item_row_fills_the_contract_and_other_fields_become_features() {
+fn an_item_row_fills_the_contract_and_other_scalars_become_features() {
     let row = json!({
         "item_id": "7", "title": "T", "text": "long", "category": "a|b", "subcategory": "c", "author_id": 5,
         "image": "p.jpg", "tags": ["x", "", "y"], "music_id": 9_155_697_141_i64, "duration_ms": 3,
@@ -130,73 +141,150 @@ fn an_item_row_fills_the_contract_and_other_fields_become_features() {
     });
     let bare = json!({"item_id": "8", "title": "", "text": "", "category": "", "director": "d"});
     let dir = folder(&[("impressions", &[shown("r", "7", T0)]), ("items", &[row, bare])]);
-    let data = DataDir::open(dir.path(), None).unwrap();
+    let data = open(dir.path()).unwrap();
     assert_eq!(
         payload(&data.events()[0]),
         json!({
-            "item_id": "7", "ts_ms": T0, "title": "T", "text": ["long"], "category": ["a", "b"],
+            "item_id": "7", "ts_ms": T0, "title": "T", "text": "long", "category": "a|b",
             "author": "5", "image": "p.jpg", "vectors": {"text": [1.0]},
             "features": {
-                "subcategory": "c", "tags": ["x", "y"], "music_id": "9155697141", "duration_ms": 3,
-                "score": 9.5, "upload_dt": "2022-04-10",
+                "subcategory": "c", "tags": ["x", "", "y"], "music_id": 9_155_697_141_i64, "duration_ms": 3,
+                "score": 9.5, "upload_dt": "2022-04-10", "blank": "",
             },
         })
     );
     assert_eq!(
         payload(&data.events()[1]),
-        json!({"item_id": "8", "ts_ms": T0, "author": "d"})
+        json!({"item_id": "8", "ts_ms": T0, "author": "d", "title": "", "text": "", "category": ""})
     );
 }
 
 #[test]
 fn histories_are_separate_from_the_log() {
-    let row = json!({"user_id": "u", "ts_ms": 0, "clicked_before": ["a", "b"]});
-    let dir = folder(&[("impressions", &[shown("r", "a", T0)]), ("user_history", &[row])]);
-    let data = DataDir::open(dir.path(), None).unwrap();
+    let rows = [
+        json!({"user_id": "u", "ts_ms": 0, "clicked_before": ["a", "b"]}),
+        json!({"user_id": 7, "items": [1, "x"]}),
+        json!({"user_id": "v"}),
+    ];
+    let dir = folder(&[("impressions", &[shown("r", "a", T0)]), ("user_history", &rows)]);
+    let data = open(dir.path()).unwrap();
+    let ids = |ids: [&str; 2]| ids.map(str::to_owned).to_vec();
     assert_eq!(
         data.histories(),
-        [("u".to_owned(), vec!["a".to_owned(), "b".to_owned()])]
+        [
+            ("u".to_owned(), ids(["a", "b"])),
+            ("7".to_owned(), ids(["1", "x"]))
+        ]
     );
     assert_eq!(data.events().len(), 1);
+    let account = data.history_account();
+    assert_eq!((account.read, account.used, account.n_rejected()), (3, 2, 1));
+    let first = &account.rejected["wrong_type"].first;
+    assert!(
+        first.starts_with("user_history.jsonl:3: neither `items` nor"),
+        "{first}"
+    );
 }
 
 #[test]
-fn a_line_that_cannot_be_used_is_named_by_file_and_number() {
+fn a_line_that_cannot_be_used_is_counted_by_reason_and_ends_a_strict_reading() {
     let good = shown("r", "a", T0);
-    let table: [(&str, &[Value], &str); 6] = [
-        ("impressions", &[good.clone(), json!([1])], "impressions.jsonl:2:"),
+    let table: [(&str, &[Value], Stream, &str, &str); 5] = [
         (
             "impressions",
-            &[json!({"request_id": "r"})],
+            &[good.clone(), json!([1])],
+            Stream::Impressions,
+            "malformed_json",
+            "impressions.jsonl:2:",
+        ),
+        (
+            "impressions",
+            &[
+                good.clone(),
+                json!({"request_id": "r", "item_id": "a", "ts_ms": T0}),
+            ],
+            Stream::Impressions,
+            "missing_field",
             "`user_id` is missing",
         ),
         (
-            "impressions",
-            &[good.clone(), shown("r", "b", T0 + 1)],
-            "another time",
-        ),
-        (
             "clicks",
-            &[json!({"request_id": "r", "ts_ms": "x"})],
+            &[json!({"request_id": "r", "item_id": "a", "user_id": "u", "ts_ms": "x"})],
+            Stream::Actions,
+            "wrong_type",
             "clicks.jsonl:1: `ts_ms`",
         ),
-        ("actions", std::slice::from_ref(&good), "names the action"),
-        ("user_history", &[json!({"user_id": "u"})], "clicked_before"),
+        (
+            "actions",
+            std::slice::from_ref(&good),
+            Stream::Actions,
+            "missing_field",
+            "`action` is missing",
+        ),
+        (
+            "items",
+            &[json!({"item_id": "a", "ts_ms": 1_600_000_000})],
+            Stream::Items,
+            "too_old",
+            "time.unit = \"s\"",
+        ),
     ];
-    for (name, rows, expected) in table {
+    for (name, rows, stream, reason, expected) in table {
         let fallback: &[Value] = std::slice::from_ref(&good);
         let dir = folder(&[("impressions", fallback), (name, rows)]);
-        let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
+        let account = open(dir.path()).unwrap().accounts().of(stream);
+        assert_eq!(account.check(stream), Ok(()));
+        assert_eq!(account.rejected[reason].count, 1, "{account:?}");
+        assert!(account.rejected[reason].first.contains(expected), "{account:?}");
+        let mut options = ReadOptions {
+            is_strict: true,
+            ..ReadOptions::default()
+        };
+        let error = DataDir::open(dir.path(), &decoder(), &mut options)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&format!("{name}.jsonl:")), "{error}");
     }
+}
+
+#[test]
+fn a_slate_may_be_one_line_and_rows_of_other_times_are_slates_of_their_own() {
+    let slate = json!({
+        "request_id": 1, "user_id": 2, "ts_ms": T0, "items": [{"item_id": 3, "position": 0}, {"item_id": 4}],
+    });
+    let later = json!({"request_id": 1, "user_id": 2, "ts_ms": T0 + 5, "item_id": 5});
+    let dir = folder(&[("impressions", &[slate, later])]);
+    let data = open(dir.path()).unwrap();
+    let events: Vec<_> = data.events().iter().map(payload).collect();
+    assert_eq!(
+        events,
+        [
+            json!({
+                "request_id": "1", "user_id": "2", "ts_ms": T0,
+                "items": [{"item_id": "3", "position": 0}, {"item_id": "4"}],
+            }),
+            json!({"request_id": "1", "user_id": "2", "ts_ms": T0 + 5, "items": [{"item_id": "5"}]}),
+        ]
+    );
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("\u{feff}{}\r\n{}\r\n", shown("r", "a", T0), shown("r", "b", T0));
+    std::fs::write(dir.path().join("impressions.jsonl"), text).unwrap();
+    assert_eq!(open(dir.path()).unwrap().summary().n_impressions, 2);
+    std::fs::write(dir.path().join("impressions.jsonl"), "\n").unwrap();
+    let error = open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("impressions.jsonl is empty"), "{error}");
 }
 
 #[test]
 fn a_folder_without_impressions_is_refused_by_the_missing_file() {
     let dir = folder(&[("clicks", &[shown("r", "a", T0)])]);
-    let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
+    let error = open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("impressions"), "{error}");
-    assert!(DataDir::open(Path::new("/nowhere/at/all"), None).is_err());
+    assert!(open(Path::new("/nowhere/at/all")).is_err());
 }
 
 #[test]
@@ -206,8 +294,8 @@ fn as_a_source_it_gives_every_event_decodable_and_resumes() {
         ("clicks", &[shown("r1", "a", T0 + 1)]),
         ("items", &[json!({"item_id": "a", "title": "t"})]),
     ]);
-    let data = Arc::new(DataDir::open(dir.path(), None).unwrap());
-    let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], EventLimits::default());
+    let data = Arc::new(open(dir.path()).unwrap());
+    let decoder = decoder();
     let impressions = PartitionId {
         stream: Stream::Impressions,
         partition: 0,

@@ -66,14 +66,10 @@ const ITEM: &[(&str, Shape)] = &[
     ("deleted", Shape::Flag),
 ];
 
-/// The rejection of a `payload` that failed the typed parse for `stream` with `error`.
-pub(super) fn classify(stream: Stream, payload: &[u8], error: &serde_json::Error) -> Reject {
-    let value: Value = match serde_json::from_slice(payload) {
-        Ok(value) => value,
-        Err(error) => return malformed(payload, &error),
-    };
-    let Value::Object(object) = &value else {
-        let detail = format!("the record must be an object, found {}", type_name(&value));
+/// The rejection of an `event` that failed the typed parse for `stream` with `error`.
+pub(super) fn classify(stream: Stream, event: &Value, error: &serde_json::Error) -> Reject {
+    let Value::Object(object) = event else {
+        let detail = format!("the record must be an object, found {}", type_name(event));
         return Reject::new(RejectReason::MalformedJson, detail);
     };
     let fields = match stream {
@@ -90,7 +86,8 @@ pub(super) fn classify(stream: Stream, payload: &[u8], error: &serde_json::Error
     })
 }
 
-fn malformed(payload: &[u8], error: &serde_json::Error) -> Reject {
+/// The rejection of a `payload` that is not JSON.
+pub(super) fn malformed(payload: &[u8], error: &serde_json::Error) -> Reject {
     // Some producers write `NaN` or `Infinity`, which JSON does not have.
     let reason = if error.to_string().contains("number out of range") || is_at_non_finite(payload, error) {
         RejectReason::NonFinite
@@ -144,7 +141,16 @@ fn mismatch(value: &Value, shape: Shape, field: &str) -> Option<Reject> {
             }
             value.is_i64()
         }
-        Shape::Position => value.as_u64().is_some_and(|number| u16::try_from(number).is_ok()),
+        Shape::Position => {
+            if value
+                .as_u64()
+                .is_some_and(|number| u16::try_from(number).is_err())
+            {
+                let detail = format!("`{field}` is beyond 65535, the last place that can be learned");
+                return Some(Reject::new(RejectReason::WrongType, detail));
+            }
+            value.is_u64()
+        }
         Shape::Number => {
             // Finite as an f64, but stored as an f32.
             if value

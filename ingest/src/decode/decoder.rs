@@ -1,12 +1,20 @@
-//! The decoder: picks the format of a record's stream and counts the outcome.
+//! The decoder: maps a record to the contract of its stream, checks it, and counts the outcome.
 
-use ouzel_sample::{DecodedRecord, Event, IdSpace, Record, Reject, RejectReason, Stream};
+use std::borrow::Cow;
+
+use ouzel_sample::settings::KeyError;
+use ouzel_sample::{
+    Action, DecodedRecord, Event, IdSpace, Record, RecordMetadata, Reject, RejectReason, Stream,
+};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::classify::classify;
+use super::classify::{classify, malformed};
+use super::config::EventConfig;
 use super::counters::DecodeCounters;
-use super::limits::EventLimits;
-use super::wire::{self, SkippedFields};
+use super::wire;
+use crate::accounts::Accounts;
+use crate::mapping::{Mapped, Mapping, Metadata, RecordContext, text_of};
 use crate::tier::Wire;
 
 /// Decodes the records of every stream.
@@ -14,21 +22,62 @@ use crate::tier::Wire;
 pub struct Decoder {
     pub(super) ids: IdSpace,
     pub(super) tasks: Vec<String>,
-    pub(super) limits: EventLimits,
+    pub(super) config: EventConfig,
+    mappings: Mappings,
     tier: Wire,
     counters: DecodeCounters,
 }
 
+/// The mapping of each stream, and whether it is the default one.
+#[derive(Debug)]
+struct Mappings {
+    impressions: (Mapping, bool),
+    actions: (Mapping, bool),
+    items: (Mapping, bool),
+}
+
+impl Mappings {
+    fn of(&self, stream: Stream) -> &(Mapping, bool) {
+        match stream {
+            Stream::Impressions => &self.impressions,
+            Stream::Actions => &self.actions,
+            Stream::Items | Stream::Samples => &self.items,
+        }
+    }
+}
+
+/// An event with the names of the fields that nothing reads.
+pub(super) type Parsed = Result<(Event, Vec<String>), Reject>;
+
 impl Decoder {
     /// A decoder. `tasks` are the action names in task order: a [`ouzel_sample::TaskId`] is an index into it.
-    pub fn new(ids: IdSpace, tasks: Vec<String>, limits: EventLimits) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A mapping that cannot be used, by its key below `events`.
+    pub fn new(ids: IdSpace, tasks: Vec<String>, config: EventConfig) -> Result<Self, KeyError> {
+        let default = EventConfig::default();
+        let mappings = Mappings {
+            impressions: (
+                Mapping::impressions(&config.impressions).map_err(|error| error.within("impressions"))?,
+                config.impressions == default.impressions,
+            ),
+            actions: (
+                Mapping::actions(&config.actions).map_err(|error| error.within("actions"))?,
+                config.actions == default.actions,
+            ),
+            items: (
+                Mapping::items(&config.items).map_err(|error| error.within("items"))?,
+                config.items == default.items,
+            ),
+        };
+        Ok(Self {
             tier: Wire::new(ids, tasks.clone()),
             ids,
             tasks,
-            limits,
+            config,
+            mappings,
             counters: DecodeCounters::default(),
-        }
+        })
     }
 
     /// Decodes and counts one record. Never panics, whatever the payload.
@@ -36,8 +85,10 @@ impl Decoder {
         let stream = record.position.partition.stream;
         let parsed = self.parse(record);
         match &parsed {
-            Ok((_, skipped)) => self.counters.add_event(stream, *skipped),
-            Err(reject) => self.counters.add_reject(stream, reject.reason),
+            Ok((_, unread)) => self.counters.add_event(stream, unread),
+            Err(reject) => self
+                .counters
+                .add_reject(stream, reject, || record.position.to_string()),
         }
         DecodedRecord {
             position: record.position,
@@ -51,37 +102,172 @@ impl Decoder {
         self.counters.report();
     }
 
+    /// What became of the records of each stream so far.
+    pub fn accounts(&self) -> Accounts {
+        self.counters.accounts()
+    }
+
+    /// Items that one impression may show.
+    pub(crate) fn max_items(&self) -> usize {
+        self.config.max_items
+    }
+
+    /// The checked events of the contract that a payload of `stream` stands for; nothing is counted.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn events_of(
+        &self,
+        stream: Stream,
+        payload: &[u8],
+        context: &RecordContext<'_>,
+    ) -> Result<Mapped, Reject> {
+        self.check_size(payload)?;
+        let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
+        let mut mapped = self.mappings.of(stream).0.apply(&value, context)?;
+        for event in &mapped.events {
+            let (_, unread) = self.mapped(stream, event, None)?;
+            mapped.unread.extend(unread);
+        }
+        Ok(mapped)
+    }
+
     /// Decodes one record without counting it.
-    pub(super) fn parse(&self, record: &Record) -> Result<(Event, SkippedFields), Reject> {
-        let Some(payload) = record.payload.as_deref() else {
-            return Err(Reject::new(RejectReason::NullValue, "the record has no value"));
-        };
+    pub(super) fn parse(&self, record: &Record) -> Parsed {
         let stream = record.position.partition.stream;
+        let Some(payload) = record.payload.as_deref() else {
+            return self.tombstone(record);
+        };
         // A join record may be larger than the records that it was made from.
-        let max = self.limits.max_record.len();
-        if payload.len() > max && stream != Stream::Samples {
-            let detail = format!("the record has {} bytes, the limit is {max}", payload.len());
-            return Err(Reject::new(RejectReason::TooLarge, detail));
+        if stream != Stream::Samples {
+            self.check_size(payload)?;
         }
+        if stream == Stream::Samples {
+            let joined = self.tier.decode(payload)?;
+            return Ok((Event::JoinRecord(Box::new(joined)), Vec::new()));
+        }
+        let (mapping, is_default) = self.mappings.of(stream);
+        if *is_default && let Some(parsed) = self.contract(stream, payload, record.timestamp_ms) {
+            return parsed;
+        }
+        let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
+        let none = RecordMetadata::default();
+        let brought = record.metadata.as_deref().unwrap_or(&none);
+        let context = RecordContext {
+            metadata: Metadata {
+                key: brought.key.as_deref(),
+                timestamp_ms: record.timestamp_ms,
+                topic: stream.name(),
+                partition: record.position.partition.partition,
+                offset: record.position.offset,
+                headers: &brought.headers,
+            },
+            ..RecordContext::default()
+        };
+        let mapped = mapping.apply(&value, &context)?;
+        let mut unread = mapped.unread;
+        let mut events = Vec::with_capacity(mapped.events.len());
+        for event in &mapped.events {
+            let (event, names) = self.mapped(stream, event, record.timestamp_ms)?;
+            events.push(event);
+            unread.extend(names);
+        }
+        Ok((one_event(events)?, unread))
+    }
+
+    fn check_size(&self, payload: &[u8]) -> Result<(), Reject> {
+        if payload.len() <= self.config.max_record.len() {
+            return Ok(());
+        }
+        let detail = format!(
+            "the record has {} bytes, the limit is events.max_record = \"{}\"",
+            payload.len(),
+            self.config.max_record
+        );
+        Err(Reject::new(RejectReason::TooLarge, detail))
+    }
+
+    /// The event of a payload that has the form of the contract; `None` where only the mapping can tell.
+    fn contract(&self, stream: Stream, payload: &[u8], timestamp_ms: Option<i64>) -> Option<Parsed> {
+        let parsed = match stream {
+            Stream::Impressions => self.impression(&serde_json::from_slice(payload).ok()?, timestamp_ms),
+            Stream::Actions => self.action(&serde_json::from_slice(payload).ok()?, timestamp_ms),
+            _ => self.item_or_deletion(&serde_json::from_slice(payload).ok()?, timestamp_ms),
+        };
+        let is_certain = match &parsed {
+            Ok((_, unread)) => !unread.iter().any(|name| self.mappings.of(stream).0.reads(name)),
+            Err(reject) => reject.reason == RejectReason::UnknownAction,
+        };
+        is_certain.then_some(parsed)
+    }
+
+    /// The event of an event of the contract as a value.
+    fn mapped(&self, stream: Stream, event: &Value, timestamp_ms: Option<i64>) -> Parsed {
+        let refuse = |error: serde_json::Error| classify(stream, event, &error);
         match stream {
-            Stream::Impressions => self.impression(&from_json(stream, payload)?, record),
-            Stream::Actions => self.action(&from_json(stream, payload)?, record),
-            Stream::Items => {
-                let item: wire::Item<'_> = from_json(stream, payload)?;
-                if item.deleted == Some(true) {
-                    self.deletion(&item, record)
-                } else {
-                    self.item(&item, record)
-                }
-            }
-            Stream::Samples => {
-                let joined = self.tier.decode(payload)?;
-                Ok((Event::JoinRecord(Box::new(joined)), SkippedFields::default()))
-            }
+            Stream::Impressions => self.impression(
+                &wire::Impression::deserialize(event).map_err(refuse)?,
+                timestamp_ms,
+            ),
+            Stream::Actions => self.action(&wire::Action::deserialize(event).map_err(refuse)?, timestamp_ms),
+            _ => self.item_or_deletion(&wire::Item::deserialize(event).map_err(refuse)?, timestamp_ms),
         }
+    }
+
+    fn item_or_deletion(&self, item: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
+        if item.deleted == Some(true) {
+            self.deletion(item, timestamp_ms)
+        } else {
+            self.item(item, timestamp_ms)
+        }
+    }
+
+    /// A null value: in a compacted topic it deletes the item whose id is the key.
+    fn tombstone(&self, record: &Record) -> Parsed {
+        let null = || Reject::new(RejectReason::NullValue, "the record has no value");
+        if record.position.partition.stream != Stream::Items {
+            return Err(null());
+        }
+        let key = record
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.key.as_deref());
+        let item = key.and_then(key_id).ok_or_else(null)?;
+        let ts_ms = record.timestamp_ms.ok_or_else(null)?;
+        let event = serde_json::json!({ "item_id": item, "ts_ms": ts_ms, "deleted": true });
+        self.mapped(Stream::Items, &event, record.timestamp_ms)
     }
 }
 
-fn from_json<'a, T: Deserialize<'a>>(stream: Stream, payload: &'a [u8]) -> Result<T, Reject> {
-    serde_json::from_slice(payload).map_err(|error| classify(stream, payload, &error))
+/// The id that a key states: its text, or the one field of an object, as change data capture writes keys.
+fn key_id(key: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(key).ok()?;
+    let Ok(Value::Object(object)) = serde_json::from_str(text) else {
+        return Some(text.to_owned());
+    };
+    let fields = match object.get("payload") {
+        Some(Value::Object(payload)) => payload,
+        _ => &object,
+    };
+    let mut values = fields.values();
+    let (id, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    text_of(id).map(Cow::into_owned)
+}
+
+/// The event of a record; the actions of an order are one.
+fn one_event(mut events: Vec<Event>) -> Result<Event, Reject> {
+    if events.len() > 1 {
+        let actions: Vec<Action> = events
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::Action(action) => Some(action),
+                _ => None,
+            })
+            .collect();
+        return Ok(Event::Actions(actions));
+    }
+    let none = || Reject::new(RejectReason::MissingField, "the record has no event");
+    events.pop().ok_or_else(none)
 }

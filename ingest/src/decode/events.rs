@@ -4,30 +4,35 @@ use std::borrow::Cow;
 
 use ouzel_sample::{
     Action, Attribute, AttributeField, Deletion, Event, EventTime, Id, IdKind, Impression, Item,
-    MAX_ID_BYTES, Record, Reject, RejectReason, ShownItem, TaskId,
+    MAX_ID_BYTES, Reject, RejectReason, ShownItem, TaskId,
 };
 
-use super::decoder::Decoder;
-use super::wire::{self, OneOrMany, Pairs, Scalar, SkippedFields, Text};
+use super::decoder::{Decoder, Parsed};
+use super::wire::{self, OneOrMany, Pairs, Scalar, Text};
 
 /// 1990-01-01: earlier than any log; later than 0, seconds or an uptime mistaken for a time.
 pub(super) const EARLIEST_MS: i64 = 631_152_000_000;
+/// Times below this are relative: a log that begins near 0 and lasts less than six days. Seconds since 1990 are larger.
+const LONGEST_RELATIVE_MS: i64 = 500_000_000;
 /// 2201-01-01: later times are microseconds or noise.
 pub(super) const LATEST_MS: i64 = 7_289_654_400_000;
 
-type Parsed = Result<(Event, SkippedFields), Reject>;
-
 impl Decoder {
-    pub(super) fn impression(&self, wire: &wire::Impression<'_>, record: &Record) -> Parsed {
+    pub(super) fn impression(&self, wire: &wire::Impression<'_>, timestamp_ms: Option<i64>) -> Parsed {
         let request = self.id(IdKind::Request, "request_id", wire.request_id.as_ref())?;
         let user = self.id(IdKind::User, "user_id", wire.user_id.as_ref())?;
-        let ts = self.event_time(wire.ts_ms, record)?;
+        let ts = self.event_time(wire.ts_ms, timestamp_ms)?;
         let shown = wire.items.as_ref().ok_or_else(|| missing("items"))?;
         if shown.is_empty() {
             return Err(Reject::new(RejectReason::MissingField, "`items` is empty"));
         }
-        check_count(self.limits.max_items, shown.len(), "items in the slate")?;
-        let mut skipped = wire.skipped;
+        check_count(
+            self.config.max_items,
+            "max_items",
+            shown.len(),
+            "items in the slate",
+        )?;
+        let mut unread = wire.unread();
         let mut items = Vec::with_capacity(shown.len());
         for (i, shown) in shown.iter().enumerate() {
             let item = self.id(IdKind::Item, "item_id", shown.item_id.as_ref());
@@ -35,7 +40,7 @@ impl Decoder {
                 detail: format!("items[{i}]: {}", reject.detail),
                 ..reject
             })?;
-            skipped.add(shown.skipped);
+            unread.extend(shown.unread.iter().map(|name| format!("items[].{}", &**name)));
             items.push(ShownItem {
                 item,
                 position: shown.position,
@@ -53,14 +58,14 @@ impl Decoder {
             context: self.context(wire.context.as_ref())?,
             known_actions: None,
         };
-        Ok((Event::Impression(impression), skipped))
+        Ok((Event::Impression(impression), unread))
     }
 
-    pub(super) fn action(&self, wire: &wire::Action<'_>, record: &Record) -> Parsed {
+    pub(super) fn action(&self, wire: &wire::Action<'_>, timestamp_ms: Option<i64>) -> Parsed {
         let request = self.id(IdKind::Request, "request_id", wire.request_id.as_ref())?;
         let item = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
         let user = self.id(IdKind::User, "user_id", wire.user_id.as_ref())?;
-        let ts = self.event_time(wire.ts_ms, record)?;
+        let ts = self.event_time(wire.ts_ms, timestamp_ms)?;
         let name = wire.action.as_deref().ok_or_else(|| missing("action"))?;
         let task = self.tasks.iter().position(|task| task == name);
         let Some(task) = task.and_then(|index| TaskId::try_from(index).ok()) else {
@@ -68,7 +73,10 @@ impl Decoder {
                 "no task is named {:?}; `join.tasks` lists the tasks",
                 shortened(name)
             );
-            return Err(Reject::new(RejectReason::UnknownAction, detail));
+            return Err(Reject {
+                action: Some(shortened(name)),
+                ..Reject::new(RejectReason::UnknownAction, detail)
+            });
         };
         if wire.value.is_some_and(|value| !value.is_finite()) {
             return Err(not_finite("`value` does not fit a 32-bit float"));
@@ -81,26 +89,26 @@ impl Decoder {
             task,
             value: wire.value,
         };
-        Ok((Event::Action(action), wire.skipped))
+        Ok((Event::Action(action), wire.unread()))
     }
 
-    pub(super) fn deletion(&self, wire: &wire::Item<'_>, record: &Record) -> Parsed {
+    pub(super) fn deletion(&self, wire: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
         let deletion = Deletion {
             item: self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?,
-            ts: self.event_time(wire.ts_ms, record)?,
+            ts: self.event_time(wire.ts_ms, timestamp_ms)?,
         };
-        Ok((Event::Deletion(deletion), wire.skipped))
+        Ok((Event::Deletion(deletion), wire.unread()))
     }
 
-    pub(super) fn item(&self, wire: &wire::Item<'_>, record: &Record) -> Parsed {
+    pub(super) fn item(&self, wire: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
         let name = wire.item_id.as_deref();
         let id = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
-        let ts = self.event_time(wire.ts_ms, record)?;
-        let mut skipped = wire.skipped;
-        let attributes = self.attributes(wire, &mut skipped)?;
+        let ts = self.event_time(wire.ts_ms, timestamp_ms)?;
+        let mut unread = wire.unread();
+        let attributes = self.attributes(wire, &mut unread)?;
         let texts = wire.title.iter().chain(texts(wire.text.as_ref()));
         let texts: Vec<String> = texts.filter_map(|text| non_empty(text)).collect();
-        check_count(self.limits.max_texts, texts.len(), "texts")?;
+        check_count(self.config.max_texts, "max_texts", texts.len(), "texts")?;
         let item = Item {
             id,
             name: name.unwrap_or_default().to_owned(),
@@ -110,15 +118,11 @@ impl Decoder {
             image: wire.image.as_deref().and_then(non_empty),
             vectors: self.vectors(wire.vectors.as_ref())?,
         };
-        Ok((Event::Item(Box::new(item)), skipped))
+        Ok((Event::Item(Box::new(item)), unread))
     }
 
-    /// The categorical values of an item, sorted and distinct. Numeric features are counted as ignored.
-    fn attributes(
-        &self,
-        wire: &wire::Item<'_>,
-        skipped: &mut SkippedFields,
-    ) -> Result<Vec<Attribute>, Reject> {
+    /// The categorical values of an item, sorted and distinct. Numeric features are counted as not read.
+    fn attributes(&self, wire: &wire::Item<'_>, unread: &mut Vec<String>) -> Result<Vec<Attribute>, Reject> {
         let mut attributes = Vec::new();
         let mut add = |field, name: &str, value: &str| {
             if !value.is_empty() {
@@ -126,26 +130,38 @@ impl Decoder {
                 attributes.push(Attribute { field, value });
             }
         };
-        for value in texts(wire.category.as_ref()) {
+        for value in texts(wire.category.as_ref()).flat_map(|value| value.split('|')) {
             add(AttributeField::Category, "category", value);
         }
         for value in texts(wire.author.as_ref()) {
             add(AttributeField::Author, "author", value);
         }
         let features = wire.features.as_ref().map_or(&[][..], |pairs| &pairs.0);
-        check_count(self.limits.max_attributes, features.len(), "features")?;
+        check_count(
+            self.config.max_attributes,
+            "max_attributes",
+            features.len(),
+            "features",
+        )?;
         for (name, values) in features {
             for scalar in values.as_slice() {
                 match scalar {
                     // The parser has refused numbers that are not finite.
-                    Scalar::Integer(_) | Scalar::Unsigned(_) | Scalar::Float(_) => skipped.ignored += 1,
+                    Scalar::Integer(_) | Scalar::Unsigned(_) | Scalar::Float(_) => {
+                        unread.push(format!("features.{}", &**name));
+                    }
                     other => add(AttributeField::Tag, name, &category(other)),
                 }
             }
         }
         attributes.sort_unstable();
         attributes.dedup();
-        check_count(self.limits.max_attributes, attributes.len(), "attributes")?;
+        check_count(
+            self.config.max_attributes,
+            "max_attributes",
+            attributes.len(),
+            "attributes",
+        )?;
         Ok(attributes)
     }
 
@@ -153,10 +169,10 @@ impl Decoder {
         let mut vectors: Vec<(String, Vec<f32>)> = Vec::new();
         let mut n_values = 0;
         for (name, values) in pairs.map_or(&[][..], |pairs| &pairs.0) {
-            if values.iter().any(|value| !value.is_finite()) {
+            if let Some(i) = values.iter().position(|value| !value.is_finite()) {
                 let name = shortened(name);
                 return Err(not_finite(format!(
-                    "`vectors.{name}` holds a value that does not fit a 32-bit float"
+                    "`vectors.{name}[{i}]` does not fit a 32-bit float"
                 )));
             }
             n_values += values.len();
@@ -164,7 +180,12 @@ impl Decoder {
                 vectors.push(((**name).to_owned(), values.clone()));
             }
         }
-        check_count(self.limits.max_vector_values, n_values, "values in vectors")?;
+        check_count(
+            self.config.max_vector_values,
+            "max_vector_values",
+            n_values,
+            "values in vectors",
+        )?;
         vectors.sort_by(|a, b| a.0.cmp(&b.0));
         vectors.dedup_by(|later, first| later.0 == first.0);
         Ok(vectors)
@@ -173,7 +194,12 @@ impl Decoder {
     /// The categorical values of a request, sorted and distinct.
     fn context(&self, pairs: Option<&Pairs<'_, OneOrMany<Scalar<'_>>>>) -> Result<Vec<Id>, Reject> {
         let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
-        check_count(self.limits.max_attributes, pairs.len(), "context fields")?;
+        check_count(
+            self.config.max_attributes,
+            "max_attributes",
+            pairs.len(),
+            "context fields",
+        )?;
         let mut context = Vec::with_capacity(pairs.len());
         for (name, values) in pairs {
             let values = values.as_slice().iter().map(category);
@@ -182,7 +208,12 @@ impl Decoder {
         }
         context.sort_unstable();
         context.dedup();
-        check_count(self.limits.max_attributes, context.len(), "context values")?;
+        check_count(
+            self.config.max_attributes,
+            "max_attributes",
+            context.len(),
+            "context values",
+        )?;
         Ok(context)
     }
 
@@ -196,27 +227,59 @@ impl Decoder {
         Err(Reject::new(RejectReason::BadId, detail))
     }
 
-    fn event_time(&self, ts_ms: Option<i64>, record: &Record) -> Result<EventTime, Reject> {
+    fn event_time(&self, ts_ms: Option<i64>, timestamp_ms: Option<i64>) -> Result<EventTime, Reject> {
         let ts_ms = ts_ms.ok_or_else(|| missing("ts_ms"))?;
         if ts_ms < EARLIEST_MS {
-            let detail = format!("`ts_ms` {ts_ms} is before 1990; it must be milliseconds since 1970");
+            // A log with a time of its own, which begins near 0. In Kafka the record's timestamp tells it apart from a
+            // broken producer.
+            let is_relative = (0..LONGEST_RELATIVE_MS).contains(&ts_ms)
+                && timestamp_ms.is_none_or(|timestamp| timestamp < EARLIEST_MS);
+            if is_relative {
+                return Ok(EventTime(ts_ms));
+            }
+            let detail = format!(
+                "the event time `ts_ms`, {ts_ms}, is before 1990 in milliseconds{}",
+                unit_hint(ts_ms)
+            );
             return Err(Reject::new(RejectReason::TooOld, detail));
         }
         if ts_ms >= LATEST_MS {
-            let detail = format!("`ts_ms` {ts_ms} is after 2200; it must be milliseconds since 1970");
+            let detail = format!(
+                "the event time `ts_ms`, {ts_ms}, is after 2200 in milliseconds{}",
+                unit_hint(ts_ms)
+            );
             return Err(Reject::new(RejectReason::Future, detail));
         }
-        let max = self.limits.max_future_skew.ms();
-        let ahead = record
-            .timestamp_ms
-            .map(|timestamp| ts_ms.saturating_sub(timestamp));
+        let max = self.config.max_future_skew.ms();
+        let ahead = timestamp_ms.map(|timestamp| ts_ms.saturating_sub(timestamp));
         if let Some(ahead) = ahead.filter(|ahead| *ahead > max) {
-            let detail =
-                format!("`ts_ms` is {ahead} ms ahead of the record's timestamp, the limit is {max} ms");
+            let detail = format!(
+                "the event time `ts_ms` is {ahead} ms ahead of the record's timestamp, the limit is events.max_future_skew = {}",
+                self.config.max_future_skew
+            );
             return Err(Reject::new(RejectReason::Future, detail));
         }
         Ok(EventTime(ts_ms))
     }
+}
+
+/// The unit that a time outside of the accepted range looks like, and the setting that reads it.
+fn unit_hint(ts_ms: i64) -> String {
+    let range = EARLIEST_MS..LATEST_MS;
+    let units = [
+        ("seconds", "s", ts_ms.checked_mul(1000)),
+        ("microseconds", "us", Some(ts_ms / 1000)),
+        ("nanoseconds", "ns", Some(ts_ms / 1_000_000)),
+    ];
+    let fits = |(_, _, ms): &&(&str, &str, Option<i64>)| ms.is_some_and(|ms| range.contains(&ms));
+    units
+        .iter()
+        .find(fits)
+        .map_or_else(String::new, |(unit, key, _)| {
+            format!(
+                "; it looks like {unit}: set time.unit = \"{key}\" in the stream's section below [events]"
+            )
+        })
 }
 
 fn missing(field: &str) -> Reject {
@@ -227,11 +290,11 @@ fn not_finite(detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::NonFinite, detail)
 }
 
-fn check_count(max: usize, n: usize, what: &str) -> Result<(), Reject> {
+fn check_count(max: usize, key: &str, n: usize, what: &str) -> Result<(), Reject> {
     if n <= max {
         return Ok(());
     }
-    let detail = format!("{n} {what}, the limit is {max}");
+    let detail = format!("{n} {what}, the limit is events.{key} = {max}");
     Err(Reject::new(RejectReason::TooMany, detail))
 }
 

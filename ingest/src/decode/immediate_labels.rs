@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use ouzel_sample::{DecodedRecord, Event, Id, Record, TaskId};
+use ouzel_sample::{Action, DecodedRecord, Event, Id, Record, TaskId};
+use serde::Serialize;
 
 use super::decoder::Decoder;
 
@@ -12,8 +13,34 @@ use super::decoder::Decoder;
 /// impressions and drops the action records.
 #[derive(Debug, Default)]
 pub struct ImmediateLabels {
-    // Never iterated, so its order does not matter.
-    actions: HashMap<Id, Vec<(Id, TaskId)>>,
+    actions: HashMap<Id, Vec<KnownAction>>,
+    counts: ActionCounts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KnownAction {
+    item: Id,
+    task: TaskId,
+    is_shown: bool,
+}
+
+/// The actions of a log by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ActionCounts {
+    /// Actions of a task.
+    pub actions: u64,
+    /// Repeats of an action on the same item of the same request.
+    pub duplicates: u64,
+    /// Actions attached to an impression that showed their item.
+    pub matched: u64,
+}
+
+impl ActionCounts {
+    /// Actions whose item no impression of their request has shown so far.
+    #[must_use]
+    pub fn orphans(&self) -> u64 {
+        self.actions - self.duplicates - self.matched
+    }
 }
 
 impl ImmediateLabels {
@@ -21,31 +48,57 @@ impl ImmediateLabels {
     pub fn collect(decoder: &Decoder, records: impl IntoIterator<Item = Record>) -> Self {
         let mut labels = Self::default();
         for record in records {
-            let Ok((Event::Action(action), _)) = decoder.parse(&record) else {
-                continue;
-            };
-            let known = labels.actions.entry(action.request).or_default();
-            if !known.contains(&(action.item, action.task)) {
-                known.push((action.item, action.task));
+            match decoder.parse(&record) {
+                Ok((Event::Action(action), _)) => labels.add(&action),
+                Ok((Event::Actions(actions), _)) => actions.iter().for_each(|action| labels.add(action)),
+                _ => {}
             }
         }
         labels
+    }
+
+    fn add(&mut self, action: &Action) {
+        self.counts.actions += 1;
+        let known = self.actions.entry(action.request).or_default();
+        if known
+            .iter()
+            .any(|known| (known.item, known.task) == (action.item, action.task))
+        {
+            self.counts.duplicates += 1;
+            return;
+        }
+        known.push(KnownAction {
+            item: action.item,
+            task: action.task,
+            is_shown: false,
+        });
     }
 
     /// Attaches its actions to an impression; returns `None` for an action and other records unchanged.
     ///
     /// Only actions on shown items are attached, in the order of the log.
     #[must_use]
-    pub fn apply(&self, mut record: DecodedRecord) -> Option<DecodedRecord> {
+    pub fn apply(&mut self, mut record: DecodedRecord) -> Option<DecodedRecord> {
         match &mut record.event {
-            Ok(Event::Action(_)) => return None,
+            Ok(Event::Action(_) | Event::Actions(_)) => return None,
             Ok(Event::Impression(impression)) => {
-                let mut actions = self.actions.get(&impression.request).cloned().unwrap_or_default();
-                actions.retain(|(item, _)| impression.items.iter().any(|shown| shown.item == *item));
-                impression.known_actions = Some(actions);
+                let mut attached = Vec::new();
+                for action in self.actions.get_mut(&impression.request).into_iter().flatten() {
+                    if impression.items.iter().any(|shown| shown.item == action.item) {
+                        attached.push((action.item, action.task));
+                        self.counts.matched += u64::from(!std::mem::replace(&mut action.is_shown, true));
+                    }
+                }
+                impression.known_actions = Some(attached);
             }
             Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) | Err(_) => {}
         }
         Some(record)
+    }
+
+    /// What became of the actions so far.
+    #[must_use]
+    pub fn counts(&self) -> ActionCounts {
+        self.counts
     }
 }

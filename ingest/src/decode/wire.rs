@@ -1,7 +1,7 @@
 //! The JSON objects of the event format, borrowed from the payload.
 //!
 //! Every field is optional here; the decoder checks which must be present. A field of the wrong type fails the whole
-//! parse, and [`super::classify`] then finds out which. Unknown fields are skipped and counted.
+//! parse, and [`super::classify`] then finds out which. Fields that nothing reads are skipped and their names kept.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,22 +12,6 @@ use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
-
-/// Numbers of fields that are not part of the decoded event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SkippedFields {
-    /// Fields that the event format does not have.
-    pub(super) unknown: u64,
-    /// Values of the event format that nothing reads yet.
-    pub(super) ignored: u64,
-}
-
-impl SkippedFields {
-    pub(super) fn add(&mut self, other: Self) {
-        self.unknown += other.unknown;
-        self.ignored += other.ignored;
-    }
-}
 
 /// Text, borrowed from the payload unless it contains escapes.
 #[derive(Debug)]
@@ -71,14 +55,24 @@ impl<T> OneOrMany<T> {
 #[derive(Debug)]
 pub(super) struct Pairs<'a, V>(pub(super) Vec<(Text<'a>, V)>);
 
-/// Declares an object of the event format: its fields, and the fields that are ignored. Others are counted as unknown.
+/// Declares an object of the event format: its fields, and fields that are accepted and not read. The names of others are
+/// kept.
 macro_rules! object {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty,)* } ignored { $($ignored:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub(super) struct $name<'a> {
             $(pub(super) $field: Option<$ty>,)*
-            pub(super) skipped: SkippedFields,
+            /// Names of the fields that nothing reads.
+            pub(super) unread: Vec<Text<'a>>,
+        }
+
+        impl $name<'_> {
+            /// The names of the fields that nothing reads.
+            #[allow(dead_code, reason = "an entry of a list is read with its place in the record")]
+            pub(super) fn unread(&self) -> Vec<String> {
+                self.unread.iter().map(|name| (**name).to_owned()).collect()
+            }
         }
 
         impl<'de> Deserialize<'de> for $name<'de> {
@@ -96,11 +90,10 @@ macro_rules! object {
                                 $(stringify!($field) => object.$field = map.next_value()?,)*
                                 $($ignored => {
                                     map.next_value::<IgnoredAny>()?;
-                                    object.skipped.ignored += 1;
                                 })*
                                 _ => {
                                     map.next_value::<IgnoredAny>()?;
-                                    object.skipped.unknown += 1;
+                                    object.unread.push(key);
                                 }
                             }
                         }
@@ -129,7 +122,7 @@ object! {
     SlateItem {
         item_id: Text<'a>,
         position: u16,
-    } ignored { "features", }
+    } ignored {}
 }
 
 object! {

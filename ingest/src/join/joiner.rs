@@ -67,6 +67,14 @@ impl<S: JoinStore> Joiner<S> {
         match &record.event {
             Ok(Event::Impression(impression)) => self.impression(position, impression, features),
             Ok(Event::Action(action)) => self.action(position, record.timestamp_ms, action),
+            Ok(Event::Actions(actions)) => {
+                self.effects.clear();
+                let mut outcome = Outcome::Passed;
+                for action in actions {
+                    outcome = self.add_action(position, record.timestamp_ms, action)?;
+                }
+                Ok(self.finish_step(outcome))
+            }
             Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) => {
                 self.effects.clear();
                 Ok(self.finish_step(Outcome::Passed))
@@ -105,6 +113,17 @@ impl<S: JoinStore> Joiner<S> {
         action: &Action,
     ) -> Result<&mut JoinEffects, JoinError> {
         self.effects.clear();
+        let outcome = self.add_action(position, record_ms, action)?;
+        Ok(self.finish_step(outcome))
+    }
+
+    /// Takes one action, and adds its effects to those of the record's earlier ones.
+    fn add_action(
+        &mut self,
+        position: Position,
+        record_ms: Option<i64>,
+        action: &Action,
+    ) -> Result<Outcome, JoinError> {
         let waiting = EarlyAction {
             item: action.item,
             ts: action.ts,
@@ -115,7 +134,7 @@ impl<S: JoinStore> Joiner<S> {
         };
         let outcome = self.change(action.request, |step, slot| step.action(slot, action, waiting))?;
         self.observe(position.partition, action.ts)?;
-        Ok(self.finish_step(outcome))
+        Ok(outcome)
     }
 
     /// Event time of `partition` is at least `ts`, though no event says so: a heartbeat, or in a merge by

@@ -62,6 +62,7 @@ impl PartitionReader for FileReader {
                 position: self.id.at(offset),
                 timestamp_ms: event_time_ms(&line),
                 payload: Some(line),
+                metadata: None,
             }));
         }
         Ok(None)

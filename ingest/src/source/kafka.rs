@@ -17,7 +17,6 @@ pub(crate) mod properties;
 mod range;
 mod reader;
 mod source;
-mod tombstone;
 
 pub(crate) use client_log::ClientLog;
 pub use config::KafkaConfig;

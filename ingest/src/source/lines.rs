@@ -10,6 +10,8 @@ use crate::error::Error;
 const MAX_LINE_BYTES: u64 = 64 << 20;
 const BUFFER_BYTES: usize = 1 << 16;
 
+/// The byte order mark that some editors write at the start of a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -60,6 +62,9 @@ impl LineReader {
             }
         } else if line.len() as u64 == MAX_LINE_BYTES {
             return Err(self.error_at(self.n_read, format!("longer than {MAX_LINE_BYTES} bytes")));
+        }
+        if self.n_read == 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
         }
         self.n_read += 1;
         Ok(Some((self.n_read - 1, line)))

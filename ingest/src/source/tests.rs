@@ -13,6 +13,7 @@ fn partition(stream: Stream, partition: i32) -> PartitionId {
 
 fn record(id: PartitionId, offset: i64, ts: i64) -> Record {
     Record {
+        metadata: None,
         position: Position {
             partition: id,
             offset,

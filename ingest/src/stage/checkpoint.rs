@@ -37,6 +37,19 @@ pub struct StageBytes {
     pub batcher: Vec<u8>,
 }
 
+/// Item events by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemCounts {
+    /// Versions of items that entered the catalogue.
+    pub stored: u64,
+    /// Versions older than the known one, or than the item's deletion.
+    pub outdated: u64,
+    /// Deletions of a known item.
+    pub deleted: u64,
+    /// Deletions of an item that is not known, or has a newer version.
+    pub unknown_deletions: u64,
+}
+
 /// The state of a stage besides the join and the features.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StageState {
@@ -44,7 +57,7 @@ pub(super) struct StageState {
     pub(super) positions: Positions,
     pub(super) event_time: EventTime,
     pub(super) rejected: BTreeMap<String, u64>,
-    pub(super) n_items: u64,
+    pub(super) items: ItemCounts,
 }
 
 impl StageState {

@@ -14,7 +14,7 @@ use super::partition_joiner::pair;
 use super::start::LogRange;
 use super::*;
 use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
-use crate::{Decoder, EventLimits, Stage};
+use crate::{Decoder, EventConfig, Stage};
 
 mod world;
 
@@ -125,7 +125,7 @@ fn wire(config: &JoinConfig) -> (Wire, Decoder) {
     let ids = IdSpace::new(7);
     (
         Wire::new(ids, tasks.clone()),
-        Decoder::new(ids, tasks, EventLimits::default()),
+        Decoder::new(ids, tasks, EventConfig::default()).unwrap(),
     )
 }
 
@@ -152,6 +152,7 @@ fn receive<'a>(
             },
             timestamp_ms: outgoing.timestamp_ms,
             payload: Some(wire.encode(&outgoing.record)),
+            metadata: None,
         });
         next[partition] += 1;
         let Ok(Event::JoinRecord(reported)) = &recorded.event else {

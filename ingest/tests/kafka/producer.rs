@@ -90,6 +90,7 @@ fn a_dead_letter_carries_its_coordinates_and_the_beginning_of_its_payload() {
         position,
         timestamp_ms: None,
         payload: Some(vec![b'z'; 2000]),
+        metadata: None,
     };
     let null = Record {
         payload: None,
@@ -163,6 +164,7 @@ fn dead_letters_of_a_replay_go_to_a_file() {
         position,
         timestamp_ms: None,
         payload: Some([b"\xff".as_slice(), &[b'x'; 600]].concat()),
+        metadata: None,
     };
     let mut letters = DeadLetters::file(&path, Topics::default()).unwrap();
     letters.send(

@@ -1,7 +1,7 @@
 //! Reading ranges, resuming and pausing.
 
-use ouzel_ingest::{KafkaSource, ReplayBound, ReplayRange, Source};
-use ouzel_sample::Stream;
+use ouzel_ingest::{Decoder, EventConfig, KafkaSource, ReplayBound, ReplayRange, Source};
+use ouzel_sample::{Event, IdKind, IdSpace, Stream};
 
 use super::{Collected, TIMEOUT, id, world};
 
@@ -153,15 +153,15 @@ fn the_tombstone_of_an_item_is_read_as_its_deletion() {
     world.feeder.flush(TIMEOUT).unwrap();
     let mut collected = Collected::default();
     collected.until(&mut world.open(), |collected| collected.n() == 1);
-    let payload = collected.records[&id(Stream::Items, 0)][0]
-        .payload
-        .as_deref()
-        .unwrap();
-    let event: serde_json::Value = serde_json::from_slice(payload).unwrap();
-    assert_eq!(
-        event,
-        serde_json::json!({ "item_id": "film-7", "ts_ms": 1_700_000_000_000_i64, "deleted": true })
-    );
+    let record = &collected.records[&id(Stream::Items, 0)][0];
+    assert_eq!(record.payload, None);
+    let ids = IdSpace::new(0);
+    let decoder = Decoder::new(ids, vec!["click".to_owned()], EventConfig::default()).unwrap();
+    let Ok(Event::Deletion(deletion)) = decoder.decode(record).event else {
+        panic!("{record:?}")
+    };
+    assert_eq!(deletion.item, ids.id(IdKind::Item, "film-7"));
+    assert_eq!(deletion.ts.0, 1_700_000_000_000);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ouzel_sample::{Event, EventTime, FeatureQuery, FeatureState, Id, ShownSlate,
 use ouzel_snapshot::Snapshot;
 
 use crate::config::Config;
-use crate::pipeline::spec::decoder;
+use crate::pipeline::spec::contract_decoder;
 
 /// Scores every impression from `from` on with the weights, counters and histories of `snapshot`. Only the clock
 /// advances.
@@ -22,7 +22,7 @@ pub(super) fn score(
 ) -> anyhow::Result<ScoreLog> {
     let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())?;
-    let decoder = decoder(config);
+    let decoder = contract_decoder(config)?;
     let clicks = clicks(&decoder, data);
     let window_ms = config.join.tasks.first().map_or(0, |task| task.window.ms());
 

@@ -14,6 +14,7 @@ use super::hidden::HiddenFigures;
 use super::per_second;
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
+use crate::commands::streams::StreamReport;
 use crate::pipeline::spec::Parts;
 
 /// Numbers of first samples whose figures are reported.
@@ -41,6 +42,8 @@ pub(super) struct RunReport {
     /// Shown items among many other candidates, with `--candidates`.
     hidden: Vec<HiddenFigures>,
     join: JoinFigures,
+    #[serde(flatten)]
+    streams: StreamReport,
     ledger_hash: String,
     weights_hash: String,
     /// Share of each model of a mixture at the end, by its widths; empty for a model of one.
@@ -49,15 +52,29 @@ pub(super) struct RunReport {
     samples_per_second: f64,
 }
 
+/// What was measured beside the scores.
+pub(super) struct Measured<'a> {
+    pub(super) freshness: &'a Freshness,
+    pub(super) hidden: Vec<HiddenFigures>,
+    pub(super) streams: StreamReport,
+    /// How long the run took.
+    pub(super) wall: Duration,
+}
+
 impl RunReport {
-    /// The figures of a pipeline that ran for `wall`.
+    /// What is wrong with the log.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &str> {
+        self.streams.problems.iter().map(String::as_str)
+    }
+
+    /// The figures of a pipeline that has ended.
     pub(super) fn new(
         name: &str,
         scores: &ScoreLog,
-        (freshness, hidden): (&Freshness, Vec<HiddenFigures>),
+        measured: Measured<'_>,
         parts: &mut Parts,
-        wall: Duration,
     ) -> anyhow::Result<Self> {
+        let wall = measured.wall;
         let stage = parts.sequencer.stage();
         let all = scores.figures(EventTime::MIN);
         let middle = scores.middle();
@@ -75,13 +92,17 @@ impl RunReport {
                 .filter(|n| *n <= scores.len())
                 .map(|n| (n, scores.start(n)))
                 .collect(),
-            freshness: freshness.ages(),
+            freshness: measured.freshness.ages(),
             second_half: scores.figures(middle),
             second_half_popularity_auc: scores.popularity(middle).0,
             buckets: scores.buckets(EventTime::MIN),
             second_half_buckets: scores.buckets(middle),
-            hidden,
-            join: JoinFigures::new(stage.counters()),
+            hidden: measured.hidden,
+            join: JoinFigures {
+                rejected: measured.streams.n_rejected(),
+                ..JoinFigures::new(stage.counters())
+            },
+            streams: measured.streams,
             ledger_hash: stage.ledger().hex(),
             weights_hash: parts.learner.trainer.hash()?,
             shares: parts.learner.trainer.shares().into_iter().collect(),
@@ -146,22 +167,7 @@ impl RunReport {
                 ages.median_seconds, ages.p95_seconds
             )?;
         }
-        let join = &self.join;
-        writeln!(
-            out,
-            "  join         {} shown: {} positive, {} negative, {} late, {} duplicate; \
-             {} actions: {} orphan, {} late, {} duplicate; {} rejected",
-            join.impressions,
-            join.positives,
-            join.negatives,
-            join.late,
-            join.duplicates,
-            join.actions,
-            join.orphans,
-            join.late_actions,
-            join.duplicate_actions,
-            join.rejected
-        )?;
+        self.streams.write(out)?;
         writeln!(out, "  ledger       {}", self.ledger_hash)?;
         writeln!(out, "  weights      {}", self.weights_hash)
     }

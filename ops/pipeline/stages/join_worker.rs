@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 
 use ouzel_ingest::tier::{Group, OutgoingRecord, PartitionJoiner, ReportProgress, Writer};
 use ouzel_ingest::{DeadLetters, Decoder, Error as SourceError, KafkaConfig, KafkaSource, Polled, Source};
-use ouzel_sample::{PartitionId, Positions, RejectReason};
+use ouzel_sample::{PartitionId, Positions};
 
 use crate::config::Config;
 use crate::pipeline::stages::backlog::Backlog;
@@ -210,7 +210,7 @@ impl JoinWorker {
                 for record in &records {
                     let recorded = self.links.decoder.decode(record);
                     if let Err(reject) = &recorded.event
-                        && reject.reason != RejectReason::UnknownAction
+                        && !reject.reason.is_unneeded()
                         && !running.joiner.was_reported(record.position)
                     {
                         self.links.letters.send(record, reject);

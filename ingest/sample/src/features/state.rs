@@ -58,10 +58,10 @@ impl FeatureState {
         &self.config
     }
 
-    /// Adds an item or replaces it by a newer version; an older version changes nothing.
-    pub fn put_item(&self, mut item: Item) {
+    /// Adds an item or replaces it by a newer version. False where a newer one is known, which stays.
+    pub fn put_item(&self, mut item: Item) -> bool {
         if self.items.get(&item.id).is_some_and(|known| known.ts > item.ts) {
-            return;
+            return false;
         }
         self.vectors.put(item.id, provided_vectors(&item));
         // The vector table owns them from here on.
@@ -79,6 +79,7 @@ impl FeatureState {
         drop(titles);
         self.count_waiting_seeds(&item);
         self.enforce_catalog_limit();
+        true
     }
 
     /// The content vectors of the items.

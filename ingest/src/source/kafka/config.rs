@@ -17,6 +17,8 @@ pub struct KafkaConfig {
     pub topics: Topics,
     /// The streams to read.
     pub streams: Vec<Stream>,
+    /// Streams whose records are read with their keys and headers, because their mapping reads those.
+    pub with_metadata: Vec<Stream>,
     /// Refuses a partition that is read from its start but no longer has offset 0. Set for the embedded broker,
     /// which drops old data silently; on a real broker, retention before the first start is normal.
     pub is_whole_log_expected: bool,
@@ -29,6 +31,7 @@ impl Default for KafkaConfig {
             properties: BTreeMap::new(),
             topics: Topics::default(),
             streams: Stream::EVENTS.to_vec(),
+            with_metadata: Vec::new(),
             is_whole_log_expected: false,
         }
     }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use metrics::counter;
-use ouzel_sample::{PartitionId, Positions, Record, Stream};
+use ouzel_sample::{PartitionId, Positions, Record, RecordMetadata, Stream};
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::info;
 
@@ -17,7 +17,6 @@ use super::config::KafkaConfig;
 use super::connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of};
 use super::cursor::{Cursor, OffsetCheck};
 use super::diagnosis::ReadError;
-use super::tombstone;
 use crate::error::Error;
 use crate::metrics::{BYTES, OFFSET_DUPLICATES, OFFSET_GAPS, RECORDS};
 use crate::source::api::{PartitionState, Polled};
@@ -34,6 +33,8 @@ pub(super) struct TopicReader {
     pub(super) cursors: BTreeMap<i32, Cursor>,
     /// An error occurred and nothing was read since. Logged once, not at every poll.
     pub(super) is_interrupted: bool,
+    /// Records come with their keys and headers.
+    has_metadata: bool,
 }
 
 impl TopicReader {
@@ -49,6 +50,7 @@ impl TopicReader {
             consumer: connect_consumer(&config.bootstrap, &config.properties)?,
             cursors: BTreeMap::new(),
             is_interrupted: false,
+            has_metadata: config.with_metadata.contains(&stream),
         };
         for partition in partitions_of(&reader.consumer, &reader.topic, &config.bootstrap)? {
             if is_wanted(reader.id(partition)) {
@@ -153,7 +155,10 @@ impl TopicReader {
 
     /// Reads one chunk, waiting up to `timeout` for its first record, and appends the results to `ready`.
     pub(super) fn read(&mut self, timeout: Duration, ready: &mut VecDeque<Result<Polled, Error>>) {
-        let mut chunk = Chunk::default();
+        let mut chunk = Chunk {
+            has_metadata: self.has_metadata,
+            ..Chunk::default()
+        };
         let mut timeout = timeout;
         while chunk.n_records < CHUNK && chunk.n_bytes < CHUNK_BYTES {
             match self.consumer.poll(std::mem::take(&mut timeout)) {
@@ -258,6 +263,7 @@ struct Chunk {
     n_bytes: u64,
     n_duplicates: u64,
     n_skipped: u64,
+    has_metadata: bool,
 }
 
 impl Chunk {
@@ -282,7 +288,9 @@ impl Chunk {
             }
         }
         let timestamp_ms = message.timestamp().to_millis().filter(|ms| *ms >= 0);
-        let payload = tombstone::payload(stream, message.payload(), message.key(), timestamp_ms);
+        let payload = message.payload().map(<[u8]>::to_vec);
+        // A null value under an item's key deletes the item.
+        let metadata = (self.has_metadata || payload.is_none()).then(|| Box::new(metadata(message)));
         self.n_records += 1;
         self.n_bytes += payload.as_ref().map_or(0, Vec::len) as u64;
         if self
@@ -296,6 +304,7 @@ impl Chunk {
             position: id.at(message.offset()),
             timestamp_ms,
             payload,
+            metadata,
         });
         if cursor.is_done {
             self.push(Ok(Polled::AtEnd(id)));
@@ -326,5 +335,17 @@ impl Chunk {
                 counter!(name, "stream" => stream.name()).increment(n);
             }
         }
+    }
+}
+
+/// The key and the headers of a message.
+fn metadata(message: &BorrowedMessage<'_>) -> RecordMetadata {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let header = |header: rdkafka::message::Header<'_, &[u8]>| {
+        (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+    };
+    RecordMetadata {
+        key: message.key().map(<[u8]>::to_vec),
+        headers: headers.map(header).collect(),
     }
 }

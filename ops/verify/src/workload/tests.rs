@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use ouzel_ingest::join::{JoinConfig, StoreConfig};
 use ouzel_ingest::order::Orderer;
-use ouzel_ingest::{Decoder, EventLimits, Stage};
+use ouzel_ingest::{Decoder, EventConfig, Stage};
 use ouzel_sample::{FeatureState, IdSpace, PartitionId, Position, Positions, Record};
 
 use super::*;
@@ -29,6 +29,7 @@ fn partitions(workload: &Workload) -> BTreeMap<PartitionId, Vec<Record>> {
             },
             timestamp_ms: Some(event.record_ms),
             payload: Some(event.payload.clone()),
+            metadata: None,
         });
     }
     partitions
@@ -40,7 +41,7 @@ fn join(workload: &Workload, rng: Option<SeededRng>) -> (Counters, String) {
     let settings = DaemonSettings::new("");
     let join: JoinConfig = settings.section("join").unwrap();
     let mut partitions = partitions(workload);
-    let decoder = Decoder::new(IdSpace::new(0), join.task_names(), EventLimits::default());
+    let decoder = Decoder::new(IdSpace::new(0), join.task_names(), EventConfig::default()).unwrap();
     let timed = partitions.keys().copied().filter(|id| id.stream != Stream::Items);
     let features = Arc::new(FeatureState::new(settings.section("features").unwrap()));
     let mut stage = Stage::new(&StoreConfig::Memory, &join, timed, features, 32).unwrap();

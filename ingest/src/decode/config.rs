@@ -1,0 +1,109 @@
+//! The `[events]` section: how the records of each stream are read, and limits of one record.
+
+use ouzel_sample::Stream;
+use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::mapping::{ActionMapping, ImpressionMapping, ItemMapping, Mapping};
+
+/// How records become events, and limits of one event. An event beyond a limit is rejected and goes to the dead-letter
+/// topic. docs/events.md describes mappings and paths.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventConfig {
+    /// The ready-made mapping that the keys of `impressions`, `actions` and `items` change: `ouzel`, which is the
+    /// contract itself, `ga4`, `snowplow`, `segment`, `debezium`, `connect`, `cloudevents` or `cloudevents-binary`.
+    ///
+    /// Set it when the events come from one of these.
+    pub from: String,
+    /// Size of a record's payload.
+    ///
+    /// Raise it when records with many items or long texts are rejected.
+    #[schemars(extend("x-minimum" = "1B"))]
+    pub max_record: ByteSize,
+    /// Items of an impression.
+    ///
+    /// Unit: items. Raise it for longer slates.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub max_items: usize,
+    /// Attribute values of an item or of an impression's context, and names among its features.
+    ///
+    /// Unit: values. Raise it when such items are rejected.
+    pub max_attributes: usize,
+    /// Texts of an item, its title included.
+    ///
+    /// Unit: texts. Raise it when such items are rejected.
+    pub max_texts: usize,
+    /// Numbers in all vectors of an item together.
+    ///
+    /// Unit: floats. Raise it for wider vectors.
+    pub max_vector_values: usize,
+    /// How far an event may be dated after its Kafka record before it is rejected as `future`.
+    ///
+    /// Raise it when producers' clocks are ahead of the brokers'.
+    pub max_future_skew: Period,
+    #[allow(missing_docs, reason = "the doc comment of the section describes it")]
+    pub impressions: ImpressionMapping,
+    #[allow(missing_docs, reason = "the doc comment of the section describes it")]
+    pub actions: ActionMapping,
+    #[allow(missing_docs, reason = "the doc comment of the section describes it")]
+    pub items: ItemMapping,
+}
+
+impl EventConfig {
+    /// Every value that cannot be used, by its key below `events`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mappings = [
+            ("impressions", Mapping::impressions(&self.impressions)),
+            ("actions", Mapping::actions(&self.actions)),
+            ("items", Mapping::items(&self.items)),
+        ];
+        let refused = mappings
+            .into_iter()
+            .filter_map(|(stream, mapping)| Some(mapping.err()?.within(stream)));
+        out_of_range(self).into_iter().chain(refused).collect()
+    }
+
+    /// The same limits with the contract as mapping: for events that were mapped already.
+    #[must_use]
+    pub fn contract(&self) -> Self {
+        Self {
+            impressions: ImpressionMapping::default(),
+            actions: ActionMapping::default(),
+            items: ItemMapping::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The streams whose mapping reads keys or headers.
+    #[must_use]
+    pub fn with_metadata(&self) -> Vec<Stream> {
+        let mappings = [
+            (Stream::Impressions, Mapping::impressions(&self.impressions)),
+            (Stream::Actions, Mapping::actions(&self.actions)),
+            (Stream::Items, Mapping::items(&self.items)),
+        ];
+        let reads = |mapping: &Result<Mapping, KeyError>| mapping.as_ref().is_ok_and(Mapping::reads_metadata);
+        let reading = mappings.into_iter().filter(|(_, mapping)| reads(mapping));
+        reading.map(|(stream, _)| stream).collect()
+    }
+}
+
+impl Default for EventConfig {
+    fn default() -> Self {
+        Self {
+            from: "ouzel".to_owned(),
+            max_record: ByteSize::from_bytes(64 << 10),
+            max_items: 1000,
+            max_attributes: 512,
+            max_texts: 64,
+            max_vector_values: 8192,
+            max_future_skew: Period::from_secs(5),
+            impressions: ImpressionMapping::default(),
+            actions: ActionMapping::default(),
+            items: ItemMapping::default(),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `ouzel events`: shows how records are read as events.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use ouzel_ingest::mapping::{Metadata, READY_MADE, RecordContext};
+use ouzel_ingest::{Decoder, KafkaConfig, KafkaSource, Polled, Source, Topics, first_lines};
+use ouzel_sample::{Positions, Record, RecordMetadata, Stream};
+
+use crate::cli::{EventsVerb, StreamName, TryArgs};
+use crate::config::Config;
+use crate::error::{ErrorExt, Exit};
+use crate::pipeline::spec::decoder;
+
+/// Characters shown of a record and of an event.
+const SHOWN: usize = 600;
+/// Longest wait for the records of a topic.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Runs the command.
+pub(super) fn run(verb: &EventsVerb, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    match verb {
+        EventsVerb::Try(args) => try_records(args, out),
+        EventsVerb::Mappings { name: None } => {
+            for (name, text) in READY_MADE {
+                let first = text
+                    .lines()
+                    .next()
+                    .unwrap_or("# The contract itself, also with one event per shown item.");
+                let sentence = first
+                    .trim_start_matches("# ")
+                    .split_inclusive(". ")
+                    .next()
+                    .unwrap_or_default();
+                writeln!(out, "{name:<20} {}", sentence.trim_end())?;
+            }
+            Ok(Exit::Ok)
+        }
+        EventsVerb::Mappings { name: Some(name) } => {
+            let Some((_, text)) = READY_MADE.iter().find(|(known, _)| known == name) else {
+                return Err(anyhow!("no mapping is called {name:?}"))
+                    .hint("ouzel events mappings")
+                    .exit(Exit::Usage);
+            };
+            // As a section of a configuration file.
+            for line in text.lines() {
+                let line = line
+                    .strip_prefix('[')
+                    .map_or(line.to_owned(), |table| format!("[events.{table}"));
+                writeln!(out, "{line}")?;
+            }
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// The outcomes of one stream.
+#[derive(Default)]
+struct Outcomes {
+    used: usize,
+    refused: BTreeMap<String, usize>,
+    unread: BTreeMap<String, usize>,
+}
+
+fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let config = Config::load_or_default(args.config.as_deref())?;
+    let decoder = decoder(&config)?;
+    let streams = match args.stream {
+        Some(StreamName::Impressions) => vec![Stream::Impressions],
+        Some(StreamName::Actions) => vec![Stream::Actions],
+        Some(StreamName::Items) => vec![Stream::Items],
+        None => Stream::EVENTS.to_vec(),
+    };
+    let (name, records) = match (&args.file, &args.topic) {
+        (Some(file), _) => (file_name(file), file_records(file, args.records)?),
+        (None, Some(topic)) => (topic.clone(), topic_records(&config, topic, args.records)?),
+        (None, None) => return Err(anyhow!("name a file or a topic")).exit(Exit::Usage),
+    };
+    let mut outcomes: BTreeMap<&str, Outcomes> = BTreeMap::new();
+    for (n, record) in records.iter().enumerate() {
+        let payload = record.payload.as_deref().unwrap_or_default();
+        writeln!(
+            out,
+            "record {}: {}",
+            n + 1,
+            shortened(&String::from_utf8_lossy(payload))
+        )?;
+        for stream in &streams {
+            let outcome = outcomes.entry(stream.name()).or_default();
+            try_record(&decoder, *stream, (&name, record), outcome, out)?;
+        }
+    }
+    writeln!(out)?;
+    let mut is_any_used = false;
+    for (stream, outcome) in &outcomes {
+        is_any_used |= outcome.used > 0;
+        writeln!(
+            out,
+            "{stream}: {} of {} records are events",
+            outcome.used,
+            records.len()
+        )?;
+        for (reason, n) in &outcome.refused {
+            writeln!(out, "  {n} x {reason}")?;
+        }
+        if !outcome.unread.is_empty() {
+            let names: Vec<&str> = outcome.unread.keys().map(String::as_str).collect();
+            writeln!(out, "  fields that nothing reads: {}", names.join(", "))?;
+        }
+    }
+    Ok(if is_any_used { Exit::Ok } else { Exit::Check })
+}
+
+fn try_record(
+    decoder: &Decoder,
+    stream: Stream,
+    (topic, record): (&str, &Record),
+    outcome: &mut Outcomes,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let none = RecordMetadata::default();
+    let brought = record.metadata.as_deref().unwrap_or(&none);
+    let context = RecordContext {
+        metadata: Metadata {
+            key: brought.key.as_deref(),
+            timestamp_ms: record.timestamp_ms,
+            topic,
+            partition: record.position.partition.partition,
+            offset: record.position.offset,
+            headers: &brought.headers,
+        },
+        ..RecordContext::default()
+    };
+    match decoder.events_of(stream, record.payload.as_deref().unwrap_or_default(), &context) {
+        Ok(mapped) => {
+            outcome.used += 1;
+            for name in mapped.unread {
+                *outcome.unread.entry(name).or_default() += 1;
+            }
+            for event in mapped.events {
+                writeln!(out, "  {stream}: {}", shortened(&event.to_string()))?;
+            }
+        }
+        Err(reject) => {
+            writeln!(out, "  {stream}: {}: {}", reject.reason.name(), reject.detail)?;
+            *outcome
+                .refused
+                .entry(format!("{}: {}", reject.reason.name(), reject.detail))
+                .or_default() += 1;
+        }
+    }
+    Ok(())
+}
+
+fn file_records(path: &Path, n: usize) -> anyhow::Result<Vec<Record>> {
+    let lines = first_lines(path, n)?;
+    let record = |(i, line)| Record {
+        position: ouzel_sample::PartitionId::new(Stream::Impressions, 0).at(i),
+        timestamp_ms: None,
+        payload: Some(line),
+        metadata: None,
+    };
+    Ok((1..).zip(lines).map(record).collect())
+}
+
+/// The first records of a topic, as far as they arrive in time.
+fn topic_records(config: &Config, topic: &str, n: usize) -> anyhow::Result<Vec<Record>> {
+    let kafka = config.kafka_config().exit(Exit::Usage)?;
+    let kafka = KafkaConfig {
+        topics: Topics {
+            impressions: topic.to_owned(),
+            ..kafka.topics
+        },
+        streams: vec![Stream::Impressions],
+        with_metadata: vec![Stream::Impressions],
+        ..kafka
+    };
+    let mut source = KafkaSource::open(&kafka, &Positions::default(), None)?;
+    let (mut records, started) = (Vec::new(), Instant::now());
+    while records.len() < n && started.elapsed() < WAIT {
+        match source
+            .poll(Duration::from_millis(100))
+            .with_context(|| format!("cannot read {topic}"))?
+        {
+            Polled::Records(read) => records.extend(read),
+            Polled::AtEnd(_) if !records.is_empty() => break,
+            _ => {}
+        }
+    }
+    records.truncate(n);
+    Ok(records)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,288 @@
+//! What became of every record of a run, stream by stream, and what is wrong with a log that cannot be learned.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use ouzel_ingest::accounts::{Accounts, StreamAccount};
+use ouzel_ingest::join::Counters;
+use ouzel_ingest::{ActionCounts, ItemCounts};
+use ouzel_sample::{RejectReason, Stream};
+
+use crate::config::Config;
+
+/// Most names printed of a list.
+const MAX_PRINTED: usize = 8;
+
+/// The records of one stream by what became of them.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct StreamFigures {
+    /// Records, or rows of files, read.
+    pub read: u64,
+    /// Records by what became of them; they add up to `read`.
+    pub records: BTreeMap<String, u64>,
+    /// The first record of each reason for a rejection: its coordinates and what is wrong.
+    pub first: BTreeMap<String, String>,
+    /// Events of the used records by what became of them.
+    pub events: BTreeMap<String, u64>,
+    /// Fields that nothing reads, by name.
+    pub unread_fields: BTreeMap<String, u64>,
+    /// Actions of no task, by name.
+    pub unused_actions: BTreeMap<String, u64>,
+}
+
+/// The accounts of a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamReport {
+    /// Figures by stream.
+    pub streams: BTreeMap<&'static str, StreamFigures>,
+    /// What is wrong with the log, one sentence each; empty for a log that can be learned.
+    pub problems: Vec<String>,
+}
+
+/// The sources of a report.
+pub(crate) struct Sources<'a> {
+    pub(crate) config: &'a Config,
+    /// The accounts of the reader.
+    pub(crate) accounts: &'a Accounts,
+    /// The counters of the join.
+    pub(crate) counters: &'a Counters,
+    /// The item events.
+    pub(crate) items: ItemCounts,
+    /// The rows of the users' histories of a folder.
+    pub(crate) histories: Option<&'a StreamAccount>,
+    /// The actions of a run with immediate labels, which the join does not see.
+    pub(crate) immediate: Option<ActionCounts>,
+}
+
+impl StreamReport {
+    /// The report of a run.
+    pub(crate) fn new(sources: &Sources<'_>) -> anyhow::Result<Self> {
+        sources.accounts.check().map_err(anyhow::Error::msg)?;
+        let mut streams = BTreeMap::new();
+        let events = [Stream::Impressions, Stream::Actions, Stream::Items];
+        let events = events.map(|stream| (stream.name(), Some(stream), sources.accounts.of(stream)));
+        let histories = sources
+            .histories
+            .map(|account| ("user_history", None, account.clone()));
+        for (name, stream, account) in events.into_iter().chain(histories) {
+            let mut figures = StreamFigures {
+                read: account.read,
+                events: stream.map_or_else(BTreeMap::new, |stream| sources.events(stream, account.used)),
+                unread_fields: account.unread_fields.clone(),
+                unused_actions: account.unused_actions.clone(),
+                ..StreamFigures::default()
+            };
+            let fates = [("used", account.used), ("repeated", account.repeated)];
+            figures
+                .records
+                .extend(fates.map(|(name, n)| (name.to_owned(), n)));
+            for (reason, rejected) in &account.rejected {
+                figures.records.insert((*reason).to_owned(), rejected.count);
+                figures.first.insert((*reason).to_owned(), rejected.first.clone());
+            }
+            streams.insert(name, figures);
+        }
+        Ok(Self {
+            streams,
+            problems: sources.problems(),
+        })
+    }
+
+    /// Impressions and actions that became no event, unneeded ones included.
+    pub(crate) fn n_rejected(&self) -> u64 {
+        let streams = [Stream::Impressions, Stream::Actions].into_iter();
+        let figures = streams.filter_map(|stream| self.streams.get(stream.name()));
+        let rejected = figures.flat_map(|figures| &figures.records);
+        let rejected = rejected.filter(|(fate, _)| !["used", "repeated"].contains(&fate.as_str()));
+        rejected.map(|(_, n)| n).sum()
+    }
+
+    /// Writes the streams as lines of a table, problems last.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        for (stream, figures) in &self.streams {
+            if figures.read == 0 {
+                continue;
+            }
+            let records = named(&figures.records);
+            writeln!(out, "  {stream:<12} {} read: {records}", figures.read)?;
+            let events = named(&figures.events);
+            if !events.is_empty() {
+                writeln!(out, "               {events}")?;
+            }
+            for (reason, first) in &figures.first {
+                writeln!(out, "               first {reason}: {first}")?;
+            }
+            if !figures.unused_actions.is_empty() {
+                writeln!(
+                    out,
+                    "               of no task: {}",
+                    listed(&figures.unused_actions)
+                )?;
+            }
+            if !figures.unread_fields.is_empty() {
+                writeln!(
+                    out,
+                    "               not learned from: {}",
+                    listed(&figures.unread_fields)
+                )?;
+            }
+        }
+        self.problems
+            .iter()
+            .try_for_each(|problem| writeln!(out, "  problem      {problem}"))
+    }
+}
+
+impl Sources<'_> {
+    /// The events of a stream's used records by what became of them.
+    fn events(&self, stream: Stream, used: u64) -> BTreeMap<String, u64> {
+        let join = self.counters;
+        let fates: Vec<(&str, u64)> = match stream {
+            Stream::Impressions => {
+                let task = join.tasks.first().copied().unwrap_or_default();
+                vec![
+                    ("positive", task.positive),
+                    ("negative", task.negative),
+                    ("pending", task.pending),
+                    ("late", task.late),
+                    ("duplicate", join.duplicate_items),
+                ]
+            }
+            Stream::Actions => match self.immediate {
+                Some(counts) => vec![
+                    ("matched", counts.matched),
+                    ("duplicate", counts.duplicates),
+                    ("orphan", counts.orphans()),
+                ],
+                None => {
+                    let joined = join.actions - join.rejected_actions;
+                    vec![
+                        ("matched", join.matched),
+                        ("duplicate", join.duplicate_actions),
+                        ("late", join.late_actions),
+                        ("orphan", join.orphans),
+                        ("before_shown", join.before_shown),
+                        ("waiting", join.waiting),
+                        // Read with the file, and behind the end of a limited run.
+                        ("not_reached", used.saturating_sub(joined)),
+                    ]
+                }
+            },
+            _ => vec![
+                ("stored", self.items.stored),
+                ("outdated", self.items.outdated),
+                ("deleted", self.items.deleted),
+                ("unknown_deletion", self.items.unknown_deletions),
+            ],
+        };
+        let fates = fates.into_iter().filter(|(_, n)| *n > 0);
+        fates.map(|(name, n)| (name.to_owned(), n)).collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let streams = [Stream::Impressions, Stream::Actions, Stream::Items];
+        let mut problems: Vec<String> = streams
+            .into_iter()
+            .filter_map(|stream| rejected_problem(stream, &self.accounts.of(stream)))
+            .collect();
+        problems.extend(self.action_problem());
+        problems
+    }
+
+    /// What is wrong with the actions as a whole.
+    fn action_problem(&self) -> Option<String> {
+        let account = self.accounts.of(Stream::Actions);
+        let tasks = self.config.task_names().join(", ");
+        if account.read == 0 {
+            return Some(
+                "there are no actions, so every shown item is a negative and nothing can be learned"
+                    .to_owned(),
+            );
+        }
+        if account.used == 0 && !account.unused_actions.is_empty() {
+            let n: u64 = account.unused_actions.values().sum();
+            return Some(format!(
+                "{n} actions match no task: {}; the tasks are {tasks}. Name the task after the action in [[join.tasks]], or map \
+                 the names: actions = {{ {} = \"{}\" }} in [events.actions]",
+                listed(&account.unused_actions),
+                account
+                    .unused_actions
+                    .keys()
+                    .next()
+                    .map(|name| format!("{name:?}"))
+                    .unwrap_or_default(),
+                self.config.task_names().first().cloned().unwrap_or_default()
+            ));
+        }
+        let events = self.events(Stream::Actions, account.used);
+        let count = |name: &str| events.get(name).copied().unwrap_or(0);
+        let causes = [
+            (
+                "before_shown",
+                "are stamped before their impression by more than join.max_clock_skew; raise it if the clocks or the rounding of \
+                 the two streams differ",
+            ),
+            (
+                "late",
+                "came after the window of their task; raise `window` in [[join.tasks]], or join.allowed_lateness if the streams are \
+                 out of order",
+            ),
+            (
+                "orphan",
+                "belong to no impression: no impression has their request_id and shows their item",
+            ),
+        ];
+        let unmatched: u64 = causes.iter().map(|(name, _)| count(name)).sum();
+        let (name, cause) = causes.into_iter().max_by_key(|(name, _)| count(name))?;
+        if unmatched > count("matched") {
+            return Some(format!("{} of {} actions {cause}", count(name), account.used));
+        }
+        let positives = self.counters.tasks.first().map_or(0, |task| task.positive);
+        (positives == 0 && account.used > 0).then(|| {
+            format!("no shown item has the action of the first task, so nothing can be learned; the tasks are {tasks}")
+        })
+    }
+}
+
+/// The sentence about a stream of which more than half was rejected.
+fn rejected_problem(stream: Stream, account: &StreamAccount) -> Option<String> {
+    let needed = account.read - account.n_unneeded();
+    let rejected = account.n_rejected() - account.n_unneeded();
+    if rejected * 2 <= needed || needed == 0 {
+        return None;
+    }
+    let unneeded = [RejectReason::UnknownAction, RejectReason::NotSelected].map(RejectReason::name);
+    let reasons = account
+        .rejected
+        .iter()
+        .filter(|(reason, _)| !unneeded.contains(*reason));
+    let (reason, most) = reasons.max_by_key(|(_, rejected)| rejected.count)?;
+    Some(format!(
+        "{rejected} of {needed} records of {stream} cannot be used, {} of them as {reason}, the first {}",
+        most.count, most.first
+    ))
+}
+
+/// Counts as `3 used, 1 late`.
+fn named(counts: &BTreeMap<String, u64>) -> String {
+    let parts = counts.iter().filter(|(_, n)| **n > 0);
+    let parts = parts.map(|(name, n)| format!("{n} {}", name.replace('_', " ")));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// Names with their counts, the largest first: `a (3), b (1)`.
+fn listed(counts: &BTreeMap<String, u64>) -> String {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    let mut parts: Vec<String> = counts
+        .iter()
+        .take(MAX_PRINTED)
+        .map(|(name, n)| format!("{name} ({n})"))
+        .collect();
+    if counts.len() > MAX_PRINTED {
+        parts.push(format!("and {} more", counts.len() - MAX_PRINTED));
+    }
+    parts.join(", ")
+}
