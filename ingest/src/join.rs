@@ -16,6 +16,7 @@ mod error;
 mod joiner;
 mod planted_bug;
 mod policy;
+mod remembered;
 mod sled_store;
 mod slot;
 mod state;
@@ -39,8 +40,7 @@ pub use counters::{Counters, IdentityViolation, TaskCounters};
 pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
 pub use error::JoinError;
 pub use joiner::Joiner;
+pub use remembered::RememberedImpression;
 pub use sled_store::{SledLimits, SledStore};
-pub use slot::{
-    ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, PositiveItem, RequestSlot, SlotClass,
-};
+pub use slot::{EarlyAction, EarlyActions, OpenImpression, OpenItem, RequestSlot, SlotClass};
 pub use store::{JoinStore, MemStore, StoreError};

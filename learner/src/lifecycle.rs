@@ -163,11 +163,11 @@ impl Trainer {
 
 /// Ids that occur in these samples with their users, in order.
 fn occurrences(samples: &[Sample]) -> impl Iterator<Item = (Key, Id)> + '_ {
-    let mut requests: HashSet<Id> = HashSet::new();
+    let mut impressions: HashSet<Id> = HashSet::new();
     samples.iter().flat_map(move |sample| {
         let user = sample.request.user;
         let mut ids = Vec::new();
-        if requests.insert(sample.request.id) {
+        if impressions.insert(sample.impression()) {
             ids.push((Key::user(user), user));
             let context = sample.request.context.iter();
             ids.extend(context.map(|value| (Key::attribute(*value), user)));

@@ -182,7 +182,7 @@ impl Objective {
         let mut slates: Vec<Vec<usize>> = Vec::new();
         let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
         for (index, sample) in samples.iter().enumerate() {
-            let slate = *slate_of.entry(sample.request.id).or_insert_with(|| {
+            let slate = *slate_of.entry(sample.impression()).or_insert_with(|| {
                 slates.push(Vec::new());
                 slates.len() - 1
             });

@@ -44,6 +44,7 @@ fn outcomes(counters: &Counters) -> Vec<(&'static str, u64)> {
     vec![
         ("shown", counters.items),
         ("shown_duplicate", counters.duplicate_items),
+        ("shown_excess", counters.excess_items),
         ("shown_late", primary.late),
         ("positive", primary.positive),
         ("negative", primary.negative),

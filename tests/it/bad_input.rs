@@ -99,11 +99,6 @@ fn bad_records(largest: usize) -> Vec<Bad> {
         ),
         bad(
             Impressions,
-            Reason::DuplicateItem,
-            shown(&|e| e["items"] = json!([{ "item_id": "item-1" }, { "item_id": "item-1" }])),
-        ),
-        bad(
-            Impressions,
             Reason::TooLarge,
             shown(&|e| e["padding"] = json!("x".repeat(100_000))),
         ),

@@ -2,20 +2,20 @@
 
 use crate::{EventTime, Id, TaskId};
 
-/// One slate shown to one user.
+/// One slate shown to one user, or a part of it: a request may be shown in several impressions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Impression {
-    /// Id of the slate; actions refer to it.
+    /// Id of the request; actions refer to it.
     pub request: Id,
     /// The user who saw it.
     pub user: Id,
     /// Event time at which it was shown.
     pub ts: EventTime,
-    /// The shown items in order; item ids are distinct.
+    /// The shown items in order. The join takes each item of a request once.
     pub items: Vec<ShownItem>,
     /// Categorical values of the request, sorted.
     pub context: Vec<Id>,
-    /// All actions on this slate, as `(item, task)`. Set only in a replay with `labels = immediate`, which
+    /// All actions on these items, as `(item, task)`. Set only in a replay with `labels = immediate`, which
     /// reveals the labels right after the request is predicted.
     pub known_actions: Option<Vec<(Id, TaskId)>>,
 }

@@ -113,8 +113,6 @@ pub enum RejectReason {
     TooMany,
     /// A number is not finite.
     NonFinite,
-    /// A slate shows an item twice.
-    DuplicateItem,
     /// Event time is ahead of the record's timestamp by more than the allowed skew.
     Future,
     /// Event time is before the earliest accepted time.
@@ -146,7 +144,6 @@ impl RejectReason {
             RejectReason::BadId => "bad_id",
             RejectReason::TooMany => "too_many",
             RejectReason::NonFinite => "non_finite",
-            RejectReason::DuplicateItem => "duplicate_item",
             RejectReason::Future => "future",
             RejectReason::TooOld => "too_old",
             RejectReason::UnknownAction => "unknown_action",

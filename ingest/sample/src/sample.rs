@@ -10,7 +10,7 @@ use crate::{Attribute, Dense, EventTime, Id, Labels, Position, TaskId, VectorId}
 /// The user side of a slate, computed once and shared by all its candidates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Id of the slate.
+    /// Id of the request.
     pub id: Id,
     /// The user who saw it.
     pub user: Id,
@@ -143,4 +143,14 @@ pub struct Sample {
     /// Record timestamp of the deciding action, ms; `None` when the window closed without one. Freshness is
     /// measured from it.
     pub action_record_ms: Option<i64>,
+}
+
+impl Sample {
+    /// The id of its impression, whose samples share their request side; a request may have several impressions.
+    #[must_use]
+    pub fn impression(&self) -> Id {
+        let Position { partition, offset } = self.shown_at;
+        let record = Id(offset.cast_unsigned()).pair(Id(u64::from(partition.partition.cast_unsigned())));
+        self.request.id.pair(record)
+    }
 }

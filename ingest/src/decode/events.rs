@@ -46,10 +46,6 @@ impl Decoder {
                 position: shown.position,
             });
         }
-        if let Some(i) = first_repeated(&items) {
-            let detail = format!("items[{i}] repeats an earlier item of the slate");
-            return Err(Reject::new(RejectReason::DuplicateItem, detail));
-        }
         let impression = Impression {
             request,
             user,
@@ -322,17 +318,4 @@ fn category<'a>(scalar: &'a Scalar<'_>) -> Cow<'a, str> {
         Scalar::Float(number) => Cow::Owned(number.to_string()),
         Scalar::Null => Cow::Borrowed(""),
     }
-}
-
-/// The index of the first item that repeats an earlier item of the slate.
-pub(super) fn first_repeated(items: &[ShownItem]) -> Option<usize> {
-    // A slate of usual size is compared faster than sorted.
-    if items.len() > 24 {
-        let mut sorted: Vec<Id> = items.iter().map(|shown| shown.item).collect();
-        sorted.sort_unstable();
-        if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
-            return None;
-        }
-    }
-    (1..items.len()).find(|i| items[..*i].iter().any(|earlier| earlier.item == items[*i].item))
 }

@@ -76,11 +76,7 @@ macro_rules! either {
 }
 
 impl JoinStore for AnyStore {
-    fn update<R>(
-        &mut self,
-        id: Id,
-        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
-    ) -> Result<R, StoreError> {
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut RequestSlot) -> R) -> Result<R, StoreError> {
         either!(self, store => store.update(id, change))
     }
 
@@ -88,8 +84,8 @@ impl JoinStore for AnyStore {
         either!(self, store => store.first(class))
     }
 
-    fn len(&self, class: SlotClass) -> usize {
-        either!(self, store => store.len(class))
+    fn len(&self) -> usize {
+        either!(self, store => store.len())
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {

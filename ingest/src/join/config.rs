@@ -121,7 +121,7 @@ pub struct JoinConfig {
     /// Raise it when the clocks of the producers differ by more.
     #[schemars(extend("x-maximum" = "3660d"))]
     pub max_clock_skew: Period,
-    /// How long a request id is remembered to drop duplicates, in event time; `auto` is the longest window plus
+    /// How long the items of an impression are remembered to drop duplicates, in event time; `auto` is the longest window plus
     /// `allowed_lateness` plus `max_clock_skew`, the shortest safe value.
     ///
     /// Raise it when producers send duplicates later than that.
@@ -138,10 +138,10 @@ pub struct JoinConfig {
     /// Unit: actions. Raise it when impressions arrive much later than actions.
     #[schemars(range(min = 1))]
     pub max_early_actions: usize,
-    /// Closed requests remembered to drop duplicates. Above it the oldest are forgotten, and every event as old as they
+    /// Closed impressions remembered to drop duplicates. Above it the oldest are forgotten, and every event as old as they
     /// are is late from then on, so nothing is joined twice.
     ///
-    /// Unit: requests. Lower it to save memory.
+    /// Unit: impressions. Lower it to save memory.
     #[schemars(range(min = 1))]
     pub max_closed_requests: usize,
     /// Where impressions wait for their windows: `memory`, or `sled`, which writes those not touched lately to `join` in
@@ -234,7 +234,7 @@ impl JoinConfig {
         self.tasks().fold(0, |mask, (task, _)| mask | 1 << task)
     }
 
-    /// How long a request id is remembered, ms.
+    /// How long the items of an impression are remembered, ms.
     pub fn dedup_ms(&self) -> i64 {
         self.dedup_window
             .map_or_else(|| self.least_dedup_ms(), Period::ms)

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 /// The number of records and shown items by outcome.
 ///
-/// `pending`, `pending_items` and `waiting` are states, the others only grow.
+/// `pending`, `pending_items`, `waiting` and `remembered` are states, the others only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Impression records, rejected ones included.
     pub impressions: u64,
     /// Impressions that were joined.
     pub accepted: u64,
-    /// Impressions whose request id was known.
+    /// Impressions that showed nothing that their request had not shown before.
     pub duplicate_impressions: u64,
     /// Impressions whose every window was over on arrival.
     pub late_impressions: u64,
@@ -20,8 +20,12 @@ pub struct Counters {
     pub rejected_impressions: u64,
     /// Shown items of all impressions that were not rejected.
     pub items: u64,
-    /// Shown items of duplicate impressions.
+    /// Shown items that their request had shown before, those repeated in one record included.
     pub duplicate_items: u64,
+    /// Further impressions of requests that had shown too many items.
+    pub excess_impressions: u64,
+    /// Shown items of those.
+    pub excess_items: u64,
     /// The outcomes of shown items, by task.
     pub tasks: Vec<TaskCounters>,
     /// Action records, rejected ones included.
@@ -32,13 +36,13 @@ pub struct Counters {
     pub duplicate_actions: u64,
     /// Actions after their window.
     pub late_actions: u64,
-    /// Actions whose impression never came, or did not show their item.
+    /// Actions whose item was never shown in their request.
     pub orphans: u64,
     /// Actions dated before their impression by more than the allowed skew.
     pub before_shown: u64,
     /// Actions that could not be decoded.
     pub rejected_actions: u64,
-    /// Actions that wait for their impression.
+    /// Actions that wait until their item is shown.
     pub waiting: u64,
     /// Impressions closed before their time by the cap on pending items.
     pub closed_early: u64,
@@ -46,8 +50,10 @@ pub struct Counters {
     pub pending_items: u64,
     /// Actions given up before their time by the cap on waiting actions; they count as orphans too.
     pub orphaned_early: u64,
-    /// Closed requests forgotten before their time by the cap on them.
+    /// Closed impressions forgotten before their time by the cap on them.
     pub forgotten_early: u64,
+    /// Closed impressions that are remembered: what the cap on them counts.
+    pub remembered: u64,
     /// Samples emitted, by `SampleKind` in its declared order.
     pub samples: [u64; 5],
 }
@@ -111,15 +117,19 @@ impl Counters {
     /// Checks the conservation identities; cheap enough for every batch.
     pub fn check(&self) -> Result<(), IdentityViolation> {
         let equal = IdentityViolation::expect_equal;
-        let outcomes =
-            self.accepted + self.duplicate_impressions + self.late_impressions + self.rejected_impressions;
+        let outcomes = self.accepted
+            + self.duplicate_impressions
+            + self.excess_impressions
+            + self.late_impressions
+            + self.rejected_impressions;
         equal(
             None,
             ("impressions", self.impressions),
-            ("accepted + duplicate + late + rejected", outcomes),
+            ("accepted + duplicate + excess + late + rejected", outcomes),
         )?;
         for (task, counters) in (0..).zip(&self.tasks) {
             let outcomes = self.duplicate_items
+                + self.excess_items
                 + counters.late
                 + counters.positive
                 + counters.negative
@@ -127,7 +137,10 @@ impl Counters {
             equal(
                 Some(task),
                 ("items", self.items),
-                ("duplicate + late + positive + negative + pending", outcomes),
+                (
+                    "duplicate + excess + late + positive + negative + pending",
+                    outcomes,
+                ),
             )?;
         }
         let outcomes = self.matched
@@ -147,7 +160,7 @@ impl Counters {
         )
     }
 
-    /// Counts an impression whose request is known.
+    /// Counts an impression that shows nothing new.
     pub(crate) fn add_duplicate_impression(&mut self, n_items: u64) {
         self.impressions += 1;
         self.items += n_items;
@@ -155,11 +168,21 @@ impl Counters {
         self.duplicate_items += n_items;
     }
 
-    /// Counts a new impression. The windows of the tasks in `late` (one bit each) were over; with all of them in it
-    /// the impression is late, else it is accepted.
-    pub(crate) fn add_impression(&mut self, n_items: u64, late: u8) {
+    /// Counts an impression of a request that has shown too many items.
+    pub(crate) fn add_excess_impression(&mut self, n_items: u64) {
         self.impressions += 1;
         self.items += n_items;
+        self.excess_impressions += 1;
+        self.excess_items += n_items;
+    }
+
+    /// Counts an impression with new items; `n_duplicate` of its `n_shown` items are not. The windows of the tasks in
+    /// `late` (one bit each) were over; with all of them in it the impression is late, else it is accepted.
+    pub(crate) fn add_impression(&mut self, n_shown: u64, n_duplicate: u64, late: u8) {
+        self.impressions += 1;
+        self.items += n_shown;
+        self.duplicate_items += n_duplicate;
+        let n_items = n_shown - n_duplicate;
         let mut is_accepted = false;
         for (task, counters) in self.tasks.iter_mut().enumerate() {
             if late & (1 << task) == 0 {
@@ -228,7 +251,7 @@ mod tests {
         counters.tasks[1].pending = 2;
         assert_eq!(
             counters.check().unwrap_err().to_string(),
-            "the join lost count: items = 3, but duplicate + late + positive + negative + pending = 2 (task 1)"
+            "the join lost count: items = 3, but duplicate + excess + late + positive + negative + pending = 2 (task 1)"
         );
         counters.tasks[1].negative = 1;
         counters.actions = 1;

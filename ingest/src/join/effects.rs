@@ -24,7 +24,8 @@ impl From<(Request, Vec<Candidate>)> for Captured {
 
 /// Captures the features of impressions.
 pub trait FeatureSource {
-    /// The features of `impression` before it is counted. Called once for each accepted impression, for no other.
+    /// The features of `impression` before it is counted. Called once for each accepted impression, for no other, with
+    /// the items that are new.
     fn capture(&mut self, impression: &Impression) -> Captured;
 }
 
@@ -39,8 +40,10 @@ impl<F: FnMut(&Impression) -> Captured> FeatureSource for F {
 pub enum Outcome {
     /// An impression was joined; some of its windows may have been over already.
     Accepted,
-    /// An impression whose request is known.
+    /// An impression that shows nothing that its request has not shown before.
     Duplicate,
+    /// A further impression of a request that has shown too many items already.
+    Excess,
     /// An impression whose every window is over; no sample will be made of it.
     Late,
     /// An action made a positive.
@@ -51,9 +54,9 @@ pub enum Outcome {
     LateAction,
     /// An action dated before its impression by more than the allowed skew.
     BeforeShown,
-    /// An action waits for its impression.
+    /// An action waits until its item is shown.
     Early,
-    /// An action whose impression cannot be expected any more, or did not show its item.
+    /// An action whose item cannot be expected any more.
     Orphan,
     /// A record that could not be decoded.
     Rejected,
@@ -106,7 +109,9 @@ pub struct ClosedImpression {
 pub struct JoinEffects {
     /// What became of the record.
     pub outcome: Outcome,
-    /// New samples. A group is what one event decided of one request; a batch never splits it.
+    /// Of an accepted or late impression, the items that its request had not shown before; `None` when that is all of it.
+    pub new_part: Option<Impression>,
+    /// New samples. A group is what one event decided of one impression; a batch never splits it.
     pub groups: Vec<Vec<Sample>>,
     /// Actions that count from here on: the record's own, or those that had waited for its impression, in order of
     /// arrival with the late ones last. The impression's own features must not contain them.
@@ -119,6 +124,7 @@ impl JoinEffects {
     /// Empties it and keeps its memory.
     pub(crate) fn clear(&mut self) {
         self.outcome = Outcome::Passed;
+        self.new_part = None;
         self.groups.clear();
         self.actions.clear();
         self.closed.clear();

@@ -231,7 +231,7 @@ impl<S: JoinStore> Joiner<S> {
         while let Some((at, id)) = self.store.first(SlotClass::Closed)?
             && at <= due
         {
-            self.store.update(id, |slot| *slot = None)?;
+            self.change(id, |step, slot| step.forget(slot, at))?;
         }
         self.enforce_caps()
     }
@@ -248,12 +248,12 @@ impl<S: JoinStore> Joiner<S> {
             let n_orphans = self.change(id, |step, slot| step.give_up(slot, at))?;
             self.counters.orphaned_early += n_orphans;
         }
-        while self.store.len(SlotClass::Closed) > self.config.max_closed_requests
+        while self.counters.remembered > self.config.max_closed_requests as u64
             && let Some((at, id)) = self.store.first(SlotClass::Closed)?
         {
-            self.store.update(id, |slot| *slot = None)?;
+            let n_forgotten = self.change(id, |step, slot| step.forget(slot, at))?;
             self.floor = self.floor.max(at);
-            self.counters.forgotten_early += 1;
+            self.counters.forgotten_early += n_forgotten;
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl<S: JoinStore> Joiner<S> {
     fn change<R>(
         &mut self,
         id: Id,
-        change: impl FnOnce(&mut SlotChange<'_>, &mut Option<RequestSlot>) -> R,
+        change: impl FnOnce(&mut SlotChange<'_>, &mut RequestSlot) -> R,
     ) -> Result<R, JoinError> {
         let mut step = SlotChange {
             config: &self.config,

@@ -9,7 +9,7 @@ use crate::join::world::{EmittedSample, Report, WorldEvent, record_ms, watermark
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
 
-/// One distinct impression.
+/// One impression, with the items that were new.
 struct Shown {
     request: u64,
     offset: usize,
@@ -81,7 +81,14 @@ impl<'a> Oracle<'a> {
                 known_actions,
                 ..
             } => {
-                if self.known(*request, now).is_some() {
+                let mut new: Vec<u64> = Vec::new();
+                for item in items {
+                    if !new.contains(item) && self.known(*request, *item, now).is_none() {
+                        new.push(*item);
+                    }
+                }
+                self.report.duplicate_items += (items.len() - new.len()) as u64;
+                if new.is_empty() {
                     return "duplicate";
                 }
                 let is_forgotten = ts + self.config.dedup_ms() < now.max(self.floor);
@@ -104,7 +111,7 @@ impl<'a> Oracle<'a> {
                     request: *request,
                     offset: k,
                     ts: *ts,
-                    items: items.clone(),
+                    items: new,
                     late,
                     known_actions: known_actions.clone(),
                     is_forced: false,
@@ -119,7 +126,11 @@ impl<'a> Oracle<'a> {
                 if !is_late {
                     self.first_samples(k, index, group);
                 }
-                let (mine, others) = self.waiting.drain(..).partition(|w| w.request == *request);
+                let items = &self.shown[index].items;
+                let (mine, others) = self
+                    .waiting
+                    .drain(..)
+                    .partition(|w| w.request == *request && items.contains(&w.item));
                 self.waiting = others;
                 let mine: Vec<Waiting> = mine;
                 for w in mine {
@@ -140,7 +151,7 @@ impl<'a> Oracle<'a> {
                     task: *task,
                     ts: *ts,
                 };
-                if let Some(index) = self.known(*request, now) {
+                if let Some(index) = self.known(*request, *item, now) {
                     return self.resolve(k, index, &action, group);
                 }
                 let same = |w: &Waiting| (w.request, w.item, w.task, w.ts) == (*request, *item, *task, *ts);
@@ -159,11 +170,11 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    /// The impression that `request` stands for at watermark `now`.
-    fn known(&self, request: u64, now: i64) -> Option<usize> {
+    /// The impression that is known at watermark `now` to have shown an item of a request.
+    fn known(&self, request: u64, item: u64, now: i64) -> Option<usize> {
         self.shown
             .iter()
-            .position(|s| s.request == request && self.is_known(s, now))
+            .position(|s| s.request == request && s.items.contains(&item) && self.is_known(s, now))
     }
 
     fn is_known(&self, s: &Shown, now: i64) -> bool {
@@ -203,10 +214,6 @@ impl<'a> Oracle<'a> {
         let task = usize::from(a.task);
         let positive = s.positives.iter().position(|p| (p.0, p.1) == (a.item, a.task));
         let since = a.ts - s.ts;
-        if is_open && !s.items.contains(&a.item) {
-            self.report.fates[0] += 1;
-            return "orphan";
-        }
         if let Some(place) = positive {
             if s.positives[place].2 {
                 return "duplicate action";
@@ -394,7 +401,10 @@ impl<'a> Oracle<'a> {
                     .filter(|end| *end >= now)
                     .min()
             };
-            let victim = open.iter().min_by_key(|s| (next(s), s.request)).unwrap();
+            let victim = open
+                .iter()
+                .min_by_key(|s| (next(s), s.request, s.offset))
+                .unwrap();
             let n_tasks = u8::try_from(self.config.n_tasks()).unwrap();
             let closes: Vec<u8> = (0..n_tasks)
                 .filter(|task| self.is_task_open(victim, usize::from(*task), now))
@@ -432,20 +442,16 @@ impl<'a> Oracle<'a> {
             if self.shown.iter().filter(is_remembered).count() <= self.config.max_closed_requests {
                 break;
             }
-            let oldest = self
-                .shown
-                .iter()
-                .filter(is_remembered)
-                .map(|s| (s.ts, s.request, s.offset))
-                .min();
-            let (ts, _, offset) = oldest.unwrap();
-            self.report.early[2] += 1;
+            let oldest = self.shown.iter().filter(is_remembered).map(|s| (s.ts, s.request));
+            let (ts, request) = oldest.min().unwrap();
+            let is_oldest = |s: &&Shown| is_remembered(s) && (s.ts, s.request) == (ts, request);
+            let oldest = self.shown.iter().filter(is_oldest).map(|s| s.offset);
+            let oldest: Vec<usize> = oldest.collect();
             self.floor = self.floor.max(ts + self.config.dedup_ms() + 1);
-            self.shown
-                .iter_mut()
-                .find(|s| s.offset == offset)
-                .unwrap()
-                .is_forgotten = true;
+            self.report.early[2] += oldest.len() as u64;
+            for s in &mut self.shown {
+                s.is_forgotten |= oldest.contains(&s.offset);
+            }
         }
     }
 

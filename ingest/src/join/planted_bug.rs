@@ -23,11 +23,13 @@ pub(crate) enum PlantedBug {
     ForgetClosed,
     /// A positive is emitted before the negatives of its request.
     PositiveFirst,
+    /// A further impression of a request is joined with the items that were shown before.
+    TakeItemTwice,
 }
 
 impl PlantedBug {
     #[cfg(test)]
-    pub(crate) const ALL: [PlantedBug; 9] = [
+    pub(crate) const ALL: [PlantedBug; 10] = [
         PlantedBug::ForgetImpressionDedup,
         PlantedBug::ForgetActionDedup,
         PlantedBug::WindowEdge,
@@ -37,5 +39,6 @@ impl PlantedBug {
         PlantedBug::ForgetEarlyActions,
         PlantedBug::ForgetClosed,
         PlantedBug::PositiveFirst,
+        PlantedBug::TakeItemTwice,
     ];
 }

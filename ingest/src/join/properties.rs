@@ -211,8 +211,7 @@ fn labels_of(groups: &[Vec<Sample>]) -> Labelled {
 
 #[test]
 fn the_order_of_on_time_events_changes_no_label() {
-    // Each request is shown once (and repeated only as a copy): of two impressions with one id the first would
-    // decide.
+    // Each item of a request is shown once (and repeated only in copies): of two impressions the first would decide.
     let strategy = (
         config(),
         vec((draft(), 0..8i64), 0..60),
@@ -226,26 +225,12 @@ fn the_order_of_on_time_events_changes_no_label() {
             label_policy: LabelPolicy::Eager,
             ..config.clone()
         };
-        let mut shown = BTreeMap::new();
-        let events: Vec<WorldEvent> = events(&config, true, drafts.clone())
-            .into_iter()
-            .enumerate()
-            .filter(|(offset, event)| match event {
-                WorldEvent::Shown {
-                    request,
-                    ts,
-                    items,
-                    known_actions,
-                    ..
-                } => {
-                    let first = shown.entry(*request).or_insert((*ts, items.clone(), *offset));
-                    known_actions.is_none() && (first.0, &first.1) == (*ts, items)
-                }
-                WorldEvent::Acted { .. } => true,
-                _ => false,
-            })
-            .map(|(_, event)| event)
-            .collect();
+        let drafted = events(&config, true, drafts.clone());
+        let events: Vec<WorldEvent> = without_repeats(drafted.iter().filter(|event| match event {
+            WorldEvent::Shown { known_actions, .. } => known_actions.is_none(),
+            WorldEvent::Acted { .. } => true,
+            _ => false,
+        }));
         // Delaying each event by at most the lateness keeps it on time.
         let arrive = |pick: fn(&(u32, u32)) -> u32| {
             let delay = |at: usize| i64::from(pick(&noise[at])) * config.allowed_lateness.ms() / 999;
@@ -292,19 +277,11 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         ..world.config.clone()
     };
     let fail = |error: JoinError| TestCaseError::fail(error.to_string());
-    // One id, one impression: only copies may repeat it.
-    let mut shown = BTreeMap::new();
-    let events: Vec<WorldEvent> = world
-        .events
-        .iter()
-        .filter(|event| match event {
-            WorldEvent::Shown { request, ts, .. } => {
-                shown.entry(*request).or_insert_with(|| (*event).clone()) == *event && *ts > 0
-            }
-            _ => true,
-        })
-        .cloned()
-        .collect();
+    let on_time = world.events.iter().filter(|event| match event {
+        WorldEvent::Shown { ts, .. } => *ts > 0,
+        _ => true,
+    });
+    let events = without_repeats(on_time);
     let times = watermarks(config.allowed_lateness.ms(), &world.partitions, &events);
     // The checkpoint is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);

@@ -1,7 +1,7 @@
 //! A join store larger than memory: open impressions spill to sled, everything small stays in memory.
 //!
-//! In memory: the ids and due times of all requests (about 60 bytes each), closed and early slots, and the open
-//! impressions touched last. On disk: all other open impressions with their features, keyed by (due time, id), so
+//! In memory: the ids and due times of all requests (about 60 bytes each), closed impressions and early actions, and the
+//! open impressions of the requests touched last. On disk: all other open impressions with their features, keyed by (due time, id), so
 //! that writes are appended in the order in which they will be read.
 //!
 //! sled is only a cache: its directory is emptied when it is opened, and the state comes from the snapshot and the
@@ -34,7 +34,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-use crate::join::slot::{OpenImpression, RequestSlot, SlotClass};
+use crate::join::slot::{OpenImpression, RequestSlot, SlotClass, first_due};
 use crate::join::store::{JoinStore, MemStore, StoreError};
 use crate::metrics::{STORE_BYTES, STORE_COLD, STORE_FAILURES};
 use disk::Disk;
@@ -68,13 +68,13 @@ impl Default for SledLimits {
     }
 }
 
-/// The index entry of an open impression.
+/// The index entry of the open impressions of a request.
 #[derive(Clone, Copy, Debug)]
 struct IndexEntry {
     due: EventTime,
-    /// The due time in its key on disk; [`EventTime::MIN`] where only memory has the impression.
+    /// The due time in their key on disk; [`EventTime::MIN`] where only memory has them.
     on_disk: EventTime,
-    /// The hash of its value on disk.
+    /// The hash of their value on disk.
     check: u64,
 }
 
@@ -87,13 +87,13 @@ pub struct SledStore {
     max_in_memory: usize,
     /// Number of impressions in memory at which all are written out: the limit, or more after a failed write.
     spill_at: usize,
-    /// Closed and early slots.
+    /// The slots without their open impressions.
     small: MemStore,
-    /// Every open impression.
+    /// Every request with open impressions.
     open: IdTable<IndexEntry>,
     due: BTreeSet<(EventTime, Id)>,
     /// The open impressions in memory.
-    in_memory: IdTable<Box<OpenImpression>>,
+    in_memory: IdTable<Box<[OpenImpression]>>,
 }
 
 impl SledStore {
@@ -114,20 +114,21 @@ impl SledStore {
         })
     }
 
-    /// Open impressions that only the disk has.
+    /// Requests whose open impressions only the disk has.
     pub fn n_cold(&self) -> usize {
         self.open.len() - self.in_memory.len()
     }
 
-    fn load(&self, id: Id, entry: IndexEntry) -> Result<Box<OpenImpression>, StoreError> {
+    fn load(&self, id: Id, entry: IndexEntry) -> Result<Box<[OpenImpression]>, StoreError> {
         match self.in_memory.get(&id) {
             Some(open) => Ok(open.clone()),
             None => self.disk.read(id, entry.on_disk, entry.check),
         }
     }
 
-    fn insert(&mut self, id: Id, open: Box<OpenImpression>) -> Result<(), StoreError> {
-        let due = open.next;
+    /// Stores the open impressions of a request, of which there is at least one.
+    fn insert(&mut self, id: Id, open: Box<[OpenImpression]>) -> Result<(), StoreError> {
+        let due = first_due(&open).unwrap_or(EventTime::MAX);
         let entry = self.open.entry(id).or_insert(IndexEntry {
             due,
             on_disk: EventTime::MIN,
@@ -185,9 +186,13 @@ impl SledStore {
 
     /// Writes out in order of due time. After an error memory holds all that it held.
     fn write_out(&mut self) -> Result<(), StoreError> {
-        let mut impressions: Vec<(Id, &OpenImpression)> =
-            self.in_memory.iter().map(|(id, open)| (*id, &**open)).collect();
-        impressions.sort_unstable_by_key(|(id, open)| (open.next, *id));
+        let due = |id: &Id| self.open.get(id).map_or(EventTime::MAX, |entry| entry.due);
+        let mut impressions: Vec<(EventTime, Id, &[OpenImpression])> = self
+            .in_memory
+            .iter()
+            .map(|(id, open)| (due(id), *id, &**open))
+            .collect();
+        impressions.sort_unstable_by_key(|(due, id, _)| (*due, *id));
         for (id, check) in self.disk.write(&impressions)? {
             if let Some(entry) = self.open.get_mut(&id) {
                 entry.on_disk = entry.due;
@@ -215,41 +220,25 @@ impl SledStore {
 }
 
 impl JoinStore for SledStore {
-    fn update<R>(
-        &mut self,
-        id: Id,
-        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
-    ) -> Result<R, StoreError> {
-        if let Some(entry) = self.open.get(&id).copied() {
-            let open = match self.in_memory.remove(&id) {
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut RequestSlot) -> R) -> Result<R, StoreError> {
+        let entry = self.open.get(&id).copied();
+        let mut open = match entry {
+            None => Box::default(),
+            Some(entry) => match self.in_memory.remove(&id) {
                 Some(open) => open,
                 None => self.disk.read(id, entry.on_disk, entry.check)?,
-            };
-            let mut slot = Some(RequestSlot::Open(open));
-            let result = change(&mut slot);
-            match slot {
-                Some(RequestSlot::Open(open)) => self.insert(id, open)?,
-                other => {
-                    self.remove(id);
-                    self.small.update(id, |slot| *slot = other)?;
-                }
-            }
-            return Ok(result);
-        }
-        let mut opened = None;
+            },
+        };
         let result = self.small.update(id, |slot| {
+            slot.open = std::mem::take(&mut open);
             let result = change(slot);
-            *slot = match slot.take() {
-                Some(RequestSlot::Open(open)) => {
-                    opened = Some(open);
-                    None
-                }
-                other => other,
-            };
+            open = std::mem::take(&mut slot.open);
             result
         })?;
-        if let Some(open) = opened {
+        if !open.is_empty() {
             self.insert(id, open)?;
+        } else if entry.is_some() {
+            self.remove(id);
         }
         Ok(result)
     }
@@ -261,24 +250,28 @@ impl JoinStore for SledStore {
         }
     }
 
-    fn len(&self, class: SlotClass) -> usize {
-        match class {
-            SlotClass::Open => self.open.len(),
-            SlotClass::Early | SlotClass::Closed => self.small.len(class),
-        }
+    fn len(&self) -> usize {
+        let without_small = self.open.keys().filter(|id| self.small.get(**id).is_none());
+        self.small.len() + without_small.count()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.small.is_empty()
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {
         let mut ids: Vec<Id> = self.open.keys().copied().chain(self.small.ids()).collect();
         ids.sort_unstable();
+        ids.dedup();
         for id in ids {
-            match self.open.get(&id) {
-                Some(entry) => visit(id, &RequestSlot::Open(self.load(id, *entry)?)),
-                None => {
-                    if let Some(slot) = self.small.get(id) {
-                        visit(id, slot);
-                    }
+            match (self.open.get(&id), self.small.get(id)) {
+                (Some(entry), small) => {
+                    let mut slot = small.cloned().unwrap_or_default();
+                    slot.open = self.load(id, *entry)?;
+                    visit(id, &slot);
                 }
+                (None, Some(slot)) => visit(id, slot),
+                (None, None) => {}
             }
         }
         Ok(())

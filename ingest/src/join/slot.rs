@@ -1,34 +1,38 @@
 //! The join state of one request: the value that a join store keeps under the request's id.
 //!
-//! A request goes through `nothing -> early -> open -> closed -> nothing`, skipping any of the middle ones. Slots of
-//! different requests never touch each other, so the join state is a map. Each slot has one due time, at which the
-//! watermark next concerns it; the store keeps an index of the due times.
+//! A request is shown by one or more impressions, each of which goes through `open -> closed -> forgotten` by its own
+//! time. Actions on items that no impression has shown yet wait beside them. Slots of different requests never touch each
+//! other, so the join state is a map. Each part of a slot has one due time, at which the watermark next concerns it; the
+//! store keeps an index of the due times.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_sample::{Candidate, EventTime, Id, Position, Request, TaskId};
+use ouzel_sample::{Candidate, EventTime, Id, Impression, Position, Request, TaskId};
 use serde::{Deserialize, Serialize};
 
-/// The state of one request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum RequestSlot {
-    /// Actions arrived, their impression did not yet.
-    Early(Box<EarlyActions>),
-    /// The impression arrived, and at least one window is open.
-    Open(Box<OpenImpression>),
-    /// Every window is closed; kept to recognise duplicates and late actions.
-    Closed(ClosedRequest),
+use crate::join::remembered::RememberedImpression;
+
+/// The state of one request. An empty slot is not stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RequestSlot {
+    /// Impressions with at least one open window, in order of arrival.
+    pub open: Box<[OpenImpression]>,
+    /// Actions on items that no impression has shown yet.
+    pub early: Option<Box<EarlyActions>>,
+    /// Impressions whose every window is closed; kept to recognise duplicates and late actions.
+    pub closed: Box<[RememberedImpression]>,
 }
 
-/// The kind of a slot, for the store's indexes.
+/// A part of a slot, for the store's indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum SlotClass {
-    /// [`RequestSlot::Early`].
+    /// [`RequestSlot::early`].
     Early = 0,
-    /// [`RequestSlot::Open`].
+    /// [`RequestSlot::open`].
     Open = 1,
-    /// [`RequestSlot::Closed`].
+    /// [`RequestSlot::closed`].
     Closed = 2,
 }
 
@@ -38,17 +42,88 @@ impl SlotClass {
 }
 
 impl RequestSlot {
-    /// Its class, and the watermark at which it is due.
-    pub fn due(&self) -> (SlotClass, EventTime) {
-        match self {
-            RequestSlot::Early(early) => (SlotClass::Early, early.next),
-            RequestSlot::Open(open) => (SlotClass::Open, open.next),
-            RequestSlot::Closed(closed) => (SlotClass::Closed, closed.expires),
+    /// The watermark at which each part is due, in the order of [`SlotClass::ALL`].
+    pub fn due(&self) -> [Option<EventTime>; SlotClass::ALL.len()] {
+        [
+            self.early.as_ref().map(|early| early.next),
+            first_due(&self.open),
+            self.closed.iter().map(|closed| closed.expires).min(),
+        ]
+    }
+
+    /// True when nothing is known of the request.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.early.is_none() && self.closed.is_empty()
+    }
+
+    /// Number of items that it remembers as shown.
+    pub(crate) fn n_items(&self) -> usize {
+        let open = self.open.iter().map(|open| open.items.len());
+        open.chain(self.closed.iter().map(RememberedImpression::n_items))
+            .sum()
+    }
+
+    /// True for an item that an open or a remembered impression has shown.
+    pub(crate) fn has_shown(&self, item: Id) -> bool {
+        self.open.iter().any(|open| open.index_of(item).is_some())
+            || self.closed.iter().any(|closed| closed.has_shown(item))
+    }
+
+    /// The part of `impression` that is new: each item once, without those shown before. `None` when that is all of it.
+    pub(crate) fn new_part(&self, impression: &Impression) -> Option<Impression> {
+        let is_first = self.open.is_empty() && self.closed.is_empty();
+        if is_first && !repeats_an_item(impression) {
+            return None;
         }
+        let mut items = Vec::with_capacity(impression.items.len());
+        let mut taken = HashSet::with_capacity(impression.items.len());
+        for shown in &impression.items {
+            if !self.has_shown(shown.item) && taken.insert(shown.item) {
+                items.push(*shown);
+            }
+        }
+        (items.len() < impression.items.len()).then(|| Impression {
+            items,
+            known_actions: impression.known_actions.as_ref().map(|actions| {
+                let is_taken = |(item, _): &&(Id, TaskId)| taken.contains(item);
+                actions.iter().filter(is_taken).copied().collect()
+            }),
+            context: impression.context.clone(),
+            ..*impression
+        })
     }
 }
 
-/// Actions waiting for their impression, in order of arrival.
+/// The next end of a wait or a window of these impressions.
+pub(crate) fn first_due(open: &[OpenImpression]) -> Option<EventTime> {
+    open.iter().map(|open| open.next).min()
+}
+
+/// Appends to a boxed list. The first element takes one allocation and no copy.
+pub(crate) fn append<T>(list: &mut Box<[T]>, element: T) {
+    *list = if list.is_empty() {
+        Box::new([element])
+    } else {
+        let mut elements = std::mem::take(list).into_vec();
+        elements.reserve_exact(1);
+        elements.push(element);
+        elements.into_boxed_slice()
+    };
+}
+
+/// True for an impression that shows an item twice.
+fn repeats_an_item(impression: &Impression) -> bool {
+    let items = &impression.items;
+    // A slate of usual size is compared faster than sorted.
+    if items.len() > 24 {
+        let mut sorted: Vec<Id> = items.iter().map(|shown| shown.item).collect();
+        sorted.sort_unstable();
+        return sorted.windows(2).any(|pair| pair[0] == pair[1]);
+    }
+    (1..items.len()).any(|i| items[..i].iter().any(|earlier| earlier.item == items[i].item))
+}
+
+/// Actions that wait until their items are shown, in order of arrival.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyActions {
     /// The least `expires`.
@@ -70,7 +145,7 @@ impl EarlyActions {
     }
 }
 
-/// One action waiting for its impression.
+/// One action that waits until its item is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyAction {
     /// The item.
@@ -118,40 +193,17 @@ pub struct OpenItem {
     pub copied: u8,
 }
 
-/// A request whose every window is closed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClosedRequest {
-    /// The watermark at which it is forgotten.
-    pub expires: EventTime,
-    /// Its positives, by item: an action on one of them is a duplicate, on any other item it is late.
-    pub positives: Box<[PositiveItem]>,
-}
-
-/// A positive item of a closed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PositiveItem {
-    /// The item.
-    pub item: Id,
-    /// Tasks with a positive, one bit each.
-    pub tasks: u8,
-    /// Those of them whose action has arrived; an action known with the impression precedes its record.
-    pub seen: u8,
-}
-
 impl OpenImpression {
-    /// The closed form of this request.
-    pub(crate) fn close(&self, expires: EventTime) -> ClosedRequest {
-        let positives = self
-            .items
-            .iter()
-            .filter(|item| item.positive != 0)
-            .map(|item| PositiveItem {
-                item: item.candidate.item,
-                tasks: item.positive,
-                seen: item.positive,
-            })
-            .collect();
-        ClosedRequest { expires, positives }
+    /// The place of `item` in the slate.
+    pub(crate) fn index_of(&self, item: Id) -> Option<usize> {
+        self.items.iter().position(|shown| shown.candidate.item == item)
+    }
+
+    /// What is remembered of it once it is closed. The actions of its positives were seen.
+    pub(crate) fn remember(&self, expires: EventTime) -> RememberedImpression {
+        let items = self.items.iter();
+        let items = items.map(|item| (item.candidate.item, item.positive, item.positive));
+        RememberedImpression::new(expires, items)
     }
 }
 
@@ -161,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<RequestSlot>() <= 32, "{}", size_of::<RequestSlot>());
+        assert!(size_of::<RequestSlot>() <= 40, "{}", size_of::<RequestSlot>());
         assert!(
             size_of::<OpenImpression>() <= 64,
             "{}",

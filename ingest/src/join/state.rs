@@ -14,11 +14,11 @@ use crate::join::config::{JoinConfig, LabelPolicy, TaskConfig};
 use crate::join::counters::{Counters, IdentityViolation};
 use crate::join::error::JoinError;
 use crate::join::joiner::Joiner;
-use crate::join::slot::{RequestSlot, SlotClass};
+use crate::join::slot::RequestSlot;
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeljoin3";
+const MAGIC: &[u8; 10] = b"ouzeljoin4";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -77,7 +77,6 @@ impl fmt::Display for StoredPolicy {
 impl<S: JoinStore> Joiner<S> {
     /// The whole state.
     pub fn export(&self) -> Result<Vec<u8>, JoinError> {
-        let n_slots: usize = SlotClass::ALL.iter().map(|class| self.store.len(*class)).sum();
         let header = Header {
             tasks: self.config.tasks.clone(),
             policy: StoredPolicy::from(&self.config),
@@ -85,7 +84,7 @@ impl<S: JoinStore> Joiner<S> {
             counters: self.counters.clone(),
             floor: self.floor,
             first_shown: self.first_shown,
-            n_slots: n_slots as u64,
+            n_slots: self.store.len() as u64,
         };
         let encodes = "the join state has no type that postcard refuses";
         let mut bytes = postcard::to_extend(&header, MAGIC.to_vec()).expect(encodes);
@@ -117,7 +116,7 @@ impl<S: JoinStore> Joiner<S> {
             let (entry, after): ((Id, RequestSlot), _) =
                 postcard::take_from_bytes(remaining).map_err(decode)?;
             remaining = after;
-            joiner.store.update(entry.0, |slot| *slot = Some(entry.1))?;
+            joiner.store.update(entry.0, |slot| *slot = entry.1)?;
         }
         if !remaining.is_empty() {
             return Err(JoinError::Decode(format!(
@@ -140,9 +139,9 @@ impl<S: JoinStore> Joiner<S> {
         }
         self.counters.check()?;
         let mut pending = vec![0u64; n_tasks];
-        let (mut items, mut waiting) = (0u64, 0u64);
-        self.store.for_each(&mut |_, slot| match slot {
-            RequestSlot::Open(open) => {
+        let (mut items, mut waiting, mut remembered) = (0u64, 0u64, 0u64);
+        self.store.for_each(&mut |_, slot| {
+            for open in &slot.open {
                 items += open.items.len() as u64;
                 for (task, pending) in pending.iter_mut().enumerate() {
                     let decided = |positive: u8| (open.closed | positive) & (1 << task) != 0;
@@ -150,8 +149,8 @@ impl<S: JoinStore> Joiner<S> {
                     *pending += undecided.count() as u64;
                 }
             }
-            RequestSlot::Early(early) => waiting += early.actions.len() as u64,
-            RequestSlot::Closed(_) => {}
+            waiting += slot.early.as_ref().map_or(0, |early| early.actions.len() as u64);
+            remembered += slot.closed.len() as u64;
         })?;
         let equal = IdentityViolation::expect_equal;
         for (task, pending) in (0..).zip(pending) {
@@ -164,13 +163,18 @@ impl<S: JoinStore> Joiner<S> {
         }
         equal(
             None,
-            ("items in open slots", items),
+            ("items in open impressions", items),
             ("pending items", self.counters.pending_items),
         )?;
         equal(
             None,
-            ("actions in early slots", waiting),
+            ("actions in the slots", waiting),
             ("waiting", self.counters.waiting),
+        )?;
+        equal(
+            None,
+            ("closed impressions in the slots", remembered),
+            ("remembered", self.counters.remembered),
         )?;
         Ok(())
     }

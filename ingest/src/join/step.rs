@@ -1,20 +1,24 @@
 //! One event or one due time applied to one slot: the logic of the join, without store, clock or caps.
+//!
+//! This file takes impressions; `actions.rs` matches actions and `closing.rs` lets time pass.
 
-use std::sync::Arc;
+mod actions;
+mod closing;
 
 use ouzel_sample::{Action, EventTime, Id, Impression, Position, Sample, TaskId};
 
 use crate::join::clock::passed;
 use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
-use crate::join::effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
+use crate::join::effects::{Captured, FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
 use crate::join::planted_bug::PlantedBug;
-use crate::join::policy::{self, CloseReason};
-use crate::join::slot::{ClosedRequest, EarlyAction, EarlyActions, OpenImpression, OpenItem, RequestSlot};
+use crate::join::policy;
+use crate::join::remembered::RememberedImpression;
+use crate::join::slot::{EarlyAction, OpenImpression, OpenItem, RequestSlot, append};
 
-/// Actions that may wait for one impression; more than a slate has (item, task) pairs is an attack.
-const MAX_WAITING_PER_REQUEST: usize = 1_024;
+/// Items that a request may have shown and still take a further impression; more than any person scrolls through.
+const MAX_ITEMS_PER_REQUEST: usize = 16_384;
 
 /// The surroundings of a change to one slot, and where its samples and outcomes go.
 pub(crate) struct SlotChange<'a> {
@@ -36,62 +40,85 @@ impl SlotChange<'_> {
     /// An impression arrives.
     pub(crate) fn impression(
         &mut self,
-        slot: &mut Option<RequestSlot>,
+        slot: &mut RequestSlot,
         position: Position,
         impression: &Impression,
         features: &mut dyn FeatureSource,
     ) -> Result<Outcome, JoinError> {
-        let n_items = impression.items.len() as u64;
-        let is_known = matches!(slot, Some(RequestSlot::Open(_) | RequestSlot::Closed(_)));
-        if is_known && !self.has(PlantedBug::ForgetImpressionDedup) {
-            self.counters.add_duplicate_impression(n_items);
+        let n_shown = impression.items.len() as u64;
+        let part = match self.has(PlantedBug::ForgetImpressionDedup) {
+            true => None,
+            false => slot.new_part(impression),
+        };
+        let n_new = part.as_ref().map_or(n_shown, |part| part.items.len() as u64);
+        if n_new == 0 {
+            self.counters.add_duplicate_impression(n_shown);
             return Ok(Outcome::Duplicate);
         }
-        let expires = passed(impression.ts, self.config.dedup_ms());
+        if slot.n_items() >= MAX_ITEMS_PER_REQUEST {
+            self.counters.add_excess_impression(n_shown);
+            return Ok(Outcome::Excess);
+        }
+        let part = part.filter(|_| !self.has(PlantedBug::TakeItemTwice));
+        let shown = part.as_ref().unwrap_or(impression);
+        let expires = passed(shown.ts, self.config.dedup_ms());
         let is_forgotten = expires <= self.watermark.max(self.floor);
-        let late = match impression.known_actions {
+        let late = match shown.known_actions {
             _ if is_forgotten => self.config.all_tasks(),
             Some(_) => 0,
-            None => self.tasks_over(impression.ts),
+            None => self.tasks_over(shown.ts),
         };
+        let is_late = late == self.config.all_tasks();
         // Checked before anything changes.
-        let captured = if late == self.config.all_tasks() {
-            None
-        } else {
-            Some(capture(features, impression)?)
+        let captured = match is_late {
+            true => None,
+            false => Some(capture(features, shown)?),
         };
-        self.counters.add_impression(n_items, late);
-        let waiting = match slot.take() {
-            Some(RequestSlot::Early(early)) if !self.has(PlantedBug::ForgetEarlyActions) => early.actions,
-            _ => Vec::new(),
-        };
-        self.counters.waiting = self.counters.waiting.wrapping_sub(waiting.len() as u64);
-        let Some(captured) = captured else {
-            self.counters.late_actions += waiting.len() as u64;
-            *slot = (!is_forgotten).then(|| {
-                RequestSlot::Closed(ClosedRequest {
-                    expires,
-                    positives: Box::default(),
-                })
-            });
-            return Ok(Outcome::Late);
-        };
-        let mut open = open(position, captured, late);
-        open.held = self.tasks_starting_up(impression.ts);
-        *slot = Some(match &impression.known_actions {
+        self.counters
+            .add_impression(n_shown, n_shown - shown.items.len() as u64, late);
+        let waiting = self.take_waiting(slot, &shown.items);
+        match captured {
+            None => {
+                self.counters.late_actions += waiting.len() as u64;
+                if !is_forgotten {
+                    let items = shown.items.iter().map(|shown| (shown.item, 0, 0));
+                    self.remember(slot, RememberedImpression::new(expires, items));
+                }
+            }
+            Some(captured) => self.take(slot, open(position, captured, late), shown, &waiting),
+        }
+        self.effects.new_part = part;
+        Ok(if is_late { Outcome::Late } else { Outcome::Accepted })
+    }
+
+    /// Takes an accepted impression into its slot.
+    fn take(
+        &mut self,
+        slot: &mut RequestSlot,
+        mut open: OpenImpression,
+        shown: &Impression,
+        waiting: &[EarlyAction],
+    ) {
+        open.held = self.tasks_starting_up(shown.ts);
+        match &shown.known_actions {
             Some(known_actions) => {
+                let expires = passed(shown.ts, self.config.dedup_ms());
                 let mut closed = self.reveal(&mut open, known_actions, expires);
-                for action in &waiting {
+                for action in waiting {
                     self.act_closed(&mut closed, action.item, action.task);
                 }
-                RequestSlot::Closed(closed)
+                self.remember(slot, closed);
             }
             None => {
-                self.accept(&mut open, &waiting);
-                RequestSlot::Open(Box::new(open))
+                self.accept(&mut open, waiting);
+                append(&mut slot.open, open);
             }
-        });
-        Ok(Outcome::Accepted)
+        }
+    }
+
+    fn remember(&mut self, slot: &mut RequestSlot, closed: RememberedImpression) {
+        append(&mut slot.closed, closed);
+        self.counters.remembered += 1;
     }
 
     /// Makes the first samples of an accepted impression, and attributes the actions that waited for it.
@@ -116,219 +143,7 @@ impl SlotChange<'_> {
         }
         self.effects.actions.sort_by_key(|action| action.is_late);
         self.counters.pending_items += open.items.len() as u64;
-        open.next = self.next_due(open);
-    }
-
-    /// An action arrives.
-    pub(crate) fn action(
-        &mut self,
-        slot: &mut Option<RequestSlot>,
-        action: &Action,
-        waiting: EarlyAction,
-    ) -> Outcome {
-        self.counters.actions += 1;
-        let mut impression = None;
-        let outcome = match slot {
-            Some(RequestSlot::Open(open)) => {
-                let outcome = self.act(open, &waiting);
-                impression = Some(&**open);
-                outcome
-            }
-            Some(RequestSlot::Closed(closed)) => self.act_closed(closed, action.item, action.task),
-            _ => self.wait(slot, waiting),
-        };
-        self.count_action(outcome, *action, waiting.offset, impression);
-        outcome
-    }
-
-    /// Notes an action that counts from here on: one that matched, or one that is late. Its user did both.
-    fn count_action(&mut self, outcome: Outcome, action: Action, offset: i64, open: Option<&OpenImpression>) {
-        let is_late = outcome == Outcome::LateAction;
-        if is_late || outcome == Outcome::Matched {
-            let attributed = |open: &OpenImpression| (open.shown_at, Arc::clone(&open.request));
-            self.effects.actions.push(CountedAction {
-                action,
-                offset,
-                impression: open.filter(|_| !is_late).map(attributed),
-                is_late,
-            });
-        }
-    }
-
-    fn wait(&mut self, slot: &mut Option<RequestSlot>, action: EarlyAction) -> Outcome {
-        let is_given_up = action.expires <= self.watermark;
-        let Some(RequestSlot::Early(early)) = slot else {
-            if is_given_up {
-                self.counters.orphans += 1;
-                return Outcome::Orphan;
-            }
-            self.counters.waiting += 1;
-            *slot = Some(RequestSlot::Early(Box::new(EarlyActions {
-                next: action.expires,
-                actions: vec![action],
-            })));
-            return Outcome::Early;
-        };
-        let same =
-            |other: &EarlyAction| (other.item, other.task, other.ts) == (action.item, action.task, action.ts);
-        if early.actions.iter().any(same) {
-            self.counters.duplicate_actions += 1;
-            return Outcome::DuplicateAction;
-        }
-        if is_given_up || early.actions.len() >= MAX_WAITING_PER_REQUEST {
-            self.counters.orphans += 1;
-            return Outcome::Orphan;
-        }
-        self.counters.waiting += 1;
-        early.next = early.next.min(action.expires);
-        early.actions.push(action);
-        Outcome::Early
-    }
-
-    /// The watermark has reached the time that an open slot waits for.
-    pub(crate) fn close_due(&mut self, slot: &mut Option<RequestSlot>) {
-        let Some(RequestSlot::Open(open)) = slot else {
-            return;
-        };
-        let (at, shown) = (open.next, open.request.ts);
-        let (mut waits, mut closes) = (0, 0);
-        for (task, config) in self.config.tasks() {
-            let bit = 1 << task;
-            let wait = self.config.wait_ms(config);
-            if (open.closed | open.sampled) & bit == 0 && wait.is_some_and(|wait| passed(shown, wait) <= at) {
-                waits |= bit;
-            }
-            if open.closed & bit == 0 && passed(shown, config.window.ms()) <= at {
-                closes |= bit;
-            }
-        }
-        self.close(slot, waits, closes, CloseReason::Due);
-    }
-
-    /// Too much is pending: closes an open slot before its time.
-    pub(crate) fn close_early(&mut self, slot: &mut Option<RequestSlot>) {
-        let Some(RequestSlot::Open(open)) = slot else {
-            return;
-        };
-        let closes = self.config.all_tasks() & !open.closed;
-        let waits = match self.config.policy_wait_ms() {
-            Some(_) => closes & !open.sampled,
-            None => 0,
-        };
-        self.counters.closed_early += 1;
-        self.close(slot, waits, closes, CloseReason::Overload);
-    }
-
-    /// Gives up the waiting actions that expire by `due`. Returns their number.
-    pub(crate) fn give_up(&mut self, slot: &mut Option<RequestSlot>, due: EventTime) -> u64 {
-        let Some(RequestSlot::Early(early)) = slot else {
-            return 0;
-        };
-        let before = early.actions.len();
-        early.actions.retain(|action| action.expires > due);
-        let n_given_up = (before - early.actions.len()) as u64;
-        if !early.update_next() {
-            *slot = None;
-        }
-        self.counters.waiting = self.counters.waiting.wrapping_sub(n_given_up);
-        self.counters.orphans += n_given_up;
-        n_given_up
-    }
-
-    fn close(&mut self, slot: &mut Option<RequestSlot>, waits: u8, closes: u8, close: CloseReason) {
-        let Some(RequestSlot::Open(open)) = slot else {
-            return;
-        };
-        if waits != 0 {
-            policy::waited(self.config.label_policy, open, waits, &mut self.group);
-        }
-        if closes != 0 {
-            for item in &open.items {
-                for task in bits(closes & !item.positive) {
-                    self.counters.decide(task, false);
-                }
-            }
-            policy::closed(self.config.label_policy, open, closes, close, &mut self.group);
-            open.closed |= closes;
-        }
-        if open.closed == self.config.all_tasks() {
-            self.counters.pending_items -= open.items.len() as u64;
-            self.effects.closed.push(ClosedImpression {
-                shown_at: open.shown_at,
-                user: open.request.user,
-            });
-            let expires = passed(open.request.ts, self.config.dedup_ms());
-            let closed = open.close(expires);
-            *slot = (!self.has(PlantedBug::ForgetClosed)).then_some(RequestSlot::Closed(closed));
-        } else {
-            open.next = self.next_due(open);
-        }
-    }
-
-    fn act(&mut self, open: &mut OpenImpression, action: &EarlyAction) -> Outcome {
-        let bit = 1u8 << action.task;
-        let is_shown = |item: &OpenItem| item.candidate.item == action.item;
-        let Some(index) = open.items.iter().position(is_shown) else {
-            self.counters.orphans += 1;
-            return Outcome::Orphan;
-        };
-        if open.items[index].positive & bit != 0 && !self.has(PlantedBug::ForgetActionDedup) {
-            self.counters.duplicate_actions += 1;
-            return Outcome::DuplicateAction;
-        }
-        let since_shown = action.ts.since_ms(open.request.ts);
-        let earliest = i64::from(self.has(PlantedBug::SkewEdge)) - self.config.max_clock_skew.ms();
-        if since_shown < earliest {
-            self.counters.before_shown += 1;
-            return Outcome::BeforeShown;
-        }
-        let window = self.config.tasks[usize::from(action.task)].window.ms();
-        let latest = window - i64::from(self.has(PlantedBug::WindowEdge));
-        if open.closed & bit != 0 || since_shown > latest {
-            self.counters.late_actions += 1;
-            return Outcome::LateAction;
-        }
-        if self.config.label_policy.is_at_once() && !self.has(PlantedBug::PositiveFirst) {
-            // A late positive corrects an early negative, which must come first.
-            let unsampled = self.config.all_tasks() & !(open.closed | open.sampled);
-            if unsampled != 0 {
-                policy::shown(open, unsampled, &mut self.group);
-                open.next = self.next_due(open);
-            }
-        }
-        open.items[index].positive |= bit;
-        self.counters.matched += 1;
-        self.counters.decide(action.task, true);
-        let record_ms = Some(action.record_ms);
-        policy::acted(
-            self.config.label_policy,
-            open,
-            index,
-            action.task,
-            record_ms,
-            &mut self.group,
-        );
-        Outcome::Matched
-    }
-
-    fn act_closed(&mut self, closed: &mut ClosedRequest, item: Id, task: TaskId) -> Outcome {
-        let bit = 1u8 << task;
-        let mut positives = closed.positives.iter_mut();
-        match positives.find(|positive| positive.item == item && positive.tasks & bit != 0) {
-            None => {
-                self.counters.late_actions += 1;
-                Outcome::LateAction
-            }
-            Some(positive) if positive.seen & bit != 0 => {
-                self.counters.duplicate_actions += 1;
-                Outcome::DuplicateAction
-            }
-            Some(positive) => {
-                positive.seen |= bit;
-                self.counters.matched += 1;
-                Outcome::Matched
-            }
-        }
+        open.next = next_due(self.config, open);
     }
 
     /// Decides every task of every item by the labels that came with the impression.
@@ -337,7 +152,7 @@ impl SlotChange<'_> {
         open: &mut OpenImpression,
         known_actions: &[(Id, TaskId)],
         expires: EventTime,
-    ) -> ClosedRequest {
+    ) -> RememberedImpression {
         let all = self.config.all_tasks();
         for item in &mut open.items {
             item.positive = known_actions
@@ -350,11 +165,8 @@ impl SlotChange<'_> {
             }
         }
         policy::fully_labeled(open, all, &mut self.group);
-        let mut closed = open.close(expires);
-        for positive in &mut closed.positives {
-            positive.seen = 0;
-        }
-        closed
+        let items = open.items.iter();
+        RememberedImpression::new(expires, items.map(|item| (item.candidate.item, item.positive, 0)))
     }
 
     /// Tasks of which no window has closed yet, so that no negative can have been emitted.
@@ -374,23 +186,23 @@ impl SlotChange<'_> {
             .fold(0, |mask, (task, _)| mask | 1 << task)
     }
 
-    /// The next end of a wait or a window.
-    fn next_due(&self, open: &OpenImpression) -> EventTime {
-        let shown = open.request.ts;
-        self.config
-            .tasks()
-            .filter(|(task, _)| open.closed & (1 << task) == 0)
-            .map(|(task, config)| match self.config.wait_ms(config) {
-                Some(wait) if open.sampled & (1 << task) == 0 => passed(shown, wait),
-                _ => passed(shown, config.window.ms()),
-            })
-            .min()
-            .unwrap_or(EventTime::MAX)
-    }
-
     fn has(&self, bug: PlantedBug) -> bool {
         self.planted_bug == Some(bug)
     }
+}
+
+/// The next end of a wait or a window.
+fn next_due(config: &JoinConfig, open: &OpenImpression) -> EventTime {
+    let shown = open.request.ts;
+    config
+        .tasks()
+        .filter(|(task, _)| open.closed & (1 << task) == 0)
+        .map(|(task, task_config)| match config.wait_ms(task_config) {
+            Some(wait) if open.sampled & (1 << task) == 0 => passed(shown, wait),
+            _ => passed(shown, task_config.window.ms()),
+        })
+        .min()
+        .unwrap_or(EventTime::MAX)
 }
 
 /// The features of an impression, one candidate for each item it showed.
@@ -425,9 +237,4 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> OpenImpression {
         sampled: 0,
         held: 0,
     }
-}
-
-/// The tasks of a set.
-fn bits(mask: u8) -> impl Iterator<Item = TaskId> {
-    (0..8).filter(move |task| mask & (1 << task) != 0)
 }

@@ -33,22 +33,18 @@ impl StoreError {
 /// A store is a cache of the newest snapshot and the log behind it: it need not be durable, and it may be wiped.
 /// Iteration follows ids and due times, never the layout of a map.
 pub trait JoinStore {
-    /// Applies `change` to the slot of `id`: it may create, replace, alter or drop it.
-    fn update<R>(
-        &mut self,
-        id: Id,
-        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
-    ) -> Result<R, StoreError>;
+    /// Applies `change` to the slot of `id`, an empty one where there is none. A slot that it leaves empty is dropped.
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut RequestSlot) -> R) -> Result<R, StoreError>;
 
-    /// The slot of `class` that is due first, by (due time, id).
+    /// The slot whose `class` is due first, by (due time, id).
     fn first(&self, class: SlotClass) -> Result<Option<(EventTime, Id)>, StoreError>;
 
-    /// The number of slots of `class`.
-    fn len(&self, class: SlotClass) -> usize;
+    /// The number of slots.
+    fn len(&self) -> usize;
 
     /// True when there is no slot at all.
     fn is_empty(&self) -> bool {
-        SlotClass::ALL.iter().all(|class| self.len(*class) == 0)
+        self.len() == 0
     }
 
     /// Visits every slot, in order of id.
@@ -58,18 +54,17 @@ pub trait JoinStore {
     fn clear(&mut self) -> Result<(), StoreError>;
 }
 
-/// The store in memory: about 100 bytes per request, 16 per shown item and 24 for its due time.
+/// The store in memory: about 100 bytes per open impression, 16 per item of it and 24 for its due time.
 #[derive(Clone, Debug, Default)]
 pub struct MemStore {
-    /// Never holds a `None`: the option lets [`JoinStore::update`] lend the entry itself.
-    slots: HashMap<Id, Option<RequestSlot>, BuildHasherDefault<IdHasher>>,
+    slots: HashMap<Id, RequestSlot, BuildHasherDefault<IdHasher>>,
     due: [BTreeSet<(EventTime, Id)>; SlotClass::ALL.len()],
 }
 
 impl MemStore {
     /// The slot of `id`.
     pub fn get(&self, id: Id) -> Option<&RequestSlot> {
-        self.slots.get(&id).and_then(Option::as_ref)
+        self.slots.get(&id)
     }
 
     /// All ids, unordered.
@@ -77,48 +72,44 @@ impl MemStore {
         self.slots.keys().copied()
     }
 
-    fn index(
-        &mut self,
-        id: Id,
-        before: Option<(SlotClass, EventTime)>,
-        after: Option<(SlotClass, EventTime)>,
-    ) {
-        if before == after {
-            return;
-        }
-        if let Some((class, at)) = before {
-            self.due[class as usize].remove(&(at, id));
-        }
-        if let Some((class, at)) = after {
-            self.due[class as usize].insert((at, id));
+    fn index(&mut self, id: Id, before: DueTimes, after: DueTimes) {
+        for (index, (before, after)) in self.due.iter_mut().zip(before.into_iter().zip(after)) {
+            if before == after {
+                continue;
+            }
+            if let Some(at) = before {
+                index.remove(&(at, id));
+            }
+            if let Some(at) = after {
+                index.insert((at, id));
+            }
         }
     }
 }
 
+/// When each part of a slot is due.
+type DueTimes = [Option<EventTime>; SlotClass::ALL.len()];
+
 impl JoinStore for MemStore {
-    fn update<R>(
-        &mut self,
-        id: Id,
-        change: impl FnOnce(&mut Option<RequestSlot>) -> R,
-    ) -> Result<R, StoreError> {
+    fn update<R>(&mut self, id: Id, change: impl FnOnce(&mut RequestSlot) -> R) -> Result<R, StoreError> {
         let (result, before, after) = match self.slots.entry(id) {
             Entry::Occupied(mut entry) => {
-                let before = entry.get().as_ref().map(RequestSlot::due);
+                let before = entry.get().due();
                 let result = change(entry.get_mut());
-                let after = entry.get().as_ref().map(RequestSlot::due);
-                if after.is_none() {
+                let after = entry.get().due();
+                if entry.get().is_empty() {
                     entry.remove();
                 }
                 (result, before, after)
             }
             Entry::Vacant(entry) => {
-                let mut slot = None;
+                let mut slot = RequestSlot::default();
                 let result = change(&mut slot);
-                let after = slot.as_ref().map(RequestSlot::due);
-                if slot.is_some() {
+                let after = slot.due();
+                if !slot.is_empty() {
                     entry.insert(slot);
                 }
-                (result, None, after)
+                (result, DueTimes::default(), after)
             }
         };
         self.index(id, before, after);
@@ -129,8 +120,8 @@ impl JoinStore for MemStore {
         Ok(self.due[class as usize].first().copied())
     }
 
-    fn len(&self, class: SlotClass) -> usize {
-        self.due[class as usize].len()
+    fn len(&self) -> usize {
+        self.slots.len()
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(Id, &RequestSlot)) -> Result<(), StoreError> {

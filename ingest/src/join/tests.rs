@@ -81,6 +81,18 @@ impl Bench {
         self.impression(ts, &Self::impression_of(request, ts))
     }
 
+    fn show_items(&mut self, ts: i64, items: &[u64]) -> Outcome {
+        let shown = |item: &u64| ShownItem {
+            item: Id(*item),
+            position: None,
+        };
+        let impression = Impression {
+            items: items.iter().map(shown).collect(),
+            ..Self::impression_of(REQUEST, ts)
+        };
+        self.impression(ts, &impression)
+    }
+
     fn impression(&mut self, offset: i64, impression: &Impression) -> Outcome {
         let position = Position {
             partition: SHOWN,
@@ -209,10 +221,59 @@ fn an_action_waits_for_its_impression() {
 }
 
 #[test]
-fn an_action_on_an_item_that_was_not_shown_is_an_orphan() {
+fn a_further_impression_adds_the_items_that_are_new() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    assert_eq!(
+        bench.show_items(0, &[1, 2, 1]),
+        Outcome::Accepted,
+        "1 is shown once"
+    );
+    assert_eq!(bench.act(3, CLICK, 61), Outcome::Early, "3 may be shown yet");
+    assert_eq!(bench.show_items(60, &[2, 3]), Outcome::Accepted);
+    assert_eq!(bench.emitted(), "3 final click=1 @68");
+    assert_eq!(bench.show_items(70, &[3, 1]), Outcome::Duplicate);
+    let counters = bench.joiner.counters();
+    assert_eq!((counters.duplicate_impressions, counters.duplicate_items), (1, 4));
+    // Each item has the window of the impression that showed it.
+    assert_eq!(bench.act(2, CLICK, 101), Outcome::LateAction);
+    bench.pass(101);
+    assert_eq!(bench.emitted(), "1 final click=0, 2 final click=0");
+    assert_eq!(bench.act(3, ORDER, 1_050), Outcome::Matched);
+    bench.pass(1_001);
+    assert_eq!(
+        bench.emitted(),
+        "3 final order=1 @1057 | 1 final order=0, 2 final order=0"
+    );
+    // Closed impressions remember what they showed.
+    assert_eq!(bench.show_items(950, &[4, 2]), Outcome::Accepted);
+    assert_eq!(bench.act(1, CLICK, 5), Outcome::LateAction);
+    bench.joiner.audit().unwrap();
+    let bytes = bench.joiner.export().unwrap();
+    bench.joiner = Joiner::import(config(LabelPolicy::Eager), MemStore::default(), &bytes).unwrap();
+    assert_eq!(bench.show_items(960, &[1, 2, 3, 4]), Outcome::Duplicate);
+    bench.pass(1_951);
+    assert_eq!(bench.emitted(), "4 final click=0 | 4 final order=0");
+}
+
+#[test]
+fn an_action_whose_item_is_never_shown_is_an_orphan_in_the_end() {
     let mut bench = Bench::with(LabelPolicy::Eager);
     bench.show(REQUEST, 0);
+    assert_eq!(bench.act(3, CLICK, 1), Outcome::Early);
+    bench.pass(17);
+    assert_eq!(bench.joiner.counters().orphans, 1);
     assert_eq!(bench.act(3, CLICK, 1), Outcome::Orphan);
+}
+
+#[test]
+fn a_request_that_has_shown_too_much_takes_no_further_impression() {
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    let many: Vec<u64> = (0..16_384).collect();
+    assert_eq!(bench.show_items(0, &many), Outcome::Accepted);
+    assert_eq!(bench.show_items(1, &[20_000]), Outcome::Excess);
+    let counters = bench.joiner.counters();
+    assert_eq!((counters.excess_impressions, counters.excess_items), (1, 1));
+    bench.joiner.audit().unwrap();
 }
 
 #[test]

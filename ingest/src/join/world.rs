@@ -63,8 +63,10 @@ pub(super) struct Report {
     pub(super) fates: [u64; 3],
     /// Late, positive and negative items of each task in the end.
     pub(super) labels: Vec<[u64; 3]>,
-    /// Impressions closed, actions given up and requests forgotten by a cap.
+    /// Impressions closed, actions given up and impressions forgotten by a cap.
     pub(super) early: [u64; 3],
+    /// Shown items that had been shown before.
+    pub(super) duplicate_items: u64,
 }
 
 /// A configuration, the events, and the events after which the joiner is restarted from its export.
@@ -120,6 +122,8 @@ pub(super) enum Draft {
     Shown {
         request: u64,
         mask: u8,
+        /// Shows its first item twice.
+        repeats: bool,
         jitter: i64,
         second: bool,
         known_actions: Option<u8>,
@@ -151,8 +155,10 @@ pub(super) fn draft() -> impl Strategy<Value = Draft> {
     let jitter = || prop_oneof![8 => -8..=8i64, 2 => -60..=20i64];
     let known_actions = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
     prop_oneof![
-        6 => (0..6u64, 1..8u8, jitter(), any::<bool>(), known_actions).prop_map(
-            |(request, mask, jitter, second, known_actions)| Draft::Shown { request, mask, jitter, second, known_actions }
+        6 => (0..6u64, (1..8u8, prop::bool::weighted(0.1)), jitter(), any::<bool>(), known_actions).prop_map(
+            |(request, (mask, repeats), jitter, second, known_actions)| {
+                Draft::Shown { request, mask, repeats, jitter, second, known_actions }
+            }
         ),
         8 => (0..6u64, 0..3u64, 0..3u8, jitter(), any::<bool>())
             .prop_map(|(request, item, task, jitter, second)| Draft::Acted { request, item, task, jitter, second }),
@@ -190,6 +196,7 @@ pub(super) fn events(
             Draft::Shown {
                 request,
                 mask,
+                repeats,
                 jitter,
                 second: which,
                 known_actions,
@@ -197,7 +204,11 @@ pub(super) fn events(
                 partition: partition_of(false, which && two_partitions),
                 request,
                 ts: clock + jitter,
-                items: (0..3).filter(|item| mask & (1 << item) != 0).collect(),
+                items: {
+                    let mut items: Vec<u64> = (0..3).filter(|item| mask & (1 << item) != 0).collect();
+                    items.extend(items.first().copied().filter(|_| repeats));
+                    items
+                },
                 known_actions: known_actions.map(|bits| {
                     let pairs = (0..3u64).flat_map(|item| (0..n_tasks).map(move |task| (item, task)));
                     pairs
@@ -258,6 +269,23 @@ pub(super) fn world(n_events: usize) -> impl Strategy<Value = World> {
             }
         },
     )
+}
+
+/// The events without impressions of an item that another impression of its request has shown: only copies repeat.
+pub(super) fn without_repeats<'a>(events: impl Iterator<Item = &'a WorldEvent>) -> Vec<WorldEvent> {
+    let mut shown = BTreeMap::new();
+    let mut is_first = |event: &&'a WorldEvent| match event {
+        WorldEvent::Shown { request, items, .. } => {
+            let by_another = |item| shown.get(&(*request, item)).is_some_and(|other| other != event);
+            let is_repeat = items.iter().any(|item| by_another(*item));
+            if !is_repeat {
+                shown.extend(items.iter().map(|item| ((*request, *item), *event)));
+            }
+            !is_repeat
+        }
+        _ => true,
+    };
+    events.filter(|event| is_first(event)).cloned().collect()
 }
 
 /// Features that depend on the impression alone, so that every derivation of a state has the same.
@@ -341,6 +369,7 @@ pub(super) fn name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Accepted => "accepted",
         Outcome::Duplicate => "duplicate",
+        Outcome::Excess => "excess",
         Outcome::Late => "late",
         Outcome::Matched => "matched",
         Outcome::DuplicateAction => "duplicate action",
@@ -427,6 +456,7 @@ pub(super) fn joined<S: JoinStore>(
             counters.orphaned_early,
             counters.forgotten_early,
         ],
+        duplicate_items: counters.duplicate_items,
     };
     Ok((report, exports))
 }

@@ -39,7 +39,7 @@ impl FeatureSource for StageOutput {
 
 impl StageOutput {
     /// Updates the features, then batches the new samples; full batches are appended to `out`. `impression` is that of
-    /// the record.
+    /// the record, of which only the new items count.
     pub(super) fn apply(
         &mut self,
         effects: &mut JoinEffects,
@@ -47,7 +47,7 @@ impl StageOutput {
         out: &mut Vec<Batch>,
     ) {
         if effects.outcome == Outcome::Accepted
-            && let Some(impression) = impression
+            && let Some(impression) = effects.new_part.as_ref().or(impression)
         {
             self.count_impression(impression);
         }

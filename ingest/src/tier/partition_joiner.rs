@@ -199,16 +199,19 @@ impl PartitionJoiner {
     ) -> Result<(), PartitionJoinerError> {
         let (at, watermark) = (record.position, self.joiner.clock().watermark());
         self.timestamp_ms = record.timestamp_ms.or(self.timestamp_ms);
-        let outcome = self.joiner.step(&record, &mut without_features)?.outcome;
+        let effects = self.joiner.step(&record, &mut without_features)?;
+        let (outcome, new_part) = (effects.outcome, effects.new_part.take());
         if at.partition.stream == Stream::Actions {
             self.unresolved.read(at.offset);
         }
         let first = match (record.event, outcome) {
             (Ok(Event::Impression(impression)), Outcome::Accepted) => {
+                let impression = new_part.unwrap_or(impression);
                 Some((at, impression.user, shown(&self.config, impression, watermark)))
             }
             (Ok(Event::Impression(impression)), Outcome::Late) => {
-                let n_items = impression.items.len() as u64;
+                let items = &new_part.as_ref().unwrap_or(&impression).items;
+                let n_items = items.len() as u64;
                 Some((at, impression.user, JoinEvent::Late { n_items }))
             }
             (Ok(Event::Action(action)), Outcome::Early) => {

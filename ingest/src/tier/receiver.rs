@@ -21,7 +21,7 @@ use crate::tier::ledger::SourceLedger;
 use pending::{PendingImpression, Reported};
 
 /// First bytes of a state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeltier2";
+const MAGIC: &[u8; 10] = b"ouzeltier3";
 
 /// The receiver.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -136,7 +136,7 @@ impl JoinResultReceiver {
                 let pending =
                     PendingImpression::new(captured, topic_partition, *late, *deadline, holds_positives);
                 let n_items = pending.n_items() as u64;
-                self.counters.add_impression(n_items, *late);
+                self.counters.add_impression(n_items, 0, *late);
                 self.counters.pending_items += n_items;
                 self.pending.insert(key, pending);
                 self.effects.outcome = Outcome::Accepted;
@@ -150,7 +150,7 @@ impl JoinResultReceiver {
                 if !ledger.enter_impression(record.at.offset) {
                     return count_stale("late");
                 }
-                self.counters.add_impression(*n_items, u8::MAX);
+                self.counters.add_impression(*n_items, 0, u8::MAX);
             }
             JoinEvent::Outcome { is_closed, .. } => {
                 self.receive_outcome(ledger_key, record);

@@ -70,14 +70,14 @@ pub struct HistoryInputs {
 }
 
 impl Inputs {
-    /// Inputs of a training batch. Samples of one request share its user side, whatever their order.
+    /// Inputs of a training batch. Samples of one impression share its user side, whatever their order.
     #[must_use]
     pub fn of_samples(config: &ModelConfig, samples: &[Sample], vectors: &VectorMap) -> Self {
         let mut build = Builder::new(config);
         let mut seen: HashMap<Id, i64, BuildHasherDefault<IdHasher>> = HashMap::default();
         for sample in samples {
             let next = build.n_requests();
-            let request = *seen.entry(sample.request.id).or_insert(next);
+            let request = *seen.entry(sample.impression()).or_insert(next);
             if request == next {
                 build.request(&sample.request);
             }

@@ -311,18 +311,6 @@ fn counts_are_limited() {
 }
 
 #[test]
-fn a_slate_shows_an_item_once() {
-    let twice = json!([{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}]);
-    let payload = with(impression(), "items", twice).to_string();
-    check(
-        Stream::Impressions,
-        payload,
-        RejectReason::DuplicateItem,
-        "items[2]",
-    );
-}
-
-#[test]
 fn an_action_without_a_task_is_rejected_by_name() {
     let payload = with(action(), "action", json!("dislike")).to_string();
     check(

@@ -82,13 +82,13 @@ impl Disk {
         files.run("measure its files", sled::Db::size_on_disk)
     }
 
-    /// Reads the impression that was written under `due`. Bytes whose hash is not `expected` are an error.
+    /// Reads the impressions of a request that were written under `due`. Bytes whose hash is not `expected` are an error.
     pub(super) fn read(
         &self,
         id: Id,
         due: EventTime,
         expected: u64,
-    ) -> Result<Box<OpenImpression>, StoreError> {
+    ) -> Result<Box<[OpenImpression]>, StoreError> {
         let attempted = "read an impression";
         let key = key(due, id);
         let files = self
@@ -102,9 +102,7 @@ impl Disk {
             let detail = format!("the bytes of request {id} are not those that were written");
             return Err(StoreError::new(attempted, &detail));
         }
-        postcard::from_bytes(&bytes)
-            .map(Box::new)
-            .map_err(|error| StoreError::new(attempted, &error))
+        postcard::from_bytes(&bytes).map_err(|error| StoreError::new(attempted, &error))
     }
 
     /// Deletes a value with the next write.
@@ -112,11 +110,11 @@ impl Disk {
         self.dead.push(key(due, id));
     }
 
-    /// Writes these impressions, but for those that are too large, and deletes dead values. Returns the ids written,
-    /// each with the hash of its value.
+    /// Writes the open impressions of these requests, each with its due time, but for those that are too large, and
+    /// deletes dead values. Returns the ids written, each with the hash of its value.
     pub(super) fn write(
         &mut self,
-        impressions: &[(Id, &OpenImpression)],
+        impressions: &[(EventTime, Id, &[OpenImpression])],
     ) -> Result<Vec<(Id, u64)>, StoreError> {
         if self.files.is_none() {
             self.replace(self.next_files()?)?;
@@ -128,12 +126,12 @@ impl Disk {
         }
         let mut written = Vec::with_capacity(impressions.len());
         let mut n_bytes = 0;
-        for (id, open) in impressions {
+        for (due, id, open) in impressions {
             let bytes = postcard::to_stdvec(*open).map_err(|error| StoreError::new("encode", &error))?;
             if bytes.len() > MOST_VALUE_BYTES {
                 continue;
             }
-            let key = key(open.next, *id);
+            let key = key(*due, *id);
             n_bytes += bytes.len() as u64;
             written.push((*id, checksum(&key, &bytes)));
             batch.insert(&key, bytes);

@@ -41,9 +41,9 @@ fn a_directory_is_emptied_when_opened_whatever_is_in_it() {
     assert!(!generation(dir.path(), 7).exists());
 }
 
-/// An open impression of request `n`, due at 9.
-fn open(n: u64, closed: u8) -> OpenImpression {
-    OpenImpression {
+/// The open impression of request `n`, due at 9.
+fn open(n: u64, closed: u8) -> Box<[OpenImpression]> {
+    Box::new([OpenImpression {
         request: std::sync::Arc::new(ouzel_sample::Request {
             id: Id(n),
             user: Id(1),
@@ -65,6 +65,13 @@ fn open(n: u64, closed: u8) -> OpenImpression {
         closed,
         sampled: 0,
         held: 0,
+    }])
+}
+
+fn slot(n: u64, closed: u8) -> RequestSlot {
+    RequestSlot {
+        open: open(n, closed),
+        ..RequestSlot::default()
     }
 }
 
@@ -82,7 +89,7 @@ fn a_value_that_differs_from_the_one_written_is_refused() {
     let mut store = SledStore::open(dir.path(), limits).unwrap();
     let read = |store: &mut SledStore| store.update(Id(1), |slot| slot.clone());
     for closed in [0, 1] {
-        store.insert(Id(1), Box::new(open(1, closed))).unwrap();
+        store.insert(Id(1), open(1, closed)).unwrap();
     }
     assert_eq!(store.n_cold(), 1);
     let sound = db(&store).get(key(EventTime(9), Id(1))).unwrap().unwrap();
@@ -94,10 +101,7 @@ fn a_value_that_differs_from_the_one_written_is_refused() {
         assert!(error.contains("are not those that were written"), "{error}");
     }
     db(&store).insert(key(EventTime(9), Id(1)), sound).unwrap();
-    assert_eq!(
-        read(&mut store).unwrap(),
-        Some(RequestSlot::Open(Box::new(open(1, 1))))
-    );
+    assert_eq!(read(&mut store).unwrap(), slot(1, 1));
     db(&store).clear().unwrap();
     let error = read(&mut store).unwrap_err().to_string();
     assert!(error.contains("is not on disk"), "{error}");
@@ -124,7 +128,7 @@ fn a_full_disk_leaves_everything_in_memory_until_it_has_room() {
     let mut store = SledStore::open(dir.path(), limits).unwrap();
     let insert = |store: &mut SledStore, ids: std::ops::Range<u64>| {
         for id in ids {
-            store.insert(Id(id), Box::new(open(id, 0))).unwrap();
+            store.insert(Id(id), open(id, 0)).unwrap();
         }
     };
     let all = |store: &SledStore| {
@@ -142,14 +146,12 @@ fn a_full_disk_leaves_everything_in_memory_until_it_has_room() {
     fs::remove_dir_all(dir.path()).unwrap();
     fs::write(dir.path(), "no directory").unwrap();
     insert(&mut store, 12..40);
-    assert_eq!((store.n_cold(), store.len(SlotClass::Open)), (0, 40));
+    assert_eq!((store.n_cold(), store.len()), (0, 40));
     assert_eq!(all(&store).len(), 40);
     fs::remove_file(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
     insert(&mut store, 40..100);
     assert!(store.n_cold() > 40, "there is room again: {}", store.n_cold());
-    let expected: Vec<_> = (0..100)
-        .map(|id| (Id(id), RequestSlot::Open(Box::new(open(id, 0)))))
-        .collect();
+    let expected: Vec<_> = (0..100).map(|id| (Id(id), slot(id, 0))).collect();
     assert_eq!(all(&store), expected);
 }

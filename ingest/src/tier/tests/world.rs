@@ -18,6 +18,8 @@ pub(super) struct Draft {
     /// How much older it is than its record, ms.
     pub(super) delay: i64,
     request: u64,
+    /// Of an impression: the part of its request that it shows, where that comes in two parts.
+    part: u64,
     action: Option<(u64, u8)>,
 }
 
@@ -25,12 +27,14 @@ pub(super) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let delay = prop_oneof![4 => Just(0i64), 2 => 0..8i64, 1 => 0..120i64];
     let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
     let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
-    let draft = (after, delay, 0..6u64, action).prop_map(|(after, delay, request, action)| Draft {
-        after,
-        delay,
-        request,
-        action,
-    });
+    let draft =
+        (after, delay, 0..6u64, 0..2u64, action).prop_map(|(after, delay, request, part, action)| Draft {
+            after,
+            delay,
+            request,
+            part,
+            action,
+        });
     vec(draft, 1..250)
 }
 
@@ -70,8 +74,14 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
         let user = Id(request.0 % 5);
         let stream = usize::from(draft.action.is_some());
         // A repeated impression is the same as the first.
+        // Half of the requests come in two parts.
+        let (part, items) = match (request.0 % 2, draft.part) {
+            (0, _) => (0, 0..=request.0 % 3),
+            (_, 0) => (0, 0..=0),
+            (_, _) => (1, 1..=2),
+        };
         let shown_ts = match draft.action {
-            None => *shown.entry(request).or_insert(ts),
+            None => *shown.entry((request, part)).or_insert(ts),
             Some(_) => ts,
         };
         let event = match draft.action {
@@ -79,7 +89,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
                 request,
                 user,
                 ts: shown_ts,
-                items: (0..=request.0 % 3)
+                items: items
                     .map(|item| ShownItem {
                         item: Id(item),
                         position: None,
