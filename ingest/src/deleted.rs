@@ -98,6 +98,7 @@ mod tests {
 
     use std::sync::Arc;
 
+    use ouzel_sample::settings::Period;
     use ouzel_sample::{
         DecodedRecord, Deletion, Event, FeatureConfig, FeatureQuery, FeatureState, Impression, Item,
         PartitionId, Position, ShownItem, Stream, VectorId,
@@ -158,6 +159,7 @@ mod tests {
     fn join_config() -> JoinConfig {
         JoinConfig {
             label_policy: LabelPolicy::Eager,
+            max_time_jump: Period::TEN_YEARS,
             ..JoinConfig::default()
         }
     }

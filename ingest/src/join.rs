@@ -37,7 +37,7 @@ pub(crate) use clock::passed;
 pub use clock::{EventClock, Mark};
 pub use config::{JoinConfig, JoinSource, LabelPolicy, StoreKind, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
-pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome};
+pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome, TimeJump};
 pub use error::JoinError;
 pub use joiner::Joiner;
 pub use remembered::RememberedImpression;

@@ -18,7 +18,7 @@ use ouzel_sample::{
     Batch, DecodedRecord, Event, Id, Item, ItemVectors, PartitionId, Positions, Vector, VectorOrigin,
 };
 
-use crate::join::{Mark, Outcome};
+use crate::join::{Mark, Outcome, TimeJump};
 use crate::order::{OrderError, Orderer, is_bootstrapping};
 use crate::plan::{Encoded, PlanEntry};
 use crate::stage::{Stage, StageError};
@@ -239,6 +239,11 @@ impl Sequencer {
     /// The joined state.
     pub fn stage(&self) -> &Stage {
         &self.stage
+    }
+
+    /// The first event far ahead of its time since the last call: see [`Stage::take_time_jump`].
+    pub fn take_time_jump(&mut self) -> Option<TimeJump> {
+        self.stage.take_time_jump()
     }
 
     /// Number of the next plan entry, which names a checkpoint taken now.

@@ -19,7 +19,8 @@ use ouzel_sample::{
 
 use crate::deleted::DeletedItems;
 use crate::join::{
-    AnyStore, Counters, FeatureSource, JoinConfig, JoinEffects, JoinError, Joiner, Mark, Outcome, StoreConfig,
+    AnyStore, Counters, FeatureSource, JoinConfig, JoinEffects, JoinError, Joiner, Mark, Outcome,
+    StoreConfig, TimeJump,
 };
 use crate::metrics::DELETED;
 use crate::tier::JoinResultReceiver;
@@ -63,6 +64,8 @@ impl Join {
 pub struct Stage {
     join: Join,
     output: StageOutput,
+    /// The first event far ahead of its time since the last message about one; in no checkpoint.
+    time_jump: Option<TimeJump>,
 }
 
 impl Stage {
@@ -103,7 +106,11 @@ impl Stage {
             deleted: DeletedItems::default(),
             shown: Vec::new(),
         };
-        Self { join, output }
+        Self {
+            join,
+            output,
+            time_jump: None,
+        }
     }
 
     /// The stage as it was at a checkpoint. What `store` held before is ignored.
@@ -127,7 +134,11 @@ impl Stage {
             deleted,
             shown: Vec::new(),
         };
-        Ok(Self { join, output })
+        Ok(Self {
+            join,
+            output,
+            time_jump: None,
+        })
     }
 
     /// Takes the next record of the merged log; full batches are appended to `out`.
@@ -159,6 +170,10 @@ impl Stage {
         };
         let effects = self.join.step(record, &mut self.output)?;
         let (outcome, n_batches) = (effects.outcome, out.len());
+        if let Some(ahead_ms) = effects.ahead_ms {
+            let position = record.position;
+            self.time_jump.get_or_insert(TimeJump { position, ahead_ms });
+        }
         self.output.apply(effects, impression, out);
         self.check_after(n_batches, out)?;
         Ok(outcome)
@@ -249,6 +264,11 @@ impl Stage {
         if !self.output.deleted.has(item) {
             self.output.features.vectors().put(item, vectors);
         }
+    }
+
+    /// The first event far ahead of its time since the last call, for a message.
+    pub fn take_time_jump(&mut self) -> Option<TimeJump> {
+        self.time_jump.take()
     }
 
     /// The feature state, to be read by others.

@@ -57,6 +57,7 @@ fn outcomes(counters: &Counters) -> Vec<(&'static str, u64)> {
         ("action_orphan", counters.orphans),
         ("action_before_shown", counters.before_shown),
         ("action_rejected", counters.rejected_actions),
+        ("time_jump_held", counters.time_jumps_held),
     ]
 }
 

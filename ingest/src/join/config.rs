@@ -116,6 +116,14 @@ pub struct JoinConfig {
     /// Raise it when late events are dropped; lower it to close windows sooner.
     #[schemars(extend("x-maximum" = "3660d"))]
     pub allowed_lateness: Period,
+    /// How far an event may be dated after the newest event of its partition, in event time, and time follow it at once.
+    /// Beyond that time follows only when four requests agree, so that one wrong clock makes no other event late. After a
+    /// longer pause of the log, time moves with the fourth request.
+    ///
+    /// Lower it when clocks are wrong by less, but not below the usual pause between the events of a partition; `3660d`
+    /// trusts every clock, from the first event of the log on.
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "3660d"))]
+    pub max_time_jump: Period,
     /// How far before its impression an action may be dated and still belong to it, in event time.
     ///
     /// Raise it when the clocks of the producers differ by more.
@@ -163,6 +171,7 @@ impl Default for JoinConfig {
             label_policy: LabelPolicy::default(),
             label_wait: Period::from_secs(60),
             allowed_lateness: Period::from_secs(60),
+            max_time_jump: Period::from_secs(600),
             max_clock_skew: Period::from_secs(5),
             dedup_window: None,
             max_pending_items: 5_000_000,

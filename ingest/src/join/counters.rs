@@ -54,6 +54,8 @@ pub struct Counters {
     pub forgotten_early: u64,
     /// Closed impressions that are remembered: what the cap on them counts.
     pub remembered: u64,
+    /// Events so far ahead of their partition that time did not follow them before other requests confirmed it.
+    pub time_jumps_held: u64,
     /// Samples emitted, by `SampleKind` in its declared order.
     pub samples: [u64; 5],
 }

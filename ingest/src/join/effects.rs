@@ -104,6 +104,15 @@ pub struct ClosedImpression {
     pub user: Id,
 }
 
+/// An event whose time was held because it is far ahead of its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeJump {
+    /// Position of its record.
+    pub position: Position,
+    /// How far it is ahead of the newest event before it, ms.
+    pub ahead_ms: i64,
+}
+
 /// What one input caused. The next input overwrites it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JoinEffects {
@@ -111,6 +120,8 @@ pub struct JoinEffects {
     pub outcome: Outcome,
     /// Of an accepted or late impression, the items that its request had not shown before; `None` when that is all of it.
     pub new_part: Option<Impression>,
+    /// How far the event is ahead of its partition, ms, where time does not follow it before other requests confirm it.
+    pub ahead_ms: Option<i64>,
     /// New samples. A group is what one event decided of one impression; a batch never splits it.
     pub groups: Vec<Vec<Sample>>,
     /// Actions that count from here on: the record's own, or those that had waited for its impression, in order of
@@ -125,6 +136,7 @@ impl JoinEffects {
     pub(crate) fn clear(&mut self) {
         self.outcome = Outcome::Passed;
         self.new_part = None;
+        self.ahead_ms = None;
         self.groups.clear();
         self.actions.clear();
         self.closed.clear();

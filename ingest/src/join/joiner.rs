@@ -44,7 +44,11 @@ impl<S: JoinStore> Joiner<S> {
         }
         store.clear()?;
         Ok(Self {
-            clock: EventClock::new(config.allowed_lateness.ms(), partitions),
+            clock: EventClock::new(
+                config.allowed_lateness.ms(),
+                config.max_time_jump.ms(),
+                partitions,
+            ),
             counters: Counters::new(config.n_tasks()),
             floor: EventTime::MIN,
             first_shown: None,
@@ -101,7 +105,7 @@ impl<S: JoinStore> Joiner<S> {
         if outcome == Outcome::Accepted {
             self.first_shown.get_or_insert(impression.ts);
         }
-        self.observe(position.partition, impression.ts)?;
+        self.observe(position.partition, impression.request, impression.ts)?;
         Ok(self.finish_step(outcome))
     }
 
@@ -133,15 +137,16 @@ impl<S: JoinStore> Joiner<S> {
             task: action.task,
         };
         let outcome = self.change(action.request, |step, slot| step.action(slot, action, waiting))?;
-        self.observe(position.partition, action.ts)?;
+        self.observe(position.partition, action.request, action.ts)?;
         Ok(outcome)
     }
 
     /// Event time of `partition` is at least `ts`, though no event says so: a heartbeat, or in a merge by
-    /// event time, that its next event is later.
+    /// event time, that its next event is later. It is taken as true, however far ahead it is.
     pub fn advance(&mut self, partition: PartitionId, ts: EventTime) -> Result<&mut JoinEffects, JoinError> {
         self.effects.clear();
-        self.observe(partition, ts)?;
+        self.clock.advance(partition, ts, self.planted_bug);
+        self.close_due_windows()?;
         Ok(self.finish_step(Outcome::Passed))
     }
 
@@ -168,7 +173,7 @@ impl<S: JoinStore> Joiner<S> {
     /// the samples made meanwhile, and replaces the counters by those of the checkpoint it reaches.
     pub fn warm_up(config: JoinConfig, clock: EventClock, store: S) -> Result<Self, JoinError> {
         let mut joiner = Self::new(config, [], store)?;
-        joiner.clock = clock.with_lateness(joiner.config.allowed_lateness.ms());
+        joiner.clock = joiner.bounded(clock);
         // Whether the log was starting at the checkpoint is not known: no positive is held back for it.
         joiner.first_shown = Some(EventTime::MIN);
         Ok(joiner)
@@ -204,8 +209,18 @@ impl<S: JoinStore> Joiner<S> {
         &mut self.effects
     }
 
-    fn observe(&mut self, partition: PartitionId, ts: EventTime) -> Result<(), JoinError> {
-        self.clock.observe(partition, ts, self.planted_bug);
+    /// `clock` under the bounds of the configuration.
+    pub(crate) fn bounded(&self, clock: EventClock) -> EventClock {
+        clock.with_bounds(self.config.allowed_lateness.ms(), self.config.max_time_jump.ms())
+    }
+
+    fn observe(&mut self, partition: PartitionId, request: Id, ts: EventTime) -> Result<(), JoinError> {
+        let held = self.clock.observe(partition, request, ts, self.planted_bug);
+        // At the beginning of time every event is ahead.
+        if let Some(ahead_ms) = held.filter(|ahead_ms| *ahead_ms > 0) {
+            self.counters.time_jumps_held += 1;
+            self.effects.ahead_ms = Some(ahead_ms);
+        }
         self.close_due_windows()
     }
 

@@ -51,7 +51,7 @@ impl<'a> Oracle<'a> {
     pub(super) fn report(config: &'a JoinConfig, partitions: &[PartitionId], all: &[WorldEvent]) -> Report {
         let mut oracle = Self {
             config,
-            watermarks: watermarks(config.allowed_lateness.ms(), partitions, all),
+            watermarks: watermarks(config, partitions, all),
             shown: Vec::new(),
             waiting: Vec::new(),
             floor: i64::MIN,
@@ -65,6 +65,7 @@ impl<'a> Oracle<'a> {
             oracle.close(k);
             oracle.enforce_caps(oracle.watermarks[k + 1]);
         }
+        oracle.report.watermarks = oracle.watermarks[1..].to_vec();
         oracle.watermarks.push(i64::MAX);
         oracle.close(all.len());
         oracle.report.labels = (0..config.n_tasks()).map(|task| oracle.labels(task)).collect();

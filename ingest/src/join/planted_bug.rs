@@ -25,11 +25,13 @@ pub(crate) enum PlantedBug {
     PositiveFirst,
     /// A further impression of a request is joined with the items that were shown before.
     TakeItemTwice,
+    /// Time follows every event, however far ahead it is.
+    TrustEveryClock,
 }
 
 impl PlantedBug {
     #[cfg(test)]
-    pub(crate) const ALL: [PlantedBug; 10] = [
+    pub(crate) const ALL: [PlantedBug; 11] = [
         PlantedBug::ForgetImpressionDedup,
         PlantedBug::ForgetActionDedup,
         PlantedBug::WindowEdge,
@@ -40,5 +42,6 @@ impl PlantedBug {
         PlantedBug::ForgetClosed,
         PlantedBug::PositiveFirst,
         PlantedBug::TakeItemTwice,
+        PlantedBug::TrustEveryClock,
     ];
 }

@@ -282,12 +282,16 @@ fn warm_up_holds(world: &World, less_ms: i64, n_arrived: &Cell<u32>) -> TestCase
         _ => true,
     });
     let events = without_repeats(on_time);
-    let times = watermarks(config.allowed_lateness.ms(), &world.partitions, &events);
+    let times = watermarks(&config, &world.partitions, &events);
     // The checkpoint is taken once time has begun, a quarter into the world.
     let started = times.iter().position(|watermark| *watermark > i64::MIN);
     let checkpoint = started.map_or(events.len(), |started| started.max(events.len() / 4));
     // Neither knows that the log starts, as no partition joiner of a tier does.
-    let began = EventClock::new(config.allowed_lateness.ms(), world.partitions.clone());
+    let began = EventClock::new(
+        config.allowed_lateness.ms(),
+        config.max_time_jump.ms(),
+        world.partitions.clone(),
+    );
     let mut full = Joiner::warm_up(config.clone(), began, MemStore::default()).map_err(fail)?;
     let mut warm = None;
     let (mut newest, mut newest_at_checkpoint, mut ahead) = (i64::MIN, i64::MIN, 0);

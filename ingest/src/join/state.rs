@@ -108,7 +108,7 @@ impl<S: JoinStore> Joiner<S> {
             return Err(changed);
         }
         let mut joiner = Self::new(config, [], store)?;
-        joiner.clock = header.clock.with_lateness(joiner.config.allowed_lateness.ms());
+        joiner.clock = joiner.bounded(header.clock);
         joiner.counters = header.counters;
         joiner.floor = header.floor;
         joiner.first_shown = header.first_shown;

@@ -379,6 +379,42 @@ fn a_silent_action_stream_stops_time() {
 }
 
 #[test]
+fn two_records_55_minutes_ahead_make_none_of_17000_late() {
+    const MINUTE: i64 = 60_000;
+    let config = JoinConfig::default();
+    let mut bench = Bench::new(config);
+    // A minute of traffic, then two events of a wrong clock, then 17,000 requests in 50 minutes.
+    let mut requests = 0u64;
+    let mut serve = |bench: &mut Bench, at: i64| {
+        requests += 1;
+        let outcome = bench.show(requests, at);
+        assert_eq!(outcome, Outcome::Accepted);
+        if requests.is_multiple_of(3) {
+            assert_eq!(bench.act_on(requests, 1, CLICK, at + 100), Outcome::Matched);
+        }
+    };
+    for n in 0..300 {
+        serve(&mut bench, n * 200);
+    }
+    for (wrong, request) in [(55 * MINUTE, 1_000_001), (55 * MINUTE + 50, 1_000_002)] {
+        assert_eq!(bench.show(request, MINUTE + wrong), Outcome::Accepted);
+        assert_eq!(
+            bench.act_on(request, 1, CLICK, MINUTE + wrong + 10),
+            Outcome::Matched
+        );
+    }
+    for n in 0..17_000 {
+        serve(&mut bench, MINUTE + n * 176);
+    }
+    let counters = bench.joiner.counters();
+    assert_eq!((counters.late_impressions, counters.late_actions), (0, 0));
+    assert_eq!(counters.tasks[0].late, 0);
+    assert_eq!(counters.time_jumps_held, 4);
+    let ahead = bench.joiner.clock().watermark().0 - (MINUTE + 17_000 * 176);
+    assert!((-2 * MINUTE..=-MINUTE + 1_000).contains(&ahead), "{ahead}");
+}
+
+#[test]
 fn a_capture_that_does_not_fit_its_slate_is_refused_and_changes_nothing() {
     let mut bench = Bench::with(LabelPolicy::Eager);
     bench.act(1, CLICK, 5);

@@ -1,6 +1,6 @@
 //! Random worlds for the property tests: configurations, events, and the run of a joiner over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ouzel_sample::settings::Period;
 use ouzel_sample::{
@@ -67,6 +67,8 @@ pub(super) struct Report {
     pub(super) early: [u64; 3],
     /// Shown items that had been shown before.
     pub(super) duplicate_items: u64,
+    /// The watermark after each event.
+    pub(super) watermarks: Vec<i64>,
 }
 
 /// A configuration, the events, and the events after which the joiner is restarted from its export.
@@ -89,12 +91,13 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     ];
     let cap = |small: std::ops::Range<usize>| prop_oneof![3 => Just(1_000), 1 => small];
     let caps = (cap(1..8), cap(1..4), cap(1..4));
-    let bounds = (0..15i64, 0..4i64, prop_oneof![Just(0), 0..40i64]);
+    let max_jump = prop_oneof![1 => Just(600_000), 2 => 10..80i64, 2 => Just(Period::TEN_YEARS.ms())];
+    let bounds = (0..15i64, 0..4i64, prop_oneof![Just(0), 0..40i64], max_jump);
     let policy = (policy, 0..30i64);
     (vec(1..40i64, 1..=3), bounds, caps, policy).prop_map(
         |(windows, bounds, caps, (label_policy, wait_ms))| {
             let longest = windows.iter().copied().max().unwrap_or(0);
-            let (lateness_ms, skew_ms, more) = bounds;
+            let (lateness_ms, skew_ms, more, max_jump_ms) = bounds;
             let (max_pending_items, max_early_actions, max_closed_requests) = caps;
             JoinConfig {
                 tasks: windows
@@ -105,6 +108,7 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
                 label_policy,
                 label_wait: Period::from_ms(wait_ms),
                 allowed_lateness: Period::from_ms(lateness_ms),
+                max_time_jump: Period::from_ms(max_jump_ms),
                 max_clock_skew: Period::from_ms(skew_ms),
                 dedup_window: Some(Period::from_ms(longest + lateness_ms + skew_ms + more)),
                 max_pending_items,
@@ -151,8 +155,9 @@ pub(super) enum Draft {
 }
 
 pub(super) fn draft() -> impl Strategy<Value = Draft> {
-    // Mostly a little out of order, now and then far beyond any lateness or window, in both directions.
-    let jitter = || prop_oneof![8 => -8..=8i64, 2 => -60..=20i64];
+    // Mostly a little out of order, now and then far beyond any lateness or window in both directions, or ahead as a wrong
+    // clock is.
+    let jitter = || prop_oneof![80 => -8..=8i64, 20 => -60..=20i64, 4 => 0..=3_000i64];
     let known_actions = prop_oneof![9 => Just(None), 1 => any::<u8>().prop_map(Some)];
     prop_oneof![
         6 => (0..6u64, (1..8u8, prop::bool::weighted(0.1)), jitter(), any::<bool>(), known_actions).prop_map(
@@ -424,9 +429,11 @@ pub(super) fn joined<S: JoinStore>(
     let mut joiner = Joiner::new(world.config.clone(), world.partitions.iter().copied(), store())?;
     joiner.planted_bug = bug;
     let (mut out, mut outcomes, mut exports) = (Vec::new(), Vec::new(), Vec::new());
+    let mut watermarks = Vec::new();
     for (offset, event) in world.events.iter().enumerate() {
         outcomes.push(apply(&mut joiner, offset, event, &mut out)?);
         joiner.counters().check()?;
+        watermarks.push(joiner.clock().watermark().0);
         if world.restarts[offset] {
             let bytes = joiner.export()?;
             joiner = Joiner::import(world.config.clone(), store(), &bytes)?;
@@ -457,44 +464,120 @@ pub(super) fn joined<S: JoinStore>(
             counters.forgotten_early,
         ],
         duplicate_items: counters.duplicate_items,
+        watermarks,
     };
     Ok((report, exports))
 }
 
 /// The watermark before each event, and after the last.
-pub(super) fn watermarks(lateness_ms: i64, partitions: &[PartitionId], all: &[WorldEvent]) -> Vec<i64> {
-    let mut newest: BTreeMap<PartitionId, (i64, bool)> = partitions
-        .iter()
-        .map(|partition| (*partition, (i64::MIN, false)))
-        .collect();
+pub(super) fn watermarks(config: &JoinConfig, partitions: &[PartitionId], all: &[WorldEvent]) -> Vec<i64> {
+    let mut times = Times {
+        max_jump_ms: config.max_time_jump.ms(),
+        newest: partitions.iter().map(|id| (*id, (i64::MIN, false))).collect(),
+        held: Vec::new(),
+    };
     let mut watermarks = vec![i64::MIN];
     for event in all {
+        let last = *watermarks.last().unwrap();
         match event {
-            WorldEvent::Shown { partition, ts, .. }
-            | WorldEvent::Acted { partition, ts, .. }
-            | WorldEvent::Advanced(partition, ts) => {
-                let (old, _) = newest[partition];
-                newest.insert(*partition, (old.max(*ts), false));
+            WorldEvent::Shown {
+                partition,
+                request,
+                ts,
+                ..
             }
-            WorldEvent::Active(partition) => newest.get_mut(partition).unwrap().1 = false,
+            | WorldEvent::Acted {
+                partition,
+                request,
+                ts,
+                ..
+            } => times.event(*partition, *request, *ts, last),
+            WorldEvent::Advanced(partition, ts) => times.reach(*partition, *ts),
+            WorldEvent::Active(partition) => times.newest.get_mut(partition).unwrap().1 = false,
             WorldEvent::Idle(partition) => {
                 let others = |(id, (_, is_idle)): (&PartitionId, &(i64, bool))| {
                     id != partition && id.stream == partition.stream && !is_idle
                 };
-                if newest.iter().any(others) {
-                    newest.get_mut(partition).unwrap().1 = true;
+                if times.newest.iter().any(others) {
+                    times.newest.get_mut(partition).unwrap().1 = true;
                 }
             }
             WorldEvent::Broken(_) => {}
         }
-        let least = newest
-            .values()
-            .filter(|(_, is_idle)| !is_idle)
-            .map(|(ts, _)| *ts)
-            .min()
-            .unwrap();
-        let last = *watermarks.last().unwrap();
-        watermarks.push(last.max(least.saturating_sub(lateness_ms)));
+        times.take_over();
+        let active = times.newest.values().filter(|(_, is_idle)| !is_idle);
+        let least = active.map(|(ts, _)| *ts).min().unwrap();
+        watermarks.push(last.max(least.saturating_sub(config.allowed_lateness.ms())));
     }
     watermarks
+}
+
+/// The times of partitions: newest and idle, and what is held as (time, request, partition).
+struct Times {
+    max_jump_ms: i64,
+    newest: BTreeMap<PartitionId, (i64, bool)>,
+    held: Vec<(i64, u64, PartitionId)>,
+}
+
+impl Times {
+    fn event(&mut self, partition: PartitionId, request: u64, ts: i64, watermark: i64) {
+        if self.limit(partition).is_some_and(|limit| ts <= limit) {
+            self.held.retain(|held| held.2 != partition || ts < watermark);
+            return self.reach(partition, ts);
+        }
+        self.reach(partition, i64::MIN);
+        let same = |held: &(i64, u64, PartitionId)| (held.1, held.2) == (request, partition);
+        let newest = self.held.iter().filter(|held| same(held)).map(|held| held.0);
+        let newest = newest.fold(ts, i64::max);
+        self.held.retain(|held| !same(held));
+        self.held.push((newest, request, partition));
+        // The newest time that four requests have reached.
+        let reached = |time: i64| -> usize {
+            let requests = self.held.iter().filter(|held| held.0 >= time).map(|held| held.1);
+            requests.collect::<BTreeSet<u64>>().len()
+        };
+        let confirmed = self
+            .held
+            .iter()
+            .map(|held| held.0)
+            .filter(|time| reached(*time) >= 4)
+            .max();
+        for (time, _, partition) in self.held.clone() {
+            if let Some(confirmed) = confirmed {
+                let (newest, _) = self.newest.get_mut(&partition).unwrap();
+                *newest = time.min(confirmed).max(*newest);
+            }
+        }
+    }
+
+    /// The newest time that is not ahead; none before time has begun.
+    fn limit(&self, partition: PartitionId) -> Option<i64> {
+        if self.max_jump_ms == Period::TEN_YEARS.ms() {
+            return Some(i64::MAX);
+        }
+        let own = self.newest[&partition].0;
+        let others = self.newest.values().map(|(ts, _)| *ts).max().unwrap();
+        let newest = if own == i64::MIN { others } else { own };
+        (newest != i64::MIN).then(|| newest.saturating_add(self.max_jump_ms))
+    }
+
+    fn reach(&mut self, partition: PartitionId, ts: i64) {
+        let (newest, is_idle) = self.newest.get_mut(&partition).unwrap();
+        *newest = ts.max(*newest);
+        *is_idle = false;
+    }
+
+    /// Held times that are not ahead any more count.
+    fn take_over(&mut self) {
+        loop {
+            let is_over =
+                |held: &&(i64, u64, PartitionId)| self.limit(held.2).is_some_and(|limit| held.0 <= limit);
+            let Some(held) = self.held.iter().filter(is_over).max().copied() else {
+                return;
+            };
+            self.held.retain(|other| *other != held);
+            let (newest, _) = self.newest.get_mut(&held.2).unwrap();
+            *newest = held.0.max(*newest);
+        }
+    }
 }

@@ -14,7 +14,7 @@ use ouzel_sample::{
     PartitionId, Position, Positions, Request, ShownLogit, Stream, VectorId,
 };
 
-use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, passed};
+use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, TimeJump, passed};
 use crate::order::{OrderError, Orderer};
 use crate::tier::ledger::UnresolvedActions;
 use crate::tier::start::{ReportProgress, StartPoint};
@@ -56,6 +56,8 @@ pub struct PartitionJoiner {
     ended: BTreeSet<PartitionId>,
     timestamp_ms: Option<i64>,
     unresolved: UnresolvedActions,
+    /// The first event far ahead of its time since the last message about one.
+    time_jump: Option<TimeJump>,
 }
 
 /// The impressions and the actions partition with this number.
@@ -67,7 +69,11 @@ impl PartitionJoiner {
     /// The joiner of `partition`, to be given the records from `start` on.
     pub fn new(config: JoinConfig, partition: i32, start: &StartPoint) -> Result<Self, PartitionJoinerError> {
         // Every owner must report alike, wherever it starts: only the learner knows that a log begins.
-        let clock = EventClock::new(config.allowed_lateness.ms(), pair(partition));
+        let clock = EventClock::new(
+            config.allowed_lateness.ms(),
+            config.max_time_jump.ms(),
+            pair(partition),
+        );
         let read: Positions = pair(partition).into_iter().zip(start.offsets).collect();
         Ok(Self {
             partition,
@@ -80,6 +86,7 @@ impl PartitionJoiner {
             ended: BTreeSet::new(),
             timestamp_ms: None,
             unresolved: UnresolvedActions::new(start.offsets[1]),
+            time_jump: None,
         })
     }
 
@@ -134,6 +141,11 @@ impl PartitionJoiner {
     /// The join.
     pub fn joiner(&self) -> &Joiner<MemStore> {
         &self.joiner
+    }
+
+    /// The first event far ahead of its time since the last call, for a message.
+    pub fn take_time_jump(&mut self) -> Option<TimeJump> {
+        self.time_jump.take()
     }
 
     /// The point up to which it has reported everything.
@@ -201,6 +213,12 @@ impl PartitionJoiner {
         self.timestamp_ms = record.timestamp_ms.or(self.timestamp_ms);
         let effects = self.joiner.step(&record, &mut without_features)?;
         let (outcome, new_part) = (effects.outcome, effects.new_part.take());
+        if let Some(ahead_ms) = effects.ahead_ms {
+            self.time_jump.get_or_insert(TimeJump {
+                position: at,
+                ahead_ms,
+            });
+        }
         if at.partition.stream == Stream::Actions {
             self.unresolved.read(at.offset);
         }

@@ -20,6 +20,7 @@ use ouzel_sample::DecodedRecord;
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use crate::pipeline::stages::idle::Idleness;
+use crate::pipeline::stages::time_jumps::TimeJumpLog;
 use crate::pipeline::stages::{JoinCheckpoint, Joined, Read};
 use arrivals::Arrivals;
 use links::LearnerGone;
@@ -38,6 +39,7 @@ pub struct Join {
     links: JoinLinks,
     arrivals: Arrivals,
     idleness: Idleness,
+    time_jumps: TimeJumpLog,
     /// Time of the first sample in the open batch.
     opened: Option<Instant>,
     /// The newest request that the next checkpoint answers.
@@ -57,6 +59,7 @@ impl Join {
             settings,
             links,
             arrivals: Arrivals::default(),
+            time_jumps: TimeJumpLog::default(),
             opened: None,
             answers: None,
             is_last: false,
@@ -171,6 +174,7 @@ impl Join {
 
     /// Makes the decisions that depend on time: early batches, idle partitions, vectors, requested checkpoints.
     fn decide(&mut self) -> anyhow::Result<()> {
+        self.time_jumps.log(|| self.sequencer.take_time_jump());
         if !self.sequencer.is_following() {
             let flush_after = self.settings.flush_after;
             let is_old = self.opened.is_some_and(|opened| opened.elapsed() >= flush_after);

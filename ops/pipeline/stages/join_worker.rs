@@ -17,6 +17,7 @@ use ouzel_sample::{PartitionId, Positions};
 use crate::config::Config;
 use crate::pipeline::stages::backlog::Backlog;
 use crate::pipeline::stages::idle::Idleness;
+use crate::pipeline::stages::time_jumps::TimeJumpLog;
 use crate::supervisor::Shutdown;
 use crate::telemetry::float;
 use crate::telemetry::metrics::{TIER_RELEASED_TOTAL, TIER_UNITS};
@@ -50,6 +51,7 @@ pub(crate) struct JoinWorker {
     assigned: Option<(BTreeSet<i32>, Instant)>,
     backlog: Backlog,
     idleness: Idleness,
+    time_jumps: TimeJumpLog,
     idle: BTreeSet<PartitionId>,
     checked_idle: Instant,
     committed: Instant,
@@ -77,6 +79,7 @@ impl JoinWorker {
             assigned: None,
             backlog: Backlog::default(),
             idleness: Idleness::with_timeout(config.tier.idle_timeout.duration(), [], now),
+            time_jumps: TimeJumpLog::default(),
             idle: BTreeSet::new(),
             checked_idle: now,
             committed: now,
@@ -96,6 +99,12 @@ impl JoinWorker {
             self.read()?;
             self.release(shutdown)?;
             self.skip_idle(shutdown)?;
+            let joiners = &mut self.joiners;
+            self.time_jumps.log(|| {
+                joiners
+                    .values_mut()
+                    .find_map(|running| running.joiner.take_time_jump())
+            });
             self.links.writer.poll();
             self.links.letters.poll();
             if self.committed.elapsed() >= self.config.tier.commit_interval.duration() {
