@@ -1,4 +1,4 @@
-//! The joiner: matches impressions with actions, by request and item, in event time.
+//! The joiner: matches impressions with actions, by request and item or by user and item, in event time.
 //!
 //! Read in this order: [`JoinConfig`] (the settings), [`EventClock`] (event time), [`RequestSlot`] (the state of one
 //! request), [`LabelPolicy`] (which samples that makes, and when), [`Joiner`] (the state machine), [`JoinEffects`] (its
@@ -14,6 +14,7 @@ mod counters;
 mod effects;
 mod error;
 mod joiner;
+mod open_items;
 mod planted_bug;
 mod policy;
 mod remembered;
@@ -35,7 +36,7 @@ mod world;
 pub use any_store::{AnyStore, StoreConfig};
 pub(crate) use clock::passed;
 pub use clock::{EventClock, Mark};
-pub use config::{JoinConfig, JoinSource, LabelPolicy, StoreKind, TaskConfig};
+pub use config::{JoinBy, JoinConfig, JoinSource, LabelPolicy, StoreKind, TaskConfig};
 pub use counters::{Counters, IdentityViolation, TaskCounters};
 pub use effects::{Captured, ClosedImpression, CountedAction, FeatureSource, JoinEffects, Outcome, TimeJump};
 pub use error::JoinError;

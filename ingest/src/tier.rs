@@ -4,8 +4,8 @@
 //! impressions[p], actions[p] -> PartitionJoiner p -> samples, keyed by user -> JoinResultReceiver -> Stage, learner
 //! ```
 //!
-//! Records of both streams are keyed by request, so partition p of impressions meets partition p of actions and no
-//! other: a [`PartitionJoiner`] joins that pair, in any process. A consumer group ([`Group`]) only decides which process
+//! Records of both streams are keyed by request, or by user with `join.by = "user_item"`, so partition p of impressions
+//! meets partition p of actions and no other: a [`PartitionJoiner`] joins that pair, in any process. A consumer group ([`Group`]) only decides which process
 //! owns which pair. A new owner rebuilds the join state from the log ([`StartPoint`]) and reports some outcomes again,
 //! which the learner drops ([`JoinResultReceiver`]). So nothing depends on a commit, on a clean rebalance, or on a pair
 //! having one owner at a time: the first report of an outcome counts, and there always is one.

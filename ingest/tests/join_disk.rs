@@ -55,7 +55,7 @@ fn a_state_larger_than_memory_is_joined_from_disk() {
     let mut out: Vec<Vec<Sample>> = Vec::new();
     for n in (0..n).step_by(1_000) {
         let action = Action {
-            request: id(n),
+            request: Some(id(n)),
             item: id(0),
             user: id(n % 1_000),
             ts: EventTime(i64::try_from(n).unwrap()),
@@ -102,7 +102,7 @@ fn close<S: JoinStore>(joiner: &mut Joiner<S>) -> Result<Ledger, JoinError> {
     let (mut out, mut ledger, mut n_samples) = (Vec::new(), Ledger::default(), 0);
     for n in (0..N_DAMAGED).step_by(3) {
         let action = Action {
-            request: id(n),
+            request: Some(id(n)),
             item: id(0),
             user: id(n % 1_000),
             ts: EventTime(i64::try_from(n).unwrap()),

@@ -55,6 +55,7 @@ fn outcomes(counters: &Counters) -> Vec<(&'static str, u64)> {
         ("action_duplicate", counters.duplicate_actions),
         ("action_late", counters.late_actions),
         ("action_orphan", counters.orphans),
+        ("action_unattributed", counters.unattributed),
         ("action_before_shown", counters.before_shown),
         ("action_rejected", counters.rejected_actions),
         ("time_jump_held", counters.time_jumps_held),

@@ -29,11 +29,11 @@ pub struct ShownItem {
     pub position: Option<u16>,
 }
 
-/// An action of a user on a shown item.
+/// An action of a user on an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Action {
-    /// Id of the slate that showed the item.
-    pub request: Id,
+    /// Id of the request that showed the item; `None` where the producer does not know it.
+    pub request: Option<Id>,
     /// The item acted on.
     pub item: Id,
     /// The user who acted.

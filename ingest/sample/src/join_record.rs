@@ -47,7 +47,7 @@ pub enum JoinEvent {
         /// With `actions`: every action before this offset has its outcome.
         resolved_before: i64,
     },
-    /// An action after its window, which counts in its user's history.
+    /// An action after its window, or without a request and an impression, which counts in its user's history.
     LateAction {
         /// The action.
         action: Action,

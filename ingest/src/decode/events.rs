@@ -58,7 +58,9 @@ impl Decoder {
     }
 
     pub(super) fn action(&self, wire: &wire::Action<'_>, timestamp_ms: Option<i64>) -> Parsed {
-        let request = self.id(IdKind::Request, "request_id", wire.request_id.as_ref())?;
+        let request = wire.request_id.as_ref();
+        let request = request.map(|text| self.id(IdKind::Request, "request_id", Some(text)));
+        let request = request.transpose()?;
         let item = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
         let user = self.id(IdKind::User, "user_id", wire.user_id.as_ref())?;
         let ts = self.event_time(wire.ts_ms, timestamp_ms)?;

@@ -58,8 +58,9 @@ impl ImmediateLabels {
     }
 
     fn add(&mut self, action: &Action) {
+        let Some(request) = action.request else { return };
         self.counts.actions += 1;
-        let known = self.actions.entry(action.request).or_default();
+        let known = self.actions.entry(request).or_default();
         if known
             .iter()
             .any(|known| (known.item, known.task) == (action.item, action.task))
@@ -74,13 +75,20 @@ impl ImmediateLabels {
         });
     }
 
-    /// Attaches its actions to an impression; returns `None` for an action and other records unchanged.
+    /// Attaches its actions to an impression; returns `None` for actions of requests and other records
+    /// unchanged.
     ///
     /// Only actions on shown items are attached, in the order of the log.
     #[must_use]
     pub fn apply(&mut self, mut record: DecodedRecord) -> Option<DecodedRecord> {
         match &mut record.event {
-            Ok(Event::Action(_) | Event::Actions(_)) => return None,
+            Ok(Event::Action(action)) if action.request.is_some() => return None,
+            Ok(Event::Actions(actions)) => {
+                actions.retain(|action| action.request.is_none());
+                if actions.is_empty() {
+                    return None;
+                }
+            }
             Ok(Event::Impression(impression)) => {
                 let mut attached = Vec::new();
                 for action in self.actions.get_mut(&impression.request).into_iter().flatten() {
@@ -91,7 +99,7 @@ impl ImmediateLabels {
                 }
                 impression.known_actions = Some(attached);
             }
-            Ok(Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) | Err(_) => {}
+            Ok(Event::Action(_) | Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) | Err(_) => {}
         }
         Some(record)
     }

@@ -269,6 +269,7 @@ fn immediate_labels_are_attached_to_impressions_and_drop_actions() {
         with(action(), "item_id", json!("never shown")),
         with(action(), "request_id", json!("another")),
         with(action(), "action", json!("unknown")),
+        with(action(), "request_id", json!(null)),
     ];
     let records = || {
         actions
@@ -296,8 +297,13 @@ fn immediate_labels_are_attached_to_impressions_and_drop_actions() {
     let passed: Vec<_> = records()
         .filter_map(|record| labels.apply(decoder.decode(&record)))
         .collect();
-    assert_eq!(passed.len(), 1, "only the rejected action is left, to be counted");
+    assert_eq!(
+        passed.len(),
+        2,
+        "the rejected action and the one without a request are left, to be counted"
+    );
     assert!(passed[0].event.is_err());
+    assert!(matches!(&passed[1].event, Ok(Event::Action(action)) if action.request.is_none()));
     let counts = labels.counts();
     assert_eq!(
         (

@@ -76,6 +76,17 @@ pub enum JoinSource {
     Tier,
 }
 
+/// What an action without a request id belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinBy {
+    /// To no impression.
+    #[default]
+    Request,
+    /// To the impression that showed its item to its user last, among those whose window is open at its time.
+    UserItem,
+}
+
 /// Where impressions wait for their windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -96,6 +107,11 @@ pub struct JoinConfig {
     ///
     /// Change it when one process cannot read and join all events.
     pub source: JoinSource,
+    /// What an action without a `request_id` belongs to: with `request` to no impression, so that it only enters its user's
+    /// history; with `user_item` to the impression that showed its item to its user last.
+    ///
+    /// Change it to `user_item` when actions do not carry the request, and key both topics by user.
+    pub by: JoinBy,
     /// The tasks to predict, 1 to 8, the primary one first, whose prediction is the score of an item.
     ///
     /// Change it to predict other or further actions. A snapshot made with other tasks cannot be resumed from.
@@ -167,6 +183,7 @@ impl Default for JoinConfig {
     fn default() -> Self {
         Self {
             source: JoinSource::default(),
+            by: JoinBy::default(),
             tasks: vec![TaskConfig::new("click", 10 * 60_000)],
             label_policy: LabelPolicy::default(),
             label_wait: Period::from_secs(60),

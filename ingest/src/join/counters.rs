@@ -38,6 +38,8 @@ pub struct Counters {
     pub late_actions: u64,
     /// Actions whose item was never shown in their request.
     pub orphans: u64,
+    /// Actions without a request that belong to no impression.
+    pub unattributed: u64,
     /// Actions dated before their impression by more than the allowed skew.
     pub before_shown: u64,
     /// Actions that could not be decoded.
@@ -48,7 +50,7 @@ pub struct Counters {
     pub closed_early: u64,
     /// Shown items of impressions with an open window: what the cap on pending items counts.
     pub pending_items: u64,
-    /// Actions given up before their time by the cap on waiting actions; they count as orphans too.
+    /// Actions given up before their time by the cap on waiting actions; they count as orphans or unattributed too.
     pub orphaned_early: u64,
     /// Closed impressions forgotten before their time by the cap on them.
     pub forgotten_early: u64,
@@ -149,6 +151,7 @@ impl Counters {
             + self.duplicate_actions
             + self.late_actions
             + self.orphans
+            + self.unattributed
             + self.before_shown
             + self.rejected_actions
             + self.waiting;
@@ -156,7 +159,7 @@ impl Counters {
             None,
             ("actions", self.actions),
             (
-                "matched + duplicate + late + orphan + before shown + rejected + waiting",
+                "matched + duplicate + late + orphan + unattributed + before shown + rejected + waiting",
                 outcomes,
             ),
         )

@@ -58,6 +58,8 @@ pub enum Outcome {
     Early,
     /// An action whose item cannot be expected any more.
     Orphan,
+    /// An action without a request that belongs to no impression.
+    Unattributed,
     /// A record that could not be decoded.
     Rejected,
     /// No record of the join: an item, or a passage of time.
@@ -74,7 +76,7 @@ pub struct CountedAction {
     pub offset: i64,
     /// The impression that it was attributed to, while a window of that is open.
     pub impression: Option<(Position, Arc<Request>)>,
-    /// It came after its window, and made no positive.
+    /// It made no positive: it came after its window, or without a request and an impression.
     pub is_late: bool,
 }
 

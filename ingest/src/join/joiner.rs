@@ -4,13 +4,18 @@
 //! (due time, request), and the caps are enforced on the oldest first. So the samples depend on the order of events
 //! alone: how far time jumps at once changes nothing.
 
-use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position};
+use std::collections::HashSet;
+
+use ouzel_sample::{
+    Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position, ShownItem,
+};
 
 use crate::join::clock::{EventClock, Mark, passed};
-use crate::join::config::JoinConfig;
+use crate::join::config::{JoinBy, JoinConfig};
 use crate::join::counters::Counters;
 use crate::join::effects::{FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
+use crate::join::open_items::OpenItems;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::slot::{EarlyAction, RequestSlot, SlotClass};
 use crate::join::step::SlotChange;
@@ -27,6 +32,8 @@ pub struct Joiner<S> {
     /// When the first impression was shown; [`EventTime::MIN`] once every task has closed a window.
     pub(crate) first_shown: Option<EventTime>,
     pub(crate) store: S,
+    /// The open items by user, where actions without a request are joined.
+    pub(crate) open_items: Option<OpenItems>,
     pub(crate) planted_bug: Option<PlantedBug>,
     /// The effects of the last input; reused to avoid allocation.
     effects: JoinEffects,
@@ -53,6 +60,7 @@ impl<S: JoinStore> Joiner<S> {
             floor: EventTime::MIN,
             first_shown: None,
             store,
+            open_items: (config.by == JoinBy::UserItem).then(OpenItems::default),
             planted_bug: None,
             effects: JoinEffects::default(),
             config,
@@ -99,11 +107,19 @@ impl<S: JoinStore> Joiner<S> {
         features: &mut dyn FeatureSource,
     ) -> Result<&mut JoinEffects, JoinError> {
         self.effects.clear();
-        let outcome = self.change(impression.request, |step, slot| {
-            step.impression(slot, position, impression, features)
-        })??;
+        let waiting = self.waiting_without_request(impression)?;
+        let (outcome, matched) = self.change(impression.request, |step, slot| {
+            step.without_request = waiting;
+            let outcome = step.impression(slot, position, impression, features);
+            (outcome, std::mem::take(&mut step.without_request))
+        })?;
+        let outcome = outcome?;
         if outcome == Outcome::Accepted {
             self.first_shown.get_or_insert(impression.ts);
+            for action in matched {
+                let user_item = impression.user.pair(action.item);
+                self.change(user_item, |step, slot| step.stop_waiting(slot, &action))?;
+            }
         }
         self.observe(position.partition, impression.request, impression.ts)?;
         Ok(self.finish_step(outcome))
@@ -134,11 +150,80 @@ impl<S: JoinStore> Joiner<S> {
             expires: self.config.early_expiry(action.ts),
             record_ms: record_ms.unwrap_or(action.ts.0),
             offset: position.offset,
+            user: action.request.is_none().then_some(action.user),
             task: action.task,
         };
-        let outcome = self.change(action.request, |step, slot| step.action(slot, action, waiting))?;
-        self.observe(position.partition, action.request, action.ts)?;
+        let outcome = match action.request {
+            Some(request) => self.change(request, |step, slot| step.action(slot, action, waiting))?,
+            None => self.action_without_request(action, waiting)?,
+        };
+        self.observe(
+            position.partition,
+            action.request.unwrap_or(action.user),
+            action.ts,
+        )?;
         Ok(outcome)
+    }
+
+    /// Attributes an action to the impression that showed its item last, or has it wait in the slot of user and item.
+    fn action_without_request(
+        &mut self,
+        action: &Action,
+        waiting: EarlyAction,
+    ) -> Result<Outcome, JoinError> {
+        let user_item = action.user.pair(action.item);
+        let Some(open_items) = &self.open_items else {
+            return self.change(user_item, |step, _| {
+                step.counters.actions += 1;
+                step.unattributed(waiting)
+            });
+        };
+        let window = self.config.tasks[usize::from(action.task)].window.ms();
+        // A window that the watermark has passed is closed.
+        let oldest_open = self.clock.watermark().plus_ms(-window);
+        let from = action.ts.plus_ms(-window).max(oldest_open);
+        let to = action.ts.plus_ms(self.config.max_clock_skew.ms());
+        let newest = {
+            let mut shown = open_items.shown(action.user, action.item, from, to);
+            match self.planted_bug == Some(PlantedBug::FirstTouch) {
+                true => shown.next(),
+                false => shown.next_back(),
+            }
+        };
+        match newest {
+            Some((request, shown_at)) => self.change(request, |step, slot| {
+                step.action_on(slot, shown_at, action, waiting)
+            }),
+            None => self.change(user_item, |step, slot| step.action(slot, action, waiting)),
+        }
+    }
+
+    /// The actions without a request that wait for an item of `impression` and are in its windows, by item.
+    fn waiting_without_request(&mut self, impression: &Impression) -> Result<Vec<EarlyAction>, JoinError> {
+        let mut found = Vec::new();
+        let is_joined = self.open_items.is_some() && impression.known_actions.is_none();
+        if !is_joined || self.counters.waiting == 0 {
+            return Ok(found);
+        }
+        let (shown, watermark) = (impression.ts, self.clock.watermark());
+        let (config, earliest) = (&self.config, -self.config.max_clock_skew.ms());
+        let is_in_window = |action: &&EarlyAction| {
+            let window = config.tasks[usize::from(action.task)].window.ms();
+            let since = action.ts.since_ms(shown);
+            let is_open = passed(shown, window) > watermark;
+            action.user.is_some() && is_open && (earliest..=window).contains(&since)
+        };
+        let mut items = HashSet::new();
+        for ShownItem { item, .. } in &impression.items {
+            if !items.insert(*item) {
+                continue;
+            }
+            self.store.update(impression.user.pair(*item), |slot| {
+                let waiting = slot.early.iter().flat_map(|early| &early.actions);
+                found.extend(waiting.filter(is_in_window));
+            })?;
+        }
+        Ok(found)
     }
 
     /// Event time of `partition` is at least `ts`, though no event says so: a heartbeat, or in a merge by
@@ -286,6 +371,8 @@ impl<S: JoinStore> Joiner<S> {
             floor: self.floor,
             planted_bug: self.planted_bug,
             first_shown: self.first_shown,
+            without_request: Vec::new(),
+            open_items: self.open_items.as_mut(),
             group: Vec::new(),
             effects: &mut self.effects,
         };

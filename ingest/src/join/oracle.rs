@@ -1,10 +1,10 @@
 //! A second joiner that is too simple to be wrong: lists, linear scans, every question answered from the whole past.
 //! It shares only the configuration with the first one.
 
-use ouzel_sample::{PartitionId, SampleKind};
+use ouzel_sample::{Id, PartitionId, SampleKind};
 
-use crate::join::config::{JoinConfig, LabelPolicy};
-use crate::join::world::{EmittedSample, Report, WorldEvent, record_ms, watermarks};
+use crate::join::config::{JoinBy, JoinConfig, LabelPolicy};
+use crate::join::world::{EmittedSample, Report, WorldEvent, record_ms, user_of, watermarks};
 
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
@@ -12,6 +12,7 @@ type LabelList = Vec<(u8, bool)>;
 /// One impression, with the items that were new.
 struct Shown {
     request: u64,
+    partition: i32,
     offset: usize,
     ts: i64,
     items: Vec<u64>,
@@ -29,8 +30,11 @@ struct Shown {
     copied: Vec<(u64, u8)>,
 }
 
+#[derive(Clone)]
 struct Waiting {
-    request: u64,
+    /// None for an action that does not name it.
+    request: Option<u64>,
+    user: u64,
     item: u64,
     task: u8,
     ts: i64,
@@ -76,11 +80,11 @@ impl<'a> Oracle<'a> {
         let now = self.watermarks[k];
         match event {
             WorldEvent::Shown {
+                partition,
                 request,
                 ts,
                 items,
                 known_actions,
-                ..
             } => {
                 let mut new: Vec<u64> = Vec::new();
                 for item in items {
@@ -110,6 +114,7 @@ impl<'a> Oracle<'a> {
                 let shown = Shown {
                     held: (0..n_tasks).filter(is_starting).collect(),
                     request: *request,
+                    partition: partition.partition,
                     offset: k,
                     ts: *ts,
                     items: new,
@@ -128,12 +133,19 @@ impl<'a> Oracle<'a> {
                     self.first_samples(k, index, group);
                 }
                 let items = &self.shown[index].items;
-                let (mine, others) = self
-                    .waiting
-                    .drain(..)
-                    .partition(|w| w.request == *request && items.contains(&w.item));
-                self.waiting = others;
-                let mine: Vec<Waiting> = mine;
+                let is_mine = |w: &Waiting| w.request == Some(*request) && items.contains(&w.item);
+                let mut mine: Vec<Waiting> = self.waiting.iter().filter(|w| is_mine(w)).cloned().collect();
+                for item in items {
+                    let bare = self
+                        .waiting
+                        .iter()
+                        .filter(|w| w.item == *item && self.fits(index, w, now));
+                    mine.extend(bare.cloned());
+                }
+                let is_mine =
+                    |w: &Waiting| is_mine(w) || (items.contains(&w.item) && self.fits(index, w, now));
+                let waiting = self.waiting.iter().filter(|w| !is_mine(w)).cloned().collect();
+                self.waiting = waiting;
                 for w in mine {
                     self.resolve(k, index, &w, group);
                 }
@@ -141,6 +153,7 @@ impl<'a> Oracle<'a> {
             }
             WorldEvent::Acted {
                 request,
+                user,
                 item,
                 task,
                 ts,
@@ -148,20 +161,34 @@ impl<'a> Oracle<'a> {
             } => {
                 let action = Waiting {
                     request: *request,
+                    user: *user,
                     item: *item,
                     task: *task,
                     ts: *ts,
                 };
-                if let Some(index) = self.known(*request, *item, now) {
+                let index = match request {
+                    Some(request) => self.known(*request, *item, now),
+                    None if self.config.by == JoinBy::Request => {
+                        self.report.fates[3] += 1;
+                        return "unattributed";
+                    }
+                    // The last touch.
+                    None => (0..self.shown.len())
+                        .filter(|index| self.fits(*index, &action, now))
+                        .max_by_key(|index| self.touch(*index)),
+                };
+                if let Some(index) = index {
                     return self.resolve(k, index, &action, group);
                 }
-                let same = |w: &Waiting| (w.request, w.item, w.task, w.ts) == (*request, *item, *task, *ts);
+                let same = |w: &Waiting| {
+                    (w.request, w.item, w.task, w.ts) == (*request, *item, *task, *ts)
+                        && (request.is_some() || w.user == *user)
+                };
                 if self.waiting.iter().any(same) {
                     return "duplicate action";
                 }
                 if self.gives_up_after(&action) < now {
-                    self.report.fates[0] += 1;
-                    return "orphan";
+                    return self.give_up(&action);
                 }
                 self.waiting.push(action);
                 "early"
@@ -195,6 +222,41 @@ impl<'a> Oracle<'a> {
     fn wait_end(&self, s: &Shown, task: usize) -> Option<i64> {
         let wait = self.config.policy_wait_ms().filter(|_| !s.is_sampled_at_once)?;
         Some(s.ts + wait.min(self.config.tasks[task].window.ms()))
+    }
+
+    /// True if an action that does not name its request may belong to an impression.
+    fn fits(&self, index: usize, w: &Waiting, now: i64) -> bool {
+        let s = &self.shown[index];
+        let task = usize::from(w.task);
+        let since = w.ts - s.ts;
+        let is_in_window =
+            since >= -self.config.max_clock_skew.ms() && since <= self.config.tasks[task].window.ms();
+        self.config.by == JoinBy::UserItem
+            && w.request.is_none()
+            && w.user == user_of(s.request)
+            && s.items.contains(&w.item)
+            && is_in_window
+            && self.is_task_open(s, task, now)
+    }
+
+    /// The order of touches.
+    fn touch(&self, index: usize) -> (i64, i32, usize) {
+        let s = &self.shown[index];
+        (s.ts, s.partition, s.offset)
+    }
+
+    fn give_up(&mut self, w: &Waiting) -> &'static str {
+        if w.request.is_none() {
+            self.report.fates[3] += 1;
+            return "unattributed";
+        }
+        self.report.fates[0] += 1;
+        "orphan"
+    }
+
+    /// The key of the slot in which an action waits.
+    fn slot_of(w: &Waiting) -> u64 {
+        w.request.unwrap_or_else(|| Id(w.user).pair(Id(w.item)).0)
     }
 
     fn gives_up_after(&self, w: &Waiting) -> i64 {
@@ -321,7 +383,9 @@ impl<'a> Oracle<'a> {
             .partition(|w| w.ts + self.config.allowed_lateness.ms() + self.config.max_clock_skew.ms() < now);
         self.waiting = waiting;
         let given_up: Vec<Waiting> = given_up;
-        self.report.fates[0] += given_up.len() as u64;
+        for w in &given_up {
+            self.give_up(w);
+        }
     }
 
     fn closing_samples(&self, s: &Shown, waits: &[u8], closes: &[u8], is_forced: bool) -> Vec<EmittedSample> {
@@ -429,14 +493,16 @@ impl<'a> Oracle<'a> {
             let first = self
                 .waiting
                 .iter()
-                .map(|w| (self.gives_up_after(w), w.request))
+                .map(|w| (self.gives_up_after(w), Self::slot_of(w)))
                 .min();
-            let (lateness_ms, skew_ms) = (self.config.allowed_lateness.ms(), self.config.max_clock_skew.ms());
-            let before = self.waiting.len();
-            self.waiting
-                .retain(|w| Some((w.ts + lateness_ms + skew_ms, w.request)) != first);
-            self.report.fates[0] += (before - self.waiting.len()) as u64;
-            self.report.early[1] += (before - self.waiting.len()) as u64;
+            let is_first = |w: &&Waiting| Some((self.gives_up_after(w), Self::slot_of(w))) == first;
+            let given_up: Vec<Waiting> = self.waiting.iter().filter(is_first).cloned().collect();
+            let waiting = self.waiting.iter().filter(|w| !is_first(w)).cloned().collect();
+            self.waiting = waiting;
+            self.report.early[1] += given_up.len() as u64;
+            for w in &given_up {
+                self.give_up(w);
+            }
         }
         loop {
             let is_remembered = |s: &&Shown| self.is_known(s, now) && !self.is_open(s, now);

@@ -27,11 +27,13 @@ pub(crate) enum PlantedBug {
     TakeItemTwice,
     /// Time follows every event, however far ahead it is.
     TrustEveryClock,
+    /// An action without a request belongs to the first impression of its item instead of the last.
+    FirstTouch,
 }
 
 impl PlantedBug {
     #[cfg(test)]
-    pub(crate) const ALL: [PlantedBug; 11] = [
+    pub(crate) const ALL: [PlantedBug; 12] = [
         PlantedBug::ForgetImpressionDedup,
         PlantedBug::ForgetActionDedup,
         PlantedBug::WindowEdge,
@@ -43,5 +45,6 @@ impl PlantedBug {
         PlantedBug::PositiveFirst,
         PlantedBug::TakeItemTwice,
         PlantedBug::TrustEveryClock,
+        PlantedBug::FirstTouch,
     ];
 }

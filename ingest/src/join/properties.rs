@@ -90,6 +90,7 @@ fn the_worlds_cover_every_outcome_every_kind_and_every_cap() {
         "before shown",
         "early",
         "orphan",
+        "unattributed",
         "rejected",
         "kind 0",
         "kind 1",
@@ -228,7 +229,8 @@ fn the_order_of_on_time_events_changes_no_label() {
         let drafted = events(&config, true, drafts.clone());
         let events: Vec<WorldEvent> = without_repeats(drafted.iter().filter(|event| match event {
             WorldEvent::Shown { known_actions, .. } => known_actions.is_none(),
-            WorldEvent::Acted { .. } => true,
+            // Without its request, an action belongs to what was shown before it arrived.
+            WorldEvent::Acted { request, .. } => request.is_some(),
             _ => false,
         }));
         // Delaying each event by at most the lateness keeps it on time.

@@ -158,6 +158,8 @@ pub struct EarlyAction {
     pub record_ms: i64,
     /// Offset of its record in its partition.
     pub offset: i64,
+    /// Who acted, of an action without a request, which waits for any impression of the item.
+    pub user: Option<Id>,
     /// The task of which it is the positive.
     pub task: TaskId,
 }

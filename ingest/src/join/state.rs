@@ -116,6 +116,9 @@ impl<S: JoinStore> Joiner<S> {
             let (entry, after): ((Id, RequestSlot), _) =
                 postcard::take_from_bytes(remaining).map_err(decode)?;
             remaining = after;
+            if let Some(open_items) = &mut joiner.open_items {
+                entry.1.open.iter().for_each(|open| open_items.insert(open));
+            }
             joiner.store.update(entry.0, |slot| *slot = entry.1)?;
         }
         if !remaining.is_empty() {

@@ -12,6 +12,7 @@ use crate::join::config::JoinConfig;
 use crate::join::counters::Counters;
 use crate::join::effects::{Captured, FeatureSource, JoinEffects, Outcome};
 use crate::join::error::JoinError;
+use crate::join::open_items::OpenItems;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::policy;
 use crate::join::remembered::RememberedImpression;
@@ -31,6 +32,10 @@ pub(crate) struct SlotChange<'a> {
     pub(crate) planted_bug: Option<PlantedBug>,
     /// When the first impression was shown; [`EventTime::MIN`] once the start-up is over.
     pub(crate) first_shown: Option<EventTime>,
+    /// Actions without a request that wait for the impression that arrives.
+    pub(crate) without_request: Vec<EarlyAction>,
+    /// The items with an open window, where actions without a request are joined.
+    pub(crate) open_items: Option<&'a mut OpenItems>,
     /// The samples made by this change.
     pub(crate) group: Vec<Sample>,
     pub(crate) effects: &'a mut JoinEffects,
@@ -76,7 +81,11 @@ impl SlotChange<'_> {
         };
         self.counters
             .add_impression(n_shown, n_shown - shown.items.len() as u64, late);
-        let waiting = self.take_waiting(slot, &shown.items);
+        let mut waiting = self.take_waiting(slot, &shown.items);
+        // They go on waiting for an impression that is in time.
+        self.without_request
+            .retain(|action| !is_late && shown.items.iter().any(|shown| shown.item == action.item));
+        waiting.extend_from_slice(&self.without_request);
         match captured {
             None => {
                 self.counters.late_actions += waiting.len() as u64;
@@ -111,6 +120,9 @@ impl SlotChange<'_> {
             }
             None => {
                 self.accept(&mut open, waiting);
+                if let Some(open_items) = &mut self.open_items {
+                    open_items.insert(&open);
+                }
                 append(&mut slot.open, open);
             }
         }
@@ -132,7 +144,7 @@ impl SlotChange<'_> {
         for action in waiting {
             let outcome = self.act(open, action);
             let counted = Action {
-                request: open.request.id,
+                request: Some(open.request.id),
                 item: action.item,
                 user: open.request.user,
                 ts: action.ts,

@@ -109,8 +109,12 @@ impl Bench {
     }
 
     fn act_on(&mut self, request: u64, item: u64, task: u8, ts: i64) -> Outcome {
+        self.act_with(Some(request), item, task, ts)
+    }
+
+    fn act_with(&mut self, request: Option<u64>, item: u64, task: u8, ts: i64) -> Outcome {
         let action = Action {
-            request: Id(request),
+            request: request.map(Id),
             item: Id(item),
             user: Id(1),
             ts: EventTime(ts),
@@ -274,6 +278,54 @@ fn a_request_that_has_shown_too_much_takes_no_further_impression() {
     let counters = bench.joiner.counters();
     assert_eq!((counters.excess_impressions, counters.excess_items), (1, 1));
     bench.joiner.audit().unwrap();
+}
+
+#[test]
+fn an_action_without_a_request_belongs_to_the_last_impression_of_its_item() {
+    let mut bench = Bench::new(JoinConfig {
+        by: JoinBy::UserItem,
+        ..config(LabelPolicy::Eager)
+    });
+    bench.show(1, 0);
+    bench.show(2, 60);
+    assert_eq!(bench.act_with(None, 1, CLICK, 90), Outcome::Matched);
+    assert_eq!(bench.emitted(), "1 final click=1 @97");
+    assert_eq!(bench.joiner.effects().actions[0].action.request, Some(Id(2)));
+    // Before the second impression was shown, and a copy of it.
+    assert_eq!(bench.act_with(None, 1, CLICK, 50), Outcome::Matched);
+    assert_eq!(bench.act_with(None, 1, CLICK, 50), Outcome::DuplicateAction);
+    assert_eq!(bench.joiner.effects().actions.len(), 0);
+    // Early: it waits for an impression of the item, and is taken by the first that fits.
+    assert_eq!(bench.act_with(None, 2, CLICK, 400), Outcome::Early);
+    let bytes = bench.joiner.export().unwrap();
+    let config = bench.joiner.config().clone();
+    bench.joiner = Joiner::import(config, MemStore::default(), &bytes).unwrap();
+    bench.emitted();
+    bench.show(3, 410);
+    assert!(!bench.emitted().contains("click=1"), "dated too long before");
+    bench.show(4, 390);
+    assert!(bench.emitted().contains("2 final click=1 @407"));
+    assert_eq!(bench.joiner.counters().waiting, 0);
+    // Nothing fits in the end: its user did it all the same.
+    assert_eq!(bench.act_with(None, 9, CLICK, 450), Outcome::Early);
+    bench.pass(466);
+    let late: Vec<_> = bench
+        .joiner
+        .effects()
+        .actions
+        .iter()
+        .map(|a| (a.action.item, a.is_late))
+        .collect();
+    assert_eq!(late, [(Id(9), true)]);
+    assert_eq!(bench.joiner.counters().unattributed, 1);
+    assert_eq!(bench.act_with(None, 9, CLICK, 450), Outcome::Unattributed);
+    bench.joiner.audit().unwrap();
+
+    let mut bench = Bench::with(LabelPolicy::Eager);
+    bench.show(1, 0);
+    assert_eq!(bench.act_with(None, 1, CLICK, 50), Outcome::Unattributed);
+    assert_eq!(bench.joiner.effects().actions.len(), 1);
+    assert_eq!(bench.joiner.effects().actions[0].action.request, None);
 }
 
 #[test]

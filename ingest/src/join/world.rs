@@ -25,7 +25,8 @@ pub(super) enum WorldEvent {
     },
     Acted {
         partition: PartitionId,
-        request: u64,
+        request: Option<u64>,
+        user: u64,
         item: u64,
         task: u8,
         ts: i64,
@@ -34,6 +35,11 @@ pub(super) enum WorldEvent {
     Idle(PartitionId),
     Active(PartitionId),
     Broken(PartitionId),
+}
+
+/// The user of a request.
+pub(super) fn user_of(request: u64) -> u64 {
+    70 + request % 2
 }
 
 /// The record timestamp of an action dated `ts`.
@@ -59,8 +65,8 @@ pub(super) struct Report {
     /// For each event, its outcome.
     pub(super) outcomes: Vec<&'static str>,
     pub(super) groups: Vec<Vec<EmittedSample>>,
-    /// Orphans, matches and late actions in the end, those that waited included.
-    pub(super) fates: [u64; 3],
+    /// Orphans, matches, late and unattributed actions in the end, those that waited included.
+    pub(super) fates: [u64; 4],
     /// Late, positive and negative items of each task in the end.
     pub(super) labels: Vec<[u64; 3]>,
     /// Impressions closed, actions given up and impressions forgotten by a cap.
@@ -93,9 +99,10 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     let caps = (cap(1..8), cap(1..4), cap(1..4));
     let max_jump = prop_oneof![1 => Just(600_000), 2 => 10..80i64, 2 => Just(Period::TEN_YEARS.ms())];
     let bounds = (0..15i64, 0..4i64, prop_oneof![Just(0), 0..40i64], max_jump);
-    let policy = (policy, 0..30i64);
+    let by = prop_oneof![Just(JoinBy::Request), Just(JoinBy::UserItem)];
+    let policy = (policy, 0..30i64, by);
     (vec(1..40i64, 1..=3), bounds, caps, policy).prop_map(
-        |(windows, bounds, caps, (label_policy, wait_ms))| {
+        |(windows, bounds, caps, (label_policy, wait_ms, by))| {
             let longest = windows.iter().copied().max().unwrap_or(0);
             let (lateness_ms, skew_ms, more, max_jump_ms) = bounds;
             let (max_pending_items, max_early_actions, max_closed_requests) = caps;
@@ -105,6 +112,7 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
                     .enumerate()
                     .map(|(task, window)| TaskConfig::new(format!("task {task}"), *window))
                     .collect(),
+                by,
                 label_policy,
                 label_wait: Period::from_ms(wait_ms),
                 allowed_lateness: Period::from_ms(lateness_ms),
@@ -134,6 +142,8 @@ pub(super) enum Draft {
     },
     Acted {
         request: u64,
+        /// The action does not name its request.
+        is_bare: bool,
         item: u64,
         task: u8,
         jitter: i64,
@@ -165,8 +175,11 @@ pub(super) fn draft() -> impl Strategy<Value = Draft> {
                 Draft::Shown { request, mask, repeats, jitter, second, known_actions }
             }
         ),
-        8 => (0..6u64, 0..3u64, 0..3u8, jitter(), any::<bool>())
-            .prop_map(|(request, item, task, jitter, second)| Draft::Acted { request, item, task, jitter, second }),
+        8 => ((0..6u64, prop::bool::weighted(0.3)), 0..3u64, 0..3u8, jitter(), any::<bool>()).prop_map(
+            |((request, is_bare), item, task, jitter, second)| {
+                Draft::Acted { request, is_bare, item, task, jitter, second }
+            }
+        ),
         3 => any::<prop::sample::Index>().prop_map(Draft::Again),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(second, actions)| Draft::Advanced { second, actions }),
         1 => (any::<bool>(), any::<bool>(), any::<bool>())
@@ -223,13 +236,15 @@ pub(super) fn events(
             },
             Draft::Acted {
                 request,
+                is_bare,
                 item,
                 task,
                 jitter,
                 second: which,
             } => WorldEvent::Acted {
                 partition: partition_of(true, which && two_partitions),
-                request,
+                request: (!is_bare).then_some(request),
+                user: user_of(request),
                 item,
                 task: task % n_tasks,
                 ts: clock + jitter,
@@ -330,7 +345,7 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
             });
             let impression = Impression {
                 request: Id(*request),
-                user: Id(77),
+                user: Id(user_of(*request)),
                 ts: EventTime(*ts),
                 items: items.collect(),
                 context: Vec::new(),
@@ -343,14 +358,15 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
         WorldEvent::Acted {
             partition,
             request,
+            user,
             item,
             task,
             ts,
         } => {
             let action = Action {
-                request: Id(*request),
+                request: request.map(Id),
                 item: Id(*item),
-                user: Id(77),
+                user: Id(*user),
                 ts: EventTime(*ts),
                 task: *task,
                 value: None,
@@ -382,6 +398,7 @@ pub(super) fn name(outcome: Outcome) -> &'static str {
         Outcome::BeforeShown => "before shown",
         Outcome::Early => "early",
         Outcome::Orphan => "orphan",
+        Outcome::Unattributed => "unattributed",
         Outcome::Rejected => "rejected",
         Outcome::Passed => "",
     }
@@ -452,7 +469,12 @@ pub(super) fn joined<S: JoinStore>(
             .iter()
             .map(|group| group.iter().map(emitted).collect())
             .collect(),
-        fates: [counters.orphans, counters.matched, counters.late_actions],
+        fates: [
+            counters.orphans,
+            counters.matched,
+            counters.late_actions,
+            counters.unattributed,
+        ],
         labels: counters
             .tasks
             .iter()
@@ -485,13 +507,14 @@ pub(super) fn watermarks(config: &JoinConfig, partitions: &[PartitionId], all: &
                 request,
                 ts,
                 ..
-            }
-            | WorldEvent::Acted {
+            } => times.event(*partition, *request, *ts, last),
+            WorldEvent::Acted {
                 partition,
                 request,
+                user,
                 ts,
                 ..
-            } => times.event(*partition, *request, *ts, last),
+            } => times.event(*partition, request.unwrap_or(*user), *ts, last),
             WorldEvent::Advanced(partition, ts) => times.reach(*partition, *ts),
             WorldEvent::Active(partition) => times.newest.get_mut(partition).unwrap().1 = false,
             WorldEvent::Idle(partition) => {

@@ -23,7 +23,7 @@ fn acted(number: i32) -> PartitionId {
 /// The payload does not matter to the merge, only its time: every record here is an action.
 fn record(partition: PartitionId, offset: i64, time: Option<i64>, event: i64) -> DecodedRecord {
     let action = Action {
-        request: Id(1),
+        request: Some(Id(1)),
         item: Id(1),
         user: Id(1),
         ts: EventTime(event),

@@ -98,7 +98,7 @@ fn log(drafts: &[Draft]) -> Log {
                 known_actions: None,
             }),
             _ => Event::Action(Action {
-                request,
+                request: Some(request),
                 item,
                 user,
                 ts,

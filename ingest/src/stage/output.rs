@@ -88,7 +88,7 @@ impl StageOutput {
         let slate_size = u16::try_from(impression.items.len()).unwrap_or(u16::MAX);
         for (item, task) in impression.known_actions.iter().flatten() {
             let action = Action {
-                request: impression.request,
+                request: Some(impression.request),
                 item: *item,
                 user: impression.user,
                 ts: impression.ts,

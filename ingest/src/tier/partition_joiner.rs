@@ -239,8 +239,8 @@ impl PartitionJoiner {
             }
             _ => None,
         };
-        let watermark_after = self.joiner.clock().watermark();
-        let resolved_before = self.unresolved.resolved_before(watermark_after);
+        // An action that is given up with this record is reported with it, and resolved only after.
+        let resolved_before = self.unresolved.resolved_before(watermark);
         let [_, actions] = pair(self.partition);
         let drafts = of_effects(first, self.joiner.effects(), actions, resolved_before);
         self.report(watermark, drafts, out)

@@ -170,7 +170,10 @@ impl JoinResultReceiver {
                     return count_stale("late_action");
                 }
                 self.counters.actions += 1;
-                self.counters.late_actions += 1;
+                match action.request {
+                    Some(_) => self.counters.late_actions += 1,
+                    None => self.counters.unattributed += 1,
+                }
                 self.effects.actions.push(CountedAction {
                     action: *action,
                     offset: record.at.offset,

@@ -8,8 +8,8 @@
 //! - `late`: an impression whose every window was over, `{"n_items"}`,
 //! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset"}],"settled",
 //!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"action_record_ms"}],"closed"}`,
-//! - `late_action`: an action after its window, `{"request","item","task","ts_ms","settled"}`; `at` is that of the
-//!   action.
+//! - `late_action`: an action after its window, or without a request and an impression,
+//!   `{"request","item","task","ts_ms","settled"}`; `at` is that of the action.
 //!
 //! `settled` is the offset of the oldest action that still waits for its impression, or of the next action: every action
 //! before it has its outcome.
@@ -26,7 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Hashed into `space`; the digit is the version of the format.
-const FORMAT: &str = "ouzel samples 2";
+const FORMAT: &str = "ouzel samples 3";
 
 /// Encodes and decodes the records of one deployment.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl Wire {
                 resolved_before,
             } => {
                 line.late_action = Some(LateActionLine {
-                    request: Hex(action.request),
+                    request: action.request.map(Hex),
                     item: Hex(action.item),
                     task: self.name(action.task),
                     ts_ms: action.ts.0,
@@ -186,7 +186,7 @@ impl Wire {
                 JoinEvent::LateAction {
                     resolved_before: action.settled,
                     action: Action {
-                        request: action.request.0,
+                        request: action.request.map(|request| request.0),
                         item: action.item.0,
                         user,
                         ts: EventTime(action.ts_ms),
@@ -324,7 +324,8 @@ struct SampleLine {
 
 #[derive(Serialize, Deserialize)]
 struct LateActionLine {
-    request: Hex,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<Hex>,
     item: Hex,
     task: String,
     ts_ms: i64,

@@ -150,7 +150,7 @@ impl World {
                 let y = uniform(SEED, request.id.0, lane) < liked_by;
                 if y {
                     let action = Action {
-                        request: request.id,
+                        request: Some(request.id),
                         item: candidate.item,
                         user: request.user,
                         ts: request.ts,

@@ -155,7 +155,7 @@ pub(crate) fn show(
         let y = clicked(lane, candidate.item.0);
         if y {
             let action = Action {
-                request: request.id,
+                request: Some(request.id),
                 item: candidate.item,
                 user: request.user,
                 ts: request.ts,

@@ -70,14 +70,15 @@ pub(super) fn score(
     Ok(log)
 }
 
-/// The first action of the primary task on each shown item.
+/// The first action of the primary task on each shown item, of those that name their request.
 fn clicks(decoder: &Decoder, data: &DataDir) -> HashMap<(Id, Id), EventTime> {
     let mut clicks = HashMap::new();
     for record in data.records(Stream::Actions) {
         if let Ok(Event::Action(action)) = decoder.decode(&record).event
             && action.task == 0
+            && let Some(request) = action.request
         {
-            let first = clicks.entry((action.request, action.item)).or_insert(action.ts);
+            let first = clicks.entry((request, action.item)).or_insert(action.ts);
             *first = action.ts.min(*first);
         }
     }

@@ -32,10 +32,12 @@ pub(super) struct Ages {
 const PRIMARY: TaskId = 0;
 
 impl Freshness {
-    /// Records an action that is, or will be, joined.
+    /// Records an action that is, or will be, joined. Those without a request are not measured.
     pub(super) fn add_action(&mut self, action: &Action) {
-        if action.task == PRIMARY {
-            let key = (action.request, action.item);
+        if action.task == PRIMARY
+            && let Some(request) = action.request
+        {
+            let key = (request, action.item);
             self.waiting.entry(key).or_insert(action.ts);
         }
     }
@@ -83,7 +85,7 @@ mod tests {
 
     fn action(request: u64, ts: i64, task: TaskId) -> Action {
         Action {
-            request: Id(request),
+            request: Some(Id(request)),
             item: Id(1),
             user: Id(9),
             ts: EventTime(ts),

@@ -163,7 +163,7 @@ mod tests {
             state.add_impression(&impression(step % 7, &[step % 20, (step + 3) % 20], ts));
             if step % 3 == 0 {
                 let click = Action {
-                    request: Id(1),
+                    request: Some(Id(1)),
                     item: Id(step % 20),
                     user: Id(step % 7),
                     ts: EventTime(ts + 10),

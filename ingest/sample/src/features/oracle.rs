@@ -76,7 +76,10 @@ impl Oracle {
                 }));
             }
             LogEvent::Acted(action) => {
-                let size = self.shown.iter().find(|shown| shown.request == action.request);
+                let size = self
+                    .shown
+                    .iter()
+                    .find(|shown| Some(shown.request) == action.request);
                 let size = size.map(|shown| u16::try_from(shown.size).unwrap());
                 state.add_action(action, &[], size);
                 if action.task == 0 {
@@ -162,7 +165,7 @@ impl Oracle {
         let same = |shown: &&Shown| bucket(shown.size) == bucket(size);
         let n = self.shown.iter().filter(same).count() as f64;
         let k = self.acted.iter().filter(|(action, _)| {
-            let of = |shown: &&Shown| shown.request == action.request && shown.item == action.item;
+            let of = |shown: &&Shown| Some(shown.request) == action.request && shown.item == action.item;
             self.shown.iter().find(of).is_some_and(|shown| same(&shown))
         });
         let rate = (k.count() as f64 + 20.0 * self.rate()) / (n + 20.0);
@@ -193,12 +196,13 @@ impl Oracle {
     }
 
     fn outcomes(&self, user: Id, found: &mut BTreeMap<&'static str, f64>) {
-        let acted: BTreeSet<(Id, Id)> = self.acted.iter().map(|(a, _)| (a.request, a.item)).collect();
+        let acted = self.acted.iter().map(|(a, _)| (a.request, a.item));
+        let acted: BTreeSet<(Option<Id>, Id)> = acted.collect();
         let own = self.shown.iter().filter(|shown| shown.user == user);
         let outcomes: Vec<(f64, f64)> = own
             .map(|shown| {
                 (
-                    f64::from(u8::from(acted.contains(&(shown.request, shown.item)))),
+                    f64::from(u8::from(acted.contains(&(Some(shown.request), shown.item)))),
                     shown.rate,
                 )
             })

@@ -116,7 +116,8 @@ impl Outcomes {
         if action.ts >= self.session.start {
             self.session.actions = self.session.actions.saturating_add(1);
         }
-        let key = key(action.request, action.item);
+        let Some(request) = action.request else { return };
+        let key = key(request, action.item);
         if let Some(age) = self.keys.iter().rev().position(|known| *known == key) {
             self.acted |= 1 << age;
         }
@@ -184,7 +185,7 @@ mod tests {
 
     fn action(slate: &Impression, item: u64, ts: i64) -> Action {
         Action {
-            request: slate.request,
+            request: Some(slate.request),
             item: Id(item),
             user: slate.user,
             ts: EventTime(ts),

@@ -122,7 +122,7 @@ fn log(steps: Vec<Step>) -> Vec<LogEvent> {
                 let (request, user, item) = open.remove(at);
                 let ts = EventTime(now);
                 events.push(LogEvent::Acted(Action {
-                    request,
+                    request: Some(request),
                     item,
                     user,
                     ts,

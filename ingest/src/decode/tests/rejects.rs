@@ -39,7 +39,7 @@ fn every_required_field_is_named_when_it_is_missing_or_null() {
         (
             Stream::Actions,
             action(),
-            vec!["request_id", "item_id", "user_id", "ts_ms", "action"],
+            vec!["item_id", "user_id", "ts_ms", "action"],
         ),
         (Stream::Items, item(), vec!["item_id", "ts_ms"]),
     ];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ouzel_sample::{Action, EventTime, Id, ShownItem, TaskId};
+use ouzel_sample::{Action, EventTime, Id, Position, ShownItem, TaskId};
 
 use super::{SlotChange, next_due};
 use crate::join::effects::{CountedAction, Outcome};
@@ -43,6 +43,66 @@ impl SlotChange<'_> {
         outcome
     }
 
+    /// An action without a request arrives, which belongs to the open impression at `shown_at`.
+    pub(crate) fn action_on(
+        &mut self,
+        slot: &mut RequestSlot,
+        shown_at: Position,
+        action: &Action,
+        waiting: EarlyAction,
+    ) -> Outcome {
+        self.counters.actions += 1;
+        let Some(open) = slot.open.iter_mut().find(|open| open.shown_at == shown_at) else {
+            return self.unattributed(waiting);
+        };
+        let outcome = self.act(open, &waiting);
+        let counted = Action {
+            request: Some(open.request.id),
+            ..*action
+        };
+        self.count_action(outcome, counted, waiting.offset, Some(&*open));
+        outcome
+    }
+
+    /// Counts an action without a request that belongs to no impression. Its user did it all the same.
+    pub(crate) fn unattributed(&mut self, action: EarlyAction) -> Outcome {
+        self.counters.unattributed += 1;
+        self.effects.actions.push(CountedAction {
+            action: Action {
+                request: None,
+                item: action.item,
+                user: action.user.unwrap_or_default(),
+                ts: action.ts,
+                task: action.task,
+                value: None,
+            },
+            offset: action.offset,
+            impression: None,
+            is_late: true,
+        });
+        Outcome::Unattributed
+    }
+
+    /// Drops actions without a request that were matched with an impression.
+    pub(crate) fn stop_waiting(&mut self, slot: &mut RequestSlot, matched: &EarlyAction) {
+        let Some(early) = &mut slot.early else { return };
+        let before = early.actions.len();
+        early.actions.retain(|action| action != matched);
+        let n_matched = (before - early.actions.len()) as u64;
+        if !early.update_next() {
+            slot.early = None;
+        }
+        self.counters.waiting = self.counters.waiting.wrapping_sub(n_matched);
+    }
+
+    fn give_up_one(&mut self, action: EarlyAction) -> Outcome {
+        if action.user.is_some() {
+            return self.unattributed(action);
+        }
+        self.counters.orphans += 1;
+        Outcome::Orphan
+    }
+
     /// Notes an action that counts from here on: one that matched, or one that is late. Its user did both.
     pub(super) fn count_action(
         &mut self,
@@ -68,7 +128,9 @@ impl SlotChange<'_> {
         let Some(early) = &mut slot.early else {
             return Vec::new();
         };
-        let shows = |action: &mut EarlyAction| items.iter().any(|shown| shown.item == action.item);
+        let shows = |action: &mut EarlyAction| {
+            action.user.is_none() && items.iter().any(|shown| shown.item == action.item)
+        };
         let taken: Vec<EarlyAction> = early.actions.extract_if(.., shows).collect();
         if !early.update_next() {
             slot.early = None;
@@ -92,8 +154,7 @@ impl SlotChange<'_> {
             Some(early) => early.actions.len(),
         };
         if action.expires <= self.watermark || n_waiting >= MAX_WAITING_PER_REQUEST {
-            self.counters.orphans += 1;
-            return Outcome::Orphan;
+            return self.give_up_one(action);
         }
         self.counters.waiting += 1;
         match &mut slot.early {
@@ -116,14 +177,16 @@ impl SlotChange<'_> {
         let Some(early) = &mut slot.early else {
             return 0;
         };
-        let before = early.actions.len();
-        early.actions.retain(|action| action.expires > due);
-        let n_given_up = (before - early.actions.len()) as u64;
+        let is_over = |action: &mut EarlyAction| action.expires <= due;
+        let given_up: Vec<EarlyAction> = early.actions.extract_if(.., is_over).collect();
         if !early.update_next() {
             slot.early = None;
         }
+        let n_given_up = given_up.len() as u64;
         self.counters.waiting = self.counters.waiting.wrapping_sub(n_given_up);
-        self.counters.orphans += n_given_up;
+        for action in given_up {
+            self.give_up_one(action);
+        }
         n_given_up
     }
 

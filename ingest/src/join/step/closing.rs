@@ -82,6 +82,9 @@ impl SlotChange<'_> {
             append(&mut slot.closed, open.remember(expires));
             self.counters.remembered += 1;
         }
+        if let Some(open_items) = &mut self.open_items {
+            open_items.remove(open);
+        }
         let mut open = std::mem::take(&mut slot.open).into_vec();
         open.remove(index);
         slot.open = open.into_boxed_slice();

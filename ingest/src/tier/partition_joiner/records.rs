@@ -40,9 +40,9 @@ pub(super) fn of_effects(
         }
     }
     close(&mut outcomes, effects);
-    // A late action precedes the windows that its own time closes; those that had waited follow their impression.
+    // A late action precedes the windows that its own time closes; those that had waited follow.
     let (before, after) = match effects.outcome {
-        Outcome::LateAction => (late, Vec::new()),
+        Outcome::LateAction | Outcome::Unattributed => (late, Vec::new()),
         _ => (Vec::new(), late),
     };
     first.into_iter().chain(before).chain(outcomes).chain(after)

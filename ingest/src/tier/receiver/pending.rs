@@ -157,7 +157,7 @@ impl PendingImpression {
         counters.actions += 1;
         counters.matched += 1;
         Some(Action {
-            request: self.request.id,
+            request: Some(self.request.id),
             item: attributed.item,
             user: self.request.user,
             ts: attributed.ts,

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::partition_joiner::pair;
-use crate::join::{JoinConfig, LabelPolicy, TaskConfig};
+use crate::join::{JoinBy, JoinConfig, LabelPolicy, TaskConfig};
 
 /// The next event of the log.
 #[derive(Clone, Debug)]
@@ -21,20 +21,25 @@ pub(super) struct Draft {
     /// Of an impression: the part of its request that it shows, where that comes in two parts.
     part: u64,
     action: Option<(u64, u8)>,
+    /// The action does not name its request.
+    is_bare: bool,
 }
 
 pub(super) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let delay = prop_oneof![4 => Just(0i64), 2 => 0..8i64, 1 => 0..120i64];
     let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
     let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
-    let draft =
-        (after, delay, 0..6u64, 0..2u64, action).prop_map(|(after, delay, request, part, action)| Draft {
+    let bare = proptest::bool::weighted(0.2);
+    let draft = (after, delay, 0..6u64, 0..2u64, action, bare).prop_map(
+        |(after, delay, request, part, action, is_bare)| Draft {
             after,
             delay,
             request,
             part,
             action,
-        });
+            is_bare,
+        },
+    );
     vec(draft, 1..250)
 }
 
@@ -47,19 +52,23 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
         1 => Just(LabelPolicy::Defer),
     ];
     let times = (0..15i64, 0..4i64, 0..30i64);
-    (vec(1..40i64, 2), times, policy).prop_map(|(windows, (lateness_ms, skew_ms, wait_ms), label_policy)| {
-        let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
-        JoinConfig {
-            tasks: windows.iter().enumerate().map(task).collect(),
-            label_policy,
-            label_wait: Period::from_ms(wait_ms),
-            allowed_lateness: Period::from_ms(lateness_ms),
-            max_clock_skew: Period::from_ms(skew_ms),
-            // A new owner learns the time from a few events, not from four requests and all that was held.
-            max_time_jump: Period::TEN_YEARS,
-            ..JoinConfig::default()
-        }
-    })
+    let by = prop_oneof![Just(JoinBy::Request), Just(JoinBy::UserItem)];
+    (vec(1..40i64, 2), times, policy, by).prop_map(
+        |(windows, (lateness_ms, skew_ms, wait_ms), label_policy, by)| {
+            let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
+            JoinConfig {
+                tasks: windows.iter().enumerate().map(task).collect(),
+                by,
+                label_policy,
+                label_wait: Period::from_ms(wait_ms),
+                allowed_lateness: Period::from_ms(lateness_ms),
+                max_clock_skew: Period::from_ms(skew_ms),
+                // A new owner learns the time from a few events, not from four requests and all that was held.
+                max_time_jump: Period::TEN_YEARS,
+                ..JoinConfig::default()
+            }
+        },
+    )
 }
 
 /// The records of the two partitions, in the order in which they were written.
@@ -101,7 +110,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
                 known_actions: None,
             }),
             Some((item, task)) => Event::Action(Action {
-                request,
+                request: (!draft.is_bare).then_some(request),
                 item: Id(item),
                 user,
                 ts,
@@ -144,7 +153,7 @@ pub(super) fn end(log: &[DecodedRecord]) -> Vec<DecodedRecord> {
                     known_actions: None,
                 }),
                 _ => Event::Action(Action {
-                    request: Id(9_998),
+                    request: Some(Id(9_998)),
                     item: Id(0),
                     user,
                     ts,
