@@ -121,7 +121,7 @@ impl Stage {
         bytes: &StageBytes,
     ) -> Result<Self, StageError> {
         let join = if JoinResultReceiver::is_exported(&bytes.join) {
-            let receiver = JoinResultReceiver::import(&bytes.join, config.n_tasks())?;
+            let receiver = JoinResultReceiver::import(&bytes.join, config)?;
             Join::Tier(Box::new(receiver))
         } else {
             let start = |store| Ok(Joiner::import(config.clone(), store, &bytes.join)?);

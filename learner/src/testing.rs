@@ -33,6 +33,7 @@ pub(crate) fn sample(request: u64, item: u64, kind: SampleKind, y: bool) -> Samp
             predicted: Default::default(),
         }),
         labels: Labels::UNKNOWN.with(0, y),
+        values: Vec::new(),
         kind,
         weight: 1.0,
         shown_at: Position { partition, offset: 0 },

@@ -68,10 +68,12 @@ fn section(out: &mut String, path: &str, values: &Table, schema: &Schema) {
         line(&row(key, property, &default));
         for (entry, property) in property["items"]["properties"].as_object().into_iter().flatten() {
             let default = &property["default"];
-            let default = if default.is_null() {
-                "required".to_owned()
-            } else {
-                format!("`{default}`")
+            let required = properties[key]["items"]["required"].as_array();
+            let is_required = required.into_iter().flatten().any(|name| name == entry.as_str());
+            let default = match default {
+                Schema::Null if is_required => "required".to_owned(),
+                Schema::Null => "unset".to_owned(),
+                default => format!("`{default}`"),
             };
             line(&row(&format!("{key}[].{entry}"), property, &default));
         }

@@ -15,9 +15,9 @@ pub struct Impression {
     pub items: Vec<ShownItem>,
     /// Categorical values of the request, sorted.
     pub context: Vec<Id>,
-    /// All actions on these items, as `(item, task)`. Set only in a replay with `labels = immediate`, which
+    /// All actions on these items. Set only in a replay with `labels = immediate`, which
     /// reveals the labels right after the request is predicted.
-    pub known_actions: Option<Vec<(Id, TaskId)>>,
+    pub known_actions: Option<Vec<KnownAction>>,
 }
 
 /// One item of a slate.
@@ -27,6 +27,17 @@ pub struct ShownItem {
     pub item: Id,
     /// Place in the slate, from 0; `None` for logs that do not record it.
     pub position: Option<u16>,
+}
+
+/// An action that is known with the impression.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnownAction {
+    /// The item acted on.
+    pub item: Id,
+    /// The task that the action is a positive of.
+    pub task: TaskId,
+    /// As in [`Action`].
+    pub value: Option<f32>,
 }
 
 /// An action of a user on an item.

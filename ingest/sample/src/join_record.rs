@@ -57,7 +57,7 @@ pub enum JoinEvent {
 }
 
 /// An action on an item of an impression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttributedAction {
     /// The item.
     pub item: Id,
@@ -67,15 +67,19 @@ pub struct AttributedAction {
     pub ts: EventTime,
     /// Offset of its record in the actions partition.
     pub offset: i64,
+    /// As in [`Action`].
+    pub value: Option<f32>,
 }
 
 /// A sample without its features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LabeledItem {
     /// The item.
     pub item: Id,
     /// The labels that became known.
     pub labels: Labels,
+    /// The values of its positives, as in [`Sample`](crate::Sample).
+    pub values: Vec<(TaskId, f32)>,
     /// Why the sample was made.
     pub kind: SampleKind,
     /// Record timestamp of the action that decided it, ms.

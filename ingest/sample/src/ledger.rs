@@ -6,7 +6,7 @@ use crate::Sample;
 
 /// A running hash of samples: equal hashes mean equal samples in equal order.
 ///
-/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | weight | features | history items)`
+/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | weight | features | history items | values)`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     hash: [u8; 32],
@@ -29,6 +29,10 @@ impl Ledger {
         }
         for entry in &sample.request.history {
             hasher.add(entry.item.0.to_le_bytes());
+        }
+        for (task, value) in &sample.values {
+            hasher.add([*task]);
+            hasher.add(value.to_bits().to_le_bytes());
         }
         self.hash = hasher.finish();
         self.n_samples += 1;

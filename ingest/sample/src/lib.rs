@@ -21,7 +21,7 @@ mod time;
 
 pub use batch::{Batch, Batcher};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
-pub use event::{Action, Deletion, Impression, ShownItem};
+pub use event::{Action, Deletion, Impression, KnownAction, ShownItem};
 pub use features::{
     DENSE_NAMES, Dense, FeatureConfig, FeatureQuery, FeatureState, FeatureStateError, ItemVectors,
     MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin, VectorReadGuard,

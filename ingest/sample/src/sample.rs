@@ -134,6 +134,8 @@ pub struct Sample {
     pub candidate: Arc<Candidate>,
     /// The labels that became known with this sample.
     pub labels: Labels,
+    /// The values of positives whose action carried one and whose task uses it, in `[0, 1]` of its cap, by task.
+    pub values: Vec<(TaskId, f32)>,
     /// Why it was emitted.
     pub kind: SampleKind,
     /// Weight in the loss, in `(0, 1]`.

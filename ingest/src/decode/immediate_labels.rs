@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ouzel_sample::{Action, DecodedRecord, Event, Id, Record, TaskId};
+use ouzel_sample::{Action, DecodedRecord, Event, Id, KnownAction, Record};
 use serde::Serialize;
 
 use super::decoder::Decoder;
@@ -13,14 +13,13 @@ use super::decoder::Decoder;
 /// impressions and drops the action records.
 #[derive(Debug, Default)]
 pub struct ImmediateLabels {
-    actions: HashMap<Id, Vec<KnownAction>>,
+    actions: HashMap<Id, Vec<CollectedAction>>,
     counts: ActionCounts,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct KnownAction {
-    item: Id,
-    task: TaskId,
+struct CollectedAction {
+    known: KnownAction,
     is_shown: bool,
 }
 
@@ -60,25 +59,25 @@ impl ImmediateLabels {
     fn add(&mut self, action: &Action) {
         let Some(request) = action.request else { return };
         self.counts.actions += 1;
-        let known = self.actions.entry(request).or_default();
-        if known
-            .iter()
-            .any(|known| (known.item, known.task) == (action.item, action.task))
-        {
+        let collected = self.actions.entry(request).or_default();
+        let same = |of: &CollectedAction| (of.known.item, of.known.task) == (action.item, action.task);
+        if collected.iter().any(same) {
             self.counts.duplicates += 1;
             return;
         }
-        known.push(KnownAction {
+        let known = KnownAction {
             item: action.item,
             task: action.task,
-            is_shown: false,
-        });
+            value: action.value,
+        };
+        let is_shown = false;
+        collected.push(CollectedAction { known, is_shown });
     }
 
     /// Attaches its actions to an impression; returns `None` for actions of requests and other records
     /// unchanged.
     ///
-    /// Only actions on shown items are attached, in the order of the log.
+    /// Only actions on shown items are attached, in the order of the log; of one item and task the first.
     #[must_use]
     pub fn apply(&mut self, mut record: DecodedRecord) -> Option<DecodedRecord> {
         match &mut record.event {
@@ -91,10 +90,10 @@ impl ImmediateLabels {
             }
             Ok(Event::Impression(impression)) => {
                 let mut attached = Vec::new();
-                for action in self.actions.get_mut(&impression.request).into_iter().flatten() {
-                    if impression.items.iter().any(|shown| shown.item == action.item) {
-                        attached.push((action.item, action.task));
-                        self.counts.matched += u64::from(!std::mem::replace(&mut action.is_shown, true));
+                for collected in self.actions.get_mut(&impression.request).into_iter().flatten() {
+                    if impression.items.iter().any(|shown| shown.item == collected.known.item) {
+                        attached.push(collected.known);
+                        self.counts.matched += u64::from(!std::mem::replace(&mut collected.is_shown, true));
                     }
                 }
                 impression.known_actions = Some(attached);

@@ -6,7 +6,7 @@ mod rejects;
 use serde_json::{Value, json};
 
 use ouzel_sample::{
-    AttributeField, Event, EventTime, IdKind, IdSpace, PartitionId, Record, RecordMetadata, Reject,
+    AttributeField, Event, EventTime, IdKind, IdSpace, KnownAction, PartitionId, Record, RecordMetadata, Reject,
     RejectReason, Stream,
 };
 
@@ -283,7 +283,12 @@ fn immediate_labels_are_attached_to_impressions_and_drop_actions() {
         panic!()
     };
     let a = ids.id(IdKind::Item, "a");
-    assert_eq!(shown.known_actions, Some(vec![(a, 1), (a, 0)]));
+    let known = [1, 0].map(|task| KnownAction {
+        item: a,
+        task,
+        value: Some(2.5),
+    });
+    assert_eq!(shown.known_actions, Some(known.to_vec()));
 
     let quiet = with(impression(), "request_id", json!("quiet")).to_string();
     let Some(Ok(Event::Impression(quiet))) = labels

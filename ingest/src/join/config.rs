@@ -9,7 +9,7 @@ use crate::join::clock::passed;
 use crate::join::sled_store::SledLimits;
 
 /// One task to predict: an action type and its attribution window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskConfig {
     /// The `action` of the events that are the task's positives, such as `click`.
@@ -21,6 +21,37 @@ pub struct TaskConfig {
     /// Set it to the time within which nearly all of these actions happen.
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "3660d"))]
     pub window: Period,
+    /// What the `value` of an action is to its positive.
+    ///
+    /// Change it when the actions carry an amount, a dwell time or a rating that matters.
+    #[serde(default, skip_serializing_if = "ValueUse::is_ignored")]
+    #[schemars(extend("default" = "ignore"))]
+    pub value: ValueUse,
+    /// The value that counts as 1, and every larger one too; negative values count as 0. Required for `weight` and `target`.
+    ///
+    /// Unit: that of the values. Set it to a large but usual value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_cap: Option<f32>,
+}
+
+/// What the value of an action is to its positive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueUse {
+    /// Nothing.
+    #[default]
+    Ignore,
+    /// The weight of the positive in the loss.
+    Weight,
+    /// What is predicted of a positive.
+    Target,
+}
+
+impl ValueUse {
+    /// True of the default.
+    pub fn is_ignored(&self) -> bool {
+        *self == ValueUse::Ignore
+    }
 }
 
 impl TaskConfig {
@@ -29,7 +60,16 @@ impl TaskConfig {
         Self {
             name: name.into(),
             window: Period::from_ms(window_ms),
+            value: ValueUse::default(),
+            value_cap: None,
         }
+    }
+
+    /// A value in `[0, 1]` of the cap, and whether it was outside; `None` where values are ignored.
+    pub(crate) fn scaled(&self, value: f32) -> Option<(f32, bool)> {
+        let cap = self.value_cap.filter(|_| !self.value.is_ignored())?;
+        // Adding 0 makes -0 a 0.
+        Some(((value / cap).clamp(0.0, 1.0) + 0.0, !(0.0..=cap).contains(&value)))
     }
 }
 
@@ -99,7 +139,7 @@ pub enum StoreKind {
 }
 
 /// How impressions and actions become samples.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JoinConfig {
     /// Which process joins: `events`, the daemon itself, or `tier`, any number of `ouzel join` processes with the same
@@ -212,6 +252,20 @@ impl JoinConfig {
                 "tasks".to_owned(),
                 format!("must list 1 to {MAX_TASKS} tasks, not {n}"),
             );
+        }
+        for (index, task) in self.tasks.iter().enumerate() {
+            let is_cap = |cap: f32| cap > 0.0 && cap.is_finite();
+            match task.value_cap {
+                None if !task.value.is_ignored() => refuse(
+                    format!("tasks[{index}].value_cap"),
+                    "must be set: `value` is used in parts of it".to_owned(),
+                ),
+                Some(cap) if !is_cap(cap) => refuse(
+                    format!("tasks[{index}].value_cap"),
+                    format!("must be a number above 0, not {cap}"),
+                ),
+                _ => {}
+            }
         }
         for (index, TaskConfig { name, .. }) in self.tasks.iter().enumerate() {
             let key = format!("tasks[{index}].name");
@@ -333,6 +387,10 @@ mod tests {
         assert!(refused(|c| c.tasks.clear()).starts_with("tasks must list 1 to 8 tasks, not 0"));
         let twice = refused(|c| c.tasks = vec![TaskConfig::new("click", 1); 2]);
         assert!(twice.starts_with("tasks[1].name must differ"), "{twice}");
+        let cap = refused(|c| c.tasks[0].value = ValueUse::Weight);
+        assert!(cap.starts_with("tasks[0].value_cap must be set"), "{cap}");
+        let cap = refused(|c| c.tasks[0].value_cap = Some(0.0));
+        assert_eq!(cap, "tasks[0].value_cap must be a number above 0, not 0");
         let window = refused(|c| c.tasks[0].window = Period::from_ms(0));
         assert_eq!(window, "tasks[0].window must be from 1ms to 3660d, not 0s");
         let lateness = refused(|c| {

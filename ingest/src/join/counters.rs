@@ -73,6 +73,8 @@ pub struct TaskCounters {
     pub negative: u64,
     /// Undecided.
     pub pending: u64,
+    /// Positives whose value was negative or beyond the cap of the task.
+    pub values_clamped: u64,
 }
 
 /// An identity that does not hold: the join is broken and must stop.

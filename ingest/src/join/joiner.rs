@@ -152,6 +152,7 @@ impl<S: JoinStore> Joiner<S> {
             offset: position.offset,
             user: action.request.is_none().then_some(action.user),
             task: action.task,
+            value: action.value,
         };
         let outcome = match action.request {
             Some(request) => self.change(request, |step, slot| step.action(slot, action, waiting))?,

@@ -4,7 +4,9 @@
 use ouzel_sample::{Id, PartitionId, SampleKind};
 
 use crate::join::config::{JoinBy, JoinConfig, LabelPolicy};
-use crate::join::world::{EmittedSample, Report, WorldEvent, record_ms, user_of, watermarks};
+use crate::join::world::{
+    EmittedSample, Report, VALUE_CAP, WorldEvent, known_value, record_ms, user_of, watermarks,
+};
 
 /// Labels by task.
 type LabelList = Vec<(u8, bool)>;
@@ -24,8 +26,8 @@ struct Shown {
     is_sampled_at_once: bool,
     /// Tasks whose positives wait for the window.
     held: Vec<u8>,
-    /// (item, task), and whether its action arrived.
-    positives: Vec<(u64, u8, bool)>,
+    /// (item, task), whether its action arrived, and its value.
+    positives: Vec<(u64, u8, bool, Option<f32>)>,
     /// (item, task) whose true label was emitted by a real copy already.
     copied: Vec<(u64, u8)>,
 }
@@ -38,6 +40,7 @@ struct Waiting {
     item: u64,
     task: u8,
     ts: i64,
+    value: Option<f32>,
 }
 
 pub(super) struct Oracle<'a> {
@@ -132,23 +135,7 @@ impl<'a> Oracle<'a> {
                 if !is_late {
                     self.first_samples(k, index, group);
                 }
-                let items = &self.shown[index].items;
-                let is_mine = |w: &Waiting| w.request == Some(*request) && items.contains(&w.item);
-                let mut mine: Vec<Waiting> = self.waiting.iter().filter(|w| is_mine(w)).cloned().collect();
-                for item in items {
-                    let bare = self
-                        .waiting
-                        .iter()
-                        .filter(|w| w.item == *item && self.fits(index, w, now));
-                    mine.extend(bare.cloned());
-                }
-                let is_mine =
-                    |w: &Waiting| is_mine(w) || (items.contains(&w.item) && self.fits(index, w, now));
-                let waiting = self.waiting.iter().filter(|w| !is_mine(w)).cloned().collect();
-                self.waiting = waiting;
-                for w in mine {
-                    self.resolve(k, index, &w, group);
-                }
+                self.match_waiting(k, index, group);
                 if is_late { "late" } else { "accepted" }
             }
             WorldEvent::Acted {
@@ -157,6 +144,7 @@ impl<'a> Oracle<'a> {
                 item,
                 task,
                 ts,
+                value,
                 ..
             } => {
                 let action = Waiting {
@@ -165,37 +153,56 @@ impl<'a> Oracle<'a> {
                     item: *item,
                     task: *task,
                     ts: *ts,
+                    value: value.map(f32::from),
                 };
-                let index = match request {
-                    Some(request) => self.known(*request, *item, now),
-                    None if self.config.by == JoinBy::Request => {
-                        self.report.fates[3] += 1;
-                        return "unattributed";
-                    }
-                    // The last touch.
-                    None => (0..self.shown.len())
-                        .filter(|index| self.fits(*index, &action, now))
-                        .max_by_key(|index| self.touch(*index)),
-                };
-                if let Some(index) = index {
-                    return self.resolve(k, index, &action, group);
-                }
-                let same = |w: &Waiting| {
-                    (w.request, w.item, w.task, w.ts) == (*request, *item, *task, *ts)
-                        && (request.is_some() || w.user == *user)
-                };
-                if self.waiting.iter().any(same) {
-                    return "duplicate action";
-                }
-                if self.gives_up_after(&action) < now {
-                    return self.give_up(&action);
-                }
-                self.waiting.push(action);
-                "early"
+                self.act(k, action, group)
             }
             WorldEvent::Advanced(..) | WorldEvent::Idle(_) | WorldEvent::Active(_) => "",
             WorldEvent::Broken(_) => "rejected",
         }
+    }
+
+    /// The actions that waited for an impression.
+    fn match_waiting(&mut self, k: usize, index: usize, group: &mut Vec<EmittedSample>) {
+        let (now, s) = (self.watermarks[k], &self.shown[index]);
+        let is_named = |w: &Waiting| w.request == Some(s.request) && s.items.contains(&w.item);
+        let mut mine: Vec<Waiting> = self.waiting.iter().filter(|w| is_named(w)).cloned().collect();
+        for item in &s.items {
+            let is_of = |w: &&Waiting| w.item == *item && self.fits(index, w, now);
+            mine.extend(self.waiting.iter().filter(is_of).cloned());
+        }
+        let is_mine = |w: &Waiting| is_named(w) || self.fits(index, w, now);
+        let waiting = self.waiting.iter().filter(|w| !is_mine(w)).cloned().collect();
+        self.waiting = waiting;
+        for w in mine {
+            self.resolve(k, index, &w, group);
+        }
+    }
+
+    fn act(&mut self, k: usize, action: Waiting, group: &mut Vec<EmittedSample>) -> &'static str {
+        let now = self.watermarks[k];
+        let index = match action.request {
+            Some(request) => self.known(request, action.item, now),
+            None if self.config.by == JoinBy::Request => return self.give_up(&action),
+            // The last touch.
+            None => (0..self.shown.len())
+                .filter(|index| self.fits(*index, &action, now))
+                .max_by_key(|index| self.touch(*index)),
+        };
+        if let Some(index) = index {
+            return self.resolve(k, index, &action, group);
+        }
+        let key = |w: &Waiting| (w.request, w.item, w.task, w.ts);
+        let same =
+            |w: &Waiting| key(w) == key(&action) && (action.request.is_some() || w.user == action.user);
+        if self.waiting.iter().any(same) {
+            return "duplicate action";
+        }
+        if self.gives_up_after(&action) < now {
+            return self.give_up(&action);
+        }
+        self.waiting.push(action);
+        "early"
     }
 
     /// The impression that is known at watermark `now` to have shown an item of a request.
@@ -243,6 +250,13 @@ impl<'a> Oracle<'a> {
     fn touch(&self, index: usize) -> (i64, i32, usize) {
         let s = &self.shown[index];
         (s.ts, s.partition, s.offset)
+    }
+
+    /// The value of a positive as its samples have it. The second task ignores values.
+    fn value(&mut self, task: u8, value: Option<f32>) -> Option<f32> {
+        let value = value.filter(|_| task != 1)?;
+        self.report.clamped += u64::from(!(0.0..=VALUE_CAP).contains(&value));
+        Some(value.clamp(0.0, VALUE_CAP) / VALUE_CAP)
     }
 
     fn give_up(&mut self, w: &Waiting) -> &'static str {
@@ -295,6 +309,8 @@ impl<'a> Oracle<'a> {
         if self.config.label_policy.is_at_once() && !s.is_sampled_at_once {
             self.emit_negatives(index, group);
         }
+        let value = self.value(a.task, a.value);
+        self.shown[index].positives.push((a.item, a.task, true, value));
         let s = &self.shown[index];
         let was_sampled = k > s.offset && self.wait_end(s, task).is_some_and(|end| end < now);
         let emitted = |kind| self.emitted(s, a.item, kind, vec![(a.task, true)], Some(record_ms(a.ts)));
@@ -309,7 +325,6 @@ impl<'a> Oracle<'a> {
             }
             _ => {}
         }
-        self.shown[index].positives.push((a.item, a.task, true));
         self.report.fates[1] += 1;
         "matched"
     }
@@ -322,7 +337,8 @@ impl<'a> Oracle<'a> {
                     .map(|task| (task, known_actions.contains(&(item, task))))
                     .collect();
                 for (task, _) in labels.iter().filter(|(_, is_positive)| *is_positive) {
-                    self.shown[index].positives.push((item, *task, false));
+                    let value = self.value(*task, Some(known_value(item)));
+                    self.shown[index].positives.push((item, *task, false, value));
                 }
                 group.push(self.emitted(&self.shown[index], item, SampleKind::Final, labels, None));
             }
@@ -546,11 +562,16 @@ impl<'a> Oracle<'a> {
         labels: Vec<(u8, bool)>,
         ms: Option<i64>,
     ) -> EmittedSample {
+        let value = |(task, is_positive): &(u8, bool)| {
+            let positive = s.positives.iter().find(|p| (p.0, p.1) == (item, *task))?;
+            Some((*task, positive.3.filter(|_| *is_positive)?.to_bits()))
+        };
         EmittedSample {
             request: s.request,
             shown_at: i64::try_from(s.offset).unwrap(),
             item,
             kind: kind as u8,
+            values: labels.iter().filter_map(value).collect(),
             labels,
             action_ms: ms,
         }

@@ -152,11 +152,16 @@ fn push(group: &mut Vec<Sample>, open: &OpenImpression, item: &OpenItem, kind: S
     if labels.is_unknown() {
         return;
     }
+    let values = match open.values.is_empty() {
+        true => Vec::new(),
+        false => open.values_of(item.candidate.item, labels),
+    };
     group.push(Sample {
         seq: 0,
         request: Arc::clone(&open.request),
         candidate: Arc::clone(&item.candidate),
         labels,
+        values,
         kind,
         weight: 1.0,
         shown_at: open.shown_at,

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ouzel_sample::{Candidate, EventTime, Id, Impression, Position, Request, TaskId};
+use ouzel_sample::{Candidate, EventTime, Id, Impression, KnownAction, Labels, Position, Request, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::join::remembered::RememberedImpression;
@@ -85,7 +85,7 @@ impl RequestSlot {
         (items.len() < impression.items.len()).then(|| Impression {
             items,
             known_actions: impression.known_actions.as_ref().map(|actions| {
-                let is_taken = |(item, _): &&(Id, TaskId)| taken.contains(item);
+                let is_taken = |known: &&KnownAction| taken.contains(&known.item);
                 actions.iter().filter(is_taken).copied().collect()
             }),
             context: impression.context.clone(),
@@ -146,7 +146,7 @@ impl EarlyActions {
 }
 
 /// One action that waits until its item is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyAction {
     /// The item.
     pub item: Id,
@@ -162,6 +162,8 @@ pub struct EarlyAction {
     pub user: Option<Id>,
     /// The task of which it is the positive.
     pub task: TaskId,
+    /// The value that it carried.
+    pub value: Option<f32>,
 }
 
 /// An impression with at least one open window.
@@ -173,6 +175,8 @@ pub struct OpenImpression {
     pub shown_at: Position,
     /// The shown items, in slate order.
     pub items: Box<[OpenItem]>,
+    /// The values of its positives, in order of arrival.
+    pub values: Box<[PositiveValue]>,
     /// The next end of a wait or a window.
     pub next: EventTime,
     /// Tasks whose window is closed, one bit each.
@@ -182,6 +186,17 @@ pub struct OpenImpression {
     /// Tasks whose positives wait for the window like its negatives, one bit each: those that were still
     /// starting up when it was shown.
     pub held: u8,
+}
+
+/// The value that the action of a positive carried, in `[0, 1]` of the cap of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PositiveValue {
+    /// The item.
+    pub item: Id,
+    /// The task.
+    pub task: TaskId,
+    /// The value.
+    pub value: f32,
 }
 
 /// One item of an open impression.
@@ -201,6 +216,15 @@ impl OpenImpression {
         self.items.iter().position(|shown| shown.candidate.item == item)
     }
 
+    /// The values of the positives in `labels` of an item, by task.
+    pub(crate) fn values_of(&self, item: Id, labels: Labels) -> Vec<(TaskId, f32)> {
+        let of_item = |known: &&PositiveValue| known.item == item && labels.get(known.task) == Some(true);
+        let values = self.values.iter().filter(of_item);
+        let mut values: Vec<(TaskId, f32)> = values.map(|known| (known.task, known.value)).collect();
+        values.sort_by_key(|(task, _)| *task);
+        values
+    }
+
     /// What is remembered of it once it is closed. The actions of its positives were seen.
     pub(crate) fn remember(&self, expires: EventTime) -> RememberedImpression {
         let items = self.items.iter();
@@ -217,7 +241,7 @@ mod tests {
     fn a_slot_is_small() {
         assert!(size_of::<RequestSlot>() <= 40, "{}", size_of::<RequestSlot>());
         assert!(
-            size_of::<OpenImpression>() <= 64,
+            size_of::<OpenImpression>() <= 72,
             "{}",
             size_of::<OpenImpression>()
         );

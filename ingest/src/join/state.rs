@@ -10,7 +10,7 @@ use ouzel_sample::{EventTime, Id};
 use serde::{Deserialize, Serialize};
 
 use crate::join::clock::EventClock;
-use crate::join::config::{JoinConfig, LabelPolicy, TaskConfig};
+use crate::join::config::{JoinConfig, LabelPolicy};
 use crate::join::counters::{Counters, IdentityViolation};
 use crate::join::error::JoinError;
 use crate::join::joiner::Joiner;
@@ -22,7 +22,8 @@ const MAGIC: &[u8; 10] = b"ouzeljoin4";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    tasks: Vec<TaskConfig>,
+    /// Name and window of each task.
+    tasks: Vec<(String, Period)>,
     policy: StoredPolicy,
     clock: EventClock,
     counters: Counters,
@@ -78,7 +79,7 @@ impl<S: JoinStore> Joiner<S> {
     /// The whole state.
     pub fn export(&self) -> Result<Vec<u8>, JoinError> {
         let header = Header {
-            tasks: self.config.tasks.clone(),
+            tasks: windows(&self.config),
             policy: StoredPolicy::from(&self.config),
             clock: self.clock.clone(),
             counters: self.counters.clone(),
@@ -185,17 +186,23 @@ impl<S: JoinStore> Joiner<S> {
 
 /// The first setting that an exported state was made under and that the configuration has changed.
 fn changed(header: &Header, config: &JoinConfig) -> Option<JoinError> {
-    let window = |task: &TaskConfig| format!("join.tasks[{}].window = \"{}\"", task.name, task.window);
-    let windows = |tasks: &[TaskConfig]| tasks.iter().map(window).collect::<Vec<_>>().join(", ");
+    let window = |(name, window): &(String, Period)| format!("join.tasks[{name}].window = \"{window}\"");
+    let listed = |tasks: &[(String, Period)]| tasks.iter().map(window).collect::<Vec<_>>().join(", ");
+    let tasks = windows(config);
     let policy = StoredPolicy::from(config);
-    let (found, expected) = if header.tasks != config.tasks {
-        (windows(&header.tasks), windows(&config.tasks))
+    let (found, expected) = if header.tasks != tasks {
+        (listed(&header.tasks), listed(&tasks))
     } else if header.policy != policy {
         (header.policy.to_string(), policy.to_string())
     } else {
         return None;
     };
     Some(JoinError::Changed { found, expected })
+}
+
+fn windows(config: &JoinConfig) -> Vec<(String, Period)> {
+    let tasks = config.tasks.iter();
+    tasks.map(|task| (task.name.clone(), task.window)).collect()
 }
 
 fn decode(error: postcard::Error) -> JoinError {

@@ -5,7 +5,7 @@
 mod actions;
 mod closing;
 
-use ouzel_sample::{Action, EventTime, Id, Impression, Position, Sample, TaskId};
+use ouzel_sample::{Action, EventTime, Impression, KnownAction, Position, Sample};
 
 use crate::join::clock::passed;
 use crate::join::config::JoinConfig;
@@ -149,7 +149,7 @@ impl SlotChange<'_> {
                 user: open.request.user,
                 ts: action.ts,
                 task: action.task,
-                value: None,
+                value: action.value,
             };
             self.count_action(outcome, counted, action.offset, Some(open));
         }
@@ -162,18 +162,20 @@ impl SlotChange<'_> {
     fn reveal(
         &mut self,
         open: &mut OpenImpression,
-        known_actions: &[(Id, TaskId)],
+        known_actions: &[KnownAction],
         expires: EventTime,
     ) -> RememberedImpression {
         let all = self.config.all_tasks();
-        for item in &mut open.items {
-            item.positive = known_actions
-                .iter()
-                .filter(|(id, _)| *id == item.candidate.item)
-                .fold(0, |mask, (_, task)| mask | 1 << task)
-                & all;
+        for index in 0..open.items.len() {
+            let item = open.items[index].candidate.item;
             for (task, _) in self.config.tasks() {
-                self.counters.decide(task, item.positive & (1 << task) != 0);
+                let same = |known: &&KnownAction| (known.item, known.task) == (item, task);
+                let known = known_actions.iter().find(same);
+                self.counters.decide(task, known.is_some());
+                if let Some(known) = known {
+                    open.items[index].positive |= 1 << task;
+                    self.keep_value(open, item, task, known.value);
+                }
             }
         }
         policy::fully_labeled(open, all, &mut self.group);
@@ -244,6 +246,7 @@ fn open(shown_at: Position, captured: Captured, late: u8) -> OpenImpression {
         request: captured.request,
         shown_at,
         items,
+        values: Box::default(),
         next: EventTime::MAX,
         closed: late,
         sampled: 0,

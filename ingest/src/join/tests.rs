@@ -2,7 +2,8 @@
 
 use ouzel_sample::settings::Period;
 use ouzel_sample::{
-    Action, EventTime, Id, Impression, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
+    Action, EventTime, Id, Impression, KnownAction, PartitionId, Position, Sample, SampleKind, ShownItem,
+    Stream,
 };
 
 use crate::join::world::capture;
@@ -350,7 +351,15 @@ fn a_late_impression_keeps_the_tasks_it_is_not_late_for() {
 fn known_actions_make_final_samples_at_once() {
     let mut bench = Bench::with(LabelPolicy::Defer);
     let impression = Impression {
-        known_actions: Some(vec![(Id(2), CLICK), (Id(77), CLICK)]),
+        known_actions: Some(
+            [2, 77]
+                .map(|item| KnownAction {
+                    item: Id(item),
+                    task: CLICK,
+                    value: None,
+                })
+                .to_vec(),
+        ),
         ..Bench::impression_of(REQUEST, 0)
     };
     bench.impression(0, &impression);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ouzel_sample::settings::Period;
 use ouzel_sample::{
-    Action, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, N_DENSE, PartitionId,
-    Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogit, Stream, VectorId,
+    Action, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, KnownAction, N_DENSE,
+    PartitionId, Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogit, Stream, VectorId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,6 +30,7 @@ pub(super) enum WorldEvent {
         item: u64,
         task: u8,
         ts: i64,
+        value: Option<i8>,
     },
     Advanced(PartitionId, i64),
     Idle(PartitionId),
@@ -37,9 +38,17 @@ pub(super) enum WorldEvent {
     Broken(PartitionId),
 }
 
+/// The cap of the values of every task.
+pub(super) const VALUE_CAP: f32 = 10.0;
+
 /// The user of a request.
 pub(super) fn user_of(request: u64) -> u64 {
     70 + request % 2
+}
+
+/// The value of an action on `item` that is known with its impression.
+pub(super) fn known_value(item: u64) -> f32 {
+    [2.5, 12.0, -1.0][usize::try_from(item).unwrap()]
 }
 
 /// The record timestamp of an action dated `ts`.
@@ -56,6 +65,8 @@ pub(super) struct EmittedSample {
     pub(super) item: u64,
     pub(super) kind: u8,
     pub(super) labels: Vec<(u8, bool)>,
+    /// By task, in bits.
+    pub(super) values: Vec<(u8, u32)>,
     pub(super) action_ms: Option<i64>,
 }
 
@@ -73,6 +84,8 @@ pub(super) struct Report {
     pub(super) early: [u64; 3],
     /// Shown items that had been shown before.
     pub(super) duplicate_items: u64,
+    /// Positives whose value was outside the cap.
+    pub(super) clamped: u64,
     /// The watermark after each event.
     pub(super) watermarks: Vec<i64>,
 }
@@ -110,7 +123,11 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
                 tasks: windows
                     .iter()
                     .enumerate()
-                    .map(|(task, window)| TaskConfig::new(format!("task {task}"), *window))
+                    .map(|(task, window)| TaskConfig {
+                        value: [ValueUse::Weight, ValueUse::Ignore, ValueUse::Target][task],
+                        value_cap: Some(VALUE_CAP),
+                        ..TaskConfig::new(format!("task {task}"), *window)
+                    })
                     .collect(),
                 by,
                 label_policy,
@@ -144,6 +161,7 @@ pub(super) enum Draft {
         request: u64,
         /// The action does not name its request.
         is_bare: bool,
+        value: Option<i8>,
         item: u64,
         task: u8,
         jitter: i64,
@@ -175,9 +193,9 @@ pub(super) fn draft() -> impl Strategy<Value = Draft> {
                 Draft::Shown { request, mask, repeats, jitter, second, known_actions }
             }
         ),
-        8 => ((0..6u64, prop::bool::weighted(0.3)), 0..3u64, 0..3u8, jitter(), any::<bool>()).prop_map(
-            |((request, is_bare), item, task, jitter, second)| {
-                Draft::Acted { request, is_bare, item, task, jitter, second }
+        8 => ((0..6u64, prop::bool::weighted(0.3), proptest::option::of(-2..14i8)), 0..3u64, 0..3u8, jitter(), any::<bool>()).prop_map(
+            |((request, is_bare, value), item, task, jitter, second)| {
+                Draft::Acted { request, is_bare, value, item, task, jitter, second }
             }
         ),
         3 => any::<prop::sample::Index>().prop_map(Draft::Again),
@@ -237,6 +255,7 @@ pub(super) fn events(
             Draft::Acted {
                 request,
                 is_bare,
+                value,
                 item,
                 task,
                 jitter,
@@ -245,6 +264,7 @@ pub(super) fn events(
                 partition: partition_of(true, which && two_partitions),
                 request: (!is_bare).then_some(request),
                 user: user_of(request),
+                value,
                 item,
                 task: task % n_tasks,
                 ts: clock + jitter,
@@ -349,9 +369,14 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
                 ts: EventTime(*ts),
                 items: items.collect(),
                 context: Vec::new(),
-                known_actions: known_actions
-                    .as_ref()
-                    .map(|list| list.iter().map(|(item, task)| (Id(*item), *task)).collect()),
+                known_actions: known_actions.as_ref().map(|list| {
+                    let known = |(item, task): &(u64, u8)| KnownAction {
+                        item: Id(*item),
+                        task: *task,
+                        value: Some(known_value(*item)),
+                    };
+                    list.iter().map(known).collect()
+                }),
             };
             (*partition, *ts, Ok(Event::Impression(impression)))
         }
@@ -362,6 +387,7 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
             item,
             task,
             ts,
+            value,
         } => {
             let action = Action {
                 request: request.map(Id),
@@ -369,7 +395,7 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
                 user: Id(*user),
                 ts: EventTime(*ts),
                 task: *task,
-                value: None,
+                value: value.map(f32::from),
             };
             (*partition, record_ms(*ts), Ok(Event::Action(action)))
         }
@@ -433,6 +459,11 @@ pub(super) fn emitted(sample: &Sample) -> EmittedSample {
         labels: (0..8)
             .filter_map(|task| sample.labels.get(task).map(|label| (task, label)))
             .collect(),
+        values: sample
+            .values
+            .iter()
+            .map(|(task, value)| (*task, value.to_bits()))
+            .collect(),
         action_ms: sample.action_record_ms,
     }
 }
@@ -486,6 +517,7 @@ pub(super) fn joined<S: JoinStore>(
             counters.forgotten_early,
         ],
         duplicate_items: counters.duplicate_items,
+        clamped: counters.tasks.iter().map(|task| task.values_clamped).sum(),
         watermarks,
     };
     Ok((report, exports))

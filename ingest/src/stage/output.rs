@@ -86,14 +86,14 @@ impl StageOutput {
     fn count_impression(&self, impression: &Impression) {
         self.features.add_impression(impression);
         let slate_size = u16::try_from(impression.items.len()).unwrap_or(u16::MAX);
-        for (item, task) in impression.known_actions.iter().flatten() {
+        for known in impression.known_actions.iter().flatten() {
             let action = Action {
                 request: Some(impression.request),
-                item: *item,
+                item: known.item,
                 user: impression.user,
                 ts: impression.ts,
-                task: *task,
-                value: None,
+                task: known.task,
+                value: known.value,
             };
             self.features
                 .add_action(&action, &impression.context, Some(slate_size));

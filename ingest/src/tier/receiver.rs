@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::join::{
     CountedAction, Counters, FeatureSource, JoinConfig, JoinEffects, JoinError, LabelPolicy, Outcome,
+    TaskConfig,
 };
 use crate::metrics::{TIER_ABANDONED, TIER_STALE};
 use crate::tier::ledger::SourceLedger;
@@ -33,6 +34,9 @@ pub struct JoinResultReceiver {
     pending: BTreeMap<(i32, i64), PendingImpression>,
     /// A window was closed, so that there are negatives.
     is_started: bool,
+    /// The tasks, of whose values those outside their cap are counted.
+    #[serde(skip)]
+    tasks: Vec<TaskConfig>,
     /// The effects of the last record; reused to avoid allocation.
     #[serde(skip)]
     effects: JoinEffects,
@@ -43,6 +47,7 @@ impl JoinResultReceiver {
     pub fn new(config: &JoinConfig) -> Self {
         Self {
             counters: Counters::new(config.n_tasks()),
+            tasks: config.tasks.clone(),
             // The other policies emit negatives as soon as positives.
             is_started: config.label_policy != LabelPolicy::Eager,
             ..Self::default()
@@ -59,17 +64,19 @@ impl JoinResultReceiver {
         bytes.starts_with(MAGIC)
     }
 
-    /// The receiver that was exported, for `n_tasks` tasks.
-    pub(crate) fn import(bytes: &[u8], n_tasks: usize) -> Result<Self, JoinError> {
+    /// The receiver that was exported, for the tasks of `config`.
+    pub(crate) fn import(bytes: &[u8], config: &JoinConfig) -> Result<Self, JoinError> {
+        let n_tasks = config.n_tasks();
         let decode = |detail: String| JoinError::Decode(detail);
         let body = bytes
             .strip_prefix(MAGIC)
             .ok_or_else(|| decode("the first bytes are not those of a tier's state".to_owned()))?;
-        let receiver: Self = postcard::from_bytes(body).map_err(|error| decode(error.to_string()))?;
+        let mut receiver: Self = postcard::from_bytes(body).map_err(|error| decode(error.to_string()))?;
         if receiver.counters.tasks.len() != n_tasks {
             let n = receiver.counters.tasks.len();
             return Err(decode(format!("counters of {n} tasks, {n_tasks} are configured")));
         }
+        receiver.tasks.clone_from(&config.tasks);
         receiver.audit()?;
         Ok(receiver)
     }
@@ -209,6 +216,11 @@ impl JoinResultReceiver {
         let ledger = self.ledgers.entry(ledger_key).or_default();
         for attributed in actions {
             if let Some(action) = pending.enter_action(attributed, ledger, &mut self.counters) {
+                let scaled = action.value.zip(self.tasks.get(usize::from(action.task)));
+                let scaled = scaled.and_then(|(value, task)| task.scaled(value));
+                if scaled.is_some_and(|(_, is_clamped)| is_clamped) {
+                    self.counters.tasks[usize::from(action.task)].values_clamped += 1;
+                }
                 self.effects.actions.push(CountedAction {
                     action,
                     offset: attributed.offset,

@@ -6,10 +6,11 @@
 //! - `shown`: an accepted impression, `{"request","ts_ms","until_ms","items":[["<item>",<position>|null],..],
 //!   "context":[..],"late":["<task>",..]}`,
 //! - `late`: an impression whose every window was over, `{"n_items"}`,
-//! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset"}],"settled",
-//!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"action_record_ms"}],"closed"}`,
+//! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset","value"}],"settled",
+//!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"values":[["<task>",<value>],..],
+//!   "action_record_ms"}],"closed"}`,
 //! - `late_action`: an action after its window, or without a request and an impression,
-//!   `{"request","item","task","ts_ms","settled"}`; `at` is that of the action.
+//!   `{"request","item","task","ts_ms","value","settled"}`; `at` is that of the action.
 //!
 //! `settled` is the offset of the oldest action that still waits for its impression, or of the next action: every action
 //! before it has its outcome.
@@ -103,6 +104,7 @@ impl Wire {
                     item: Hex(action.item),
                     task: self.name(action.task),
                     ts_ms: action.ts.0,
+                    value: action.value,
                     settled: *resolved_before,
                 });
             }
@@ -161,6 +163,7 @@ impl Wire {
                             task: self.task(&acted.task)?,
                             ts: EventTime(acted.ts_ms),
                             offset: acted.offset,
+                            value: acted.value,
                         })
                     })
                     .collect::<Result<_, Reject>>()?,
@@ -173,6 +176,7 @@ impl Wire {
                         Ok(LabeledItem {
                             item: sample.item.0,
                             labels: Labels::from_masks(positive | negative, positive),
+                            values: self.values(&sample.values)?,
                             kind: sample.kind,
                             action_record_ms: sample.action_record_ms,
                         })
@@ -191,7 +195,7 @@ impl Wire {
                         user,
                         ts: EventTime(action.ts_ms),
                         task: self.task(&action.task)?,
-                        value: None,
+                        value: action.value,
                     },
                 }
             }
@@ -215,6 +219,7 @@ impl Wire {
             task: self.name(action.task),
             ts_ms: action.ts.0,
             offset: action.offset,
+            value: action.value,
         }
     }
 
@@ -225,7 +230,17 @@ impl Wire {
             positive: self.names(|task| sample.labels.get(task) == Some(true)),
             negative: self.names(|task| sample.labels.get(task) == Some(false)),
             action_record_ms: sample.action_record_ms,
+            values: sample
+                .values
+                .iter()
+                .map(|(task, value)| (self.name(*task), *value))
+                .collect(),
         }
+    }
+
+    fn values(&self, named: &[(String, f32)]) -> Result<Vec<(TaskId, f32)>, Reject> {
+        let of_task = |(name, value): &(String, f32)| Ok((self.task(name)?, *value));
+        named.iter().map(of_task).collect()
     }
 
     fn name(&self, task: TaskId) -> String {
@@ -308,6 +323,8 @@ struct ActionLine {
     task: String,
     ts_ms: i64,
     offset: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<f32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -318,6 +335,8 @@ struct SampleLine {
     positive: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     negative: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    values: Vec<(String, f32)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     action_record_ms: Option<i64>,
 }
@@ -329,6 +348,8 @@ struct LateActionLine {
     item: Hex,
     task: String,
     ts_ms: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<f32>,
     settled: i64,
 }
 

@@ -136,6 +136,7 @@ impl World {
                         predicted: ShownLogit::default(),
                     }),
                     labels: Labels::UNKNOWN.with(0, uniform(5, number, n) < 0.1),
+                    values: Vec::new(),
                     kind: SampleKind::Final,
                     weight: 1.0,
                     shown_at,

@@ -164,6 +164,7 @@ impl World {
                     request: Arc::clone(&request),
                     candidate: Arc::new(candidate),
                     labels: Labels::UNKNOWN.with(0, y),
+                    values: Vec::new(),
                     kind: SampleKind::Final,
                     weight: 1.0,
                     shown_at,

@@ -169,6 +169,7 @@ pub(crate) fn show(
             request: Arc::clone(&request),
             candidate: Arc::new(candidate),
             labels: Labels::UNKNOWN.with(0, y),
+            values: Vec::new(),
             kind: SampleKind::Final,
             weight: 1.0,
             shown_at,

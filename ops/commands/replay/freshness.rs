@@ -115,6 +115,7 @@ mod tests {
                 predicted: ShownLogit::default(),
             }),
             labels: Labels::UNKNOWN.with(PRIMARY, is_positive),
+            values: Vec::new(),
             kind: SampleKind::Final,
             weight: 1.0,
             shown_at: Position {

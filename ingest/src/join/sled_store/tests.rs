@@ -61,6 +61,7 @@ fn open(n: u64, closed: u8) -> Box<[OpenImpression]> {
             offset: 0,
         },
         items: Box::new([]),
+        values: Box::new([]),
         next: EventTime(9),
         closed,
         sampled: 0,

@@ -9,7 +9,7 @@ use crate::join::effects::{CountedAction, Outcome};
 use crate::join::planted_bug::PlantedBug;
 use crate::join::policy;
 use crate::join::remembered::{LateMatch, RememberedImpression};
-use crate::join::slot::{EarlyAction, EarlyActions, OpenImpression, RequestSlot};
+use crate::join::slot::{EarlyAction, EarlyActions, OpenImpression, PositiveValue, RequestSlot, append};
 
 /// Actions that may wait in one request; more than a slate has (item, task) pairs is an attack.
 const MAX_WAITING_PER_REQUEST: usize = 1_024;
@@ -74,7 +74,7 @@ impl SlotChange<'_> {
                 user: action.user.unwrap_or_default(),
                 ts: action.ts,
                 task: action.task,
-                value: None,
+                value: action.value,
             },
             offset: action.offset,
             impression: None,
@@ -222,6 +222,7 @@ impl SlotChange<'_> {
             }
         }
         open.items[index].positive |= bit;
+        self.keep_value(open, action.item, action.task, action.value);
         self.counters.matched += 1;
         self.counters.decide(action.task, true);
         let record_ms = Some(action.record_ms);
@@ -234,6 +235,21 @@ impl SlotChange<'_> {
             &mut self.group,
         );
         Outcome::Matched
+    }
+
+    /// Keeps the value of a positive, where its task uses it.
+    pub(super) fn keep_value(
+        &mut self,
+        open: &mut OpenImpression,
+        item: Id,
+        task: TaskId,
+        value: Option<f32>,
+    ) {
+        let config = &self.config.tasks[usize::from(task)];
+        if let Some((value, is_clamped)) = value.and_then(|value| config.scaled(value)) {
+            self.counters.tasks[usize::from(task)].values_clamped += u64::from(is_clamped);
+            append(&mut open.values, PositiveValue { item, task, value });
+        }
     }
 
     /// Matches an action with an item of a closed impression.

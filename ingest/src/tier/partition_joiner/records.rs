@@ -55,6 +55,7 @@ fn of_group(group: &[Sample]) -> Option<EventDraft> {
         .map(|sample| LabeledItem {
             item: sample.candidate.item,
             labels: sample.labels,
+            values: sample.values.clone(),
             kind: sample.kind,
             action_record_ms: sample.action_record_ms,
         })
@@ -87,6 +88,7 @@ fn add_action(outcomes: &mut Vec<EventDraft>, counted: &CountedAction, resolved:
             task: counted.action.task,
             ts: counted.action.ts,
             offset: counted.offset,
+            value: counted.action.value,
         });
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ouzel_sample::{
     Action, AttributedAction, Candidate, EventTime, Id, LabeledItem, Labels, Position, Request, Sample,
-    SampleKind,
+    SampleKind, TaskId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ struct PendingItem {
     positive: u8,
     /// Tasks whose positive is held back, one bit each.
     held: u8,
+    /// The values of those.
+    held_values: Vec<(TaskId, f32)>,
 }
 
 /// What becomes of a reported sample.
@@ -59,6 +61,7 @@ impl PendingImpression {
             labels: ReportedLabels::default(),
             positive: 0,
             held: 0,
+            held_values: Vec::new(),
         });
         Self {
             request: captured.request,
@@ -87,13 +90,17 @@ impl PendingImpression {
         if labels.is_unknown() {
             return Reported::Before;
         }
+        let is_new = |(task, _): &&(TaskId, f32)| labels.get(*task) == Some(true);
+        let values = labeled.values.iter().filter(is_new).copied();
         let is_positive = labels == Labels::from_masks(labels.known(), u8::MAX);
         if self.holds_positives && labeled.kind == SampleKind::Final && is_positive {
             item.held |= labels.known();
+            item.held_values.extend(values);
             return Reported::Held;
         }
         let candidate = Arc::clone(&item.candidate);
         Reported::New(Sample {
+            values: values.collect(),
             kind: labeled.kind,
             action_record_ms: labeled.action_record_ms,
             ..self.sample(shown_at, candidate, labels)
@@ -103,14 +110,20 @@ impl PendingImpression {
     /// The last group with the positives that were held back, in slate order, as if all had waited.
     pub(super) fn add_held(&self, shown_at: Position, mut group: Vec<Sample>) -> Vec<Sample> {
         for item in self.items.iter().filter(|item| item.held != 0) {
-            let of_item = |sample: &&mut Sample| {
+            let of_item = |sample: &&Sample| {
                 sample.kind == SampleKind::Final && Arc::ptr_eq(&sample.candidate, &item.candidate)
             };
             let held = Labels::from_masks(item.held, item.held);
-            match group.iter_mut().find(of_item) {
-                Some(sample) => sample.labels = sample.labels.updated_with(held),
-                None => group.push(self.sample(shown_at, Arc::clone(&item.candidate), held)),
-            }
+            let sample = match group.iter().position(|sample| of_item(&sample)) {
+                Some(index) => &mut group[index],
+                None => {
+                    group.push(self.sample(shown_at, Arc::clone(&item.candidate), Labels::UNKNOWN));
+                    group.last_mut().expect("a sample was just added")
+                }
+            };
+            sample.labels = sample.labels.updated_with(held);
+            sample.values.extend_from_slice(&item.held_values);
+            sample.values.sort_by_key(|(task, _)| *task);
         }
         let index = |sample: &Sample| {
             let same = |item: &PendingItem| Arc::ptr_eq(&item.candidate, &sample.candidate);
@@ -126,6 +139,7 @@ impl PendingImpression {
             request: Arc::clone(&self.request),
             candidate,
             labels,
+            values: Vec::new(),
             kind: SampleKind::Final,
             weight: 1.0,
             shown_at,
@@ -162,7 +176,7 @@ impl PendingImpression {
             user: self.request.user,
             ts: attributed.ts,
             task: attributed.task,
-            value: None,
+            value: attributed.value,
         })
     }
 }

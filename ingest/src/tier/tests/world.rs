@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::partition_joiner::pair;
-use crate::join::{JoinBy, JoinConfig, LabelPolicy, TaskConfig};
+use crate::join::{JoinBy, JoinConfig, LabelPolicy, TaskConfig, ValueUse};
 
 /// The next event of the log.
 #[derive(Clone, Debug)]
@@ -23,21 +23,23 @@ pub(super) struct Draft {
     action: Option<(u64, u8)>,
     /// The action does not name its request.
     is_bare: bool,
+    value: Option<i8>,
 }
 
 pub(super) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let delay = prop_oneof![4 => Just(0i64), 2 => 0..8i64, 1 => 0..120i64];
     let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
     let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
-    let bare = proptest::bool::weighted(0.2);
+    let bare = (proptest::bool::weighted(0.2), proptest::option::of(-2..14i8));
     let draft = (after, delay, 0..6u64, 0..2u64, action, bare).prop_map(
-        |(after, delay, request, part, action, is_bare)| Draft {
+        |(after, delay, request, part, action, (is_bare, value))| Draft {
             after,
             delay,
             request,
             part,
             action,
             is_bare,
+            value,
         },
     );
     vec(draft, 1..250)
@@ -55,7 +57,11 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
     let by = prop_oneof![Just(JoinBy::Request), Just(JoinBy::UserItem)];
     (vec(1..40i64, 2), times, policy, by).prop_map(
         |(windows, (lateness_ms, skew_ms, wait_ms), label_policy, by)| {
-            let task = |(task, window): (usize, &i64)| TaskConfig::new(format!("task {task}"), *window);
+            let task = |(task, window): (usize, &i64)| TaskConfig {
+                value: ValueUse::Weight,
+                value_cap: Some(10.0),
+                ..TaskConfig::new(format!("task {task}"), *window)
+            };
             JoinConfig {
                 tasks: windows.iter().enumerate().map(task).collect(),
                 by,
@@ -115,7 +121,7 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
                 user,
                 ts,
                 task,
-                value: None,
+                value: draft.value.map(f32::from),
             }),
         };
         log.push(DecodedRecord {
