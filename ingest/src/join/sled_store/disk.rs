@@ -48,20 +48,14 @@ impl Disk {
             TryLockError::WouldBlock => StoreError::new("lock its directory", &"another process has it"),
             TryLockError::Error(error) => StoreError::new("lock its directory", &error),
         })?;
-        let unlisted = |error| StoreError::new("list its directory", &error);
-        for entry in fs::read_dir(dir).map_err(unlisted)? {
-            let entry = entry.map_err(unlisted)?;
-            if entry.file_name().to_string_lossy().starts_with(GENERATION_PREFIX) {
-                remove(&entry.path())?;
-            }
-        }
+        let first = remove_generations(dir)?;
         Ok(Self {
-            files: Some(Files::create(&generation(dir, 0), cache_bytes)?),
+            files: Some(Files::create(&generation(dir, first), cache_bytes)?),
             dir: dir.to_owned(),
             cache_bytes,
             slack_bytes,
             _lock: lock,
-            generation: 0,
+            generation: first,
             rewrite_at: 0,
             dead: Vec::new(),
             written: (0, 0),
@@ -224,6 +218,26 @@ impl Disk {
         self.generation += 1;
         remove(&old)
     }
+}
+
+/// Removes the files of earlier stores. Returns the first generation without files: threads of a database that was just
+/// closed may still write into its own, which then cannot be removed.
+fn remove_generations(dir: &Path) -> Result<u64, StoreError> {
+    let unlisted = |error| StoreError::new("list its directory", &error);
+    let mut first = 0;
+    for entry in fs::read_dir(dir).map_err(unlisted)? {
+        let entry = entry.map_err(unlisted)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some(number) = name.strip_prefix(GENERATION_PREFIX) else {
+            continue;
+        };
+        if let Err(error) = remove(&entry.path()) {
+            warn!(%error, "files of an earlier join store remain");
+            first = number.parse().map_or(first, |number: u64| first.max(number + 1));
+        }
+    }
+    Ok(first)
 }
 
 pub(super) fn generation(dir: &Path, number: u64) -> PathBuf {
