@@ -18,6 +18,8 @@ const SLATE_INTERVAL_MS: f64 = 150.0;
 const N_CLOSERS: i64 = 32;
 /// A closed request is remembered for this long after a window, ms. A later action would be an orphan instead of late.
 const REMEMBERED_MS: i64 = 10_000;
+/// How far a wrong clock is ahead.
+const WRONG_CLOCK_MS: i64 = 55 * 60_000;
 
 impl Workload {
     /// The workload of `seed` with `n_slates` slates. With stragglers, one record in fifty is later than the allowed
@@ -93,7 +95,7 @@ impl Generator {
         self.write(Stream::Items, &format!("i{item}"), ts_ms, 0, &payload);
     }
 
-    /// An impression, perhaps twice, and the actions on its items.
+    /// A request, shown at once or in two parts, and the actions on its items.
     fn write_slate(&mut self, number: u32, ts_ms: i64) {
         let user = self.rng.index(N_USERS).min(self.rng.index(N_USERS));
         let (request, user) = (format!("r{number}"), format!("u{user}"));
@@ -104,7 +106,31 @@ impl Generator {
                 items.push(item);
             }
         }
-        let shown = (0..SLATE_LEN).map(|at| json!({ "item_id": format!("i{}", items[at]), "position": at }));
+        let delay = self.delay_ms();
+        if !self.rng.chance(0.2) {
+            return self.write_impression((&request, &user), ts_ms, delay, &items, 0);
+        }
+        let (first, second) = items.split_at(SLATE_LEN - 2);
+        self.write_impression((&request, &user), ts_ms, delay, first, 0);
+        // The user scrolls on. The second part arrives after the first and shows one of its items again, and its own
+        // last item twice.
+        let later_ms = ts_ms + 1 + self.rng.ms_below(5_000);
+        let delay = self.delay_ms().max(ts_ms + delay - later_ms + 1);
+        let items: Vec<usize> = second.iter().chain([&first[0], &second[1]]).copied().collect();
+        self.write_impression((&request, &user), later_ms, delay, &items, 2);
+    }
+
+    /// An impression, perhaps twice, and the actions on its items, of which the last `n_known` count as known.
+    fn write_impression(
+        &mut self,
+        (request, user): (&str, &str),
+        ts_ms: i64,
+        delay: i64,
+        items: &[usize],
+        n_known: usize,
+    ) {
+        let shown = items.iter().enumerate();
+        let shown = shown.map(|(at, item)| json!({ "item_id": format!("i{item}"), "position": at }));
         let shown: Vec<Value> = shown.collect();
         let device = ["phone", "tablet", "desk"][self.rng.index(3)];
         let payload = json!({
@@ -114,19 +140,20 @@ impl Generator {
             "items": shown,
             "context": { "device": device },
         });
-        let delay = self.delay_ms();
-        self.write(Stream::Impressions, &request, ts_ms, delay, &payload);
+        let n_items = items.len() as u64;
+        self.write(Stream::Impressions, request, ts_ms, delay, &payload);
         self.counters().accepted += 1;
-        self.counters().items += SLATE_LEN as u64;
+        self.counters().items += n_items;
+        self.counters().duplicate_items += n_known as u64;
         if self.rng.chance(0.03) {
             let delay = delay + self.rng.ms_below(2_000);
-            self.write(Stream::Impressions, &request, ts_ms, delay, &payload);
+            self.write(Stream::Impressions, request, ts_ms, delay, &payload);
             self.counters().duplicate_impressions += 1;
-            self.counters().items += SLATE_LEN as u64;
-            self.counters().duplicate_items += SLATE_LEN as u64;
+            self.counters().items += n_items;
+            self.counters().duplicate_items += n_items;
         }
-        for item in items {
-            let outcomes = self.write_actions(&request, &user, item, ts_ms);
+        for item in &items[..items.len() - n_known] {
+            let outcomes = self.write_actions(request, user, *item, ts_ms);
             for (task, is_positive) in self.counters().tasks.iter_mut().zip(outcomes) {
                 task.positive += u64::from(is_positive);
                 task.negative += u64::from(!is_positive);
@@ -196,6 +223,16 @@ impl Generator {
                 self.counters().orphans += 1;
             }
         }
+        if self.rng.chance(0.01) {
+            self.write_wrong_clock(number, ts_ms);
+        }
+        if self.rng.chance(0.02) {
+            let (at, delay) = (ts_ms + self.rng.ms_below(3_000), self.delay_ms());
+            let mut bare = action(&request, "u1", 1, "click", at);
+            bare["request_id"] = Value::Null;
+            self.write(Stream::Actions, &request, at, delay, &bare);
+            self.counters().unattributed += 1;
+        }
         let key = format!("x{number}");
         if self.rng.chance(0.01) {
             self.write(Stream::Impressions, &key, ts_ms, 0, &json!({ "request_id": 7 }));
@@ -211,6 +248,27 @@ impl Generator {
             );
             self.counters().rejected_actions += 1;
         }
+    }
+
+    /// An impression and its action with a clock that is far ahead. No other event is late by it, and its own windows
+    /// stay open to the end.
+    fn write_wrong_clock(&mut self, number: u32, ts_ms: i64) {
+        let request = format!("ahead-{number}");
+        let wrong_ms = ts_ms + WRONG_CLOCK_MS;
+        let payload = json!({
+            "request_id": request, "user_id": "u2", "ts_ms": wrong_ms, "items": [{ "item_id": "i3" }],
+        });
+        let click = action(&request, "u2", 3, "click", wrong_ms + 10);
+        for (stream, payload) in [(Stream::Impressions, payload), (Stream::Actions, click)] {
+            self.write(stream, &request, wrong_ms, -WRONG_CLOCK_MS, &payload);
+        }
+        let counters = self.counters();
+        counters.accepted += 1;
+        counters.items += 1;
+        counters.pending_items += 1;
+        counters.matched += 1;
+        counters.tasks[0].positive += 1;
+        counters.tasks[1].pending += 1;
     }
 
     /// Moves event time past all windows, in every partition of both streams.
