@@ -148,13 +148,18 @@ impl Sources<'_> {
                     ("pending", task.pending),
                     ("late", task.late),
                     ("duplicate", join.duplicate_items),
+                    ("excess", join.excess_items),
                 ]
             }
             Stream::Actions => match self.immediate {
+                // The join sees only the actions that name no request.
                 Some(counts) => vec![
-                    ("matched", counts.matched),
-                    ("duplicate", counts.duplicates),
+                    ("matched", counts.matched + join.matched),
+                    ("duplicate", counts.duplicates + join.duplicate_actions),
+                    ("late", join.late_actions),
                     ("orphan", counts.orphans()),
+                    ("unattributed", join.unattributed),
+                    ("before_shown", join.before_shown),
                 ],
                 None => {
                     let joined = join.actions - join.rejected_actions;
@@ -163,6 +168,7 @@ impl Sources<'_> {
                         ("duplicate", join.duplicate_actions),
                         ("late", join.late_actions),
                         ("orphan", join.orphans),
+                        ("unattributed", join.unattributed),
                         ("before_shown", join.before_shown),
                         ("waiting", join.waiting),
                         // Read with the file, and behind the end of a limited run.
@@ -232,6 +238,11 @@ impl Sources<'_> {
             (
                 "orphan",
                 "belong to no impression: no impression has their request_id and shows their item",
+            ),
+            (
+                "unattributed",
+                "belong to no impression: they name no request, so set join.by = \"user_item\" to find it by user and item; with \
+                 that, no impression showed their item to their user within the window",
             ),
         ];
         let unmatched: u64 = causes.iter().map(|(name, _)| count(name)).sum();

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ouzel_ingest::join::JoinSource;
+use ouzel_ingest::mapping::FieldSource;
 use ouzel_learner::model::SequenceKind;
 use ouzel_sample::settings::{KeyError, out_of_range};
 use tracing_subscriber::EnvFilter;
@@ -32,6 +34,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     }
     errors.extend(config.learner_config().pooling(&model));
     errors.extend(history(config));
+    errors.extend(several_actions(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let message = format!("must be a level or a filter, not {:?}: {error}", config.log.level);
@@ -84,6 +87,18 @@ fn history(config: &Config) -> impl Iterator<Item = KeyError> {
         KeyError::new(
             key,
             format!("must be at most features.history_len, {longest}, not {len}"),
+        )
+    })
+}
+
+/// A join tier tells its records apart by their offset.
+fn several_actions(config: &Config) -> Option<KeyError> {
+    let is_one = config.events.actions.items == FieldSource::default();
+    (config.join.source == JoinSource::Tier && !is_one).then(|| {
+        KeyError::new(
+            "events.actions.items",
+            "must be unset with join.source = \"tier\", which joins one action of a record: let the producer write one record \
+             for each item",
         )
     })
 }

@@ -185,7 +185,7 @@ impl Walk<'_> {
                     ),
                 };
                 let at = Some(self.document.line_and_column(offset));
-                let problem = self.document.problem(at, &child, "unknown key".to_owned(), hint);
+                let problem = self.document.problem(at, &child, message, hint);
                 self.unknown.push(problem);
             } else {
                 self.value(&child, value, known);

@@ -7,26 +7,21 @@ use serde::Serialize;
 
 use super::decoder::Decoder;
 
-/// All actions of a finite log, by request.
+/// All actions of a finite log that name their request, by request.
 ///
 /// Collected once before a replay with `labels = immediate`. The replay then attaches the actions to their
 /// impressions and drops the action records.
 #[derive(Debug, Default)]
 pub struct ImmediateLabels {
-    actions: HashMap<Id, Vec<CollectedAction>>,
+    /// Each action, and whether an impression has shown its item.
+    actions: HashMap<Id, Vec<(KnownAction, bool)>>,
     counts: ActionCounts,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CollectedAction {
-    known: KnownAction,
-    is_shown: bool,
 }
 
 /// The actions of a log by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ActionCounts {
-    /// Actions of a task.
+    /// Actions of a task that name their request.
     pub actions: u64,
     /// Repeats of an action on the same item of the same request.
     pub duplicates: u64,
@@ -59,23 +54,21 @@ impl ImmediateLabels {
     fn add(&mut self, action: &Action) {
         let Some(request) = action.request else { return };
         self.counts.actions += 1;
-        let collected = self.actions.entry(request).or_default();
-        let same = |of: &CollectedAction| (of.known.item, of.known.task) == (action.item, action.task);
-        if collected.iter().any(same) {
+        let known = self.actions.entry(request).or_default();
+        let same = |(known, _): &(KnownAction, bool)| (known.item, known.task) == (action.item, action.task);
+        if known.iter().any(same) {
             self.counts.duplicates += 1;
             return;
         }
-        let known = KnownAction {
+        let action = KnownAction {
             item: action.item,
             task: action.task,
             value: action.value,
         };
-        let is_shown = false;
-        collected.push(CollectedAction { known, is_shown });
+        known.push((action, false));
     }
 
-    /// Attaches its actions to an impression; returns `None` for actions of requests and other records
-    /// unchanged.
+    /// Attaches its actions to an impression; returns `None` for actions of a request and other records unchanged.
     ///
     /// Only actions on shown items are attached, in the order of the log; of one item and task the first.
     #[must_use]
@@ -90,10 +83,10 @@ impl ImmediateLabels {
             }
             Ok(Event::Impression(impression)) => {
                 let mut attached = Vec::new();
-                for collected in self.actions.get_mut(&impression.request).into_iter().flatten() {
-                    if impression.items.iter().any(|shown| shown.item == collected.known.item) {
-                        attached.push(collected.known);
-                        self.counts.matched += u64::from(!std::mem::replace(&mut collected.is_shown, true));
+                for (action, is_shown) in self.actions.get_mut(&impression.request).into_iter().flatten() {
+                    if impression.items.iter().any(|shown| shown.item == action.item) {
+                        attached.push(*action);
+                        self.counts.matched += u64::from(!std::mem::replace(is_shown, true));
                     }
                 }
                 impression.known_actions = Some(attached);

@@ -6,8 +6,8 @@ mod rejects;
 use serde_json::{Value, json};
 
 use ouzel_sample::{
-    AttributeField, Event, EventTime, IdKind, IdSpace, KnownAction, PartitionId, Record, RecordMetadata, Reject,
-    RejectReason, Stream,
+    AttributeField, Event, EventTime, IdKind, IdSpace, KnownAction, PartitionId, Record, RecordMetadata,
+    Reject, RejectReason, Stream,
 };
 
 use super::*;
