@@ -7,7 +7,7 @@
 //! its stream, which makes events of the contract; the same checks follow.
 //!
 //! Details of the contract: `null` means absent; an empty string is not a value of an attribute; an item's title precedes
-//! its texts.
+//! its texts; a number alone is numeric, unless its name ends in `_id`.
 
 mod classify;
 mod config;
@@ -15,6 +15,7 @@ mod counters;
 mod decoder;
 mod events;
 mod immediate_labels;
+mod number_names;
 #[cfg(test)]
 mod tests;
 mod wire;

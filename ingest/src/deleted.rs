@@ -124,6 +124,9 @@ mod tests {
             name: "seven".into(),
             ts: EventTime(ts),
             attributes: vec![],
+            tag_names: vec![],
+            numbers: vec![],
+            has_title: false,
             texts: vec![],
             image: None,
             vectors: vec![("text".into(), vec![0.5, 1.0])],
@@ -141,16 +144,14 @@ mod tests {
 
     /// A slate of the item and another, its window closed by the next.
     fn impression(n: i64) -> DecodedRecord {
-        let shown = |item| ShownItem {
-            item: Id(item),
-            position: None,
-        };
+        let shown = |item| ShownItem::new(Id(item), None);
         let impression = Impression {
             request: Id(n.unsigned_abs()),
             user: Id(1),
             ts: EventTime(n * 20 * MINUTE),
             items: vec![shown(7), shown(8)],
             context: vec![],
+            numbers: Vec::new(),
             known_actions: None,
         };
         record(Stream::Impressions, n, Event::Impression(impression))
@@ -229,15 +230,13 @@ mod tests {
         for recorded in [item(0, 1), impression(1), deletion(1, 30 * MINUTE)] {
             stage.take(&recorded, &mut Vec::new()).unwrap();
         }
-        let shown = [7, 9].map(|item| ShownItem {
-            item: Id(item),
-            position: None,
-        });
+        let shown = [7, 9].map(|item| ShownItem::new(Id(item), None));
         let (_, candidates) = stage.features().read(&FeatureQuery {
             request: Id(5),
             user: Id(2),
             ts: EventTime(31 * MINUTE),
             context: &[],
+            numbers: &[],
             items: &shown,
             slate_size: None,
         });

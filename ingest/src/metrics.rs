@@ -8,11 +8,15 @@ ouzel_sample::metric_names! {
     counter BYTES = "ouzel_ingest_bytes_total", Bytes, "Bytes of payload read from the log, by stream.";
     counter EVENTS = "ouzel_ingest_events_total", Count, "Events decoded, by stream.";
     counter DELETED = "ouzel_ingest_deleted_items_total", Count, "Items deleted by their events.";
+    counter ITEM_UPDATES = "ouzel_ingest_item_updates_total", Count,
+        "Partial item events, by outcome: merged into a known item, new, or stale.";
     counter REJECTED = "ouzel_ingest_rejected_total", Count, "Records rejected, by stream and reason.";
     counter UNREAD_FIELDS = "ouzel_ingest_unread_fields_total", Count,
         "Fields that nothing reads, by stream and name; at most 64 names a stream are counted apart.";
     counter UNUSED_ACTIONS = "ouzel_ingest_unused_actions_total", Count,
         "Actions that no task learns from, by name; at most 64 names are counted apart.";
+    gauge UNLEARNED_NUMBERS = "ouzel_ingest_unlearned_numbers", Count,
+        "Numbers of shown items and requests that are not learned, because there are more than 256 names of numbers.";
     counter OFFSET_DUPLICATES = "ouzel_ingest_offset_duplicates_total", Count,
         "Records dropped because their offset was read before, by stream.";
     counter OFFSET_GAPS = "ouzel_ingest_offset_gaps_total", Count,

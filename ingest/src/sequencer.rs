@@ -144,6 +144,7 @@ impl Sequencer {
         self.is_inside_entry = self.is_following();
         let encode = match &record.event {
             Ok(Event::Item(item)) => self.stage.features().item(item.id),
+            Ok(Event::ItemUpdate(update)) => self.stage.features().item(update.id),
             _ => None,
         };
         let decisions = PlanEntry::default();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use metrics::counter;
 use ouzel_sample::{
     Batch, Batcher, DecodedRecord, Event, EventTime, FeatureConfig, FeatureState, Id, ItemVectors, JoinEvent,
-    Ledger, PartitionId, Positions,
+    Ledger, PartitionId, Positions, UpdateOutcome,
 };
 
 use crate::deleted::DeletedItems;
@@ -22,7 +22,7 @@ use crate::join::{
     AnyStore, Counters, FeatureSource, JoinConfig, JoinEffects, JoinError, Joiner, Mark, Outcome,
     StoreConfig, TimeJump,
 };
-use crate::metrics::DELETED;
+use crate::metrics::{DELETED, ITEM_UPDATES};
 use crate::tier::JoinResultReceiver;
 use checkpoint::StageState;
 use output::StageOutput;
@@ -157,7 +157,7 @@ impl Stage {
             }
         }
         let impression = match &record.event {
-            Ok(Event::Item(_) | Event::Deletion(_)) => {
+            Ok(Event::Item(_) | Event::ItemUpdate(_) | Event::Deletion(_)) => {
                 self.take_item(record);
                 return Ok(Outcome::Passed);
             }
@@ -195,6 +195,19 @@ impl Stage {
                 } else {
                     &mut counts.outdated
                 }) += 1;
+            }
+            Ok(Event::ItemUpdate(update)) => {
+                let outcome = match deleted.restore(update.id, update.ts) {
+                    true => features.update_item((**update).clone()),
+                    false => UpdateOutcome::Stale,
+                };
+                let (name, count) = match outcome {
+                    UpdateOutcome::Merged => ("merged", &mut counts.stored),
+                    UpdateOutcome::New => ("new", &mut counts.stored),
+                    UpdateOutcome::Stale => ("stale", &mut counts.outdated),
+                };
+                *count += 1;
+                counter!(ITEM_UPDATES, "outcome" => name).increment(1);
             }
             Ok(Event::Deletion(deletion)) if features.delete_item(deletion) => {
                 deleted.delete(deletion.item, deletion.ts);

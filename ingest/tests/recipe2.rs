@@ -32,6 +32,7 @@ fn served(features: &FeatureState, slate: &Impression) -> Vec<Candidate> {
         user: slate.user,
         ts: slate.ts,
         context: &slate.context,
+        numbers: &slate.numbers,
         items: &slate.items,
         slate_size: None,
     };

@@ -192,6 +192,7 @@ impl Observer for Follower {
     fn reading(&mut self, recorded: &DecodedRecord, parts: &mut Parts) -> anyhow::Result<()> {
         match &recorded.event {
             Ok(Event::Item(item)) => self.hidden.add_item(item.id),
+            Ok(Event::ItemUpdate(update)) => self.hidden.add_item(update.id),
             Ok(Event::Impression(impression)) => {
                 self.n_read += impression.items.len() as u64;
                 let features = parts.sequencer.stage().features();

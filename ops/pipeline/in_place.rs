@@ -116,7 +116,7 @@ impl InPlace<'_> {
                 None => Some(recorded),
             };
             let Some(recorded) = recorded else { continue };
-            if !matches!(recorded.event, Ok(Event::Item(_))) {
+            if !matches!(recorded.event, Ok(Event::Item(_) | Event::ItemUpdate(_))) {
                 self.encode()?;
             }
             self.observer.reading(&recorded, &mut self.parts)?;

@@ -25,7 +25,9 @@ mod worker;
 pub use config::ServingConfig;
 pub use published::{LoadedVersion, Published};
 pub use queue::{Job, PushError, Queue};
-pub use ranker::{CheckedRequest, RankError, Ranked, Ranker, ServedModel};
-pub use request::{InvalidRequest, MAX_CONTEXT, RankRequest, RankResponse, ScoredItem};
+pub use ranker::{CheckedRequest, NamedValues, RankError, Ranked, Ranker, ServedModel};
+pub use request::{
+    DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredItem,
+};
 pub use scorer::{Now, Scorer, Version};
 pub use worker::run_worker;

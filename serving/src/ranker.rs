@@ -7,16 +7,27 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// A request that passed every check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CheckedRequest {
     /// The user, 1 to 128 bytes.
     pub user_id: String,
     /// The candidates: 1 to `ServingConfig::max_candidates` distinct ids of 1 to 128 bytes.
     pub items: Vec<String>,
-    /// Context values as distinct, sorted `(name, value)` pairs; a name may have several values.
-    pub context: Vec<(String, String)>,
+    /// Features of each candidate, `[n_items]`.
+    pub features: Vec<NamedValues>,
+    /// Context values.
+    pub context: NamedValues,
     /// Number of candidates to be shown; all when absent.
     pub top_k: Option<usize>,
+}
+
+/// Values by name, as the decoder of events reads them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedValues {
+    /// Distinct, sorted `(name, value)` pairs; a name may have several values.
+    pub categories: Vec<(String, String)>,
+    /// Numbers by name.
+    pub numbers: Vec<(String, f32)>,
 }
 
 /// The scores of one request by one version, in the order of [`CheckedRequest::items`].

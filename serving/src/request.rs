@@ -9,14 +9,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use ouzel_sample::MAX_ID_BYTES;
+use ouzel_sample::{MAX_ID_BYTES, finite_f32, is_category_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
-use crate::{CheckedRequest, Ranked};
+use crate::{CheckedRequest, NamedValues, Ranked};
 
-/// Most context values of one request, as many as an impression may have.
+/// Most context values of one request, and most features of a candidate, as many as an impression may have.
 pub const MAX_CONTEXT: usize = 512;
 
 /// Body of `POST /v1/rank`.
@@ -26,7 +26,7 @@ pub struct RankRequest {
     /// The user.
     pub user_id: String,
     /// The candidates.
-    pub items: Vec<String>,
+    pub items: Vec<RankItem>,
     /// Context values by name: a string, number or boolean, or a list of them, as in the impressions topic. `null` and
     /// the empty string count as absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,45 @@ pub struct RankRequest {
     /// Number of best items to return; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
+}
+
+/// A candidate: its id alone, or an object with the features that it has in this request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "each of `items` must be an id or an object of `item_id` and `features`"
+)]
+pub enum RankItem {
+    /// The id.
+    Id(String),
+    /// The id with features.
+    Described(DescribedItem),
+}
+
+/// A candidate with features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribedItem {
+    /// The id.
+    pub item_id: String,
+    /// Values by name, as in `items[].features` of the impressions topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Map<String, Value>>,
+}
+
+impl From<String> for RankItem {
+    fn from(item_id: String) -> Self {
+        Self::Id(item_id)
+    }
+}
+
+impl RankItem {
+    fn into_parts(self) -> (String, Option<Map<String, Value>>) {
+        match self {
+            Self::Id(item_id) => (item_id, None),
+            Self::Described(described) => (described.item_id, described.features),
+        }
+    }
 }
 
 /// Reply of `POST /v1/rank`.
@@ -80,10 +119,12 @@ pub enum InvalidRequest {
     DuplicateItem { index: usize, item: String },
     #[error("top_k is 0, leave it out to get every item")]
     ZeroTopK,
-    #[error("context has {0} values, at most {MAX_CONTEXT} are allowed")]
-    TooMuchContext(usize),
-    #[error("context.{0} must be a string, a number, a boolean or a list of them")]
-    NestedContext(String),
+    #[error("{field} has {n_values} values, at most {MAX_CONTEXT} are allowed")]
+    TooManyValues { field: String, n_values: usize },
+    #[error("{field}.{name} must be a string, a number, a boolean or a list of them")]
+    NestedValue { field: String, name: String },
+    #[error("{field}.{name} does not fit a 32-bit float")]
+    LargeNumber { field: String, name: String },
 }
 
 impl RankRequest {
@@ -105,8 +146,10 @@ impl RankRequest {
                 max: max_items,
             });
         }
-        let mut seen = HashSet::with_capacity(self.items.len());
-        for (index, item) in self.items.iter().enumerate() {
+        let (items, described): (Vec<String>, Vec<_>) =
+            self.items.into_iter().map(RankItem::into_parts).unzip();
+        let mut seen = HashSet::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
             check_id(item, || format!("items[{index}]"))?;
             if !seen.insert(item.as_str()) {
                 return Err(InvalidRequest::DuplicateItem {
@@ -118,10 +161,19 @@ impl RankRequest {
         if self.top_k == Some(0) {
             return Err(InvalidRequest::ZeroTopK);
         }
-        let context = check_context(self.context.unwrap_or_default())?;
+        let features = described
+            .into_iter()
+            .enumerate()
+            .map(|(index, features)| match features {
+                Some(features) => check_features(features, || format!("items[{index}].features")),
+                None => Ok(NamedValues::default()),
+            });
+        let features = features.collect::<Result<_, _>>()?;
+        let context = check_features(self.context.unwrap_or_default(), || "context".to_owned())?;
         Ok(CheckedRequest {
             user_id: self.user_id,
-            items: self.items,
+            items,
+            features,
             context,
             top_k: self.top_k,
         })
@@ -169,12 +221,22 @@ fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), InvalidRequest> 
     }
 }
 
-/// Converts context values to text as the decoder of the impressions topic does, so that a value is the same category in
-/// serving and in training.
-fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, InvalidRequest> {
-    let mut values = Vec::with_capacity(context.len());
-    for (name, value) in context {
+/// Sorts values into categories and numbers as the decoder of events does, so that a value means the same in serving and in
+/// training.
+fn check_features(
+    values: Map<String, Value>,
+    field: impl Fn() -> String,
+) -> Result<NamedValues, InvalidRequest> {
+    let mut checked = NamedValues::default();
+    for (name, value) in values {
         let values_of_name = match value {
+            Value::Number(number) if !is_category_name(&name) => {
+                let Some(value) = number.as_f64().and_then(finite_f32) else {
+                    return Err(InvalidRequest::LargeNumber { field: field(), name });
+                };
+                checked.numbers.push((name, value));
+                continue;
+            }
             Value::Array(several) => several,
             one => vec![one],
         };
@@ -184,19 +246,23 @@ fn check_context(context: Map<String, Value>) -> Result<Vec<(String, String)>, I
                 Value::Bool(flag) => flag.to_string(),
                 Value::Number(number) => number_text(&number),
                 Value::String(text) => text,
-                Value::Array(_) | Value::Object(_) => return Err(InvalidRequest::NestedContext(name)),
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(InvalidRequest::NestedValue { field: field(), name });
+                }
             };
             if !text.is_empty() {
-                values.push((name.clone(), text));
+                checked.categories.push((name.clone(), text));
             }
         }
     }
-    values.sort_unstable();
-    values.dedup();
-    if values.len() > MAX_CONTEXT {
-        return Err(InvalidRequest::TooMuchContext(values.len()));
+    checked.categories.sort_unstable();
+    checked.categories.dedup();
+    let n_values = checked.categories.len() + checked.numbers.len();
+    if n_values > MAX_CONTEXT {
+        let field = field();
+        return Err(InvalidRequest::TooManyValues { field, n_values });
     }
-    Ok(values)
+    Ok(checked)
 }
 
 /// Whole numbers as digits, others as Rust prints an `f64`; `7.0` and `7` are one category.
@@ -216,7 +282,7 @@ mod tests {
     fn request(items: &[&str]) -> RankRequest {
         RankRequest {
             user_id: "u".to_owned(),
-            items: items.iter().map(|&item| item.to_owned()).collect(),
+            items: items.iter().map(|&item| item.to_owned().into()).collect(),
             ..RankRequest::default()
         }
     }
@@ -284,6 +350,23 @@ mod tests {
                 },
                 "context has 513 values",
             ),
+            (
+                RankRequest {
+                    context: context(json!({"x": 1e39})),
+                    ..request(&["a"])
+                },
+                "context.x does not fit",
+            ),
+            (
+                RankRequest {
+                    items: vec![RankItem::Described(DescribedItem {
+                        item_id: "a".to_owned(),
+                        features: context(json!({"x": {}})),
+                    })],
+                    ..request(&[])
+                },
+                "items[0].features.x must be",
+            ),
         ];
         for (request, expected) in cases {
             let error = request.check(3).expect_err(expected).to_string();
@@ -295,31 +378,37 @@ mod tests {
     }
 
     #[test]
-    fn context_values_become_sorted_text_without_duplicates() {
+    fn values_become_sorted_text_without_duplicates_and_numbers() {
+        let values = json!({
+            "tab": ["home", "new", "home"], "shelf_id": 7.0, "app": true, "a": null, "b": "", "c": [],
+            "sizes": [0.5, 1e21], "user_id": u64::MAX, "below": -3, "hour": 7.5,
+        });
+        let described: RankItem =
+            serde_json::from_value(json!({"item_id": "b", "features": values})).unwrap();
         let request = RankRequest {
-            context: context(json!({
-                "tab": ["home", "new", "home"], "hour": 7.0, "app": true, "a": null, "b": "", "c": [],
-                "small": 0.5, "large": 1e21, "id": u64::MAX, "below": -3,
-            })),
-            ..request(&["a"])
+            context: context(values),
+            items: vec!["a".to_owned().into(), described],
+            ..request(&[])
         };
         let request = request.check(3).unwrap();
-        let text: Vec<_> = request
-            .context
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let text = request.context.categories.iter();
+        let text: Vec<_> = text.map(|(name, value)| format!("{name}={value}")).collect();
         let expected = [
             "app=true",
-            "below=-3",
-            "hour=7",
-            "id=18446744073709551615",
-            "large=1000000000000000000000",
-            "small=0.5",
+            "shelf_id=7",
+            "sizes=0.5",
+            "sizes=1000000000000000000000",
             "tab=home",
             "tab=new",
+            "user_id=18446744073709551615",
         ];
         assert_eq!(text, expected);
+        let numbers = vec![("below".to_owned(), -3.0), ("hour".to_owned(), 7.5)];
+        assert_eq!(request.context.numbers, numbers);
+        assert_eq!(
+            request.features,
+            [NamedValues::default(), request.context.clone()]
+        );
     }
 
     #[test]

@@ -6,10 +6,13 @@
 use std::sync::Arc;
 
 use ouzel_model::{Inputs, Model, Weights};
-use ouzel_sample::{EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, ShownItem};
+use ouzel_sample::{
+    EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, Number, NumberScope, ShownFeatures,
+    ShownItem, sort_numbers,
+};
 use tch::Device;
 
-use crate::{CheckedRequest, LoadedVersion, Published, RankError, Ranked, Ranker, ServedModel};
+use crate::{CheckedRequest, LoadedVersion, NamedValues, Published, RankError, Ranked, Ranker, ServedModel};
 
 /// A publishable model: weights that fit their configuration, and the snapshot they belong to.
 #[derive(Debug)]
@@ -112,24 +115,41 @@ impl Scorer {
         self.current.as_mut().ok_or(RankError::NotReady)
     }
 
+    /// Hashes named values as the decoder of events does.
+    fn features(&self, scope: NumberScope, values: &NamedValues) -> ShownFeatures {
+        let categories = values.categories.iter();
+        let categories = categories.map(|(name, value)| self.ids.attribute(name, value));
+        let mut of_request = ShownFeatures {
+            values: categories.collect(),
+            numbers: Vec::new(),
+        };
+        of_request.values.sort_unstable();
+        let numbers = values.numbers.iter().map(|(name, value)| Number {
+            name: self.ids.number(scope, name),
+            value: *value,
+        });
+        of_request.numbers = numbers.collect();
+        sort_numbers(&mut of_request.numbers);
+        of_request
+    }
+
     /// Inputs of a request with current features, built as in training.
     fn inputs(&self, request: &CheckedRequest, weights: &Weights) -> Inputs {
-        let context = request.context.iter();
-        let mut context: Vec<Id> = context
-            .map(|(name, value)| self.ids.attribute(name, value))
-            .collect();
-        context.sort_unstable();
-        let shown = |item: &String| ShownItem {
+        let context = self.features(NumberScope::Context, &request.context);
+        let items = request.items.iter().zip(&request.features);
+        let items = items.map(|(item, features)| ShownItem {
             item: self.ids.id(IdKind::Item, item),
             position: None,
-        };
-        let items: Vec<ShownItem> = request.items.iter().map(shown).collect();
+            features: self.features(NumberScope::Item, features),
+        });
+        let items: Vec<ShownItem> = items.collect();
         let query = FeatureQuery {
             // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
             user: self.ids.id(IdKind::User, &request.user_id),
             ts: (self.now)(),
-            context: &context,
+            context: &context.values,
+            numbers: &context.numbers,
             items: &items,
             slate_size: None,
         };
@@ -189,6 +209,7 @@ mod tests {
     use ouzel_sample::{FeatureConfig, Impression};
 
     use super::*;
+    use crate::RankRequest;
 
     const NOW: EventTime = EventTime(1_000_000);
 
@@ -209,16 +230,14 @@ mod tests {
     fn scorer(published: &Arc<Published<Version>>) -> Scorer {
         let features = FeatureState::new(FeatureConfig::default());
         let ids = IdSpace::new(7);
-        let shown = ShownItem {
-            item: ids.id(IdKind::Item, "b"),
-            position: Some(0),
-        };
+        let shown = ShownItem::new(ids.id(IdKind::Item, "b"), Some(0));
         features.add_impression(&Impression {
             request: Id(1),
             user: ids.id(IdKind::User, "u"),
             ts: EventTime(10),
             items: vec![shown],
             context: Vec::new(),
+            numbers: Vec::new(),
             known_actions: None,
         });
         Scorer::new(
@@ -234,7 +253,11 @@ mod tests {
         CheckedRequest {
             user_id: "u".to_owned(),
             items: items.iter().map(|&item| item.to_owned()).collect(),
-            context: vec![("tab".to_owned(), "home".to_owned())],
+            features: vec![NamedValues::default(); items.len()],
+            context: NamedValues {
+                categories: vec![("tab".to_owned(), "home".to_owned())],
+                numbers: vec![("hour".to_owned(), 7.0)],
+            },
             top_k: None,
         }
     }
@@ -270,6 +293,65 @@ mod tests {
             ranked.scores[0] < 0.3 && ranked.scores[0] > 0.05,
             "near the prior: {ranked:?}"
         );
+    }
+
+    #[test]
+    fn numbers_and_features_of_candidates_are_read_as_in_training() {
+        let published = Arc::new(Published::new());
+        publish(&published, "s1", weights(-2.0));
+        let scorer = scorer(&published);
+        let ids = scorer.ids;
+        let number = |scope, name: &str, value: f32| Number {
+            name: ids.number(scope, name),
+            value,
+        };
+        let described = |score: f32| ShownItem {
+            features: ShownFeatures {
+                values: vec![ids.attribute("label", "exact")],
+                numbers: vec![number(NumberScope::Item, "score", score)],
+            },
+            ..ShownItem::new(ids.id(IdKind::Item, "b"), None)
+        };
+        for n in 0..40u8 {
+            scorer.features.add_impression(&Impression {
+                request: Id(2 + u64::from(n)),
+                user: Id(1),
+                ts: EventTime(20),
+                items: vec![described(f32::from(n))],
+                context: vec![],
+                numbers: vec![number(NumberScope::Context, "hour", f32::from(n % 24))],
+                known_actions: None,
+            });
+        }
+        let text = r#"{"user_id": "u", "items": ["a", {"item_id": "b", "features": {"label": "exact", "score": 30.5}}],
+                       "context": {"hour": 7, "tab": "home"}}"#;
+        let request: RankRequest = serde_json::from_str(text).unwrap();
+        let request = request.check(3).unwrap();
+        let items = [ShownItem::new(ids.id(IdKind::Item, "a"), None), described(30.5)];
+        let weights = published.load().unwrap().value;
+        let weights = weights.weights();
+        let (read, candidates) = weights.norm.read_candidates(
+            &scorer.features,
+            &FeatureQuery {
+                request: Id::default(),
+                user: ids.id(IdKind::User, "u"),
+                ts: NOW,
+                context: &[ids.attribute("tab", "home")],
+                numbers: &[number(NumberScope::Context, "hour", 7.0)],
+                items: &items,
+                slate_size: None,
+            },
+            None,
+        );
+        // Two buckets of the hour beside the tab; the missing bucket of item a; label and two buckets of item b.
+        assert_eq!(read.context.len(), 3);
+        assert_eq!(candidates[0].attributes.len(), 1);
+        assert_eq!(candidates[1].attributes.len(), 3);
+        let expected = Inputs::of_request(&weights.config, &read, &candidates, &Default::default());
+        let found = scorer.inputs(&request, weights);
+        assert_eq!((&found.rows, &found.wide), (&expected.rows, &expected.wide));
+        let bits = |inputs: &Inputs| inputs.dense.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        assert_eq!(bits(&found), bits(&expected));
     }
 
     #[test]

@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::QUEUE_REQUESTS;
-    use crate::{CheckedRequest, Job, PushError, RankError, Ranked};
+    use crate::{CheckedRequest, Job, NamedValues, PushError, RankError, Ranked};
 
     struct CountingRanker(usize);
 
@@ -80,7 +80,8 @@ mod tests {
         let request = CheckedRequest {
             user_id: "u".to_owned(),
             items: vec!["a".to_owned()],
-            context: Vec::new(),
+            features: vec![NamedValues::default()],
+            context: NamedValues::default(),
             top_k: None,
         };
         (

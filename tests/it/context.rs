@@ -62,7 +62,7 @@ fn feed(broker: &Broker) {
 fn request(context: &Value) -> RankRequest {
     RankRequest {
         user_id: "stranger".to_owned(),
-        items: vec!["item-3".to_owned()],
+        items: vec!["item-3".to_owned().into()],
         context: context.as_object().cloned(),
         ..RankRequest::default()
     }
@@ -97,9 +97,9 @@ fn a_learned_context_changes_its_scores() {
         );
     }
 
-    // The text of a value counts, not its JSON type.
+    // The text of a categorical value counts, not its JSON type.
     for (one, same) in [
-        (json!({ "hour": 7 }), json!({ "hour": "7" })),
+        (json!({ "hour_id": 7 }), json!({ "hour_id": "7" })),
         (json!({ "hour": 7 }), json!({ "hour": 7.0 })),
         (json!({ "vip": true }), json!({ "vip": "true" })),
         (json!({ "device": "mobile" }), json!({ "device": ["mobile"] })),

@@ -143,7 +143,7 @@ impl Home {
 pub(crate) fn rank_request(user: &str, n_items: usize) -> RankRequest {
     RankRequest {
         user_id: user.to_owned(),
-        items: (0..n_items).map(|i| format!("item-{i}")).collect(),
+        items: (0..n_items).map(|i| format!("item-{i}").into()).collect(),
         ..RankRequest::default()
     }
 }

@@ -89,7 +89,7 @@ fn encoders_are_changed_by_a_command_and_never_by_a_configuration_alone() {
     assert!(n_lost < 1.0, "{n_lost} vectors are lost");
     let answer = daemon.rank(&RankRequest {
         user_id: "user-1".to_owned(),
-        items: vec!["item-3".to_owned()],
+        items: vec!["item-3".to_owned().into()],
         ..RankRequest::default()
     });
     assert!(answer.items[0].score.is_finite());

@@ -1,6 +1,6 @@
 //! Decoded events of the streams that producers write.
 
-use crate::{EventTime, Id, TaskId};
+use crate::{EventTime, Id, Number, TaskId};
 
 /// One slate shown to one user, or a part of it: a request may be shown in several impressions.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,18 +15,43 @@ pub struct Impression {
     pub items: Vec<ShownItem>,
     /// Categorical values of the request, sorted.
     pub context: Vec<Id>,
+    /// Numeric values of the request, sorted by name.
+    pub numbers: Vec<Number>,
     /// All actions on these items. Set only in a replay with `labels = immediate`, which
     /// reveals the labels right after the request is predicted.
     pub known_actions: Option<Vec<KnownAction>>,
 }
 
 /// One item of a slate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ShownItem {
     /// The item.
     pub item: Id,
     /// Place in the slate, from 0; `None` for logs that do not record it.
     pub position: Option<u16>,
+    /// What describes the item in this request alone.
+    pub features: ShownFeatures,
+}
+
+/// Values of an item in one request: a retrieval score, a distance, a label of the search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShownFeatures {
+    /// Categorical values, sorted and distinct.
+    pub values: Vec<Id>,
+    /// Numeric values, sorted by name.
+    pub numbers: Vec<Number>,
+}
+
+impl ShownItem {
+    /// A shown item without features of its own.
+    #[must_use]
+    pub fn new(item: Id, position: Option<u16>) -> Self {
+        Self {
+            item,
+            position,
+            features: ShownFeatures::default(),
+        }
+    }
 }
 
 /// An action that is known with the impression.

@@ -11,6 +11,7 @@ mod counter;
 mod dense;
 mod dump;
 mod limits;
+mod numbers;
 #[cfg(test)]
 mod oracle;
 mod outcomes;

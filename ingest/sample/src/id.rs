@@ -7,6 +7,8 @@ use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::NumberScope;
+
 /// Longest id accepted on the wire, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 128;
 
@@ -99,6 +101,12 @@ impl IdSpace {
     pub fn attribute(&self, name: &str, value: &str) -> Id {
         self.id(IdKind::Attribute, name)
             .pair(self.id(IdKind::Attribute, value))
+    }
+
+    /// The hash of the name of a number.
+    #[must_use]
+    pub fn number(&self, scope: NumberScope, name: &str) -> Id {
+        self.id(IdKind::Attribute, name).pair(Id(scope as u64))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EventTime, Id};
+use crate::{EventTime, Id, Number};
 
 /// The model field that a categorical value belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub enum AttributeField {
     Tag,
     /// A categorical value of the request.
     Context,
+    /// A categorical value of the item in one request.
+    Shown,
+    /// The bucket of a number.
+    Number,
 }
 
 /// One categorical value.
@@ -40,8 +44,14 @@ pub struct Item {
     pub ts: EventTime,
     /// Categorical values, sorted.
     pub attributes: Vec<Attribute>,
+    /// Hashes of the names of the tags in `attributes`, in their order.
+    pub tag_names: Vec<Id>,
+    /// Numeric values, sorted by name.
+    pub numbers: Vec<Number>,
     /// Texts in order of importance, the title first.
     pub texts: Vec<String>,
+    /// Whether the first text is the title.
+    pub has_title: bool,
     /// Path or URL of the picture.
     pub image: Option<String>,
     /// Content vectors provided by the producer, by modality name, sorted by name.
@@ -62,6 +72,8 @@ impl Item {
             + ENTRY
             + self.name.len()
             + size_of_val(self.attributes.as_slice())
+            + size_of_val(self.tag_names.as_slice())
+            + size_of_val(self.numbers.as_slice())
             + texts.sum::<usize>()
             + if self.texts.is_empty() { 0 } else { TITLE }
             + self.image.as_ref().map_or(0, String::len)

@@ -9,10 +9,12 @@ mod event;
 mod features;
 mod id;
 mod item;
+mod item_update;
 mod join_record;
 mod labels;
 mod ledger;
 mod metric_names;
+mod number;
 mod position;
 mod record;
 mod sample;
@@ -21,7 +23,7 @@ mod time;
 
 pub use batch::{Batch, Batcher};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
-pub use event::{Action, Deletion, Impression, KnownAction, ShownItem};
+pub use event::{Action, Deletion, Impression, KnownAction, ShownFeatures, ShownItem};
 pub use features::{
     DENSE_NAMES, Dense, FeatureConfig, FeatureQuery, FeatureState, FeatureStateError, ItemVectors,
     MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin, VectorReadGuard,
@@ -29,9 +31,11 @@ pub use features::{
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, AttributeField, Item, primary_attribute};
+pub use item_update::{FeatureChange, ItemUpdate, UpdateOutcome};
 pub use join_record::{AttributedAction, JoinEvent, JoinRecord, LabeledItem};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
+pub use number::{MAX_NUMBER_NAMES, Number, NumberScope, finite_f32, is_category_name, sort_numbers};
 pub use position::{PartitionId, Position, Positions, Stream};
 pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogit, ShownSlate};

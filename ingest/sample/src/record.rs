@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Deletion, EventTime, Impression, Item, JoinRecord, Position};
+use crate::{Action, Deletion, EventTime, Impression, Item, ItemUpdate, JoinRecord, Position};
 
 /// A record as a source read it, before decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Event {
     Actions(Vec<Action>),
     /// An item is new or has changed.
     Item(Box<Item>),
+    /// Some fields of an item have changed.
+    ItemUpdate(Box<ItemUpdate>),
     /// An item was deleted.
     Deletion(Deletion),
     /// A result of the join tier.
@@ -64,6 +66,7 @@ impl Event {
             Event::Action(action) => action.ts,
             Event::Actions(actions) => actions.first().map_or(EventTime::MIN, |action| action.ts),
             Event::Item(item) => item.ts,
+            Event::ItemUpdate(update) => update.ts,
             Event::Deletion(deletion) => deletion.ts,
             Event::JoinRecord(record) => record.ts(),
         }

@@ -44,7 +44,11 @@ const IMPRESSION: &[(&str, Shape)] = &[
     ("items", Shape::Slate),
     ("context", Shape::Attributes),
 ];
-const SLATE_ITEM: &[(&str, Shape)] = &[("item_id", Shape::Text), ("position", Shape::Position)];
+const SLATE_ITEM: &[(&str, Shape)] = &[
+    ("item_id", Shape::Text),
+    ("position", Shape::Position),
+    ("features", Shape::Attributes),
+];
 const ACTION: &[(&str, Shape)] = &[
     ("request_id", Shape::Text),
     ("item_id", Shape::Text),
@@ -64,6 +68,7 @@ const ITEM: &[(&str, Shape)] = &[
     ("vectors", Shape::Vectors),
     ("features", Shape::Attributes),
     ("deleted", Shape::Flag),
+    ("partial", Shape::Flag),
 ];
 
 /// The rejection of an `event` that failed the typed parse for `stream` with `error`.

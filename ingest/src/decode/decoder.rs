@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::classify::{classify, malformed};
 use super::config::EventConfig;
 use super::counters::DecodeCounters;
+use super::number_names::NumberNames;
 use super::wire;
 use crate::accounts::Accounts;
 use crate::mapping::{Mapped, Mapping, Metadata, RecordContext, text_of};
@@ -23,6 +24,7 @@ pub struct Decoder {
     pub(super) ids: IdSpace,
     pub(super) tasks: Vec<String>,
     pub(super) config: EventConfig,
+    pub(super) number_names: NumberNames,
     mappings: Mappings,
     tier: Wire,
     counters: DecodeCounters,
@@ -75,6 +77,7 @@ impl Decoder {
             ids,
             tasks,
             config,
+            number_names: NumberNames::default(),
             mappings,
             counters: DecodeCounters::default(),
         })

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use ouzel_sample::{
-    Action, Attribute, AttributeField, Deletion, Event, EventTime, Id, IdKind, Impression, Item,
-    MAX_ID_BYTES, Reject, RejectReason, ShownItem, TaskId,
+    Action, Deletion, Event, EventTime, FeatureChange, Id, IdKind, Impression, ItemUpdate, MAX_ID_BYTES,
+    Number, NumberScope, Reject, RejectReason, ShownFeatures, ShownItem, TaskId, finite_f32,
+    is_category_name, sort_numbers,
 };
 
 use super::decoder::{Decoder, Parsed};
-use super::wire::{self, OneOrMany, Pairs, Scalar, Text};
+use super::wire::{self, Features, OneOrMany, Pairs, Scalar, Text};
 
 /// 1990-01-01: earlier than any log; later than 0, seconds or an uptime mistaken for a time.
 pub(super) const EARLIEST_MS: i64 = 631_152_000_000;
@@ -41,17 +42,25 @@ impl Decoder {
                 ..reject
             })?;
             unread.extend(shown.unread.iter().map(|name| format!("items[].{}", &**name)));
+            let features = self.features(NumberScope::Item, "features", shown.features.as_ref());
+            let features = features.map_err(|reject| Reject {
+                detail: format!("items[{i}]: {}", reject.detail),
+                ..reject
+            })?;
             items.push(ShownItem {
                 item,
                 position: shown.position,
+                features,
             });
         }
+        let context = self.features(NumberScope::Context, "context", wire.context.as_ref())?;
         let impression = Impression {
             request,
             user,
             ts,
             items,
-            context: self.context(wire.context.as_ref())?,
+            context: context.values,
+            numbers: context.numbers,
             known_actions: None,
         };
         Ok((Event::Impression(impression), unread))
@@ -99,68 +108,99 @@ impl Decoder {
     }
 
     pub(super) fn item(&self, wire: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
-        let name = wire.item_id.as_deref();
         let id = self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?;
-        let ts = self.event_time(wire.ts_ms, timestamp_ms)?;
-        let mut unread = wire.unread();
-        let attributes = self.attributes(wire, &mut unread)?;
-        let texts = wire.title.iter().chain(texts(wire.text.as_ref()));
-        let texts: Vec<String> = texts.filter_map(|text| non_empty(text)).collect();
-        check_count(self.config.max_texts, "max_texts", texts.len(), "texts")?;
-        let item = Item {
+        let is_partial = wire.partial == Some(true);
+        // A field that is absent stays in a partial event, and is empty in a full one.
+        let is_given =
+            |field: &str, is_present: bool| !is_partial || is_present || wire.nulls.contains(&field);
+        let title = wire.title.as_deref().and_then(non_empty);
+        let further: Vec<String> = texts(wire.text.as_ref())
+            .filter_map(|text| non_empty(text))
+            .collect();
+        check_count(
+            self.config.max_texts,
+            "max_texts",
+            usize::from(title.is_some()) + further.len(),
+            "texts",
+        )?;
+        let image = wire.image.as_deref().and_then(non_empty);
+        let update = ItemUpdate {
             id,
-            name: name.unwrap_or_default().to_owned(),
-            ts,
-            attributes,
-            texts,
-            image: wire.image.as_deref().and_then(non_empty),
+            name: wire.item_id.as_deref().unwrap_or_default().to_owned(),
+            ts: self.event_time(wire.ts_ms, timestamp_ms)?,
+            categories: is_given("category", wire.category.is_some())
+                .then(|| self.values("category", wire.category.as_ref())),
+            authors: is_given("author", wire.author.is_some())
+                .then(|| self.values("author", wire.author.as_ref())),
+            clears_features: !is_partial || wire.nulls.contains(&"features"),
+            features: self.feature_changes(wire.features.as_ref())?,
+            title: is_given("title", wire.title.is_some()).then_some(title),
+            texts: is_given("text", wire.text.is_some()).then_some(further),
+            image: is_given("image", wire.image.is_some()).then_some(image),
             vectors: self.vectors(wire.vectors.as_ref())?,
         };
-        Ok((Event::Item(Box::new(item)), unread))
-    }
-
-    /// The categorical values of an item, sorted and distinct. Numeric features are counted as not read.
-    fn attributes(&self, wire: &wire::Item<'_>, unread: &mut Vec<String>) -> Result<Vec<Attribute>, Reject> {
-        let mut attributes = Vec::new();
-        let mut add = |field, name: &str, value: &str| {
-            if !value.is_empty() {
-                let value = self.ids.attribute(name, value);
-                attributes.push(Attribute { field, value });
-            }
-        };
-        for value in texts(wire.category.as_ref()).flat_map(|value| value.split('|')) {
-            add(AttributeField::Category, "category", value);
-        }
-        for value in texts(wire.author.as_ref()) {
-            add(AttributeField::Author, "author", value);
-        }
-        let features = wire.features.as_ref().map_or(&[][..], |pairs| &pairs.0);
+        let n_values = update
+            .categories
+            .iter()
+            .chain(&update.authors)
+            .map(Vec::len)
+            .sum::<usize>()
+            + update
+                .features
+                .iter()
+                .map(|(_, change)| n_values(change))
+                .sum::<usize>();
         check_count(
             self.config.max_attributes,
             "max_attributes",
-            features.len(),
-            "features",
-        )?;
-        for (name, values) in features {
-            for scalar in values.as_slice() {
-                match scalar {
-                    // The parser has refused numbers that are not finite.
-                    Scalar::Integer(_) | Scalar::Unsigned(_) | Scalar::Float(_) => {
-                        unread.push(format!("features.{}", &**name));
-                    }
-                    other => add(AttributeField::Tag, name, &category(other)),
-                }
-            }
-        }
-        attributes.sort_unstable();
-        attributes.dedup();
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            attributes.len(),
+            n_values,
             "attributes",
         )?;
-        Ok(attributes)
+        let event = match is_partial {
+            true => Event::ItemUpdate(Box::new(update)),
+            false => Event::Item(Box::new(update.apply(None))),
+        };
+        Ok((event, wire.unread()))
+    }
+
+    /// Hashed texts of a field, without empty ones.
+    fn values(&self, name: &str, field: Option<&OneOrMany<Text<'_>>>) -> Vec<Id> {
+        let given = texts(field).flat_map(|text| match name {
+            // Logs that name several categories in one text separate them so.
+            "category" => text.split('|').collect::<Vec<&str>>(),
+            _ => vec![&**text],
+        });
+        let given = given.filter(|text| !text.is_empty());
+        given.map(|text| self.ids.attribute(name, text)).collect()
+    }
+
+    /// The features of an item event by name; a value of `null` removes one.
+    fn feature_changes(&self, pairs: Option<&Features<'_>>) -> Result<Vec<(Id, FeatureChange)>, Reject> {
+        let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
+        check_count(
+            self.config.max_attributes,
+            "max_attributes",
+            pairs.len(),
+            "names in `features`",
+        )?;
+        let mut changes: Vec<(Id, FeatureChange)> = Vec::with_capacity(pairs.len());
+        for (name, of_name) in pairs {
+            let id = self.ids.number(NumberScope::Item, name);
+            let change = match self.number(NumberScope::Item, "features", (&**name, of_name))? {
+                Some(number) => FeatureChange::Number(number.value),
+                None => {
+                    let mut values: Vec<Id> = self.categories(name, of_name).collect();
+                    values.sort_unstable();
+                    values.dedup();
+                    FeatureChange::Values(values)
+                }
+            };
+            // Of a name that comes twice the first value counts, as elsewhere.
+            if changes.iter().all(|(known, _)| *known != id) {
+                changes.push((id, change));
+            }
+        }
+        Ok(changes)
     }
 
     fn vectors(&self, pairs: Option<&Pairs<'_, Vec<f32>>>) -> Result<Vec<(String, Vec<f32>)>, Reject> {
@@ -189,30 +229,72 @@ impl Decoder {
         Ok(vectors)
     }
 
-    /// The categorical values of a request, sorted and distinct.
-    fn context(&self, pairs: Option<&Pairs<'_, OneOrMany<Scalar<'_>>>>) -> Result<Vec<Id>, Reject> {
+    /// The values of an object of features: categorical ones, sorted and distinct, and numbers.
+    ///
+    /// A number is categorical in a list and under a name that ends in `_id`.
+    fn features(
+        &self,
+        scope: NumberScope,
+        field: &str,
+        pairs: Option<&Features<'_>>,
+    ) -> Result<ShownFeatures, Reject> {
         let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
         check_count(
             self.config.max_attributes,
             "max_attributes",
             pairs.len(),
-            "context fields",
+            &format!("names in `{field}`"),
         )?;
-        let mut context = Vec::with_capacity(pairs.len());
-        for (name, values) in pairs {
-            let values = values.as_slice().iter().map(category);
-            let values = values.filter(|value| !value.is_empty());
-            context.extend(values.map(|value| self.ids.attribute(name, &value)));
+        let (mut values, mut numbers) = (Vec::with_capacity(pairs.len()), Vec::new());
+        for (name, of_name) in pairs {
+            match self.number(scope, field, (&**name, of_name))? {
+                Some(number) => numbers.push(number),
+                None => values.extend(self.categories(name, of_name)),
+            }
         }
-        context.sort_unstable();
-        context.dedup();
+        values.sort_unstable();
+        values.dedup();
+        sort_numbers(&mut numbers);
         check_count(
             self.config.max_attributes,
             "max_attributes",
-            context.len(),
-            "context values",
+            values.len(),
+            &format!("values in `{field}`"),
         )?;
-        Ok(context)
+        Ok(ShownFeatures { values, numbers })
+    }
+
+    /// The numeric value of a name; none where it is categorical.
+    fn number(
+        &self,
+        scope: NumberScope,
+        field: &str,
+        (name, of_name): (&str, &OneOrMany<Scalar<'_>>),
+    ) -> Result<Option<Number>, Reject> {
+        let OneOrMany::One(scalar) = of_name else {
+            return Ok(None);
+        };
+        let Some(value) = number(scalar).filter(|_| !is_category_name(name)) else {
+            return Ok(None);
+        };
+        let value = finite_f32(value).ok_or_else(|| {
+            let name = shortened(name);
+            not_finite(format!("`{field}.{name}` does not fit a 32-bit float"))
+        })?;
+        let id = self.ids.number(scope, name);
+        self.number_names.see(scope, id, name);
+        Ok(Some(Number { name: id, value }))
+    }
+
+    /// The hashed categorical values of a name.
+    fn categories<'a>(
+        &'a self,
+        name: &'a str,
+        of_name: &'a OneOrMany<Scalar<'_>>,
+    ) -> impl Iterator<Item = Id> + 'a {
+        let texts = of_name.as_slice().iter().map(category);
+        let texts = texts.filter(|text| !text.is_empty());
+        texts.map(|text| self.ids.attribute(name, &text))
     }
 
     fn id(&self, kind: IdKind, field: &str, text: Option<&Text<'_>>) -> Result<Id, Reject> {
@@ -307,6 +389,24 @@ fn texts<'a, 'de>(field: Option<&'a OneOrMany<Text<'de>>>) -> impl Iterator<Item
 
 fn non_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn n_values(change: &FeatureChange) -> usize {
+    match change {
+        FeatureChange::Values(values) => values.len(),
+        FeatureChange::Number(_) => 1,
+    }
+}
+
+/// The value of a number.
+#[expect(clippy::cast_precision_loss, reason = "an f32 is made of it")]
+fn number(scalar: &Scalar<'_>) -> Option<f64> {
+    match scalar {
+        Scalar::Integer(number) => Some(*number as f64),
+        Scalar::Unsigned(number) => Some(*number as f64),
+        Scalar::Float(number) => Some(*number),
+        Scalar::Text(_) | Scalar::Bool(_) | Scalar::Null => None,
+    }
 }
 
 /// The text of a scalar that is hashed as a category: `7`, `7.0` and `"7"` are the same.

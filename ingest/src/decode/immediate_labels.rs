@@ -91,7 +91,14 @@ impl ImmediateLabels {
                 }
                 impression.known_actions = Some(attached);
             }
-            Ok(Event::Action(_) | Event::Item(_) | Event::Deletion(_) | Event::JoinRecord(_)) | Err(_) => {}
+            Ok(
+                Event::Action(_)
+                | Event::Item(_)
+                | Event::ItemUpdate(_)
+                | Event::Deletion(_)
+                | Event::JoinRecord(_),
+            )
+            | Err(_) => {}
         }
         Some(record)
     }

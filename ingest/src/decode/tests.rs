@@ -6,8 +6,9 @@ mod rejects;
 use serde_json::{Value, json};
 
 use ouzel_sample::{
-    AttributeField, Event, EventTime, IdKind, IdSpace, KnownAction, PartitionId, Record, RecordMetadata,
-    Reject, RejectReason, Stream,
+    AttributeField, Event, EventTime, FeatureChange, IdKind, IdSpace, ItemUpdate, KnownAction, Number,
+    NumberScope, PartitionId, Record, RecordMetadata, Reject, RejectReason, ShownFeatures, Stream,
+    sort_numbers,
 };
 
 use super::*;
@@ -86,13 +87,33 @@ fn check_bytes(stream: Stream, payload: &[u8], reason: RejectReason, words: &str
     );
 }
 
+/// Numbers sorted by name.
+fn numbers(scope: NumberScope, named: &[(&str, f32)]) -> Vec<Number> {
+    let ids = IdSpace::new(7);
+    let number = |(name, value): &(&str, f32)| Number {
+        name: ids.number(scope, name),
+        value: *value,
+    };
+    let mut numbers: Vec<Number> = named.iter().map(number).collect();
+    sort_numbers(&mut numbers);
+    numbers
+}
+
 #[test]
 fn an_impression_keeps_the_order_of_its_items_and_sorts_its_context() {
     let ids = IdSpace::new(7);
     let payload = with(
         impression(),
         "context",
-        json!({"n": 7, "f": 7.0, "b": true, "list": ["x", "x", "y"], "none": null, "empty": ""}),
+        json!({"n_id": 7, "f_id": 7.0, "b": true, "list": ["x", "x", 8, 8.0], "none": null, "empty": "", "age": 7}),
+    );
+    let payload = with(
+        payload,
+        "items",
+        json!([
+            {"item_id": "a", "position": 0, "features": {"label": "exact", "score": 0.25, "rank": 3, "none": null}},
+            {"item_id": "b"},
+        ]),
     );
     let Ok(Event::Impression(impression)) = decode(Stream::Impressions, &payload) else {
         panic!()
@@ -113,16 +134,24 @@ fn an_impression_keeps_the_order_of_its_items_and_sorts_its_context() {
         ]
     );
     let mut context: Vec<_> = [
-        ("n", "7"),
-        ("f", "7"),
+        ("n_id", "7"),
+        ("f_id", "7"),
         ("b", "true"),
         ("list", "x"),
-        ("list", "y"),
+        ("list", "8"),
     ]
     .map(|(name, value)| ids.attribute(name, value))
     .into();
     context.sort_unstable();
     assert_eq!(impression.context, context);
+    assert_eq!(impression.numbers, numbers(NumberScope::Context, &[("age", 7.0)]));
+    let [first, second] = &impression.items[..] else {
+        panic!()
+    };
+    assert_eq!(first.features.values, [ids.attribute("label", "exact")]);
+    let expected = numbers(NumberScope::Item, &[("score", 0.25), ("rank", 3.0)]);
+    assert_eq!(first.features.numbers, expected);
+    assert_eq!(second.features, ShownFeatures::default());
     assert_eq!(impression.known_actions, None);
 }
 
@@ -177,6 +206,54 @@ fn an_item_has_its_title_first_and_its_attributes_sorted_by_field() {
         values(AttributeField::Tag),
         expected(&[("tags", "x"), ("tags", "y"), ("kind", "long"), ("is_new", "true")])
     );
+    assert_eq!(
+        decoded.numbers,
+        numbers(NumberScope::Item, &[("length", 12.0), ("score", 0.5)])
+    );
+}
+
+#[test]
+fn a_partial_event_sets_the_fields_that_it_has_and_removes_those_that_are_null() {
+    let ids = IdSpace::new(7);
+    let partial = json!({
+        "item_id": "a", "ts_ms": TS, "partial": true, "title": null, "author": ["ann", ""],
+        "features": {"price": 9.5, "kind": null, "tags": ["x"]},
+    });
+    let Ok(Event::ItemUpdate(update)) = decode(Stream::Items, &partial) else {
+        panic!()
+    };
+    let of = |name| ids.number(NumberScope::Item, name);
+    let expected = ItemUpdate {
+        id: ids.id(IdKind::Item, "a"),
+        name: "a".to_owned(),
+        ts: EventTime(TS),
+        authors: Some(vec![ids.attribute("author", "ann")]),
+        features: vec![
+            (of("kind"), FeatureChange::Values(vec![])),
+            (of("price"), FeatureChange::Number(9.5)),
+            (
+                of("tags"),
+                FeatureChange::Values(vec![ids.attribute("tags", "x")]),
+            ),
+        ],
+        title: Some(None),
+        ..ItemUpdate::default()
+    };
+    let by_name = |update: &ItemUpdate| {
+        let mut update = update.clone();
+        update.features.sort_by_key(|(name, _)| *name);
+        update
+    };
+    assert_eq!(by_name(&update), by_name(&expected));
+    let cleared = with(partial.clone(), "features", json!(null));
+    let Ok(Event::ItemUpdate(update)) = decode(Stream::Items, &cleared) else {
+        panic!()
+    };
+    assert!(update.clears_features && update.features.is_empty());
+    let whole = decode(Stream::Items, &with(item(), "partial", json!(false)));
+    assert_eq!(whole, decode(Stream::Items, &item()));
+    let deletion = decode(Stream::Items, &with(partial, "deleted", json!(true)));
+    assert!(matches!(deletion, Ok(Event::Deletion(_))));
 }
 
 #[test]
@@ -235,11 +312,11 @@ fn fields_that_nothing_reads_are_named() {
         .parse(&record(Stream::Impressions, payload.to_string()))
         .expect("still an event");
     assert!(matches!(event, Event::Impression(_)));
-    assert_eq!(unread, ["brand_new", "items[].also_new", "items[].features"]);
+    assert_eq!(unread, ["brand_new", "items[].also_new"]);
     let (_, unread) = decoder()
         .parse(&record(Stream::Items, item().to_string()))
         .unwrap();
-    assert_eq!(unread, ["features.length", "features.score"]);
+    assert!(unread.is_empty(), "{unread:?}");
 }
 
 #[test]

@@ -55,6 +55,9 @@ impl<T> OneOrMany<T> {
 #[derive(Debug)]
 pub(super) struct Pairs<'a, V>(pub(super) Vec<(Text<'a>, V)>);
 
+/// Values by name: strings, numbers, booleans, or lists of them.
+pub(super) type Features<'a> = Pairs<'a, OneOrMany<Scalar<'a>>>;
+
 /// Declares an object of the event format: its fields, and fields that are accepted and not read. The names of others are
 /// kept.
 macro_rules! object {
@@ -63,6 +66,8 @@ macro_rules! object {
         #[derive(Debug, Default)]
         pub(super) struct $name<'a> {
             $(pub(super) $field: Option<$ty>,)*
+            /// Fields whose value is null.
+            pub(super) nulls: Vec<&'static str>,
             /// Names of the fields that nothing reads.
             pub(super) unread: Vec<Text<'a>>,
         }
@@ -87,7 +92,12 @@ macro_rules! object {
                         let mut object = $name::default();
                         while let Some(key) = map.next_key::<Text<'de>>()? {
                             match &*key {
-                                $(stringify!($field) => object.$field = map.next_value()?,)*
+                                $(stringify!($field) => {
+                                    object.$field = map.next_value()?;
+                                    if object.$field.is_none() {
+                                        object.nulls.push(stringify!($field));
+                                    }
+                                })*
                                 $($ignored => {
                                     map.next_value::<IgnoredAny>()?;
                                 })*
@@ -113,7 +123,7 @@ object! {
         user_id: Text<'a>,
         ts_ms: i64,
         items: Vec<SlateItem<'a>>,
-        context: Pairs<'a, OneOrMany<Scalar<'a>>>,
+        context: Features<'a>,
     } ignored { "served_by", }
 }
 
@@ -122,6 +132,7 @@ object! {
     SlateItem {
         item_id: Text<'a>,
         position: u16,
+        features: Features<'a>,
     } ignored {}
 }
 
@@ -148,8 +159,9 @@ object! {
         text: OneOrMany<Text<'a>>,
         image: Text<'a>,
         vectors: Pairs<'a, Vec<f32>>,
-        features: Pairs<'a, OneOrMany<Scalar<'a>>>,
+        features: Features<'a>,
         deleted: bool,
+        partial: bool,
     } ignored {}
 }
 

@@ -79,7 +79,7 @@ impl RequestSlot {
         let mut taken = HashSet::with_capacity(impression.items.len());
         for shown in &impression.items {
             if !self.has_shown(shown.item) && taken.insert(shown.item) {
-                items.push(*shown);
+                items.push(shown.clone());
             }
         }
         (items.len() < impression.items.len()).then(|| Impression {
@@ -89,6 +89,7 @@ impl RequestSlot {
                 actions.iter().filter(is_taken).copied().collect()
             }),
             context: impression.context.clone(),
+            numbers: impression.numbers.clone(),
             ..*impression
         })
     }

@@ -67,13 +67,9 @@ impl Bench {
             request: Id(request),
             user: Id(1),
             ts: EventTime(ts),
-            items: ITEMS
-                .map(|item| ShownItem {
-                    item: Id(item),
-                    position: None,
-                })
-                .to_vec(),
+            items: ITEMS.map(|item| ShownItem::new(Id(item), None)).to_vec(),
             context: Vec::new(),
+            numbers: Vec::new(),
             known_actions: None,
         }
     }
@@ -83,10 +79,7 @@ impl Bench {
     }
 
     fn show_items(&mut self, ts: i64, items: &[u64]) -> Outcome {
-        let shown = |item: &u64| ShownItem {
-            item: Id(*item),
-            position: None,
-        };
+        let shown = |item: &u64| ShownItem::new(Id(*item), None);
         let impression = Impression {
             items: items.iter().map(shown).collect(),
             ..Self::impression_of(REQUEST, ts)

@@ -359,16 +359,14 @@ pub(super) fn recorded(offset: usize, event: &WorldEvent) -> Option<DecodedRecor
             items,
             known_actions,
         } => {
-            let items = items.iter().map(|item| ShownItem {
-                item: Id(*item),
-                position: None,
-            });
+            let items = items.iter().map(|item| ShownItem::new(Id(*item), None));
             let impression = Impression {
                 request: Id(*request),
                 user: Id(user_of(*request)),
                 ts: EventTime(*ts),
                 items: items.collect(),
                 context: Vec::new(),
+                numbers: Vec::new(),
                 known_actions: known_actions.as_ref().map(|list| {
                     let known = |(item, task): &(u64, u8)| KnownAction {
                         item: Id(*item),

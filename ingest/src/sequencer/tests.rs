@@ -80,6 +80,9 @@ fn log(drafts: &[Draft]) -> Log {
                 name: item.to_string(),
                 ts,
                 attributes: Vec::new(),
+                tag_names: Vec::new(),
+                numbers: Vec::new(),
+                has_title: false,
                 texts: vec![format!("version {index}")],
                 image: None,
                 vectors: Vec::new(),
@@ -88,13 +91,9 @@ fn log(drafts: &[Draft]) -> Log {
                 request,
                 user,
                 ts,
-                items: (0..3)
-                    .map(|item| ShownItem {
-                        item: Id(item),
-                        position: None,
-                    })
-                    .collect(),
+                items: (0..3).map(|item| ShownItem::new(Id(item), None)).collect(),
                 context: vec![Id(request.0 % 2)],
+                numbers: Vec::new(),
                 known_actions: None,
             }),
             _ => Event::Action(Action {

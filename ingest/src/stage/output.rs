@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use metrics::gauge;
 use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Impression, ShownSlate};
 
 use super::checkpoint::StageState;
 use crate::deleted::DeletedItems;
 use crate::join::{Captured, FeatureSource, JoinEffects, Outcome};
+use crate::metrics::UNLEARNED_NUMBERS;
 
 /// The feature state and the batcher.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ impl FeatureSource for StageOutput {
             user: impression.user,
             ts: impression.ts,
             context: &impression.context,
+            numbers: &impression.numbers,
             items: &impression.items,
             slate_size: None,
         }));
@@ -71,6 +74,8 @@ impl StageOutput {
         if self.deleted.add_to(&mut batch) {
             self.features.drop_unused_vectors();
         }
+        #[expect(clippy::cast_precision_loss, reason = "a count for people")]
+        gauge!(UNLEARNED_NUMBERS).set(self.features.n_unlearned_numbers() as f64);
         batch.shown = std::mem::take(&mut self.shown);
         let slates = batch.shown.iter();
         let requests = slates.clone().map(|slate| &*slate.request);
@@ -84,6 +89,7 @@ impl StageOutput {
 
     /// Counts an impression and its known actions.
     fn count_impression(&self, impression: &Impression) {
+        let context = self.features.context(&impression.context, &impression.numbers);
         self.features.add_impression(impression);
         let slate_size = u16::try_from(impression.items.len()).unwrap_or(u16::MAX);
         for known in impression.known_actions.iter().flatten() {
@@ -95,8 +101,7 @@ impl StageOutput {
                 task: known.task,
                 value: known.value,
             };
-            self.features
-                .add_action(&action, &impression.context, Some(slate_size));
+            self.features.add_action(&action, &context, Some(slate_size));
         }
     }
 }

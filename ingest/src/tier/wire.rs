@@ -4,7 +4,8 @@
 //! tier's watermark before it, absent at the beginning), `user`, and exactly one of
 //!
 //! - `shown`: an accepted impression, `{"request","ts_ms","until_ms","items":[["<item>",<position>|null],..],
-//!   "context":[..],"late":["<task>",..]}`,
+//!   "features":[{"values":[..],"numbers":[["<name>",<number>],..]},..],"context":[..],"numbers":[..],"late":["<task>",..]}`,
+//!   with the features of all items or of none,
 //! - `late`: an impression whose every window was over, `{"n_items"}`,
 //! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset","value"}],"settled",
 //!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"values":[["<task>",<value>],..],
@@ -21,13 +22,14 @@
 
 use ouzel_sample::{
     Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, LabeledItem,
-    Labels, PartitionId, Position, Reject, RejectReason, SampleKind, ShownItem, Stream, TaskId,
+    Labels, Number, PartitionId, Position, Reject, RejectReason, SampleKind, ShownFeatures, ShownItem,
+    Stream, TaskId, finite_f32,
 };
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Hashed into `space`; the digit is the version of the format.
-const FORMAT: &str = "ouzel samples 3";
+const FORMAT: &str = "ouzel samples 4";
 
 /// Encodes and decodes the records of one deployment.
 #[derive(Clone, Debug)]
@@ -77,7 +79,9 @@ impl Wire {
                         .iter()
                         .map(|shown| (Hex(shown.item), shown.position))
                         .collect(),
+                    features: features_lines(impression),
                     context: impression.context.iter().copied().map(Hex).collect(),
+                    numbers: number_lines(&impression.numbers),
                     late: self.names(|task| late & (1 << task) != 0),
                 });
             }
@@ -138,15 +142,9 @@ impl Wire {
                     request: shown.request.0,
                     user,
                     ts: EventTime(shown.ts_ms),
-                    items: shown
-                        .items
-                        .into_iter()
-                        .map(|(item, position)| ShownItem {
-                            item: item.0,
-                            position,
-                        })
-                        .collect(),
+                    items: shown_items(shown.items, shown.features)?,
                     context: shown.context.into_iter().map(|value| value.0).collect(),
+                    numbers: numbers(shown.numbers)?,
                     known_actions: None,
                 },
             },
@@ -295,9 +293,74 @@ struct ShownLine {
     until_ms: i64,
     items: Vec<(Hex, Option<u16>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    features: Vec<FeaturesLine>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     context: Vec<Hex>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    numbers: Vec<(Hex, f64)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     late: Vec<String>,
+}
+
+/// What describes a shown item in its request.
+#[derive(Serialize, Deserialize)]
+struct FeaturesLine {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    values: Vec<Hex>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    numbers: Vec<(Hex, f64)>,
+}
+
+/// The features of all items of an impression; empty if no item has any.
+fn features_lines(impression: &Impression) -> Vec<FeaturesLine> {
+    let features = impression.items.iter().map(|shown| &shown.features);
+    if features
+        .clone()
+        .all(|features| *features == ShownFeatures::default())
+    {
+        return Vec::new();
+    }
+    features
+        .map(|features| FeaturesLine {
+            values: features.values.iter().copied().map(Hex).collect(),
+            numbers: number_lines(&features.numbers),
+        })
+        .collect()
+}
+
+/// Numbers as the f64 of the same value, which JSON returns to the bit.
+fn number_lines(numbers: &[Number]) -> Vec<(Hex, f64)> {
+    let numbers = numbers.iter();
+    numbers
+        .map(|number| (Hex(number.name), f64::from(number.value)))
+        .collect()
+}
+
+fn numbers(lines: Vec<(Hex, f64)>) -> Result<Vec<Number>, Reject> {
+    let numbers = lines.into_iter().map(|(name, value)| {
+        let detail = "a number does not fit a 32-bit float";
+        let value = finite_f32(value).ok_or_else(|| Reject::new(RejectReason::NonFinite, detail))?;
+        Ok(Number { name: name.0, value })
+    });
+    numbers.collect()
+}
+
+fn shown_items(
+    items: Vec<(Hex, Option<u16>)>,
+    features: Vec<FeaturesLine>,
+) -> Result<Vec<ShownItem>, Reject> {
+    let mut features = features.into_iter();
+    let items = items.into_iter().map(|(item, position)| {
+        let mut shown = ShownItem::new(item.0, position);
+        if let Some(line) = features.next() {
+            shown.features = ShownFeatures {
+                values: line.values.into_iter().map(|value| value.0).collect(),
+                numbers: numbers(line.numbers)?,
+            };
+        }
+        Ok(shown)
+    });
+    items.collect()
 }
 
 #[derive(Serialize, Deserialize)]

@@ -29,13 +29,9 @@ pub(crate) fn impression(n: u64, n_items: u64) -> Impression {
         request: id(n),
         user: id(n % 1_000),
         ts: EventTime(i64::try_from(n).unwrap()),
-        items: (0..n_items)
-            .map(|item| ShownItem {
-                item: id(item),
-                position: None,
-            })
-            .collect(),
+        items: (0..n_items).map(|item| ShownItem::new(id(item), None)).collect(),
         context: Vec::new(),
+        numbers: Vec::new(),
         known_actions: None,
     }
 }

@@ -91,6 +91,9 @@ impl World {
                 name: format!("item {id}"),
                 ts: EventTime(0),
                 attributes,
+                tag_names: vec![],
+                numbers: vec![],
+                has_title: false,
                 texts: vec![],
                 image: None,
                 vectors: vec![],
@@ -113,9 +116,11 @@ impl World {
             user: hashed(IdKind::User, skewed(N_USERS, request, 5)),
             ts: EventTime(i64::try_from(1 + request).expect("small") * 1000),
             items: (0..n_items)
-                .map(|i| ShownItem {
-                    item: hashed(IdKind::Item, (first + 611 * i) % N_ITEMS),
-                    position: u16::try_from(i).ok().filter(|_| self.slate > 1),
+                .map(|i| {
+                    ShownItem::new(
+                        hashed(IdKind::Item, (first + 611 * i) % N_ITEMS),
+                        u16::try_from(i).ok().filter(|_| self.slate > 1),
+                    )
                 })
                 .collect(),
             context: if self.has_context {
@@ -126,6 +131,7 @@ impl World {
             } else {
                 vec![]
             },
+            numbers: Vec::new(),
             known_actions: None,
         }
     }
@@ -182,6 +188,7 @@ pub(crate) fn read(features: &FeatureState, impression: &Impression) -> (Request
         user: impression.user,
         ts: impression.ts,
         context: &impression.context,
+        numbers: &impression.numbers,
         items: &impression.items,
         slate_size: None,
     })

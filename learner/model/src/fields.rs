@@ -152,7 +152,7 @@ impl<'a> Fields<'a> {
         for attribute in &candidate.attributes {
             let key = Key::attribute(attribute.value);
             add(key.id, key);
-            if attribute.field != AttributeField::Tag {
+            if matches!(attribute.field, AttributeField::Category | AttributeField::Author) {
                 let pair = self.request.user.pair(attribute.value);
                 add(role(Role::UserAttribute, pair), user);
             }

@@ -57,13 +57,9 @@ fn impression(request: u64, user: u64, items: impl Iterator<Item = u64>) -> Impr
         request: Id(request),
         user: Id(user),
         ts: EventTime(i64::try_from(request).unwrap() * 60_000 + 1),
-        items: items
-            .map(|item| ShownItem {
-                item: Id(item),
-                position: None,
-            })
-            .collect(),
+        items: items.map(|item| ShownItem::new(Id(item), None)).collect(),
         context: vec![],
+        numbers: Vec::new(),
         known_actions: None,
     }
 }
@@ -78,6 +74,9 @@ fn item(id: u64, about: Option<u64>, vector: Vec<f32>) -> Item {
         name: format!("item {id}"),
         ts: EventTime(0),
         attributes: about.map(attribute).into_iter().collect(),
+        tag_names: vec![],
+        numbers: vec![],
+        has_title: false,
         texts: vec![],
         image: None,
         vectors: vec![("text".into(), vector)],

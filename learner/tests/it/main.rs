@@ -18,6 +18,7 @@ mod earns;
 mod hidden_slates;
 mod learns;
 mod mixture;
+mod numbers;
 mod restores;
 mod rows;
 mod scores;

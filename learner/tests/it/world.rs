@@ -78,6 +78,9 @@ fn slates_of(
                 field: AttributeField::Category,
                 value: Id(100 + id % 5),
             }],
+            tag_names: vec![],
+            numbers: vec![],
+            has_title: false,
             texts: vec![],
             image: None,
             vectors: vec![("text".into(), content(id))],
@@ -88,10 +91,7 @@ fn slates_of(
         let user = pick(0, N_USERS);
         let first = pick(1, N_ITEMS);
         let items = (0..4)
-            .map(|i| ShownItem {
-                item: Id((first + 7 * i) % N_ITEMS),
-                position: u16::try_from(i).ok(),
-            })
+            .map(|i| ShownItem::new(Id((first + 7 * i) % N_ITEMS), u16::try_from(i).ok()))
             .collect();
         let impression = Impression {
             request: Id(request),
@@ -99,6 +99,7 @@ fn slates_of(
             ts: EventTime(i64::try_from(request).unwrap() * 1000),
             items,
             context: vec![Id(500 + request % 3)],
+            numbers: Vec::new(),
             known_actions: None,
         };
         show(&features, &impression, |lane, item| {
@@ -137,6 +138,7 @@ pub(crate) fn show(
         user: impression.user,
         ts: impression.ts,
         context: &impression.context,
+        numbers: &impression.numbers,
         items: &impression.items,
         slate_size: None,
     };

@@ -147,7 +147,7 @@ impl World {
         let n_items = self.items.len().min(N_CANDIDATES);
         let start = n * 101;
         let items = (0..n_items)
-            .map(|i| self.items[(start + i) % self.items.len()].clone())
+            .map(|i| self.items[(start + i) % self.items.len()].clone().into())
             .collect();
         RankRequest {
             user_id: user.unwrap_or_default(),

@@ -39,6 +39,7 @@ pub(super) fn score(
             user: impression.user,
             ts: impression.ts,
             context: &impression.context,
+            numbers: &impression.numbers,
             items: &impression.items,
             slate_size: None,
         });

@@ -144,10 +144,7 @@ impl HiddenSlates {
             };
             if let Err(at) = taken.binary_search(item) {
                 taken.insert(at, *item);
-                items.push(ShownItem {
-                    item: *item,
-                    position: None,
-                });
+                items.push(ShownItem::new(*item, None));
             }
         }
         items
@@ -226,6 +223,7 @@ fn predict(
         user: impression.user,
         ts: impression.ts,
         context: &impression.context,
+        numbers: &impression.numbers,
         items,
         slate_size: None,
     };

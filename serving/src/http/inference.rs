@@ -19,7 +19,7 @@ use super::app::App;
 use super::refusal::{Code, Refusal};
 use super::score::{count_reply, score};
 use super::{body, status};
-use crate::{RankRequest, Ranked};
+use crate::{RankItem, RankRequest, Ranked};
 
 pub(super) const MODEL: &str = "ouzel";
 
@@ -130,7 +130,7 @@ fn to_rank_request(inputs: Vec<InputTensor>) -> Result<RankRequest, Refusal> {
         .map_err(|user| invalid(format!("input \"user_id\" has {} values, expected 1", user.len())))?;
     Ok(RankRequest {
         user_id,
-        items,
+        items: items.into_iter().map(RankItem::from).collect(),
         ..RankRequest::default()
     })
 }

@@ -243,7 +243,7 @@ pub(crate) fn thread(body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 pub(crate) fn request(items: &[&str]) -> RankRequest {
     RankRequest {
         user_id: "u1".to_owned(),
-        items: items.iter().map(|&item| item.to_owned()).collect(),
+        items: items.iter().map(|&item| item.to_owned().into()).collect(),
         ..RankRequest::default()
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey};
+use super::numbers::NumberTable;
 use super::seeds::Seeds;
 use super::slate_sizes::SlateSizes;
 use super::state::{FeatureState, read};
@@ -19,7 +20,7 @@ use super::vectors::{VectorDump, VectorTable};
 use crate::{EventTime, Id, IdMap, Item};
 
 /// The first bytes of a dump. The format changes with every change of the types in [`Dump`].
-const MAGIC: &[u8] = b"ouzel features 2\n";
+const MAGIC: &[u8] = b"ouzel features 3\n";
 
 /// A dump that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,8 @@ struct Dump {
     global: Counter,
     slate_sizes: SlateSizes,
     seeds: Seeds,
+    item_numbers: NumberTable,
+    request_numbers: NumberTable,
     next_sweep: EventTime,
 }
 
@@ -67,6 +70,8 @@ struct DumpRef<'a> {
     global: Counter,
     slate_sizes: SlateSizes,
     seeds: Seeds,
+    item_numbers: NumberTable,
+    request_numbers: NumberTable,
     next_sweep: EventTime,
 }
 
@@ -103,6 +108,8 @@ impl FeatureState {
             global: self.global(),
             slate_sizes: read(&self.slate_sizes).clone(),
             seeds: read(&self.seeds).clone(),
+            item_numbers: read(&self.item_numbers).clone(),
+            request_numbers: read(&self.request_numbers).clone(),
             next_sweep: EventTime(self.usage.next_sweep.load(Ordering::Relaxed)),
         };
         postcard::to_extend(&dump, MAGIC.to_vec())
@@ -134,6 +141,8 @@ impl FeatureState {
             global: RwLock::new(dump.global),
             slate_sizes: RwLock::new(dump.slate_sizes),
             seeds: RwLock::new(dump.seeds),
+            item_numbers: RwLock::new(dump.item_numbers),
+            request_numbers: RwLock::new(dump.request_numbers),
             titles: RwLock::new(titles),
         })
     }
@@ -144,7 +153,7 @@ mod tests {
     use super::*;
     use crate::features::dense::Feature;
     use crate::features::testing::{dense, impression, item, read, value};
-    use crate::{Action, Attribute, AttributeField};
+    use crate::{Action, Attribute, AttributeField, ItemUpdate, UpdateOutcome};
 
     fn populated_state() -> FeatureState {
         let state = FeatureState::new(FeatureConfig::default());
@@ -188,6 +197,40 @@ mod tests {
         assert_eq!(bytes, loaded.dump());
         assert_eq!(features(&state), features(&loaded));
         assert_eq!(state.totals(), (100, 17));
+    }
+
+    #[test]
+    fn an_update_is_merged_unless_it_is_older_than_the_item() {
+        let state = FeatureState::new(FeatureConfig::default());
+        let update = |ts: i64, title: &str| ItemUpdate {
+            id: Id(7),
+            name: "item 7".to_owned(),
+            ts: EventTime(ts),
+            title: Some(Some(title.to_owned())),
+            ..ItemUpdate::default()
+        };
+        assert_eq!(state.update_item(update(5, "first")), UpdateOutcome::New);
+        state.put_item(Item {
+            ts: EventTime(10),
+            image: Some("a.jpg".to_owned()),
+            ..item(7)
+        });
+        assert_eq!(state.update_item(update(9, "older")), UpdateOutcome::Stale);
+        assert_eq!(state.update_item(update(10, "newest")), UpdateOutcome::Merged);
+        state.put_item(item(7));
+        let known = state.item(Id(7)).unwrap();
+        assert_eq!(
+            (known.ts, &known.texts[..]),
+            (EventTime(10), &["newest".to_owned()][..])
+        );
+        assert_eq!(known.image.as_deref(), Some("a.jpg"));
+        let bytes = state.dump();
+        assert_eq!(
+            FeatureState::load(&bytes, FeatureConfig::default())
+                .unwrap()
+                .dump(),
+            bytes
+        );
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::dense::{DENSE_NAMES, N_DENSE};
-use crate::{Action, Attribute, AttributeField, EventTime, FeatureState, Id, Impression, Item};
+use super::numbers::oracle::{NumberOracle, by_name};
+use crate::{
+    Action, Attribute, AttributeField, EventTime, FeatureState, Id, Impression, Item, Number, ShownItem,
+};
 
 const MINUTE: f64 = 60_000.0;
 
@@ -38,6 +41,8 @@ pub(crate) struct Oracle {
     acted: Vec<(Action, Option<Item>)>,
     /// Text vectors of length 1.
     vectors: BTreeMap<Id, Vec<f64>>,
+    item_numbers: NumberOracle,
+    request_numbers: NumberOracle,
 }
 
 impl Oracle {
@@ -65,6 +70,11 @@ impl Oracle {
             }
             LogEvent::Shown(slate) => {
                 state.add_impression(slate);
+                for shown in &slate.items {
+                    let numbers = self.numbers(shown);
+                    self.item_numbers.add(&numbers);
+                }
+                self.request_numbers.add(&by_name(&slate.numbers));
                 let rate = self.rate();
                 self.shown.extend(slate.items.iter().map(|shown| Shown {
                     request: slate.request,
@@ -87,6 +97,29 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// The numbers of an item in a request.
+    fn numbers(&self, shown: &ShownItem) -> BTreeMap<Id, f32> {
+        let of_item = self.items.get(&shown.item).map_or(&[][..], |item| &item.numbers);
+        by_name(of_item.iter().chain(&shown.features.numbers))
+    }
+
+    /// The categorical values of a candidate.
+    pub(crate) fn values(&self, shown: &ShownItem) -> Vec<Attribute> {
+        let of = |field, values: Vec<Id>| values.into_iter().map(move |value| Attribute { field, value });
+        let buckets = self.item_numbers.buckets(&self.numbers(shown));
+        let mut values = self.attributes(shown.item);
+        values.extend(of(AttributeField::Shown, shown.features.values.clone()));
+        values.extend(of(AttributeField::Number, buckets));
+        values
+    }
+
+    /// The categorical values of a request.
+    pub(crate) fn context(&self, values: &[Id], numbers: &[Number]) -> Vec<Id> {
+        let mut context = values.to_vec();
+        context.extend(self.request_numbers.buckets(&by_name(numbers)));
+        context
     }
 
     /// The features that this oracle has a formula for, of one candidate of a slate of `size` items.

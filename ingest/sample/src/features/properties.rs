@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::oracle::{LogEvent, Oracle, assert_agree};
 use super::testing::{item, read};
 use crate::{
-    Action, Attribute, AttributeField, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
-    ShownItem,
+    Action, Attribute, AttributeField, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, Impression,
+    Item, Number, ShownFeatures, ShownItem,
 };
 
 const N_ITEMS: u64 = 12;
@@ -42,11 +42,49 @@ fn catalog_item(id: u64, variant: u64) -> Item {
         .step_by(3)
         .take(n_words)
         .collect();
+    // A number of few values, one of many, and one that most items lack.
+    let number = |name, value: u64| Number {
+        name: Id(name),
+        value: (value % 1_000) as f32 / 8.0 - 20.0,
+    };
+    let mut numbers = vec![number(900, variant % 5), number(901, variant)];
+    if variant.is_multiple_of(7) {
+        numbers.push(number(902, variant));
+    }
+    numbers.truncate(usize::try_from(variant % 4).unwrap());
     Item {
         attributes,
+        numbers,
         texts: vec![title.join(" ")],
         vectors,
         ..item(id)
+    }
+}
+
+/// An item as request `number` shows it, in some requests with features of its own.
+fn shown(id: u64, number: u64) -> ShownItem {
+    let mut shown = ShownItem::new(Id(id), None);
+    if number.is_multiple_of(2) {
+        shown.features = ShownFeatures {
+            values: vec![Id(700 + id % 3)],
+            numbers: (900..900 + (id + number) % 4)
+                .map(|name| of_request(name, number))
+                .collect(),
+        };
+    }
+    shown
+}
+
+fn context_numbers(number: u64) -> Vec<Number> {
+    (903..903 + number % 3)
+        .map(|name| of_request(name, number))
+        .collect()
+}
+
+fn of_request(name: u64, number: u64) -> Number {
+    Number {
+        name: Id(name),
+        value: (crate::id::mix(name ^ number) % 200) as f32,
     }
 }
 
@@ -99,10 +137,7 @@ fn log(steps: Vec<Step>) -> Vec<LogEvent> {
             } => {
                 now += wait;
                 let items: Vec<ShownItem> = (first..first + size)
-                    .map(|id| ShownItem {
-                        item: Id(id % N_ITEMS),
-                        position: None,
-                    })
+                    .map(|id| shown(id % N_ITEMS, number))
                     .collect();
                 open.extend(items.iter().map(|shown| (Id(number), Id(user), shown.item)));
                 events.push(LogEvent::Shown(Impression {
@@ -111,6 +146,7 @@ fn log(steps: Vec<Step>) -> Vec<LogEvent> {
                     ts: EventTime(now),
                     items,
                     context: vec![],
+                    numbers: context_numbers(number),
                     known_actions: None,
                 }));
             }
@@ -152,6 +188,10 @@ const QUERIES: [(u64, &[u64]); 4] = [
     (9, &[6]),
 ];
 
+fn shown_items(items: &[u64], number: u64) -> Vec<ShownItem> {
+    items.iter().map(|id| shown(*id, number)).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -165,10 +205,21 @@ proptest! {
         }
         let now = end(&events);
         for (user, items) in QUERIES {
-            let (_, candidates) = read(&state, user, items, now.0);
-            for candidate in &candidates {
+            let (numbers, shown) = (context_numbers(user), shown_items(items, user));
+            let (request, candidates) = state.read(&FeatureQuery {
+                request: Id(9),
+                user: Id(user),
+                ts: now,
+                context: &[Id(77)],
+                numbers: &numbers,
+                items: &shown,
+                slate_size: None,
+            });
+            prop_assert_eq!(request.context, oracle.context(&[Id(77)], &numbers));
+            for (candidate, shown) in candidates.iter().zip(&shown) {
                 let expected = oracle.features(Id(user), candidate.item, now, items.len());
                 assert_agree(&expected, &candidate.dense);
+                prop_assert_eq!(&candidate.attributes, &oracle.values(shown));
             }
         }
     }
@@ -209,8 +260,15 @@ proptest! {
             let mut captured = Vec::new();
             for event in &log([before.clone(), after].concat()) {
                 if let LogEvent::Shown(slate) = event {
-                    let items: Vec<u64> = slate.items.iter().map(|shown| shown.item.0).collect();
-                    captured.push(read(&state, slate.user.0, &items, slate.ts.0));
+                    captured.push(state.read(&FeatureQuery {
+                        request: slate.request,
+                        user: slate.user,
+                        ts: slate.ts,
+                        context: &slate.context,
+                        numbers: &slate.numbers,
+                        items: &slate.items,
+                        slate_size: None,
+                    }));
                 }
                 oracle.write(event, &state);
             }

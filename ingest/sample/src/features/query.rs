@@ -2,6 +2,7 @@
 
 use super::counter::CounterScope;
 use super::dense::{Dense, Feature, N_DENSE};
+use super::numbers::merged;
 use super::request::RequestFeatures;
 use super::similarity::{N_PAST, N_SIMILARITY, PastContent};
 use super::smoothing::{FieldSums, f32_of, ln1p, mean, seconds};
@@ -9,7 +10,10 @@ use super::state::{FeatureState, read};
 use super::titles::{N_TITLE, UserTitles};
 use super::vector_map::VectorMap;
 use super::vectors::{N_MODALITIES, VectorId};
-use crate::{Attribute, AttributeField, Candidate, EventTime, Id, Item, Request, ShownItem, ShownLogit};
+use crate::{
+    Attribute, AttributeField, Candidate, EventTime, Id, Item, Number, Request, ShownFeatures, ShownItem,
+    ShownLogit,
+};
 
 /// A request for the features of some items for one user, as of a time.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,8 @@ pub struct FeatureQuery<'a> {
     pub ts: EventTime,
     /// Categorical values of the request.
     pub context: &'a [Id],
+    /// Numeric values of the request, sorted by name.
+    pub numbers: &'a [Number],
     /// The candidates.
     pub items: &'a [ShownItem],
     /// Number of items that will be shown; none: all of `items`.
@@ -45,7 +51,7 @@ impl FeatureState {
                 position: shown.position,
                 dense: Dense::new(self.item_features(query, &shared, shown.item, item.as_deref())),
                 content: self.content(shown.item),
-                attributes: item.map(|item| item.attributes.clone()).unwrap_or_default(),
+                attributes: self.attributes(item.as_deref(), &shown.features),
                 predicted: ShownLogit::default(),
             }
         };
@@ -61,7 +67,7 @@ impl FeatureState {
             id: query.request,
             user: query.user,
             ts: query.ts,
-            context: query.context.to_vec(),
+            context: shared.context,
             history,
             n_items: u16::try_from(query.items.len()).unwrap_or(u16::MAX),
         };
@@ -81,6 +87,26 @@ impl FeatureState {
         let past = requests.flat_map(|request| request.contents.iter().copied());
         let ids = past.chain(candidates.map(|candidate| candidate.content));
         VectorMap::new(&self.vectors.read(), ids)
+    }
+
+    /// The categorical values of an item in a request: those of the item, those of the request, and buckets of numbers.
+    fn attributes(&self, item: Option<&Item>, shown: &ShownFeatures) -> Vec<Attribute> {
+        let (mut attributes, of_item) = match item {
+            Some(item) => (item.attributes.clone(), &item.numbers[..]),
+            None => (Vec::new(), &[][..]),
+        };
+        let of_request = shown.values.iter().map(|value| Attribute {
+            field: AttributeField::Shown,
+            value: *value,
+        });
+        attributes.extend(of_request);
+        read(&self.item_numbers).buckets(&merged(of_item, &shown.numbers), |value| {
+            attributes.push(Attribute {
+                field: AttributeField::Number,
+                value,
+            });
+        });
+        attributes
     }
 
     /// The current content of an item; `NONE` when the model reads no content.
@@ -150,7 +176,7 @@ impl FeatureState {
                 AttributeField::Category => 0,
                 AttributeField::Author => 1,
                 AttributeField::Tag => 2,
-                AttributeField::Context => continue,
+                AttributeField::Context | AttributeField::Shown | AttributeField::Number => continue,
             };
             let sums = &mut fields[at];
             sums.n_values += 1.0;

@@ -16,6 +16,8 @@ const PRIOR_IMPRESSIONS: f32 = 10.0;
 pub(super) struct RequestFeatures {
     pub(super) smoothing: Smoothing,
     pub(super) values: [f32; N_DENSE],
+    /// Categorical values of the request, buckets of its numbers included.
+    pub(super) context: Vec<Id>,
     pub(super) history: Vec<HistoryEntry>,
     /// Items shown to the user, newest first.
     pub(super) shown: Vec<Id>,
@@ -29,6 +31,7 @@ impl FeatureState {
         let mut request = RequestFeatures {
             smoothing: Smoothing::new(self.rate(), self.config.prior_actions),
             values: [0.0; N_DENSE],
+            context: self.context(query.context, query.numbers),
             history: Vec::new(),
             shown: Vec::new(),
             clicks: ClickCounts::default(),
@@ -43,7 +46,7 @@ impl FeatureState {
         } else {
             Outcomes::default().fill(values, smoothing, query.ts);
         }
-        self.fill_counters(query, smoothing, values);
+        self.fill_counters(query, &request.context, smoothing, values);
         let n_items = u16::try_from(query.items.len()).unwrap_or(u16::MAX);
         let slate_size = query.slate_size.unwrap_or(n_items);
         values[Feature::slate_size as usize] = ln1p(f32::from(slate_size));
@@ -58,8 +61,14 @@ impl FeatureState {
     }
 
     /// Fills the features of the counters of context, user and all requests.
-    fn fill_counters(&self, query: &FeatureQuery<'_>, smoothing: &Smoothing, values: &mut [f32; N_DENSE]) {
-        let context = query.context.iter();
+    fn fill_counters(
+        &self,
+        query: &FeatureQuery<'_>,
+        context: &[Id],
+        smoothing: &Smoothing,
+        values: &mut [f32; N_DENSE],
+    ) {
+        let context = context.iter();
         let context =
             context.map(|value| smoothing.ctr(self.counter(CounterScope::Context, *value).as_ref()));
         values[Feature::context_ctr as usize] = mean(context);

@@ -8,6 +8,7 @@ use dashmap::mapref::one::RefMut;
 use super::clicks::counted_values;
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey, CounterScope};
+use super::numbers::{NumberTable, merged};
 use super::seeds::Seeds;
 use super::slate_sizes::SlateSizes;
 use super::smoothing::f32_of;
@@ -15,7 +16,10 @@ use super::titles::Titles;
 use super::usage::Usage;
 use super::user::UserState;
 use super::vectors::{VectorTable, provided_vectors};
-use crate::{Action, EventTime, HistoryEntry, Id, IdMap, Impression, Item, TaskId, primary_attribute};
+use crate::{
+    Action, EventTime, HistoryEntry, Id, IdMap, Impression, Item, ItemUpdate, Number, TaskId, UpdateOutcome,
+    primary_attribute,
+};
 
 /// The item catalog, user histories, live counters and content vectors.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ pub struct FeatureState {
     pub(crate) global: RwLock<Counter>,
     pub(crate) slate_sizes: RwLock<SlateSizes>,
     pub(crate) seeds: RwLock<Seeds>,
+    /// Numbers of shown items.
+    pub(crate) item_numbers: RwLock<NumberTable>,
+    /// Numbers of requests.
+    pub(crate) request_numbers: RwLock<NumberTable>,
     /// The words of the catalog's titles.
     pub(crate) titles: RwLock<Titles>,
     pub(crate) usage: Usage,
@@ -47,6 +55,8 @@ impl FeatureState {
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
             slate_sizes: RwLock::default(),
             seeds: RwLock::default(),
+            item_numbers: RwLock::default(),
+            request_numbers: RwLock::default(),
             titles: RwLock::default(),
             usage: Usage::new(0, 0, 0, EventTime::MIN),
         }
@@ -80,6 +90,17 @@ impl FeatureState {
         self.count_waiting_seeds(&item);
         self.enforce_catalog_limit();
         true
+    }
+
+    /// Merges the fields of an update into the item; an older update changes nothing.
+    pub fn update_item(&self, update: ItemUpdate) -> UpdateOutcome {
+        let known = self.item(update.id);
+        let is_stored = self.put_item(update.apply(known.as_deref()));
+        match (is_stored, known) {
+            (false, _) => UpdateOutcome::Stale,
+            (true, Some(_)) => UpdateOutcome::Merged,
+            (true, None) => UpdateOutcome::New,
+        }
     }
 
     /// The content vectors of the items.
@@ -145,10 +166,12 @@ impl FeatureState {
     pub fn add_impression(&self, impression: &Impression) {
         let update = self.update(Counter::add_impression, impression.ts);
         let (user, n_items) = (impression.user, impression.items.len());
-        self.update_request_counters(&update, user, &impression.context, n_items);
+        let context = self.context(&impression.context, &impression.numbers);
+        self.update_request_counters(&update, user, &context, n_items);
         for shown in &impression.items {
             self.update_item_counters(&update, user, shown.item);
         }
+        self.add_numbers(impression);
         write(&self.slate_sizes).add_impression(u16::try_from(n_items).unwrap_or(u16::MAX));
         let mut user = self.user(user);
         user.outcomes.add_impression(impression, update.initial_rate);
@@ -163,7 +186,7 @@ impl FeatureState {
 
     /// Counts an action and adds it to the user's history.
     ///
-    /// `context` and `slate_size` are those of its impression; without a size, the action does not count in the rate
+    /// `context` ([`context`](Self::context) as of then) and `slate_size` are those of its impression; without a size, the action does not count in the rate
     /// of slates of that size.
     pub fn add_action(&self, action: &Action, context: &[Id], slate_size: Option<u16>) {
         let entry = self.history_entry(action.item, action.ts, action.task);
@@ -217,6 +240,31 @@ impl FeatureState {
 
     pub(crate) fn global(&self) -> Counter {
         *read(&self.global)
+    }
+
+    /// All categorical values of a request: `values`, then the buckets of its numbers.
+    #[must_use]
+    pub fn context(&self, values: &[Id], numbers: &[Number]) -> Vec<Id> {
+        let mut context = values.to_vec();
+        read(&self.request_numbers).buckets(numbers, |bucket| context.push(bucket));
+        context
+    }
+
+    /// Number of values that are not learned, because 256 other names of numbers were known before theirs.
+    #[must_use]
+    pub fn n_unlearned_numbers(&self) -> u64 {
+        read(&self.item_numbers).n_unlearned() + read(&self.request_numbers).n_unlearned()
+    }
+
+    /// Counts the numbers of a slate and of its items.
+    fn add_numbers(&self, impression: &Impression) {
+        let mut numbers = write(&self.item_numbers);
+        for shown in &impression.items {
+            let item = self.items.get(&shown.item);
+            let of_item = item.as_ref().map_or(&[][..], |item| &item.numbers);
+            numbers.add(&merged(of_item, &shown.features.numbers));
+        }
+        write(&self.request_numbers).add(&impression.numbers);
     }
 
     fn history_entry(&self, item: Id, ts: EventTime, task: TaskId) -> HistoryEntry {

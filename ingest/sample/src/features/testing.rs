@@ -12,7 +12,10 @@ pub(crate) fn item(id: u64) -> Item {
         name: format!("item {id}"),
         ts: EventTime(0),
         attributes: vec![],
+        tag_names: vec![],
+        numbers: vec![],
         texts: vec![],
+        has_title: false,
         image: None,
         vectors: vec![],
     }
@@ -26,6 +29,7 @@ pub(crate) fn impression(user: u64, items: &[u64], ts: i64) -> Impression {
         ts: EventTime(ts),
         items: shown(items),
         context: vec![Id(77)],
+        numbers: vec![],
         known_actions: None,
     }
 }
@@ -37,6 +41,7 @@ pub(crate) fn read(state: &FeatureState, user: u64, items: &[u64], ts: i64) -> (
         user: Id(user),
         ts: EventTime(ts),
         context: &[Id(77)],
+        numbers: &[],
         items: &shown(items),
         slate_size: None,
     })
@@ -48,11 +53,7 @@ pub(crate) fn dense(state: &FeatureState, user: u64, item: u64, ts: i64) -> [f32
 }
 
 fn shown(items: &[u64]) -> Vec<ShownItem> {
-    let shown = |item: &u64| ShownItem {
-        item: Id(*item),
-        position: None,
-    };
-    items.iter().map(shown).collect()
+    items.iter().map(|item| ShownItem::new(Id(*item), None)).collect()
 }
 
 /// The value of one feature.

@@ -63,6 +63,7 @@ fn check_event(event: &Event) {
         Event::Item(item) => {
             assert!(!item.name.is_empty());
             assert!(item.attributes.is_sorted_by(|a, b| a < b));
+            assert_eq!(item.tag_names.len(), item.values(AttributeField::Tag).count());
             assert!(
                 item.vectors
                     .iter()
@@ -70,6 +71,7 @@ fn check_event(event: &Event) {
                     .all(|value| value.is_finite())
             );
         }
+        Event::ItemUpdate(update) => assert!(!update.name.is_empty()),
         // Join records are covered by the tests of the tier, actions of several items by those of mappings.
         Event::Actions(_) | Event::Deletion(_) | Event::JoinRecord(_) => {}
     }

@@ -186,6 +186,13 @@ fn a_field_of_the_wrong_type_is_named_with_the_type_found() {
             json!({"f": {}}),
             "`features.f`",
         ),
+        (
+            Stream::Impressions,
+            impression(),
+            "items",
+            json!([{"item_id": "a", "features": {"f": {}}}]),
+            "`items[0].features.f`",
+        ),
     ];
     for (stream, event, field, value, words) in table {
         let payload = with(event, field, value).to_string();

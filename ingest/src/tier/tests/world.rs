@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use ouzel_sample::settings::Period;
-use ouzel_sample::{Action, DecodedRecord, Event, EventTime, Id, Impression, Position, ShownItem, Stream};
+use ouzel_sample::{
+    Action, DecodedRecord, Event, EventTime, Id, Impression, Number, Position, ShownItem, Stream,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -106,13 +108,12 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
                 request,
                 user,
                 ts: shown_ts,
-                items: items
-                    .map(|item| ShownItem {
-                        item: Id(item),
-                        position: None,
-                    })
-                    .collect(),
+                items: items.map(|item| shown_item(request, item)).collect(),
                 context: vec![Id(request.0 % 2)],
+                numbers: (request.0 % 2 == 1)
+                    .then(|| number(request))
+                    .into_iter()
+                    .collect(),
                 known_actions: None,
             }),
             Some((item, task)) => Event::Action(Action {
@@ -137,6 +138,24 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
     log
 }
 
+/// An item, in some requests with features of its own.
+fn shown_item(request: Id, item: u64) -> ShownItem {
+    let mut shown = ShownItem::new(Id(item), None);
+    if request.0.is_multiple_of(3) && item != 1 {
+        shown.features.values = vec![Id(item)];
+        shown.features.numbers = vec![number(request)];
+    }
+    shown
+}
+
+/// A number that a short decimal fraction does not equal.
+fn number(request: Id) -> Number {
+    Number {
+        name: Id(77),
+        value: request.0 as f32 / 3.0,
+    }
+}
+
 /// Two much later records, which close every window.
 pub(super) fn end(log: &[DecodedRecord]) -> Vec<DecodedRecord> {
     pair(0)
@@ -151,11 +170,9 @@ pub(super) fn end(log: &[DecodedRecord]) -> Vec<DecodedRecord> {
                     request,
                     user,
                     ts,
-                    items: vec![ShownItem {
-                        item: Id(0),
-                        position: None,
-                    }],
+                    items: vec![ShownItem::new(Id(0), None)],
                     context: Vec::new(),
+                    numbers: Vec::new(),
                     known_actions: None,
                 }),
                 _ => Event::Action(Action {
