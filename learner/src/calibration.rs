@@ -87,7 +87,10 @@ impl Calibrator {
     ) -> Vec<(usize, f64)> {
         let n_tasks = self.lines.len().max(1);
         for (sample, logits) in samples.iter().zip(logits.chunks_exact(n_tasks)) {
-            for (task, y) in objective.labels(sample) {
+            for (task, y) in objective
+                .labels(sample)
+                .filter(|(task, _)| !objective.learns_value(*task))
+            {
                 let (Some(line), Some(counted)) = (
                     self.lines.get_mut(task),
                     counted(objective.policy(), sample.kind, y),

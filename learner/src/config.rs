@@ -10,7 +10,7 @@ use ouzel_model::ModelConfig;
 use ouzel_sample::settings::{KeyError, Period, out_of_range};
 
 use crate::error::Error;
-use crate::loss::{Policy, TaskChain};
+use crate::loss::{Policy, TaskChain, ValueRole};
 use crate::optim::DenseRule;
 use crate::rules::RowRules;
 
@@ -81,6 +81,9 @@ pub struct LearnerConfig {
     /// Which stream of samples the learner gets, and so which losses correct it. Set from `join.label_policy`.
     #[serde(skip)]
     pub policy: Policy,
+    /// How the values of each task's actions are learned; a task beyond it ignores them. Set from `join.tasks`.
+    #[serde(skip)]
+    pub values: Vec<ValueRole>,
 }
 
 /// Learning rates, losses and gradient clipping. May change between two starts; it is not part of a snapshot's schema.
@@ -214,6 +217,7 @@ impl Default for LearnerConfig {
             optimizer: OptimizerConfig::default(),
             rows: RowRules::default(),
             policy: Policy::default(),
+            values: Vec::new(),
         }
     }
 }

@@ -5,9 +5,11 @@
 
 mod bound;
 mod delayed;
+mod values;
 
 pub use bound::{Divergence, TaskChain, conditioned, divergence};
 pub use delayed::{Late, Policy};
+pub use values::{ValueRole, soft_label};
 
 /// A loss value with its derivative by the logit.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use ouzel_model::{ModelConfig, Outputs, uniform};
 use ouzel_sample::{Id, IdHasher, Sample, SampleKind, TaskId};
 
 use crate::config::LearnerConfig;
-use crate::loss::{self, Late, Loss, Policy, binary, sigmoid};
+use crate::loss::{self, Late, Loss, Policy, ValueRole, binary, sigmoid};
 use crate::prior::{comes_late, is_first, label};
 
 /// Separates the draws of down-sampling from the initial values of rows, which use the same seed.
@@ -24,6 +24,8 @@ pub(crate) struct Objective {
     n_tasks: usize,
     /// By task.
     task_weights: Vec<f32>,
+    /// By task.
+    values: Vec<ValueRole>,
     /// The tasks `first`, `then` and `both` of each chain, and its weight.
     chains: Vec<([TaskId; 3], f32)>,
 }
@@ -60,6 +62,9 @@ impl Objective {
             seed: model.seed,
             n_tasks,
             task_weights,
+            values: (0..n_tasks)
+                .map(|task| config.values.get(task).copied().unwrap_or_default())
+                .collect(),
             chains: chains.collect(),
         }
     }
@@ -99,7 +104,14 @@ impl Objective {
     ///
     /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
     /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
-    pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs) -> BatchLoss {
+    ///
+    /// `value_of` returns the value of a sample's action of a task, in `[0, 1]`; a positive without one has the value 1.
+    pub(crate) fn loss(
+        &self,
+        samples: &[Sample],
+        outputs: &Outputs,
+        value_of: impl Fn(&Sample, usize) -> Option<f32>,
+    ) -> BatchLoss {
         let Outputs {
             logits, auxiliary, ..
         } = outputs;
@@ -112,7 +124,20 @@ impl Objective {
             for (task, y) in self.labels(sample) {
                 let at = index * self.n_tasks + task;
                 let late = auxiliary.get(at).copied();
-                let loss = self.label(sample, y, logits[at], late);
+                let value = if y {
+                    value_of(sample, task).unwrap_or(1.0)
+                } else {
+                    0.0
+                };
+                let loss = match self.values[task] {
+                    ValueRole::Ignore => self.label(sample, y, logits[at], late),
+                    ValueRole::Weight if y => self.label(sample, y, logits[at], late).times(value),
+                    ValueRole::Weight => self.label(sample, y, logits[at], late),
+                    ValueRole::Target => {
+                        let thinned = (self.offset(), self.negative_rate);
+                        loss::soft_label((self.policy, sample.kind), logits[at], thinned, value)
+                    }
+                };
                 let weight = sample.weight * self.task_weights[task];
                 out.value += weight * loss.value;
                 out.logits[at] += weight * loss.gradient;
@@ -124,6 +149,11 @@ impl Objective {
         self.slates(samples, logits, &mut out);
         self.bound(samples, logits, &mut out);
         out
+    }
+
+    /// Whether a task's label is its action's value, and its logit no log-odds of an outcome.
+    pub(crate) fn learns_value(&self, task: usize) -> bool {
+        self.values.get(task) == Some(&ValueRole::Target)
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -178,7 +208,12 @@ impl Objective {
     ///
     /// A presumed negative is left out: inside a slate it would outweigh the late positive that it may become, which arrives
     /// alone and has nothing to be ranked above. Down-sampled negatives enter with `z - ln w`, as in a sampled softmax.
+    ///
+    /// A task whose label is a value has none: its positives differ in worth.
     fn slates(&self, samples: &[Sample], logits: &[f32], out: &mut BatchLoss) {
+        if self.learns_value(0) {
+            return;
+        }
         let mut slates: Vec<Vec<usize>> = Vec::new();
         let mut slate_of: HashMap<Id, usize, BuildHasherDefault<IdHasher>> = HashMap::default();
         for (index, sample) in samples.iter().enumerate() {
@@ -267,7 +302,7 @@ mod tests {
             logits: logits.to_vec(),
             auxiliary: late.to_vec(),
         };
-        objective(policy, rate).loss(samples, &outputs)
+        objective(policy, rate).loss(samples, &outputs, |_, _| None)
     }
 
     #[test]
@@ -285,6 +320,36 @@ mod tests {
         }
         assert!((found.value - total).abs() < 1e-5, "{} {total}", found.value);
         assert!(found.auxiliary.is_empty());
+    }
+
+    #[test]
+    fn values_weigh_positives_or_replace_their_labels() {
+        let samples: Vec<Sample> = (0..3).map(|i| sample(i, i, SampleKind::Final, i > 0)).collect();
+        let outputs = Outputs {
+            logits: vec![0.5, -1.0, 2.0],
+            auxiliary: vec![],
+        };
+        // The last positive has no value, which counts as the largest.
+        let value_of = |sample: &Sample, _: usize| (sample.candidate.item == Id(1)).then_some(0.25);
+        let gradients = |values: ValueRole| {
+            let config = LearnerConfig {
+                values: vec![values],
+                ..LearnerConfig::default()
+            };
+            Objective::new(&config, &model(&["click"]))
+                .loss(&samples, &outputs, value_of)
+                .logits
+        };
+        let [p, q, r] = [0.5f32, -1.0, 2.0].map(sigmoid);
+        for (values, expected) in [
+            (ValueRole::Ignore, [p, q - 1.0, r - 1.0]),
+            (ValueRole::Weight, [p, 0.25 * (q - 1.0), r - 1.0]),
+            (ValueRole::Target, [p, q - 0.25, r - 1.0]),
+        ] {
+            for (found, expected) in gradients(values).iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "{values:?}: {found} {expected}");
+            }
+        }
     }
 
     #[test]
@@ -321,7 +386,7 @@ mod tests {
                 logits: vec![0.4, 0.4],
                 auxiliary: Vec::new(),
             };
-            let found = two.loss(&[both], &outputs).logits;
+            let found = two.loss(&[both], &outputs, |_, _| None).logits;
             // What is trained is z - ln .5.
             let z = 0.4 + std::f32::consts::LN_2;
             assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
@@ -375,7 +440,7 @@ mod tests {
                 logits: logits.to_vec(),
                 auxiliary: late.to_vec(),
             };
-            let without = without.loss(&samples, &outputs).value;
+            let without = without.loss(&samples, &outputs, |_, _| None).value;
             // Only these have a certain negative of the slate in the same batch.
             let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
             assert_eq!(with > without, is_ranked, "{policy:?}");
@@ -413,7 +478,7 @@ mod tests {
                 logits: logits.to_vec(),
                 auxiliary: Vec::new(),
             };
-            Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs)
+            Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs, |_, _| None)
         };
         let (plain, clicks, orders) = (
             found(&[]),
@@ -460,7 +525,7 @@ mod tests {
                 auxiliary: Vec::new(),
             };
             let model = model(&["click", "order", "like", "conversion"]);
-            Objective::new(&config, &model).loss(&samples, &outputs)
+            Objective::new(&config, &model).loss(&samples, &outputs, |_, _| None)
         };
         let (without, with) = (found(0.0), found(0.05));
         let mut expected = vec![0.0; 20];

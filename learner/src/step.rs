@@ -245,7 +245,7 @@ impl Trainer {
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);
-        let loss = objective.loss(samples, &outputs);
+        let loss = objective.loss(samples, &outputs, |_, _| None);
         // Predictions are those of the slate as it was shown.
         let n_tasks = self.weights.config.n_tasks();
         for (at, logits) in hidden.iter().zip(shown.chunks_exact(n_tasks)) {
