@@ -18,6 +18,7 @@ mod mixture;
 mod objective;
 mod optim;
 mod persist;
+mod position;
 mod prior;
 mod rules;
 mod schedule;

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::lifecycle::RowClock;
 use crate::mixture::Mixture;
 use crate::optim::{DenseRule, ROW_STATE, WIDE_STATE};
+use crate::position::PositionBias;
 use crate::prior::Delays;
 use crate::trainer::Trainer;
 
@@ -62,6 +63,9 @@ struct TrainerState {
     /// Per task: its calibration line, if calibration is on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     calibration: Vec<Line>,
+    /// Biases of positions, if the model has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<PositionBias>,
     /// Event time by which rows expire, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     age: Option<RowClock>,
@@ -120,6 +124,7 @@ impl Trainer {
             prior: weights.prior.clone(),
             delays: self.prior.delays.clone(),
             calibration: self.calibrator.lines.clone(),
+            position: self.position.clone(),
             age: self.age,
             mixture: (self.mixture.len() > 1).then(|| self.mixture.clone()),
         };
@@ -240,6 +245,15 @@ impl Trainer {
         if small.calibration.len() == trainer.calibrator.lines.len() {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
+        }
+        match (&mut trainer.position, small.position) {
+            (Some(new), Some(saved)) if saved.has_shape_of(new) => *new = saved,
+            (None, None) => {}
+            _ => {
+                return Err(refuse(
+                    "its biases of positions are not those of the model".to_owned(),
+                ));
+            }
         }
         let has = |name: &str| snapshot.manifest().file(&file(name)).is_some();
         if has(ADMISSION) && trainer.config.rows.waits() != [false; Feature::N] {

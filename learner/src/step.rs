@@ -245,8 +245,13 @@ impl Trainer {
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);
+        let unplaced = outputs.logits.clone();
+        if let Some(position) = &self.position {
+            position.add_to(&mut outputs.logits, samples, &self.weights.prior);
+        }
         let loss = objective.loss(samples, &outputs, |_, _| None);
-        // Predictions are those of the slate as it was shown.
+        outputs.logits = unplaced;
+        // Predictions leave the position out, and are those of the slate as it was shown.
         let n_tasks = self.weights.config.n_tasks();
         for (at, logits) in hidden.iter().zip(shown.chunks_exact(n_tasks)) {
             outputs.logits[at * n_tasks..][..n_tasks].copy_from_slice(logits);
@@ -269,6 +274,9 @@ impl Trainer {
             loss: loss.value,
         };
         let updated = self.update(learned, gradients.map_err(failed)?)?;
+        if let Some(position) = self.position.as_mut().filter(|_| updated.is_learned) {
+            position.learn(samples, &loss.logits);
+        }
         let max = self.config.max_rows;
         let is_full = self.weights.tables_mut().any(|table| table.n_live() > max);
         let evict = |weights: &mut Weights| weights.tables_mut().map(|table| table.bound(max)).sum();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use ouzel_model::{
-    Feature, FeatureNorm, Inputs, Model, ModelConfig, Table, WeightGroup, Weights, add_scaled,
+    Feature, FeatureNorm, Inputs, Model, ModelConfig, PositionKind, Table, WeightGroup, Weights, add_scaled,
 };
 use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::lifecycle::RowClock;
 use crate::mixture::Mixture;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
+use crate::position::PositionBias;
 use crate::prior::Prior;
 
 /// Slates of one forward pass of predictions.
@@ -39,6 +40,8 @@ pub struct Trainer {
     pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
     pub(crate) calibrator: Calibrator,
+    /// Biases of positions, if the model has them.
+    pub(crate) position: Option<PositionBias>,
     pub(crate) next_batch: u64,
     /// Number of samples learned from.
     pub(crate) n_samples: u64,
@@ -107,6 +110,11 @@ impl Trainer {
         } else {
             0
         };
+        let model_config = &weights.config;
+        let position = match model_config.position {
+            PositionKind::None => None,
+            PositionKind::Additive => Some(PositionBias::new(model_config.n_tasks())),
+        };
         Ok(Self {
             mixture: Mixture::new(weights.config.members.len() + 1),
             members: Vec::new(),
@@ -116,6 +124,7 @@ impl Trainer {
             dense,
             prior,
             calibrator: Calibrator::new(n_calibrated),
+            position,
             next_batch: 0,
             n_samples: 0,
             admission: AdmissionCounter::new(n_waiting),

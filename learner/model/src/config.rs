@@ -85,6 +85,12 @@ pub struct ModelConfig {
     ///
     /// Set it when requests are scored with the items that are shown together.
     pub pool_slate: bool,
+    /// Whether the place in the slate is learned: `additive` learns a bias of each position and task, which scoring leaves
+    /// out, so that an item is not judged by where it was shown. Positions come from `items[].position` of impressions.
+    ///
+    /// Set it to `additive` where items are shown in a list whose first places are seen more.
+    #[serde(skip_serializing_if = "is_default")]
+    pub position: PositionKind,
     /// Low-rank adapters, which learn in place of the base once it is frozen.
     pub lora: LoraConfig,
     /// Plain models of other widths that learn beside this one. Their logits are mixed by how well each has predicted, see
@@ -197,6 +203,17 @@ impl Default for FeatureSet {
     }
 }
 
+/// How the place of an item in its slate is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionKind {
+    /// The place is not read.
+    #[default]
+    None,
+    /// A bias of each position and task is added to the logit while learning, and left out when scoring.
+    Additive,
+}
+
 /// Precision of the factors of matrix products. Weights, sums and optimizer state are always `f32`. The `cpu` backend
 /// rounds the products of DIN and of the layers behind the blocks, except those of small matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -266,6 +283,7 @@ impl Default for ModelConfig {
             sequence: SequenceConfig::default(),
             head: HeadConfig::default(),
             pool_slate: false,
+            position: PositionKind::None,
             lora: LoraConfig::default(),
             members: Vec::new(),
             seed: 1,

@@ -43,7 +43,7 @@ pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
 pub use block::{Block, WeightGroup};
 pub use config::{
     ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
-    MemberConfig, ModelConfig, Output, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    MemberConfig, ModelConfig, Output, PositionKind, SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use cpu::{has_bf16_units, linalg};
 pub use error::Error;

@@ -19,6 +19,7 @@ mod hidden_slates;
 mod learns;
 mod mixture;
 mod numbers;
+mod position;
 mod restores;
 mod rows;
 mod scores;
