@@ -105,13 +105,8 @@ impl Objective {
     /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
     /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
     ///
-    /// `value_of` returns the value of a sample's action of a task, in `[0, 1]`; a positive without one has the value 1.
-    pub(crate) fn loss(
-        &self,
-        samples: &[Sample],
-        outputs: &Outputs,
-        value_of: impl Fn(&Sample, usize) -> Option<f32>,
-    ) -> BatchLoss {
+    /// A positive without a value has the value 1.
+    pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs) -> BatchLoss {
         let Outputs {
             logits, auxiliary, ..
         } = outputs;
@@ -124,11 +119,7 @@ impl Objective {
             for (task, y) in self.labels(sample) {
                 let at = index * self.n_tasks + task;
                 let late = auxiliary.get(at).copied();
-                let value = if y {
-                    value_of(sample, task).unwrap_or(1.0)
-                } else {
-                    0.0
-                };
+                let value = if y { value_of(sample, task) } else { 0.0 };
                 let loss = match self.values[task] {
                     ValueRole::Ignore => self.label(sample, y, logits[at], late),
                     ValueRole::Weight if y => self.label(sample, y, logits[at], late).times(value),
@@ -268,6 +259,13 @@ impl Objective {
     }
 }
 
+/// The value of a positive's action, in `[0, 1]`; 1 where it carried none.
+fn value_of(sample: &Sample, task: usize) -> f32 {
+    let mut values = sample.values.iter();
+    let value = values.find(|(of, _)| usize::from(*of) == task);
+    value.map_or(1.0, |(_, value)| *value)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "gradients are f32 from here on")]
 fn single(x: f64) -> f32 {
     x as f32
@@ -302,7 +300,7 @@ mod tests {
             logits: logits.to_vec(),
             auxiliary: late.to_vec(),
         };
-        objective(policy, rate).loss(samples, &outputs, |_, _| None)
+        objective(policy, rate).loss(samples, &outputs)
     }
 
     #[test]
@@ -324,20 +322,23 @@ mod tests {
 
     #[test]
     fn values_weigh_positives_or_replace_their_labels() {
-        let samples: Vec<Sample> = (0..3).map(|i| sample(i, i, SampleKind::Final, i > 0)).collect();
+        // The last positive has no value, which counts as the largest.
+        let of = |i: u64| Sample {
+            values: (i == 1).then_some((0, 0.25)).into_iter().collect(),
+            ..sample(i, i, SampleKind::Final, i > 0)
+        };
+        let samples: Vec<Sample> = (0..3).map(of).collect();
         let outputs = Outputs {
             logits: vec![0.5, -1.0, 2.0],
             auxiliary: vec![],
         };
-        // The last positive has no value, which counts as the largest.
-        let value_of = |sample: &Sample, _: usize| (sample.candidate.item == Id(1)).then_some(0.25);
         let gradients = |values: ValueRole| {
             let config = LearnerConfig {
                 values: vec![values],
                 ..LearnerConfig::default()
             };
             Objective::new(&config, &model(&["click"]))
-                .loss(&samples, &outputs, value_of)
+                .loss(&samples, &outputs)
                 .logits
         };
         let [p, q, r] = [0.5f32, -1.0, 2.0].map(sigmoid);
@@ -386,7 +387,7 @@ mod tests {
                 logits: vec![0.4, 0.4],
                 auxiliary: Vec::new(),
             };
-            let found = two.loss(&[both], &outputs, |_, _| None).logits;
+            let found = two.loss(&[both], &outputs).logits;
             // What is trained is z - ln .5.
             let z = 0.4 + std::f32::consts::LN_2;
             assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
@@ -440,7 +441,7 @@ mod tests {
                 logits: logits.to_vec(),
                 auxiliary: late.to_vec(),
             };
-            let without = without.loss(&samples, &outputs, |_, _| None).value;
+            let without = without.loss(&samples, &outputs).value;
             // Only these have a certain negative of the slate in the same batch.
             let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
             assert_eq!(with > without, is_ranked, "{policy:?}");
@@ -478,7 +479,7 @@ mod tests {
                 logits: logits.to_vec(),
                 auxiliary: Vec::new(),
             };
-            Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs, |_, _| None)
+            Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs)
         };
         let (plain, clicks, orders) = (
             found(&[]),
@@ -525,7 +526,7 @@ mod tests {
                 auxiliary: Vec::new(),
             };
             let model = model(&["click", "order", "like", "conversion"]);
-            Objective::new(&config, &model).loss(&samples, &outputs, |_, _| None)
+            Objective::new(&config, &model).loss(&samples, &outputs)
         };
         let (without, with) = (found(0.0), found(0.05));
         let mut expected = vec![0.0; 20];

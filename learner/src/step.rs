@@ -249,7 +249,7 @@ impl Trainer {
         if let Some(position) = &self.position {
             position.add_to(&mut outputs.logits, samples, &self.weights.prior);
         }
-        let loss = objective.loss(samples, &outputs, |_, _| None);
+        let loss = objective.loss(samples, &outputs);
         outputs.logits = unplaced;
         // Predictions leave the position out, and are those of the slate as it was shown.
         let n_tasks = self.weights.config.n_tasks();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind};
+use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind, ValueUse};
 use ouzel_ingest::{KafkaConfig, Topics};
 use ouzel_learner::LearnerConfig;
-use ouzel_learner::loss::Policy as LossPolicy;
+use ouzel_learner::loss::{Policy as LossPolicy, ValueRole};
 use ouzel_learner::model::ModelConfig;
 use ouzel_sample::{FeatureConfig, IdSpace, Stream};
 
@@ -107,6 +107,12 @@ impl Config {
             optimizer: self.optimizer.clone(),
             rows: self.rows,
             policy: self.loss_policy(),
+            values: self
+                .join
+                .tasks
+                .iter()
+                .map(|task| value_role(task.value))
+                .collect(),
             ..self.learner.clone()
         }
     }
@@ -134,6 +140,15 @@ impl Config {
             }
         }
         self
+    }
+}
+
+/// How the learner uses values that the join gives this use.
+fn value_role(value: ValueUse) -> ValueRole {
+    match value {
+        ValueUse::Ignore => ValueRole::Ignore,
+        ValueUse::Weight => ValueRole::Weight,
+        ValueUse::Target => ValueRole::Target,
     }
 }
 
