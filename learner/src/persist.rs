@@ -246,14 +246,10 @@ impl Trainer {
             trainer.calibrator.lines = small.calibration;
             trainer.weights.calibration = trainer.calibrator.served(trainer.weights.prior.len());
         }
-        match (&mut trainer.position, small.position) {
-            (Some(new), Some(saved)) if saved.has_shape_of(new) => *new = saved,
-            (None, None) => {}
-            _ => {
-                return Err(refuse(
-                    "its biases of positions are not those of the model".to_owned(),
-                ));
-            }
+        if !PositionBias::restore(&mut trainer.position, small.position) {
+            return Err(refuse(
+                "its biases of positions are not those of the model".to_owned(),
+            ));
         }
         let has = |name: &str| snapshot.manifest().file(&file(name)).is_some();
         if has(ADMISSION) && trainer.config.rows.waits() != [false; Feature::N] {
