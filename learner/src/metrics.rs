@@ -22,20 +22,20 @@ ouzel_sample::metric_names! {
     counter DEVICE_ROWS_CARRIED = "ouzel_learner_device_rows_carried_total", Count,
         "Rows copied to learner.device; many beside the rows that batches read mean that learner.device_rows is too small.";
     gauge AUC = "ouzel_learner_window_auc_ratio", Count,
-        "Progressive AUC of the primary task over the last window of samples.";
+        "Progressive AUC over the last window of samples, by task.";
     gauge GAUC = "ouzel_learner_window_gauc_ratio", Count,
-        "Mean per-request AUC of the primary task over the last window of samples.";
+        "Mean per-request AUC over the last window of samples, by task.";
     gauge NE = "ouzel_learner_window_normalised_entropy_ratio", Count,
-        "Log-loss over the entropy of the mean label, over the window; below 1 is better than a constant.";
+        "Log-loss over the entropy of the mean label, over the window, by task; below 1 is better than a constant.";
     gauge CALIBRATION = "ouzel_learner_window_calibration_ratio", Count,
-        "Sum of predictions over sum of labels, over the window.";
+        "Sum of predictions over sum of labels, over the window, by task.";
     counter CALIBRATION_JUMPS = "ouzel_learner_calibration_jumps_total", Count,
         "Times that calibration moved a task's log-odds by more than 0.5 within an hour of event time, by task.";
     gauge BUCKET_AUC = "ouzel_learner_bucket_auc_ratio", Count,
-        "AUC over the window by earlier impressions of the item or user: new below 20, warm below 1000, hot.";
+        "AUC of the first task over the window, by earlier impressions of the item or user: new below 20, warm below 1000, hot.";
     gauge BUCKET_NE = "ouzel_learner_bucket_normalised_entropy_ratio", Count,
-        "Normalised entropy over the window, by the same buckets.";
+        "Normalised entropy of the first task over the window, by the same buckets.";
     gauge BUCKET_CALIBRATION = "ouzel_learner_bucket_calibration_ratio", Count,
-        "Calibration over the window, by the same buckets.";
+        "Calibration of the first task over the window, by the same buckets.";
     gauge BUCKET_SAMPLES = "ouzel_learner_bucket_samples", Count, "Samples of the window, by the same buckets.";
 }

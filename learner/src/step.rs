@@ -1,5 +1,7 @@
 //! One training step: a batch is scored, then learned from.
 
+use std::borrow::Cow;
+
 use ouzel_model::{ContrastLoss, Inputs, OutputGradients, Weights, add_scaled, uniform};
 use ouzel_sample::{Batch, Id, N_DENSE, Sample, VectorMap};
 
@@ -95,11 +97,25 @@ impl Trainer {
         };
         let n_tasks = self.weights.config.n_tasks();
         for (sample, logits) in batch.samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
-            if sample.candidate.predicted.get().is_none() {
-                sample.candidate.predicted.set(logits[0]);
+            if sample.candidate.predicted.get(0).is_none() {
+                sample.candidate.predicted.set(logits);
             }
         }
         Ok(report)
+    }
+
+    /// The batch with the labels that its tasks are taught, which validation compares with the predictions.
+    ///
+    /// The conditional task of a chain has a label only among items with the first task, see [`crate::loss::conditioned`].
+    pub fn taught<'a>(&self, batch: &'a Batch) -> Cow<'a, Batch> {
+        let objective = Objective::new(&self.config, &self.weights.config);
+        match objective.conditioned(&batch.samples) {
+            Cow::Borrowed(_) => Cow::Borrowed(batch),
+            Cow::Owned(samples) => Cow::Owned(Batch {
+                samples,
+                ..batch.clone()
+            }),
+        }
     }
 
     /// Steps every model that is awake, mixes their logits, and moves their shares by their losses.
@@ -189,37 +205,37 @@ impl Trainer {
             let chosen = samples.iter().zip(&is_kept).filter(|(_, kept)| **kept == wanted);
             chosen.map(|(sample, _)| sample.clone()).collect()
         };
-        let dropped = self.primary_logits(&select(false), &batch.vectors, priors)?;
-        let mut dropped = dropped.into_iter();
+        let dropped = self.known_logits(&select(false), &batch.vectors, priors)?;
+        let mut dropped = dropped.chunks_exact(n_tasks);
         let report = self.learn(batch, &select(true), (objective, priors))?;
         let mut learned = report.logits.chunks_exact(n_tasks);
         let mut logits = Vec::with_capacity(samples.len() * n_tasks);
         for is_kept in &is_kept {
-            if *is_kept {
-                logits.extend_from_slice(learned.next().unwrap_or_default());
-            } else {
-                logits.extend(dropped.next());
-                logits.resize(logits.len() + n_tasks - 1, f32::NAN);
-            }
+            let next = if *is_kept { learned.next() } else { dropped.next() };
+            logits.extend_from_slice(next.unwrap_or_default());
         }
         Ok(StepReport { logits, ..report })
     }
 
-    /// Primary logits of samples that are not learned from: those predicted when they were shown, where these are known.
-    fn primary_logits(
+    /// Logits of samples that are not learned from, `[n_samples, n_tasks]`: those predicted when they were shown, where
+    /// these are known.
+    fn known_logits(
         &mut self,
         samples: &[Sample],
         vectors: &VectorMap,
         priors: &RequestPriors,
     ) -> Result<Vec<f32>, Error> {
-        let known: Option<Vec<f32>> = samples.iter().map(|s| s.candidate.predicted.get()).collect();
+        let n_tasks = self.weights.config.n_tasks();
+        let known = samples
+            .iter()
+            .flat_map(|s| (0..n_tasks).map(|task| s.candidate.predicted.get(task)));
+        let known: Option<Vec<f32>> = known.collect();
         if let Some(known) = known {
             return Ok(known);
         }
         let mut inputs = Inputs::of_samples(&self.weights.config, samples, vectors);
         inputs.prior = priors.of(&inputs);
-        let logits = self.score(&inputs)?.into_iter();
-        Ok(logits.step_by(self.weights.config.n_tasks()).collect())
+        self.score(&inputs)
     }
 
     /// Forward pass, loss, backward pass and one step of the optimizers.

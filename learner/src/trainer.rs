@@ -257,9 +257,9 @@ impl Trainer {
         for piece in shown.chunks(PREDICT_SLATES) {
             let inputs = Inputs::of_shown(&self.weights.config, piece, vectors);
             let logits = self.score(&inputs)?;
-            let primary = logits.iter().step_by(self.weights.config.n_tasks());
-            for (candidate, logit) in piece.iter().flat_map(|slate| &slate.candidates).zip(primary) {
-                candidate.predicted.set(*logit);
+            let candidates = piece.iter().flat_map(|slate| &slate.candidates);
+            for (candidate, logits) in candidates.zip(logits.chunks_exact(self.weights.config.n_tasks())) {
+                candidate.predicted.set(logits);
             }
         }
         Ok(())

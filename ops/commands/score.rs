@@ -88,5 +88,6 @@ fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
         config.id_space(),
         Arc::new(move || now),
         device,
+        config.score_expression()?,
     ))
 }

@@ -26,7 +26,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
         ("model", model.validate()),
         ("", config.learner_config().validate(&config.task_names())),
         ("snapshot", out_of_range(&config.snapshot)),
-        ("serving", out_of_range(&config.serving)),
+        ("serving", config.serving.validate(&config.task_names())),
     ];
     let mut errors = kafka(config);
     for (section, found) in sections {

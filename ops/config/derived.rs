@@ -9,6 +9,7 @@ use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::{Policy as LossPolicy, ValueRole};
 use ouzel_learner::model::ModelConfig;
 use ouzel_sample::{FeatureConfig, IdSpace, Stream};
+use ouzel_serving::{ScoreError, ScoreExpression};
 
 use super::properties::PropertyError;
 use super::root::Config;
@@ -25,6 +26,11 @@ impl Config {
     /// The action names of the tasks, in task order.
     pub fn task_names(&self) -> Vec<String> {
         self.join.task_names()
+    }
+
+    /// What orders the items, by `serving.score`.
+    pub fn score_expression(&self) -> Result<ScoreExpression, ScoreError> {
+        ScoreExpression::parse(&self.serving.score, &self.task_names())
     }
 
     /// The topics.

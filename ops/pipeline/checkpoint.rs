@@ -8,7 +8,7 @@ use metrics::counter;
 
 use ouzel_ingest::join::Counters;
 use ouzel_learner::Trainer;
-use ouzel_learner::validation::Progressive;
+use ouzel_learner::validation::{Figures, Progressive};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 use ouzel_verify::failpoint::{self, FailPoint};
 
@@ -83,15 +83,12 @@ impl CheckpointWriter {
     ) -> CheckpointMeta {
         let stage = &checkpoint.stage;
         let (window, total) = (progressive.window(), progressive.total());
-        let metrics = [
-            ("auc", total.auc),
-            ("ne", total.ne),
-            ("calibration", total.calibration),
-            ("window_auc", window.auc),
-            ("window_gauc", window.gauc),
-            ("window_ne", window.ne),
-            ("window_calibration", window.calibration),
-        ];
+        let tasks = trainer.model().tasks.iter().zip(progressive.total_by_task());
+        let tasks = tasks.zip(progressive.window_by_task()).skip(1);
+        let tasks = tasks.flat_map(|((task, total), window)| {
+            let named = |(name, value)| (format!("{task}.{name}"), value);
+            named_figures(&total, &window).map(named)
+        });
         let shares = trainer.shares().into_iter();
         let shares = shares.map(|(member, share)| (format!("share.{member}"), Some(f64::from(share))));
         let positions = stage.positions.iter().map(|(id, next)| (id.to_string(), next));
@@ -104,14 +101,28 @@ impl CheckpointWriter {
             plan_position: checkpoint.plan_position,
             event_time_ms: stage.event_time.0,
             counters: counters(&stage.counters, &trainer.model().tasks),
-            metrics: metrics
+            metrics: named_figures(&total, &window)
                 .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()
+                .chain(tasks)
                 .chain(shares)
                 .collect(),
             ..self.provenance.clone()
         }
     }
+}
+
+/// The figures of one task by the names that a manifest gives them.
+fn named_figures(total: &Figures, window: &Figures) -> [(&'static str, Option<f64>); 7] {
+    [
+        ("auc", total.auc),
+        ("ne", total.ne),
+        ("calibration", total.calibration),
+        ("window_auc", window.auc),
+        ("window_gauc", window.gauc),
+        ("window_ne", window.ne),
+        ("window_calibration", window.calibration),
+    ]
 }
 
 /// Counters of the join by name, for the manifest; those of a task as `click.positive`.

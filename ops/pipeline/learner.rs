@@ -101,9 +101,10 @@ impl Learner {
             self.add_note(format!("base frozen after {after} samples, as configured"));
         }
         self.count(batch, &report);
-        self.progressive.add(batch, &report.logits);
+        let taught = self.trainer.taught(batch);
+        self.progressive.add(&taught, &report.logits);
         if let Some(scores) = &self.scores {
-            lock(scores).add(batch, &report.logits);
+            lock(scores).add(&taught, &report.logits);
         }
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.learned(batch);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
 
-use ouzel_learner::validation::{Bucket, Progressive};
+use ouzel_learner::validation::{Bucket, Figures, Progressive};
 use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
 use ouzel_serving::{Published, Version};
@@ -20,8 +20,8 @@ use crate::telemetry::{float, seconds};
 /// Shortest time between two published versions. After a version, the learner copies each page that it writes.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 
-/// Batches between two updates of the metrics by bucket, which take as long as a step.
-const BUCKETS_EVERY: u64 = 50;
+/// Batches between two updates of the metrics by bucket and of further tasks, which take as long as a step.
+const DETAILS_EVERY: u64 = 50;
 
 /// The publishing side of a learner.
 pub(crate) struct Publisher {
@@ -31,8 +31,8 @@ pub(crate) struct Publisher {
     unserved: Vec<i64>,
     last: Instant,
     has_new_weights: bool,
-    /// The next batch when the metrics by bucket were last updated.
-    buckets_updated: Option<u64>,
+    /// The next batch when the metrics by bucket and of further tasks were last updated.
+    details_updated: Option<u64>,
 }
 
 impl Publisher {
@@ -44,7 +44,7 @@ impl Publisher {
             unserved: Vec::new(),
             last: Instant::now(),
             has_new_weights: false,
-            buckets_updated: None,
+            details_updated: None,
         }
     }
 
@@ -117,18 +117,11 @@ impl Publisher {
         status: &PipelineStatus,
     ) {
         let window = progressive.window();
-        for (name, value) in [
-            (names::AUC, window.auc),
-            (names::GAUC, window.gauc),
-            (names::NE, window.ne),
-            (names::CALIBRATION, window.calibration),
-        ] {
-            if let Some(value) = value {
-                gauge!(name).set(value);
-            }
+        if let Some(primary) = trainer.model().tasks.first() {
+            set_task(primary, &window);
         }
         if window.samples > 0 {
-            self.report_buckets(trainer.next_batch(), progressive);
+            self.report_details(trainer, progressive);
         }
         for (table, n) in trainer.tables() {
             gauge!(names::ROWS, "table" => table).set(float(n as u64));
@@ -144,12 +137,17 @@ impl Publisher {
         status.set_window(window);
     }
 
-    fn report_buckets(&mut self, next_batch: u64, progressive: &Progressive) {
-        let is_recent = |updated| next_batch < updated + BUCKETS_EVERY;
-        if self.buckets_updated.is_some_and(is_recent) {
+    fn report_details(&mut self, trainer: &Trainer, progressive: &Progressive) {
+        let next_batch = trainer.next_batch();
+        let is_recent = |updated| next_batch < updated + DETAILS_EVERY;
+        if self.details_updated.is_some_and(is_recent) {
             return;
         }
-        self.buckets_updated = Some(next_batch);
+        self.details_updated = Some(next_batch);
+        let tasks = trainer.model().tasks.iter();
+        for (task, window) in tasks.zip(progressive.window_by_task()).skip(1) {
+            set_task(task, &window);
+        }
         for (side, buckets) in progressive.window_buckets().sides() {
             for (bucket, bucket_name) in Bucket::ALL {
                 let figures = buckets.figures(bucket);
@@ -163,6 +161,20 @@ impl Publisher {
                     gauge!(name, "side" => side, "bucket" => bucket_name).set(value.unwrap_or(f64::NAN));
                 }
             }
+        }
+    }
+}
+
+/// Sets the validation gauges of a task. A figure that is undefined keeps its last value.
+fn set_task(task: &str, window: &Figures) {
+    for (name, value) in [
+        (names::AUC, window.auc),
+        (names::GAUC, window.gauc),
+        (names::NE, window.ne),
+        (names::CALIBRATION, window.calibration),
+    ] {
+        if let Some(value) = value {
+            gauge!(name, "task" => task.to_owned()).set(value);
         }
     }
 }

@@ -81,7 +81,7 @@ impl ResumePoint {
         store: &StoreConfig,
     ) -> anyhow::Result<(Stage, Trainer, Progressive)> {
         let (model, learner) = (config.model_config(), config.learner_config());
-        let mut progressive = Progressive::new(WINDOW_SAMPLES);
+        let mut progressive = Progressive::new(WINDOW_SAMPLES, config.task_names().len());
         let Some(snapshot) = &self.snapshot else {
             let features = Arc::new(FeatureState::new(config.feature_config()));
             let stage = if partitions.iter().any(|id| id.stream == Stream::Samples) {

@@ -129,6 +129,7 @@ impl Threads<'_> {
                 config.id_space(),
                 Arc::new(now),
                 learner.device()?,
+                config.score_expression()?,
             );
             let (queue, n_threads) = (Arc::clone(&queue), learner.threads);
             let number = u16::try_from(number).context("serving.workers is at most 65535")?;

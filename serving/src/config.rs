@@ -2,9 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ouzel_sample::settings::{ByteSize, Period};
+use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::ScoreExpression;
 
 /// The scoring port. A request beyond a limit gets a status code; none waits without end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +17,12 @@ pub struct ServingConfig {
     ///
     /// Change it to serve callers on other machines.
     pub listen: SocketAddr,
+    /// What orders the items: an expression over the probabilities of the tasks, such as
+    /// `click + 5 * order - 2 * dislike`. It knows numbers, `+`, `-`, `*`, `/`, parentheses, `min`, `max`, `log`, `exp`
+    /// and `pow`; a task whose name is not a word stands in backticks. Empty: the first task.
+    ///
+    /// Set it where one task does not say what a good item is.
+    pub score: String,
     /// Scorer threads, each with its own copy of the dense weights.
     ///
     /// Unit: threads. Raise it when requests queue while cores are idle.
@@ -66,6 +74,7 @@ impl Default for ServingConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8600)),
+            score: String::new(),
             workers: 1,
             queue_capacity: 1024,
             deadline: Period::from_ms(50),
@@ -76,5 +85,17 @@ impl Default for ServingConfig {
             body_timeout: Period::from_secs(5),
             shutdown_grace: Period::from_secs(5),
         }
+    }
+}
+
+impl ServingConfig {
+    /// Every value that cannot be used, by its key below `serving`. `tasks` are the names of the tasks.
+    #[must_use]
+    pub fn validate(&self, tasks: &[String]) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        if let Err(error) = ScoreExpression::parse(&self.score, tasks) {
+            errors.push(error.of_key("score", tasks));
+        }
+        errors
     }
 }

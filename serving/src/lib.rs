@@ -5,7 +5,8 @@
 //! 2. [`RankRequest::check`] turns it into a [`CheckedRequest`].
 //! 3. The request waits in the bounded [`Queue`], or is refused at once.
 //! 4. A worker thread, in [`run_worker`], passes it to its [`Ranker`].
-//! 5. The [`Scorer`] reads current features, takes the newest [`Version`] from [`Published`] and runs the model once.
+//! 5. The [`Scorer`] reads current features, takes the newest [`Version`] from [`Published`], runs the model once,
+//!    and makes one score of the tasks by its [`ScoreExpression`].
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
 //! The crate owns that path and its limits. It knows nothing of training, event sources or snapshot directories. It
@@ -19,6 +20,7 @@ mod published;
 mod queue;
 mod ranker;
 mod request;
+mod score_expression;
 mod scorer;
 mod worker;
 
@@ -29,5 +31,6 @@ pub use ranker::{CheckedRequest, NamedValues, RankError, Ranked, Ranker, ServedM
 pub use request::{
     DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredItem,
 };
+pub use score_expression::{ScoreError, ScoreExpression};
 pub use scorer::{Now, Scorer, Version};
 pub use worker::run_worker;

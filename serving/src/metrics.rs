@@ -9,6 +9,8 @@ ouzel_sample::metric_names! {
         "Time to compute the scores of one request on a worker.";
     gauge QUEUE_REQUESTS = "ouzel_serving_queue_requests", Count, "Requests waiting for a worker.";
     counter CANDIDATES_TOTAL = "ouzel_serving_candidates_total", Count, "Candidates scored.";
+    counter SCORES_NOT_FINITE_TOTAL = "ouzel_serving_scores_not_finite_total", Count,
+        "Candidates whose score by serving.score is not a finite number; they rank last.";
     counter ABANDONED_TOTAL = "ouzel_serving_abandoned_total", Count,
         "Requests dropped unscored because their deadline had passed or their client had gone.";
     gauge LIVE_VERSIONS = "ouzel_serving_live_versions", Count,

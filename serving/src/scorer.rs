@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use metrics::counter;
 use ouzel_model::{Inputs, Model, Weights};
 use ouzel_sample::{
     EventTime, FeatureQuery, FeatureState, Id, IdKind, IdSpace, Number, NumberScope, ShownFeatures,
@@ -12,7 +13,14 @@ use ouzel_sample::{
 };
 use tch::Device;
 
-use crate::{CheckedRequest, LoadedVersion, NamedValues, Published, RankError, Ranked, Ranker, ServedModel};
+use crate::metrics::SCORES_NOT_FINITE_TOTAL;
+use crate::{
+    CheckedRequest, LoadedVersion, NamedValues, Published, RankError, Ranked, Ranker, ScoreExpression,
+    ServedModel,
+};
+
+/// The score of a candidate whose expression is not a finite number: below every other, and a number in JSON.
+const LEAST_SCORE: f32 = f32::MIN;
 
 /// A publishable model: weights that fit their configuration, and the snapshot they belong to.
 #[derive(Debug)]
@@ -71,6 +79,7 @@ pub struct Scorer {
     ids: IdSpace,
     now: Now,
     device: Device,
+    expression: ScoreExpression,
     current: Option<LoadedModel>,
 }
 
@@ -81,13 +90,15 @@ struct LoadedModel {
 }
 
 impl Scorer {
-    /// A scorer that reads `features` as of `now` and weights from `published`. `ids` must hash like the decoder of events.
+    /// A scorer that reads `features` as of `now` and weights from `published`. `ids` must hash like the decoder of
+    /// events. `expression` makes one score of the tasks, which must be those of every version.
     pub fn new(
         published: Arc<Published<Version>>,
         features: Arc<FeatureState>,
         ids: IdSpace,
         now: Now,
         device: Device,
+        expression: ScoreExpression,
     ) -> Self {
         Self {
             published,
@@ -95,6 +106,7 @@ impl Scorer {
             ids,
             now,
             device,
+            expression,
             current: None,
         }
     }
@@ -103,6 +115,7 @@ impl Scorer {
     fn newest(&mut self) -> Result<&mut LoadedModel, RankError> {
         let version = self.current.as_ref().map_or(0, |current| current.loaded.version);
         if let Some(loaded) = self.published.load_if_newer(version) {
+            self.check_tasks(&loaded)?;
             let model = Model::for_inference(&loaded.value.weights, self.device);
             let mut model = model.map_err(|error| {
                 RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
@@ -131,6 +144,39 @@ impl Scorer {
         of_request.numbers = numbers.collect();
         sort_numbers(&mut of_request.numbers);
         of_request
+    }
+
+    /// Refuses a version of other tasks: the expression would read the wrong probabilities.
+    fn check_tasks(&self, loaded: &LoadedVersion<Version>) -> Result<(), RankError> {
+        let (found, expected) = (&loaded.value.weights.config.tasks, self.expression.tasks());
+        if found == expected {
+            return Ok(());
+        }
+        let (found, expected) = (found.join(", "), expected.join(", "));
+        Err(RankError::Failed(format!(
+            "version {} has the tasks {found}, the configuration {expected}",
+            loaded.version
+        )))
+    }
+
+    /// The score of each candidate, `[n_items]`, of probabilities `[n_items, n_tasks]`.
+    fn scores(&self, probabilities: &[f32]) -> Vec<f32> {
+        let n_tasks = self.expression.tasks().len().max(1);
+        let mut n_not_finite = 0;
+        let mut score = |probabilities: &[f32]| {
+            let score = self.expression.score(probabilities);
+            // A probability that is not finite means broken weights: the request fails.
+            if score.is_finite() || !probabilities.iter().all(|p| p.is_finite()) {
+                return score;
+            }
+            n_not_finite += 1;
+            LEAST_SCORE
+        };
+        let scores = probabilities.chunks_exact(n_tasks).map(&mut score).collect();
+        if n_not_finite > 0 {
+            counter!(SCORES_NOT_FINITE_TOTAL).increment(n_not_finite);
+        }
+        scores
     }
 
     /// Inputs of a request with current features, built as in training.
@@ -180,12 +226,7 @@ impl Ranker for Scorer {
             version: loaded.version,
             snapshot: Arc::clone(snapshot),
             tasks: Arc::clone(tasks),
-            // The first task is the primary one and orders the slate.
-            scores: probabilities
-                .iter()
-                .step_by(tasks.len().max(1))
-                .copied()
-                .collect(),
+            scores: self.scores(&probabilities),
             probabilities,
         })
     }
@@ -228,6 +269,11 @@ mod tests {
     }
 
     fn scorer(published: &Arc<Published<Version>>) -> Scorer {
+        scorer_by("", published)
+    }
+
+    fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
+        let tasks = ["click".to_owned(), "order".to_owned()];
         let features = FeatureState::new(FeatureConfig::default());
         let ids = IdSpace::new(7);
         let shown = ShownItem::new(ids.id(IdKind::Item, "b"), Some(0));
@@ -246,6 +292,7 @@ mod tests {
             ids,
             Arc::new(|| NOW),
             Device::Cpu,
+            ScoreExpression::parse(score, &tasks).unwrap(),
         )
     }
 
@@ -352,6 +399,64 @@ mod tests {
         assert_eq!((&found.rows, &found.wide), (&expected.rows, &expected.wide));
         let bits = |inputs: &Inputs| inputs.dense.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
         assert_eq!(bits(&found), bits(&expected));
+    }
+
+    #[test]
+    fn one_score_of_several_tasks_orders_the_items() {
+        let published = Arc::new(Published::new());
+        let mut weights = weights(-2.0);
+        for array in weights.dense.values_mut() {
+            let moved = array.values.iter().zip((0u8..251).cycle());
+            let moved = moved.map(|(weight, at)| weight + f32::from(at % 7) * 0.01 - 0.03);
+            array.values = moved.collect();
+        }
+        publish(&published, "s1", weights);
+        let request = request(&["a", "b", "c"]);
+        let ranked = scorer_by("order - 2 * click", &published).rank(&request).unwrap();
+        let ranked = ranked.checked(3).unwrap();
+        for (score, tasks) in ranked.scores.iter().zip(ranked.probabilities.chunks_exact(2)) {
+            assert!((score - (tasks[1] - 2.0 * tasks[0])).abs() < 1e-6, "{ranked:?}");
+        }
+        let response = crate::RankResponse::new(&request, &ranked, None);
+        let clicks: Vec<f32> = response.items.iter().map(|item| item.tasks["click"]).collect();
+        assert!(clicks.is_sorted() && clicks[0] < clicks[2], "{clicks:?}");
+    }
+
+    #[test]
+    fn a_score_that_is_not_finite_ranks_last_and_is_counted() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+        let published = Arc::new(Published::new());
+        publish(&published, "s1", weights(-2.0));
+        let recorder = DebuggingRecorder::new();
+        let request = request(&["a", "b"]);
+        let ranked = metrics::with_local_recorder(&recorder, || {
+            scorer_by("log(click - click)", &published).rank(&request)
+        });
+        let ranked = ranked.unwrap().checked(2).unwrap();
+        assert_eq!(ranked.scores, [LEAST_SCORE; 2]);
+        let json = serde_json::to_string(&crate::RankResponse::new(&request, &ranked, None)).unwrap();
+        let read: crate::RankResponse = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.items[1].score.to_bits(), LEAST_SCORE.to_bits(), "{json}");
+        let counted = recorder.snapshotter().snapshot().into_vec();
+        let value = counted
+            .iter()
+            .find(|(key, ..)| key.key().name() == SCORES_NOT_FINITE_TOTAL);
+        assert_eq!(value.unwrap().3, DebugValue::Counter(2));
+    }
+
+    #[test]
+    fn a_version_of_other_tasks_than_the_expression_is_not_served() {
+        let published = Arc::new(Published::new());
+        let config = ModelConfig {
+            tasks: vec!["order".into(), "click".into()],
+            ..ModelConfig::default()
+        };
+        publish(&published, "s1", Weights::new(config, 0, 0.0, 0));
+        let error = scorer(&published).rank(&request(&["a"])).unwrap_err();
+        assert!(
+            error.to_string().contains("has the tasks order, click"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod replay;
 mod schedules;
 mod shutdown;
 mod snapshots;
+mod tasks;
 mod tier;
 mod world;
 

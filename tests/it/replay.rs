@@ -96,6 +96,7 @@ fn a_replay_reports_the_documented_figures() {
             "second_half_popularity_auc",
             "shares",
             "start",
+            "tasks",
             "wall_seconds",
             "weights_hash",
         ]
@@ -115,6 +116,8 @@ fn a_replay_reports_the_documented_figures() {
             "rejected",
         ]
     );
+    assert_eq!(run["tasks"]["click"]["all"]["auc"], run["auc"]);
+    assert_eq!(run["tasks"]["click"]["second_half"], run["second_half"]);
     for (buckets, samples) in [
         ("buckets", &run["samples"]),
         ("second_half_buckets", &run["second_half"]["samples"]),

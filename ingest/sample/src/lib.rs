@@ -38,5 +38,5 @@ pub use ledger::Ledger;
 pub use number::{MAX_NUMBER_NAMES, Number, NumberScope, finite_f32, is_category_name, sort_numbers};
 pub use position::{PartitionId, Position, Positions, Stream};
 pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
-pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogit, ShownSlate};
+pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogits, ShownSlate};
 pub use time::EventTime;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attribute, Dense, EventTime, Id, Labels, Position, TaskId, VectorId};
+use crate::{Attribute, Dense, EventTime, Id, Labels, MAX_TASKS, Position, TaskId, VectorId};
 
 /// The user side of a slate, computed once and shared by all its candidates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,47 +52,52 @@ pub struct Candidate {
     pub dense: Dense,
     /// The item's content as of the impression.
     pub content: VectorId,
-    /// The prediction at the time of the impression.
+    /// The predictions at the time of the impression.
     #[serde(skip)]
-    pub predicted: ShownLogit,
+    pub predicted: ShownLogits,
 }
 
-/// The primary task's logit predicted when the item was shown, once the learner has set it.
+/// The logit of each task predicted when the item was shown, once the learner has set them.
 ///
 /// Validation compares it with the outcome, which may come hours later, when the model has already learned from
 /// the same slate. It takes no part in state, equality or ledger; a sample restored without it is validated with
 /// the prediction made just before it is learned.
 #[derive(Debug)]
-pub struct ShownLogit(AtomicU32);
+pub struct ShownLogits([AtomicU32; MAX_TASKS]);
 
-impl Default for ShownLogit {
+impl Default for ShownLogits {
     fn default() -> Self {
-        Self(AtomicU32::new(f32::NAN.to_bits()))
+        Self(std::array::from_fn(|_| AtomicU32::new(f32::NAN.to_bits())))
     }
 }
 
-impl Clone for ShownLogit {
+impl Clone for ShownLogits {
     fn clone(&self) -> Self {
-        Self(AtomicU32::new(self.0.load(Ordering::Relaxed)))
+        Self(std::array::from_fn(|task| {
+            AtomicU32::new(self.0[task].load(Ordering::Relaxed))
+        }))
     }
 }
 
-impl PartialEq for ShownLogit {
+impl PartialEq for ShownLogits {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl ShownLogit {
-    /// Sets the logit.
-    pub fn set(&self, logit: f32) {
-        self.0.store(logit.to_bits(), Ordering::Relaxed);
+impl ShownLogits {
+    /// Sets the logits, `[n_tasks]`; the tasks beyond them become unknown.
+    pub fn set(&self, logits: &[f32]) {
+        let padded = logits.iter().copied().chain(std::iter::repeat(f32::NAN));
+        for (task, logit) in self.0.iter().zip(padded) {
+            task.store(logit.to_bits(), Ordering::Relaxed);
+        }
     }
 
-    /// The logit; `None` until it is set.
+    /// The logit of a task; `None` until it is set.
     #[must_use]
-    pub fn get(&self) -> Option<f32> {
-        let logit = f32::from_bits(self.0.load(Ordering::Relaxed));
+    pub fn get(&self, task: usize) -> Option<f32> {
+        let logit = f32::from_bits(self.0.get(task)?.load(Ordering::Relaxed));
         (!logit.is_nan()).then_some(logit)
     }
 }

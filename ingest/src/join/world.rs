@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ouzel_sample::settings::Period;
 use ouzel_sample::{
     Action, Candidate, DecodedRecord, Dense, Event, EventTime, Id, Impression, KnownAction, N_DENSE,
-    PartitionId, Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogit, Stream, VectorId,
+    PartitionId, Position, Reject, RejectReason, Request, Sample, ShownItem, ShownLogits, Stream, VectorId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -336,7 +336,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         position: shown.position,
         dense: Dense::new([0.5; N_DENSE]),
         content: VectorId::NONE,
-        predicted: ShownLogit::default(),
+        predicted: ShownLogits::default(),
     };
     let request = Request {
         id: impression.request,

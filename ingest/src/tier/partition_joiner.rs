@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ouzel_sample::{
     Candidate, DecodedRecord, Dense, Event, EventTime, Impression, JoinEvent, JoinRecord, N_DENSE,
-    PartitionId, Position, Positions, Request, ShownLogit, Stream, VectorId,
+    PartitionId, Position, Positions, Request, ShownLogits, Stream, VectorId,
 };
 
 use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, TimeJump, passed};
@@ -342,7 +342,7 @@ fn without_features(impression: &Impression) -> Captured {
         position: shown.position,
         dense: Dense::new([0.0; N_DENSE]),
         content: VectorId::NONE,
-        predicted: ShownLogit::default(),
+        predicted: ShownLogits::default(),
     });
     Captured::from((request, candidates.collect()))
 }

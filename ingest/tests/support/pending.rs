@@ -4,7 +4,7 @@
 use ouzel_ingest::join::{Captured, JoinConfig, JoinStore, Joiner, LabelPolicy, Outcome, TaskConfig};
 use ouzel_sample::{
     Candidate, Dense, EventTime, HistoryEntry, Id, Impression, N_DENSE, PartitionId, Position, Request,
-    ShownItem, ShownLogit, Stream, VectorId,
+    ShownItem, ShownLogits, Stream, VectorId,
 };
 
 pub(crate) const SHOWN: PartitionId = PartitionId {
@@ -58,7 +58,7 @@ pub(crate) fn capture(impression: &Impression, history: usize) -> Captured {
         position: shown.position,
         dense: Dense::new([1.5; N_DENSE]),
         content: VectorId::NONE,
-        predicted: ShownLogit::default(),
+        predicted: ShownLogits::default(),
     });
     Captured::from((request, candidates.collect()))
 }

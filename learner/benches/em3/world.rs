@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ouzel_learner::model::uniform;
 use ouzel_sample::{
     Attribute, AttributeField, Batch, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, Labels,
-    N_DENSE, PartitionId, Position, Request, Sample, SampleKind, ShownLogit, Stream, Vector, VectorId,
+    N_DENSE, PartitionId, Position, Request, Sample, SampleKind, ShownLogits, Stream, Vector, VectorId,
     VectorMap, VectorTable,
 };
 
@@ -133,7 +133,7 @@ impl World {
                         position: None,
                         dense: Dense::new(dense),
                         content: self.content(item),
-                        predicted: ShownLogit::default(),
+                        predicted: ShownLogits::default(),
                     }),
                     labels: Labels::UNKNOWN.with(0, uniform(5, number, n) < 0.1),
                     values: Vec::new(),

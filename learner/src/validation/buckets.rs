@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_item_counts_in_one_bucket_a_side_and_late_positives_revise_it_there() {
-        let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(100));
+        let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(100, 1));
         let mut take = |sample| {
             let batch = batch(vec![sample]);
             log.add(&batch, &[0.0]);
@@ -169,7 +169,7 @@ mod tests {
             let mut told = sample(1, i, SampleKind::EarlyNegative, false);
             let mut candidate = shown(item, user);
             candidate.item = told.candidate.item;
-            candidate.predicted.set(if i == 1 { 1.0 } else { -1.0 });
+            candidate.predicted.set(&[if i == 1 { 1.0 } else { -1.0 }]);
             told.candidate = candidate.into();
             take(told.clone());
             if i == 1 {

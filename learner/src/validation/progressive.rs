@@ -5,20 +5,22 @@ use serde::{Deserialize, Serialize};
 use ouzel_sample::{Batch, EventTime};
 
 use crate::validation::figures::{Sums, float};
-use crate::validation::score_log::{ScoreChange, score_changes};
+use crate::validation::score_log::{ScoreChange, n_tasks, score_changes};
 use crate::validation::{Buckets, Figures, ScoreLog};
 
-/// Progressive validation of the primary task.
+/// Progressive validation of each task.
 ///
-/// The window holds the newest scores and has exact metrics. Totals since the start of the lineage take their AUC from a
+/// Methods that name no task are about the primary one. The window holds the newest scores and has exact metrics. Totals since the start of the lineage take their AUC from a
 /// histogram of logits with bins of 1/64. Totals are part of a snapshot, so they survive a restart.
 #[derive(Clone, Debug)]
 pub struct Progressive {
     window: ScoreLog,
     totals: Totals,
+    /// The totals of the other tasks.
+    others: Vec<Totals>,
 }
 
-/// Sums since the start of the lineage.
+/// Sums of one task since the start of the lineage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Totals {
     #[serde(flatten)]
@@ -31,28 +33,35 @@ const BINS: usize = 2048;
 const BINS_PER_LOGIT: f32 = 64.0;
 
 impl Progressive {
-    /// Empty metrics with a window of `window_len` samples.
+    /// Empty metrics of `n_tasks` tasks, each with a window of `window_len` samples.
     #[must_use]
-    pub fn new(window_len: usize) -> Self {
+    pub fn new(window_len: usize, n_tasks: usize) -> Self {
         Self {
             window: ScoreLog::of_newest(window_len),
-            totals: Totals {
-                sums: Sums::default(),
-                bins: vec![(0, 0); BINS],
-            },
+            totals: Totals::default(),
+            others: vec![Totals::default(); n_tasks.saturating_sub(1)],
         }
+    }
+
+    /// Number of tasks.
+    #[must_use]
+    pub fn n_tasks(&self) -> usize {
+        self.others.len() + 1
     }
 
     /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        for (item, change) in score_changes(batch, logits) {
-            match change {
-                ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
-                    self.totals.count(scored.logit, scored.label);
+        let totals = std::iter::once(&mut self.totals).chain(&mut self.others);
+        for (task, totals) in totals.enumerate().take(n_tasks(batch, logits)) {
+            for (item, change) in score_changes(batch, logits, task) {
+                match change {
+                    ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
+                        totals.count(scored.logit, scored.label);
+                    }
+                    ScoreChange::Late(scored) => totals.revise(scored.logit),
                 }
-                ScoreChange::Late(scored) => self.totals.revise(scored.logit),
+                self.window.take(task, item, change);
             }
-            self.window.take(item, change);
         }
     }
 
@@ -60,6 +69,12 @@ impl Progressive {
     #[must_use]
     pub fn window(&self) -> Figures {
         self.window.figures(EventTime::MIN)
+    }
+
+    /// Metrics of the window by task.
+    #[must_use]
+    pub fn window_by_task(&self) -> Vec<Figures> {
+        self.window.task_figures(self.n_tasks(), EventTime::MIN)
     }
 
     /// Metrics of the window by bucket of item and user.
@@ -71,7 +86,64 @@ impl Progressive {
     /// Metrics since the start, without a per-request AUC, which would need every slate.
     #[must_use]
     pub fn total(&self) -> Figures {
-        let Totals { sums, bins } = &self.totals;
+        self.totals.figures()
+    }
+
+    /// Metrics since the start by task.
+    #[must_use]
+    pub fn total_by_task(&self) -> Vec<Figures> {
+        let tasks = std::iter::once(&self.totals).chain(&self.others);
+        tasks.map(Totals::figures).collect()
+    }
+
+    /// The totals as bytes, for a snapshot.
+    #[must_use]
+    pub fn dump(&self) -> Vec<u8> {
+        let all = AllTotals {
+            primary: self.totals.clone(),
+            others: self.others.clone(),
+        };
+        serde_json::to_vec(&all).expect("totals are numbers and lists of numbers")
+    }
+
+    /// Restores totals from a snapshot; the window starts empty.
+    ///
+    /// A snapshot from before there were figures of every task has those of the primary one.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
+        let AllTotals { primary, others } = serde_json::from_slice(bytes)?;
+        if primary.bins.len() == BINS {
+            self.totals = primary;
+        }
+        for (task, others) in self.others.iter_mut().zip(others) {
+            if others.bins.len() == BINS {
+                *task = others;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The totals of every task in a snapshot.
+#[derive(Serialize, Deserialize)]
+struct AllTotals {
+    #[serde(flatten)]
+    primary: Totals,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Totals>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            sums: Sums::default(),
+            bins: vec![(0, 0); BINS],
+        }
+    }
+}
+
+impl Totals {
+    fn figures(&self) -> Figures {
+        let Totals { sums, bins } = self;
         let (mut below, mut wins) = (0.0f64, 0.0f64);
         for (negatives, positives) in bins {
             wins += float(*positives) * (below + 0.5 * float(*negatives));
@@ -81,23 +153,6 @@ impl Progressive {
         sums.figures((pairs > 0.0).then(|| wins / pairs), None)
     }
 
-    /// The totals as bytes, for a snapshot.
-    #[must_use]
-    pub fn dump(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.totals).expect("totals are numbers and lists of numbers")
-    }
-
-    /// Restores totals from a snapshot; the window starts empty.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
-        let totals: Totals = serde_json::from_slice(bytes)?;
-        if totals.bins.len() == BINS {
-            self.totals = totals;
-        }
-        Ok(())
-    }
-}
-
-impl Totals {
     /// Counts an item.
     fn count(&mut self, z: f32, y: bool) {
         self.sums.count(z, y);
@@ -128,12 +183,15 @@ fn bin(z: f32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use ouzel_sample::{Sample, SampleKind};
+
     use super::*;
+    use crate::testing::{batch, sample};
     use crate::validation::auc;
 
     #[test]
     fn totals_survive_a_dump_and_agree_with_exact_figures() {
-        let mut progressive = Progressive::new(10);
+        let mut progressive = Progressive::new(10, 1);
         let mut exact = Vec::new();
         for i in 0..1000u16 {
             let (z, y) = (f32::from(i % 97) / 20.0 - 2.0, i % 3 == 0 || i % 97 > 80);
@@ -142,8 +200,53 @@ mod tests {
         }
         let expected = auc(&mut exact).unwrap();
         assert!((progressive.total().auc.unwrap() - expected).abs() < 1e-3);
-        let mut copy = Progressive::new(10);
+        let mut copy = Progressive::new(10, 1);
         copy.restore(&progressive.dump()).unwrap();
         assert_eq!(copy.totals, progressive.totals);
+    }
+
+    #[test]
+    fn each_task_has_figures_of_its_own_which_survive_a_dump() {
+        let mut progressive = Progressive::new(100, 2);
+        let samples: Vec<Sample> = (0..8u64)
+            .map(|i| {
+                let mut sample = sample(1, i, SampleKind::Final, i % 2 == 0);
+                // The second task is known for half of the items, and predicted the wrong way round.
+                if i < 4 {
+                    sample.labels = sample.labels.with(1, i < 2);
+                }
+                let (z, wrong) = (
+                    if i % 2 == 0 { 1.0 } else { -1.0 },
+                    if i < 2 { -1.0 } else { 1.0 },
+                );
+                sample.candidate.predicted.set(&[z, wrong]);
+                sample
+            })
+            .collect();
+        progressive.add(&batch(samples), &[9.0; 16]);
+        let by_task = |figures: Vec<Figures>| -> Vec<_> {
+            let short = figures.iter().map(|of| (of.samples, of.positives, of.auc));
+            short.collect()
+        };
+        let expected = [(8, 4, Some(1.0)), (4, 2, Some(0.0))];
+        assert_eq!(by_task(progressive.window_by_task()), expected);
+        assert_eq!(by_task(progressive.total_by_task()), expected);
+        assert_eq!(progressive.window_by_task()[1].gauc, Some(0.0));
+        assert_eq!(progressive.window(), progressive.window_by_task()[0]);
+
+        let mut copy = Progressive::new(100, 2);
+        copy.restore(&progressive.dump()).unwrap();
+        assert_eq!(copy.total_by_task(), progressive.total_by_task());
+        assert_eq!(copy.dump(), progressive.dump());
+    }
+
+    #[test]
+    fn totals_from_before_there_were_those_of_every_task_are_those_of_the_first() {
+        let mut before = Progressive::new(10, 1);
+        before.totals.count(0.5, true);
+        let mut now = Progressive::new(10, 3);
+        now.restore(&before.dump()).unwrap();
+        assert_eq!(now.total(), before.total());
+        assert_eq!(now.total_by_task()[2], Figures::default());
     }
 }

@@ -1,15 +1,15 @@
-//! Scores with their outcomes: all of a bounded run, or the newest of an endless one.
+//! Scores of each task with their outcomes: all of a bounded run, or the newest of an endless one.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use ouzel_sample::{Batch, EventTime, Id, IdHasher, Sample, SampleKind, dense_index};
 
-use crate::prior::is_late;
+use crate::prior::{is_late, label};
 use crate::validation::figures::Sums;
 use crate::validation::{Buckets, Figures, Known, auc, gauc};
 
-/// One scored sample of the primary task.
+/// One scored sample of one task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
     /// Time of the impression.
@@ -26,7 +26,7 @@ pub struct Scored {
     pub known: Known,
 }
 
-/// How a sample changes the score of its item's primary task.
+/// How a sample changes the score of its item for one task.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ScoreChange {
     /// Adds the item with its certain label.
@@ -37,11 +37,20 @@ pub(crate) enum ScoreChange {
     Late(Scored),
 }
 
-/// Score changes of a batch with its logits from before it was learned from, `[n_samples, n_tasks]`. The prediction made at
-/// the impression takes precedence.
-pub(crate) fn score_changes(batch: &Batch, logits: &[f32]) -> impl Iterator<Item = (Id, ScoreChange)> {
+/// Number of tasks of a batch with logits `[n_samples, n_tasks]`.
+pub(crate) fn n_tasks(batch: &Batch, logits: &[f32]) -> usize {
+    logits.len().checked_div(batch.samples.len()).unwrap_or(1).max(1)
+}
+
+/// Score changes of a task by a batch with its logits from before it was learned from, `[n_samples, n_tasks]`. The
+/// prediction made at the impression takes precedence.
+pub(crate) fn score_changes(
+    batch: &Batch,
+    logits: &[f32],
+    task: usize,
+) -> impl Iterator<Item = (Id, ScoreChange)> {
     let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
-    let n_tasks = logits.len().checked_div(batch.samples.len()).unwrap_or(1).max(1);
+    let n_tasks = n_tasks(batch, logits);
     let samples = batch.samples.iter().zip(logits.chunks_exact(n_tasks));
     samples.filter_map(move |(sample, logits)| {
         let Sample {
@@ -50,9 +59,9 @@ pub(crate) fn score_changes(batch: &Batch, logits: &[f32]) -> impl Iterator<Item
         let scored = Scored {
             ts: request.ts,
             request: request.id.0,
-            logit: candidate.predicted.get().unwrap_or(logits[0]),
+            logit: candidate.predicted.get(task).unwrap_or(logits[task]),
             popularity: candidate.dense[item_ctr],
-            label: sample.labels.get(0)?,
+            label: label(sample, task)?,
             known: Known::of(candidate),
         };
         let change = match sample.kind {
@@ -68,9 +77,19 @@ pub(crate) fn score_changes(batch: &Batch, logits: &[f32]) -> impl Iterator<Item
     })
 }
 
-/// Scores of a whole replay, 32 bytes per item, or of the newest items of a live learner.
+/// Scores of a whole replay, 32 bytes per item and task, or of the newest items of a live learner.
+///
+/// Methods that name no task are about the primary one.
 #[derive(Clone, Debug)]
 pub struct ScoreLog {
+    primary: TaskLog,
+    /// The other tasks, once a batch had them.
+    others: Vec<TaskLog>,
+}
+
+/// The scores of one task.
+#[derive(Clone, Debug)]
+struct TaskLog {
     scored: VecDeque<Scored>,
     most: usize,
     /// Number of scores dropped from the front.
@@ -90,6 +109,101 @@ impl ScoreLog {
     #[must_use]
     pub fn of_newest(most: usize) -> Self {
         Self {
+            primary: TaskLog::of_newest(most),
+            others: Vec::new(),
+        }
+    }
+
+    /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
+    pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
+        for task in 0..n_tasks(batch, logits) {
+            for (item, change) in score_changes(batch, logits, task) {
+                self.take(task, item, change);
+            }
+        }
+    }
+
+    pub(crate) fn take(&mut self, task: usize, item: Id, change: ScoreChange) {
+        let Some(other) = task.checked_sub(1) else {
+            return self.primary.take(item, change);
+        };
+        if self.others.len() <= other {
+            let most = self.primary.most;
+            self.others.resize_with(task, || TaskLog::of_newest(most));
+        }
+        self.others[other].take(item, change);
+    }
+
+    /// Adds one score.
+    pub fn push(&mut self, scored: Scored) {
+        self.primary.push(scored);
+    }
+
+    /// The scores in the order they were added.
+    pub fn iter(&self) -> impl Iterator<Item = &Scored> {
+        self.primary.scored.iter()
+    }
+
+    /// Number of scores.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.primary.scored.len()
+    }
+
+    /// Whether there is no score.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.primary.scored.is_empty()
+    }
+
+    /// The middle of the span of event time.
+    #[must_use]
+    pub fn middle(&self) -> EventTime {
+        let first = self.iter().map(|s| s.ts.0).min().unwrap_or(0);
+        let last = self.iter().map(|s| s.ts.0).max().unwrap_or(0);
+        EventTime(first + (last - first) / 2)
+    }
+
+    /// Metrics of the samples shown at or after `from`.
+    #[must_use]
+    pub fn figures(&self, from: EventTime) -> Figures {
+        self.primary.figures(from)
+    }
+
+    /// Metrics of each of `n_tasks` tasks, of the samples shown at or after `from`.
+    #[must_use]
+    pub fn task_figures(&self, n_tasks: usize, from: EventTime) -> Vec<Figures> {
+        let known = std::iter::once(&self.primary).chain(&self.others);
+        let mut figures: Vec<Figures> = known.map(|task| task.figures(from)).collect();
+        figures.resize(n_tasks, Figures::default());
+        figures
+    }
+
+    /// Metrics of the samples shown at or after `from`, by bucket of item and user.
+    #[must_use]
+    pub fn buckets(&self, from: EventTime) -> Buckets {
+        Buckets::of(self.primary.scored.iter().filter(|s| s.ts >= from))
+    }
+
+    /// Metrics of the first `n` samples; the log must have dropped none.
+    #[must_use]
+    pub fn start(&self, n: usize) -> Figures {
+        Figures::of(self.iter().take(n))
+    }
+
+    /// AUC and per-request AUC of the popularity baseline at or after `from`.
+    #[must_use]
+    pub fn popularity(&self, from: EventTime) -> (Option<f64>, Option<f64>) {
+        let chosen = || self.iter().filter(|s| s.ts >= from);
+        let mut pairs: Vec<_> = chosen().map(|s| (s.popularity, s.label)).collect();
+        let mut slates: Vec<_> = chosen().map(|s| (s.request, s.popularity, s.label)).collect();
+        (auc(&mut pairs), gauc(&mut slates))
+    }
+}
+
+impl TaskLog {
+    fn of_newest(most: usize) -> Self {
+        Self {
             scored: VecDeque::new(),
             most,
             n_dropped: 0,
@@ -97,14 +211,11 @@ impl ScoreLog {
         }
     }
 
-    /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
-    pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
-        for (item, change) in score_changes(batch, logits) {
-            self.take(item, change);
-        }
+    fn figures(&self, from: EventTime) -> Figures {
+        Figures::of(self.scored.iter().filter(|s| s.ts >= from))
     }
 
-    pub(crate) fn take(&mut self, item: Id, change: ScoreChange) {
+    fn take(&mut self, item: Id, change: ScoreChange) {
         match change {
             ScoreChange::Certain(scored) => self.push(scored),
             ScoreChange::Presumed(scored) => {
@@ -121,8 +232,7 @@ impl ScoreLog {
         }
     }
 
-    /// Adds one score.
-    pub fn push(&mut self, scored: Scored) {
+    fn push(&mut self, scored: Scored) {
         self.scored.push_back(scored);
         if self.scored.len() > self.most {
             self.scored.pop_front();
@@ -132,58 +242,6 @@ impl ScoreLog {
                 self.presumed.retain(|_, number| *number >= self.n_dropped);
             }
         }
-    }
-
-    /// The scores in the order they were added.
-    pub fn iter(&self) -> impl Iterator<Item = &Scored> {
-        self.scored.iter()
-    }
-
-    /// Number of scores.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.scored.len()
-    }
-
-    /// Whether there is no score.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.scored.is_empty()
-    }
-
-    /// The middle of the span of event time.
-    #[must_use]
-    pub fn middle(&self) -> EventTime {
-        let first = self.scored.iter().map(|s| s.ts.0).min().unwrap_or(0);
-        let last = self.scored.iter().map(|s| s.ts.0).max().unwrap_or(0);
-        EventTime(first + (last - first) / 2)
-    }
-
-    /// Metrics of the samples shown at or after `from`.
-    #[must_use]
-    pub fn figures(&self, from: EventTime) -> Figures {
-        Figures::of(self.scored.iter().filter(|s| s.ts >= from))
-    }
-
-    /// Metrics of the samples shown at or after `from`, by bucket of item and user.
-    #[must_use]
-    pub fn buckets(&self, from: EventTime) -> Buckets {
-        Buckets::of(self.scored.iter().filter(|s| s.ts >= from))
-    }
-
-    /// Metrics of the first `n` samples; the log must have dropped none.
-    #[must_use]
-    pub fn start(&self, n: usize) -> Figures {
-        Figures::of(self.scored.iter().take(n))
-    }
-
-    /// AUC and per-request AUC of the popularity baseline at or after `from`.
-    #[must_use]
-    pub fn popularity(&self, from: EventTime) -> (Option<f64>, Option<f64>) {
-        let chosen = || self.scored.iter().filter(|s| s.ts >= from);
-        let mut pairs: Vec<_> = chosen().map(|s| (s.popularity, s.label)).collect();
-        let mut slates: Vec<_> = chosen().map(|s| (s.request, s.popularity, s.label)).collect();
-        (auc(&mut pairs), gauc(&mut slates))
     }
 }
 
@@ -211,8 +269,8 @@ mod tests {
     /// Distinct predictions, as made when the items were shown.
     fn predict(samples: &[Sample]) {
         for (z, sample) in [-1.5f32, -0.2, 0.3, -2.0].iter().cycle().zip(samples) {
-            if sample.candidate.predicted.get().is_none() {
-                sample.candidate.predicted.set(*z);
+            if sample.candidate.predicted.get(0).is_none() {
+                sample.candidate.predicted.set(&[*z]);
             }
         }
     }
@@ -222,7 +280,7 @@ mod tests {
         let mut all = Vec::new();
         for (policy, samples) in streams() {
             predict(&samples);
-            let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(10));
+            let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(10, 1));
             // The logits at learning are not those at the impression, and must not be used.
             for sample in samples {
                 let batch = batch(vec![sample]);
@@ -268,7 +326,7 @@ mod tests {
         for item in &items {
             log.add(&batch(vec![item.clone()]), &[0.0]);
         }
-        assert!(log.presumed.len() <= 8, "{}", log.presumed.len());
+        assert!(log.primary.presumed.len() <= 8, "{}", log.primary.presumed.len());
         for (item, positives) in [(16, 0), (2, 0), (17, 1), (19, 2), (17, 2)] {
             log.add(
                 &batch(vec![again(&items[item], SampleKind::LatePositive, true, true)]),

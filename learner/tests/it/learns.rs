@@ -10,7 +10,7 @@ use crate::world::{batches, configs};
 fn the_model_beats_popularity_and_is_calibrated_on_a_world_it_can_learn() {
     let (model, learner) = configs();
     let mut trainer = Trainer::new(model, learner).unwrap();
-    let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(2000));
+    let (mut log, mut progressive) = (ScoreLog::default(), Progressive::new(2000, 1));
     for batch in batches(1, 3000) {
         let report = trainer.step(&batch).unwrap();
         assert!(report.is_learned);

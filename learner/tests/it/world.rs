@@ -52,7 +52,7 @@ pub(crate) fn batches_with_content(seed: u64, n_requests: u64) -> Vec<Batch> {
 /// Forgets what another trainer predicted of these samples: the first prediction is the one that validation keeps.
 pub(crate) fn unpredicted(batches: &[Batch]) {
     for sample in batches.iter().flat_map(|batch| &batch.samples) {
-        sample.candidate.predicted.set(f32::NAN);
+        sample.candidate.predicted.set(&[]);
     }
 }
 

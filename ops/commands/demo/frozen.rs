@@ -61,7 +61,7 @@ pub(super) fn score(
             log.push(Scored {
                 ts: slate.request.ts,
                 request: slate.request.id.0,
-                logit: candidate.predicted.get().unwrap_or(f32::NAN),
+                logit: candidate.predicted.get(0).unwrap_or(f32::NAN),
                 popularity: 0.0,
                 label: clicked.is_some_and(|at| at.since_ms(slate.request.ts) <= window_ms),
                 known: Known::of(candidate),

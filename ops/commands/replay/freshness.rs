@@ -78,7 +78,7 @@ mod tests {
 
     use ouzel_sample::{
         Batcher, Candidate, Dense, Labels, N_DENSE, PartitionId, Position, Request, Sample, SampleKind,
-        ShownLogit, Stream, VectorId,
+        ShownLogits, Stream, VectorId,
     };
 
     use super::*;
@@ -112,7 +112,7 @@ mod tests {
                 position: None,
                 dense: Dense::new([0.0; N_DENSE]),
                 content: VectorId::NONE,
-                predicted: ShownLogit::default(),
+                predicted: ShownLogits::default(),
             }),
             labels: Labels::UNKNOWN.with(PRIMARY, is_positive),
             values: Vec::new(),

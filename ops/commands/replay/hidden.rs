@@ -14,8 +14,8 @@ use ouzel_learner::Trainer;
 use ouzel_learner::model::uniform;
 use ouzel_learner::validation::{Figures, ScoreLog};
 use ouzel_sample::{
-    Batch, Candidate, EventTime, FeatureQuery, FeatureState, Id, IdHasher, Impression, ShownItem, ShownLogit,
-    ShownSlate, VectorMap,
+    Batch, Candidate, EventTime, FeatureQuery, FeatureState, Id, IdHasher, Impression, ShownItem,
+    ShownLogits, ShownSlate, VectorMap,
 };
 
 /// One request in so many is scored again.
@@ -169,10 +169,10 @@ impl HiddenSlates {
                 };
                 let mut sample = sample.clone();
                 let candidate = Candidate {
-                    predicted: ShownLogit::default(),
+                    predicted: ShownLogits::default(),
                     ..Candidate::clone(&sample.candidate)
                 };
-                candidate.predicted.set(logits[index]);
+                candidate.predicted.set(&logits[index..=index]);
                 sample.candidate = Arc::new(candidate);
                 hidden.samples.push(sample);
             }
@@ -236,6 +236,6 @@ fn predict(
     trainer.predict_shown(std::slice::from_ref(&slate), &vectors)?;
     let shown = slate.candidates.iter().take(impression.items.len());
     Ok(shown
-        .map(|candidate| candidate.predicted.get().unwrap_or(f32::NAN))
+        .map(|candidate| candidate.predicted.get(0).unwrap_or(f32::NAN))
         .collect())
 }

@@ -36,6 +36,8 @@ pub(super) struct RunReport {
     /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
     second_half: Figures,
+    /// Figures of each task, the first included.
+    tasks: BTreeMap<String, TaskFigures>,
     second_half_popularity_auc: Option<f64>,
     buckets: Buckets,
     second_half_buckets: Buckets,
@@ -59,6 +61,25 @@ pub(super) struct Measured<'a> {
     pub(super) streams: StreamReport,
     /// How long the run took.
     pub(super) wall: Duration,
+}
+
+/// Figures of one task.
+#[derive(Debug, Serialize)]
+struct TaskFigures {
+    all: Figures,
+    second_half: Figures,
+}
+
+impl TaskFigures {
+    /// The figures of the tasks of a model.
+    fn by_name(tasks: &[String], scores: &ScoreLog) -> BTreeMap<String, Self> {
+        let all = scores.task_figures(tasks.len(), EventTime::MIN).into_iter();
+        let second_half = scores.task_figures(tasks.len(), scores.middle());
+        let figures = all
+            .zip(second_half)
+            .map(|(all, second_half)| Self { all, second_half });
+        tasks.iter().cloned().zip(figures).collect()
+    }
 }
 
 impl RunReport {
@@ -94,6 +115,7 @@ impl RunReport {
                 .collect(),
             freshness: measured.freshness.ages(),
             second_half: scores.figures(middle),
+            tasks: TaskFigures::by_name(&parts.learner.trainer.model().tasks, scores),
             second_half_popularity_auc: scores.popularity(middle).0,
             buckets: scores.buckets(EventTime::MIN),
             second_half_buckets: scores.buckets(middle),
@@ -129,6 +151,14 @@ impl RunReport {
             figure(self.popularity_auc),
             figure(self.second_half_popularity_auc)
         )?;
+        for (task, of_task) in self.tasks.iter().filter(|_| self.tasks.len() > 1) {
+            writeln!(
+                out,
+                "  {task:<12} {}  (second half {})",
+                figures(&of_task.all),
+                figures(&of_task.second_half)
+            )?;
+        }
         for (n, start) in &self.start {
             writeln!(out, "  first {n:<6} {}", figures(start))?;
         }

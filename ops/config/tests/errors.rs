@@ -128,6 +128,14 @@ fn a_value_out_of_its_range_is_refused_where_it_is_written() {
             "features.fast_ema_rate: must be more than 0 and less than 1, not 1.5",
         ),
         (
+            "[serving]\nscore = \"click + 5 * ordr\"",
+            "x.toml:2:1: serving.score: is no usable expression, column 13: there is no task `ordr`",
+        ),
+        (
+            "join.tasks = [{ name = \"order\", window = \"1m\" }]\nserving.score = \"order / 0\"",
+            "x.toml:2:9: serving.score: is no usable expression, column 9: divides by zero",
+        ),
+        (
             "features.history_capacity = 99",
             "must be at least history_len, 100, not 99",
         ),

@@ -12,7 +12,7 @@ use super::vector_map::VectorMap;
 use super::vectors::{N_MODALITIES, VectorId};
 use crate::{
     Attribute, AttributeField, Candidate, EventTime, Id, Item, Number, Request, ShownFeatures, ShownItem,
-    ShownLogit,
+    ShownLogits,
 };
 
 /// A request for the features of some items for one user, as of a time.
@@ -52,7 +52,7 @@ impl FeatureState {
                 dense: Dense::new(self.item_features(query, &shared, shown.item, item.as_deref())),
                 content: self.content(shown.item),
                 attributes: self.attributes(item.as_deref(), &shown.features),
-                predicted: ShownLogit::default(),
+                predicted: ShownLogits::default(),
             }
         };
         let mut candidates: Vec<Candidate> = query.items.iter().map(candidate).collect();

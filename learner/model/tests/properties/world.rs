@@ -8,7 +8,7 @@ use ouzel_model::{
 };
 use ouzel_sample::{
     Attribute, AttributeField, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Request,
-    ShownLogit, ShownSlate, Vector, VectorId, VectorMap, VectorTable,
+    ShownLogits, ShownSlate, Vector, VectorId, VectorMap, VectorTable,
 };
 use tch::Device;
 
@@ -74,7 +74,7 @@ impl World {
                 position: None,
                 dense: Dense::try_from(dense).unwrap(),
                 content: self.content(*item),
-                predicted: ShownLogit::default(),
+                predicted: ShownLogits::default(),
             })
         };
         ShownSlate {

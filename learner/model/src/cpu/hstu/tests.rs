@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Candidate, Dense, EventTime, HistoryEntry, Id, N_DENSE, Request, ShownLogit, ShownSlate, VectorId,
+    Candidate, Dense, EventTime, HistoryEntry, Id, N_DENSE, Request, ShownLogits, ShownSlate, VectorId,
     VectorMap,
 };
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
                 position: None,
                 dense: Dense::new([0.0; N_DENSE]),
                 content: VectorId::NONE,
-                predicted: ShownLogit::default(),
+                predicted: ShownLogits::default(),
             })
         };
         ShownSlate {
