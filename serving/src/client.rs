@@ -14,8 +14,8 @@ use crate::{RankRequest, RankResponse};
 
 /// Timeout of connecting, and of each read and write.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest reply accepted: 1,000 items with ids of 128 bytes and 8 tasks take less.
-const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
+/// Largest reply accepted: 1,000 items take less, with ids of 512 bytes that JSON escapes and 8 tasks.
+const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// Longest status or header line accepted.
 const MAX_LINE_BYTES: u64 = 16 * 1024;
 

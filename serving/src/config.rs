@@ -79,7 +79,7 @@ impl Default for ServingConfig {
             queue_capacity: 1024,
             deadline: Period::from_ms(50),
             max_candidates: 1000,
-            max_body: ByteSize::from_bytes(256 << 10),
+            max_body: ByteSize::from_bytes(1 << 20),
             max_connections: 1024,
             header_timeout: Period::from_secs(30),
             body_timeout: Period::from_secs(5),

@@ -9,9 +9,9 @@ use thiserror::Error;
 /// A request that passed every check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedRequest {
-    /// The user, 1 to 128 bytes.
+    /// The user, 1 to 512 bytes.
     pub user_id: String,
-    /// The candidates: 1 to `ServingConfig::max_candidates` distinct ids of 1 to 128 bytes.
+    /// The candidates: 1 to `ServingConfig::max_candidates` distinct ids of 1 to 512 bytes.
     pub items: Vec<String>,
     /// Features of each candidate, `[n_items]`.
     pub features: Vec<NamedValues>,

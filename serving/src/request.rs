@@ -113,7 +113,7 @@ pub enum InvalidRequest {
     LongId { field: String, n_bytes: usize },
     #[error("items is empty, there is nothing to rank")]
     NoItems,
-    #[error("items has {n_items} entries, at most {max} are allowed")]
+    #[error("items has {n_items} entries, the limit is serving.max_candidates = {max}")]
     TooManyItems { n_items: usize, max: usize },
     #[error("items[{index}] repeats {item:?}")]
     DuplicateItem { index: usize, item: String },
@@ -308,7 +308,7 @@ mod tests {
                     user_id: long.clone(),
                     ..request(&["a"])
                 },
-                "user_id has 129 bytes",
+                "user_id has 513 bytes",
             ),
             (
                 RankRequest {
@@ -318,9 +318,12 @@ mod tests {
                 "request_id is empty",
             ),
             (request(&[]), "nothing to rank"),
-            (request(&["a", "b", "c", "d"]), "items has 4 entries, at most 3"),
+            (
+                request(&["a", "b", "c", "d"]),
+                "items has 4 entries, the limit is serving.max_candidates = 3",
+            ),
             (request(&["a", ""]), "items[1] is empty"),
-            (request(&["a", &long]), "items[1] has 129 bytes"),
+            (request(&["a", &long]), "items[1] has 513 bytes"),
             (request(&["a", "b", "a"]), "items[2] repeats \"a\""),
             (
                 RankRequest {

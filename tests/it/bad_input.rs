@@ -84,7 +84,7 @@ fn bad_records(largest: usize) -> Vec<Bad> {
         bad(
             Impressions,
             Reason::BadId,
-            shown(&|e| e["user_id"] = json!("u".repeat(129))),
+            shown(&|e| e["user_id"] = json!("u".repeat(513))),
         ),
         bad(Impressions, Reason::TooOld, shown(&|e| e["ts_ms"] = json!(0))),
         bad(
@@ -100,7 +100,7 @@ fn bad_records(largest: usize) -> Vec<Bad> {
         bad(
             Impressions,
             Reason::TooLarge,
-            shown(&|e| e["padding"] = json!("x".repeat(100_000))),
+            shown(&|e| e["padding"] = json!("x".repeat(1_000_000))),
         ),
         bad(Actions, Reason::MalformedJson, "not json"),
         bad(Actions, Reason::WrongType, acted(&|e| e["value"] = json!("much"))),
@@ -179,7 +179,7 @@ fn dead_letters(broker: &Broker) -> BTreeMap<Stream, Vec<Record>> {
 fn bad_records_have_no_effect(broker: &Broker) {
     let dir = tempfile::tempdir().unwrap();
     let world = World::generate(150, dir.path());
-    let bad = bad_records(if broker.is_real() { 10_000_000 } else { 200_000 });
+    let bad = bad_records(if broker.is_real() { 10_000_000 } else { 1_000_000 });
     let mut home = Home::new(broker, "learner.batch_min_samples = 32");
     let daemon = home.start();
     // An invalid record after every few valid ones. Its timestamp is the start of the log, to which its event time is

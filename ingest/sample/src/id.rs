@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::NumberScope;
 
 /// Longest id accepted on the wire, in bytes of UTF-8.
-pub const MAX_ID_BYTES: usize = 128;
+pub const MAX_ID_BYTES: usize = 512;
 
 /// A salted 64-bit hash of an id string.
 ///

@@ -38,6 +38,27 @@ pub struct DecodedRecord {
     pub event: Result<Event, Reject>,
 }
 
+impl DecodedRecord {
+    /// About as many bytes as the record takes in memory: its lists, texts and vectors.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let event = match &self.event {
+            Ok(Event::Impression(shown)) => {
+                size_of_val(shown.items.as_slice()) + size_of_val(shown.context.as_slice())
+            }
+            Ok(Event::Item(item)) => {
+                let texts: usize = item.texts.iter().map(String::len).sum();
+                let values: usize = item.vectors.iter().map(|(_, vector)| vector.len()).sum();
+                size_of_val(item.attributes.as_slice()) + texts + values * size_of::<f32>() + item.name.len()
+            }
+            Ok(Event::Actions(actions)) => size_of_val(actions.as_slice()),
+            Ok(Event::JoinRecord(_) | Event::Action(_) | Event::Deletion(_)) => 0,
+            Err(reject) => reject.detail.len(),
+        };
+        size_of::<Self>() + event
+    }
+}
+
 /// A decoded event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mapping::{ActionMapping, ImpressionMapping, ItemMapping, Mapping};
 
+/// A little less than what librdkafka (1,000,000) and a Kafka broker (1,048,588) accept by default with their overhead.
+const MAX_RECORD_BYTES: u64 = 960 << 10;
+
 /// How records become events, and limits of one event. An event beyond a limit is rejected and goes to the dead-letter
 /// topic. docs/events.md describes mappings and paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,9 +20,9 @@ pub struct EventConfig {
     ///
     /// Set it when the events come from one of these.
     pub from: String,
-    /// Size of a record's payload.
+    /// Size of a record's payload. The brokers and the producers have limits of their own (`message.max.bytes`).
     ///
-    /// Raise it when records with many items or long texts are rejected.
+    /// Raise it, together with those, when records with many items or long texts are rejected.
     #[schemars(extend("x-minimum" = "1B"))]
     pub max_record: ByteSize,
     /// Items of an impression.
@@ -95,7 +98,7 @@ impl Default for EventConfig {
     fn default() -> Self {
         Self {
             from: "ouzel".to_owned(),
-            max_record: ByteSize::from_bytes(64 << 10),
+            max_record: ByteSize::from_bytes(MAX_RECORD_BYTES),
             max_items: 1000,
             max_attributes: 512,
             max_texts: 64,

@@ -26,7 +26,7 @@ const CHANGED: &str = r#"
     [optimizer]
     wide_alpha = 0.05
     [serving]
-    max_body = "1MiB"
+    max_body = "2MiB"
     [admin]
     socket = "/run/ouzel/admin.sock"
     [log]

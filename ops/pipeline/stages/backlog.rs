@@ -1,9 +1,9 @@
 //! Backpressure between poll and join, partition by partition.
 //!
-//! The channel is unbounded. A partition is paused at [`HIGH`] records in the channel and resumed at [`LOW`], while poll
-//! continues. So a fast partition never starves a slow one, and the number of partitions bounds memory.
+//! The channel is unbounded. A partition is paused at [`HIGH`] records or [`HIGH_BYTES`] in the channel and resumed at half
+//! of them, while poll continues. So a fast partition never starves a slow one, and the number of partitions bounds memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +19,11 @@ pub const HIGH: usize = 8192;
 /// Records in the channel at which a partition is resumed.
 pub const LOW: usize = 4096;
 
+/// Bytes in the channel at which a partition is paused: large records count for more.
+pub const HIGH_BYTES: usize = 64 << 20;
+/// Bytes in the channel at which a partition is resumed.
+const LOW_BYTES: usize = HIGH_BYTES / 2;
+
 /// Records between poll and the join, by partition.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -29,13 +34,28 @@ pub struct Backlog {
 #[derive(Debug, Default)]
 struct Flow {
     n: usize,
+    /// Sum of `sizes`.
+    bytes: usize,
+    /// Size of each record in the channel, the oldest first.
+    sizes: VecDeque<usize>,
     is_paused: bool,
 }
 
 impl Backlog {
-    /// Counts `n` records that poll sent.
+    /// Counts `n` records that poll sent, whatever their size.
     pub fn sent(&self, partition: PartitionId, n: usize) {
         lock(&self.partitions).entry(partition).or_default().n += n;
+    }
+
+    /// Counts records of these sizes, in bytes, that poll sent. Not to be mixed with [`Backlog::sent`] in one partition.
+    pub fn sent_sizes(&self, partition: PartitionId, sizes: impl Iterator<Item = usize>) {
+        let mut partitions = lock(&self.partitions);
+        let flow = partitions.entry(partition).or_default();
+        for size in sizes {
+            flow.n += 1;
+            flow.bytes += size;
+            flow.sizes.push_back(size);
+        }
     }
 
     /// Records that poll has ended and no more records arrive.
@@ -52,6 +72,8 @@ impl Backlog {
     pub fn released(&self, partition: PartitionId, n: usize) {
         if let Some(flow) = lock(&self.partitions).get_mut(&partition) {
             flow.n = flow.n.saturating_sub(n);
+            let n = n.min(flow.sizes.len());
+            flow.bytes -= flow.sizes.drain(..n).sum::<usize>();
         }
     }
 
@@ -71,10 +93,10 @@ impl Backlog {
     fn balance(&self) -> (Vec<PartitionId>, Vec<PartitionId>) {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (id, flow) in lock(&self.partitions).iter_mut() {
-            if !flow.is_paused && flow.n >= HIGH {
+            if !flow.is_paused && (flow.n >= HIGH || flow.bytes >= HIGH_BYTES) {
                 flow.is_paused = true;
                 pause.push(*id);
-            } else if flow.is_paused && flow.n <= LOW {
+            } else if flow.is_paused && flow.n <= LOW && flow.bytes <= LOW_BYTES {
                 flow.is_paused = false;
                 resume.push(*id);
             }
@@ -104,5 +126,17 @@ mod tests {
         );
         backlog.released(fast, HIGH - LOW);
         assert_eq!(backlog.balance(), (vec![], vec![fast]));
+    }
+
+    #[test]
+    fn a_few_large_records_pause_a_partition_too() {
+        let large = PartitionId::new(Stream::Items, 0);
+        let backlog = Backlog::default();
+        backlog.sent_sizes(large, [HIGH_BYTES / 4; 4].into_iter());
+        assert_eq!(backlog.balance(), (vec![large], vec![]));
+        backlog.released(large, 1);
+        assert_eq!(backlog.balance(), (vec![], vec![]));
+        backlog.released(large, 1);
+        assert_eq!(backlog.balance(), (vec![], vec![large]));
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use ouzel_sample::DecodedRecord;
+
 use super::Read;
 use super::backlog::Backlog;
 use crate::pipeline::intake::Intake;
@@ -39,7 +41,8 @@ impl Poll {
             if let Read::Records(records) = &read
                 && let Some(first) = records.first()
             {
-                self.backlog.sent(first.position.partition, records.len());
+                let sizes = records.iter().map(DecodedRecord::size_bytes);
+                self.backlog.sent_sizes(first.position.partition, sizes);
             }
             let is_finished = matches!(read, Read::Finished);
             // A join stage that has ended has failed; its task reports why.

@@ -49,7 +49,7 @@ async fn collect(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, Refusal> {
         }
     }
     if n_read > max_bytes {
-        let message = format!("the body is over {max_bytes} bytes");
+        let message = format!("the body is over {max_bytes} bytes, the limit is serving.max_body");
         return Err(Refusal::new(Code::TooLarge, message));
     }
     Ok(bytes)

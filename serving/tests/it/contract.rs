@@ -134,7 +134,7 @@ fn the_metrics_page_is_what_the_callback_renders() {
 fn each_bad_request_gets_its_status_its_code_and_the_field_by_name() {
     let server = Server::start();
     server.published.publish(Version::new(1));
-    let long = "x".repeat(129);
+    let long = "x".repeat(513);
     let too_many: Vec<String> = (0..1_001).map(|i| i.to_string()).collect();
     let rank = |body: Value| ("POST", "/v1/rank", body.to_string());
     let raw = |body: &str| ("POST", "/v1/rank", body.to_owned());
@@ -203,7 +203,7 @@ fn each_bad_request_gets_its_status_its_code_and_the_field_by_name() {
             rank(json!({"user_id": "u", "items": [long]})),
             422,
             "invalid_request",
-            "items[0] has 129 bytes",
+            "items[0] has 513 bytes",
         ),
         (
             rank(json!({"user_id": "u", "items": ["a", "a"]})),
@@ -229,7 +229,12 @@ fn each_bad_request_gets_its_status_its_code_and_the_field_by_name() {
             "internal",
             "not finite",
         ),
-        (raw(&"x".repeat(256 * 1024 + 1)), 413, "too_large", "262144 bytes"),
+        (
+            raw(&"x".repeat(1024 * 1024 + 1)),
+            413,
+            "too_large",
+            "1048576 bytes",
+        ),
         (("POST", "/v1/rnak", String::new()), 404, "not_found", "/v1/rnak"),
         (("GET", "/", String::new()), 404, "not_found", "/"),
         (

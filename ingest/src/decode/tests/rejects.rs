@@ -214,8 +214,8 @@ fn rejections_contain_no_values() {
 }
 
 #[test]
-fn ids_are_between_1_and_128_bytes() {
-    for (id, is_accepted) in [("", false), (&*"x".repeat(128), true), (&*"x".repeat(129), false)] {
+fn ids_are_between_1_and_512_bytes() {
+    for (id, is_accepted) in [("", false), (&*"x".repeat(512), true), (&*"x".repeat(513), false)] {
         for field in ["request_id", "user_id", "item_id"] {
             match decode(Stream::Actions, &with(action(), field, json!(id))) {
                 Ok(_) => assert!(is_accepted),
