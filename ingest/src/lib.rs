@@ -12,6 +12,7 @@ mod decode;
 mod deleted;
 mod embedded_broker;
 mod error;
+mod event_producer;
 mod feeder;
 pub mod join;
 pub mod mapping;
@@ -31,6 +32,7 @@ pub use dead_letters::DeadLetters;
 pub use decode::{ActionCounts, Decoder, EventConfig, ImmediateLabels};
 pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
+pub use event_producer::{CheckedEvent, Delivery, EventProducer};
 pub use feeder::Feeder;
 pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{

@@ -9,10 +9,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
-use rdkafka::{ClientContext, Message};
+use rdkafka::{ClientConfig, ClientContext, Message};
 
 use crate::error::Error;
-use crate::source::kafka::{ClientLog, properties};
+use crate::source::kafka::{self, ClientLog};
 
 /// Defaults of a producer, which the user may override.
 const DEFAULTS: &[(&str, &str)] = &[
@@ -31,24 +31,32 @@ const OVERHEAD_BYTES: u64 = 128;
 /// Delivered records are remembered in segments of about this size until they are consumed.
 const SEGMENT_BYTES: u64 = 32 << 10;
 
+/// The configuration of a producer: our defaults and the user's properties.
+pub(crate) fn properties(
+    bootstrap: &str,
+    user_properties: &BTreeMap<String, String>,
+) -> Result<ClientConfig, Error> {
+    let mut config = kafka::properties::client(bootstrap, user_properties)?;
+    for (key, value) in DEFAULTS {
+        if !user_properties.contains_key(*key) {
+            config.set(*key, *value);
+        }
+    }
+    Ok(config)
+}
+
 /// A producer whose deliveries to `topics` are tracked.
 pub(crate) fn connect(
     bootstrap: &str,
     user_properties: &BTreeMap<String, String>,
     topics: Vec<(Stream, String)>,
 ) -> Result<BaseProducer<DeliveryTracker>, Error> {
-    let mut config = properties::client(bootstrap, user_properties)?;
-    for (key, value) in DEFAULTS {
-        if !user_properties.contains_key(*key) {
-            config.set(*key, *value);
-        }
-    }
     let tracker = DeliveryTracker {
         log: ClientLog::default(),
         topics,
         state: Mutex::default(),
     };
-    config
+    properties(bootstrap, user_properties)?
         .create_with_context(tracker)
         .map_err(|error| Error::client(&error))
 }

@@ -23,6 +23,10 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         tracing::warn!("{warning}");
     }
     let kafka = config.kafka_config().exit(Exit::Usage)?;
+    let events = match config.serving.events_listen {
+        Some(_) => Some(config.event_producer(&kafka)?),
+        None => None,
+    };
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
     let spec = PipelineSpec {
@@ -33,7 +37,8 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         seed: Box::new(|_| {}),
         scores: None,
     };
-    let mut running = threads::start(spec, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
+    let clock = Arc::new(SystemClock);
+    let mut running = threads::start(spec, events, clock, Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
     running.process.wait()?;
     tracing::info!("stopped");

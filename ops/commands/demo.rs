@@ -79,7 +79,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         seed: Box::new(|features| seed_histories(features, &config, &data)),
         scores: Some(Arc::clone(&scores)),
     };
-    let mut running = threads::start(spec, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
+    let mut running = threads::start(spec, None, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
     let demo = Demo::start(&data, &kafka, &mut running)?;
     let mut progress = Progress::new(

@@ -35,6 +35,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     errors.extend(config.learner_config().pooling(&model));
     errors.extend(history(config));
     errors.extend(several_actions(config));
+    errors.extend(bodies(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let message = format!("must be a level or a filter, not {:?}: {error}", config.log.level);
@@ -101,6 +102,16 @@ fn several_actions(config: &Config) -> Option<KeyError> {
              for each item",
         )
     })
+}
+
+/// A posted event of the greatest size must fit a body.
+fn bodies(config: &Config) -> Option<KeyError> {
+    let (body, record) = (config.serving.max_body, config.events.max_record);
+    let message = format!(
+        "must be at least events.max_record, {record}, where serving.events_listen takes events, not {body}"
+    );
+    let is_small = config.serving.events_listen.is_some() && body < record;
+    is_small.then(|| KeyError::new("serving.max_body", message))
 }
 
 fn socket(config: &Config) -> Option<KeyError> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind, ValueUse};
-use ouzel_ingest::{KafkaConfig, Topics};
+use ouzel_ingest::{EventProducer, KafkaConfig, Topics};
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::{Policy as LossPolicy, ValueRole};
 use ouzel_learner::model::ModelConfig;
@@ -13,6 +13,7 @@ use ouzel_serving::{ScoreError, ScoreExpression};
 
 use super::properties::PropertyError;
 use super::root::Config;
+use crate::pipeline::spec::decoder;
 
 /// Width of the vectors of an EfficientNet-Lite of any size.
 const EFFICIENTNET_LITE: usize = 1280;
@@ -51,6 +52,14 @@ impl Config {
             with_metadata: self.events.with_metadata(),
             is_whole_log_expected: false,
         })
+    }
+
+    /// The producer of the events that clients post.
+    pub(crate) fn event_producer(&self, kafka: &KafkaConfig) -> anyhow::Result<EventProducer> {
+        let max_record = self.events.max_record.len();
+        let timeout = self.serving.events_timeout.duration();
+        let producer = EventProducer::connect(kafka, decoder(self)?, self.join.by, max_record, timeout)?;
+        Ok(producer)
     }
 
     /// The store of the join state; on disk it is in `dir`.

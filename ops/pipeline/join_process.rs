@@ -40,6 +40,7 @@ pub(crate) fn start(config: &Config, metrics: Metrics, shutdown: &Shutdown) -> a
             port,
             Arc::new(Queue::new(1)),
             Arc::new(|| None),
+            None,
             config.serving.clone(),
         )?;
     }

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use ouzel_serving::events::EventsCall;
 use ouzel_serving::{Queue, ServedModel, ServingConfig, http};
 
 use crate::error::ErrorExt;
@@ -71,12 +73,14 @@ impl Process {
         }
     }
 
-    /// Serves the port until the shutdown. Rank requests go to `queue`; `model` returns the served model.
+    /// Serves the port until the shutdown. Rank requests go to `queue`; `model` returns the served model;
+    /// `events` also takes events on this port.
     pub fn serve(
         &mut self,
         port: HttpPort,
         queue: Arc<Queue>,
         model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+        events: Option<http::EventsApp>,
         config: ServingConfig,
     ) -> anyhow::Result<()> {
         let recorder = self.metrics.clone();
@@ -84,12 +88,34 @@ impl Process {
             queue,
             model,
             metrics: Arc::new(move || recorder.render()),
+            events,
             config,
         };
         let shutdown = self.shutdown.clone();
         self.supervisor.spawn(Task::Http, move || {
             let stop = async move { shutdown.triggered().await };
             Ok(port.runtime.block_on(http::serve(port.listener, app, stop))?)
+        })
+    }
+
+    /// What a port needs to take events, which it sends to `calls`.
+    pub fn events_app(&self, calls: SyncSender<EventsCall>, config: &ServingConfig) -> http::EventsApp {
+        let recorder = self.metrics.clone();
+        http::EventsApp {
+            calls,
+            metrics: Arc::new(move || recorder.render()),
+            config: config.clone(),
+        }
+    }
+
+    /// Takes events on a port of their own until the shutdown.
+    pub fn serve_events(&mut self, port: HttpPort, app: http::EventsApp) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.clone();
+        self.supervisor.spawn(Task::EventsHttp, move || {
+            let stop = async move { shutdown.triggered().await };
+            Ok(port
+                .runtime
+                .block_on(http::serve_events(port.listener, app, stop))?)
         })
     }
 

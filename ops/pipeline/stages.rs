@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub(crate) mod encode;
+pub(crate) mod events;
 pub(crate) mod idle;
 pub mod join;
 pub(crate) mod join_worker;

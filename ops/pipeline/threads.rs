@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
 use ouzel_sample::{EventTime, FeatureState};
+use ouzel_serving::http::EventsApp;
 use ouzel_serving::{Published, Queue, Scorer, Version, run_worker};
 use ouzel_snapshot::Store;
 use ouzel_verify::failpoint::{self, FailPoint};
@@ -27,6 +29,7 @@ use super::publisher::Publisher;
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
 use super::stages::encode::{Encode, Encoding};
+use super::stages::events::{Events, MAX_WAITING_CALLS};
 use super::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
 use super::stages::learn::{Learn, PendingRequest};
 use super::stages::poll::Poll;
@@ -68,9 +71,10 @@ struct Threads<'a> {
     clock: Arc<dyn Clock>,
 }
 
-/// Starts every stage. Steps that can fail come before the first thread.
+/// Starts every stage. Steps that can fail come before the first thread. `events` writes the events that clients post.
 pub fn start(
     spec: PipelineSpec<'_>,
+    events: Option<EventProducer>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     shutdown: &Shutdown,
@@ -78,6 +82,10 @@ pub fn start(
     let config = spec.config;
     let port = HttpPort::bind(config.serving.listen)?;
     let address = port.address;
+    let events_port = match config.serving.events_listen {
+        Some(listen) if events.is_some() && listen != config.serving.listen => Some(HttpPort::bind(listen)?),
+        _ => None,
+    };
     let store = Arc::new(Store::open_on(failpoint::file_system(), &config.snapshot.dir)?);
     failpoint::reach(FailPoint::StoreOpened);
     let parts = spec.build(Some(&store))?;
@@ -96,7 +104,8 @@ pub fn start(
         clock,
     };
     // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
-    threads.serve(port, parts.sequencer.stage().features())?;
+    let shared = threads.events(events, events_port)?;
+    threads.serve(port, shared, parts.sequencer.stage().features())?;
     let (to_learner, from_admin) = channel();
     threads.admin(socket, &control, to_learner)?;
     threads.stages(parts, control, from_admin)?;
@@ -114,8 +123,39 @@ pub fn start(
 }
 
 impl Threads<'_> {
+    /// Starts the writer of posted events, and their port if they have their own; otherwise returns what the scoring port
+    /// needs to take them.
+    fn events(
+        &mut self,
+        producer: Option<EventProducer>,
+        port: Option<HttpPort>,
+    ) -> anyhow::Result<Option<EventsApp>> {
+        let Some(producer) = producer else {
+            return Ok(None);
+        };
+        let (to_events, calls) = sync_channel(MAX_WAITING_CALLS);
+        let stage = Events::new(producer, Arc::clone(&self.clock));
+        self.process
+            .supervisor
+            .spawn(Task::Events, move || stage.run(&calls))?;
+        let app = self.process.events_app(to_events, &self.config.serving);
+        match port {
+            None => Ok(Some(app)),
+            Some(port) => {
+                tracing::info!(address = %port.address, "taking events");
+                self.process.serve_events(port, app)?;
+                Ok(None)
+            }
+        }
+    }
+
     /// Starts the scorers and the HTTP port.
-    fn serve(&mut self, port: HttpPort, features: &Arc<FeatureState>) -> anyhow::Result<()> {
+    fn serve(
+        &mut self,
+        port: HttpPort,
+        events: Option<EventsApp>,
+        features: &Arc<FeatureState>,
+    ) -> anyhow::Result<()> {
         let config = self.config;
         let queue = Arc::new(Queue::new(config.serving.queue_capacity));
         let learner = config.learner_config();
@@ -141,7 +181,8 @@ impl Threads<'_> {
         }
         let published = Arc::clone(&self.published);
         let served = Arc::new(move || published.served());
-        self.process.serve(port, queue, served, config.serving.clone())
+        self.process
+            .serve(port, queue, served, events, config.serving.clone())
     }
 
     /// Starts the admin socket.

@@ -19,6 +19,10 @@ pub enum Task {
     Scorer(u16),
     /// Serves the scoring port until the shutdown.
     Http,
+    /// Takes posted events on a port of their own until the shutdown.
+    EventsHttp,
+    /// Writes posted events. Ends when the ports that take them close.
+    Events,
     /// Serves the admin socket until the shutdown.
     Admin,
     /// Writes the events of the demo to its broker.
@@ -63,6 +67,8 @@ impl Task {
             Task::Snapshot => "snapshot",
             Task::Scorer(_) => "scorer",
             Task::Http => "http",
+            Task::EventsHttp => "events-http",
+            Task::Events => "events",
             Task::Admin => "admin",
             Task::Feeder => "feeder",
             Task::Caller => "caller",
@@ -84,7 +90,9 @@ impl Task {
             // The newest valid snapshot is still there, and serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),
-            Task::Http => (OnEnd::Unexpected, OnError::Stop),
+            Task::Http | Task::EventsHttp => (OnEnd::Unexpected, OnError::Stop),
+            // Posts are refused; what the topics hold is still learned and served.
+            Task::Events => (OnEnd::Drain, OnError::Continue),
             Task::Admin => (OnEnd::Unexpected, OnError::Continue),
             Task::Feeder => (OnEnd::Drain, OnError::Stop),
             Task::Caller | Task::Signals | Task::Telemetry => (OnEnd::Drain, OnError::Continue),

@@ -17,6 +17,18 @@ pub struct ServingConfig {
     ///
     /// Change it to serve callers on other machines.
     pub listen: SocketAddr,
+    /// Address and port that take events by `POST /v1/events` and write them to the topics; `listen` shares the scoring
+    /// port. Unset: none. It has no authentication: who reaches it decides what the model learns.
+    ///
+    /// Set it for applications that have no Kafka client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_listen: Option<SocketAddr>,
+    /// From a call's last byte until every event of it is acknowledged by the broker, in wall time; a later call is
+    /// answered 503.
+    ///
+    /// Set it to what callers wait for.
+    #[schemars(extend("x-minimum" = "100ms"))]
+    pub events_timeout: Period,
     /// What orders the items: an expression over the probabilities of the tasks, such as
     /// `click + 5 * order - 2 * dislike`. It knows numbers, `+`, `-`, `*`, `/`, parentheses, `min`, `max`, `log`, `exp`
     /// and `pow`; a task whose name is not a word stands in backticks. Empty: the first task.
@@ -43,9 +55,9 @@ pub struct ServingConfig {
     /// Unit: items. Raise it to rank larger candidate sets.
     #[schemars(range(min = 1))]
     pub max_candidates: usize,
-    /// Size of a request body; a larger one is answered 413.
+    /// Size of a request body, of events too; a larger one is answered 413. It must take an event of `events.max_record`.
     ///
-    /// Raise it together with `max_candidates`.
+    /// Raise it together with `max_candidates` or `events.max_record`.
     #[schemars(extend("x-minimum" = "1B"))]
     pub max_body: ByteSize,
     /// Open connections; more wait in the kernel's accept queue.
@@ -74,6 +86,8 @@ impl Default for ServingConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8600)),
+            events_listen: None,
+            events_timeout: Period::from_secs(5),
             score: String::new(),
             workers: 1,
             queue_capacity: 1024,

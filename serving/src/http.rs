@@ -5,6 +5,7 @@
 
 mod app;
 mod body;
+mod events;
 mod inference;
 mod rank;
 mod refusal;
@@ -14,4 +15,5 @@ mod server;
 mod status;
 
 pub use app::App;
-pub use server::{ServeError, bind, serve};
+pub use events::EventsApp;
+pub use server::{ServeError, bind, serve, serve_events};

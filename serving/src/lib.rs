@@ -9,11 +9,15 @@
 //!    and makes one score of the tasks by its [`ScoreExpression`].
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
+//! Events that a client posts take another path: [`http`] passes an [`EventsCall`](events::EventsCall) to a writer outside
+//! of this crate and waits for its answer.
+//!
 //! The crate owns that path and its limits. It knows nothing of training, event sources or snapshot directories. It
 //! starts no thread ([`run_worker`] is a loop), and async code stays inside [`http`].
 
 pub mod client;
 mod config;
+pub mod events;
 pub mod http;
 pub mod metrics;
 mod published;

@@ -13,6 +13,14 @@ ouzel_sample::metric_names! {
         "Candidates whose score by serving.score is not a finite number; they rank last.";
     counter ABANDONED_TOTAL = "ouzel_serving_abandoned_total", Count,
         "Requests dropped unscored because their deadline had passed or their client had gone.";
+    counter EVENT_CALLS_TOTAL = "ouzel_serving_event_calls_total", Count,
+        "Calls of /v1/events answered, by outcome: `ok`, or the `code` of the error reply.";
+    histogram EVENT_CALL_SECONDS = "ouzel_serving_event_call_seconds", Seconds,
+        "Time from the complete head of a call of /v1/events to its reply.";
+    counter EVENTS_WRITTEN_TOTAL = "ouzel_serving_events_written_total", Count,
+        "Posted events that the broker has acknowledged, by stream.";
+    counter EVENTS_REFUSED_TOTAL = "ouzel_serving_events_refused_total", Count,
+        "Posted events that cannot be used, by stream and reason; their calls wrote nothing.";
     gauge LIVE_VERSIONS = "ouzel_serving_live_versions", Count,
         "Published model versions still in memory: the current one, and older ones that a request may hold.";
     counter SWAPS_TOTAL = "ouzel_serving_swaps_total", Count, "Model versions swapped in since the start.";

@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod disk;
 mod encoders;
+mod events;
 mod follow;
 mod freeze;
 mod mutations;

@@ -100,6 +100,14 @@ impl Decoder {
         }
     }
 
+    /// Decodes a record without counting it, as a check of what a source would do with it.
+    ///
+    /// # Errors
+    /// The reason for which it would be rejected.
+    pub fn check(&self, record: &Record) -> Result<Event, Reject> {
+        self.parse(record).map(|(event, _)| event)
+    }
+
     /// Adds the counts since the last call to the process's metrics. Call it once per chunk of records.
     pub fn report(&self) {
         self.counters.report();

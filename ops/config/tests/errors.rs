@@ -136,6 +136,10 @@ fn a_value_out_of_its_range_is_refused_where_it_is_written() {
             "x.toml:2:9: serving.score: is no usable expression, column 9: divides by zero",
         ),
         (
+            "[serving]\nevents_listen = \"127.0.0.1:8601\"\nmax_body = \"64KiB\"",
+            "x.toml:3:1: serving.max_body: must be at least events.max_record, 960KiB",
+        ),
+        (
             "features.history_capacity = 99",
             "must be at least history_len, 100, not 99",
         ),

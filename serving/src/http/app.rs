@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::EventsApp;
 use crate::{Queue, ServedModel, ServingConfig};
 
 /// Everything a handler needs. Cheap to clone.
@@ -13,6 +14,8 @@ pub struct App {
     pub model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
     /// Renders the metrics page.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The route that takes events, if it is on this port.
+    pub events: Option<EventsApp>,
     /// The configuration of the port, with its limits.
     pub config: ServingConfig,
 }

@@ -51,6 +51,7 @@ mod tests {
             queue: Arc::new(Queue::new(1)),
             model: Arc::new(|| None),
             metrics: Arc::new(String::new),
+            events: None,
             config,
         };
         let good = r#"{"user_id":"u","items":["a"]}"#;

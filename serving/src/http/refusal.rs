@@ -15,6 +15,7 @@ pub(crate) enum Code {
     MalformedJson,
     InvalidField,
     InvalidRequest,
+    InvalidEvents,
     NotFound,
     MethodNotAllowed,
     BodyTimeout,
@@ -23,6 +24,7 @@ pub(crate) enum Code {
     UnsupportedEncoding,
     Overloaded,
     Internal,
+    Unacknowledged,
     NotReady,
     ShuttingDown,
     DeadlineExceeded,
@@ -39,6 +41,7 @@ impl Code {
             Code::MalformedJson => ("malformed_json", StatusCode::BAD_REQUEST),
             Code::InvalidField => ("invalid_field", StatusCode::BAD_REQUEST),
             Code::InvalidRequest => ("invalid_request", StatusCode::UNPROCESSABLE_ENTITY),
+            Code::InvalidEvents => ("invalid_events", StatusCode::BAD_REQUEST),
             Code::NotFound => ("not_found", StatusCode::NOT_FOUND),
             Code::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
             Code::BodyTimeout => ("body_timeout", StatusCode::REQUEST_TIMEOUT),
@@ -47,6 +50,7 @@ impl Code {
             Code::UnsupportedEncoding => ("unsupported_encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE),
             Code::Overloaded => ("overloaded", StatusCode::TOO_MANY_REQUESTS),
             Code::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
+            Code::Unacknowledged => ("unacknowledged", StatusCode::SERVICE_UNAVAILABLE),
             Code::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE),
             Code::ShuttingDown => ("shutting_down", StatusCode::SERVICE_UNAVAILABLE),
             Code::DeadlineExceeded => ("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT),
@@ -76,7 +80,10 @@ impl Refusal {
 
     fn respond(&self, body: &serde_json::Value) -> Response {
         let mut response = (self.code.wire().1, axum::Json(body)).into_response();
-        if matches!(self.code, Code::Overloaded | Code::NotReady | Code::ShuttingDown) {
+        if matches!(
+            self.code,
+            Code::Overloaded | Code::Unacknowledged | Code::NotReady | Code::ShuttingDown
+        ) {
             // The queue empties within its deadline, far below a second, which is the header's smallest unit.
             response
                 .headers_mut()

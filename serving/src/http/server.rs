@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -17,9 +18,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::EventsApp;
 use super::app::App;
-use super::routes::router;
-use crate::Queue;
+use super::routes::{events_router, router};
+use crate::{Queue, ServingConfig};
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, and an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -76,7 +78,29 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let _closes = CloseOnDrop(Arc::clone(&app.queue));
     let config = app.config.clone();
-    let service = TowerToHyperService::new(router(app));
+    serve_routes(listener, router(app), &config, shutdown).await
+}
+
+/// Serves a port that takes events alone until `shutdown` completes. Ends as [`serve`] does.
+///
+/// # Errors
+/// None today: a failed accept is logged and retried.
+pub async fn serve_events(
+    listener: TcpListener,
+    app: EventsApp,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let config = app.config.clone();
+    serve_routes(listener, events_router(app), &config, shutdown).await
+}
+
+async fn serve_routes(
+    listener: TcpListener,
+    routes: Router,
+    config: &ServingConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let service = TowerToHyperService::new(routes);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout.duration());

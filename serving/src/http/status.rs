@@ -41,9 +41,14 @@ pub(super) fn ready(app: &App) -> Result<ServedModel, Refusal> {
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> Response {
+    page((app.metrics)())
+}
+
+/// The metrics page.
+pub(super) fn page(text: String) -> Response {
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        (app.metrics)(),
+        text,
     )
         .into_response()
 }

@@ -184,6 +184,7 @@ impl Server {
                 })
             }),
             metrics: Arc::new(|| "ouzel_test_metric 1\n".to_owned()),
+            events: None,
             config,
         };
         let (stop, stopped) = oneshot::channel::<()>();
