@@ -9,5 +9,6 @@ pub mod commands;
 pub mod config;
 pub mod error;
 pub mod pipeline;
+mod preflight;
 pub mod supervisor;
 pub mod telemetry;

@@ -37,7 +37,7 @@ pub use feeder::Feeder;
 pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,
-    Source,
+    Source, check_properties,
 };
 pub use stage::{ItemCounts, Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
 pub use topics::Topics;

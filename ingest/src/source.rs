@@ -15,6 +15,6 @@ mod tests;
 pub use api::{PartitionState, Polled, Source};
 pub(crate) use bounded::{BoundedSource, PartitionReader};
 pub use file::FileSource;
-pub use kafka::{KafkaConfig, KafkaSource, ReplayBound, ReplayRange};
+pub use kafka::{KafkaConfig, KafkaSource, ReplayBound, ReplayRange, check_properties};
 pub(crate) use lines::LineReader;
 pub use memory::MemorySource;

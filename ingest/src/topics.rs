@@ -1,6 +1,7 @@
 //! The topic of each stream, and creating topics on a broker.
 
 mod create;
+mod inspect;
 
 use std::collections::BTreeSet;
 
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use create::create;
+pub use inspect::{FoundTopic, Retention, TopicState, inspect};
 
 /// The topic of each stream: the section `[kafka.topics]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +56,18 @@ impl Topics {
                 let message = format!("must differ from the other topics: {topic} is named twice");
                 errors.push(KeyError::new(stream.name(), message));
             }
+        }
+        for (stream, other) in Stream::WITH_SAMPLES
+            .into_iter()
+            .flat_map(|stream| Stream::WITH_SAMPLES.map(|other| (stream, other)))
+            .filter(|(stream, other)| self.name(*stream) == self.dead_letters(*other))
+        {
+            let message = format!(
+                "must differ from {}, the topic of the dead letters of {}",
+                self.name(stream),
+                other.name()
+            );
+            errors.push(KeyError::new(stream.name(), message));
         }
         errors
     }

@@ -194,11 +194,14 @@ pub(crate) enum ConfigVerb {
         #[arg(long, conflicts_with = "all")]
         json: bool,
     },
-    /// Check a configuration file; exit code 3 if it cannot be used
+    /// Check a configuration file as the daemon does at its start; exit code 3 if it cannot be used
     #[command(arg_required_else_help = true)]
     Check {
         #[command(flatten)]
         file: FileArgs,
+        /// Also ask the broker: topics, partitions, retention and permission to read; nothing is written
+        #[arg(long)]
+        connect: bool,
         /// Print one JSON document on stdout
         #[arg(long)]
         json: bool,

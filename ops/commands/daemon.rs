@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::spec::{PipelineSpec, dead_letters, decoder};
 use crate::pipeline::threads;
+use crate::preflight::preflight;
 use crate::supervisor::{Shutdown, UnixSignals};
 use crate::telemetry::clock::SystemClock;
 use crate::telemetry::{self, Metrics};
@@ -23,6 +24,11 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         tracing::warn!("{warning}");
     }
     let kafka = config.kafka_config().exit(Exit::Usage)?;
+    let checked = preflight(&config);
+    for warning in checked.warning_lines() {
+        tracing::warn!("{warning}");
+    }
+    checked.into_result(&args.config)?;
     let events = match config.serving.events_listen {
         Some(_) => Some(config.event_producer(&kafka)?),
         None => None,

@@ -54,6 +54,19 @@ impl Config {
         })
     }
 
+    /// The connection to the brokers with a stand-in for each secret that this machine lacks, and those that it lacks.
+    pub(crate) fn kafka_config_to_check(&self) -> (KafkaConfig, Vec<PropertyError>) {
+        let properties = &self.kafka.properties;
+        let (properties, unresolved) = properties.resolve_to_check(|name| std::env::var(name).ok());
+        let kafka = KafkaConfig {
+            bootstrap: self.kafka.bootstrap.clone(),
+            properties,
+            topics: self.topics(),
+            ..KafkaConfig::default()
+        };
+        (kafka, unresolved)
+    }
+
     /// The producer of the events that clients post.
     pub(crate) fn event_producer(&self, kafka: &KafkaConfig) -> anyhow::Result<EventProducer> {
         let max_record = self.events.max_record.len();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use ouzel_sample::settings::KeyError;
 use toml::{Table, Value};
 
 use super::document::Document;
@@ -46,6 +47,17 @@ impl Config {
     pub fn with_model(mut self, from: &str) -> Result<Self, ConfigError> {
         self.model = model::preset(from)?;
         self.with_encoder_widths().validated(&Document::empty(from))
+    }
+
+    /// The errors of values in the file at `path`, each with its position if the file names the key; those come first.
+    pub(crate) fn locate(path: &Path, errors: Vec<KeyError>) -> Vec<Problem> {
+        let file = path.display().to_string();
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let document = Document::read(&text, &file, "", &Self::schema());
+        let document = document.unwrap_or_else(|_| Document::empty(&file));
+        let mut problems: Vec<Problem> = errors.into_iter().map(|error| document.refuse(error)).collect();
+        problems.sort_by_key(|problem| (problem.at.is_none(), problem.at));
+        problems
     }
 
     fn validated(self, document: &Document) -> Result<Self, ConfigError> {

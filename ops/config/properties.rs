@@ -22,6 +22,9 @@ const REDACTED: &str = "<redacted>";
 /// `<property>_file = "PATH"` is `<property>` with the content of that file.
 const FILE_SUFFIX: &str = "_file";
 
+/// Takes the place of a secret that a check cannot resolve.
+const STAND_IN: &str = "unresolved";
+
 /// Properties by name, as written.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Properties {
@@ -77,27 +80,32 @@ impl Properties {
         &self,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<BTreeMap<String, String>, PropertyError> {
-        let mut values = BTreeMap::new();
-        for (name, value) in &self.written {
-            let value = substitute(name, value, &env)?;
-            match name.strip_suffix(FILE_SUFFIX) {
-                None => values.insert(name.clone(), value),
-                Some(property) => {
-                    let path = PathBuf::from(value);
-                    let content = fs::read_to_string(&path).map_err(|source| PropertyError::Unreadable {
-                        property: property.to_owned(),
-                        path,
-                        source,
-                    })?;
-                    // Editors add a newline at the end of a file.
-                    values.insert(
-                        property.to_owned(),
-                        content.trim_end_matches(['\n', '\r']).to_owned(),
-                    )
+        let resolved = self.written().map(|(name, value)| resolved(name, value, &env));
+        resolved.collect()
+    }
+
+    /// As [`Properties::resolve`], for a check on a machine that may lack the secrets. A secret that cannot be resolved has
+    /// a stand-in, and any other property is left out; the errors say which.
+    pub fn resolve_to_check(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> (BTreeMap<String, String>, Vec<PropertyError>) {
+        let (mut values, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, value) in self.written() {
+            match resolved(name, value, &env) {
+                Ok((property, value)) => {
+                    values.insert(property, value);
                 }
-            };
+                Err(error) => {
+                    let property = name.strip_suffix(FILE_SUFFIX).unwrap_or(name);
+                    if is_secret(property) || property == "sasl.username" {
+                        values.insert(property.to_owned(), STAND_IN.to_owned());
+                    }
+                    errors.push(error);
+                }
+            }
         }
-        Ok(values)
+        (values, errors)
     }
 
     fn printable<'a>(&self, name: &str, value: &'a str) -> &'a str {
@@ -107,6 +115,27 @@ impl Properties {
             value
         }
     }
+}
+
+/// The name and value of a property as librdkafka takes them.
+fn resolved(
+    name: &str,
+    value: &str,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<(String, String), PropertyError> {
+    let value = substitute(name, value, env)?;
+    let Some(property) = name.strip_suffix(FILE_SUFFIX) else {
+        return Ok((name.to_owned(), value));
+    };
+    let path = PathBuf::from(value);
+    let content = fs::read_to_string(&path).map_err(|source| PropertyError::Unreadable {
+        property: property.to_owned(),
+        path,
+        source,
+    })?;
+    // Editors add a newline at the end of a file.
+    let content = content.trim_end_matches(['\n', '\r']).to_owned();
+    Ok((property.to_owned(), content))
 }
 
 /// True if the value of this property must not be printed.

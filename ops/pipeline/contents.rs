@@ -40,8 +40,27 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Loads the encoders; returns `None` if the configuration names none.
+    /// Loads the encoders and opens the store; returns `None` if the configuration names no encoder.
     pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Self>> {
+        let encoders = Self::load_encoders(config)?;
+        if encoders.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let content = &config.content;
+        let dir = config.vector_dir();
+        let (store, recovery) = VectorStore::open(&dir, VectorLimits::default())
+            .with_context(|| format!("cannot open the vectors in {}", dir.display()))?;
+        tracing::info!(dir = %dir.display(), vectors = recovery.n_vectors, damaged = recovery.n_damaged, "content vectors");
+        Ok(Some(Self {
+            encoders,
+            n_texts: content.texts_per_item,
+            image_root: content.image_root.clone(),
+            store: Arc::new(Mutex::new(store)),
+        }))
+    }
+
+    /// Loads the encoders that the configuration names, and compares their widths with the model's.
+    pub(crate) fn load_encoders(config: &Config) -> anyhow::Result<[Option<Box<dyn Encoder>>; N_MODALITIES]> {
         let content = &config.content;
         let device = || config.learner_config().device();
         let is_named = |folder: &Path| folder != Path::new("");
@@ -51,9 +70,6 @@ impl Contents {
         }
         if is_named(&content.image_encoder) {
             encoders[1] = Some(Box::new(ImageEncoder::load(&content.image_encoder, device()?)?));
-        }
-        if encoders.iter().all(Option::is_none) {
-            return Ok(None);
         }
         let folders = [&content.text_encoder, &content.image_encoder];
         for ((encoder, folder), width) in encoders
@@ -72,16 +88,7 @@ impl Contents {
                 );
             }
         }
-        let dir = config.vector_dir();
-        let (store, recovery) = VectorStore::open(&dir, VectorLimits::default())
-            .with_context(|| format!("cannot open the vectors in {}", dir.display()))?;
-        tracing::info!(dir = %dir.display(), vectors = recovery.n_vectors, damaged = recovery.n_damaged, "content vectors");
-        Ok(Some(Self {
-            encoders,
-            n_texts: content.texts_per_item,
-            image_root: content.image_root.clone(),
-            store: Arc::new(Mutex::new(store)),
-        }))
+        Ok(encoders)
     }
 
     /// The versions of the encoders, by modality.

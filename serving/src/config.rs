@@ -38,7 +38,7 @@ pub struct ServingConfig {
     /// Scorer threads, each with its own copy of the dense weights.
     ///
     /// Unit: threads. Raise it when requests queue while cores are idle.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65_535))]
     pub workers: usize,
     /// Requests that may wait for a scorer; one more is answered 429 at once.
     ///

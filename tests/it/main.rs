@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod broker;
+mod check;
 mod context;
 mod crash;
 mod daemon;

@@ -7,6 +7,7 @@
 //! An unreachable broker is not an error: it is counted, logged once, and polling continues. A log that no longer
 //! holds the next record is always an error, never a silent skip.
 
+mod check;
 mod client_log;
 mod config;
 mod connect;
@@ -18,6 +19,7 @@ mod range;
 mod reader;
 mod source;
 
+pub use check::check_properties;
 pub(crate) use client_log::ClientLog;
 pub use config::KafkaConfig;
 pub(crate) use connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of, unreachable};

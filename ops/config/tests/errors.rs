@@ -104,6 +104,30 @@ fn a_wrong_value_is_refused_with_its_path_line_and_column() {
 }
 
 #[test]
+fn a_score_a_body_and_a_topic_that_cannot_be_used_are_refused() {
+    for (text, line) in [
+        (
+            "[serving]\nscore = \"click + 5 * ordr\"",
+            "x.toml:2:1: serving.score: is no usable expression, column 13: there is no task `ordr`",
+        ),
+        (
+            "join.tasks = [{ name = \"order\", window = \"1m\" }]\nserving.score = \"order / 0\"",
+            "x.toml:2:9: serving.score: is no usable expression, column 9: divides by zero",
+        ),
+        (
+            "[serving]\nevents_listen = \"127.0.0.1:8601\"\nmax_body = \"64KiB\"",
+            "x.toml:3:1: serving.max_body: must be at least events.max_record, 960KiB",
+        ),
+        (
+            "kafka.topics.items = \"impressions.dlq\"",
+            "x.toml:1:14: kafka.topics.items: must differ from impressions.dlq, the topic of the dead letters of impressions",
+        ),
+    ] {
+        check(text, line);
+    }
+}
+
+#[test]
 fn a_value_out_of_its_range_is_refused_where_it_is_written() {
     for (text, line) in [
         (
@@ -126,18 +150,6 @@ fn a_value_out_of_its_range_is_refused_where_it_is_written() {
         (
             "[features]\nfast_ema_rate = 1.5",
             "features.fast_ema_rate: must be more than 0 and less than 1, not 1.5",
-        ),
-        (
-            "[serving]\nscore = \"click + 5 * ordr\"",
-            "x.toml:2:1: serving.score: is no usable expression, column 13: there is no task `ordr`",
-        ),
-        (
-            "join.tasks = [{ name = \"order\", window = \"1m\" }]\nserving.score = \"order / 0\"",
-            "x.toml:2:9: serving.score: is no usable expression, column 9: divides by zero",
-        ),
-        (
-            "[serving]\nevents_listen = \"127.0.0.1:8601\"\nmax_body = \"64KiB\"",
-            "x.toml:3:1: serving.max_body: must be at least events.max_record, 960KiB",
         ),
         (
             "features.history_capacity = 99",
