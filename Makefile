@@ -4,6 +4,8 @@ PYTHON ?= python3
 # A Python that can import torch, for the PyTorch peers of `make bench`.
 TORCH_PYTHON ?= $(PYTHON)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Features of `make build`: TLS to Kafka with the system's OpenSSL, or one built along; FEATURES= builds without TLS.
+FEATURES ?= $(if $(shell pkg-config --exists openssl 2>/dev/null && echo yes),tls,tls-vendored)
 # Arguments of `make demo`, e.g. ARGS="--data DIR --json".
 ARGS ?=
 # Number of kills, and their seed, in `make verify-long`.
@@ -13,7 +15,7 @@ SEED ?= 1
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
+.PHONY: help demo build test verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +24,9 @@ help: ## list the targets
 demo: libtorch data ## build, then learn MovieLens-100K live from an embedded broker; ARGS="--help" for more
 	@cargo build --bin ouzel
 	@$(TARGET_DIR)/debug/ouzel demo $(ARGS)
+
+build: libtorch ## build target/release/ouzel for production, with TLS to Kafka
+	cargo build --release --bin ouzel $(if $(FEATURES),--features $(FEATURES))
 
 # Without Java or Maven, kafka.py prints which tests are skipped. It stops the broker that it started.
 test: libtorch data encoders ## run every test; those against a real Kafka broker need Java 17 and Maven

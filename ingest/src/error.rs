@@ -17,9 +17,11 @@ pub enum Error {
     /// A property that librdkafka refuses. The value may be a secret and is not shown.
     #[error("kafka property `{key}` was refused: {detail}; correct it in `kafka.properties`")]
     BadProperty { key: String, detail: String },
-    #[error("{what} is not built in; build with `--features {feature}`")]
+    #[error(
+        "{what} is not built in; build with `--features {feature}`, or with `make build` for all that Kafka needs"
+    )]
     NotBuiltIn { what: String, feature: &'static str },
-    #[error("cannot reach kafka at {bootstrap}: {detail}; check the address and that the broker is up")]
+    #[error("cannot reach kafka at {bootstrap}: {detail}; {}", advice(detail))]
     Unreachable { bootstrap: String, detail: String },
     #[error(
         "topic `{topic}` does not exist at {bootstrap}; create it (`ouzel topics create`) or configure another"
@@ -92,6 +94,14 @@ impl Error {
     /// The error of creating a client. It does not contain the value of a refused property.
     pub(crate) fn client(error: &KafkaError) -> Self {
         match error {
+            KafkaError::ClientConfig(_, detail, key, _) if is_not_built_in(detail) => Error::NotBuiltIn {
+                what: format!("kafka property `{key}`"),
+                feature: "tls",
+            },
+            KafkaError::ClientCreation(detail) if is_not_built_in(detail) => Error::NotBuiltIn {
+                what: format!("a kafka property ({detail})"),
+                feature: "tls",
+            },
             KafkaError::ClientConfig(_, detail, key, _) => Error::BadProperty {
                 key: key.clone(),
                 detail: detail.clone(),
@@ -131,6 +141,45 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+/// True for librdkafka's words about a part that this build leaves out and the feature `tls` has.
+fn is_not_built_in(detail: &str) -> bool {
+    let words = [
+        "recompile librdkafka",
+        "not supported in this build",
+        "at build time",
+    ];
+    words.iter().any(|word| detail.contains(word)) && !detail.contains("GSSAPI")
+}
+
+/// What to do about a connection that failed with this text of librdkafka.
+fn advice(detail: &str) -> &'static str {
+    let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
+    if has(&[
+        "certificate verify failed",
+        "certificate could not be verified",
+        "unknown ca",
+    ]) {
+        "set `ssl.ca.location` in `kafka.properties` to the file with the certificate authority of the broker"
+    } else if has(&[
+        "SASL authentication error",
+        "Authentication failed",
+        "authentication failure",
+    ]) {
+        "check `sasl.mechanism`, `sasl.username` and `sasl.password` in `kafka.properties`"
+    } else if has(&["OAUTHBEARER", "OIDC", "token"]) {
+        "check `sasl.oauthbearer.token.endpoint.url`, `sasl.oauthbearer.client.id` and `sasl.oauthbearer.client.secret` in \
+         `kafka.properties`"
+    } else if has(&[
+        "SSL handshake failed",
+        "incorrect security.protocol",
+        "ApiVersion",
+    ]) {
+        "check `security.protocol` in `kafka.properties` against the listener of the broker"
+    } else {
+        "check the address, that the broker is up, and that `security.protocol` in `kafka.properties` is that of its listener"
     }
 }
 

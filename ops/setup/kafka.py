@@ -4,6 +4,9 @@
     kafka.py fetch            download the jars through Maven, once
     kafka.py start [again]    fetch if needed, start, wait until the broker replies, print the address; `again`: at its
                               previous address, which its clients know
+    kafka.py start secure     a new broker with a second listener, SASL_SSL: prints that address too, and the certificate
+                              that it trusts is `tls/broker.pem`. SCRAM-SHA-512 knows the user `ouzel`, password
+                              `ouzel-secret`; OAUTHBEARER takes unsigned tokens, for tests alone
     kafka.py stop | status    status exits with 0 if the broker replies, 1 otherwise
     kafka.py wipe             stop, then delete the data of the broker (the jars stay)
     kafka.py run -- COMMAND   run COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker, and stop the broker if this started
@@ -45,8 +48,11 @@ PROPERTIES = HOME / "server.properties"
 LOG = HOME / "broker.log"
 PID = HOME / "pid"
 BOOTSTRAP = HOME / "bootstrap"
+TLS = HOME / "tls"
 
 CLUSTER_ID = "b3V6ZWwtbG9vcGJhY2stMQ"  # sixteen bytes in URL-safe base64, as StorageTool wants them
+SCRAM_USER = 'SCRAM-SHA-512=[name="ouzel",password="ouzel-secret"]'
+STORE_PASSWORD = "loopback-only"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 
@@ -185,6 +191,46 @@ num.io.threads=4
     )
 
 
+def make_certificate():
+    """A key pair of the broker, and its self-signed certificate as PEM, by the keytool that comes with Java."""
+    if (TLS / "broker.pem").is_file():
+        return
+    TLS.mkdir(parents=True, exist_ok=True)
+    tool = shutil.which("keytool", path=str(pathlib.Path(java()).parent)) or shutil.which("keytool")
+    if tool is None:
+        raise Unavailable("there is no keytool beside {}".format(java()))
+    store = ["-alias", "broker", "-keystore", str(TLS / "broker.p12"), "-storetype", "PKCS12", "-storepass", STORE_PASSWORD]
+    pair = ["-genkeypair", "-keyalg", "EC", "-groupname", "secp256r1", "-validity", "30", "-dname", "CN=127.0.0.1"]
+    pair += ["-ext", "san=ip:127.0.0.1,dns:localhost"]
+    for command in ([tool] + pair + store, [tool, "-exportcert", "-rfc", "-file", str(TLS / "broker.pem")] + store):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode != 0:
+            raise SetupError("keytool failed:\n{}".format(done.stdout.decode(errors="replace")))
+
+
+def add_secure_listener(port):
+    """Adds the listener SASL_SSL to the properties of the broker."""
+    text = PROPERTIES.read_text()
+    address = ",SASL_SSL://127.0.0.1:{}".format(port)
+    for key in ("listeners", "advertised.listeners"):
+        text = re.sub("^({}=.*)$".format(re.escape(key)), lambda line: line.group(1) + address, text, flags=re.M)
+    text = text.replace("CONTROLLER:PLAINTEXT\n", "CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL\n")
+    login = "org.apache.kafka.common.security."
+    PROPERTIES.write_text(
+        text
+        + """\
+sasl.enabled.mechanisms=SCRAM-SHA-512,OAUTHBEARER
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={login}scram.ScramLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config={login}oauthbearer.OAuthBearerLoginModule required \\
+  unsecuredLoginStringClaim_sub="broker";
+ssl.keystore.type=PKCS12
+ssl.keystore.location={store}
+ssl.keystore.password={password}
+ssl.key.password={password}
+""".format(login=login, store=TLS / "broker.p12", password=STORE_PASSWORD)
+    )
+
+
 def ports_before():
     """The ports of the last broker."""
     found = re.search(r"^listeners=PLAINTEXT://127.0.0.1:(\d+),CONTROLLER://127.0.0.1:(\d+)$", last_lines(PROPERTIES, 99), re.M)
@@ -193,11 +239,13 @@ def ports_before():
     return [int(port) for port in found.groups()]
 
 
-def format_storage():
+def format_storage(secure=False):
     if (DATA / "meta.properties").is_file():
         return
     command = run_class(storage_tool(), "256m")
     command += ["format", "--ignore-formatted", "--cluster-id", CLUSTER_ID, "--config", str(PROPERTIES)]
+    if secure:
+        command += ["--add-scram", SCRAM_USER]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         raise SetupError("could not format {}:\n{}".format(DATA, done.stdout.decode(errors="replace")))
@@ -251,16 +299,20 @@ def wait_until_ready(process, port):
     raise SetupError("the broker did not reply within {} s; see {}".format(START_TIMEOUT_S, LOG))
 
 
-def start(again=False):
-    """Starts the broker unless it runs. Returns its address and whether this call started it."""
-    address = bootstrap()
+def start(again=False, secure=False):
+    """Starts the broker unless it runs. Returns its address, two with `secure`, and whether this call started it."""
+    address = bootstrap() if not secure else None
     if address:
         return address, False
     fetch()
     stop()
-    broker, controller = ports_before() if again else free_ports(2)
+    broker, controller, secure_port = ports_before() + [0] if again else free_ports(3)
     write_properties(broker, controller)
-    format_storage()
+    if secure:
+        shutil.rmtree(DATA, ignore_errors=True)
+        make_certificate()
+        add_secure_listener(secure_port)
+    format_storage(secure)
     command = run_class("kafka.Kafka", "512m") + [str(PROPERTIES)]
     with LOG.open("wb") as log:
         # In a new session, so that Ctrl-C in the terminal does not reach the broker.
@@ -274,6 +326,8 @@ def start(again=False):
         raise
     address = "127.0.0.1:{}".format(broker)
     BOOTSTRAP.write_text(address + "\n")
+    if secure:
+        address += " 127.0.0.1:{}".format(secure_port)
     return address, True
 
 
@@ -336,7 +390,7 @@ def tool(command):
 def main():
     parser = argparse.ArgumentParser(description="one Apache Kafka {} node on loopback".format(VERSION))
     parser.add_argument("action", choices=["fetch", "start", "stop", "status", "wipe", "run", "tool"])
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...; for start: again")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...; for start: again or secure")
     options = parser.parse_args()
     if options.action == "run":
         command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -347,7 +401,7 @@ def main():
         fetch()
         say("jars in " + str(JARS))
     elif options.action == "start":
-        address, started = start(options.command == ["again"])
+        address, started = start(options.command == ["again"], options.command == ["secure"])
         say("{}; stop it with `make kafka-stop`".format("started" if started else "runs already"))
         print(address)
     elif options.action == "status":

@@ -27,6 +27,7 @@ mod process;
 mod refusals;
 mod replay;
 mod schedules;
+mod secure;
 mod shutdown;
 mod snapshots;
 mod tasks;

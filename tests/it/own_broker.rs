@@ -1,5 +1,6 @@
 //! A test with its own broker, which gains partitions and is stopped while the daemon serves.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,26 @@ pub(crate) struct OwnBroker {
 impl OwnBroker {
     /// Starts a broker with the jars that `kafka.py run` has fetched.
     pub(crate) fn start(test: &str) -> Option<Self> {
+        let mut own = Self::unstarted(test)?;
+        own.address = own.kafka(&["start"]);
+        Some(own)
+    }
+
+    /// Starts a broker that also has a TLS listener, whose address is returned.
+    pub(crate) fn start_secure(test: &str) -> Option<(Self, String)> {
+        let mut own = Self::unstarted(test)?;
+        let addresses = own.kafka(&["start", "secure"]);
+        let (plain, secure) = addresses.split_once(' ').expect("two addresses");
+        own.address = plain.to_owned();
+        Some((own, secure.to_owned()))
+    }
+
+    /// The certificate of the TLS listener.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.dir.path().join("tls/broker.pem")
+    }
+
+    fn unstarted(test: &str) -> Option<Self> {
         if std::env::var_os("OUZEL_KAFKA_JARS").is_none() {
             skipped(
                 test,
@@ -32,12 +53,10 @@ impl OwnBroker {
             );
             return None;
         }
-        let mut own = Self {
+        Some(Self {
             dir: tempfile::tempdir().unwrap(),
             address: String::new(),
-        };
-        own.address = own.kafka(&["start"]);
-        Some(own)
+        })
     }
 
     /// Runs `kafka.py` on this broker. Returns its output.

@@ -74,7 +74,7 @@ fn set_user_properties(user: &BTreeMap<String, String>, config: &mut ClientConfi
         if wants_ssl && !cfg!(feature = "ssl") {
             return Err(Error::NotBuiltIn {
                 what: format!("`{key} = {value}`"),
-                feature: "ssl",
+                feature: "tls",
             });
         }
         config.set(key, value);
