@@ -1,12 +1,13 @@
 //! A folder of logged data, read as events in event-time order.
 //!
 //! Each file holds the records of one stream, one a line: `impressions`, `clicks`, `actions` and `feedback`, `items`, and
-//! `user_history`, one user a line. Files may be plain, gzip or zstd. Records go through the mapping and the checks that
+//! `user_history`, one user a line. Files are JSON lines or CSV, plain, gzip or zstd. Records go through the mapping and the checks that
 //! records of Kafka go through; a row that cannot be used is counted and goes to the dead letters. The events of the
 //! whole folder are held in memory.
 
 mod rows;
 pub(crate) mod source;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,8 @@ use crate::accounts::{Accounts, StreamAccount};
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::mapping::{Metadata, RecordContext};
-use crate::source::LineReader;
 use rows::{Added, Slates};
+use table::{Row, Table};
 
 pub use rows::DataEvent;
 
@@ -34,19 +35,17 @@ const FILES: [(&str, Stream, Option<&str>); 5] = [
     ("items", Stream::Items, None),
 ];
 
-/// The first `n` lines of a file, plain, gzip or zstd.
+/// The first `n` rows of a file of JSON lines or CSV, plain, gzip or zstd, as JSON.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn first_lines(path: &Path, n: usize) -> Result<Vec<Vec<u8>>, Error> {
-    let mut lines = LineReader::open(path)?;
+pub fn first_rows(path: &Path, n: usize) -> Result<Vec<Vec<u8>>, Error> {
+    let mut table = Table::open(path)?;
     let mut first = Vec::new();
     while first.len() < n
-        && let Some((_, line)) = lines.read()?
+        && let Some(row) = table.next()?
     {
-        if !line.trim_ascii().is_empty() {
-            first.push(line);
-        }
+        first.push(row.text);
     }
     Ok(first)
 }
@@ -265,22 +264,19 @@ impl FolderReader<'_, '_> {
             return Ok(None);
         };
         let topic = file_name(&file);
-        let mut lines = LineReader::open(&file)?;
-        while let Some((number, line)) = lines.read()? {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
+        let mut table = Table::open(&file)?;
+        while let Some(Row { line, text }) = table.next()? {
             let context = RecordContext {
                 metadata: Metadata {
                     topic: &topic,
-                    offset: i64::try_from(number + 1).unwrap_or(i64::MAX),
+                    offset: i64::try_from(line).unwrap_or(i64::MAX),
                     ..Metadata::default()
                 },
                 default_action,
                 default_ts,
             };
             let account = self.accounts.entry(stream);
-            match self.decoder.events_of(stream, &line, &context) {
+            match self.decoder.events_of(stream, &text, &context) {
                 Ok(mapped) => {
                     mapped.unread.iter().for_each(|field| account.add_unread(field));
                     let added: Vec<Added> = mapped.events.into_iter().map(&mut *event).collect();
@@ -291,17 +287,21 @@ impl FolderReader<'_, '_> {
                     }
                 }
                 Err(reject) => {
-                    account.add_rejected(&reject, || format!("{topic}:{}", number + 1));
+                    account.add_rejected(&reject, || format!("{topic}:{line}"));
                     if self.options.is_strict && !reject.reason.is_unneeded() {
-                        return Err(lines.error_at(number, reject.detail));
+                        return Err(Error::Line {
+                            path: file,
+                            line,
+                            detail: reject.detail,
+                        });
                     }
                     if let Some(on_reject) = &mut self.options.on_reject
                         && !reject.reason.is_unneeded()
                     {
                         on_reject(RejectedRow {
                             path: &file,
-                            line: number + 1,
-                            row: &line,
+                            line,
+                            row: &text,
                             reject: &reject,
                             stream,
                         });
@@ -319,12 +319,9 @@ impl FolderReader<'_, '_> {
             return Ok((histories, account));
         };
         let name = file_name(&file);
-        let mut lines = LineReader::open(&file)?;
-        while let Some((number, line)) = lines.read()? {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let row: Result<Value, _> = serde_json::from_slice(&line);
+        let mut table = Table::open(&file)?;
+        while let Some(Row { line, text }) = table.next()? {
+            let row: Result<Value, _> = serde_json::from_slice(&text);
             let malformed =
                 |error: serde_json::Error| Reject::new(RejectReason::MalformedJson, error.to_string());
             match row.map_err(malformed).and_then(|row| rows::history(&row)) {
@@ -332,8 +329,14 @@ impl FolderReader<'_, '_> {
                     histories.push(history);
                     account.add_used(1);
                 }
-                Err(reject) if self.options.is_strict => return Err(lines.error_at(number, reject.detail)),
-                Err(reject) => account.add_rejected(&reject, || format!("{name}:{}", number + 1)),
+                Err(reject) if self.options.is_strict => {
+                    return Err(Error::Line {
+                        path: file,
+                        line,
+                        detail: reject.detail,
+                    });
+                }
+                Err(reject) => account.add_rejected(&reject, || format!("{name}:{line}")),
             }
         }
         Ok((histories, account))
@@ -354,7 +357,7 @@ impl FolderReader<'_, '_> {
     }
 
     fn find(&self, name: &str) -> Option<PathBuf> {
-        let files = ["jsonl", "jsonl.gz", "jsonl.zst"];
+        let files = ["jsonl", "jsonl.gz", "jsonl.zst", "csv", "csv.gz", "csv.zst"];
         let mut files = files
             .map(|extension| self.path.join(format!("{name}.{extension}")))
             .into_iter();

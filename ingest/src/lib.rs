@@ -27,7 +27,7 @@ pub mod tier;
 pub mod topics;
 
 pub use data_dir::source::DataSource;
-pub use data_dir::{DataDir, DataEvent, DataSummary, ReadOptions, RejectedRow, first_lines};
+pub use data_dir::{DataDir, DataEvent, DataSummary, ReadOptions, RejectedRow, first_rows};
 pub use dead_letters::DeadLetters;
 pub use decode::{ActionCounts, Decoder, EventConfig, ImmediateLabels};
 pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};

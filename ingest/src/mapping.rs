@@ -6,7 +6,9 @@
 //! numbers, times as text.
 
 mod apply;
+mod compile;
 mod config;
+mod fields;
 mod path;
 mod presets;
 #[cfg(test)]

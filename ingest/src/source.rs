@@ -16,5 +16,5 @@ pub use api::{PartitionState, Polled, Source};
 pub(crate) use bounded::{BoundedSource, PartitionReader};
 pub use file::FileSource;
 pub use kafka::{KafkaConfig, KafkaSource, ReplayBound, ReplayRange, check_properties};
-pub(crate) use lines::LineReader;
+pub(crate) use lines::{LineReader, open_unpacked};
 pub use memory::MemorySource;

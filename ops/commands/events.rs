@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 
 use ouzel_ingest::mapping::{Metadata, READY_MADE, RecordContext};
-use ouzel_ingest::{Decoder, KafkaConfig, KafkaSource, Polled, Source, Topics, first_lines};
+use ouzel_ingest::{Decoder, KafkaConfig, KafkaSource, Polled, Source, Topics, first_rows};
 use ouzel_sample::{Positions, Record, RecordMetadata, Stream};
 
 use crate::cli::{EventsVerb, StreamName, TryArgs};
@@ -157,7 +157,7 @@ fn try_record(
 }
 
 fn file_records(path: &Path, n: usize) -> anyhow::Result<Vec<Record>> {
-    let lines = first_lines(path, n)?;
+    let lines = first_rows(path, n)?;
     let record = |(i, line)| Record {
         position: ouzel_sample::PartitionId::new(Stream::Impressions, 0).at(i),
         timestamp_ms: None,

@@ -1,5 +1,8 @@
 //! What became of every record of a run, stream by stream, and what is wrong with a log that cannot be learned.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -237,7 +240,8 @@ impl Sources<'_> {
             ),
             (
                 "orphan",
-                "belong to no impression: no impression has their request_id and shows their item",
+                "belong to no impression: no impression has their request_id and shows their item, or the request was forgotten \
+                 (join.dedup_window)",
             ),
             (
                 "unattributed",

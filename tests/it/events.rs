@@ -206,7 +206,7 @@ fn a_call_of_the_default_limits_is_written() {
     daemon.wait_joined(1 + 2 * n_beats);
     let request = RankRequest {
         user_id: uuid(5001),
-        items: (0..1000).map(uuid).collect(),
+        items: (0..1000).map(|n| uuid(n).into()).collect(),
         ..RankRequest::default()
     };
     assert_eq!(daemon.rank(&request).items.len(), 1000);

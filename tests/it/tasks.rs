@@ -65,7 +65,7 @@ fn disliked_items_rank_last_although_they_are_clicked_and_each_task_has_its_figu
     assert_eq!(home.snapshot(&["pin", &latest]).code, Some(0));
     let request = RankRequest {
         user_id: "stranger".to_owned(),
-        items: items(0).to_vec(),
+        items: items(0).map(Into::into).to_vec(),
         ..RankRequest::default()
     };
     let ranked = daemon.rank(&request);

@@ -123,7 +123,8 @@ fn join_config() -> JoinConfig {
 }
 
 fn decoder() -> Decoder {
-    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventConfig::default()).unwrap()
+    Decoder::new(IdSpace::new(1), vec!["click".to_owned()], EventConfig::default())
+        .expect("the default mapping is valid")
 }
 
 /// Reads the whole log as it is now, giving each record to `take`, then each partition's end.

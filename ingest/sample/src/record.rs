@@ -51,6 +51,14 @@ impl DecodedRecord {
                 let values: usize = item.vectors.iter().map(|(_, vector)| vector.len()).sum();
                 size_of_val(item.attributes.as_slice()) + texts + values * size_of::<f32>() + item.name.len()
             }
+            Ok(Event::ItemUpdate(update)) => {
+                let texts: usize = update.texts.iter().flatten().map(String::len).sum();
+                let values: usize = update.vectors.iter().map(|(_, vector)| vector.len()).sum();
+                size_of_val(update.features.as_slice())
+                    + texts
+                    + values * size_of::<f32>()
+                    + update.name.len()
+            }
             Ok(Event::Actions(actions)) => size_of_val(actions.as_slice()),
             Ok(Event::JoinRecord(_) | Event::Action(_) | Event::Deletion(_)) => 0,
             Err(reject) => reject.detail.len(),

@@ -3,50 +3,37 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use ouzel_sample::settings::KeyError;
 use ouzel_sample::{Reject, RejectReason, Stream};
 use serde_json::{Map, Value};
 
-use super::config::{
-    ActionMapping, Conditions, EventTimeSource, Field, FieldSource, ImpressionMapping, ItemMapping,
-    NamedPaths, path,
-};
-use super::path::{Metadata, Path, Scope, number_text, text_of};
+use super::config::Field;
+use super::fields::{Named, id, insert_named, kind, missing, read_fields, scalars, texts};
+use super::path::{Metadata, Path, Scope, text_of};
 use super::time::{self, TimeUnit};
-
-/// Fields that hold ids: whole numbers in them become texts.
-const IDS: [&str; 3] = ["request_id", "user_id", "item_id"];
 
 /// A compiled section `[events.<stream>]`.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    stream: Stream,
-    conditions: Vec<(Path, Vec<String>)>,
-    root: Field,
-    time: Field,
-    time_name: String,
-    unit: TimeUnit,
+    pub(super) stream: Stream,
+    pub(super) conditions: Vec<(Path, Vec<String>)>,
+    pub(super) root: Field,
+    pub(super) time: Field,
+    pub(super) time_name: String,
+    pub(super) unit: TimeUnit,
     /// The list of items; no path when the record has one.
-    items: Field,
+    pub(super) items: Field,
     /// Fields of the record.
-    fields: Vec<(&'static str, Field)>,
+    pub(super) fields: Vec<(&'static str, Field)>,
     /// Fields of an item in a list.
-    item_fields: Vec<(&'static str, Field)>,
-    context: Named,
-    features: Named,
+    pub(super) item_fields: Vec<(&'static str, Field)>,
+    pub(super) context: Named,
+    pub(super) features: Named,
     /// Every field that nothing else reads is a feature.
-    has_all_features: bool,
-    actions: BTreeMap<String, String>,
+    pub(super) has_all_features: bool,
+    pub(super) actions: BTreeMap<String, String>,
     /// Names of the root's fields that some path reads.
-    known: BTreeSet<String>,
-    reads_metadata: bool,
-}
-
-/// Values by name, and whether those of the record's own object come first.
-#[derive(Clone, Debug)]
-struct Named {
-    paths: Vec<(String, Path)>,
-    has_own: bool,
+    pub(super) known: BTreeSet<String>,
+    pub(super) reads_metadata: bool,
 }
 
 /// What a record brings besides its value.
@@ -69,153 +56,7 @@ pub struct Mapped {
     pub unread: Vec<String>,
 }
 
-/// The parts of a section that each stream has differently.
-struct Parts<'a> {
-    stream: Stream,
-    conditions: &'a Conditions,
-    root: &'a FieldSource,
-    time: &'a EventTimeSource,
-    fields: Vec<(&'static str, &'a FieldSource)>,
-    /// Names of the fields that are an item's when the record has a list of items.
-    of_items: &'static [&'static str],
-    context: &'a NamedPaths,
-    features: &'a NamedPaths,
-    actions: BTreeMap<String, String>,
-}
-
 impl Mapping {
-    /// The mapping of the impressions.
-    ///
-    /// # Errors
-    /// The first path that cannot be parsed, by its key.
-    pub fn impressions(section: &ImpressionMapping) -> Result<Self, KeyError> {
-        Self::compile(Parts {
-            stream: Stream::Impressions,
-            conditions: &section.conditions,
-            root: &section.root,
-            time: &section.time,
-            fields: section.fields(),
-            of_items: &["item_id", "position"],
-            context: &section.context,
-            features: &section.features,
-            actions: BTreeMap::new(),
-        })
-    }
-
-    /// The mapping of the actions.
-    ///
-    /// # Errors
-    /// The first path that cannot be parsed, by its key.
-    pub fn actions(section: &ActionMapping) -> Result<Self, KeyError> {
-        let none = NamedPaths::default();
-        Self::compile(Parts {
-            stream: Stream::Actions,
-            conditions: &section.conditions,
-            root: &section.root,
-            time: &section.time,
-            fields: section.fields(),
-            of_items: &["item_id", "value"],
-            context: &none,
-            features: &none,
-            actions: section.actions.0.clone(),
-        })
-    }
-
-    /// The mapping of the items.
-    ///
-    /// # Errors
-    /// The first path that cannot be parsed, by its key.
-    pub fn items(section: &ItemMapping) -> Result<Self, KeyError> {
-        Self::compile(Parts {
-            stream: Stream::Items,
-            conditions: &section.conditions,
-            root: &section.root,
-            time: &section.time,
-            fields: section.fields(),
-            of_items: &[],
-            context: &NamedPaths::default(),
-            features: &section.features,
-            actions: BTreeMap::new(),
-        })
-    }
-
-    fn compile(parts: Parts<'_>) -> Result<Self, KeyError> {
-        let conditions = parts.conditions.0.iter();
-        let conditions =
-            conditions.map(|(text, equals)| Ok((path("where", text)?, equals.as_slice().to_vec())));
-        let conditions: Vec<_> = conditions.collect::<Result<_, KeyError>>()?;
-        let (mut fields, mut item_fields, mut items) = (Vec::new(), Vec::new(), Field::Paths(Vec::new()));
-        for (name, source) in parts.fields {
-            let field = source.compile(name)?;
-            if name == "items" {
-                items = field;
-            } else if parts.of_items.contains(&name) {
-                item_fields.push((name, field));
-            } else {
-                fields.push((name, field));
-            }
-        }
-        let (paths, all_context) = parts.context.compile("context")?;
-        let context = Named {
-            paths,
-            has_own: parts.context.has_own(),
-        };
-        let (paths, has_all_features) = parts.features.compile("features")?;
-        let features = Named {
-            paths,
-            has_own: parts.features.has_own(),
-        };
-        if all_context || (has_all_features && parts.stream != Stream::Items) {
-            let key = if all_context { "context" } else { "features" };
-            return Err(KeyError::new(
-                key,
-                "must name each field: a field that is learned from without a name may tell the outcome",
-            ));
-        }
-        let time = parts.time.field.compile("time.field")?;
-        let time_name = match &time {
-            Field::Paths(paths) if !paths.is_empty() => paths[0].text().to_owned(),
-            _ => "ts_ms".to_owned(),
-        };
-        let root = parts.root.compile("root")?;
-        let sources = || fields.iter().chain(&item_fields).map(|(_, field)| field);
-        let paths = || {
-            let named = context.paths.iter().chain(&features.paths).map(|(_, path)| path);
-            let all = sources().chain([&time, &items]).flat_map(Field::paths);
-            all.chain(named).chain(conditions.iter().map(|(path, _)| path))
-        };
-        let mut known: BTreeSet<String> = paths()
-            .filter_map(|path| path.first_field().map(str::to_owned))
-            .collect();
-        if root.paths().next().is_none() {
-            known.extend(paths().filter_map(|path| path.first_record_field().map(str::to_owned)));
-        }
-        if parts.stream == Stream::Impressions && context.has_own {
-            known.insert("context".to_owned());
-        }
-        if parts.stream != Stream::Actions && features.has_own {
-            known.insert("features".to_owned());
-        }
-        let reads_metadata = paths().chain(root.paths()).any(Path::reads_metadata);
-        Ok(Self {
-            stream: parts.stream,
-            unit: parts.time.unit,
-            conditions,
-            root,
-            time,
-            time_name,
-            items,
-            fields,
-            item_fields,
-            context,
-            features,
-            has_all_features,
-            actions: parts.actions,
-            known,
-            reads_metadata,
-        })
-    }
-
     /// True if the record's key, topic or headers are read.
     pub fn reads_metadata(&self) -> bool {
         self.reads_metadata
@@ -403,11 +244,24 @@ impl Mapping {
         }
     }
 
+    /// True of a field of the event that has this name in the record, too.
+    fn reads_field(&self, name: &str) -> bool {
+        name == "features" || self.fields.iter().any(|(field, _)| *field == name)
+    }
+
     fn item(&self, mut event: Map<String, Value>, scope: &Scope<'_>, root: &Map<String, Value>) -> Value {
         for field in ["category", "author", "title", "text", "image"] {
             if let Some(value) = event.get_mut(field) {
                 texts(value);
             }
+        }
+        if root.get("partial") == Some(&Value::Bool(true)) {
+            event.insert("partial".to_owned(), Value::Bool(true));
+            // A null of an update removes the value.
+            let nulls = root
+                .iter()
+                .filter(|(name, value)| value.is_null() && self.reads_field(name));
+            event.extend(nulls.map(|(name, _)| (name.clone(), Value::Null)));
         }
         if let Some(deleted) = event.get_mut("deleted")
             && let Some(text) = text_of(deleted)
@@ -436,132 +290,5 @@ impl Mapping {
             }
         }
         Value::Object(event)
-    }
-}
-
-impl Field {
-    fn paths(&self) -> impl Iterator<Item = &Path> {
-        let paths = match self {
-            Field::Paths(paths) | Field::Comparison(paths, _) => paths.as_slice(),
-            Field::Constant(_) => &[],
-        };
-        paths.iter()
-    }
-
-    fn is_unset(&self) -> bool {
-        matches!(self, Field::Paths(paths) if paths.is_empty())
-    }
-
-    /// The value of the field: the first that is no empty text. `None` where it is absent or null.
-    fn find<'a>(&'a self, scope: &Scope<'a>) -> Option<Cow<'a, Value>> {
-        match self {
-            Field::Paths(paths) => {
-                let mut found = paths.iter().filter_map(|path| path.find(scope));
-                let first = found.next()?;
-                if first.as_str() != Some("") {
-                    return Some(first);
-                }
-                Some(found.find(|value| value.as_str() != Some("")).unwrap_or(first))
-            }
-            Field::Comparison(paths, texts) => {
-                let found = paths.iter().find_map(|path| path.find(scope));
-                let text = found.as_deref().and_then(text_of);
-                let is_equal = text.is_some_and(|text| texts.iter().any(|known| *known == text));
-                Some(Cow::Owned(Value::Bool(is_equal)))
-            }
-            Field::Constant(value) => Some(Cow::Borrowed(value)),
-        }
-    }
-}
-
-/// Reads `fields` into `event`; ids become texts and places numbers where they can.
-fn read_fields(fields: &[(&'static str, Field)], scope: &Scope<'_>, event: &mut Map<String, Value>) {
-    for (name, field) in fields {
-        let Some(value) = field.find(scope) else { continue };
-        let value = match *name {
-            name if IDS.contains(&name) => id(&value),
-            "position" => place(&value),
-            _ => value.into_owned(),
-        };
-        event.insert((*name).to_owned(), value);
-    }
-}
-
-/// An id as a text: 5, 5.0 and `"5"` are one.
-fn id(value: &Value) -> Value {
-    match value {
-        Value::Number(number) => Value::String(number_text(number)),
-        other => other.clone(),
-    }
-}
-
-/// A place as a whole number, also where it is written as a text or a float.
-fn place(value: &Value) -> Value {
-    let text = match value {
-        Value::Number(number) if number.is_f64() => Some(Cow::Owned(number_text(number))),
-        Value::String(text) => Some(Cow::Borrowed(text.trim())),
-        _ => None,
-    };
-    let whole = text.and_then(|text| text.parse::<i64>().ok());
-    whole.map_or_else(|| value.clone(), Value::from)
-}
-
-/// Turns numbers and booleans of a text field into texts.
-fn texts(value: &mut Value) {
-    match value {
-        Value::Array(list) => list.iter_mut().for_each(texts),
-        Value::Number(number) => *value = Value::String(number_text(number)),
-        Value::Bool(flag) => *value = Value::from(flag.to_string()),
-        Value::Null | Value::String(_) | Value::Object(_) => {}
-    }
-}
-
-/// The scalars of a value, lists of them included; `None` where it holds an object or a list of lists, or is null.
-fn scalars(value: &Value) -> Option<&Value> {
-    let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
-    match value {
-        Value::Null => None,
-        Value::Array(list) => list.iter().all(is_scalar).then_some(value),
-        other => is_scalar(other).then_some(other),
-    }
-}
-
-/// Adds the named values as the object `field`, with those of the record's own object where they count.
-fn insert_named(event: &mut Map<String, Value>, field: &str, scope: &Scope<'_>, named: &Named) {
-    let Named { paths, has_own } = named;
-    let given = scope.here.get(field).filter(|value| *has_own && !value.is_null());
-    let mut object = match given {
-        Some(Value::Object(object)) => object.clone(),
-        Some(other) => {
-            // Refused by its type when it is decoded.
-            event.insert(field.to_owned(), other.clone());
-            return;
-        }
-        None if paths.is_empty() => return,
-        None => Map::new(),
-    };
-    for (name, path) in paths {
-        // What the record itself names so comes first.
-        if let Some(value) = path.find(scope) {
-            object.entry(name.clone()).or_insert_with(|| value.into_owned());
-        }
-    }
-    if !object.is_empty() {
-        event.insert(field.to_owned(), Value::Object(object));
-    }
-}
-
-fn missing(what: &str) -> Reject {
-    Reject::new(RejectReason::MissingField, format!("{what} is missing"))
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }

@@ -92,6 +92,17 @@ fn the_default_reads_one_event_per_item_and_loose_types() {
 }
 
 #[test]
+fn a_partial_item_keeps_its_nulls() {
+    check(
+        &ready_made("ouzel", Stream::Items),
+        &json!({"item_id": 5, "ts_ms": T, "partial": true, "title": null, "category": "a", "price": 3, "features": null}),
+        &[json!({
+            "item_id": "5", "ts_ms": T, "partial": true, "title": null, "category": "a", "features": {"price": 3},
+        })],
+    );
+}
+
+#[test]
 fn ga4_lists_and_purchases() {
     let event = |name: &str, items: Value| {
         json!({

@@ -29,20 +29,9 @@ impl std::fmt::Debug for LineReader {
 
 impl LineReader {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::file("open", path, error);
-        let file = File::open(path).map_err(failed)?;
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
-        let first = file.fill_buf().map_err(failed)?;
-        let reader: Box<dyn BufRead + Send> = if first.starts_with(GZIP) {
-            buffered(flate2::bufread::MultiGzDecoder::new(file))
-        } else if first.starts_with(ZSTD) {
-            unpack_zstd(file, path)?
-        } else {
-            Box::new(file)
-        };
         Ok(Self {
             path: path.to_owned(),
-            reader,
+            reader: open_unpacked(path)?,
             n_read: 0,
         })
     }
@@ -77,6 +66,21 @@ impl LineReader {
             line: number + 1,
             detail,
         }
+    }
+}
+
+/// Opens a plain, gzip or zstd file for reading its contents.
+pub(crate) fn open_unpacked(path: &Path) -> Result<Box<dyn BufRead + Send>, Error> {
+    let failed = |error| Error::file("open", path, error);
+    let file = File::open(path).map_err(failed)?;
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+    let first = file.fill_buf().map_err(failed)?;
+    if first.starts_with(GZIP) {
+        Ok(buffered(flate2::bufread::MultiGzDecoder::new(file)))
+    } else if first.starts_with(ZSTD) {
+        unpack_zstd(file, path)
+    } else {
+        Ok(Box::new(file))
     }
 }
 

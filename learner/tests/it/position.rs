@@ -82,7 +82,7 @@ fn learned(position: PositionKind, counters: bool) -> ([f32; 2], f32) {
     trainer
         .predict_shown(std::slice::from_ref(&slate), &VectorMap::default())
         .unwrap();
-    let scores = [0, 1].map(|at| sigmoid(slate.candidates[at].predicted.get().unwrap()));
+    let scores = [0, 1].map(|at| sigmoid(slate.candidates[at].predicted.get(0).unwrap()));
     (scores, predicted / came)
 }
 
