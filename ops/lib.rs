@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod error;
+mod log_problems;
 pub mod pipeline;
 mod preflight;
 pub mod supervisor;

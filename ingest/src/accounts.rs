@@ -82,6 +82,23 @@ impl StreamAccount {
         counts.map(|rejected| rejected.count).sum()
     }
 
+    /// What was counted after `before`, an earlier state of this account. The first examples are those of all time.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let rejected = self.rejected.iter().map(|(reason, now)| {
+            let count = now.count - before.rejected.get(reason).map_or(0, |before| before.count);
+            (*reason, Rejected { count, ..now.clone() })
+        });
+        Self {
+            read: self.read - before.read,
+            used: self.used - before.used,
+            repeated: self.repeated - before.repeated,
+            rejected: rejected.collect(),
+            unread_fields: new_names(&self.unread_fields, &before.unread_fields),
+            unused_actions: new_names(&self.unused_actions, &before.unused_actions),
+        }
+    }
+
     /// The identity: every record read has one fate.
     ///
     /// # Errors
@@ -124,6 +141,12 @@ impl Accounts {
     }
 }
 
+/// The names that `before` does not have.
+fn new_names(now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let new = now.iter().filter(|(name, _)| !before.contains_key(*name));
+    new.map(|(name, n)| (name.clone(), *n)).collect()
+}
+
 /// Counts `name`, apart while there are few names.
 fn add_name(names: &mut BTreeMap<String, u64>, name: &str) {
     if let Some(count) = names.get_mut(name) {
@@ -161,6 +184,20 @@ mod tests {
                 .unwrap_err()
                 .contains("7 records read")
         );
+    }
+
+    #[test]
+    fn a_difference_has_the_growth_and_the_new_names() {
+        let mut account = StreamAccount::default();
+        account.add_used(5);
+        account.add_unread("a");
+        let before = account.clone();
+        account.add_rejected(&Reject::new(RejectReason::TooOld, "x"), || "at".to_owned());
+        account.add_unread("a");
+        account.add_unread("b");
+        let since = account.since(&before);
+        assert_eq!((since.read, since.used, since.n_rejected()), (1, 0, 1));
+        assert_eq!(since.unread_fields, [("b".to_owned(), 1)].into());
     }
 
     #[test]

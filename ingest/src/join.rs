@@ -25,6 +25,8 @@ mod step;
 pub mod store;
 
 #[cfg(test)]
+mod clock_oracle;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod properties;

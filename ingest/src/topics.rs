@@ -3,7 +3,7 @@
 mod create;
 mod inspect;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ouzel_sample::Stream;
 use ouzel_sample::settings::KeyError;
@@ -43,17 +43,23 @@ impl Default for Topics {
 }
 
 impl Topics {
-    /// Every value that cannot be used, by its key below `kafka.topics`.
+    /// Every value that cannot be used, by its key below `kafka.topics`. Streams that `selects` names read a part of
+    /// their topic, which may be the topic of others of them.
     #[must_use]
-    pub fn validate(&self) -> Vec<KeyError> {
+    pub fn validate(&self, selects: impl Fn(Stream) -> bool) -> Vec<KeyError> {
         let mut errors = Vec::new();
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeMap<&str, Stream> = BTreeMap::new();
         for stream in Stream::WITH_SAMPLES {
             let topic = self.name(stream);
             if topic.is_empty() {
                 errors.push(KeyError::new(stream.name(), "must name a topic, not be empty"));
-            } else if !seen.insert(topic) {
-                let message = format!("must differ from the other topics: {topic} is named twice");
+            } else if let Some(other) = seen.insert(topic, stream)
+                && !(selects(stream) && selects(other))
+            {
+                let message = format!(
+                    "must differ from the other topics: {topic} is that of {other} too. One topic may carry several streams if \
+                     each has a `where` in its section below [events]"
+                );
                 errors.push(KeyError::new(stream.name(), message));
             }
         }
@@ -101,7 +107,10 @@ impl Topics {
     pub fn all(&self) -> Vec<String> {
         let streams = Stream::EVENTS.iter().map(|stream| self.name(*stream).to_owned());
         let dead_letters = Stream::EVENTS.iter().map(|stream| self.dead_letters(*stream));
-        streams.chain(dead_letters).collect()
+        let mut all: Vec<String> = streams.chain(dead_letters).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// The additional topics of a join tier.

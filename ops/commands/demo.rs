@@ -24,6 +24,7 @@ use ouzel_sample::{EventTime, Stream};
 
 use crate::cli::DemoArgs;
 use crate::commands::data::{JoinFigures, open_data, seed_histories, temporary_dir};
+use crate::commands::streams::{Sources, StreamReport};
 use crate::config::{Config, Period};
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::learner::SharedScores;
@@ -57,6 +58,16 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
     let config = settings(args)?;
     telemetry::init_logs(&config.log)?;
     let data = Arc::new(open_data(&path, &config, false, &mut DeadLetters::discard())?);
+    if data.summary().n_requests == 0 {
+        let account = data.accounts().of(Stream::Impressions);
+        let first = account
+            .rejected
+            .values()
+            .map(|rejected| rejected.first.as_str())
+            .next()
+            .unwrap_or_default();
+        bail!("no impression of {} can be used: {first}", path.display());
+    }
     let broker = EmbeddedBroker::start(1, &config.topics().all())?;
     let kafka = kafka(&broker, &config)?;
     let shutdown = Shutdown::new();
@@ -211,6 +222,14 @@ impl Demo {
                 .to_string_lossy()
                 .into_owned(),
             join: JoinFigures::new(&running.status.counters()),
+            streams: StreamReport::new(&Sources {
+                config,
+                accounts: self.data.accounts(),
+                counters: &running.status.counters(),
+                items: running.status.item_counts(),
+                histories: Some(self.data.history_account()),
+                immediate: None,
+            })?,
             all: log.figures(EventTime::MIN),
             second_half: log.figures(middle),
             frozen: frozen.figures(middle),

@@ -4,6 +4,7 @@
 
 mod freshness;
 mod hidden;
+mod leaks;
 mod report;
 
 use std::io::Write;
@@ -128,6 +129,14 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     let hidden = follower.hidden.figures(log.middle());
     let stage = parts.sequencer.stage();
     let read = parts.intake.decoder.accounts();
+    let task = config.task_names().first().cloned().unwrap_or_default();
+    let inspection = folder
+        .as_ref()
+        .map(|data| leaks::inspect(data, &task))
+        .unwrap_or_default();
+    for suspicion in &inspection.suspicions {
+        tracing::warn!("{suspicion}");
+    }
     let streams = StreamReport::new(&Sources {
         config,
         accounts: folder.as_ref().map_or(&read, |data| data.accounts()),
@@ -140,6 +149,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         freshness: &follower.freshness,
         hidden,
         streams,
+        inspection,
         wall,
     };
     RunReport::new(name, &log, measured, &mut parts)

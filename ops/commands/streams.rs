@@ -11,12 +11,10 @@ use serde::Serialize;
 use ouzel_ingest::accounts::{Accounts, StreamAccount};
 use ouzel_ingest::join::Counters;
 use ouzel_ingest::{ActionCounts, ItemCounts};
-use ouzel_sample::{RejectReason, Stream};
+use ouzel_sample::Stream;
 
 use crate::config::Config;
-
-/// Most names printed of a list.
-const MAX_PRINTED: usize = 8;
+use crate::log_problems::{CAUSES, listed, rejected_problem, unmatched_problem};
 
 /// The records of one stream by what became of them.
 #[derive(Debug, Default, Serialize)]
@@ -227,32 +225,9 @@ impl Sources<'_> {
         }
         let events = self.events(Stream::Actions, account.used);
         let count = |name: &str| events.get(name).copied().unwrap_or(0);
-        let causes = [
-            (
-                "before_shown",
-                "are stamped before their impression by more than join.max_clock_skew; raise it if the clocks or the rounding of \
-                 the two streams differ",
-            ),
-            (
-                "late",
-                "came after the window of their task; raise `window` in [[join.tasks]], or join.allowed_lateness if the streams are \
-                 out of order",
-            ),
-            (
-                "orphan",
-                "belong to no impression: no impression has their request_id and shows their item, or the request was forgotten \
-                 (join.dedup_window)",
-            ),
-            (
-                "unattributed",
-                "belong to no impression: they name no request, so set join.by = \"user_item\" to find it by user and item; with \
-                 that, no impression showed their item to their user within the window",
-            ),
-        ];
-        let unmatched: u64 = causes.iter().map(|(name, _)| count(name)).sum();
-        let (name, cause) = causes.into_iter().max_by_key(|(name, _)| count(name))?;
-        if unmatched > count("matched") {
-            return Some(format!("{} of {} actions {cause}", count(name), account.used));
+        let unmatched = CAUSES.map(|(name, _)| count(name));
+        if let Some(problem) = unmatched_problem(count("matched"), unmatched) {
+            return Some(problem);
         }
         let positives = self.counters.tasks.first().map_or(0, |task| task.positive);
         (positives == 0 && account.used > 0).then(|| {
@@ -261,43 +236,9 @@ impl Sources<'_> {
     }
 }
 
-/// The sentence about a stream of which more than half was rejected.
-fn rejected_problem(stream: Stream, account: &StreamAccount) -> Option<String> {
-    let needed = account.read - account.n_unneeded();
-    let rejected = account.n_rejected() - account.n_unneeded();
-    if rejected * 2 <= needed || needed == 0 {
-        return None;
-    }
-    let unneeded = [RejectReason::UnknownAction, RejectReason::NotSelected].map(RejectReason::name);
-    let reasons = account
-        .rejected
-        .iter()
-        .filter(|(reason, _)| !unneeded.contains(*reason));
-    let (reason, most) = reasons.max_by_key(|(_, rejected)| rejected.count)?;
-    Some(format!(
-        "{rejected} of {needed} records of {stream} cannot be used, {} of them as {reason}, the first {}",
-        most.count, most.first
-    ))
-}
-
 /// Counts as `3 used, 1 late`.
 fn named(counts: &BTreeMap<String, u64>) -> String {
     let parts = counts.iter().filter(|(_, n)| **n > 0);
     let parts = parts.map(|(name, n)| format!("{n} {}", name.replace('_', " ")));
     parts.collect::<Vec<_>>().join(", ")
-}
-
-/// Names with their counts, the largest first: `a (3), b (1)`.
-fn listed(counts: &BTreeMap<String, u64>) -> String {
-    let mut counts: Vec<_> = counts.iter().collect();
-    counts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    let mut parts: Vec<String> = counts
-        .iter()
-        .take(MAX_PRINTED)
-        .map(|(name, n)| format!("{name} ({n})"))
-        .collect();
-    if counts.len() > MAX_PRINTED {
-        parts.push(format!("and {} more", counts.len() - MAX_PRINTED));
-    }
-    parts.join(", ")
 }

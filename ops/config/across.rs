@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ouzel_ingest::join::JoinSource;
+use ouzel_ingest::join::{JoinBy, JoinSource};
 use ouzel_ingest::mapping::FieldSource;
 use ouzel_learner::model::SequenceKind;
 use ouzel_sample::settings::{KeyError, out_of_range};
@@ -17,7 +17,13 @@ const MAX_SOCKET_PATH_BYTES: usize = 103;
 pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     let model = config.stated_model();
     let sections = [
-        ("kafka.topics", config.kafka.topics.validate()),
+        (
+            "kafka.topics",
+            config
+                .kafka
+                .topics
+                .validate(|stream| config.events.selects(stream)),
+        ),
         ("events", config.events.validate()),
         ("join", config.join.validate()),
         ("tier", config.tier.validate()),
@@ -35,6 +41,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     errors.extend(config.learner_config().pooling(&model));
     errors.extend(history(config));
     errors.extend(several_actions(config));
+    errors.extend(by_user_item(config));
     errors.extend(bodies(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
@@ -88,6 +95,17 @@ fn history(config: &Config) -> impl Iterator<Item = KeyError> {
         KeyError::new(
             key,
             format!("must be at most features.history_len, {longest}, not {len}"),
+        )
+    })
+}
+
+/// The state that a moved partition needs to attribute actions by user and item is not rebuilt exactly.
+fn by_user_item(config: &Config) -> Option<KeyError> {
+    (config.join.source == JoinSource::Tier && config.join.by == JoinBy::UserItem).then(|| {
+        KeyError::new(
+            "join.by",
+            "must be \"request\" with join.source = \"tier\": a process that takes over a partition could count a late action \
+             without a request again",
         )
     })
 }

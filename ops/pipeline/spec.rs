@@ -126,7 +126,8 @@ pub(crate) fn contract_decoder(config: &Config) -> anyhow::Result<Decoder> {
 
 fn new_decoder(config: &Config, events: EventConfig) -> anyhow::Result<Decoder> {
     let decoder = Decoder::new(config.id_space(), config.task_names(), events);
-    decoder.map_err(|error| error.within("events").into())
+    let decoder = decoder.map_err(|error| error.within("events"))?;
+    Ok(decoder.with_vector_widths(config.model_config().content.vector_widths))
 }
 
 /// The dead letters of a configuration: topics, or discarded.

@@ -13,6 +13,7 @@ pub(crate) mod join_worker;
 pub(crate) mod learn;
 pub(crate) mod poll;
 pub(crate) mod save;
+pub(crate) mod stream_log;
 pub(crate) mod time_jumps;
 
 pub use super::messages::{JoinCheckpoint, Joined, Read};

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use ouzel_ingest::Stage;
 use ouzel_ingest::join::Counters;
+use ouzel_ingest::{ItemCounts, Stage};
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
 
@@ -33,6 +33,7 @@ pub struct PipelineStatus {
 struct Inner {
     positions: Positions,
     counters: Counters,
+    items: ItemCounts,
     window: Figures,
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
@@ -46,6 +47,7 @@ impl PipelineStatus {
         let mut inner = self.lock();
         inner.positions.clone_from(stage.positions());
         inner.counters.clone_from(stage.counters());
+        inner.items = stage.item_counts();
     }
 
     /// Newest event time joined. It is the present of a scorer, so that an old log is served in its own time.
@@ -61,6 +63,11 @@ impl PipelineStatus {
     /// Next offset to join of each partition.
     pub fn positions(&self) -> Positions {
         self.lock().positions.clone()
+    }
+
+    /// Item events by what became of them.
+    pub fn item_counts(&self) -> ItemCounts {
+        self.lock().items
     }
 
     /// Outcome counters of the join.

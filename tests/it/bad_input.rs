@@ -54,7 +54,7 @@ fn bad_records(largest: usize) -> Vec<Bad> {
         bad(
             Impressions,
             Reason::WrongType,
-            shown(&|e| e["request_id"] = json!(7)),
+            shown(&|e| e["request_id"] = json!([7])),
         ),
         bad(
             Impressions,
@@ -135,7 +135,7 @@ fn bad_records(largest: usize) -> Vec<Bad> {
         bad(
             Items,
             Reason::WrongType,
-            json!({ "item_id": "item-1", "ts_ms": START_MS, "title": 7 }),
+            json!({ "item_id": "item-1", "ts_ms": START_MS, "title": {} }),
         ),
         Bad {
             stream: Actions,

@@ -92,7 +92,7 @@ fn a_learned_context_changes_its_scores() {
     for (liked, disliked) in pairs() {
         let (high, low) = (score(&daemon, &liked), score(&daemon, &disliked));
         assert!(
-            high > plain + 0.1 && plain > low + 0.1,
+            high > plain + 0.05 && plain > low + 0.05,
             "{liked}: {high}, none: {plain}, {disliked}: {low}"
         );
     }

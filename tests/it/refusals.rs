@@ -185,8 +185,16 @@ fn unusable_data_is_one_line() {
         "{\"request_id\": \"r1\"}\n",
     )
     .unwrap();
+    let replayed = run_here(&["replay", "--data", dir]);
+    assert_eq!(replayed.code, Some(3), "{}", replayed.err);
+    for words in [
+        "1 of 1 records of impressions cannot be used",
+        "impressions.jsonl:1: ",
+    ] {
+        assert!(replayed.err.contains(words), "{}", replayed.err);
+    }
     check(
-        &run_here(&["replay", "--data", dir]),
+        &run_here(&["replay", "--strict", "--data", dir]),
         1,
         &["impressions.jsonl:1: "],
     );

@@ -62,6 +62,8 @@ pub(super) struct CsvReader {
     path: std::path::PathBuf,
     reader: csv::Reader<Box<dyn Read + Send>>,
     columns: Vec<Vec<String>>,
+    /// 1 where lines end with CR and LF: the reader then takes a row to begin on the line before.
+    line_offset: u64,
 }
 
 impl CsvReader {
@@ -73,6 +75,11 @@ impl CsvReader {
         if first.starts_with(b"\xef\xbb\xbf") {
             unpacked.consume(3);
         }
+        let first = unpacked
+            .fill_buf()
+            .map_err(|error| Error::file("read", path, error))?;
+        let newline = first.iter().position(|byte| *byte == b'\n');
+        let is_crlf = newline.is_some_and(|at| at > 0 && first[at - 1] == b'\r');
         let unpacked: Box<dyn Read + Send> = Box::new(unpacked);
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(unpacked);
         let header = reader.headers().map_err(|error| failed(path, 1, &error))?;
@@ -84,13 +91,14 @@ impl CsvReader {
             path: path.to_owned(),
             reader,
             columns,
+            line_offset: u64::from(is_crlf),
         })
     }
 
     fn next(&mut self) -> Result<Option<Row>, Error> {
         let mut cells = csv::ByteRecord::new();
         let is_row = self.reader.read_byte_record(&mut cells);
-        let line = cells.position().map_or(0, csv::Position::line);
+        let line = cells.position().map_or(0, csv::Position::line) + self.line_offset;
         if !is_row.map_err(|error| failed(&self.path, line, &error))? {
             return Ok(None);
         }
@@ -157,7 +165,7 @@ mod tests {
     fn a_csv_file_is_read_as_objects_with_numbers_texts_and_places() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("items.csv");
-        let text = "\u{feff}item_id,title,price,context.device,zip\r\n7,\"a \"\"b\"\",\r\nc\",2.50,tv,007\r\n8,,,,\n9,x\n1,2,3,4,5,6\n";
+        let text = "\u{feff}item_id,title,price,context.device,zip\r\n7,\"a \"\"b\"\",\r\nc\",2.50,tv,007\r\n8,,,,\r\n9,x\r\n1,2,3,4,5,6\r\n";
         std::fs::write(&path, text).unwrap();
         let mut table = Table::open(&path).unwrap();
         let mut rows = Vec::new();

@@ -80,6 +80,18 @@ impl EventConfig {
         }
     }
 
+    /// True of a stream that reads only the records that its `where` selects.
+    #[must_use]
+    pub fn selects(&self, stream: Stream) -> bool {
+        let conditions = match stream {
+            Stream::Impressions => &self.impressions.conditions,
+            Stream::Actions => &self.actions.conditions,
+            Stream::Items => &self.items.conditions,
+            Stream::Samples => return false,
+        };
+        !conditions.0.is_empty()
+    }
+
     /// The streams whose mapping reads keys or headers.
     #[must_use]
     pub fn with_metadata(&self) -> Vec<Stream> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ouzel_sample::settings::KeyError;
 use ouzel_sample::{
-    Action, DecodedRecord, Event, IdSpace, Record, RecordMetadata, Reject, RejectReason, Stream,
+    Action, DecodedRecord, Event, IdSpace, N_MODALITIES, Record, RecordMetadata, Reject, RejectReason, Stream,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,6 +26,8 @@ pub struct Decoder {
     pub(super) config: EventConfig,
     pub(super) number_names: NumberNames,
     mappings: Mappings,
+    /// Width of the content vectors that the model reads, by modality; 0 for none.
+    pub(super) vector_widths: Option<[usize; N_MODALITIES]>,
     tier: Wire,
     counters: DecodeCounters,
 }
@@ -79,8 +81,16 @@ impl Decoder {
             config,
             number_names: NumberNames::default(),
             mappings,
+            vector_widths: None,
             counters: DecodeCounters::default(),
         })
+    }
+
+    /// Counts vectors of other widths, which the model does not read, among the unread fields.
+    #[must_use]
+    pub fn with_vector_widths(mut self, widths: [usize; N_MODALITIES]) -> Self {
+        self.vector_widths = Some(widths);
+        self
     }
 
     /// Decodes and counts one record. Never panics, whatever the payload.

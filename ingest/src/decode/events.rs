@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ouzel_sample::{
     Action, Deletion, Event, EventTime, FeatureChange, Id, IdKind, Impression, ItemUpdate, MAX_ID_BYTES,
-    Number, NumberScope, Reject, RejectReason, ShownFeatures, ShownItem, TaskId, finite_f32,
+    MODALITIES, Number, NumberScope, Reject, RejectReason, ShownFeatures, ShownItem, TaskId, finite_f32,
     is_category_name, sort_numbers,
 };
 
@@ -139,6 +139,8 @@ impl Decoder {
             image: is_given("image", wire.image.is_some()).then_some(image),
             vectors: self.vectors(wire.vectors.as_ref())?,
         };
+        let mut unread = wire.unread();
+        unread.extend(self.unread_vectors(&update.vectors));
         let n_values = update
             .categories
             .iter()
@@ -160,7 +162,7 @@ impl Decoder {
             true => Event::ItemUpdate(Box::new(update)),
             false => Event::Item(Box::new(update.apply(None))),
         };
-        Ok((event, wire.unread()))
+        Ok((event, unread))
     }
 
     /// Hashed texts of a field, without empty ones.
@@ -201,6 +203,22 @@ impl Decoder {
             }
         }
         Ok(changes)
+    }
+
+    /// Vectors that the model does not read: of another modality, or of another width.
+    fn unread_vectors(&self, vectors: &[(String, Vec<f32>)]) -> Vec<String> {
+        let Some(widths) = self.vector_widths else {
+            return Vec::new();
+        };
+        let unread = vectors.iter().filter_map(|(name, values)| {
+            let read = MODALITIES.iter().zip(widths).find(|(known, _)| *known == name);
+            match read {
+                Some((_, width)) if width == values.len() => None,
+                Some((_, width)) => Some(format!("vectors.{name} of {} numbers, not {width}", values.len())),
+                None => Some(format!("vectors.{}", shortened(name))),
+            }
+        });
+        unread.collect()
     }
 
     fn vectors(&self, pairs: Option<&Pairs<'_, Vec<f32>>>) -> Result<Vec<(String, Vec<f32>)>, Reject> {

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
+use crate::join::clock_oracle::watermarks;
 use crate::join::oracle::Oracle;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::world::*;

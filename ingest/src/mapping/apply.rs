@@ -270,13 +270,15 @@ impl Mapping {
         }
         insert_named(&mut event, "features", scope, &self.features);
         if self.has_all_features {
-            let mut features = match event.remove("features") {
+            let given = event.remove("features");
+            let is_cleared = given == Some(Value::Null);
+            let mut features = match given {
                 Some(Value::Object(features)) => features,
-                Some(other) => {
+                Some(other) if !other.is_null() => {
                     event.insert("features".to_owned(), other);
                     return Value::Object(event);
                 }
-                None => Map::new(),
+                _ => Map::new(),
             };
             for (name, value) in root {
                 if !self.known.contains(name)
@@ -287,6 +289,8 @@ impl Mapping {
             }
             if !features.is_empty() {
                 event.insert("features".to_owned(), Value::Object(features));
+            } else if is_cleared {
+                event.insert("features".to_owned(), Value::Null);
             }
         }
         Value::Object(event)

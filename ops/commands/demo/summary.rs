@@ -9,6 +9,7 @@ use serde_json::json;
 use super::caller::CallFigures;
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures, or_dash};
+use crate::commands::streams::StreamReport;
 use crate::telemetry::float;
 
 /// The measurements of a demo.
@@ -17,6 +18,7 @@ pub(super) struct Summary {
     /// Name of the data.
     pub(super) data: String,
     pub(super) join: JoinFigures,
+    pub(super) streams: StreamReport,
     /// The whole log.
     pub(super) all: Figures,
     /// The second half of the log's time.
@@ -53,6 +55,8 @@ impl Summary {
                 "rejected": self.join.rejected,
             },
             "join": self.join,
+            "streams": self.streams.streams,
+            "problems": self.streams.problems,
             "samples": { "total": self.all.samples, "positive": self.all.positives },
             "progressive": {
                 "auc": self.all.auc,
@@ -94,6 +98,7 @@ impl Summary {
             "  events      {} shown items, {} actions, {} rejected",
             join.impressions, join.actions, join.rejected
         )?;
+        self.streams.write(out)?;
         writeln!(
             out,
             "  samples     {} ({} positive) in {:.1} s, {:.0} a second",

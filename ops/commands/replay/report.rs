@@ -11,6 +11,7 @@ use ouzel_sample::EventTime;
 
 use super::freshness::{Ages, Freshness};
 use super::hidden::HiddenFigures;
+use super::leaks::Inspection;
 use super::per_second;
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
@@ -46,6 +47,11 @@ pub(super) struct RunReport {
     join: JoinFigures,
     #[serde(flatten)]
     streams: StreamReport,
+    /// Values of a folder's impressions and catalogue that are learned from, with the number of shown items that have them
+    /// among the first 50,000.
+    learned_from: BTreeMap<String, u64>,
+    /// Values that predict the outcome almost alone, a sentence each.
+    suspicions: Vec<String>,
     ledger_hash: String,
     weights_hash: String,
     /// Share of each model of a mixture at the end, by its widths; empty for a model of one.
@@ -59,6 +65,7 @@ pub(super) struct Measured<'a> {
     pub(super) freshness: &'a Freshness,
     pub(super) hidden: Vec<HiddenFigures>,
     pub(super) streams: StreamReport,
+    pub(super) inspection: Inspection,
     /// How long the run took.
     pub(super) wall: Duration,
 }
@@ -125,6 +132,8 @@ impl RunReport {
                 ..JoinFigures::new(stage.counters())
             },
             streams: measured.streams,
+            learned_from: measured.inspection.learned_from,
+            suspicions: measured.inspection.suspicions,
             ledger_hash: stage.ledger().hex(),
             weights_hash: parts.learner.trainer.hash()?,
             shares: parts.learner.trainer.shares().into_iter().collect(),
@@ -198,6 +207,13 @@ impl RunReport {
             )?;
         }
         self.streams.write(out)?;
+        if !self.learned_from.is_empty() {
+            let names = self.learned_from.iter().map(|(name, n)| format!("{name} ({n})"));
+            writeln!(out, "  learned from {}", names.collect::<Vec<_>>().join(", "))?;
+        }
+        for suspicion in &self.suspicions {
+            writeln!(out, "  warning      {suspicion}")?;
+        }
         writeln!(out, "  ledger       {}", self.ledger_hash)?;
         writeln!(out, "  weights      {}", self.weights_hash)
     }

@@ -1,5 +1,7 @@
 //! Logs as users bring them: what each leads to, from files and as records of Kafka, counter by counter.
 
+mod broken;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

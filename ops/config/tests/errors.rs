@@ -53,7 +53,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         (
             "[[join.tasks]]\nname = \"a\"\nwindow = \"1m\"\nzzz = 1",
             ":4:1: join.tasks[0].zzz",
-            "name, window",
+            "name, value, value_cap, window",
         ),
         // Derived values are not keys.
         ("model.tasks = [\"click\"]", "model.tasks: unknown key", ""),

@@ -164,6 +164,7 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
     leaves("", &toml::to_string(&plain).unwrap().parse().unwrap(), &mut known);
     // Keys that are not printed at their default, and values without a key.
     known.insert("dims.user".to_owned(), "0".to_owned());
+    known.insert("position".to_owned(), "\"none\"".to_owned());
     known.insert("matmul_precision".to_owned(), "\"f32\"".to_owned());
     known.remove("seed");
     let reference = include_str!("../../../docs/models.md");

@@ -76,8 +76,8 @@ fn each_key_is_shown_with_its_meaning_default_unit_range_and_advice() {
     for expected in [
         "# Default: \"127.0.0.1:9092\". Set it to your cluster.\nbootstrap = \"localhost:9092\"\n",
         "# Scorer threads, each with its own copy of the dense weights.\n\
-         # Default: 1. Unit: threads. Allowed: from 1 to 65535. Raise it when requests queue while cores are idle.\n\
-         workers = 1\n",
+         # Default: 1. Unit: threads. Allowed: from 1 to 65535. Raise it when requests queue while cores are\n\
+         # idle.\nworkers = 1\n",
         "# `window`: How long after its impression an action counts, in event time.\n",
         "# Default: unset. Set it when the path of the state directory is longer.\nsocket = \"/run/ouzel/admin.sock\"\n",
         "# `json`: One JSON object a line.\n",

@@ -20,6 +20,7 @@ use ouzel_sample::DecodedRecord;
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use crate::pipeline::stages::idle::Idleness;
+use crate::pipeline::stages::stream_log::MatchLog;
 use crate::pipeline::stages::time_jumps::TimeJumpLog;
 use crate::pipeline::stages::{JoinCheckpoint, Joined, Read};
 use arrivals::Arrivals;
@@ -40,6 +41,7 @@ pub struct Join {
     arrivals: Arrivals,
     idleness: Idleness,
     time_jumps: TimeJumpLog,
+    matches: MatchLog,
     /// Time of the first sample in the open batch.
     opened: Option<Instant>,
     /// The newest request that the next checkpoint answers.
@@ -60,6 +62,7 @@ impl Join {
             links,
             arrivals: Arrivals::default(),
             time_jumps: TimeJumpLog::default(),
+            matches: MatchLog::default(),
             opened: None,
             answers: None,
             is_last: false,
@@ -175,6 +178,7 @@ impl Join {
     /// Makes the decisions that depend on time: early batches, idle partitions, vectors, requested checkpoints.
     fn decide(&mut self) -> anyhow::Result<()> {
         self.time_jumps.log(|| self.sequencer.take_time_jump());
+        self.matches.watch(self.sequencer.stage().counters());
         if !self.sequencer.is_following() {
             let flush_after = self.settings.flush_after;
             let is_old = self.opened.is_some_and(|opened| opened.elapsed() >= flush_after);

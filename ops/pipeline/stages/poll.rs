@@ -8,6 +8,7 @@ use ouzel_sample::DecodedRecord;
 
 use super::Read;
 use super::backlog::Backlog;
+use super::stream_log::ReadLog;
 use crate::pipeline::intake::Intake;
 use crate::supervisor::Shutdown;
 
@@ -33,7 +34,9 @@ impl Poll {
     }
 
     fn read(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let mut log = ReadLog::default();
         while !shutdown.is_triggered() {
+            log.watch(&self.intake.decoder);
             self.backlog.apply(&mut *self.intake.source)?;
             let Some(read) = self.intake.next(WAIT)? else {
                 continue;

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::partition_joiner::pair;
-use crate::join::{JoinBy, JoinConfig, LabelPolicy, TaskConfig, ValueUse};
+use crate::join::{JoinConfig, LabelPolicy, TaskConfig, ValueUse};
 
 /// The next event of the log.
 #[derive(Clone, Debug)]
@@ -56,27 +56,24 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
         1 => Just(LabelPolicy::Defer),
     ];
     let times = (0..15i64, 0..4i64, 0..30i64);
-    let by = prop_oneof![Just(JoinBy::Request), Just(JoinBy::UserItem)];
-    (vec(1..40i64, 2), times, policy, by).prop_map(
-        |(windows, (lateness_ms, skew_ms, wait_ms), label_policy, by)| {
-            let task = |(task, window): (usize, &i64)| TaskConfig {
-                value: ValueUse::Weight,
-                value_cap: Some(10.0),
-                ..TaskConfig::new(format!("task {task}"), *window)
-            };
-            JoinConfig {
-                tasks: windows.iter().enumerate().map(task).collect(),
-                by,
-                label_policy,
-                label_wait: Period::from_ms(wait_ms),
-                allowed_lateness: Period::from_ms(lateness_ms),
-                max_clock_skew: Period::from_ms(skew_ms),
-                // A new owner learns the time from a few events, not from four requests and all that was held.
-                max_time_jump: Period::TEN_YEARS,
-                ..JoinConfig::default()
-            }
-        },
-    )
+    // Behind a tier actions without a request are not attributed.
+    (vec(1..40i64, 2), times, policy).prop_map(|(windows, (lateness_ms, skew_ms, wait_ms), label_policy)| {
+        let task = |(task, window): (usize, &i64)| TaskConfig {
+            value: ValueUse::Weight,
+            value_cap: Some(10.0),
+            ..TaskConfig::new(format!("task {task}"), *window)
+        };
+        JoinConfig {
+            tasks: windows.iter().enumerate().map(task).collect(),
+            label_policy,
+            label_wait: Period::from_ms(wait_ms),
+            allowed_lateness: Period::from_ms(lateness_ms),
+            max_clock_skew: Period::from_ms(skew_ms),
+            // A new owner learns the time from a few events, not from four requests and all that was held.
+            max_time_jump: Period::TEN_YEARS,
+            ..JoinConfig::default()
+        }
+    })
 }
 
 /// The records of the two partitions, in the order in which they were written.

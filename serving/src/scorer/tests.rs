@@ -1,0 +1,278 @@
+//! Tests of the scorer.
+
+use ouzel_model::ModelConfig;
+use ouzel_sample::{FeatureConfig, Impression};
+
+use super::*;
+use crate::RankRequest;
+
+const NOW: EventTime = EventTime(1_000_000);
+
+fn weights(prior: f32) -> Weights {
+    let config = ModelConfig {
+        tasks: vec!["click".into(), "order".into()],
+        ..ModelConfig::default()
+    };
+    let mut weights = Weights::new(config, 0, 0.0, 0);
+    weights.prior = vec![prior, prior - 1.0];
+    weights
+}
+
+fn publish(published: &Published<Version>, snapshot: &str, weights: Weights) -> u64 {
+    published.publish(Arc::new(Version::new(snapshot, weights).unwrap()))
+}
+
+fn scorer(published: &Arc<Published<Version>>) -> Scorer {
+    scorer_by("", published)
+}
+
+fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
+    let tasks = ["click".to_owned(), "order".to_owned()];
+    let features = FeatureState::new(FeatureConfig::default());
+    let ids = IdSpace::new(7);
+    let shown = ShownItem::new(ids.id(IdKind::Item, "b"), Some(0));
+    features.add_impression(&Impression {
+        request: Id(1),
+        user: ids.id(IdKind::User, "u"),
+        ts: EventTime(10),
+        items: vec![shown],
+        context: Vec::new(),
+        numbers: Vec::new(),
+        known_actions: None,
+    });
+    Scorer::new(
+        Arc::clone(published),
+        Arc::new(features),
+        ids,
+        Arc::new(|| NOW),
+        Device::Cpu,
+        ScoreExpression::parse(score, &tasks).unwrap(),
+    )
+}
+
+fn request(items: &[&str]) -> CheckedRequest {
+    CheckedRequest {
+        user_id: "u".to_owned(),
+        items: items.iter().map(|&item| item.to_owned()).collect(),
+        features: vec![NamedValues::default(); items.len()],
+        context: NamedValues {
+            categories: vec![("tab".to_owned(), "home".to_owned())],
+            numbers: vec![("hour".to_owned(), 7.0)],
+        },
+        top_k: None,
+    }
+}
+
+#[test]
+fn nothing_is_scored_before_the_first_version() {
+    let mut scorer = scorer(&Arc::new(Published::new()));
+    scorer.refresh();
+    assert_eq!(scorer.rank(&request(&["a"])), Err(RankError::NotReady));
+}
+
+#[test]
+fn a_score_is_the_probability_of_the_models_forward_pass() {
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", weights(-2.0));
+    let mut scorer = scorer(&published);
+    let request = request(&["a", "b", "c"]);
+    let ranked = scorer.rank(&request).unwrap().checked(3).unwrap();
+    assert_eq!((ranked.version, &*ranked.snapshot), (1, "s1"));
+
+    let weights = published.load().unwrap().value;
+    let weights = weights.weights();
+    let logits = Model::new(weights, Device::Cpu)
+        .unwrap()
+        .score(&scorer.inputs(&request, weights), weights)
+        .unwrap();
+    let expected: Vec<u32> = logits.into_iter().map(|logit| sigmoid(logit).to_bits()).collect();
+    let found: Vec<u32> = ranked.probabilities.iter().map(|p| p.to_bits()).collect();
+    assert_eq!(found, expected);
+    let primary: Vec<u32> = ranked.scores.iter().map(|p| p.to_bits()).collect();
+    assert_eq!(primary, [expected[0], expected[2], expected[4]]);
+    assert!(
+        ranked.scores[0] < 0.3 && ranked.scores[0] > 0.05,
+        "near the prior: {ranked:?}"
+    );
+}
+
+#[test]
+fn numbers_and_features_of_candidates_are_read_as_in_training() {
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", weights(-2.0));
+    let scorer = scorer(&published);
+    let ids = scorer.ids;
+    let number = |scope, name: &str, value: f32| Number {
+        name: ids.number(scope, name),
+        value,
+    };
+    let described = |score: f32| ShownItem {
+        features: ShownFeatures {
+            values: vec![ids.attribute("label", "exact")],
+            numbers: vec![number(NumberScope::Item, "score", score)],
+        },
+        ..ShownItem::new(ids.id(IdKind::Item, "b"), None)
+    };
+    for n in 0..40u8 {
+        scorer.features.add_impression(&Impression {
+            request: Id(2 + u64::from(n)),
+            user: Id(1),
+            ts: EventTime(20),
+            items: vec![described(f32::from(n))],
+            context: vec![],
+            numbers: vec![number(NumberScope::Context, "hour", f32::from(n % 24))],
+            known_actions: None,
+        });
+    }
+    let text = r#"{"user_id": "u", "items": ["a", {"item_id": "b", "features": {"label": "exact", "score": 30.5}}],
+                   "context": {"hour": 7, "tab": "home"}}"#;
+    let request: RankRequest = serde_json::from_str(text).unwrap();
+    let request = request.check(3).unwrap();
+    let items = [ShownItem::new(ids.id(IdKind::Item, "a"), None), described(30.5)];
+    let weights = published.load().unwrap().value;
+    let weights = weights.weights();
+    let (read, candidates) = weights.norm.read_candidates(
+        &scorer.features,
+        &FeatureQuery {
+            request: Id::default(),
+            user: ids.id(IdKind::User, "u"),
+            ts: NOW,
+            context: &[ids.attribute("tab", "home")],
+            numbers: &[number(NumberScope::Context, "hour", 7.0)],
+            items: &items,
+            slate_size: None,
+        },
+        None,
+    );
+    // Two buckets of the hour beside the tab; the missing bucket of item a; label and two buckets of item b.
+    assert_eq!(read.context.len(), 3);
+    assert_eq!(candidates[0].attributes.len(), 1);
+    assert_eq!(candidates[1].attributes.len(), 3);
+    let expected = Inputs::of_request(&weights.config, &read, &candidates, &Default::default());
+    let found = scorer.inputs(&request, weights);
+    assert_eq!((&found.rows, &found.wide), (&expected.rows, &expected.wide));
+    let bits = |inputs: &Inputs| inputs.dense.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    assert_eq!(bits(&found), bits(&expected));
+}
+
+#[test]
+fn one_score_of_several_tasks_orders_the_items() {
+    let published = Arc::new(Published::new());
+    let mut weights = weights(-2.0);
+    for array in weights.dense.values_mut() {
+        let moved = array.values.iter().zip((0u8..251).cycle());
+        let moved = moved.map(|(weight, at)| weight + f32::from(at % 7) * 0.01 - 0.03);
+        array.values = moved.collect();
+    }
+    publish(&published, "s1", weights);
+    let request = request(&["a", "b", "c"]);
+    let ranked = scorer_by("order - 2 * click", &published).rank(&request).unwrap();
+    let ranked = ranked.checked(3).unwrap();
+    for (score, tasks) in ranked.scores.iter().zip(ranked.probabilities.chunks_exact(2)) {
+        assert!((score - (tasks[1] - 2.0 * tasks[0])).abs() < 1e-6, "{ranked:?}");
+    }
+    let response = crate::RankResponse::new(&request, &ranked, None);
+    let clicks: Vec<f32> = response.items.iter().map(|item| item.tasks["click"]).collect();
+    assert!(clicks.is_sorted() && clicks[0] < clicks[2], "{clicks:?}");
+}
+
+#[test]
+fn a_score_that_is_not_finite_ranks_last_and_is_counted() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", weights(-2.0));
+    let recorder = DebuggingRecorder::new();
+    let request = request(&["a", "b"]);
+    let ranked = metrics::with_local_recorder(&recorder, || {
+        scorer_by("log(click - click)", &published).rank(&request)
+    });
+    let ranked = ranked.unwrap().checked(2).unwrap();
+    assert_eq!(ranked.scores, [LEAST_SCORE; 2]);
+    let json = serde_json::to_string(&crate::RankResponse::new(&request, &ranked, None)).unwrap();
+    let read: crate::RankResponse = serde_json::from_str(&json).unwrap();
+    assert_eq!(read.items[1].score.to_bits(), LEAST_SCORE.to_bits(), "{json}");
+    let counted = recorder.snapshotter().snapshot().into_vec();
+    let value = counted
+        .iter()
+        .find(|(key, ..)| key.key().name() == SCORES_NOT_FINITE_TOTAL);
+    assert_eq!(value.unwrap().3, DebugValue::Counter(2));
+}
+
+#[test]
+fn a_version_of_other_tasks_than_the_expression_is_not_served() {
+    let published = Arc::new(Published::new());
+    let config = ModelConfig {
+        tasks: vec!["order".into(), "click".into()],
+        ..ModelConfig::default()
+    };
+    publish(&published, "s1", Weights::new(config, 0, 0.0, 0));
+    let error = scorer(&published).rank(&request(&["a"])).unwrap_err();
+    assert!(
+        error.to_string().contains("has the tasks order, click"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_worker_loads_the_newest_version_and_drops_the_old_one() {
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", weights(-2.0));
+    let mut scorer = scorer(&published);
+    let before = scorer.rank(&request(&["a"])).unwrap();
+    assert_eq!(publish(&published, "s2", weights(2.0)), 2);
+    assert_eq!(published.sweep(), 2, "the idle worker still holds the first");
+    scorer.refresh();
+    assert_eq!(published.sweep(), 1);
+    let after = scorer.rank(&request(&["a"])).unwrap();
+    assert_eq!((after.version, &*after.snapshot), (2, "s2"));
+    assert!(after.scores[0] > before.scores[0] + 0.5);
+    let served = published.served().unwrap();
+    assert_eq!(
+        (served.version, &*served.snapshot, served.tasks.len()),
+        (2, "s2", 2)
+    );
+}
+
+#[test]
+fn of_more_candidates_than_are_shown_each_is_scored_without_regard_to_the_others() {
+    let published = Arc::new(Published::new());
+    let mut weights = weights(-2.0);
+    // The output starts at 0; other weights make the score depend on the features.
+    for array in weights.dense.values_mut() {
+        let moved = array.values.iter().zip((0u8..251).cycle());
+        let moved = moved.map(|(weight, at)| weight + f32::from(at % 7) * 0.01 - 0.03);
+        array.values = moved.collect();
+    }
+    weights.norm.n_samples = 100;
+    publish(&published, "s1", weights);
+    let mut scorer = scorer(&published);
+    let mut score = |items: &[&str], top_k: Option<usize>| {
+        let request = CheckedRequest {
+            top_k,
+            ..request(items)
+        };
+        scorer.rank(&request).unwrap().scores
+    };
+    let alone = score(&["b", "c"], Some(1));
+    let among = score(&["b", "c", "d", "e"], Some(1));
+    assert_eq!(alone, among[..2]);
+    let shown = score(&["b", "c", "d", "e"], Some(4));
+    assert_ne!(among, shown, "all four are one slate, which the model compares");
+    // The only slate so far had one item: a request for four does not show them all.
+    assert_eq!(among, score(&["b", "c", "d", "e"], None));
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_before_they_are_published() {
+    let mut broken = weights(0.0);
+    broken.dense.remove("out.bias");
+    assert!(Version::new("s", broken).is_err());
+}
+
+#[test]
+fn weights_that_are_not_finite_never_reach_a_reply() {
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", weights(f32::NAN));
+    let ranked = scorer(&published).rank(&request(&["a"])).unwrap();
+    assert!(ranked.checked(1).is_err());
+}
