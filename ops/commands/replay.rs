@@ -63,7 +63,8 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         writeln!(out)?;
     }
     let problems: Vec<&str> = runs.first().into_iter().flat_map(RunReport::problems).collect();
-    for problem in &problems {
+    // The table has them already.
+    for problem in problems.iter().filter(|_| args.json) {
         tracing::error!("{problem}");
     }
     Ok(if problems.is_empty() {

@@ -186,12 +186,12 @@ fn unusable_data_is_one_line() {
     )
     .unwrap();
     let replayed = run_here(&["replay", "--data", dir]);
-    assert_eq!(replayed.code, Some(3), "{}", replayed.err);
+    assert_eq!(replayed.code, Some(3), "{}", replayed.out);
     for words in [
         "1 of 1 records of impressions cannot be used",
         "impressions.jsonl:1: ",
     ] {
-        assert!(replayed.err.contains(words), "{}", replayed.err);
+        assert!(replayed.out.contains(words), "{}", replayed.out);
     }
     check(
         &run_here(&["replay", "--strict", "--data", dir]),
