@@ -27,6 +27,8 @@ pub(crate) struct StreamFigures {
     pub first: BTreeMap<String, String>,
     /// Events of the used records by what became of them.
     pub events: BTreeMap<String, u64>,
+    /// Positives whose value was below 0 or beyond `value_cap`, and was clamped.
+    pub clamped_values: u64,
     /// Fields that nothing reads, by name.
     pub unread_fields: BTreeMap<String, u64>,
     /// Actions of no task, by name.
@@ -75,6 +77,10 @@ impl StreamReport {
                 unused_actions: account.unused_actions.clone(),
                 ..StreamFigures::default()
             };
+            if stream == Some(Stream::Actions) {
+                let tasks = sources.counters.tasks.iter();
+                figures.clamped_values = tasks.map(|task| task.values_clamped).sum();
+            }
             let fates = [("used", account.used), ("repeated", account.repeated)];
             figures
                 .records
@@ -114,6 +120,13 @@ impl StreamReport {
             }
             for (reason, first) in &figures.first {
                 writeln!(out, "               first {reason}: {first}")?;
+            }
+            if figures.clamped_values > 0 {
+                writeln!(
+                    out,
+                    "               {} values below 0 or beyond value_cap, which were clamped",
+                    figures.clamped_values
+                )?;
             }
             if !figures.unused_actions.is_empty() {
                 writeln!(

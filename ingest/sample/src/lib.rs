@@ -35,7 +35,9 @@ pub use item_update::{FeatureChange, ItemUpdate, UpdateOutcome};
 pub use join_record::{AttributedAction, JoinEvent, JoinRecord, LabeledItem};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
-pub use number::{MAX_NUMBER_NAMES, Number, NumberScope, finite_f32, is_category_name, sort_numbers};
+pub use number::{
+    MAX_NUMBER_NAMES, Number, NumberScope, REQUEST_FIELDS, finite_f32, is_category_name, sort_numbers,
+};
 pub use position::{PartitionId, Position, Positions, Stream};
 pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogits, ShownSlate};

@@ -26,10 +26,26 @@ pub struct Number {
 /// Names of numbers that are learned, of items and of requests each. Later names are counted and not learned.
 pub const MAX_NUMBER_NAMES: usize = 256;
 
-/// Whether numbers of this name are categories: `genre_id` counts nothing.
+/// Fields that describe a request wherever they are found, and never its outcome. Numbers in them are codes.
+pub const REQUEST_FIELDS: [&str; 12] = [
+    "scene",
+    "surface",
+    "placement",
+    "channel",
+    "device",
+    "os",
+    "platform",
+    "browser",
+    "country",
+    "region",
+    "language",
+    "app_version",
+];
+
+/// Whether numbers of this name are categories: `genre_id` counts nothing, and neither does a code in [`REQUEST_FIELDS`].
 #[must_use]
 pub fn is_category_name(name: &str) -> bool {
-    name.ends_with("_id")
+    name.ends_with("_id") || REQUEST_FIELDS.contains(&name)
 }
 
 /// Sorts numbers by name. The first value of a name that occurs twice stays.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use ouzel_sample::REQUEST_FIELDS;
 use ouzel_sample::settings::KeyError;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -131,22 +132,6 @@ impl Default for EventTimeSource {
     }
 }
 
-/// Fields that describe a request wherever they are found, and never its outcome.
-const CONTEXT: [&str; 12] = [
-    "scene",
-    "surface",
-    "placement",
-    "channel",
-    "device",
-    "os",
-    "platform",
-    "browser",
-    "country",
-    "region",
-    "language",
-    "app_version",
-];
-
 /// Declares the section of one stream: its fields with the paths that they have by default.
 macro_rules! stream_section {
     ($(#[$doc:meta])* $name:ident {
@@ -224,7 +209,7 @@ stream_section! {
         /// paths by name in place of them. No other field is learned from, since it may tell the outcome.
         ///
         /// Name fields that say something about the request before its outcome is known, and that ranking requests send.
-        context: NamedPaths = NamedPaths::List(CONTEXT.map(str::to_owned).to_vec()),
+        context: NamedPaths = NamedPaths::List(REQUEST_FIELDS.map(str::to_owned).to_vec()),
         /// Values of the shown item in this request to learn from: a list of paths besides the values in its `features`, or a
         /// table of paths by name in place of them.
         ///
