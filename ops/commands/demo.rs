@@ -250,6 +250,8 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Config> {
     config.serving.listen = args
         .listen
         .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    // A recorded log may have pauses of hours, and its times are as true as they will be.
+    config.join.max_time_jump = Period::TEN_YEARS;
     // One machine runs broker, feeder, caller and pipeline, so scoring may be slow.
     config.serving.deadline = Period::from_secs(2);
     // Slates of one item without content give the blocks over history little to learn from.
