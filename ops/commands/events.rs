@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 
 use ouzel_ingest::mapping::{Metadata, READY_MADE, RecordContext};
 use ouzel_ingest::{Decoder, KafkaConfig, KafkaSource, Polled, Source, Topics, first_rows};
-use ouzel_sample::{Positions, Record, RecordMetadata, Stream};
+use ouzel_sample::{Positions, Record, Stream};
 
 use crate::cli::{EventsVerb, StreamName, TryArgs};
 use crate::config::Config;
@@ -122,17 +122,8 @@ fn try_record(
     outcome: &mut Outcomes,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let none = RecordMetadata::default();
-    let brought = record.metadata.as_deref().unwrap_or(&none);
     let context = RecordContext {
-        metadata: Metadata {
-            key: brought.key.as_deref(),
-            timestamp_ms: record.timestamp_ms,
-            topic,
-            partition: record.position.partition.partition,
-            offset: record.position.offset,
-            headers: &brought.headers,
-        },
+        metadata: Metadata::of(record, topic),
         ..RecordContext::default()
     };
     match decoder.events_of(stream, record.payload.as_deref().unwrap_or_default(), &context) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ouzel_sample::settings::KeyError;
 use ouzel_sample::{
-    Action, DecodedRecord, Event, IdSpace, N_MODALITIES, Record, RecordMetadata, Reject, RejectReason, Stream,
+    Action, DecodedRecord, Event, IdSpace, N_MODALITIES, Record, Reject, RejectReason, Stream,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -172,17 +172,8 @@ impl Decoder {
             return parsed;
         }
         let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
-        let none = RecordMetadata::default();
-        let brought = record.metadata.as_deref().unwrap_or(&none);
         let context = RecordContext {
-            metadata: Metadata {
-                key: brought.key.as_deref(),
-                timestamp_ms: record.timestamp_ms,
-                topic: stream.name(),
-                partition: record.position.partition.partition,
-                offset: record.position.offset,
-                headers: &brought.headers,
-            },
+            metadata: Metadata::of(record, stream.name()),
             ..RecordContext::default()
         };
         let mapped = mapping.apply(&value, &context)?;

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use ouzel_sample::Record;
 use serde_json::Value;
 
 /// The metadata of a record, as far as paths may read it.
@@ -26,6 +27,21 @@ pub struct Metadata<'a> {
     pub offset: i64,
     /// Headers by name, in the order of the record.
     pub headers: &'a [(String, Vec<u8>)],
+}
+
+impl<'a> Metadata<'a> {
+    /// The metadata of a record of `topic`.
+    pub fn of(record: &'a Record, topic: &'a str) -> Self {
+        let brought = record.metadata.as_deref();
+        Self {
+            key: brought.and_then(|brought| brought.key.as_deref()),
+            timestamp_ms: record.timestamp_ms,
+            topic,
+            partition: record.position.partition.partition,
+            offset: record.position.offset,
+            headers: brought.map_or(&[], |brought| brought.headers.as_slice()),
+        }
+    }
 }
 
 /// Where a path starts.
