@@ -1,6 +1,7 @@
 //! The decoder: maps a record to the contract of its stream, checks it, and counts the outcome.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ouzel_sample::settings::KeyError;
 use ouzel_sample::{
@@ -32,21 +33,60 @@ pub struct Decoder {
     counters: DecodeCounters,
 }
 
-/// The mapping of each stream, and whether it is the default one.
+/// The mapping of each stream.
 #[derive(Debug)]
 struct Mappings {
-    impressions: (Mapping, bool),
-    actions: (Mapping, bool),
-    items: (Mapping, bool),
+    impressions: StreamMapping,
+    actions: StreamMapping,
+    items: StreamMapping,
 }
 
 impl Mappings {
-    fn of(&self, stream: Stream) -> &(Mapping, bool) {
+    fn of(&self, stream: Stream) -> &StreamMapping {
         match stream {
             Stream::Impressions => &self.impressions,
             Stream::Actions => &self.actions,
             Stream::Items | Stream::Samples => &self.items,
         }
+    }
+}
+
+/// Records that go straight to the mapping after one that did not have the form of the contract.
+const CONTRACT_RETRY: u32 = 64;
+
+/// The mapping of one stream.
+#[derive(Debug)]
+struct StreamMapping {
+    mapping: Mapping,
+    /// A record in the form of the contract needs no mapping.
+    is_default: bool,
+    /// Records left that go straight to the mapping. The event is the same; only the cost differs.
+    n_skips: AtomicU32,
+}
+
+impl StreamMapping {
+    fn new(mapping: Mapping, is_default: bool) -> Self {
+        Self {
+            mapping,
+            is_default,
+            n_skips: AtomicU32::new(0),
+        }
+    }
+
+    /// True if the record is first read in the form of the contract.
+    fn tries_contract(&self) -> bool {
+        if !self.is_default {
+            return false;
+        }
+        let n_skips = self.n_skips.load(Ordering::Relaxed);
+        if n_skips > 0 {
+            self.n_skips.store(n_skips - 1, Ordering::Relaxed);
+        }
+        n_skips == 0
+    }
+
+    fn misses_contract(&self) {
+        self.n_skips.store(CONTRACT_RETRY, Ordering::Relaxed);
     }
 }
 
@@ -61,15 +101,15 @@ impl Decoder {
     pub fn new(ids: IdSpace, tasks: Vec<String>, config: EventConfig) -> Result<Self, KeyError> {
         let default = EventConfig::default();
         let mappings = Mappings {
-            impressions: (
+            impressions: StreamMapping::new(
                 Mapping::impressions(&config.impressions).map_err(|error| error.within("impressions"))?,
                 config.impressions == default.impressions,
             ),
-            actions: (
+            actions: StreamMapping::new(
                 Mapping::actions(&config.actions).map_err(|error| error.within("actions"))?,
                 config.actions == default.actions,
             ),
-            items: (
+            items: StreamMapping::new(
                 Mapping::items(&config.items).map_err(|error| error.within("items"))?,
                 config.items == default.items,
             ),
@@ -145,7 +185,7 @@ impl Decoder {
     ) -> Result<Mapped, Reject> {
         self.check_size(payload)?;
         let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
-        let mut mapped = self.mappings.of(stream).0.apply(&value, context)?;
+        let mut mapped = self.mappings.of(stream).mapping.apply(&value, context)?;
         for event in &mapped.events {
             let (_, unread) = self.mapped(stream, event, None)?;
             mapped.unread.extend(unread);
@@ -167,16 +207,25 @@ impl Decoder {
             let joined = self.tier.decode(payload)?;
             return Ok((Event::JoinRecord(Box::new(joined)), Vec::new()));
         }
-        let (mapping, is_default) = self.mappings.of(stream);
-        if *is_default && let Some(parsed) = self.contract(stream, payload, record.timestamp_ms) {
-            return parsed;
+        let mapping = self.mappings.of(stream);
+        if mapping.tries_contract() {
+            if let Some(parsed) = self.contract(stream, payload, record.timestamp_ms) {
+                return parsed;
+            }
+            mapping.misses_contract();
         }
+        self.through_mapping(record, payload)
+    }
+
+    /// The event of a payload of any form.
+    pub(super) fn through_mapping(&self, record: &Record, payload: &[u8]) -> Parsed {
+        let stream = record.position.partition.stream;
         let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
         let context = RecordContext {
             metadata: Metadata::of(record, stream.name()),
             ..RecordContext::default()
         };
-        let mapped = mapping.apply(&value, &context)?;
+        let mapped = self.mappings.of(stream).mapping.apply(&value, &context)?;
         let mut unread = mapped.unread;
         let mut events = Vec::with_capacity(mapped.events.len());
         for event in &mapped.events {
@@ -200,14 +249,14 @@ impl Decoder {
     }
 
     /// The event of a payload that has the form of the contract; `None` where only the mapping can tell.
-    fn contract(&self, stream: Stream, payload: &[u8], timestamp_ms: Option<i64>) -> Option<Parsed> {
+    pub(super) fn contract(&self, stream: Stream, payload: &[u8], timestamp_ms: Option<i64>) -> Option<Parsed> {
         let parsed = match stream {
             Stream::Impressions => self.impression(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             Stream::Actions => self.action(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             _ => self.item_or_deletion(&serde_json::from_slice(payload).ok()?, timestamp_ms),
         };
         let is_certain = match &parsed {
-            Ok((_, unread)) => !unread.iter().any(|name| self.mappings.of(stream).0.reads(name)),
+            Ok((_, unread)) => !unread.iter().any(|name| self.mappings.of(stream).mapping.reads(name)),
             Err(reject) => reject.reason == RejectReason::UnknownAction,
         };
         is_certain.then_some(parsed)

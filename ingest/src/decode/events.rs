@@ -1,6 +1,7 @@
 //! Checks parsed JSON objects and turns them into events.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use ouzel_sample::{
     Action, Deletion, Event, EventTime, FeatureChange, Id, IdKind, Impression, ItemUpdate, MAX_ID_BYTES,
@@ -261,7 +262,7 @@ impl Decoder {
             self.config.max_attributes,
             "max_attributes",
             pairs.len(),
-            &format!("names in `{field}`"),
+            format_args!("names in `{field}`"),
         )?;
         let (mut values, mut numbers) = (Vec::with_capacity(pairs.len()), Vec::new());
         for (name, of_name) in pairs {
@@ -277,7 +278,7 @@ impl Decoder {
             self.config.max_attributes,
             "max_attributes",
             values.len(),
-            &format!("values in `{field}`"),
+            format_args!("values in `{field}`"),
         )?;
         Ok(ShownFeatures { values, numbers })
     }
@@ -388,7 +389,7 @@ fn not_finite(detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::NonFinite, detail)
 }
 
-fn check_count(max: usize, key: &str, n: usize, what: &str) -> Result<(), Reject> {
+fn check_count(max: usize, key: &str, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
     if n <= max {
         return Ok(());
     }

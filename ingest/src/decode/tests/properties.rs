@@ -118,6 +118,26 @@ proptest! {
     }
 
     #[test]
+    fn the_mapping_makes_the_event_of_the_contract(
+        (stream, event) in any_stream(),
+        place in any::<prop::sample::Index>(),
+        value in any_json(),
+    ) {
+        let fields: Vec<String> = event.as_object().unwrap().keys().cloned().collect();
+        let field: &String = place.get(&fields);
+        let record = record(stream, with(event, field, value).to_string().into_bytes());
+        let payload = record.payload.as_deref().unwrap();
+        let decoder = decoder();
+        if let Some(parsed) = decoder.contract(stream, payload, record.timestamp_ms) {
+            let sorted = |parsed: Result<(Event, Vec<String>), Reject>| parsed.map(|(event, mut unread)| {
+                unread.sort();
+                (event, unread)
+            });
+            prop_assert_eq!(sorted(decoder.through_mapping(&record, payload)), sorted(parsed));
+        }
+    }
+
+    #[test]
     fn an_event_with_damaged_bytes_does_not_panic(
         (stream, event) in any_stream(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
