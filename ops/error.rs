@@ -95,6 +95,12 @@ fn hinted(error: anyhow::Error) -> Hinted {
     }
 }
 
+/// The hint of an error, if it has one.
+pub(crate) fn hint_of(error: &anyhow::Error) -> Option<String> {
+    let hinted = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>())?;
+    hinted.hint.clone()
+}
+
 /// Prints `error` with its hints. Returns its exit code.
 pub fn report(error: &anyhow::Error, err: &mut dyn Write) -> Exit {
     let hinted = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());

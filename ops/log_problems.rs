@@ -50,7 +50,12 @@ pub(crate) fn rejected_problem(stream: Stream, account: &StreamAccount) -> Optio
     if rejected * 2 <= needed || needed == 0 {
         return None;
     }
-    let unneeded = [RejectReason::UnknownAction, RejectReason::NotSelected].map(RejectReason::name);
+    let unneeded = [
+        RejectReason::UnknownAction,
+        RejectReason::NotSelected,
+        RejectReason::Quarantined,
+    ]
+    .map(RejectReason::name);
     let reasons = account
         .rejected
         .iter()

@@ -8,13 +8,15 @@
 //!
 //! [`spec`] describes a pipeline and builds its parts from a resume point. [`threads`] runs the parts as [`stages`], serves
 //! and saves; `in_place` runs them in the calling thread, for replays. Both take the same steps. [`status`] is what a
-//! pipeline reports, [`control`] what it decides by. `join_process` runs a process of the join tier.
+//! pipeline reports, [`control`] what it decides by. [`run`] is what the rest of the process reads of the stages, which can
+//! start again from another snapshot. `join_process` runs a process of the join tier.
 
 mod admin_handler;
 mod checkpoint;
 pub(crate) mod contents;
 pub mod control;
 mod gauges;
+pub(crate) mod go_back;
 pub(crate) mod in_place;
 mod intake;
 pub(crate) mod join_process;
@@ -24,7 +26,9 @@ pub(crate) mod model_op;
 mod process;
 pub(crate) mod provenance;
 mod publisher;
+pub(crate) mod quarantine;
 pub(crate) mod resume;
+pub mod run;
 pub mod spec;
 pub mod stages;
 pub mod status;

@@ -29,7 +29,6 @@ const SHUTDOWN_POLL: Duration = Duration::from_millis(50);
 pub struct Supervisor {
     shutdown: Shutdown,
     running: BTreeMap<Task, JoinHandle<anyhow::Result<()>>>,
-    ended: Vec<Task>,
     failures: Vec<TaskFailure>,
     /// Index of the failure that stops the process.
     fatal: Option<usize>,
@@ -97,7 +96,6 @@ impl Supervisor {
         Self {
             shutdown,
             running: BTreeMap::new(),
-            ended: Vec::new(),
             failures: Vec::new(),
             fatal: None,
             ends: mpsc::channel(),
@@ -110,14 +108,14 @@ impl Supervisor {
         &self.shutdown
     }
 
-    /// Starts `task` on a new thread. Each task runs at most once in a process.
+    /// Starts `task` on a new thread. A task runs once at a time.
     pub fn spawn(
         &mut self,
         task: Task,
         body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
-        if self.running.contains_key(&task) || self.ended.contains(&task) {
-            bail!("the {task} task was started before");
+        if self.running.contains_key(&task) {
+            bail!("the {task} task runs already");
         }
         let report = EndReport {
             task,
@@ -187,7 +185,6 @@ impl Supervisor {
         let Some(handle) = self.running.remove(&task) else {
             return;
         };
-        self.ended.push(task);
         let (on_end, on_error) = task.policy();
         let is_early = on_end == OnEnd::Unexpected && !self.shutdown.is_triggered();
         let error = match handle.join() {

@@ -73,9 +73,14 @@ impl StreamAccount {
         self.rejected.values().map(|rejected| rejected.count).sum()
     }
 
-    /// Number of rejected records that are valid and not needed: other streams' records, actions of no task.
+    /// Number of rejected records that are valid and not needed: other streams' records, actions of no task, and
+    /// quarantined ones.
     pub fn n_unneeded(&self) -> u64 {
-        let unneeded = [RejectReason::UnknownAction, RejectReason::NotSelected];
+        let unneeded = [
+            RejectReason::UnknownAction,
+            RejectReason::NotSelected,
+            RejectReason::Quarantined,
+        ];
         let counts = unneeded
             .iter()
             .filter_map(|reason| self.rejected.get(reason.name()));

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod order;
 pub mod plan;
 mod producer;
+mod quarantine;
 mod sequencer;
 mod source;
 mod stage;
@@ -34,6 +35,7 @@ pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
 pub use event_producer::{CheckedEvent, Delivery, EventProducer};
 pub use feeder::Feeder;
+pub use quarantine::{Quarantine, QuarantineRule};
 pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,

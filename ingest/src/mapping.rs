@@ -20,7 +20,7 @@ pub use config::{
     ActionMapping, ActionNames, Conditions, EventTimeSource, FieldSource, ImpressionMapping, ItemMapping,
     NamedPaths, Texts,
 };
-pub use path::Metadata;
 pub(crate) use path::text_of;
+pub use path::{Metadata, RecordPath};
 pub use presets::READY_MADE;
 pub use time::TimeUnit;

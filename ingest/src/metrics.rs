@@ -11,6 +11,8 @@ ouzel_sample::metric_names! {
     counter ITEM_UPDATES = "ouzel_ingest_item_updates_total", Count,
         "Partial item events, by outcome: merged into a known item, new, or stale.";
     counter REJECTED = "ouzel_ingest_rejected_total", Count, "Records rejected, by stream and reason.";
+    counter QUARANTINED_ITEMS = "ouzel_ingest_quarantined_items_total", Count,
+        "Items of slates that a quarantine excludes; whole records are among the rejected.";
     counter UNREAD_FIELDS = "ouzel_ingest_unread_fields_total", Count,
         "Fields that nothing reads, by stream and name; at most 64 names a stream are counted apart.";
     counter UNUSED_ACTIONS = "ouzel_ingest_unused_actions_total", Count,

@@ -329,6 +329,11 @@ impl Stage {
         &self.output.state.positions
     }
 
+    /// Continues `partition` at `next`: the records before it are lost, and the operator has accepted that.
+    pub fn skip_lost(&mut self, partition: PartitionId, next: i64) {
+        self.output.state.positions.set(partition, next);
+    }
+
     /// The hash of every sample so far.
     pub fn ledger(&self) -> Ledger {
         self.output.state.batcher.ledger()

@@ -1,6 +1,9 @@
 //! Requests and replies of the admin socket.
 
+use ouzel_ingest::QuarantineRule;
 use serde::{Deserialize, Serialize};
+
+use crate::pipeline::go_back::ReadAgain;
 
 /// Longest line in either direction, in bytes.
 pub(super) const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -13,10 +16,22 @@ pub enum AdminRequest {
     Status,
     /// Write a snapshot now; answered once it is on disk.
     Snapshot,
-    /// Serve this snapshot and continue learning from it.
+    /// Serve this snapshot and continue learning from its weights.
     Rollback {
         /// The snapshot.
         id: String,
+        /// Where learning goes on.
+        from: LearnFrom,
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Exclude events from learning, and read the log again without them.
+    Quarantine {
+        /// The events.
+        rule: QuarantineRule,
+        /// Where to go back to.
+        again: ReadAgain,
         /// Why, for the audit log.
         #[serde(default)]
         note: String,
@@ -49,6 +64,16 @@ pub enum AdminRequest {
     },
 }
 
+/// Where learning goes on after a rollback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnFrom {
+    /// From the snapshot's position of the log, with its join state and features: what came after is read again.
+    Rewind,
+    /// From the present position, with the present join state and features: what came after the snapshot is not learned.
+    Now,
+}
+
 /// The reply of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -60,6 +85,9 @@ pub enum AdminReply {
         /// The snapshot that was written or named.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<String>,
+        /// What else has changed, a sentence each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        also: Vec<String>,
     },
     /// The request was refused; nothing has changed.
     Refused {
@@ -105,6 +133,10 @@ pub struct Status {
     pub samples: u64,
     /// Number of batches learned in this lineage.
     pub batches: u64,
+    /// Why the daemon cannot read its log, if it only serves.
+    pub not_learning: Option<String>,
+    /// Samples that the learner can take, per second, as measured since the start; 0 before the first.
+    pub samples_per_second: f64,
     /// Number of impressions with an open window.
     pub pending: u64,
 }

@@ -151,7 +151,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::admin::{Client, Status};
+    use crate::admin::{Client, LearnFrom, Status};
 
     fn handler(request: AdminRequest) -> AdminReply {
         match request {
@@ -159,7 +159,10 @@ mod tests {
                 samples: 7,
                 ..Status::default()
             }),
-            AdminRequest::Rollback { id, .. } => AdminReply::Done { snapshot: Some(id) },
+            AdminRequest::Rollback { id, .. } => AdminReply::Done {
+                snapshot: Some(id),
+                also: Vec::new(),
+            },
             _ => AdminReply::refused("not in this test"),
         }
     }
@@ -192,13 +195,15 @@ mod tests {
                 let reply = client
                     .send(&AdminRequest::Rollback {
                         id: "a".to_owned(),
+                        from: LearnFrom::Now,
                         note: String::new(),
                     })
                     .unwrap();
                 assert_eq!(
                     reply,
                     AdminReply::Done {
-                        snapshot: Some("a".to_owned())
+                        snapshot: Some("a".to_owned()),
+                        also: Vec::new(),
                     }
                 );
                 assert!(matches!(
@@ -260,7 +265,10 @@ mod tests {
         shutdown.trigger();
         serve(&listener, &shutdown, |_| {
             n_requests.set(n_requests.get() + 1);
-            AdminReply::Done { snapshot: None }
+            AdminReply::Done {
+                snapshot: None,
+                also: Vec::new(),
+            }
         })
         .unwrap();
         assert_eq!(n_requests.get(), 0);

@@ -63,6 +63,9 @@ pub(crate) struct DaemonArgs {
     /// Configuration file; `ouzel config show` prints one to start from
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Go on from the oldest record where the log no longer holds the next one; the lost records are named in the lineage
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
 }
 
 #[derive(Debug, Args)]

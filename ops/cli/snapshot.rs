@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Args, Subcommand};
+
+use super::point::RangePoint;
 
 /// The state directory of a command.
 #[derive(Debug, Args)]
@@ -53,6 +56,8 @@ pub(crate) enum SnapshotVerb {
     },
     #[command(flatten)]
     Change(SnapshotChange),
+    /// Encode all contents again with the configured encoders, after a change of encoders. The daemon must be stopped
+    ReEncode(Note),
     /// Remove old snapshots; pinned, served and newest ones stay
     Gc {
         /// Number of snapshots to keep [default: snapshot.keep of the configuration]
@@ -69,13 +74,76 @@ pub(crate) enum SnapshotChange {
     /// Serve the newest version again
     Unpin(Note),
     /// Go back to a snapshot: serve it and continue to learn from it
-    Rollback(Target),
+    Rollback(Rollback),
+    /// Exclude events from learning, and read the log again without them
+    Quarantine(Quarantine),
     /// Freeze the base of the model, which is the blocks over content and history; adapters learn in its place from now on
     FreezeBase(Note),
     /// Add what the adapters have learned to the frozen base, and reset them
     Rebase(Note),
-    /// Encode all contents again with the configured encoders, after a change of encoders. The daemon must be stopped
-    ReEncode(Note),
+}
+
+/// A rollback, which says where learning goes on.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("learn_from").required(true))]
+pub(crate) struct Rollback {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Go back in the log, too: everything after the snapshot is read and learned again
+    #[arg(long, group = "learn_from")]
+    pub(crate) rewind: bool,
+    /// Stay at the present position of the log: what was learned after the snapshot is given up
+    #[arg(long, group = "learn_from", value_name = "now", value_parser = ["now"])]
+    pub(crate) skip_to: Option<String>,
+    /// Only say how far back that is
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// The events of a quarantine: those that fit every condition given.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("event").required(true).multiple(true))]
+pub(crate) struct Quarantine {
+    /// Events of this user
+    #[arg(long, group = "event", value_name = "ID")]
+    pub(crate) user: Option<String>,
+    /// Actions on this item, and this item where it is shown
+    #[arg(long, group = "event", value_name = "ID")]
+    pub(crate) item: Option<String>,
+    /// Events from this event time on, such as 2026-05-01T12:00:00Z or @1777636800000
+    #[arg(long, group = "event", value_name = "TIME", value_parser = time_ms)]
+    pub(crate) from: Option<i64>,
+    /// Events before this event time
+    #[arg(long, group = "event", value_name = "TIME", value_parser = time_ms)]
+    pub(crate) to: Option<i64>,
+    /// Records with this value at this path, such as 'context.source = app-7'
+    #[arg(long = "where", group = "event", value_name = "PATH = VALUE", value_parser = condition)]
+    pub(crate) condition: Option<(String, String)>,
+    /// Snapshot to go back to [default: the newest one before --from]
+    #[arg(long, value_name = "ID", conflicts_with = "only_new")]
+    pub(crate) again: Option<String>,
+    /// Go back to no snapshot: exclude only events that are read from now on
+    #[arg(long)]
+    pub(crate) only_new: bool,
+    /// Only say how far back that is
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) note: Note,
+}
+
+/// Parses a time, ms since 1970.
+fn time_ms(text: &str) -> anyhow::Result<i64> {
+    match text.parse()? {
+        RangePoint::TimeMs(ms) => Ok(ms),
+        _ => bail!("expected a time such as 2026-05-01T12:00:00Z or @1777636800000"),
+    }
+}
+
+/// Parses `PATH = VALUE`.
+fn condition(text: &str) -> anyhow::Result<(String, String)> {
+    let (path, value) = text.split_once('=').context("expected 'PATH = VALUE'")?;
+    Ok((path.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// The snapshot of a change, with the reason.

@@ -35,18 +35,21 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
     };
     let shutdown = Shutdown::new();
     let signals = UnixSignals::install(shutdown.clone())?;
-    let spec = PipelineSpec {
-        config: &config,
-        open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
-        decoder: decoder(&config)?,
-        dead_letters: dead_letters(&config, &kafka)?,
-        seed: Box::new(|_| {}),
-        scores: None,
+    let make_spec = || {
+        Ok(PipelineSpec {
+            config: &config,
+            open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
+            decoder: decoder(&config)?,
+            dead_letters: dead_letters(&config, &kafka)?,
+            seed: Box::new(|_| {}),
+            accept_loss: args.accept_loss.then(|| kafka.clone()),
+            scores: None,
+        })
     };
     let clock = Arc::new(SystemClock);
-    let mut running = threads::start(spec, events, clock, Metrics::install()?, &shutdown)?;
+    let mut running = threads::start(make_spec()?, events, clock, Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
-    running.process.wait()?;
+    running.wait(&make_spec)?;
     tracing::info!("stopped");
     Ok(Exit::Ok)
 }

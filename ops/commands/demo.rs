@@ -88,10 +88,12 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         decoder: contract_decoder(&config)?,
         dead_letters: DeadLetters::kafka(&kafka)?,
         seed: Box::new(|features| seed_histories(features, &config, &data)),
+        accept_loss: None,
         scores: Some(Arc::clone(&scores)),
     };
     let mut running = threads::start(spec, None, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
+    running.refuse_restarts();
     let demo = Demo::start(&data, &kafka, &mut running)?;
     let mut progress = Progress::new(
         "events",
@@ -142,7 +144,7 @@ struct Demo {
 
 impl Demo {
     /// Starts the feeder and the caller.
-    fn start(data: &Arc<DataDir>, kafka: &KafkaConfig, running: &mut Running) -> anyhow::Result<Self> {
+    fn start(data: &Arc<DataDir>, kafka: &KafkaConfig, running: &mut Running<'_>) -> anyhow::Result<Self> {
         let demo = Self {
             data: Arc::clone(data),
             feed: Arc::new(Feed::connect(kafka, running)?),
@@ -161,7 +163,7 @@ impl Demo {
     }
 
     /// Shows progress until the log is learned. Returns true if the demo was stopped before.
-    fn follow(&self, running: &mut Running, mut progress: Progress) -> bool {
+    fn follow(&self, running: &mut Running<'_>, mut progress: Progress) -> bool {
         let pipeline = [
             Task::Feeder,
             Task::Poll,
@@ -169,7 +171,7 @@ impl Demo {
             Task::Learner,
             Task::Snapshot,
         ];
-        let n_events = |running: &Running| running.status.events.load(Ordering::Relaxed);
+        let n_events = |running: &Running<'_>| running.run.get().status.events.load(Ordering::Relaxed);
         let mut waited = Waited::TimedOut;
         while waited == Waited::TimedOut {
             progress.update(n_events(running), &self.figures(running));
@@ -179,8 +181,9 @@ impl Demo {
         waited == Waited::Stopping
     }
 
-    fn figures(&self, running: &Running) -> Figures {
-        let status = &running.status;
+    fn figures(&self, running: &Running<'_>) -> Figures {
+        let run = running.run.get();
+        let status = &run.status;
         let samples = status.samples.load(Ordering::Relaxed);
         let freshness = status.freshness_ms();
         let newest = &freshness[freshness.len().saturating_sub(2000)..];
@@ -192,7 +195,7 @@ impl Demo {
             auc: window.auc,
             ne: window.ne,
             freshness_seconds: quantile(&mut newest, 0.5),
-            snapshots: Some(running.control.snapshots().len() as u64),
+            snapshots: Some(run.control.snapshots().len() as u64),
             requests: Some(self.calls.figures().requests),
         }
     }
@@ -201,32 +204,33 @@ impl Demo {
         &self,
         path: &Path,
         config: &Config,
-        running: &Running,
+        running: &Running<'_>,
         scores: &SharedScores,
         wall_seconds: f64,
     ) -> anyhow::Result<Summary> {
         let log = std::mem::take(&mut *lock(scores));
+        let run = running.run.get();
         let half = self
             .feed
             .half_time_snapshot()
             .context("the log has no second half: all its impressions have the same time")?;
         let middle = EventTime(self.data.summary().mid_ts);
         let frozen = frozen::score(&running.store.read(half)?, config, &self.data, middle)?;
-        let freshness = running.status.freshness_ms();
+        let freshness = run.status.freshness_ms();
         let mut freshness: Vec<f64> = freshness.iter().map(|ms| seconds(*ms)).collect();
-        let snapshots = running.control.snapshots();
+        let snapshots = run.control.snapshots();
         Ok(Summary {
             data: path
                 .file_name()
                 .unwrap_or(path.as_os_str())
                 .to_string_lossy()
                 .into_owned(),
-            join: JoinFigures::new(&running.status.counters()),
+            join: JoinFigures::new(&run.status.counters()),
             streams: StreamReport::new(&Sources {
                 config,
                 accounts: self.data.accounts(),
-                counters: &running.status.counters(),
-                items: running.status.item_counts(),
+                counters: &run.status.counters(),
+                items: run.status.item_counts(),
                 histories: Some(self.data.history_account()),
                 immediate: None,
             })?,

@@ -93,6 +93,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         decoder: decoder(config)?,
         dead_letters: dead_letters(config, args)?,
         seed: Box::new(|_| {}),
+        accept_loss: None,
         scores: Some(Arc::clone(&scores)),
     };
     let (mut total, mut reveal, mut folder) = (None, None, None);

@@ -82,9 +82,10 @@ fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
     published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));
     let now = EventTime(snapshot.manifest().checkpoint.event_time_ms.saturating_add(1));
     let device = config.learner_config().device()?;
+    let features = Arc::new(features);
     Ok(Scorer::new(
         published,
-        Arc::new(features),
+        Arc::new(move || Arc::clone(&features)),
         config.id_space(),
         Arc::new(move || now),
         device,

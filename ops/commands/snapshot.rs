@@ -3,6 +3,7 @@
 //! Reading takes no lock and works beside a daemon. A running daemon owns the state directory, so it makes the changes,
 //! by a request on its admin socket. Without a daemon this command makes them.
 
+mod dry_run;
 mod offline;
 mod text;
 
@@ -10,15 +11,17 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
+use ouzel_ingest::{KafkaConfig, QuarantineRule};
 use ouzel_snapshot::{Alias, SnapshotEntry, SnapshotId, Store, VerificationReport};
 use serde_json::json;
 
 use super::data::state_config;
 use super::output;
-use crate::admin::{AdminReply, AdminRequest, Client};
-use crate::cli::{Note, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
+use crate::admin::{AdminReply, AdminRequest, Client, LearnFrom};
+use crate::cli::{Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
+use crate::pipeline::go_back::ReadAgain;
 use crate::pipeline::model_op::ModelOp;
 use crate::telemetry::clock::{Clock, SystemClock};
 
@@ -27,6 +30,8 @@ struct StateDir {
     dir: PathBuf,
     socket: PathBuf,
     config: Config,
+    /// The log, if a configuration file names it and its secrets are here.
+    kafka: Option<KafkaConfig>,
 }
 
 /// Runs the command.
@@ -53,7 +58,8 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
             let keep = keep.unwrap_or(state.config.snapshot.keep);
             gc(&state, keep, json, out)
         }
-        SnapshotVerb::Change(verb) => change(&state, &store, verb)?.write(json, out),
+        SnapshotVerb::ReEncode(Note { note }) => state.re_encode(note)?.write(json, out),
+        SnapshotVerb::Change(verb) => change(&state, &store, verb, json, out),
     }
 }
 
@@ -62,31 +68,59 @@ struct Change {
     description: String,
     /// The snapshot that it created or names.
     snapshot: Option<SnapshotId>,
+    /// What else has changed, a sentence each.
+    also: Vec<String>,
     done_by: &'static str,
 }
 
-/// Makes one of the changes.
-fn change(state: &StateDir, store: &Store, verb: &SnapshotChange) -> anyhow::Result<Change> {
+/// Makes one of the changes, or says what it would do.
+fn change(
+    state: &StateDir,
+    store: &Store,
+    verb: &SnapshotChange,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let (description, request, is_dry) = request(store, verb)?;
+    if is_dry {
+        return dry_run::write(state, store, &request, json, out);
+    }
+    state.change(description, &request)?.write(json, out)
+}
+
+/// The request that a change sends to a running daemon, with what it will have done, and whether it is only to be tried.
+fn request(store: &Store, verb: &SnapshotChange) -> anyhow::Result<(String, AdminRequest, bool)> {
     let (description, request) = match verb {
         SnapshotChange::Pin(Target { id, note }) => {
             let (id, note) = (resolve(store, id)?, note.note.clone());
-            (
-                format!("pinned {id}"),
-                AdminRequest::Pin {
-                    id: id.to_string(),
-                    note,
-                },
-            )
+            let request = AdminRequest::Pin {
+                id: id.to_string(),
+                note,
+            };
+            (format!("pinned {id}"), request)
         }
-        SnapshotChange::Rollback(Target { id, note }) => {
-            let (id, note) = (resolve(store, id)?, note.note.clone());
-            (
-                format!("rolled back to {id}"),
-                AdminRequest::Rollback {
-                    id: id.to_string(),
-                    note,
-                },
-            )
+        SnapshotChange::Rollback(rollback) => {
+            let id = resolve(store, &rollback.target.id)?;
+            let (from, how) = match rollback.rewind {
+                true => (LearnFrom::Rewind, "and in the log"),
+                false => (LearnFrom::Now, "and skipped what was learned since"),
+            };
+            let request = AdminRequest::Rollback {
+                id: id.to_string(),
+                from,
+                note: rollback.target.note.note.clone(),
+            };
+            return Ok((format!("rolled back to {id} {how}"), request, rollback.dry_run));
+        }
+        SnapshotChange::Quarantine(quarantine) => {
+            let (rule, again) = quarantine_of(store, quarantine)?;
+            let description = format!("excluded {rule} from learning");
+            let request = AdminRequest::Quarantine {
+                rule,
+                again,
+                note: quarantine.note.note.clone(),
+            };
+            return Ok((description, request, quarantine.dry_run));
         }
         SnapshotChange::Unpin(Note { note }) => {
             ("unpinned".to_owned(), AdminRequest::Unpin { note: note.clone() })
@@ -99,15 +133,28 @@ fn change(state: &StateDir, store: &Store, verb: &SnapshotChange) -> anyhow::Res
             ModelOp::Rebase.done().to_owned(),
             AdminRequest::Rebase { note: note.clone() },
         ),
-        SnapshotChange::ReEncode(Note { note }) => return state.re_encode(note),
     };
-    let mut change = state.change(description, &request)?;
-    if let (AdminRequest::FreezeBase { .. } | AdminRequest::Rebase { .. }, Some(id)) =
-        (&request, change.snapshot)
-    {
-        change.description = format!("{} in snapshot {id}", change.description);
-    }
-    Ok(change)
+    Ok((description, request, false))
+}
+
+/// The rule of a quarantine, and where it goes back to.
+fn quarantine_of(store: &Store, args: &Quarantine) -> anyhow::Result<(QuarantineRule, ReadAgain)> {
+    let (field, value) = args.condition.clone().unzip();
+    let rule = QuarantineRule {
+        user: args.user.clone(),
+        item: args.item.clone(),
+        from_ms: args.from,
+        to_ms: args.to,
+        field,
+        value,
+    };
+    rule.check().map_err(|why| anyhow!(why)).exit(Exit::Usage)?;
+    let again = match (&args.again, args.only_new) {
+        (Some(id), _) => ReadAgain::From(resolve(store, id)?.to_string()),
+        (None, true) => ReadAgain::Nothing,
+        (None, false) => ReadAgain::BeforeIt,
+    };
+    Ok((rule, again))
 }
 
 impl StateDir {
@@ -116,6 +163,7 @@ impl StateDir {
         let state = Self {
             socket: config.admin_socket(),
             dir: config.snapshot.dir.clone(),
+            kafka: args.config.as_ref().and_then(|_| config.kafka_config().ok()),
             config,
         };
         if !state.dir.is_dir() {
@@ -129,16 +177,24 @@ impl StateDir {
     fn change(&self, description: String, request: &AdminRequest) -> anyhow::Result<Change> {
         let Some(mut daemon) = Client::connect(&self.socket)? else {
             let store = Store::open(&self.dir)?;
+            let (snapshot, also) = offline::carry_out(&store, self, request, SystemClock.now_ms())?;
             return Ok(Change {
                 description,
-                snapshot: offline::carry_out(&store, &self.config, request, SystemClock.now_ms())?,
+                snapshot,
+                also,
                 done_by: "this command",
             });
         };
         match daemon.send(request)? {
-            AdminReply::Done { snapshot } => Ok(Change {
-                description,
+            AdminReply::Done { snapshot, also } => Ok(Change {
+                description: match (request, &snapshot) {
+                    (AdminRequest::FreezeBase { .. } | AdminRequest::Rebase { .. }, Some(id)) => {
+                        format!("{description} in snapshot {id}")
+                    }
+                    _ => description,
+                },
                 snapshot: snapshot.map(|id| id.parse()).transpose()?,
+                also,
                 done_by: "the running daemon",
             }),
             AdminReply::Refused { error, hint } => {
@@ -159,6 +215,7 @@ impl StateDir {
         Ok(Change {
             description: format!("{n_vectors} sets of vectors encoded again in snapshot {id}"),
             snapshot: Some(id),
+            also: Vec::new(),
             done_by: "this command",
         })
     }
@@ -175,10 +232,15 @@ impl StateDir {
 
 impl Change {
     fn write(self, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-        let (snapshot, done_by) = (self.snapshot, self.done_by);
-        match json {
-            true => output::json(&json!({ "snapshot": snapshot, "done_by": done_by }), out)?,
-            false => writeln!(out, "{}, by {done_by}", self.description)?,
+        let (snapshot, done_by, also) = (self.snapshot, self.done_by, &self.also);
+        if json {
+            output::json(
+                &json!({ "snapshot": snapshot, "done_by": done_by, "also": also }),
+                out,
+            )?;
+        } else {
+            writeln!(out, "{}, by {done_by}", self.description)?;
+            also.iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
         }
         Ok(Exit::Ok)
     }

@@ -8,76 +8,157 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
+use ouzel_ingest::{KafkaConfig, QuarantineRule};
 use ouzel_serving::{Published, Version};
-use ouzel_snapshot::{SnapshotId, Store};
+use ouzel_snapshot::{Alias, SnapshotId, Store};
 
-use super::control::{CheckpointRequests, ControlState};
+use super::go_back::{ReadAgain, check_log, quarantine, rewind, snapshot_before, unpin};
 use super::model_op::ModelOp;
-use super::stages::learn::{LearnerRequest, PendingRequest};
-use super::status::PipelineStatus;
-use crate::admin::{AdminReply, AdminRequest, Status};
+use super::run::{CurrentRun, Restart};
+use super::stages::learn::LearnerRequest;
+use crate::admin::{AdminReply, AdminRequest, LearnFrom, Status};
+use crate::error::hint_of;
 use crate::telemetry::clock::Clock;
 
 /// Longest wait for a stage to carry out a request.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest wait for new stages, which load a snapshot.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Answers the requests of the admin socket.
 pub(crate) struct AdminHandler {
-    pub(crate) status: Arc<PipelineStatus>,
-    pub(crate) control: ControlState,
-    pub(crate) requests: CheckpointRequests,
+    pub(crate) run: CurrentRun,
+    pub(crate) restarts: Sender<Restart>,
+    /// The log, to see what it still holds; `None` where it cannot be read twice.
+    pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: Arc<Store>,
     pub(crate) published: Arc<Published<Version>>,
-    pub(crate) learner: Sender<PendingRequest>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started: Instant,
 }
 
+/// The snapshot that a change has written or names, and what else it has changed.
+type Changed = (Option<SnapshotId>, Vec<String>);
+
 impl AdminHandler {
     /// Carries out a request.
     pub(crate) fn answer(&self, request: AdminRequest) -> AdminReply {
-        let done = match request {
+        if let (Some(why), false) = (&self.run.get().no_log, matches!(request, AdminRequest::Status)) {
+            return AdminReply::Refused {
+                error: format!("the daemon cannot read its log and learns nothing: {why}"),
+                hint: Some(
+                    "stop the daemon: this command then changes the state directory itself".to_owned(),
+                ),
+            };
+        }
+        let named = |id: SnapshotId| (Some(id), Vec::new());
+        let done: anyhow::Result<Changed> = match request {
             AdminRequest::Status => return AdminReply::Status(self.report()),
             AdminRequest::Snapshot => self
+                .run
+                .get()
                 .requests
                 .snapshot_now(TIMEOUT)
-                .map(Some)
+                .map(named)
                 .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why")),
-            AdminRequest::Rollback { id, note } => self.roll_back(&id, &note).map(Some),
-            AdminRequest::Pin { id, note } => self.pin(&id, &note).map(Some),
-            AdminRequest::FreezeBase { note } => self.apply(ModelOp::FreezeBase, note).map(Some),
-            AdminRequest::Rebase { note } => self.apply(ModelOp::Rebase, note).map(Some),
-            AdminRequest::Unpin { note } => self.unpin(&note).map(|()| None),
+            AdminRequest::Rollback { id, from, note } => self.roll_back(&id, from, note),
+            AdminRequest::Quarantine { rule, again, note } => self.quarantine(rule, &again, note),
+            AdminRequest::Pin { id, note } => self.pin(&id, note).map(named),
+            AdminRequest::FreezeBase { note } => self.apply(ModelOp::FreezeBase, note).map(named),
+            AdminRequest::Rebase { note } => self.apply(ModelOp::Rebase, note).map(named),
+            AdminRequest::Unpin { note } => self
+                .request(LearnerRequest::Unpin(note))
+                .map(|()| (None, Vec::new())),
         };
         match done {
-            Ok(snapshot) => AdminReply::Done {
+            Ok((snapshot, also)) => AdminReply::Done {
                 snapshot: snapshot.map(|id| id.to_string()),
+                also,
             },
-            Err(error) => AdminReply::refused(format!("{error:#}")),
+            Err(error) => AdminReply::Refused {
+                hint: hint_of(&error),
+                error: format!("{error:#}"),
+            },
         }
     }
 
-    /// Continues from the weights of `id`, with the present features and positions. The log is not read again.
-    ///
-    /// The snapshot that follows makes the rollback durable.
-    fn roll_back(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {
+    fn roll_back(&self, id: &str, from: LearnFrom, note: String) -> anyhow::Result<Changed> {
         let id = self.readable(id)?;
-        // From here on no snapshot of the abandoned lineage can become the newest.
-        self.store.rollback(id, note, self.clock.now_ms())?;
-        // A restart serves this snapshot, even if another was pinned.
-        self.store.unpin(note, self.clock.now_ms())?;
-        self.request(LearnerRequest::Rollback(id))?;
-        self.requests
-            .snapshot_now(TIMEOUT)
-            .with_context(|| format!("rolled back to {id}, but the snapshot after it was not written"))?;
-        Ok(id)
+        let also = match from {
+            LearnFrom::Now => self.skip_to_now(id, note)?,
+            LearnFrom::Rewind => {
+                self.check_log(id)?;
+                // Serves the snapshot at once, and shows that its weights can be loaded.
+                self.request(LearnerRequest::Hold(id))?;
+                let clock = Arc::clone(&self.clock);
+                self.restart(move |store| rewind(store, id, &note, clock.now_ms()))?
+            }
+        };
+        Ok((Some(id), also))
+    }
+
+    /// Continues from the weights of `id`, with the present features and positions. The snapshot that follows makes the
+    /// rollback durable; before it, a crash undoes the rollback.
+    fn skip_to_now(&self, id: SnapshotId, note: String) -> anyhow::Result<Vec<String>> {
+        let pinned = self.store.alias(Alias::Pinned)?;
+        self.request(LearnerRequest::Rollback(id, note.clone()))?;
+        self.run.get().requests.snapshot_now(TIMEOUT).with_context(|| {
+            format!(
+                "snapshot {id} is served and learning continues from it, but the snapshot after it was not written: a \
+                 crash before the next one undoes the rollback"
+            )
+        })?;
+        unpin(&self.store, pinned, &note, self.clock.now_ms())
+    }
+
+    /// Excludes events from learning and reads the log again without them.
+    fn quarantine(&self, rule: QuarantineRule, again: &ReadAgain, note: String) -> anyhow::Result<Changed> {
+        rule.check().map_err(|why| anyhow!(why))?;
+        let id = snapshot_before(&self.store, &rule, again)?;
+        if let Some(id) = id {
+            self.readable(&id.to_string())?;
+            self.check_log(id)?;
+            self.request(LearnerRequest::Hold(id))?;
+        }
+        let clock = Arc::clone(&self.clock);
+        let also = self.restart(move |store| quarantine(store, &rule, id, &note, clock.now_ms()))?;
+        Ok((id, also))
+    }
+
+    /// Refuses to go back to `id` if the log from there on is gone.
+    fn check_log(&self, id: SnapshotId) -> anyhow::Result<()> {
+        let kafka = self
+            .kafka
+            .as_ref()
+            .context("this process cannot read its log again")?;
+        check_log(&self.store, id, kafka)
+    }
+
+    /// Ends the stages, changes the store and waits until new stages run. Returns what else was changed.
+    fn restart(
+        &self,
+        change: impl FnOnce(&Store) -> anyhow::Result<Vec<String>> + Send + 'static,
+    ) -> anyhow::Result<Vec<String>> {
+        let (reply, answer) = sync_channel(1);
+        let restart = Restart {
+            change: Box::new(change),
+            reply,
+        };
+        self.restarts.send(restart).map_err(|_| {
+            anyhow!("this process cannot read its log again: it is no daemon, or it is stopping")
+        })?;
+        answer.recv_timeout(RESTART_TIMEOUT).with_context(|| {
+            let limit = RESTART_TIMEOUT.as_secs();
+            format!("the stages did not start again within {limit} s; the log of the daemon says why")
+        })?
     }
 
     /// Changes the model between two batches. The snapshot that follows makes the change durable.
     fn apply(&self, op: ModelOp, note: String) -> anyhow::Result<SnapshotId> {
         self.request(LearnerRequest::ModelOp(op, note))?;
-        self.requests.snapshot_now(TIMEOUT).with_context(|| {
+        self.run.get().requests.snapshot_now(TIMEOUT).with_context(|| {
             let done = op.done();
             format!(
                 "{done}, but the snapshot after it was not written: a crash before the next one undoes it"
@@ -85,16 +166,10 @@ impl AdminHandler {
         })
     }
 
-    fn pin(&self, id: &str, note: &str) -> anyhow::Result<SnapshotId> {
+    fn pin(&self, id: &str, note: String) -> anyhow::Result<SnapshotId> {
         let id = self.readable(id)?;
-        self.store.pin(id, note, self.clock.now_ms())?;
-        self.request(LearnerRequest::Pin(id))?;
+        self.request(LearnerRequest::Pin(id, note))?;
         Ok(id)
-    }
-
-    fn unpin(&self, note: &str) -> anyhow::Result<()> {
-        self.store.unpin(note, self.clock.now_ms())?;
-        self.request(LearnerRequest::Unpin)
     }
 
     /// Parses the id of a snapshot that can be read.
@@ -107,7 +182,9 @@ impl AdminHandler {
     /// Sends a request to the learner and waits until it is carried out.
     fn request(&self, request: LearnerRequest) -> anyhow::Result<()> {
         let (reply, answer) = sync_channel(1);
-        self.learner
+        self.run
+            .get()
+            .learner
             .send((request, reply))
             .map_err(|_| anyhow!("the learner has ended; the log of the daemon says why"))?;
         answer.recv_timeout(TIMEOUT).with_context(|| {
@@ -117,19 +194,21 @@ impl AdminHandler {
     }
 
     fn report(&self) -> Status {
-        let served = self.published.served();
+        let (run, served) = (self.run.get(), self.published.served());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             serving: served.map(|model| model.snapshot.to_string()),
-            latest: self.control.latest().map(|id| id.to_string()),
-            pinned: self.control.pinned().map(|id| id.to_string()),
-            events: self.status.events.load(Ordering::Relaxed),
-            rejected: self.status.rejected.load(Ordering::Relaxed),
-            samples: self.status.samples.load(Ordering::Relaxed),
-            batches: self.status.batches.load(Ordering::Relaxed),
-            pending: self.status.counters().pending_items,
+            latest: run.control.latest().map(|id| id.to_string()),
+            pinned: run.control.pinned().map(|id| id.to_string()),
+            events: run.status.events.load(Ordering::Relaxed),
+            rejected: run.status.rejected.load(Ordering::Relaxed),
+            samples: run.status.samples.load(Ordering::Relaxed),
+            batches: run.status.batches.load(Ordering::Relaxed),
+            not_learning: run.no_log.clone(),
+            samples_per_second: run.status.learning_rate(),
+            pending: run.status.counters().pending_items,
         }
     }
 }

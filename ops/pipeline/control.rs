@@ -64,6 +64,8 @@ struct Inner {
     /// Rollbacks so far.
     lineage: u64,
     pinned: Option<SnapshotId>,
+    /// A rollback that no snapshot on disk contains yet, with the operator's reason.
+    unsaved_rollback: Option<(SnapshotId, String)>,
     /// Requests answered so far, and the snapshot that answered the last of them.
     answer: (u64, Option<SnapshotId>),
 }
@@ -141,6 +143,13 @@ impl CheckpointRequests {
     }
 }
 
+impl CheckpointRequests {
+    /// Requests a checkpoint without waiting for its snapshot.
+    pub fn request_snapshot(&self) {
+        self.0.request();
+    }
+}
+
 impl JoinControl {
     /// Takes the newest request. Returns its number, or `None` if it was taken before.
     pub fn take_request(&self) -> Option<u64> {
@@ -161,12 +170,13 @@ impl LearnerControl {
         &self.0
     }
 
-    /// Begins a new lineage at `id`, which becomes the latest snapshot.
-    pub fn roll_back(&self, id: SnapshotId) {
+    /// Begins a new lineage at `id`, which becomes the latest snapshot. The next snapshot makes it durable.
+    pub fn roll_back(&self, id: SnapshotId, note: String) {
         let mut inner = self.0.lock();
         inner.lineage += 1;
         inner.pinned = None;
         inner.snapshots.push(id);
+        inner.unsaved_rollback = Some((id, note));
     }
 
     /// Sets the pinned snapshot.
@@ -181,10 +191,18 @@ impl LearnerControl {
 }
 
 impl SaverControl {
+    /// The rollback that began `lineage`, with its reason, if no snapshot on disk contains it yet.
+    pub fn unsaved_rollback(&self, lineage: u64) -> Option<(SnapshotId, String)> {
+        let inner = self.0.lock();
+        let rollback = inner.unsaved_rollback.clone();
+        rollback.filter(|_| inner.lineage == lineage)
+    }
+
     /// Records a snapshot of `lineage`, written for `request`. A snapshot of an abandoned lineage is not the latest.
     pub fn saved(&self, id: SnapshotId, lineage: u64, request: Option<u64>) {
         let mut inner = self.0.lock();
         if inner.lineage == lineage {
+            inner.unsaved_rollback = None;
             inner.snapshots.push(id);
         }
         drop(inner);
@@ -254,10 +272,14 @@ mod tests {
         } = Control::new(None);
         let before = state.lineage();
         saver.saved(SnapshotId::new(4), before, None);
-        learner.roll_back(SnapshotId::new(2));
+        learner.roll_back(SnapshotId::new(2), "worse".to_owned());
         saver.saved(SnapshotId::new(5), before, None);
+        assert_eq!(saver.unsaved_rollback(before), None);
+        let rollback = saver.unsaved_rollback(state.lineage());
+        assert_eq!(rollback, Some((SnapshotId::new(2), "worse".to_owned())));
         assert_eq!(state.latest(), Some(SnapshotId::new(2)));
         saver.saved(SnapshotId::new(6), state.lineage(), None);
         assert_eq!(state.latest(), Some(SnapshotId::new(6)));
+        assert_eq!(saver.unsaved_rollback(state.lineage()), None);
     }
 }

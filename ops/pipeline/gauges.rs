@@ -6,16 +6,18 @@ use metrics::{counter, gauge};
 
 use ouzel_ingest::join::Counters;
 
-use super::status::PipelineStatus;
+use super::run::RunHandles;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{
-    ACTION_COVERAGE, EVENT_LAG_SECONDS, EVENTS_TOTAL, OUTCOMES_TOTAL, PENDING, RESIDENT_BYTES,
+    ACTION_COVERAGE, EVENT_LAG_SECONDS, EVENTS_TOTAL, LEARNING, OUTCOMES_TOTAL, PENDING, RESIDENT_BYTES,
     SNAPSHOT_AGE_SECONDS, WATERMARK_SECONDS,
 };
 use crate::telemetry::{float, seconds};
 
 /// Sets every gauge and total.
-pub(crate) fn set(status: &PipelineStatus, clock: &dyn Clock) {
+pub(crate) fn set(run: &RunHandles, clock: &dyn Clock) {
+    let status = &run.status;
+    gauge!(LEARNING).set(f64::from(u8::from(run.no_log.is_none())));
     counter!(EVENTS_TOTAL).absolute(status.events.load(Ordering::Relaxed));
     let counters = status.counters();
     gauge!(PENDING).set(float(counters.pending_items));

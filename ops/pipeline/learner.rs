@@ -3,7 +3,6 @@
 //! [`Learner::take`] is the one step of daemon, demo and replay. A replay has no [`Outputs`], so it saves and publishes
 //! nothing.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -95,12 +94,14 @@ impl Learner {
         let context = || format!("cannot learn from batch {}", batch.seq);
         self.trainer.predict(batch).with_context(context)?;
         let report = self.trainer.step(batch).with_context(context)?;
-        histogram!(names::STEP_SECONDS).record(started.elapsed());
+        let elapsed = started.elapsed();
+        histogram!(names::STEP_SECONDS).record(elapsed);
         if self.trainer.is_frozen() != was_frozen {
             let after = self.trainer.config().optimizer.freeze_after_samples;
             self.add_note(format!("base frozen after {after} samples, as configured"));
         }
         self.count(batch, &report);
+        self.status.learned(batch.samples.len() as u64, elapsed);
         let taught = self.trainer.taught(batch);
         self.progressive.add(&taught, &report.logits);
         if let Some(scores) = &self.scores {
@@ -113,7 +114,7 @@ impl Learner {
         Ok(())
     }
 
-    /// Updates counters and status after a step.
+    /// Updates counters after a step.
     fn count(&self, batch: &Batch, report: &StepReport) {
         if !report.is_learned {
             tracing::error!(
@@ -142,8 +143,6 @@ impl Learner {
         let n_samples = batch.samples.len() as u64;
         counter!(names::SAMPLES).increment(n_samples);
         counter!(names::BATCHES).increment(1);
-        self.status.samples.fetch_add(n_samples, Ordering::Relaxed);
-        self.status.batches.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How long to wait for the next input before [`Learner::on_idle`].
@@ -191,12 +190,17 @@ impl Learner {
     }
 
     /// Continues from `trainer`, which has the weights of snapshot `id`, at the present position of the log.
-    pub(crate) fn roll_back(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
+    pub(crate) fn roll_back(
+        &mut self,
+        id: SnapshotId,
+        mut trainer: Trainer,
+        reason: String,
+    ) -> anyhow::Result<()> {
         trainer.resume_at(self.trainer.next_batch());
         self.trainer = trainer;
         self.add_note(format!("rolled back to {id} while running"));
         if let Some(outputs) = &mut self.outputs {
-            outputs.control.roll_back(id);
+            outputs.control.roll_back(id, reason);
             outputs.publisher.publish_snapshot(id, &mut self.trainer)?;
         }
         Ok(())
@@ -241,7 +245,7 @@ impl Learner {
     }
 
     /// Adds a note to the next manifest.
-    fn add_note(&mut self, note: String) {
+    pub(crate) fn add_note(&mut self, note: String) {
         self.note = Some(match self.note.take() {
             Some(before) => format!("{before}; {note}"),
             None => note,

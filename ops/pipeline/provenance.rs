@@ -9,8 +9,13 @@ use super::contents::Contents;
 use crate::config::Config;
 
 /// The part of a manifest that is the same in every snapshot of a process; the other fields have defaults.
-pub(crate) fn provenance(config: &Config, contents: Option<&Contents>) -> CheckpointMeta {
+pub(crate) fn provenance(
+    config: &Config,
+    contents: Option<&Contents>,
+    quarantine: Vec<String>,
+) -> CheckpointMeta {
     CheckpointMeta {
+        quarantine,
         config_hash: config.hash(),
         schema_fingerprint: config.schema_fingerprint(),
         encoders: encoders(contents),

@@ -11,7 +11,7 @@ use ouzel_ingest::{Stage, StageBytes};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{FeatureState, PartitionId, Positions, Stream};
-use ouzel_snapshot::{CheckpointMeta, Snapshot, SnapshotId, Store};
+use ouzel_snapshot::{CheckpointMeta, Manifest, Snapshot, SnapshotId, Store};
 
 use super::contents::Contents;
 use super::provenance::{encoders, list_encoders};
@@ -50,6 +50,13 @@ impl ResumePoint {
         })
     }
 
+    /// A pipeline that starts from this snapshot.
+    pub(crate) fn at(snapshot: Snapshot) -> Self {
+        Self {
+            snapshot: Some(snapshot),
+        }
+    }
+
     /// The id of the snapshot.
     pub(crate) fn id(&self) -> Option<SnapshotId> {
         self.snapshot.as_ref().map(Snapshot::id)
@@ -57,13 +64,11 @@ impl ResumePoint {
 
     /// Next offset to read of each partition; empty at the beginning of the log.
     pub(crate) fn positions(&self) -> anyhow::Result<Positions> {
-        let Some(snapshot) = &self.snapshot else {
-            return Ok(Positions::default());
-        };
-        let positions = snapshot.manifest().checkpoint.positions.iter();
-        positions
-            .map(|(name, next)| Ok((partition(name)?, *next)))
-            .collect()
+        let snapshot = self.snapshot.as_ref();
+        snapshot.map_or_else(
+            || Ok(Positions::default()),
+            |snapshot| positions_of(snapshot.manifest()),
+        )
     }
 
     /// Number of plan log entries before the snapshot.
@@ -118,6 +123,14 @@ impl ResumePoint {
             .with_context(|| format!("cannot read the validation figures of snapshot {id}"))?;
         Ok((stage, trainer, progressive))
     }
+}
+
+/// Next offset to read of each partition after a snapshot.
+pub(crate) fn positions_of(manifest: &Manifest) -> anyhow::Result<Positions> {
+    let positions = manifest.checkpoint.positions.iter();
+    positions
+        .map(|(name, next)| Ok((partition(name)?, *next)))
+        .collect()
 }
 
 /// Fills in the content vectors that a restored feature state refers to.

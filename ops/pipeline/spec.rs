@@ -1,22 +1,27 @@
 //! The specification of a pipeline, and its parts built from a resume point.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use metrics::counter;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
-use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, Sequencer};
+
+use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, Sequencer};
 use ouzel_sample::{FeatureState, PartitionId, Positions};
 use ouzel_snapshot::{SnapshotId, Store};
 
 use super::contents::Contents;
 use super::intake::{AnySource, Intake};
 use super::learner::{Learner, SharedScores};
+use super::quarantine::QuarantineFile;
 use super::resume::ResumePoint;
 use super::status::PipelineStatus;
 use crate::config::Config;
 use crate::error::ErrorExt;
+use crate::telemetry::metrics::LOST_RECORDS;
 
 /// Opens a source at the positions given; they are empty at the beginning of the log.
 pub(crate) type OpenSource<'a> = dyn FnOnce(&Positions) -> anyhow::Result<AnySource> + 'a;
@@ -33,6 +38,8 @@ pub struct PipelineSpec<'a> {
     pub dead_letters: DeadLetters,
     /// Prepares the feature state at the beginning of the log, for example with histories.
     pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
+    /// Skips records that the log of these topics no longer holds, instead of refusing to start.
+    pub accept_loss: Option<KafkaConfig>,
     /// Keeps every score, for exact figures at the end.
     pub scores: Option<SharedScores>,
 }
@@ -49,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) contents: Option<Contents>,
     pub(crate) status: Arc<PipelineStatus>,
     pub(crate) resumed_from: Option<SnapshotId>,
+    /// Records that the log lost before they were read, by partition.
+    pub(crate) lost: Vec<LostRange>,
     // Last, so that it is removed after the join store in it is closed.
     _scratch: Option<ScratchDir>,
 }
@@ -58,7 +67,12 @@ impl PipelineSpec<'_> {
     pub(crate) fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
         let config = self.config;
         let resume = store.map(ResumePoint::newest).transpose()?.unwrap_or_default();
-        let source = (self.open_source)(&resume.positions()?)?;
+        let mut positions = resume.positions()?;
+        let lost = match &self.accept_loss {
+            Some(kafka) => skip_lost(&mut positions, &KafkaSource::starts(kafka)?),
+            None => Vec::new(),
+        };
+        let source = (self.open_source)(&positions)?;
         let partitions = source.partitions();
         let start: Positions = partitions
             .iter()
@@ -76,9 +90,9 @@ impl PipelineSpec<'_> {
             .as_ref()
             .map_or_else(|| config.snapshot.dir.join("join"), |dir| dir.0.clone());
         let join_store = config.join_store(&join_dir);
-        let (stage, trainer, progressive) =
+        let (mut stage, trainer, progressive) =
             resume.restore(config, contents.as_ref(), &partitions, &join_store)?;
-        let (plan, recorded) = match store {
+        let (plan, mut recorded) = match store {
             Some(store) => {
                 let (plan, recorded) = open_plan(&store.root().join("plan"), resume.plan_position())?;
                 (Some(plan), recorded)
@@ -86,12 +100,38 @@ impl PipelineSpec<'_> {
             None => (None, VecDeque::new()),
         };
         let status = Arc::new(PipelineStatus::default());
+        let mut plan_position = resume.plan_position();
+        let mut learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
+        if !lost.is_empty() {
+            // The entries name records that are gone, so the order is new from here on.
+            recorded.clear();
+            plan_position = plan.as_ref().map_or(plan_position, PlanLog::position);
+            for lost in &lost {
+                stage.skip_lost(lost.partition, lost.to);
+                counter!(LOST_RECORDS, "stream" => lost.partition.stream.name()).increment(lost.n());
+                tracing::warn!(lost = %lost, "the log no longer held these records: they are not learned");
+                learner.add_note(format!("lost and accepted: {lost}"));
+            }
+        }
+        let decoder = match store {
+            Some(store) => {
+                let quarantine = QuarantineFile::read(store.root())?;
+                for rule in quarantine.texts() {
+                    tracing::warn!(rule, "events in quarantine are not learned");
+                }
+                self.decoder
+                    .with_quarantine(quarantine.compile(config.id_space())?)
+            }
+            None => self.decoder,
+        };
         match resume.id() {
             None => (self.seed)(stage.features()),
             Some(id) => {
                 let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
                 status.samples.store(n_learned, Ordering::Relaxed);
-                status.batches.store(trainer.next_batch(), Ordering::Relaxed);
+                status
+                    .batches
+                    .store(learner.trainer.next_batch(), Ordering::Relaxed);
                 tracing::info!(snapshot = %id, plan_entries = recorded.len(), "resuming");
             }
         }
@@ -100,18 +140,53 @@ impl PipelineSpec<'_> {
         Ok(Parts {
             intake: Intake {
                 source,
-                decoder: self.decoder,
+                decoder,
                 dead_letters: self.dead_letters,
             },
-            sequencer: Sequencer::new(stage, &start, resume.plan_position(), recorded, every),
+            sequencer: Sequencer::new(stage, &start, plan_position, recorded, every),
             plan,
-            learner: Learner::new(trainer, progressive, self.scores, Arc::clone(&status)),
+            learner,
             contents,
             status,
             resumed_from: resume.id(),
+            lost,
             _scratch: scratch,
         })
     }
+}
+
+/// Records of a partition that the log lost: from offset `from` up to and excluding `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostRange {
+    partition: PartitionId,
+    from: i64,
+    to: i64,
+}
+
+impl LostRange {
+    fn n(&self) -> u64 {
+        self.to.abs_diff(self.from)
+    }
+}
+
+impl fmt::Display for LostRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, from, to } = self;
+        write!(f, "{partition} offsets {from} to {}", to - 1)
+    }
+}
+
+/// Moves each position to the start of its log if that is later. Returns what is skipped.
+fn skip_lost(positions: &mut Positions, starts: &Positions) -> Vec<LostRange> {
+    let lost = positions.iter().filter_map(|(partition, from)| {
+        let to = starts.next(partition).filter(|start| *start > from)?;
+        Some(LostRange { partition, from, to })
+    });
+    let lost: Vec<LostRange> = lost.collect();
+    for range in &lost {
+        positions.set(range.partition, range.to);
+    }
+    lost
 }
 
 /// The decoder of a configuration, for records as producers write them.

@@ -4,11 +4,14 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use ouzel_ingest::join::Counters;
 use ouzel_ingest::{ItemCounts, Stage};
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
+
+use crate::telemetry::float;
 
 /// Most freshness measurements kept; enough for exact percentiles of a demo.
 const MAX_FRESHNESS: usize = 1_000_000;
@@ -24,6 +27,8 @@ pub struct PipelineStatus {
     pub samples: AtomicU64,
     /// Batches learned in this lineage.
     pub batches: AtomicU64,
+    /// Samples of this run, and the time it took to learn from them, ns.
+    learned: (AtomicU64, AtomicU64),
     event_time: AtomicI64,
     watermark: AtomicI64,
     inner: Mutex<Inner>,
@@ -48,6 +53,22 @@ impl PipelineStatus {
         inner.positions.clone_from(stage.positions());
         inner.counters.clone_from(stage.counters());
         inner.items = stage.item_counts();
+    }
+
+    /// Counts a batch of `n_samples` that took `elapsed` to learn from.
+    pub fn learned(&self, n_samples: u64, elapsed: Duration) {
+        self.samples.fetch_add(n_samples, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.learned.0.fetch_add(n_samples, Ordering::Relaxed);
+        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.learned.1.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Samples that the learner takes per second of learning; 0 before the first.
+    pub fn learning_rate(&self) -> f64 {
+        let (n, ns) = &self.learned;
+        let seconds = float(ns.load(Ordering::Relaxed)) / 1e9;
+        float(n.load(Ordering::Relaxed)) / seconds.max(1e-9)
     }
 
     /// Newest event time joined. It is the present of a scorer, so that an old log is served in its own time.

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
@@ -20,12 +20,14 @@ use ouzel_verify::failpoint::{self, FailPoint};
 use super::admin_handler::AdminHandler;
 use super::checkpoint::CheckpointWriter;
 use super::contents::Contents;
-use super::control::{CheckpointRequests, Control, ControlState};
+use super::control::Control;
 use super::gauges;
 use super::learner::Outputs;
 use super::process::{HttpPort, Process};
 use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
+use super::quarantine::QuarantineFile;
+use super::run::{CurrentRun, Restart, RunHandles, STAGES, StoreChange, without_log};
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
 use super::stages::encode::{Encode, Encoding};
@@ -34,51 +36,48 @@ use super::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
 use super::stages::learn::{Learn, PendingRequest};
 use super::stages::poll::Poll;
 use super::stages::save::Saver;
-use super::status::PipelineStatus;
 use crate::admin;
 use crate::config::Config;
-use crate::supervisor::{Shutdown, Task};
+use crate::supervisor::{Shutdown, Task, Waited};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
 
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
 
+/// Time between two looks at the requests for new stages.
+const RESTART_POLL: Duration = Duration::from_millis(20);
+
+/// Time between two attempts to read a log that could not be read at the start.
+const LOG_RETRY: Duration = Duration::from_secs(2);
+
 /// A pipeline whose threads run.
-pub struct Running {
-    /// Its threads.
+pub struct Running<'a> {
+    /// The threads that a new run of the stages leaves alone, and the stages.
     pub process: Process,
-    /// Its figures.
-    pub status: Arc<PipelineStatus>,
-    /// Its snapshots and lineage.
-    pub control: ControlState,
-    /// Requests a snapshot now.
-    pub requests: CheckpointRequests,
+    /// The newest run of the stages.
+    pub run: CurrentRun,
     /// Address of the scoring port.
     pub address: SocketAddr,
     /// Its snapshots on disk.
     pub store: Arc<Store>,
-}
-
-/// What the threads of one pipeline share.
-struct Threads<'a> {
     config: &'a Config,
-    process: Process,
-    status: Arc<PipelineStatus>,
     published: Arc<Published<Version>>,
-    store: Arc<Store>,
     /// For freshness, the age of snapshots and the audit log. No model depends on it.
     clock: Arc<dyn Clock>,
+    /// Ends the present run of the stages.
+    stop_stages: Shutdown,
+    restarts: Receiver<Restart>,
 }
 
 /// Starts every stage. Steps that can fail come before the first thread. `events` writes the events that clients post.
-pub fn start(
-    spec: PipelineSpec<'_>,
+pub fn start<'a>(
+    spec: PipelineSpec<'a>,
     events: Option<EventProducer>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     shutdown: &Shutdown,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<Running<'a>> {
     let config = spec.config;
     let port = HttpPort::bind(config.serving.listen)?;
     let address = port.address;
@@ -88,41 +87,155 @@ pub fn start(
     };
     let store = Arc::new(Store::open_on(failpoint::file_system(), &config.snapshot.dir)?);
     failpoint::reach(FailPoint::StoreOpened);
-    let parts = spec.build(Some(&store))?;
+    let published = Arc::new(Published::new());
+    let (parts, handles) = match spec.build(Some(&store)) {
+        Ok(parts) => {
+            let control = Control::new(parts.resumed_from);
+            let (to_learner, from_admin) = channel();
+            let handles = handles(&parts, &control, to_learner);
+            (Some((parts, control, from_admin)), handles)
+        }
+        Err(error) if error.is::<ouzel_ingest::Error>() => {
+            let why = format!("{error:#}");
+            match without_log(config, &store, &published, why)? {
+                Some(handles) => (None, handles),
+                // Nothing can be served: most likely the configuration of a first start is wrong.
+                None => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    };
     let socket = admin::Listener::bind(&config.admin_socket())?;
     failpoint::reach(FailPoint::StateRestored);
 
-    let n_partitions = parts.sequencer.orderer().positions().iter().count();
-    let control = Control::new(parts.resumed_from);
-    let (state, requests) = (control.state.clone(), control.requests.clone());
-    let mut threads = Threads {
-        config,
+    let (to_restart, restarts) = channel();
+    let mut running = Running {
         process: Process::new(shutdown, metrics),
-        status: Arc::clone(&parts.status),
-        published: Arc::new(Published::new()),
-        store: Arc::clone(&store),
-        clock,
-    };
-    // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
-    let shared = threads.events(events, events_port)?;
-    threads.serve(port, shared, parts.sequencer.stage().features())?;
-    let (to_learner, from_admin) = channel();
-    threads.admin(socket, &control, to_learner)?;
-    threads.stages(parts, control, from_admin)?;
-    let (status, clock) = (Arc::clone(&threads.status), Arc::clone(&threads.clock));
-    threads.process.report(move || gauges::set(&status, &*clock))?;
-    tracing::info!(%address, state = %config.snapshot.dir.display(), partitions = n_partitions, "started");
-    Ok(Running {
-        process: threads.process,
-        status: threads.status,
-        control: state,
-        requests,
+        run: CurrentRun::new(handles),
         address,
         store,
-    })
+        config,
+        published,
+        clock,
+        stop_stages: Shutdown::new(),
+        restarts,
+    };
+    // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
+    let shared = running.events(events, events_port)?;
+    running.serve(port, shared)?;
+    running.admin(socket, to_restart)?;
+    let n_partitions = match parts {
+        Some((parts, control, from_admin)) => {
+            let n = parts.sequencer.orderer().positions().iter().count();
+            running.stages(parts, control, from_admin)?;
+            n
+        }
+        None => 0,
+    };
+    let (run, clock) = (running.run.clone(), Arc::clone(&running.clock));
+    running.process.report(move || gauges::set(&run.get(), &*clock))?;
+    tracing::info!(%address, state = %config.snapshot.dir.display(), partitions = n_partitions, "started");
+    if let Some(why) = &running.run.get().no_log {
+        tracing::error!(
+            why,
+            "the log cannot be read: the newest snapshot is served, nothing is learned, and reading is tried again"
+        );
+    }
+    Ok(running)
 }
 
-impl Threads<'_> {
+/// The handles of a run that is about to start.
+fn handles(parts: &Parts, control: &Control, learner: Sender<PendingRequest>) -> RunHandles {
+    RunHandles {
+        status: Arc::clone(&parts.status),
+        control: control.state.clone(),
+        requests: control.requests.clone(),
+        features: Arc::clone(parts.sequencer.stage().features()),
+        learner,
+        no_log: None,
+    }
+}
+
+impl<'a> Running<'a> {
+    /// Refuses to start the stages again: the log cannot be read twice.
+    pub fn refuse_restarts(&mut self) {
+        self.restarts = channel().1;
+    }
+
+    /// Waits until every thread has ended. Starts the stages again, from what `make_spec` returns, as often as the admin
+    /// socket asks for it. Fails if a failed thread stopped the process.
+    pub fn wait(mut self, make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>) -> anyhow::Result<()> {
+        while self.run.get().no_log.is_some() && !self.process.shutdown.wait_timeout(LOG_RETRY) {
+            let tried = self.try_log(make_spec);
+            if tried.is_err() {
+                self.process.shutdown.trigger();
+                self.process.wait()?;
+                return tried;
+            }
+        }
+        while self.process.supervisor.wait_for(&STAGES, RESTART_POLL) == Waited::TimedOut {
+            let Ok(restart) = self.restarts.try_recv() else {
+                continue;
+            };
+            // The caller may have given up waiting.
+            let answer = |result| restart.reply.send(result).is_ok();
+            match self.restart(restart.change, make_spec) {
+                Ok(changed) => {
+                    let _is_received = answer(changed);
+                }
+                Err(error) => {
+                    let _is_received = answer(Err(anyhow!("{error:#}")));
+                    self.process.shutdown.trigger();
+                    self.process.wait()?;
+                    return Err(error.context("the stages could not start again"));
+                }
+            }
+        }
+        self.process.wait()
+    }
+
+    /// Ends the stages, changes the store, and starts stages that resume from it. Returns the result of the change.
+    ///
+    /// Fails if the stages cannot start.
+    fn restart(
+        &mut self,
+        change: StoreChange,
+        make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>,
+    ) -> anyhow::Result<anyhow::Result<Vec<String>>> {
+        tracing::info!("ending the stages, to start them again from another state");
+        self.stop_stages.trigger();
+        while self.process.supervisor.wait_for(&STAGES, RESTART_POLL) != Waited::Ended {
+            if self.process.shutdown.is_triggered() {
+                return Ok(Err(anyhow!("the process is stopping: nothing was changed")));
+            }
+        }
+        let changed = change(&self.store);
+        self.start_run(make_spec()?.build(Some(&self.store))?)?;
+        tracing::info!("the stages run again");
+        Ok(changed)
+    }
+
+    /// Starts the stages if the log can be read again.
+    fn try_log(&mut self, make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>) -> anyhow::Result<()> {
+        match make_spec()?.build(Some(&self.store)) {
+            Ok(parts) => {
+                self.start_run(parts)?;
+                tracing::info!("the log can be read again: learning goes on");
+                Ok(())
+            }
+            Err(error) if error.is::<ouzel_ingest::Error>() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn start_run(&mut self, parts: Parts) -> anyhow::Result<()> {
+        let control = Control::new(parts.resumed_from);
+        let (to_learner, from_admin) = channel();
+        self.stop_stages = Shutdown::new();
+        self.run.set(handles(&parts, &control, to_learner));
+        self.stages(parts, control, from_admin)
+    }
+
     /// Starts the writer of posted events, and their port if they have their own; otherwise returns what the scoring port
     /// needs to take them.
     fn events(
@@ -150,22 +263,18 @@ impl Threads<'_> {
     }
 
     /// Starts the scorers and the HTTP port.
-    fn serve(
-        &mut self,
-        port: HttpPort,
-        events: Option<EventsApp>,
-        features: &Arc<FeatureState>,
-    ) -> anyhow::Result<()> {
+    fn serve(&mut self, port: HttpPort, events: Option<EventsApp>) -> anyhow::Result<()> {
         let config = self.config;
         let queue = Arc::new(Queue::new(config.serving.queue_capacity));
         let learner = config.learner_config();
         for number in 0..config.serving.workers {
-            let status = Arc::clone(&self.status);
+            let (of_time, of_features) = (self.run.clone(), self.run.clone());
             // A scorer reads features up to and including the newest joined event.
-            let now = move || EventTime(status.event_time().0.saturating_add(1));
+            let now = move || EventTime(of_time.get().status.event_time().0.saturating_add(1));
+            let features = move || Arc::clone(&of_features.get().features);
             let mut scorer = Scorer::new(
                 Arc::clone(&self.published),
-                Arc::clone(features),
+                Arc::new(features),
                 config.id_space(),
                 Arc::new(now),
                 learner.device()?,
@@ -186,19 +295,13 @@ impl Threads<'_> {
     }
 
     /// Starts the admin socket.
-    fn admin(
-        &mut self,
-        socket: admin::Listener,
-        control: &Control,
-        learner: Sender<PendingRequest>,
-    ) -> anyhow::Result<()> {
+    fn admin(&mut self, socket: admin::Listener, restarts: Sender<Restart>) -> anyhow::Result<()> {
         let handler = AdminHandler {
-            status: Arc::clone(&self.status),
-            control: control.state.clone(),
-            requests: control.requests.clone(),
+            run: self.run.clone(),
+            restarts,
+            kafka: self.config.kafka_config().ok(),
             store: Arc::clone(&self.store),
             published: Arc::clone(&self.published),
-            learner,
             clock: Arc::clone(&self.clock),
             started: Instant::now(),
         };
@@ -216,6 +319,12 @@ impl Threads<'_> {
         from_admin: Receiver<PendingRequest>,
     ) -> anyhow::Result<()> {
         let config = self.config;
+        let status = Arc::clone(&parts.status);
+        if !parts.lost.is_empty() {
+            // A crash must not need the loss to be accepted again.
+            control.requests.request_snapshot();
+        }
+        let quarantine = QuarantineFile::read(self.store.root())?.texts();
         let n_threads = config.learner_config().threads;
         let (to_join, from_poll) = channel();
         let (to_learner, from_join) = sync_channel(BATCHES_AHEAD);
@@ -226,7 +335,7 @@ impl Threads<'_> {
             store: Arc::clone(&self.store),
             keep: config.snapshot.keep,
             control: control.saver,
-            status: Arc::clone(&self.status),
+            status: Arc::clone(&status),
             clock: Arc::clone(&self.clock),
         };
         let supervisor = &mut self.process.supervisor;
@@ -238,7 +347,7 @@ impl Threads<'_> {
             checkpoints: CheckpointWriter {
                 saver: to_saver,
                 fingerprint: fingerprint(config),
-                provenance: provenance(config, parts.contents.as_ref()),
+                provenance: provenance(config, parts.contents.as_ref(), quarantine),
                 clock: Arc::clone(&self.clock),
             },
         };
@@ -264,7 +373,7 @@ impl Threads<'_> {
         };
         let links = JoinLinks {
             backlog: Arc::clone(&backlog),
-            status: Arc::clone(&self.status),
+            status: Arc::clone(&status),
             control: control.join,
             out: to_learner,
             encoding,
@@ -279,8 +388,10 @@ impl Threads<'_> {
             backlog,
             out: to_join,
         };
-        let shutdown = self.process.shutdown.clone();
-        supervisor.spawn(Task::Poll, move || poll.run(&shutdown))
+        let (process, stages) = (self.process.shutdown.clone(), self.stop_stages.clone());
+        supervisor.spawn(Task::Poll, move || {
+            poll.run(&|| process.is_triggered() || stages.is_triggered())
+        })
     }
 
     /// Starts the encode stage. Returns the connection of the join stage to it.

@@ -188,7 +188,7 @@ fn the_first_fatal_failure_is_the_cause() {
 }
 
 #[test]
-fn a_task_is_started_once() {
+fn a_task_runs_once_at_a_time() {
     let mut supervisor = Supervisor::new(Shutdown::new());
     supervisor.spawn(Task::Poll, || Ok(())).unwrap();
     assert!(supervisor.spawn(Task::Poll, || Ok(())).is_err());

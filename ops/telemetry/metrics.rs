@@ -22,6 +22,10 @@ ouzel_sample::metric_names! {
         "Pictures that are missing, too large, or outside their folder.";
     counter VECTORS_LOST = "ouzel_ops_vectors_lost_total", Count,
         "Content vectors named by a snapshot or the plan log that could not be restored.";
+    gauge LEARNING = "ouzel_ops_learning", Count,
+        "1 while the log is read and learned; 0 while the daemon only serves, because it cannot read its log.";
+    counter LOST_RECORDS = "ouzel_ops_lost_records_total", Count,
+        "Offsets that the log no longer held and that were skipped by --accept-loss, by stream.";
     gauge RESIDENT_BYTES = "ouzel_ops_resident_bytes", Bytes, "Resident memory of this process.";
     gauge PLAN_STALLED = "ouzel_ops_plan_stalled", Count,
         "1 while the plan log cannot be written and learning waits for it.";

@@ -36,5 +36,5 @@ pub use request::{
     DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredItem,
 };
 pub use score_expression::{ScoreError, ScoreExpression};
-pub use scorer::{Now, Scorer, Version};
+pub use scorer::{Features, Now, Scorer, Version};
 pub use worker::run_worker;

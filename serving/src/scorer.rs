@@ -72,10 +72,13 @@ impl Published<Version> {
 /// The clock of requests: features are read as of this time.
 pub type Now = Arc<dyn Fn() -> EventTime + Send + Sync>;
 
+/// The feature state of requests. It is another one after the learner has gone back to an earlier state.
+pub type Features = Arc<dyn Fn() -> Arc<FeatureState> + Send + Sync>;
+
 /// The scorer of one worker.
 pub struct Scorer {
     published: Arc<Published<Version>>,
-    features: Arc<FeatureState>,
+    features: Features,
     ids: IdSpace,
     now: Now,
     device: Device,
@@ -94,7 +97,7 @@ impl Scorer {
     /// events. `expression` makes one score of the tasks, which must be those of every version.
     pub fn new(
         published: Arc<Published<Version>>,
-        features: Arc<FeatureState>,
+        features: Features,
         ids: IdSpace,
         now: Now,
         device: Device,
@@ -129,7 +132,7 @@ impl Scorer {
     }
 
     /// Hashes named values as the decoder of events does.
-    fn features(&self, scope: NumberScope, values: &NamedValues) -> ShownFeatures {
+    fn named(&self, scope: NumberScope, values: &NamedValues) -> ShownFeatures {
         let categories = values.categories.iter();
         let categories = categories.map(|(name, value)| self.ids.attribute(name, value));
         let mut of_request = ShownFeatures {
@@ -181,12 +184,13 @@ impl Scorer {
 
     /// Inputs of a request with current features, built as in training.
     fn inputs(&self, request: &CheckedRequest, weights: &Weights) -> Inputs {
-        let context = self.features(NumberScope::Context, &request.context);
+        let state = (self.features)();
+        let context = self.named(NumberScope::Context, &request.context);
         let items = request.items.iter().zip(&request.features);
         let items = items.map(|(item, features)| ShownItem {
             item: self.ids.id(IdKind::Item, item),
             position: None,
-            features: self.features(NumberScope::Item, features),
+            features: self.named(NumberScope::Item, features),
         });
         let items: Vec<ShownItem> = items.collect();
         let query = FeatureQuery {
@@ -200,10 +204,8 @@ impl Scorer {
             slate_size: None,
         };
         let norm = &weights.norm;
-        let (request, candidates) = norm.read_candidates(&self.features, &query, request.top_k);
-        let vectors = self
-            .features
-            .vectors_of(std::iter::once(&request), candidates.iter());
+        let (request, candidates) = norm.read_candidates(&state, &query, request.top_k);
+        let vectors = state.vectors_of(std::iter::once(&request), candidates.iter());
         Inputs::of_request(&weights.config, &request, &candidates, &vectors)
     }
 }

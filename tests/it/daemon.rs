@@ -111,9 +111,16 @@ impl Home {
     /// Starts the daemon and waits until it listens.
     #[track_caller]
     pub(crate) fn start(&mut self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    /// Starts the daemon with further arguments and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start_with(&mut self, args: &[&str]) -> Daemon {
         let log = self.path().join(format!("log-{}", self.next_log));
         self.next_log += 1;
         let mut command = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
+        command.args(args);
         command.stdout(File::create(self.path().join("out")).unwrap());
         let mut daemon = Daemon {
             process: Process::start(&mut command, &log),
@@ -286,7 +293,9 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn snapshot(&self) -> SnapshotId {
         match self.request(&AdminRequest::Snapshot) {
-            AdminReply::Done { snapshot: Some(id) } => id.parse().unwrap(),
+            AdminReply::Done {
+                snapshot: Some(id), ..
+            } => id.parse().unwrap(),
             other => panic!("{other:?}"),
         }
     }

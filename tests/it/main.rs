@@ -20,6 +20,7 @@ mod encoders;
 mod events;
 mod follow;
 mod freeze;
+mod go_back;
 mod mutations;
 mod outage;
 mod own_broker;

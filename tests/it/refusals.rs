@@ -151,7 +151,7 @@ fn a_missing_snapshot_is_one_line() {
         vec!["score", "--state", state, "--snapshot", "serving"],
         vec!["snapshot", "--state", state, "show", "latest"],
         vec!["snapshot", "--state", state, "show", "7"],
-        vec!["snapshot", "--state", state, "rollback", "7"],
+        vec!["snapshot", "--state", state, "rollback", "7", "--rewind"],
         vec!["snapshot", "--state", state, "pin", "latest"],
         vec!["snapshot", "--state", nowhere, "list"],
         vec!["snapshot", "--state", state, "diff", "1", "2"],

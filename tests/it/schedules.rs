@@ -194,6 +194,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
         decoder: Decoder::new(config.id_space(), config.task_names(), config.events.clone()).unwrap(),
         dead_letters: DeadLetters::discard(),
         seed: Box::new(|_| {}),
+        accept_loss: None,
         scores: None,
     };
     let clock = Arc::new(JumpingClock {

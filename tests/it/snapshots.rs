@@ -104,7 +104,10 @@ fn a_running_daemon_serves_the_chosen_snapshot_and_continues_to_learn() {
     // Back to the first snapshot: its weights, the present features and positions, no pin.
     change(&home, &["pin", &number]);
     assert_eq!(
-        change(&home, &["rollback", &number, "--note", "bad data"]),
+        change(
+            &home,
+            &["rollback", &number, "--skip-to", "now", "--note", "bad data"]
+        ),
         "the running daemon"
     );
     assert_eq!(home.store().alias(Alias::Pinned).unwrap(), None);
@@ -184,7 +187,7 @@ fn a_start_after_an_offline_rollback_continues_from_that_snapshot() {
 
     assert_eq!(change(&home, &["pin", "latest"]), "this command");
     assert_eq!(
-        change(&home, &["rollback", &number, "--note", "try again"]),
+        change(&home, &["rollback", &number, "--rewind", "--note", "try again"]),
         "this command"
     );
     assert_eq!(home.latest(), Some(first));

@@ -153,6 +153,8 @@ pub enum RejectReason {
     UnknownAction,
     /// Another stream's record: a condition in `where` does not hold.
     NotSelected,
+    /// An operator has excluded the record from learning.
+    Quarantined,
     /// The record comes from a join tier with another id salt or format.
     Foreign,
 }
@@ -161,7 +163,10 @@ impl RejectReason {
     /// True of records that are valid and that nothing here needs: they are counted and go to no dead letters.
     #[must_use]
     pub fn is_unneeded(self) -> bool {
-        matches!(self, RejectReason::UnknownAction | RejectReason::NotSelected)
+        matches!(
+            self,
+            RejectReason::UnknownAction | RejectReason::NotSelected | RejectReason::Quarantined
+        )
     }
 
     /// The reason as a metric label.
@@ -180,6 +185,7 @@ impl RejectReason {
             RejectReason::TooOld => "too_old",
             RejectReason::UnknownAction => "unknown_action",
             RejectReason::NotSelected => "not_selected",
+            RejectReason::Quarantined => "quarantined",
             RejectReason::Foreign => "foreign",
         }
     }

@@ -17,6 +17,7 @@ use super::number_names::NumberNames;
 use super::wire;
 use crate::accounts::Accounts;
 use crate::mapping::{Mapped, Mapping, Metadata, RecordContext, text_of};
+use crate::quarantine::Quarantine;
 use crate::tier::Wire;
 
 /// Decodes the records of every stream.
@@ -30,6 +31,7 @@ pub struct Decoder {
     /// Width of the content vectors that the model reads, by modality; 0 for none.
     pub(super) vector_widths: Option<[usize; N_MODALITIES]>,
     tier: Wire,
+    quarantine: Quarantine,
     counters: DecodeCounters,
 }
 
@@ -122,6 +124,7 @@ impl Decoder {
             number_names: NumberNames::default(),
             mappings,
             vector_widths: None,
+            quarantine: Quarantine::default(),
             counters: DecodeCounters::default(),
         })
     }
@@ -133,10 +136,20 @@ impl Decoder {
         self
     }
 
+    /// Excludes what `quarantine` names from learning.
+    #[must_use]
+    pub fn with_quarantine(mut self, quarantine: Quarantine) -> Self {
+        self.quarantine = quarantine;
+        self
+    }
+
     /// Decodes and counts one record. Never panics, whatever the payload.
     pub fn decode(&self, record: &Record) -> DecodedRecord {
         let stream = record.position.partition.stream;
-        let parsed = self.parse(record);
+        let parsed = self.parse(record).and_then(|(event, unread)| {
+            let event = self.quarantine.apply(record, stream.name(), event)?;
+            Ok((event, unread))
+        });
         match &parsed {
             Ok((_, unread)) => self.counters.add_event(stream, unread),
             Err(reject) => self
@@ -249,14 +262,21 @@ impl Decoder {
     }
 
     /// The event of a payload that has the form of the contract; `None` where only the mapping can tell.
-    pub(super) fn contract(&self, stream: Stream, payload: &[u8], timestamp_ms: Option<i64>) -> Option<Parsed> {
+    pub(super) fn contract(
+        &self,
+        stream: Stream,
+        payload: &[u8],
+        timestamp_ms: Option<i64>,
+    ) -> Option<Parsed> {
         let parsed = match stream {
             Stream::Impressions => self.impression(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             Stream::Actions => self.action(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             _ => self.item_or_deletion(&serde_json::from_slice(payload).ok()?, timestamp_ms),
         };
         let is_certain = match &parsed {
-            Ok((_, unread)) => !unread.iter().any(|name| self.mappings.of(stream).mapping.reads(name)),
+            Ok((_, unread)) => !unread
+                .iter()
+                .any(|name| self.mappings.of(stream).mapping.reads(name)),
             Err(reject) => reject.reason == RejectReason::UnknownAction,
         };
         is_certain.then_some(parsed)

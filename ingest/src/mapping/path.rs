@@ -90,6 +90,31 @@ pub(crate) struct Scope<'a> {
     pub(crate) metadata: Metadata<'a>,
 }
 
+/// A path from the root of a record, for use outside of mappings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordPath(Path);
+
+impl RecordPath {
+    /// Parses a path.
+    ///
+    /// # Errors
+    /// A sentence that names the character that does not fit.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Path::parse(text).map(Self)
+    }
+
+    /// The text, number or boolean at this path, as text; `None` where there is none.
+    pub fn text(&self, record: &Value, metadata: Metadata<'_>) -> Option<String> {
+        let scope = Scope {
+            here: record,
+            record,
+            metadata,
+        };
+        let found = self.0.find(&scope)?;
+        text_of(&found).map(Cow::into_owned)
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

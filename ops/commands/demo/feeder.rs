@@ -57,11 +57,12 @@ fn advance(positions: &mut Positions, stream: Stream) {
 
 impl Feed {
     /// Connects a feeder to the broker of a running pipeline.
-    pub(super) fn connect(kafka: &KafkaConfig, running: &Running) -> anyhow::Result<Self> {
+    pub(super) fn connect(kafka: &KafkaConfig, running: &Running<'_>) -> anyhow::Result<Self> {
+        let run = running.run.get();
         Ok(Self {
             feeder: Feeder::connect(&kafka.bootstrap, &kafka.properties, kafka.topics.clone())?,
-            status: Arc::clone(&running.status),
-            requests: running.requests.clone(),
+            status: Arc::clone(&run.status),
+            requests: run.requests.clone(),
             half_time: Mutex::default(),
         })
     }

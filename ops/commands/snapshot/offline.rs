@@ -2,48 +2,127 @@
 
 use anyhow::{Context, anyhow, bail};
 
+use ouzel_ingest::KafkaConfig;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_learner::{Trainer, weights_hash};
 use ouzel_snapshot::{Alias, AuditVerb, CheckpointMeta, Draft, FileKind, Snapshot, SnapshotId, Store};
 
-use crate::admin::AdminRequest;
+use super::StateDir;
+use crate::admin::{AdminRequest, LearnFrom};
 use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::pipeline::contents::Contents;
+use crate::pipeline::go_back::{check_log, quarantine, rewind, snapshot_before, unpin};
 use crate::pipeline::model_op::ModelOp;
 use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
 use crate::pipeline::resume::{check_schema, inspect_stage, restore_vectors};
 
-/// Carries out a request that a running daemon would get. Returns the snapshot that it created or named.
+/// Carries out a request that a running daemon would get. Returns the snapshot that it created or named, and what else
+/// has changed.
 pub(super) fn carry_out(
     store: &Store,
-    config: &Config,
+    state: &StateDir,
     request: &AdminRequest,
     now_ms: i64,
-) -> anyhow::Result<Option<SnapshotId>> {
+) -> anyhow::Result<(Option<SnapshotId>, Vec<String>)> {
+    let named = |id: SnapshotId| (Some(id), Vec::new());
+    let StateDir { config, kafka, .. } = state;
     match request {
         AdminRequest::Pin { id, note } => {
             let id = id.parse()?;
             store.pin(id, note, now_ms)?;
-            Ok(Some(id))
+            Ok(named(id))
         }
-        AdminRequest::Rollback { id, note } => {
+        AdminRequest::Rollback { id, from, note } => {
             let id = id.parse()?;
-            store.rollback(id, note, now_ms)?;
-            // A start serves this snapshot, even if another was pinned.
-            store.unpin(note, now_ms)?;
-            Ok(Some(id))
+            match from {
+                LearnFrom::Rewind => {
+                    let mut also = note_unchecked_log(store, kafka.as_ref(), id)?;
+                    also.extend(rewind(store, id, note, now_ms)?);
+                    Ok((Some(id), also))
+                }
+                LearnFrom::Now => {
+                    let pinned = store.alias(Alias::Pinned)?;
+                    skip_to_now(store, config, id, note, now_ms)?;
+                    Ok((Some(id), unpin(store, pinned, note, now_ms)?))
+                }
+            }
+        }
+        AdminRequest::Quarantine { rule, again, note } => {
+            let again = snapshot_before(store, rule, again)?;
+            let mut also = match again {
+                Some(id) => note_unchecked_log(store, kafka.as_ref(), id)?,
+                None => Vec::new(),
+            };
+            also.extend(quarantine(store, rule, again, note, now_ms)?);
+            Ok((again, also))
         }
         AdminRequest::Unpin { note } => {
             store.unpin(note, now_ms)?;
-            Ok(None)
+            Ok((None, Vec::new()))
         }
         AdminRequest::FreezeBase { note } => {
-            apply(store, config, ModelOp::FreezeBase, note, now_ms).map(Some)
+            apply(store, config, ModelOp::FreezeBase, note, now_ms).map(named)
         }
-        AdminRequest::Rebase { note } => apply(store, config, ModelOp::Rebase, note, now_ms).map(Some),
+        AdminRequest::Rebase { note } => apply(store, config, ModelOp::Rebase, note, now_ms).map(named),
         AdminRequest::Status | AdminRequest::Snapshot => bail!("no daemon runs on this state directory"),
     }
+}
+
+/// Refuses to go back to `id` if Kafka no longer holds the log from there on. Returns a sentence if no broker answers.
+pub(super) fn note_unchecked_log(
+    store: &Store,
+    kafka: Option<&KafkaConfig>,
+    id: SnapshotId,
+) -> anyhow::Result<Vec<String>> {
+    let unchecked = |why: &str| {
+        vec![format!(
+            "whether Kafka still holds the log was not checked, and the next start will: {why}"
+        )]
+    };
+    let Some(kafka) = kafka else {
+        return Ok(unchecked("no --config names it, or a secret in it is not here"));
+    };
+    match check_log(store, id, kafka) {
+        Ok(()) => Ok(Vec::new()),
+        Err(error) if error.is::<ouzel_ingest::Error>() => Ok(unchecked(&format!("{error:#}"))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a snapshot with the weights of `id` and everything else of the newest one, whose position of the log it has.
+fn skip_to_now(
+    store: &Store,
+    config: &Config,
+    id: SnapshotId,
+    reason: &str,
+    now_ms: i64,
+) -> anyhow::Result<()> {
+    let newest = newest(store)?;
+    let rolled_back = store.read(id)?;
+    check_config(&newest, config)?;
+    check_schema(id, &rolled_back.manifest().checkpoint, config)?;
+    if id == newest.id() {
+        bail!("snapshot {id} is the newest one: there is nothing to skip");
+    }
+    let mut trainer = Trainer::load(&rolled_back, &config.model_config(), config.learner_config())?;
+    let checkpoint = &newest.manifest().checkpoint;
+    trainer.resume_at(checkpoint.batch_seq);
+    let checkpoint = CheckpointMeta {
+        frozen: trainer.base(),
+        ..checkpoint.clone()
+    };
+    let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);
+    let colon = if reason.is_empty() { "" } else { ": " };
+    draft.note = Some(format!(
+        "rolled back to {id} at the position of {}{colon}{reason}",
+        newest.id()
+    ));
+    trainer.save(&mut draft)?;
+    copy_blobs(&newest, &mut draft)?;
+    draft.checkpoint.weights_hash = weights_hash(&draft);
+    let written = store.write(&draft)?;
+    Ok(store.adopt(written, reason, now_ms)?)
 }
 
 /// Freezes or rebases the newest valid snapshot. The result becomes the latest snapshot.
@@ -59,15 +138,7 @@ fn apply(
 ) -> anyhow::Result<SnapshotId> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
-    if manifest.checkpoint.config_hash != config.hash() {
-        return Err(anyhow!(
-            "snapshot {id} was written under another configuration"
-        ))
-        .hint(
-            "name the configuration of the daemon with --config FILE; if that has changed since, start the daemon and repeat \
-             this command",
-        );
-    }
+    check_config(&snapshot, config)?;
     let mut trainer = Trainer::load(&snapshot, &config.model_config(), config.learner_config())?;
     op.check(&trainer)?;
     store.record_action(op.verb(), id, reason, now_ms)?;
@@ -93,6 +164,21 @@ fn apply(
     copy_files(&snapshot, &mut draft)?;
     draft.checkpoint.weights_hash = weights_hash(&draft);
     write(store, &draft)
+}
+
+/// Refuses another configuration than the snapshot's, which could give the weights another meaning.
+fn check_config(snapshot: &Snapshot, config: &Config) -> anyhow::Result<()> {
+    if snapshot.manifest().checkpoint.config_hash == config.hash() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "snapshot {} was written under another configuration",
+        snapshot.id()
+    ))
+    .hint(
+        "name the configuration of the daemon with --config FILE; if that has changed since, start the daemon and repeat \
+         this command",
+    )
 }
 
 /// Encodes all contents of the newest valid snapshot again. The result becomes the latest snapshot.
@@ -150,10 +236,19 @@ fn newest(store: &Store) -> anyhow::Result<Snapshot> {
         .hint("`ouzel snapshot list` shows the snapshots")
 }
 
+/// Copies the blobs of a snapshot, which are the state besides the weights, except those that the draft has.
+fn copy_blobs(snapshot: &Snapshot, draft: &mut Draft) -> anyhow::Result<()> {
+    copy(snapshot, draft, |kind| kind == FileKind::Blob)
+}
+
 /// Copies the files of a snapshot that the draft does not have.
 fn copy_files(snapshot: &Snapshot, draft: &mut Draft) -> anyhow::Result<()> {
+    copy(snapshot, draft, |_| true)
+}
+
+fn copy(snapshot: &Snapshot, draft: &mut Draft, is_wanted: fn(FileKind) -> bool) -> anyhow::Result<()> {
     for file in &snapshot.manifest().files {
-        if draft.has(&file.name) {
+        if draft.has(&file.name) || !is_wanted(file.kind) {
             continue;
         }
         let copied = match file.kind {

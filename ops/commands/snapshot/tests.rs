@@ -117,7 +117,7 @@ fn a_damaged_snapshot_fails_the_check_with_code_3() {
 fn without_a_daemon_the_command_changes_the_store() {
     let dir = state(3);
     assert_eq!(
-        json_of(dir.path(), "rollback 1 --note because")["done_by"],
+        json_of(dir.path(), "rollback 1 --rewind --note because")["done_by"],
         "this command"
     );
     assert_eq!(latest(dir.path()), 1);
@@ -146,9 +146,12 @@ fn a_running_daemon_makes_the_change_or_its_refusal_is_printed() {
     thread::scope(|scope| {
         let daemon = scope.spawn(|| {
             serve(&listener, &shutdown, |request| match request {
-                AdminRequest::Rollback { id, note } => {
+                AdminRequest::Rollback { id, note, .. } => {
                     owner.rollback(id.parse().unwrap(), &note, 1).unwrap();
-                    AdminReply::Done { snapshot: Some(id) }
+                    AdminReply::Done {
+                        snapshot: Some(id),
+                        also: Vec::new(),
+                    }
                 }
                 _ => AdminReply::Refused {
                     error: "not now".to_owned(),
@@ -156,7 +159,10 @@ fn a_running_daemon_makes_the_change_or_its_refusal_is_printed() {
                 },
             })
         });
-        assert_eq!(json_of(dir.path(), "rollback 0")["done_by"], "the running daemon");
+        assert_eq!(
+            json_of(dir.path(), "rollback 0 --rewind")["done_by"],
+            "the running daemon"
+        );
         let (code, _, err) = snapshot(dir.path(), "pin 0");
         assert_eq!(
             (code, err.as_str()),
@@ -169,7 +175,7 @@ fn a_running_daemon_makes_the_change_or_its_refusal_is_printed() {
     assert_eq!(latest(dir.path()), 0);
     // The daemon holds the store, but its socket is gone: the change is refused.
     drop(listener);
-    let (code, _, err) = snapshot(dir.path(), "rollback 1");
+    let (code, _, err) = snapshot(dir.path(), "rollback 1 --rewind");
     assert_eq!(code, 1);
     assert!(err.contains("is held by another process"), "{err}");
 }
@@ -182,11 +188,15 @@ fn a_missing_snapshot_is_one_line_with_a_hint() {
         ("show latest", 1, "no snapshot is called latest"),
         ("show 7", 1, "there is no snapshot 00000000000000000007"),
         (
-            "rollback ../../etc",
+            "rollback ../../etc --rewind",
             2,
             "`../../etc` is not a snapshot id or alias",
         ),
-        ("rollback 7", 1, "there is no snapshot 00000000000000000007"),
+        (
+            "rollback 7 --rewind",
+            1,
+            "there is no snapshot 00000000000000000007",
+        ),
     ] {
         let (found, out, err) = snapshot(dir.path(), line);
         assert_eq!((found, out.as_str()), (code, ""), "{line}: {err}");

@@ -14,14 +14,16 @@ use crate::telemetry::clock::Clock;
 /// A control request from the admin socket to the learner.
 #[derive(Debug)]
 pub(crate) enum LearnerRequest {
-    /// Continue from the weights of this snapshot.
-    Rollback(SnapshotId),
+    /// Continue from the weights of this snapshot, for this reason.
+    Rollback(SnapshotId, String),
     /// Freeze or rebase, for this reason.
     ModelOp(ModelOp, String),
-    /// Serve this snapshot until it is unpinned.
-    Pin(SnapshotId),
-    /// Serve the newest version again.
-    Unpin,
+    /// Serve this snapshot until it is unpinned, for this reason.
+    Pin(SnapshotId, String),
+    /// Serve this snapshot as long as this learner runs.
+    Hold(SnapshotId),
+    /// Serve the newest version again, for this reason.
+    Unpin(String),
 }
 
 /// A control request with the channel for its answer.
@@ -30,7 +32,7 @@ pub(crate) type PendingRequest = (LearnerRequest, SyncSender<anyhow::Result<()>>
 /// The stage.
 pub(crate) struct Learn {
     pub(crate) learner: Learner,
-    /// Snapshots, for rollback and pin.
+    /// Snapshots and their aliases. A request that cannot be carried out changes none of them.
     pub(crate) store: Arc<Store>,
     pub(crate) requests: Receiver<PendingRequest>,
     /// For the audit log.
@@ -41,7 +43,7 @@ impl Learn {
     /// Learns until the join stage ends.
     pub(crate) fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
         match self.store.alias(Alias::Pinned)? {
-            Some(id) => self.apply(LearnerRequest::Pin(id))?,
+            Some(id) => self.apply(LearnerRequest::Hold(id))?,
             None => self.learner.publish()?,
         }
         loop {
@@ -60,9 +62,17 @@ impl Learn {
 
     fn apply(&mut self, request: LearnerRequest) -> anyhow::Result<()> {
         match request {
-            LearnerRequest::Rollback(id) => self.learner.roll_back(id, self.load(id)?),
-            LearnerRequest::Pin(id) => self.learner.pin(id, self.load(id)?),
-            LearnerRequest::Unpin => self.learner.unpin(),
+            LearnerRequest::Rollback(id, reason) => self.learner.roll_back(id, self.load(id)?, reason),
+            LearnerRequest::Hold(id) => self.learner.pin(id, self.load(id)?),
+            LearnerRequest::Pin(id, reason) => {
+                let trainer = self.load(id)?;
+                self.store.pin(id, &reason, self.clock.now_ms())?;
+                self.learner.pin(id, trainer)
+            }
+            LearnerRequest::Unpin(reason) => {
+                self.store.unpin(&reason, self.clock.now_ms())?;
+                self.learner.unpin()
+            }
             LearnerRequest::ModelOp(op, reason) => {
                 let (store, now_ms) = (&self.store, self.clock.now_ms());
                 let audit = |latest| Ok(store.record_action(op.verb(), latest, &reason, now_ms)?);

@@ -10,7 +10,6 @@ use super::Read;
 use super::backlog::Backlog;
 use super::stream_log::ReadLog;
 use crate::pipeline::intake::Intake;
-use crate::supervisor::Shutdown;
 
 /// Longest wait for a record, and so for a paused partition to be resumed.
 const WAIT: Duration = Duration::from_millis(10);
@@ -25,17 +24,17 @@ pub(crate) struct Poll {
 }
 
 impl Poll {
-    /// Reads until the shutdown, the end of a bounded source, or the end of the join stage.
-    pub(crate) fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let done = self.read(shutdown);
+    /// Reads until `is_stopping`, the end of a bounded source, or the end of the join stage.
+    pub(crate) fn run(mut self, is_stopping: &dyn Fn() -> bool) -> anyhow::Result<()> {
+        let done = self.read(is_stopping);
         // The join stage may wait for a full disk, and gives up after this.
         self.backlog.end();
         done
     }
 
-    fn read(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    fn read(&mut self, is_stopping: &dyn Fn() -> bool) -> anyhow::Result<()> {
         let mut log = ReadLog::default();
-        while !shutdown.is_triggered() {
+        while !is_stopping() {
             log.watch(&self.intake.decoder);
             self.backlog.apply(&mut *self.intake.source)?;
             let Some(read) = self.intake.next(WAIT)? else {

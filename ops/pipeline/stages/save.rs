@@ -70,7 +70,7 @@ impl Saver {
     /// Writes a snapshot and answers its requests. Returns false if it could not be written.
     fn save(&self, mut save: Save) -> bool {
         save.draft.checkpoint.weights_hash = weights_hash(&save.draft);
-        match self.write(&save.draft) {
+        match self.write(&save) {
             Ok(id) => {
                 tracing::info!(snapshot = %id, batches = save.draft.checkpoint.batch_seq, "snapshot written");
                 self.status.set_last_saved(self.clock.now_ms());
@@ -89,10 +89,13 @@ impl Saver {
         }
     }
 
-    fn write(&self, draft: &Draft) -> Result<SnapshotId, ouzel_snapshot::Error> {
-        let id = self.store.write(draft)?;
+    fn write(&self, save: &Save) -> Result<SnapshotId, ouzel_snapshot::Error> {
+        let id = self.store.write(&save.draft)?;
         failpoint::reach(FailPoint::SnapshotWritten);
-        self.store.set_alias(Alias::Latest, id)?;
+        match self.control.unsaved_rollback(save.lineage) {
+            Some((_, reason)) => self.store.adopt(id, &reason, self.clock.now_ms())?,
+            None => self.store.set_alias(Alias::Latest, id)?,
+        }
         failpoint::reach(FailPoint::LatestMoved);
         // The snapshot is complete; the rest only frees space.
         if let Err(error) = self.store.gc(self.keep, self.clock.now_ms()) {

@@ -40,9 +40,10 @@ fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
         numbers: Vec::new(),
         known_actions: None,
     });
+    let features = Arc::new(features);
     Scorer::new(
         Arc::clone(published),
-        Arc::new(features),
+        Arc::new(move || Arc::clone(&features)),
         ids,
         Arc::new(|| NOW),
         Device::Cpu,
@@ -114,7 +115,7 @@ fn numbers_and_features_of_candidates_are_read_as_in_training() {
         ..ShownItem::new(ids.id(IdKind::Item, "b"), None)
     };
     for n in 0..40u8 {
-        scorer.features.add_impression(&Impression {
+        (scorer.features)().add_impression(&Impression {
             request: Id(2 + u64::from(n)),
             user: Id(1),
             ts: EventTime(20),
@@ -132,7 +133,7 @@ fn numbers_and_features_of_candidates_are_read_as_in_training() {
     let weights = published.load().unwrap().value;
     let weights = weights.weights();
     let (read, candidates) = weights.norm.read_candidates(
-        &scorer.features,
+        &(scorer.features)(),
         &FeatureQuery {
             request: Id::default(),
             user: ids.id(IdKind::User, "u"),

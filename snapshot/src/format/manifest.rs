@@ -72,6 +72,9 @@ pub struct CheckpointMeta {
     /// Version of each modality's encoder; weights and histories are meaningful with its vectors only.
     #[serde(default)]
     pub encoders: BTreeMap<String, String>,
+    /// Events that the operator had excluded from learning by then, a rule each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<String>,
     /// Number of batches trained on.
     pub batch_seq: u64,
     /// Number of samples trained on.

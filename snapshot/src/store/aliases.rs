@@ -42,6 +42,31 @@ impl Store {
         self.point(Alias::Latest, &snapshot, rollbacks)
     }
 
+    /// Moves `latest` to `id`, the newest snapshot, which continues its parent: a rollback to the parent that keeps the
+    /// position of the log.
+    ///
+    /// The snapshots between are abandoned, in the same step. `note` is the reason.
+    ///
+    /// # Errors
+    /// As for [`Store::rollback`].
+    pub fn adopt(&self, id: SnapshotId, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let snapshot = self.read(id)?;
+        let before = SnapshotId::new(id.number().saturating_sub(1));
+        let parent = snapshot.manifest().parent.unwrap_or(before);
+        let mut rollbacks = self.lineage()?.relevant_rollbacks();
+        rollbacks.push(Rollback {
+            to: parent,
+            newest: before,
+        });
+        let line = AuditLine {
+            newest: Some(before),
+            ..self.line(AuditVerb::Rollback, Some(parent), note, now_ms)?
+        };
+        self.audit()?.append(&*self.fs, &self.root, line)?;
+        self.point(Alias::Latest, &snapshot, rollbacks)
+    }
+
     /// Moves `pinned` to `id`.
     ///
     /// # Errors
@@ -108,15 +133,29 @@ impl Store {
         now_ms: i64,
     ) -> Result<(), Error> {
         let line = AuditLine {
+            removed: removed.to_vec(),
+            ..self.line(verb, id, note, now_ms)?
+        };
+        self.audit()?.append(&*self.fs, &self.root, line)
+    }
+
+    /// A line of the audit log whose number and chain the log fills in.
+    fn line(
+        &self,
+        verb: AuditVerb,
+        id: Option<SnapshotId>,
+        note: &str,
+        now_ms: i64,
+    ) -> Result<AuditLine, Error> {
+        Ok(AuditLine {
             n: 0,
             at_ms: now_ms,
             verb,
             id,
             newest: self.newest_given()?,
-            removed: removed.to_vec(),
+            removed: Vec::new(),
             note: note.to_owned(),
             prev: String::new(),
-        };
-        self.audit()?.append(&*self.fs, &self.root, line)
+        })
     }
 }

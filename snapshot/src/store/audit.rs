@@ -33,6 +33,8 @@ pub enum AuditVerb {
     Rebase,
     /// All contents were encoded again by other encoders.
     ReEncode,
+    /// Events were excluded from learning.
+    Quarantine,
 }
 
 /// One line of the audit log.

@@ -78,6 +78,16 @@ impl KafkaSource {
         Self::connect(config, is_named, |reader| reader.set_range(from, None, false))
     }
 
+    /// The first offset that the log of each partition still holds.
+    ///
+    /// # Errors
+    /// When no broker answers or a topic is missing.
+    pub fn starts(config: &KafkaConfig) -> Result<Positions, Error> {
+        let source = Self::connect(config, |_| true, |_| Ok(()))?;
+        let states = source.readers.iter().flat_map(TopicReader::partitions);
+        Ok(states.map(|state| (state.id, state.low)).collect())
+    }
+
     fn connect(
         config: &KafkaConfig,
         is_wanted: impl Fn(PartitionId) -> bool,

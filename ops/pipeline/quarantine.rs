@@ -1,0 +1,119 @@
+//! The quarantine of a state directory: `quarantine.json`, which every start applies to the records it reads.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+
+use ouzel_ingest::{Quarantine, QuarantineRule};
+use ouzel_sample::IdSpace;
+
+/// One entry of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuarantineEntry {
+    /// What is excluded.
+    pub(crate) rule: QuarantineRule,
+    /// Why, as the operator said.
+    pub(crate) note: String,
+    /// When it was added, ms since the epoch.
+    pub(crate) at_ms: i64,
+}
+
+/// The entries of a state directory, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QuarantineFile {
+    path: PathBuf,
+    pub(crate) entries: Vec<QuarantineEntry>,
+}
+
+impl QuarantineFile {
+    /// Reads the file of a state directory; without one, nothing is excluded.
+    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join("quarantine.json");
+        let entries = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            read => {
+                let bytes = read.with_context(|| format!("cannot read {}", path.display()))?;
+                serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is no list of quarantined events", path.display()))?
+            }
+        };
+        Ok(Self { path, entries })
+    }
+
+    /// Adds an entry and makes it durable; one with the same rule changes nothing. Returns whether it was added.
+    pub(crate) fn add(&mut self, entry: QuarantineEntry) -> anyhow::Result<bool> {
+        entry.rule.check().map_err(|why| anyhow!(why))?;
+        if self.entries.iter().any(|known| known.rule == entry.rule) {
+            return Ok(false);
+        }
+        let mut entries = self.entries.clone();
+        entries.push(entry);
+        let bytes = serde_json::to_vec_pretty(&entries)?;
+        self.write(&bytes)
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.entries = entries;
+        Ok(true)
+    }
+
+    /// Replaces the file in one step.
+    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let new = self.path.with_extension("json.tmp");
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        match self.path.parent() {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// The rules, compiled for a decoder.
+    pub(crate) fn compile(&self, ids: IdSpace) -> anyhow::Result<Quarantine> {
+        let rules: Vec<QuarantineRule> = self.entries.iter().map(|entry| entry.rule.clone()).collect();
+        Quarantine::new(&rules, ids).map_err(|why| anyhow!("{}: {why}", self.path.display()))
+    }
+
+    /// The rules as text, for manifests.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| entry.rule.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_added_once_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = QuarantineFile::read(dir.path()).unwrap();
+        assert!(file.entries.is_empty());
+        let entry = |user: &str| QuarantineEntry {
+            rule: QuarantineRule {
+                user: Some(user.to_owned()),
+                ..QuarantineRule::default()
+            },
+            note: "bot".to_owned(),
+            at_ms: 7,
+        };
+        assert!(file.add(entry("u")).unwrap());
+        assert!(!file.add(entry("u")).unwrap());
+        assert!(file.add(entry("v")).unwrap());
+        let read = QuarantineFile::read(dir.path()).unwrap();
+        assert_eq!(read, file);
+        assert_eq!(read.texts(), ["user u", "user v"]);
+        let empty = QuarantineEntry {
+            rule: QuarantineRule::default(),
+            ..entry("")
+        };
+        assert!(file.add(empty).is_err());
+        std::fs::write(dir.path().join("quarantine.json"), "{}").unwrap();
+        let error = QuarantineFile::read(dir.path()).unwrap_err();
+        assert!(format!("{error:#}").contains("quarantine.json"), "{error:#}");
+    }
+}
