@@ -9,7 +9,8 @@
 //! are not in the log.
 //!
 //! A crash can tear the end of the last segment; opening drops the torn entry and says how much. Damage before the plan
-//! position of a snapshot, or in an earlier segment, is an error.
+//! position of the snapshot that is resumed from is an error, if it is in a segment that has later entries. Segments that
+//! end before that position are kept for older snapshots and are not read.
 
 mod entry;
 mod error;
@@ -57,8 +58,10 @@ pub struct PlanLog {
 }
 
 impl PlanLog {
-    /// Opens the log in `dir`, or creates it. `needed` is the plan position of the snapshot to resume from: all entries
-    /// before it must be there, or have been pruned.
+    /// Opens the log in `dir`, or creates it. `needed` is the plan position of the snapshot to resume from.
+    ///
+    /// The segment that contains it and all later ones are read and checked. Earlier ones are not: damage to them stops
+    /// no start, and is an error of [`PlanLog::read_from`] for whoever needs them.
     pub fn open(dir: &Path, needed: u64) -> Result<(Self, PlanRecovery), PlanError> {
         fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let mut segments = list(dir)?;
@@ -66,9 +69,12 @@ impl PlanLog {
             segment::create(dir, needed)?;
             segments.push(needed);
         }
-        let mut next = segments[0];
+        let start = segments
+            .partition_point(|first| *first <= needed)
+            .saturating_sub(1);
+        let mut next = segments[start];
         let mut tail = None;
-        for (index, first) in segments.iter().copied().enumerate() {
+        for (index, first) in segments.iter().copied().enumerate().skip(start) {
             let path = segment::path(dir, first);
             if first != next {
                 let detail = format!("it starts at entry {first}, the one before ends at {next}");

@@ -47,10 +47,51 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// Weights of a snapshot that cannot be used, though its files may be those that were written.
+    #[error("the weights of snapshot {snapshot} cannot be used: {why}")]
+    Unsound {
+        /// Id of the snapshot.
+        snapshot: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A weight or optimizer state that is infinite or NaN.
+    #[error("array `{array}` of {file} is not finite at value {at}")]
+    NotFinite {
+        /// The file.
+        file: String,
+        /// The array.
+        array: String,
+        /// Place of the value in row-major order.
+        at: usize,
+    },
     /// The snapshot could not be read or written.
     #[error(transparent)]
     Snapshot(#[from] ouzel_snapshot::Error),
     /// Rebasing a base that is not frozen.
     #[error("cannot rebase: the base is not frozen, so its adapters have learned nothing; freeze it first")]
     NotFrozen,
+}
+
+impl Error {
+    /// True when the snapshot itself is bad, so another one may be loaded in its place.
+    ///
+    /// False for a snapshot of another configuration or version, and for errors of the machine: passing over a snapshot
+    /// for one of them would lose good state.
+    pub fn is_damage(&self) -> bool {
+        use ouzel_model::Error as Model;
+        use ouzel_snapshot::Error as Stored;
+        match self {
+            Error::Unsound { .. } | Error::NotFinite { .. } => true,
+            Error::Model(error) => !matches!(error, Model::Torch(_)),
+            Error::Snapshot(
+                Stored::MissingArray { .. }
+                | Stored::WrongDtype { .. }
+                | Stored::WrongShape { .. }
+                | Stored::NoFile { .. },
+            ) => true,
+            Error::Snapshot(error) => error.is_damage(),
+            _ => false,
+        }
+    }
 }

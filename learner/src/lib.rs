@@ -35,7 +35,7 @@ pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
-pub use persist::weights_hash;
+pub use persist::{check_draft, weights_hash};
 pub use rules::{FeatureRules, RowRules, UserRules};
 pub use step::StepReport;
 pub use trainer::{Trainer, set_intra_op_threads};

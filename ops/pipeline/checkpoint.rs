@@ -9,13 +9,14 @@ use metrics::counter;
 use ouzel_ingest::join::Counters;
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::{Figures, Progressive};
-use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, IntervalStart};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::control::LearnerControl;
 use super::messages::JoinCheckpoint;
 use super::stages::save::Save;
 use crate::telemetry::clock::Clock;
+use crate::telemetry::float;
 use crate::telemetry::metrics::SNAPSHOTS_SKIPPED_TOTAL;
 
 /// Completes checkpoints and sends them to the snapshot writer.
@@ -24,6 +25,8 @@ pub(crate) struct CheckpointWriter {
     pub(crate) fingerprint: Fingerprint,
     /// The part of a manifest that describes this process.
     pub(crate) provenance: CheckpointMeta,
+    /// The last checkpoint that was handed over, where the present interval began.
+    pub(crate) interval_start: Option<IntervalStart>,
     /// For the creation time of manifests.
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -31,14 +34,19 @@ pub(crate) struct CheckpointWriter {
 impl CheckpointWriter {
     /// Completes a checkpoint. Moves `note` to its manifest, unless the snapshot is skipped.
     pub(crate) fn save(
-        &self,
+        &mut self,
         checkpoint: JoinCheckpoint,
         trainer: &mut Trainer,
-        progressive: &Progressive,
+        progressive: &mut Progressive,
         control: &LearnerControl,
         note: &mut Option<String>,
     ) -> anyhow::Result<()> {
         let manifest = self.manifest(&checkpoint, trainer, progressive);
+        let end = IntervalStart {
+            batch_seq: manifest.batch_seq,
+            sample_seq: manifest.sample_seq,
+            event_time_ms: manifest.event_time_ms,
+        };
         let mut draft = Draft::new(
             control.state().latest(),
             self.clock.now_ms(),
@@ -62,10 +70,11 @@ impl CheckpointWriter {
             if self.saver.send(save).is_err() {
                 control.fail(checkpoint.answers);
             }
+            self.start_interval(end, progressive);
             return Ok(());
         }
         match self.saver.try_send(save) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Ok(()) | Err(TrySendError::Disconnected(_)) => self.start_interval(end, progressive),
             Err(TrySendError::Full(save)) => {
                 *note = save.draft.note;
                 counter!(SNAPSHOTS_SKIPPED_TOTAL).increment(1);
@@ -73,6 +82,11 @@ impl CheckpointWriter {
             }
         }
         Ok(())
+    }
+
+    fn start_interval(&mut self, start: IntervalStart, progressive: &mut Progressive) {
+        self.interval_start = Some(start);
+        progressive.start_interval();
     }
 
     fn manifest(
@@ -84,10 +98,12 @@ impl CheckpointWriter {
         let stage = &checkpoint.stage;
         let (window, total) = (progressive.window(), progressive.total());
         let tasks = trainer.model().tasks.iter().zip(progressive.total_by_task());
-        let tasks = tasks.zip(progressive.window_by_task()).skip(1);
-        let tasks = tasks.flat_map(|((task, total), window)| {
-            let named = |(name, value)| (format!("{task}.{name}"), value);
-            named_figures(&total, &window).map(named)
+        let mut intervals = progressive.interval_by_task().into_iter();
+        let interval = intervals.next().unwrap_or_default();
+        let tasks = tasks.zip(progressive.window_by_task()).skip(1).zip(intervals);
+        let tasks = tasks.flat_map(|(((task, total), window), interval)| {
+            let named = move |(name, value)| (format!("{task}.{name}"), value);
+            named_figures(&total, &window, &interval).into_iter().map(named)
         });
         let shares = trainer.shares().into_iter();
         let shares = shares.map(|(member, share)| (format!("share.{member}"), Some(f64::from(share))));
@@ -101,9 +117,10 @@ impl CheckpointWriter {
             plan_position: checkpoint.plan_position,
             event_time_ms: stage.event_time.0,
             counters: counters(&stage.counters, &trainer.model().tasks),
-            metrics: named_figures(&total, &window)
-                .map(|(name, value)| (name.to_owned(), value))
+            interval_start: self.interval_start,
+            metrics: named_figures(&total, &window, &interval)
                 .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
                 .chain(tasks)
                 .chain(shares)
                 .collect(),
@@ -113,7 +130,8 @@ impl CheckpointWriter {
 }
 
 /// The figures of one task by the names that a manifest gives them.
-fn named_figures(total: &Figures, window: &Figures) -> [(&'static str, Option<f64>); 7] {
+fn named_figures(total: &Figures, window: &Figures, interval: &Figures) -> [(&'static str, Option<f64>); 12] {
+    let count = |n: u64| Some(float(n));
     [
         ("auc", total.auc),
         ("ne", total.ne),
@@ -122,6 +140,11 @@ fn named_figures(total: &Figures, window: &Figures) -> [(&'static str, Option<f6
         ("window_gauc", window.gauc),
         ("window_ne", window.ne),
         ("window_calibration", window.calibration),
+        ("interval_auc", interval.auc),
+        ("interval_ne", interval.ne),
+        ("interval_calibration", interval.calibration),
+        ("interval_samples", count(interval.samples)),
+        ("interval_positives", count(interval.positives)),
     ]
 }
 

@@ -77,7 +77,7 @@ impl Learner {
                     outputs.checkpoints.save(
                         *checkpoint,
                         &mut self.trainer,
-                        &self.progressive,
+                        &mut self.progressive,
                         &outputs.control,
                         &mut self.note,
                     )?;

@@ -76,15 +76,16 @@ pub(crate) fn without_log(
     published: &Published<Version>,
     why: String,
 ) -> anyhow::Result<Option<RunHandles>> {
+    let contents = Contents::open(config)?;
+    let (contents, memory) = (contents.as_ref(), &StoreConfig::Memory);
     let resume = match store.alias(Alias::Pinned)? {
-        Some(pinned) => ResumePoint::at(store.read(pinned)?),
-        None => ResumePoint::newest(store)?,
+        Some(pinned) => ResumePoint::at(store.read(pinned)?, config, contents, memory)?,
+        None => ResumePoint::newest(store, config, contents, memory)?,
     };
     let Some(id) = resume.id() else {
         return Ok(None);
     };
-    let contents = Contents::open(config)?;
-    let (stage, mut trainer, _) = resume.restore(config, contents.as_ref(), &[], &StoreConfig::Memory)?;
+    let (stage, mut trainer, _) = resume.into_state(config, contents, &[], memory)?;
     let status = Arc::new(PipelineStatus::default());
     status.joined(&stage);
     published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));

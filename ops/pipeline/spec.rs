@@ -11,7 +11,7 @@ use ouzel_ingest::plan::{PlanEntry, PlanLog};
 
 use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, Sequencer};
 use ouzel_sample::{FeatureState, PartitionId, Positions};
-use ouzel_snapshot::{SnapshotId, Store};
+use ouzel_snapshot::{IntervalStart, SnapshotId, Store};
 
 use super::contents::Contents;
 use super::intake::{AnySource, Intake};
@@ -58,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) resumed_from: Option<SnapshotId>,
     /// Records that the log lost before they were read, by partition.
     pub(crate) lost: Vec<LostRange>,
+    /// Where the first interval of figures begins.
+    pub(crate) interval_start: Option<IntervalStart>,
     // Last, so that it is removed after the join store in it is closed.
     _scratch: Option<ScratchDir>,
 }
@@ -66,7 +68,21 @@ impl PipelineSpec<'_> {
     /// Builds the parts at the newest snapshot of `store`; without a store, at the beginning of the log.
     pub(crate) fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
         let config = self.config;
-        let resume = store.map(ResumePoint::newest).transpose()?.unwrap_or_default();
+        let contents = match (Contents::open(config), store) {
+            (contents, Some(_)) => contents?,
+            (contents, None) => contents.hint(
+                "a daemon holds the vectors of its state directory: name another folder with content.vector_dir",
+            )?,
+        };
+        let scratch = store.is_none().then(ScratchDir::new);
+        let join_dir = scratch
+            .as_ref()
+            .map_or_else(|| config.snapshot.dir.join("join"), |dir| dir.0.clone());
+        let join_store = config.join_store(&join_dir);
+        let resume = match store {
+            Some(store) => ResumePoint::newest(store, config, contents.as_ref(), &join_store)?,
+            None => ResumePoint::default(),
+        };
         let mut positions = resume.positions()?;
         let lost = match &self.accept_loss {
             Some(kafka) => skip_lost(&mut positions, &KafkaSource::starts(kafka)?),
@@ -79,29 +95,22 @@ impl PipelineSpec<'_> {
             .map(|partition| (partition.id, partition.next))
             .collect();
         let partitions: Vec<PartitionId> = start.iter().map(|(id, _)| id).collect();
-        let contents = match (Contents::open(config), store) {
-            (contents, Some(_)) => contents?,
-            (contents, None) => contents.hint(
-                "a daemon holds the vectors of its state directory: name another folder with content.vector_dir",
-            )?,
-        };
-        let scratch = store.is_none().then(ScratchDir::new);
-        let join_dir = scratch
-            .as_ref()
-            .map_or_else(|| config.snapshot.dir.join("join"), |dir| dir.0.clone());
-        let join_store = config.join_store(&join_dir);
+        let (resumed_from, mut plan_position) = (resume.id(), resume.plan_position());
+        let (interval_start, note) = (resume.interval_start(), resume.note.clone());
         let (mut stage, trainer, progressive) =
-            resume.restore(config, contents.as_ref(), &partitions, &join_store)?;
+            resume.into_state(config, contents.as_ref(), &partitions, &join_store)?;
         let (plan, mut recorded) = match store {
             Some(store) => {
-                let (plan, recorded) = open_plan(&store.root().join("plan"), resume.plan_position())?;
+                let (plan, recorded) = open_plan(&store.root().join("plan"), plan_position)?;
                 (Some(plan), recorded)
             }
             None => (None, VecDeque::new()),
         };
         let status = Arc::new(PipelineStatus::default());
-        let mut plan_position = resume.plan_position();
         let mut learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
+        if let Some(note) = note {
+            learner.add_note(note);
+        }
         if !lost.is_empty() {
             // The entries name records that are gone, so the order is new from here on.
             recorded.clear();
@@ -114,17 +123,10 @@ impl PipelineSpec<'_> {
             }
         }
         let decoder = match store {
-            Some(store) => {
-                let quarantine = QuarantineFile::read(store.root())?;
-                for rule in quarantine.texts() {
-                    tracing::warn!(rule, "events in quarantine are not learned");
-                }
-                self.decoder
-                    .with_quarantine(quarantine.compile(config.id_space())?)
-            }
+            Some(store) => with_quarantine(self.decoder, store, config)?,
             None => self.decoder,
         };
-        match resume.id() {
+        match resumed_from {
             None => (self.seed)(stage.features()),
             Some(id) => {
                 let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
@@ -148,11 +150,21 @@ impl PipelineSpec<'_> {
             learner,
             contents,
             status,
-            resumed_from: resume.id(),
+            resumed_from,
+            interval_start,
             lost,
             _scratch: scratch,
         })
     }
+}
+
+/// The decoder with the quarantine of a store.
+fn with_quarantine(decoder: Decoder, store: &Store, config: &Config) -> anyhow::Result<Decoder> {
+    let quarantine = QuarantineFile::read(store.root())?;
+    for rule in quarantine.texts() {
+        tracing::warn!(rule, "events in quarantine are not learned");
+    }
+    Ok(decoder.with_quarantine(quarantine.compile(config.id_space())?))
 }
 
 /// Records of a partition that the log lost: from offset `from` up to and excluding `to`.

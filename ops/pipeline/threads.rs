@@ -348,6 +348,7 @@ impl<'a> Running<'a> {
                 saver: to_saver,
                 fingerprint: fingerprint(config),
                 provenance: provenance(config, parts.contents.as_ref(), quarantine),
+                interval_start: parts.interval_start,
                 clock: Arc::clone(&self.clock),
             },
         };

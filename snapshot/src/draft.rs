@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::{check_file_name, codec};
-use crate::{Arrays, CheckpointMeta, Error, FileKind, Fingerprint, SnapshotId};
+use crate::{Arrays, CheckpointMeta, Error, FileKind, Fingerprint, GateResult, SnapshotId};
 
 /// The content of a future snapshot, collected at a batch boundary and written by another thread.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Draft {
     pub created_by: Fingerprint,
     /// The point of the log that the state belongs to.
     pub checkpoint: CheckpointMeta,
+    /// The checks that it went through, see [`Manifest::gates`](crate::Manifest::gates).
+    pub gates: BTreeMap<String, GateResult>,
     files: BTreeMap<String, FileContent>,
 }
 
@@ -51,6 +53,7 @@ impl Draft {
             created_ms,
             created_by,
             checkpoint,
+            gates: BTreeMap::new(),
             files: BTreeMap::new(),
         }
     }
@@ -85,14 +88,21 @@ impl Draft {
         self.files.contains_key(name)
     }
 
+    /// The arrays of the file called `name`, if there is such a file.
+    pub fn arrays(&self, name: &str) -> Option<&Arrays> {
+        match self.files.get(name) {
+            Some(FileContent::Arrays(arrays)) => Some(arrays),
+            _ => None,
+        }
+    }
+
     /// Hashes the named files in the given order; missing ones count by name.
     ///
     /// Equal hashes mean equal names, types, shapes and bits.
     pub fn hash_files(&self, names: &[&str]) -> String {
         let mut hasher = blake3::Hasher::new();
         for name in names {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
+            hash_name(name, &mut hasher);
             match self.files.get(*name) {
                 Some(FileContent::Arrays(arrays)) => {
                     let written = codec::write(arrays, &mut hasher);
@@ -123,6 +133,12 @@ impl Draft {
         });
         sizes.sum()
     }
+}
+
+/// Adds the name of a file to the hash over several files.
+pub(crate) fn hash_name(name: &str, hasher: &mut blake3::Hasher) {
+    hasher.update(&(name.len() as u64).to_le_bytes());
+    hasher.update(name.as_bytes());
 }
 
 #[cfg(test)]

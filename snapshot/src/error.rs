@@ -19,11 +19,12 @@ pub enum Error {
     /// Bytes on disk differ from the bytes that were written.
     #[error("{} cannot be trusted: {why}", path.display())]
     Damaged { path: PathBuf, why: String },
-    #[error("{} has format {found}, this version reads format {supported}: use the ouzel that wrote it, or a newer one", path.display())]
+    #[error("{} has format {found}, this version reads formats {oldest} to {newest}: use the ouzel that wrote it, or a newer one", path.display())]
     Format {
         path: PathBuf,
         found: u64,
-        supported: u32,
+        oldest: u32,
+        newest: u32,
     },
     #[error("there is no snapshot {id} in {}", root.display())]
     NoSnapshot { id: SnapshotId, root: PathBuf },
@@ -65,6 +66,8 @@ pub enum Error {
         "cannot move `latest` to snapshot {id}: its ancestor {ancestor} was rolled back; restart, to resume from `latest`"
     )]
     RolledBack { id: SnapshotId, ancestor: SnapshotId },
+    #[error("cannot move `latest` to snapshot {id}: it failed the check `{gate}`")]
+    FailedGate { id: SnapshotId, gate: String },
     #[error(
         "{} is held by another process: stop it, or ask it through its admin socket",
         path.display()
@@ -181,7 +184,8 @@ mod tests {
         let newer = Error::Format {
             path: "x".into(),
             found: 9,
-            supported: 1,
+            oldest: 1,
+            newest: 2,
         };
         assert!(!newer.is_transient() && !newer.is_damage());
     }

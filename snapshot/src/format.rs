@@ -15,5 +15,6 @@ pub use chunks::SharedChunk;
 pub use element::{Dtype, Element};
 pub(crate) use manifest::check_file_name;
 pub use manifest::{
-    CheckpointMeta, FORMAT, FileEntry, FileKind, Fingerprint, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest,
+    CheckpointMeta, FORMAT, FileEntry, FileKind, Fingerprint, GateResult, IntervalStart, MANIFEST_NAME,
+    MAX_MANIFEST_BYTES, Manifest, OLDEST_FORMAT,
 };

@@ -17,6 +17,7 @@
 //!
 //! # Invariants
 //! - A directory named by an id was complete and durable before it got that name.
+//! - `latest` never moves to a snapshot that failed one of its checks, and no start resumes from one.
 //! - An alias only moves to a snapshot that is sound at that moment, so it always names one.
 //! - An id is never used twice, not even after a rollback and a garbage collection.
 //! - No file is read beyond the size in its manifest, and no bytes are returned whose hash differs.
@@ -39,8 +40,8 @@ pub use config::SnapshotConfig;
 pub use draft::Draft;
 pub use error::Error;
 pub use format::{
-    ANY, Array, Arrays, CheckpointMeta, Dtype, Element, FORMAT, FileEntry, FileKind, Fingerprint,
-    MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, SharedChunk,
+    ANY, Array, Arrays, CheckpointMeta, Dtype, Element, FORMAT, FileEntry, FileKind, Fingerprint, GateResult,
+    IntervalStart, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, OLDEST_FORMAT, SharedChunk,
 };
 pub use fs::{FileLock, Fs, FsEntry, FsKind, OutputFile, RealFs};
 pub use id::{InvalidSnapshotId, SnapshotId};

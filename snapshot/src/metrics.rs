@@ -5,7 +5,7 @@ use metrics::{counter, gauge};
 ouzel_sample::metric_names! {
     counter WRITTEN = "ouzel_snapshot_written_total", Count, "Snapshots written and durable.";
     counter FAILED = "ouzel_snapshot_failed_total", Count,
-        "Snapshots given up before they were complete, by reason: `full`, `io`, `invalid`.";
+        "Snapshots given up before they were complete, by reason: `full`, `io`, `invalid`, `weights` (not finite).";
     gauge BYTES = "ouzel_snapshot_bytes", Bytes, "Size of the snapshot written last, without its manifest.";
     counter SKIPPED = "ouzel_snapshot_skipped_total", Count,
         "Snapshots passed over while looking for the newest valid one.";

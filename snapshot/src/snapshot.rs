@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::draft::hash_name;
 use crate::error::IoResultExt;
 use crate::format::codec::{self, CodecError};
 use crate::format::hashing::{HashingInput, hash_hex};
@@ -159,6 +160,28 @@ impl Snapshot {
             input.read_to_end(&mut bytes).attempt("read", path)?;
             Ok(bytes)
         })
+    }
+
+    /// Hashes the named files in the given order, as [`Draft::hash_files`](crate::Draft::hash_files) does.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::arrays`].
+    pub fn hash_files(&self, names: &[&str]) -> Result<String, Error> {
+        let mut hasher = blake3::Hasher::new();
+        for name in names {
+            hash_name(name, &mut hasher);
+            let Some(entry) = self.manifest.file(name) else {
+                continue;
+            };
+            if entry.kind == FileKind::Blob {
+                hasher.update(&entry.bytes.to_le_bytes());
+            }
+            self.read_file(entry, |input, path| {
+                hasher.update_reader(input).attempt("read", path)?;
+                Ok(())
+            })?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     fn entry(&self, name: &str, kind: FileKind) -> Result<&FileEntry, Error> {

@@ -17,6 +17,14 @@ pub enum StageError {
 }
 
 impl StageError {
+    /// True when a checkpoint cannot be read, so another one may be restored in its place.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Join(JoinError::Decode(_)) | Self::Features(FeatureStateError::Decode(_)) | Self::Decode(_)
+        )
+    }
+
     /// True when the join store failed: the state is undefined, and a checkpoint restores it.
     pub fn is_store_failure(&self) -> bool {
         matches!(self, Self::Join(JoinError::Store(_)))

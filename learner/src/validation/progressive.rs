@@ -10,17 +10,21 @@ use crate::validation::{Buckets, Figures, ScoreLog};
 
 /// Progressive validation of each task.
 ///
-/// Methods that name no task are about the primary one. The window holds the newest scores and has exact metrics. Totals since the start of the lineage take their AUC from a
-/// histogram of logits with bins of 1/64. Totals are part of a snapshot, so they survive a restart.
+/// Methods that name no task are about the primary one. The window holds the newest scores and has exact metrics. Totals
+/// since the start of the lineage, and of the interval since the last snapshot, take their AUC from a histogram of logits
+/// with bins of 1/64. Totals since the start are part of a snapshot, so they survive a restart; an interval ends with a
+/// snapshot, so it is empty after a restart. A score that is not finite counts nowhere: it would make every later sum NaN.
 #[derive(Clone, Debug)]
 pub struct Progressive {
     window: ScoreLog,
     totals: Totals,
     /// The totals of the other tasks.
     others: Vec<Totals>,
+    /// The totals of each task since the last snapshot.
+    interval: Vec<Totals>,
 }
 
-/// Sums of one task since the start of the lineage.
+/// Sums of one task, such as since the start of the lineage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Totals {
     #[serde(flatten)]
@@ -40,6 +44,7 @@ impl Progressive {
             window: ScoreLog::of_newest(window_len),
             totals: Totals::default(),
             others: vec![Totals::default(); n_tasks.saturating_sub(1)],
+            interval: vec![Totals::default(); n_tasks.max(1)],
         }
     }
 
@@ -52,13 +57,22 @@ impl Progressive {
     /// Adds a batch with its logits from before it was learned from, `[n_samples, n_tasks]`.
     pub fn add(&mut self, batch: &Batch, logits: &[f32]) {
         let totals = std::iter::once(&mut self.totals).chain(&mut self.others);
-        for (task, totals) in totals.enumerate().take(n_tasks(batch, logits)) {
+        let totals = totals.zip(&mut self.interval).enumerate();
+        for (task, (totals, interval)) in totals.take(n_tasks(batch, logits)) {
             for (item, change) in score_changes(batch, logits, task) {
-                match change {
-                    ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
-                        totals.count(scored.logit, scored.label);
+                let (ScoreChange::Certain(scored)
+                | ScoreChange::Presumed(scored)
+                | ScoreChange::Late(scored)) = &change;
+                if !scored.logit.is_finite() {
+                    continue;
+                }
+                for totals in [&mut *totals, &mut *interval] {
+                    match &change {
+                        ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
+                            totals.count(scored.logit, scored.label);
+                        }
+                        ScoreChange::Late(scored) => totals.revise(scored.logit),
                     }
-                    ScoreChange::Late(scored) => totals.revise(scored.logit),
                 }
                 self.window.take(task, item, change);
             }
@@ -94,6 +108,19 @@ impl Progressive {
     pub fn total_by_task(&self) -> Vec<Figures> {
         let tasks = std::iter::once(&self.totals).chain(&self.others);
         tasks.map(Totals::figures).collect()
+    }
+
+    /// Metrics since the last [`Progressive::start_interval`] by task, without a per-request AUC.
+    ///
+    /// A late positive counts in the interval in which it arrived.
+    #[must_use]
+    pub fn interval_by_task(&self) -> Vec<Figures> {
+        self.interval.iter().map(Totals::figures).collect()
+    }
+
+    /// Begins the next interval, after a snapshot.
+    pub fn start_interval(&mut self) {
+        self.interval.fill(Totals::default());
     }
 
     /// The totals as bytes, for a snapshot.
@@ -238,6 +265,52 @@ mod tests {
         copy.restore(&progressive.dump()).unwrap();
         assert_eq!(copy.total_by_task(), progressive.total_by_task());
         assert_eq!(copy.dump(), progressive.dump());
+    }
+
+    #[test]
+    fn an_interval_is_judged_by_its_own_samples() {
+        let mut progressive = Progressive::new(100, 1);
+        // The first 40 items are predicted well, the last 20 the wrong way round.
+        for (items, sign) in [(0..40u64, 1.0f32), (40..60, -1.0)] {
+            progressive.start_interval();
+            let samples: Vec<Sample> = items
+                .map(|i| sample(i, i, SampleKind::Final, i % 2 == 0))
+                .collect();
+            let logits = samples
+                .iter()
+                .zip(0u32..)
+                .map(|(_, i)| if i % 2 == 0 { sign } else { -sign });
+            let logits: Vec<f32> = logits.collect();
+            progressive.add(&batch(samples), &logits);
+        }
+        let interval = progressive.interval_by_task()[0];
+        assert_eq!(
+            (interval.samples, interval.positives, interval.auc),
+            (20, 10, Some(0.0))
+        );
+        assert!(progressive.total().auc.unwrap() > 0.5);
+        progressive.start_interval();
+        assert_eq!(progressive.interval_by_task(), [Figures::default()]);
+    }
+
+    #[test]
+    fn a_score_that_is_not_finite_spoils_no_figure() {
+        let mut progressive = Progressive::new(10, 1);
+        let samples: Vec<Sample> = (0..4u64)
+            .map(|i| sample(i, i, SampleKind::Final, i % 2 == 0))
+            .collect();
+        progressive.add(&batch(samples), &[1.0, f32::NAN, f32::INFINITY, -1.0]);
+        for figures in [
+            progressive.total(),
+            progressive.window(),
+            progressive.interval_by_task()[0],
+        ] {
+            assert_eq!((figures.samples, figures.auc), (2, Some(1.0)));
+            assert!(figures.log_loss.is_some_and(f64::is_finite));
+        }
+        let mut copy = Progressive::new(10, 1);
+        copy.restore(&progressive.dump()).unwrap();
+        assert_eq!(copy.totals, progressive.totals);
     }
 
     #[test]

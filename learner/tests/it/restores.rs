@@ -1,6 +1,6 @@
 use ouzel_learner::model::ModelConfig;
-use ouzel_learner::{Error, Trainer};
-use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
+use ouzel_learner::{Error, Trainer, check_draft, weights_hash};
+use ouzel_snapshot::{ANY, Array, CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs};
 
@@ -67,5 +67,130 @@ fn a_snapshot_of_another_model_is_refused_with_the_keys_that_differ() {
     assert!(
         text.contains("made with model.dim = 8 where the configuration says 4;"),
         "{text}"
+    );
+}
+
+/// The draft of a trained model with one array of `file` changed, and the hash of the weights before.
+fn poisoned(
+    trainer: &mut Trainer,
+    file: &str,
+    array: &str,
+    change: impl Fn(&mut Vec<f32>),
+) -> (Draft, String) {
+    let honest = draft(trainer);
+    let mut poisoned = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
+    for name in [
+        "dense.safetensors",
+        "dense_state.safetensors",
+        "rows.safetensors",
+        "wide.safetensors",
+    ] {
+        let mut arrays = honest.arrays(name).unwrap().clone();
+        if name == file {
+            let shape = arrays.array(array).unwrap().shape().to_vec();
+            let mut values = arrays.take::<f32>(array, &shape).unwrap();
+            change(&mut values);
+            arrays.insert(array, Array::new(&shape, values).unwrap()).unwrap();
+        }
+        poisoned.add_arrays(name, arrays).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let id = store.write(&honest).unwrap();
+    let small = store.read(id).unwrap().blob("trainer.json").unwrap();
+    poisoned.add_blob("trainer.json", small).unwrap();
+    (poisoned, weights_hash(&honest))
+}
+
+#[test]
+fn weights_that_cannot_be_used_are_not_loaded_although_the_files_are_as_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (model, learner) = configs();
+    let mut trainer = Trainer::new(model.clone(), learner.clone()).unwrap();
+    for batch in batches(3, 60) {
+        trainer.step(&batch).unwrap();
+    }
+    let nan = |values: &mut Vec<f32>| *values.last_mut().unwrap() = f32::NAN;
+    let infinite = |values: &mut Vec<f32>| values[0] = f32::INFINITY;
+    let larger = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value *= 100.0);
+    type Change<'a> = &'a dyn Fn(&mut Vec<f32>);
+    let cases: [(&str, &str, Change<'_>, bool, &str); 5] = [
+        (
+            "rows.safetensors",
+            "values",
+            &nan,
+            false,
+            "is not finite at value",
+        ),
+        (
+            "wide.safetensors",
+            "values",
+            &infinite,
+            false,
+            "is not finite at value 0",
+        ),
+        (
+            "dense.safetensors",
+            "norm.mean",
+            &nan,
+            false,
+            "is not finite at value",
+        ),
+        ("rows.safetensors", "values", &larger, true, "their hash is"),
+        ("rows.safetensors", "values", &larger, false, ""),
+    ];
+    for (file, array, change, has_old_hash, expected) in cases {
+        let (mut draft, hash) = poisoned(&mut trainer, file, array, change);
+        draft.checkpoint.weights_hash = if has_old_hash { hash } else { weights_hash(&draft) };
+        assert_eq!(
+            check_draft(&draft).is_err(),
+            expected.contains("not finite"),
+            "{file}"
+        );
+        let id = store.write(&draft).unwrap();
+        match Trainer::load(&store.read(id).unwrap(), &model, learner.clone()) {
+            Err(error) => {
+                assert!(error.is_damage(), "{error}");
+                assert!(
+                    !expected.is_empty() && error.to_string().contains(expected),
+                    "{error}"
+                );
+            }
+            Ok(_) => assert_eq!(expected, "", "{file}"),
+        }
+    }
+}
+
+#[test]
+fn an_id_with_two_rows_is_not_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (model, learner) = configs();
+    let mut trainer = Trainer::new(model.clone(), learner.clone()).unwrap();
+    for batch in batches(3, 60) {
+        trainer.step(&batch).unwrap();
+    }
+    let mut wrong = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
+    let (honest, _) = poisoned(&mut trainer, "", "", |_| {});
+    for name in ["dense.safetensors", "dense_state.safetensors", "wide.safetensors"] {
+        wrong
+            .add_arrays(name, honest.arrays(name).unwrap().clone())
+            .unwrap();
+    }
+    let mut rows = honest.arrays("rows.safetensors").unwrap().clone();
+    let mut ids = rows.take::<u64>("ids", &[ANY]).unwrap();
+    ids[1] = ids[0];
+    rows.insert("ids", Array::new(&[ids.len()], ids).unwrap())
+        .unwrap();
+    wrong.add_arrays("rows.safetensors", rows).unwrap();
+    let id = store.write(&honest).unwrap();
+    let small = store.read(id).unwrap().blob("trainer.json").unwrap();
+    wrong.add_blob("trainer.json", small).unwrap();
+    let id = store.write(&wrong).unwrap();
+    let error = Trainer::load(&store.read(id).unwrap(), &model, learner).unwrap_err();
+    assert!(
+        error.is_damage() && error.to_string().contains("distinct ids"),
+        "{error}"
     );
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use ouzel_learner::weights_hash;
-use ouzel_snapshot::{Alias, Draft, SnapshotId, Store};
+use metrics::counter;
+
+use ouzel_learner::{check_draft, weights_hash};
+use ouzel_snapshot::metrics::FAILED;
+use ouzel_snapshot::{Alias, Draft, GateResult, SnapshotId, Store};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use crate::pipeline::control::SaverControl;
@@ -17,6 +20,9 @@ use crate::telemetry::clock::Clock;
 
 /// Delay from a failed snapshot to the next request: the first delay, doubled after each failure, and its limit.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Name of the check that every weight and all optimizer state is finite. A draft that fails it is not written.
+const FINITE_GATE: &str = "finite";
 
 /// A snapshot to write.
 #[derive(Debug)]
@@ -70,7 +76,7 @@ impl Saver {
     /// Writes a snapshot and answers its requests. Returns false if it could not be written.
     fn save(&self, mut save: Save) -> bool {
         save.draft.checkpoint.weights_hash = weights_hash(&save.draft);
-        match self.write(&save) {
+        match self.write(&mut save) {
             Ok(id) => {
                 tracing::info!(snapshot = %id, batches = save.draft.checkpoint.batch_seq, "snapshot written");
                 self.status.set_last_saved(self.clock.now_ms());
@@ -79,7 +85,7 @@ impl Saver {
             }
             Err(error) => {
                 tracing::error!(
-                    %error,
+                    error = format!("{error:#}"),
                     batches = save.draft.checkpoint.batch_seq,
                     "snapshot not written; the last good one stays, and writing is tried again"
                 );
@@ -89,7 +95,17 @@ impl Saver {
         }
     }
 
-    fn write(&self, save: &Save) -> Result<SnapshotId, ouzel_snapshot::Error> {
+    fn write(&self, save: &mut Save) -> anyhow::Result<SnapshotId> {
+        if let Err(error) = check_draft(&save.draft) {
+            counter!(FAILED, "reason" => "weights").increment(1);
+            return Err(error.into());
+        }
+        let passed = GateResult {
+            passed: true,
+            figure: None,
+            limit: None,
+        };
+        save.draft.gates.insert(FINITE_GATE.to_owned(), passed);
         let id = self.store.write(&save.draft)?;
         failpoint::reach(FailPoint::SnapshotWritten);
         match self.control.unsaved_rollback(save.lineage) {

@@ -101,6 +101,17 @@ impl Array {
         }
     }
 
+    /// Place of the first value that is infinite or NaN, in row-major order.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        match self.dtype() {
+            Dtype::F32 | Dtype::F64 => with_chunks!(&self.values, chunks => {
+                let mut values = chunks.runs().flatten();
+                values.position(|value| !value.number().is_finite())
+            }),
+            _ => None,
+        }
+    }
+
     pub(crate) fn chunks(&self) -> &Values {
         &self.values
     }
@@ -181,6 +192,20 @@ mod tests {
             array,
             Array::new(&[3, 2], vec![1.0f32, 2.0, 3.0, 4.0, 1.0, 2.0]).unwrap()
         );
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found_in_any_run() {
+        let page = |values: [f32; 2]| -> SharedChunk<f32> { Arc::new(values) };
+        for (pages, expected) in [
+            ([[1.0, 2.0], [3.0, 4.0]], None),
+            ([[1.0, f32::NAN], [3.0, 4.0]], Some(1)),
+            ([[1.0, 2.0], [f32::NEG_INFINITY, f32::NAN]], Some(2)),
+        ] {
+            let array = Array::shared(&[4], pages.map(page).to_vec()).unwrap();
+            assert_eq!(array.first_non_finite(), expected);
+        }
+        assert_eq!(Array::scalar(u64::MAX).first_non_finite(), None);
     }
 
     #[test]

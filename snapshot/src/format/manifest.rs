@@ -9,8 +9,11 @@ use super::hashing::is_hash;
 use super::seal::PRETTY;
 use crate::{Error, SnapshotId};
 
-/// The format that this version writes and reads.
-pub const FORMAT: u32 = 1;
+/// The format that this version writes.
+pub const FORMAT: u32 = 2;
+
+/// The oldest format that this version reads. Format 1 has no branch, no gates and no interval.
+pub const OLDEST_FORMAT: u32 = 1;
 
 /// File name of the manifest.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -28,6 +31,9 @@ pub struct Manifest {
     pub id: SnapshotId,
     /// The snapshot that training continued from; `None` for the first of a lineage.
     pub parent: Option<SnapshotId>,
+    /// Number of its branch; a snapshot whose parent had a child already starts a new one.
+    #[serde(default)]
+    pub branch: u64,
     /// An event of the lineage worth a sentence: a rollback, an accepted gap, an import.
     pub note: Option<String>,
     /// Time of the checkpoint by the caller's clock, ms since the epoch.
@@ -37,8 +43,37 @@ pub struct Manifest {
     /// The point of the log that the state belongs to.
     #[serde(rename = "cut")]
     pub checkpoint: CheckpointMeta,
+    /// The checks that its weights went through, by name; empty in format 1.
+    #[serde(default)]
+    pub gates: BTreeMap<String, GateResult>,
     /// All other files of the directory, in order of name.
     pub files: Vec<FileEntry>,
+}
+
+/// The result of one check of a snapshot's weights or figures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateResult {
+    /// True when the snapshot may be resumed from and served.
+    pub passed: bool,
+    /// The figure that was judged; `None` while undefined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figure: Option<f64>,
+    /// The limit that it was compared with, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+}
+
+/// The point of the log where the interval of a snapshot began: that of the snapshot before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntervalStart {
+    /// Number of batches trained on by then.
+    pub batch_seq: u64,
+    /// Number of samples trained on by then.
+    pub sample_seq: u64,
+    /// Newest event time by then, ms since the epoch.
+    pub event_time_ms: i64,
 }
 
 /// The program and machine of a run.
@@ -98,6 +133,9 @@ pub struct CheckpointMeta {
     /// The join's outcome counters, for the conservation checks.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
+    /// Where the interval began that the `interval_` metrics are about; `None` at the start of the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_start: Option<IntervalStart>,
     /// Progressive metrics; `None` while undefined.
     pub metrics: BTreeMap<String, Option<f64>>,
 }
@@ -164,11 +202,12 @@ impl Manifest {
         let (json, _) = PRETTY.open(bytes).map_err(|why| damaged(why.to_owned()))?;
         let FormatOnly { format } =
             serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
-        if format != u64::from(FORMAT) {
+        if !(u64::from(OLDEST_FORMAT)..=u64::from(FORMAT)).contains(&format) {
             return Err(Error::Format {
                 path: path.to_owned(),
                 found: format,
-                supported: FORMAT,
+                oldest: OLDEST_FORMAT,
+                newest: FORMAT,
             });
         }
         let manifest: Manifest = serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
@@ -179,6 +218,12 @@ impl Manifest {
     /// The entry of the file called `name`.
     pub fn file(&self, name: &str) -> Option<&FileEntry> {
         self.files.iter().find(|entry| entry.name == name)
+    }
+
+    /// The first check that it failed, by name.
+    pub fn failed_gate(&self) -> Option<&str> {
+        let failed = self.gates.iter().find(|(_, gate)| !gate.passed);
+        failed.map(|(name, _)| name.as_str())
     }
 
     /// Total size of the files without the manifest, bytes.
@@ -244,6 +289,7 @@ pub(crate) mod tests {
             format: FORMAT,
             id: SnapshotId::new(id),
             parent: None,
+            branch: 0,
             note: None,
             created_ms: 1_700_000_000_000,
             created_by: Fingerprint::default(),
@@ -254,6 +300,7 @@ pub(crate) mod tests {
                 sample_seq: u64::MAX,
                 ..CheckpointMeta::default()
             },
+            gates: BTreeMap::new(),
             files: vec![FileEntry {
                 name: "rows.safetensors".to_owned(),
                 kind: FileKind::Arrays,
@@ -311,12 +358,30 @@ pub(crate) mod tests {
     #[test]
     fn another_format_is_reported_as_such() {
         let mut newer = serde_json::to_value(manifest(3)).unwrap();
-        newer["format"] = 2.into();
+        newer["format"] = 3.into();
         newer["surprise"] = true.into();
-        assert!(matches!(
-            decode(&sealed(&newer)),
-            Err(Error::Format { found: 2, .. })
-        ));
+        let error = decode(&sealed(&newer)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "manifest.json has format 3, this version reads formats 1 to 2: use the ouzel that wrote it, or a newer one"
+        );
+    }
+
+    #[test]
+    fn a_manifest_of_format_1_is_read() {
+        let mut older = serde_json::to_value(manifest(3)).unwrap();
+        older["format"] = 1.into();
+        for added in ["branch", "gates"] {
+            assert!(older.as_object_mut().unwrap().remove(added).is_some(), "{added}");
+        }
+        let read = decode(&sealed(&older)).unwrap();
+        assert_eq!(
+            read,
+            Manifest {
+                format: 1,
+                ..manifest(3)
+            }
+        );
     }
 
     #[test]

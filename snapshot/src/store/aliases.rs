@@ -12,12 +12,16 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::RolledBack`] when `latest` would move to an abandoned snapshot: a process that does not know of a
-    /// rollback would undo it. Otherwise as for [`Store::read`], and [`Error::ReadOnly`].
+    /// rollback would undo it. [`Error::FailedGate`] when `latest` would move to a snapshot that failed a check. Otherwise as for [`Store::read`], and [`Error::ReadOnly`].
     pub fn set_alias(&self, alias: Alias, id: SnapshotId) -> Result<(), Error> {
         let _admin = self.lock_admin()?;
         let snapshot = self.peek(id)?;
         if alias != Alias::Latest {
             return self.point(alias, &snapshot, Vec::new());
+        }
+        if let Some(gate) = snapshot.manifest().failed_gate() {
+            let gate = gate.to_owned();
+            return Err(Error::FailedGate { id, gate });
         }
         let lineage = self.lineage()?;
         if let Some(&ancestor) = lineage.abandoned().get(&id) {

@@ -1,4 +1,4 @@
-//! Finds the snapshot to resume from, even when the intended one is damaged.
+//! Finds the snapshot to resume from, even when the intended one is damaged or cannot be loaded.
 
 use metrics::counter;
 use serde::Serialize;
@@ -7,12 +7,12 @@ use super::{Alias, Store};
 use crate::metrics::SKIPPED;
 use crate::{Error, Snapshot, SnapshotId};
 
-/// The result of [`Store::newest_valid`].
+/// The result of [`Store::newest_valid`] and [`Store::newest_loaded`].
 #[derive(Debug)]
-pub struct Recovery {
+pub struct Recovery<T = Snapshot> {
     /// The snapshot to resume from. `None` with nothing skipped means a new store; `None` with something skipped is a
     /// loss that a person should see before training starts from nothing.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<T>,
     /// The snapshots passed over, newest first.
     pub skipped: Vec<SkippedSnapshot>,
 }
@@ -29,21 +29,48 @@ pub struct SkippedSnapshot {
 impl Store {
     /// Finds the snapshot to resume from: the one `latest` names or, if that is damaged, the newest valid one below it.
     ///
-    /// Snapshots that a rollback abandoned are passed over, and so are those above `latest`: they were never published or
-    /// were rolled back. Only without a readable `latest` all snapshots count.
+    /// Snapshots that failed a check or that a rollback abandoned are passed over, and so are those above `latest`: they
+    /// were never published or were rolled back. Only without a readable `latest` all snapshots count.
     ///
     /// # Errors
     /// [`Error::Io`] when the store cannot be read for a reason that says nothing about the snapshots (permissions,
     /// descriptors, memory), and [`Error::Format`] when a snapshot has another format: skipping those would silently
     /// resume from older state.
     pub fn newest_valid(&self) -> Result<Recovery, Error> {
+        self.newest_loaded(|snapshot| Ok(Ok(snapshot)))
+    }
+
+    /// Loads the newest valid snapshot that can be loaded, in the order of [`Store::newest_valid`].
+    ///
+    /// `load` returns what it loaded, the reason to pass over this snapshot, or an error that ends the search.
+    ///
+    /// # Errors
+    /// As for [`Store::newest_valid`], and those of `load`.
+    pub fn newest_loaded<T, E: From<Error>>(
+        &self,
+        mut load: impl FnMut(Snapshot) -> Result<Result<T, String>, E>,
+    ) -> Result<Recovery<T>, E> {
         let mut skipped = Vec::new();
+        let mut try_load = |read: Result<Snapshot, Error>, id: SnapshotId, skipped: &mut Vec<_>| {
+            let why = match unless_damaged(read, Some(id), skipped)? {
+                None => return Ok(None),
+                Some(snapshot) => match snapshot.manifest().failed_gate() {
+                    Some(gate) => format!("it failed the check `{gate}`"),
+                    None => match load(snapshot)? {
+                        Ok(loaded) => return Ok::<_, E>(Some(loaded)),
+                        Err(why) => why,
+                    },
+                },
+            };
+            skipped.push(SkippedSnapshot { id: Some(id), why });
+            Ok(None)
+        };
         let latest = unless_damaged(self.alias_target(Alias::Latest), None, &mut skipped)?.flatten();
-        let mut snapshot = None;
+        let mut loaded = None;
         if let Some(target) = &latest {
-            snapshot = unless_damaged(self.follow(target), Some(target.id), &mut skipped)?;
+            loaded = try_load(self.follow(target), target.id, &mut skipped)?;
         }
-        if snapshot.is_none() {
+        if loaded.is_none() {
             let lineage = self.lineage()?;
             let abandoned = lineage.abandoned();
             let is_below = |id: &SnapshotId| latest.as_ref().is_none_or(|latest| *id < latest.id);
@@ -55,14 +82,17 @@ impl Store {
                     });
                     continue;
                 }
-                snapshot = unless_damaged(self.read(id), Some(id), &mut skipped)?;
-                if snapshot.is_some() {
+                loaded = try_load(self.read(id), id, &mut skipped)?;
+                if loaded.is_some() {
                     break;
                 }
             }
         }
         counter!(SKIPPED).increment(skipped.len() as u64);
-        Ok(Recovery { snapshot, skipped })
+        Ok(Recovery {
+            snapshot: loaded,
+            skipped,
+        })
     }
 }
 

@@ -80,24 +80,46 @@ impl Store {
             });
         }
         let mut checkpoint = draft.checkpoint.clone();
+        // JSON cannot express NaN, which here means "undefined".
         for value in checkpoint.metrics.values_mut() {
-            // JSON cannot express NaN, which here means "undefined".
             *value = value.filter(|value| value.is_finite());
         }
         let manifest = Manifest {
             format: FORMAT,
             id,
             parent: draft.parent,
+            branch: self.branch(draft.parent)?,
             note: draft.note.clone(),
             created_ms: draft.created_ms,
             created_by: draft.created_by.clone(),
             checkpoint,
+            gates: draft.gates.clone(),
             files,
         };
         let bytes = manifest.encode()?;
         self.write_file(&tmp.join(MANIFEST_NAME), |output| Ok(output.write_all(&bytes)?))?;
         self.sync_dir(tmp)?;
         Ok(manifest.n_bytes())
+    }
+
+    /// The branch of a new snapshot: that of its parent, or a new one if that has a child already or is not known.
+    fn branch(&self, parent: Option<SnapshotId>) -> Result<u64, Error> {
+        let (mut highest, mut of_parent, mut is_fork) = (None, None, false);
+        for id in self.ids()? {
+            // A damaged manifest says nothing of its branch.
+            let Ok(snapshot) = self.peek(id) else { continue };
+            let manifest = snapshot.manifest();
+            highest = highest.max(Some(manifest.branch));
+            is_fork |= manifest.parent == parent;
+            if Some(id) == parent {
+                of_parent = Some(manifest.branch);
+            }
+        }
+        Ok(match (of_parent, highest) {
+            (_, None) => 0,
+            (Some(branch), _) if !is_fork => branch,
+            (_, Some(highest)) => highest.saturating_add(1),
+        })
     }
 
     /// Creates, fills and syncs a file; returns its size and hash.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{check_content, draft, id, inspect, open};
 use crate::tests::sim_fs::SimFs;
-use crate::{Alias, AuditVerb, Error};
+use crate::{Alias, AuditVerb, Error, GateResult};
 
 #[test]
 fn an_empty_store_lists_nothing() {
@@ -83,6 +83,86 @@ fn a_rollback_holds_against_an_unaware_writer_and_against_damage() {
         (line.verb, line.id, line.note.as_str(), line.at_ms),
         (AuditVerb::Rollback, Some(id(1)), "calibration", 77)
     );
+}
+
+#[test]
+fn a_snapshot_that_failed_a_check_is_never_latest_and_never_resumed_from() {
+    let sim = SimFs::new();
+    let store = open(&sim);
+    store.write(&draft(None, 0)).unwrap();
+    store.set_alias(Alias::Latest, id(0)).unwrap();
+    let mut failed = draft(Some(0), 1);
+    let gate = |passed| GateResult {
+        passed,
+        figure: Some(3.0),
+        limit: Some(1.5),
+    };
+    failed.gates = [("auc".to_owned(), gate(true)), ("norms".to_owned(), gate(false))].into();
+    store.write(&failed).unwrap();
+    let error = store.set_alias(Alias::Latest, id(1)).unwrap_err();
+    assert!(
+        error.to_string().contains("it failed the check `norms`"),
+        "{error}"
+    );
+    // Not even without `latest`, when every snapshot counts.
+    crate::Fs::remove_file(&sim, &store.root().join("latest")).unwrap();
+    let recovery = store.newest_valid().unwrap();
+    assert_eq!(recovery.snapshot.unwrap().id(), id(0));
+    assert_eq!(recovery.skipped[0].why, "it failed the check `norms`");
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_loaded_is_passed_over_for_an_older_one() {
+    let sim = SimFs::new();
+    let store = open(&sim);
+    for tag in 0..4u64 {
+        store.write(&draft(tag.checked_sub(1), tag)).unwrap();
+        store.set_alias(Alias::Latest, id(tag)).unwrap();
+    }
+    let recovery = store.newest_loaded(|snapshot| {
+        let tag = snapshot.manifest().checkpoint.batch_seq;
+        Ok::<_, Error>(
+            (tag < 2)
+                .then_some(tag)
+                .ok_or_else(|| format!("{tag} is not finite")),
+        )
+    });
+    let recovery = recovery.unwrap();
+    assert_eq!(recovery.snapshot, Some(1));
+    let skipped: Vec<_> = recovery
+        .skipped
+        .iter()
+        .map(|skipped| skipped.why.as_str())
+        .collect();
+    assert_eq!(skipped, ["3 is not finite", "2 is not finite"]);
+    let refused: Result<_, Error> = store
+        .newest_loaded(|_| Err::<Result<(), String>, _>(Error::invalid("x", "of another configuration")));
+    assert!(
+        matches!(refused, Err(Error::Invalid { .. })),
+        "an error of `load` ends the search"
+    );
+}
+
+#[test]
+fn a_snapshot_beside_another_child_of_its_parent_starts_a_branch() {
+    let store = open(&SimFs::new());
+    for (tag, parent) in [
+        (0, None),
+        (1, Some(0)),
+        (2, Some(1)),
+        (3, Some(0)),
+        (4, Some(3)),
+        (5, Some(2)),
+        (6, Some(0)),
+    ] {
+        store.write(&draft(parent, tag)).unwrap();
+    }
+    let listed = store.list().unwrap();
+    let branches: Vec<_> = listed
+        .iter()
+        .map(|entry| entry.manifest.as_ref().unwrap().branch)
+        .collect();
+    assert_eq!(branches, [0, 0, 0, 1, 1, 0, 2]);
 }
 
 #[test]
