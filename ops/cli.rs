@@ -9,4 +9,6 @@ pub(crate) use args::{
     ModelVerb, ReplayArgs, ScoreArgs, StreamName, TopicsVerb, TryArgs, Verb, VerifyArgs,
 };
 pub(crate) use point::RangePoint;
-pub(crate) use snapshot::{Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
+pub(crate) use snapshot::{
+    ExportFormat, Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target,
+};

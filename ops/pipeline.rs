@@ -12,7 +12,7 @@
 //! start again from another snapshot. `join_process` runs a process of the join tier.
 
 mod admin_handler;
-mod checkpoint;
+pub(crate) mod checkpoint;
 pub(crate) mod contents;
 pub mod control;
 mod gauges;

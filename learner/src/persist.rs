@@ -2,6 +2,7 @@
 
 mod state;
 mod tables;
+mod verify;
 mod weights;
 
 use tch::Tensor;
@@ -13,12 +14,14 @@ use ouzel_snapshot::{Array, Arrays, Draft, Snapshot};
 use crate::config::LearnerConfig;
 use crate::error::Error;
 use crate::position::PositionBias;
+use crate::probe;
 use crate::trainer::Trainer;
 
 use state::{LAYOUT, TrainerState};
 use tables::{add_table, admission_arrays, admission_counts, table_prefix};
 use weights::{RowSettings, SavedModel, check_hash, member_prefix, read_model};
 
+pub use verify::{WeightsReport, verify_weights};
 pub use weights::{check_draft, weights_hash};
 
 const DENSE: &str = "dense.safetensors";
@@ -28,6 +31,9 @@ const WIDE: &str = "wide.safetensors";
 /// Counts of ids that wait for a row, if any feature has an admission rule.
 const ADMISSION: &str = "admission.safetensors";
 const TRAINER: &str = "trainer.json";
+/// Scores of the probe, not part of the state.
+const PROBE: &str = "probe.safetensors";
+const PROBE_SCORES: &str = "scores";
 /// Statistics of live features among the dense weights, `[N_DENSE]` each.
 const NORM_MEAN: &str = "norm.mean";
 const NORM_VARIANCE: &str = "norm.variance";
@@ -103,6 +109,14 @@ impl Trainer {
             &file(TRAINER),
             serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
         )?;
+        let scores = probe::scores(&mut self.model, &self.weights)?;
+        let n_tasks = self.weights.config.n_tasks();
+        let mut recorded = Arrays::new();
+        recorded.insert(
+            PROBE_SCORES,
+            Array::new(&[scores.len() / n_tasks, n_tasks], scores)?,
+        )?;
+        draft.add_arrays(&file(PROBE), recorded)?;
         Ok(())
     }
 

@@ -56,6 +56,24 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
+    /// Give a snapshot a tag, which keeps it from being removed.
+    Tag {
+        /// The snapshot.
+        id: String,
+        /// The tag.
+        name: String,
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Remove a tag.
+    Untag {
+        /// The tag.
+        name: String,
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
     /// Serve the newest version again.
     Unpin {
         /// Why, for the audit log.

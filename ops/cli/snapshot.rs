@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use super::point::RangePoint;
 
@@ -35,19 +35,20 @@ pub(crate) enum SnapshotVerb {
     List,
     /// Show the manifest of a snapshot
     Show {
-        /// Id, or latest, serving or pinned
+        /// Id, alias (latest, serving, pinned) or tag
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Read every byte of a snapshot and compare hashes; exit code 3 if a snapshot or the audit log is damaged
+    /// Read every byte of a snapshot, load its weights and score its probe; exit code 3 if a snapshot or the audit log is
+    /// damaged
     Verify {
-        /// Id, or latest, serving or pinned [default: every snapshot]
+        /// Id, alias (latest, serving, pinned) or tag [default: every snapshot]
         #[arg(value_name = "ID")]
         id: Option<String>,
     },
     /// Show the differences between two snapshots
     Diff {
-        /// First snapshot: id, or latest, serving or pinned
+        /// First snapshot: id, alias or tag
         #[arg(value_name = "A")]
         a: String,
         /// Second snapshot
@@ -58,11 +59,35 @@ pub(crate) enum SnapshotVerb {
     Change(SnapshotChange),
     /// Encode all contents again with the configured encoders, after a change of encoders. The daemon must be stopped
     ReEncode(Note),
-    /// Remove old snapshots; pinned, served and newest ones stay
+    /// Remove old snapshots; those with an alias or tag, the newest, and the last of hours and days stay
     Gc {
-        /// Number of snapshots to keep [default: snapshot.keep of the configuration]
+        /// Number of newest snapshots to keep [default: snapshot.keep of the configuration]
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
+        /// Print what would stay and what would go, and why, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write the arrays and files of a snapshot to a new folder, for other programs
+    Export {
+        /// Id, alias or tag
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The folder, which must not exist
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// Format of the arrays: safetensors, which `import` reads back, or npz for NumPy
+        #[arg(long, value_enum, default_value_t = ExportFormat::Safetensors)]
+        format: ExportFormat,
+    },
+    /// Write an exported snapshot into this state directory; `rollback` to it makes it the latest. The daemon must be
+    /// stopped
+    Import {
+        /// The folder that `export` wrote
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        note: Note,
     },
 }
 
@@ -77,6 +102,25 @@ pub(crate) enum SnapshotChange {
     Rollback(Rollback),
     /// Exclude events from learning, and read the log again without them
     Quarantine(Quarantine),
+    /// Give a snapshot a name, which keeps it from being removed
+    Tag {
+        /// Id, alias or tag
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The name: letters a to z, digits, points, hyphens and underscores
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        note: Note,
+    },
+    /// Remove the name that `tag` gave
+    Untag {
+        /// The name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        note: Note,
+    },
     /// Freeze the base of the model, which is the blocks over content and history; adapters learn in its place from now on
     FreezeBase(Note),
     /// Add what the adapters have learned to the frozen base, and reset them
@@ -146,10 +190,19 @@ fn condition(text: &str) -> anyhow::Result<(String, String)> {
     Ok((path.trim().to_owned(), value.trim().to_owned()))
 }
 
+/// A format of exported arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One safetensors file each.
+    Safetensors,
+    /// One `.npz` file each, which `numpy.load` reads.
+    Npz,
+}
+
 /// The snapshot of a change, with the reason.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Id, or latest, serving or pinned
+    /// Id, alias (latest, serving, pinned) or tag
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]

@@ -260,6 +260,7 @@ fn settings(args: &DemoArgs) -> anyhow::Result<Config> {
     config.serving.deadline = Period::from_secs(2);
     // Slates of one item without content give the blocks over history little to learn from.
     config.optimizer.block_rate = 3e-4;
+    config.snapshot.every = Period::from_secs(0);
     config.snapshot.every_batches = 200;
     config.snapshot.keep = 100;
     config.log.level = "warn".to_owned();

@@ -3,16 +3,20 @@
 //! Reading takes no lock and works beside a daemon. A running daemon owns the state directory, so it makes the changes,
 //! by a request on its admin socket. Without a daemon this command makes them.
 
+mod compare;
 mod dry_run;
+mod lineage;
 mod offline;
 mod text;
+mod transfer;
+mod verdict;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
-use ouzel_snapshot::{Alias, SnapshotEntry, SnapshotId, Store, VerificationReport};
+use ouzel_snapshot::{Alias, Retention, SnapshotEntry, SnapshotId, Store};
 use serde_json::json;
 
 use super::data::state_config;
@@ -24,6 +28,7 @@ use crate::error::{ErrorExt, Exit};
 use crate::pipeline::go_back::ReadAgain;
 use crate::pipeline::model_op::ModelOp;
 use crate::telemetry::clock::{Clock, SystemClock};
+use verdict::Verdict;
 
 /// A state directory, with the admin socket of the daemon that may own it.
 struct StateDir {
@@ -47,16 +52,22 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
             verify(&store, id, json, out)
         }
         SnapshotVerb::Diff { a, b } => {
-            let diff = store.diff(resolve(&store, a)?, resolve(&store, b)?)?;
-            match json {
-                true => output::json(&diff, out)?,
-                false => text::diff(&diff, out)?,
-            }
-            Ok(Exit::Ok)
+            compare::diff(&store, resolve(&store, a)?, resolve(&store, b)?, json, out)
         }
-        SnapshotVerb::Gc { keep } => {
-            let keep = keep.unwrap_or(state.config.snapshot.keep);
-            gc(&state, keep, json, out)
+        SnapshotVerb::Gc { keep, dry_run } => {
+            let mut rules = Retention::from(&state.config.snapshot);
+            rules.last = keep.unwrap_or(rules.last);
+            match dry_run {
+                true => plan_gc(&store, rules, json, out),
+                false => gc(&state, rules, json, out),
+            }
+        }
+        SnapshotVerb::Export { id, dir, format } => {
+            transfer::export(&store.read(resolve(&store, id)?)?, dir, *format, json, out)
+        }
+        SnapshotVerb::Import { dir, note } => {
+            state.refuse_daemon("it owns the state directory")?;
+            transfer::import(&Store::open(&state.dir)?, dir, &note.note, json, out)
         }
         SnapshotVerb::ReEncode(Note { note }) => state.re_encode(note)?.write(json, out),
         SnapshotVerb::Change(verb) => change(&state, &store, verb, json, out),
@@ -124,6 +135,29 @@ fn request(store: &Store, verb: &SnapshotChange) -> anyhow::Result<(String, Admi
         }
         SnapshotChange::Unpin(Note { note }) => {
             ("unpinned".to_owned(), AdminRequest::Unpin { note: note.clone() })
+        }
+        SnapshotChange::Tag {
+            id,
+            name,
+            note: Note { note },
+        } => {
+            let id = resolve(store, id)?;
+            let request = AdminRequest::Tag {
+                id: id.to_string(),
+                name: name.clone(),
+                note: note.clone(),
+            };
+            (format!("tagged {id} as {name}"), request)
+        }
+        SnapshotChange::Untag {
+            name,
+            note: Note { note },
+        } => {
+            let (name, note) = (name.clone(), note.clone());
+            (
+                format!("removed the tag {name}"),
+                AdminRequest::Untag { name, note },
+            )
         }
         SnapshotChange::FreezeBase(Note { note }) => (
             ModelOp::FreezeBase.done().to_owned(),
@@ -246,23 +280,26 @@ impl Change {
     }
 }
 
-/// Parses an id, with or without leading zeros, or an alias.
+/// The snapshot of an id, with or without leading zeros, of an alias, or of a tag.
 pub(super) fn resolve(store: &Store, text: &str) -> anyhow::Result<SnapshotId> {
     if let Ok(number) = text.parse()
         && text.bytes().all(|byte| byte.is_ascii_digit())
     {
         return Ok(SnapshotId::new(number));
     }
-    let Some(alias) = Alias::ALL.into_iter().find(|alias| alias.name() == text) else {
-        return Err(anyhow!("`{text}` is not a snapshot id or alias"))
-            .hint(
-                "give the digits of an id, as `ouzel snapshot list` shows them, or latest, serving or pinned",
-            )
-            .exit(Exit::Usage);
-    };
-    let id = store.alias(alias)?;
-    id.ok_or_else(|| anyhow!("no snapshot is called {alias} in {}", store.root().display()))
-        .hint("`ouzel snapshot list` shows the snapshots")
+    if let Some(alias) = Alias::ALL.into_iter().find(|alias| alias.name() == text) {
+        let id = store.alias(alias)?;
+        return id
+            .ok_or_else(|| anyhow!("no snapshot is called {alias} in {}", store.root().display()))
+            .hint("`ouzel snapshot list` shows the snapshots");
+    }
+    let mut tags = store.tags()?;
+    tags.remove(text)
+        .ok_or_else(|| anyhow!("`{text}` is not a snapshot id, alias or tag"))
+        .hint(
+            "give the digits of an id or a tag, as `ouzel snapshot list` shows them, or latest, serving or pinned",
+        )
+        .exit(Exit::Usage)
 }
 
 fn list(store: &Store, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -270,7 +307,7 @@ fn list(store: &Store, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> 
     match json {
         true => output::json(&json!({ "snapshots": listed }), out)?,
         false if listed.is_empty() => writeln!(out, "no snapshots in {}", store.root().display())?,
-        false => text::list(&listed, out)?,
+        false => lineage::list(&listed, out)?,
     }
     Ok(Exit::Ok)
 }
@@ -302,24 +339,26 @@ fn verify(store: &Store, id: Option<SnapshotId>, json: bool, out: &mut dyn Write
         Some(id) => vec![id],
         None => store.list()?.into_iter().map(|entry| entry.id).collect(),
     };
-    let reports = ids
+    let verdicts = ids
         .into_iter()
-        .map(|id| store.verify(id))
-        .collect::<Result<Vec<VerificationReport>, _>>()?;
+        .map(|id| Verdict::of(store, id))
+        .collect::<anyhow::Result<Vec<Verdict>>>()?;
     let audit = store.audit()?;
-    let ok = reports.iter().all(VerificationReport::is_valid) && audit.broken_at.is_none();
+    let ok = verdicts.iter().all(Verdict::is_valid) && audit.broken_at.is_none();
     if json {
         let audit = json!({ "lines": audit.lines.len(), "torn": audit.n_torn, "broken_at": audit.broken_at });
-        output::json(&json!({ "ok": ok, "snapshots": reports, "audit": audit }), out)?;
+        output::json(&json!({ "ok": ok, "snapshots": verdicts, "audit": audit }), out)?;
     } else {
-        text::verify(&reports, &audit, out)?;
+        text::verify(&verdicts, &audit, out)?;
     }
     Ok(if ok { Exit::Ok } else { Exit::Check })
 }
 
-fn gc(state: &StateDir, keep: usize, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    state.refuse_daemon("it removes old snapshots itself, down to snapshot.keep of its configuration")?;
-    let removed = Store::open(&state.dir)?.gc(keep, SystemClock.now_ms())?;
+fn gc(state: &StateDir, rules: Retention, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    state.refuse_daemon(
+        "it removes old snapshots itself, by the rules of its configuration; `--dry-run` shows what they keep",
+    )?;
+    let removed = Store::open(&state.dir)?.gc(rules, SystemClock.now_ms())?;
     if json {
         output::json(&json!({ "removed": removed }), out)?;
     } else {
@@ -327,6 +366,15 @@ fn gc(state: &StateDir, keep: usize, json: bool, out: &mut dyn Write) -> anyhow:
         for id in removed {
             writeln!(out, "{id}")?;
         }
+    }
+    Ok(Exit::Ok)
+}
+
+fn plan_gc(store: &Store, rules: Retention, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let decisions = store.retention(rules)?;
+    match json {
+        true => output::json(&json!({ "snapshots": decisions }), out)?,
+        false => text::retention(&decisions, out)?,
     }
     Ok(Exit::Ok)
 }

@@ -31,7 +31,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
         ("content", out_of_range(&config.content)),
         ("model", model.validate()),
         ("", config.learner_config().validate(&config.task_names())),
-        ("snapshot", out_of_range(&config.snapshot)),
+        ("snapshot", config.snapshot.validate()),
         ("serving", config.serving.validate(&config.task_names())),
     ];
     let mut errors = kafka(config);

@@ -16,6 +16,18 @@ impl Config {
         hash(&self.to_json().to_string())
     }
 
+    /// The values as JSON, for snapshots: without the salt of ids and the properties of the Kafka client, which may be
+    /// secrets.
+    pub fn recorded(&self) -> Vec<u8> {
+        let mut values = self.to_json();
+        for (section, key) in [("ids", "salt"), ("kafka", "properties")] {
+            if let Some(section) = values.get_mut(section).and_then(Value::as_object_mut) {
+                section.remove(key);
+            }
+        }
+        serde_json::to_vec_pretty(&values).expect("JSON values have text keys")
+    }
+
     /// Hash of the values that give features and weights their meaning. A snapshot fits a configuration of the same hash.
     pub fn schema_fingerprint(&self) -> String {
         hash(&self.meaning().to_string())

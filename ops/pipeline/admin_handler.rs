@@ -71,6 +71,11 @@ impl AdminHandler {
             AdminRequest::Unpin { note } => self
                 .request(LearnerRequest::Unpin(note))
                 .map(|()| (None, Vec::new())),
+            AdminRequest::Tag { id, name, note } => self.tag(&id, &name, &note).map(named),
+            AdminRequest::Untag { name, note } => {
+                let untagged = self.store.untag(&name, &note, self.clock.now_ms());
+                untagged.map(|id| (id, Vec::new())).map_err(anyhow::Error::from)
+            }
         };
         match done {
             Ok((snapshot, also)) => AdminReply::Done {
@@ -169,6 +174,12 @@ impl AdminHandler {
     fn pin(&self, id: &str, note: String) -> anyhow::Result<SnapshotId> {
         let id = self.readable(id)?;
         self.request(LearnerRequest::Pin(id, note))?;
+        Ok(id)
+    }
+
+    fn tag(&self, id: &str, name: &str, note: &str) -> anyhow::Result<SnapshotId> {
+        let id = SnapshotId::from_str(id)?;
+        self.store.tag(id, name, note, self.clock.now_ms())?;
         Ok(id)
     }
 

@@ -19,12 +19,17 @@ use crate::telemetry::clock::Clock;
 use crate::telemetry::float;
 use crate::telemetry::metrics::SNAPSHOTS_SKIPPED_TOTAL;
 
+/// The configuration that a snapshot was made under, for people: what is compared is its hash in the manifest.
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
 /// Completes checkpoints and sends them to the snapshot writer.
 pub(crate) struct CheckpointWriter {
     pub(crate) saver: SyncSender<Save>,
     pub(crate) fingerprint: Fingerprint,
     /// The part of a manifest that describes this process.
     pub(crate) provenance: CheckpointMeta,
+    /// The configuration, see [`Config::recorded`](crate::config::Config::recorded).
+    pub(crate) config: Arc<[u8]>,
     /// The last checkpoint that was handed over, where the present interval began.
     pub(crate) interval_start: Option<IntervalStart>,
     /// For the creation time of manifests.
@@ -59,6 +64,7 @@ impl CheckpointWriter {
         draft.add_blob("features.bin", checkpoint.stage.bytes.features)?;
         draft.add_blob("batcher.bin", checkpoint.stage.bytes.batcher)?;
         draft.add_blob("validation.json", progressive.dump())?;
+        draft.add_blob(CONFIG_FILE, Arc::clone(&self.config))?;
         failpoint::reach(FailPoint::CheckpointCompleted);
         let save = Save {
             draft,

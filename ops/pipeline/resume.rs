@@ -310,7 +310,7 @@ mod tests {
     /// Writes a snapshot of `state` and makes it `latest`; `change` changes a file of arrays by its name.
     fn write(store: &Store, config: &Config, change: impl Fn(&str, &mut Arrays)) -> SnapshotId {
         let (stage, mut trainer, progressive) = new_state(config);
-        let mut honest = Draft::new(None, 0, Fingerprint::default(), provenance(config, None, None));
+        let mut honest = Draft::new(None, 0, Fingerprint::default(), provenance(config, None, Vec::new()));
         trainer.save(&mut honest).unwrap();
         let bytes = stage.checkpoint().unwrap().bytes;
         honest.add_blob("join.bin", bytes.join).unwrap();

@@ -333,7 +333,7 @@ impl<'a> Running<'a> {
 
         let saver = Saver {
             store: Arc::clone(&self.store),
-            keep: config.snapshot.keep,
+            retention: (&config.snapshot).into(),
             control: control.saver,
             status: Arc::clone(&status),
             clock: Arc::clone(&self.clock),
@@ -348,6 +348,7 @@ impl<'a> Running<'a> {
                 saver: to_saver,
                 fingerprint: fingerprint(config),
                 provenance: provenance(config, parts.contents.as_ref(), quarantine),
+                config: config.recorded().into(),
                 interval_start: parts.interval_start,
                 clock: Arc::clone(&self.clock),
             },
@@ -371,6 +372,7 @@ impl<'a> Running<'a> {
         let settings = JoinSettings {
             max_reorder_delay: config.order.max_reorder_delay.duration(),
             flush_after: config.learner.flush_after_idle.duration(),
+            checkpoint_after: config.snapshot.every.duration(),
         };
         let links = JoinLinks {
             backlog: Arc::clone(&backlog),

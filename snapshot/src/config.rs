@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ouzel_sample::settings::{KeyError, Period, out_of_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,24 +14,58 @@ pub struct SnapshotConfig {
     ///
     /// Set it to a durable disk.
     pub dir: PathBuf,
-    /// Batches from one snapshot to the next; another one is written at shutdown.
+    /// Wall time from one snapshot to the next while there is something new; `0s` for never. Another one is written at
+    /// shutdown. The time decides when a snapshot is taken, nothing that is learned.
     ///
-    /// Unit: batches. Lower it for a shorter restart, raise it for less writing.
-    #[schemars(range(min = 1))]
+    /// Lower it for a shorter restart, raise it for less writing.
+    #[schemars(extend("x-maximum" = "1d"))]
+    pub every: Period,
+    /// Batches from one snapshot to the next, beside `every`; 0 for never.
+    ///
+    /// Unit: batches. Set it, and `every = "0s"`, where snapshots must be at the same batches in every run.
+    #[schemars(range(min = 0))]
     pub every_batches: u64,
-    /// Newest snapshots that are kept, beside the pinned and the served one.
+    /// Newest snapshots that are kept, besides those of the hours and days below and those with an alias or a tag.
     ///
-    /// Unit: snapshots. Raise it to be able to roll back further.
+    /// Unit: snapshots. Raise it to be able to roll back by small steps.
     #[schemars(range(min = 1))]
     pub keep: usize,
+    /// Newest hours with a snapshot of which the last one is kept.
+    ///
+    /// Unit: hours. A snapshot takes as much disk as the state: with the defaults up to 41 of them are kept. Lower it
+    /// where the disk is small.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub keep_hourly: usize,
+    /// Newest days (UTC) with a snapshot of which the last one is kept. The plan log is kept as far back.
+    ///
+    /// Unit: days. Raise it to be able to roll back further; the topics must retain their records as long for a rewind.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub keep_daily: usize,
+}
+
+impl SnapshotConfig {
+    /// Every value that cannot be used, by its key in the section.
+    #[must_use]
+    pub fn validate(&self) -> Vec<KeyError> {
+        let mut errors = out_of_range(self);
+        if self.every.ms() == 0 && self.every_batches == 0 {
+            let message =
+                "must be more than 0s where every_batches is 0: a start would read the whole log again";
+            errors.push(KeyError::new("every", message));
+        }
+        errors
+    }
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("state"),
-            every_batches: 500,
+            every: Period::from_secs(60),
+            every_batches: 0,
             keep: 10,
+            keep_hourly: 24,
+            keep_daily: 7,
         }
     }
 }

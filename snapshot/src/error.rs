@@ -66,6 +66,8 @@ pub enum Error {
         "cannot move `latest` to snapshot {id}: its ancestor {ancestor} was rolled back; restart, to resume from `latest`"
     )]
     RolledBack { id: SnapshotId, ancestor: SnapshotId },
+    #[error("cannot use the tag `{name}`: {why}")]
+    Tag { name: String, why: String },
     #[error("cannot move `latest` to snapshot {id}: it failed the check `{gate}`")]
     FailedGate { id: SnapshotId, gate: String },
     #[error(

@@ -7,8 +7,11 @@ pub(crate) mod codec;
 mod element;
 pub(crate) mod hashing;
 mod manifest;
+pub(crate) mod npz;
 pub(crate) mod seal;
 
+#[cfg(test)]
+pub(crate) use manifest::tests as manifest_tests;
 pub use array::{ANY, Array};
 pub use arrays::Arrays;
 pub use chunks::SharedChunk;

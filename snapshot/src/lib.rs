@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! <root>/latest, serving, pinned        aliases: snapshot id, blake3 of its manifest, rollbacks so far
+//! <root>/tags/<name>                    names given by operators, like aliases; their snapshots are never removed
 //! <root>/audit.log                      hash-chained lines: rollback, pin, unpin, gc, ..
 //! <root>/snapshots/<20-digit id>/       immutable: manifest.json and the files it lists, nothing else
 //! <root>/snapshots/.tmp-<id>/           being written, or left by a crash and removed at the next open
@@ -25,6 +26,7 @@
 mod config;
 mod draft;
 mod error;
+mod export;
 mod format;
 mod fs;
 mod id;
@@ -47,7 +49,7 @@ pub use fs::{FileLock, Fs, FsEntry, FsKind, OutputFile, RealFs};
 pub use id::{InvalidSnapshotId, SnapshotId};
 pub use snapshot::{FileReport, Snapshot, VerificationReport};
 pub use store::{
-    Alias, ArrayDiff, AuditLine, AuditLog, AuditVerb, Diff, FieldDiff, FileDiff, Recovery, SkippedSnapshot,
-    SnapshotEntry, Store,
+    Alias, ArrayDiff, AuditLine, AuditLog, AuditVerb, Diff, FieldDiff, FileDiff, MovedRow, Recovery,
+    Retention, RetentionDecision, SkippedSnapshot, SnapshotEntry, Store, TableDiff,
 };
 pub use vectors::{VectorCount, VectorLimits, VectorRecovery, VectorStore};

@@ -57,16 +57,22 @@ impl VerificationReport {
 impl Snapshot {
     /// Opens the directory: checks the manifest and the kind and size of all entries, reads no other content.
     pub(crate) fn peek(fs: &Arc<dyn Fs>, dir: PathBuf, id: SnapshotId) -> Result<Self, Error> {
+        let snapshot = Self::peek_folder(fs, dir)?;
+        if snapshot.id() != id {
+            let why = format!("it is the manifest of snapshot {}", snapshot.id());
+            return Err(Error::damaged(&snapshot.dir.join(MANIFEST_NAME), why));
+        }
+        Ok(snapshot)
+    }
+
+    /// Opens a directory of any name, with the checks of [`Snapshot::peek`].
+    pub(crate) fn peek_folder(fs: &Arc<dyn Fs>, dir: PathBuf) -> Result<Self, Error> {
         if fs.stat(&dir).attempt("examine", &dir)?.kind != FsKind::Dir {
             return Err(Error::damaged(&dir, "it is not a directory"));
         }
         let path = dir.join(MANIFEST_NAME);
         let bytes = read_small(&**fs, &path, MAX_MANIFEST_BYTES)?;
         let manifest = Manifest::decode(&bytes, &path)?;
-        if manifest.id != id {
-            let why = format!("it is the manifest of snapshot {}", manifest.id);
-            return Err(Error::damaged(&path, why));
-        }
         let snapshot = Self {
             fs: Arc::clone(fs),
             dir,
@@ -118,6 +124,11 @@ impl Snapshot {
     /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The bytes of the manifest file, as they are on disk now.
+    pub(crate) fn manifest_bytes(&self) -> Result<Vec<u8>, Error> {
+        read_small(&*self.fs, &self.dir.join(MANIFEST_NAME), MAX_MANIFEST_BYTES)
     }
 
     /// The blake3 of the manifest file, which covers all other files.

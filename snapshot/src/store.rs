@@ -8,6 +8,9 @@ mod diff;
 mod lineage;
 mod list;
 mod recover;
+mod retention;
+mod table_diff;
+mod tags;
 mod write;
 
 use std::io;
@@ -27,6 +30,8 @@ pub use audit::{AuditLine, AuditLog, AuditVerb};
 pub use diff::{ArrayDiff, Diff, FieldDiff, FileDiff};
 pub use list::SnapshotEntry;
 pub use recover::{Recovery, SkippedSnapshot};
+pub use retention::{Retention, RetentionDecision};
+pub use table_diff::{MovedRow, TableDiff};
 
 const SNAPSHOTS_DIR: &str = "snapshots";
 const LOCK_NAME: &str = ".lock";
@@ -241,8 +246,12 @@ impl Store {
     }
 
     fn remove_unfinished(&self) -> Result<(), Error> {
-        for dir in [self.root.clone(), self.snapshots_dir()] {
-            for entry in self.fs.list(&dir).attempt("list", &dir)? {
+        for dir in [self.root.clone(), self.snapshots_dir(), self.tags_dir()] {
+            let entries = match self.fs.list(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                entries => entries.attempt("list", &dir)?,
+            };
+            for entry in entries {
                 if entry.name.starts_with(TMP_PREFIX) {
                     let path = dir.join(&entry.name);
                     self.remove(&path).attempt("remove", &path)?;
@@ -258,6 +267,7 @@ impl Store {
         for alias in Alias::ALL {
             highest = highest.max(self.undamaged_alias(alias)?);
         }
+        highest = highest.max(self.undamaged_tags()?.into_values().max());
         Ok(highest)
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole store: its operations, faults at every operation, and tampered files.
 
+mod export;
 mod faults;
 mod sim_fs;
 mod tamper;

@@ -101,6 +101,7 @@ fn run_on(
     let settings = JoinSettings {
         max_reorder_delay: Duration::ZERO,
         flush_after: Duration::ZERO,
+        checkpoint_after: Duration::ZERO,
     };
     let (to_join, from_poll) = channel();
     // Wide enough for all messages, which are received after the end.

@@ -268,7 +268,9 @@ fn a_daemon_with_a_damaged_store_ends_with_the_same_result() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(
         &broker,
-        &format!("{ON_DISK}{BATCHES}snapshot.every_batches = 4\nsnapshot.keep = 3"),
+        &format!(
+            "{ON_DISK}{BATCHES}snapshot.every_batches = 4\nsnapshot.keep = 3\nsnapshot.keep_hourly = 0\nsnapshot.keep_daily = 0"
+        ),
     );
     // Every piece has requests whose windows are open, and actions on requests of earlier pieces.
     let world = World::generate(6 * n_mutations as u64 + 600, &home.path().join("world"));

@@ -1,5 +1,5 @@
 use ouzel_learner::model::ModelConfig;
-use ouzel_learner::{Error, Trainer, check_draft, weights_hash};
+use ouzel_learner::{Error, Trainer, check_draft, verify_weights, weights_hash};
 use ouzel_snapshot::{ANY, Array, CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs};
@@ -160,6 +160,49 @@ fn weights_that_cannot_be_used_are_not_loaded_although_the_files_are_as_written(
             Ok(_) => assert_eq!(expected, "", "{file}"),
         }
     }
+}
+
+#[test]
+fn the_probe_of_a_snapshot_scores_as_recorded_until_a_weight_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (model, learner) = configs();
+    let mut trainer = Trainer::new(model, learner).unwrap();
+    for batch in batches(3, 200) {
+        trainer.step(&batch).unwrap();
+    }
+    let threads = u32::try_from(trainer.config().threads).unwrap();
+    let by = || Fingerprint {
+        libtorch: Some(ouzel_learner::LIBTORCH.to_owned()),
+        device: "cpu".to_owned(),
+        cpu_capability: ouzel_learner::cpu_capability(),
+        n_threads: threads,
+        ..Fingerprint::default()
+    };
+    let mut honest = draft(&mut trainer);
+    honest.created_by = by();
+    let report = verify_weights(&store.read(store.write(&honest).unwrap()).unwrap()).unwrap();
+    assert!(
+        report.is_exact && report.n_scores >= 64 && report.n_rows > 10,
+        "{report:?}"
+    );
+    assert_eq!(report.largest_difference.to_bits(), 0);
+    let scores = honest.arrays("probe.safetensors").unwrap();
+    let scores = scores.values::<f32>("scores", &[ANY, ANY]).unwrap().into_owned();
+    assert!(scores.iter().any(|score| score.to_bits() != scores[0].to_bits()), "{scores:?}");
+
+    let flip = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value = -*value);
+    let (mut changed, _) = poisoned(&mut trainer, "rows.safetensors", "values", flip);
+    changed.created_by = by();
+    changed
+        .add_arrays(
+            "probe.safetensors",
+            honest.arrays("probe.safetensors").unwrap().clone(),
+        )
+        .unwrap();
+    let changed = store.read(store.write(&changed).unwrap()).unwrap();
+    let error = verify_weights(&changed).unwrap_err().to_string();
+    assert!(error.contains("of the probe is"), "{error}");
 }
 
 #[test]

@@ -57,6 +57,12 @@ pub(super) fn carry_out(
             also.extend(quarantine(store, rule, again, note, now_ms)?);
             Ok((again, also))
         }
+        AdminRequest::Tag { id, name, note } => {
+            let id = id.parse()?;
+            store.tag(id, name, note, now_ms)?;
+            Ok(Some(id))
+        }
+        AdminRequest::Untag { name, note } => Ok(store.untag(name, note, now_ms)?),
         AdminRequest::Unpin { note } => {
             store.unpin(note, now_ms)?;
             Ok((None, Vec::new()))

@@ -5,12 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
+use ouzel_learner::Trainer;
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint};
 use serde_json::Value;
 
 use super::*;
 use crate::admin::{Listener, serve};
 use crate::commands;
+use crate::pipeline::provenance::fingerprint;
 use crate::supervisor::Shutdown;
 
 /// A state directory with `n` snapshots, the last of them `latest`.
@@ -24,7 +26,13 @@ fn state(n: u64) -> tempfile::TempDir {
             sample_seq: 1280 * i,
             ..CheckpointMeta::default()
         };
-        checkpoint.metrics.insert("auc".to_owned(), Some(0.75));
+        for (name, value) in [
+            ("interval_auc", 0.75),
+            ("interval_ne", 0.9),
+            ("interval_calibration", 1.02),
+        ] {
+            checkpoint.metrics.insert(name.to_owned(), Some(value));
+        }
         let mut draft = Draft::new(parent, 1_777_636_800_000, Fingerprint::default(), checkpoint);
         draft
             .add_blob("join.bin", format!("state {i}").into_bytes())
@@ -70,12 +78,14 @@ fn snapshots_are_listed_shown_and_compared() {
     let (code, out, err) = snapshot(dir.path(), "list");
     assert_eq!((code, err.as_str()), (0, ""));
     let lines: Vec<&str> = out.lines().collect();
-    assert_eq!(lines.len(), 4, "{out}");
-    assert!(lines[0].starts_with("SNAPSHOT"));
-    assert!(
-        lines[3].contains("2560") && lines[3].contains("0.750") && lines[3].ends_with("latest"),
-        "{out}"
+    assert_eq!(lines.len(), 6, "{out}");
+    assert!(lines[0].starts_with("  ID"));
+    assert_eq!(
+        lines[3],
+        "* 2   2026-05-01 12:00  20       2560     0.750  0.900  1.020  7 B"
     );
+    assert_eq!(lines[4], "    latest");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{out}");
     assert_eq!(
         json_of(dir.path(), "list")["snapshots"].as_array().unwrap().len(),
         3
@@ -138,6 +148,135 @@ fn without_a_daemon_the_command_changes_the_store() {
 }
 
 #[test]
+fn branches_are_indented_and_notes_wrapped() {
+    let dir = state(2);
+    let store = Store::open(dir.path()).unwrap();
+    for (parent, note) in [
+        (
+            0,
+            "rolled back to 0 while running, because the labels of one source were inverted for an hour",
+        ),
+        (2, ""),
+    ] {
+        let mut draft = Draft::new(
+            Some(SnapshotId::new(parent)),
+            1_777_636_800_000,
+            Fingerprint::default(),
+            CheckpointMeta {
+                batch_seq: 123_456_789,
+                sample_seq: 98_765_432_100,
+                ..CheckpointMeta::default()
+            },
+        );
+        draft.note = (!note.is_empty()).then(|| note.to_owned());
+        store.write(&draft).unwrap();
+    }
+    let (_, out, _) = snapshot(dir.path(), "list");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{out}");
+    assert!(
+        lines[4].starts_with("    2 ") && lines[7].starts_with("    3 "),
+        "{out}"
+    );
+    assert!(lines[4].contains("123.45M  98.76G"), "{out}");
+    assert!(
+        lines[5].starts_with("      rolled back to 0") && lines[6].starts_with("      "),
+        "{out}"
+    );
+    let (_, out, _) = snapshot(dir.path(), "show 2");
+    assert!(out.contains("00000000000000000000, branch 1"), "{out}");
+}
+
+#[test]
+fn tags_name_snapshots_and_keep_them_from_being_removed() {
+    let dir = state(4);
+    let (code, out, err) = snapshot(dir.path(), "tag 1 before-launch --note why");
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.starts_with("tagged 00000000000000000001 as before-launch, by this command"),
+        "{out}"
+    );
+    assert!(
+        snapshot(dir.path(), "list")
+            .1
+            .contains("\n    tag before-launch\n")
+    );
+    assert_eq!(
+        json_of(dir.path(), "show before-launch")["tags"][0],
+        "before-launch"
+    );
+    let (code, out, _) = snapshot(dir.path(), "gc --keep 1 --dry-run");
+    assert_eq!(code, 0);
+    let lines: Vec<&str> = out.lines().skip(1).collect();
+    let expected = [
+        "remove  no rule keeps it",
+        "keep    tag before-launch",
+        "remove  no rule keeps it",
+        "keep    latest",
+    ];
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.ends_with(expected), "{out}");
+    }
+    assert!(
+        lines[4].starts_with("keeps 2 (") && lines[4].contains("would remove 2 ("),
+        "{out}"
+    );
+    assert_eq!(
+        json_of(dir.path(), "list")["snapshots"].as_array().unwrap().len(),
+        4,
+        "nothing was removed"
+    );
+    assert_eq!(
+        json_of(dir.path(), "gc --keep 1")["removed"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert_eq!(snapshot(dir.path(), "untag before-launch").0, 0);
+    let (code, _, err) = snapshot(dir.path(), "untag before-launch");
+    assert!(code == 1 && err.contains("no snapshot has it"), "{err}");
+    let (code, _, err) = snapshot(dir.path(), "tag 3 latest");
+    assert!(code == 1 && err.contains("ouzel itself moves the alias"), "{err}");
+}
+
+#[test]
+fn an_exported_snapshot_is_imported_once_its_weights_are_verified() {
+    let dir = state(0);
+    let config = Config::default();
+    let mut trainer = Trainer::new(config.model_config(), config.learner_config()).unwrap();
+    let mut draft = Draft::new(None, 0, fingerprint(&config), CheckpointMeta::default());
+    trainer.save(&mut draft).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.write(&draft).unwrap();
+    drop(store);
+    let folder = dir.path().join("exported");
+    let line = format!("export 0 {}", folder.display());
+    let (code, _, err) = snapshot(dir.path(), &line);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(snapshot(dir.path(), &line).0, 1, "the folder exists");
+    let other = state(2);
+    let (code, out, err) = snapshot(other.path(), &format!("import {} --note moved", folder.display()));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.starts_with("imported as snapshot 00000000000000000002; `ouzel snapshot rollback 2`"),
+        "{out}"
+    );
+    let (code, out, _) = snapshot(other.path(), "verify 2");
+    assert!(code == 0 && out.contains("scores as recorded"), "{out}");
+    assert_eq!(latest(other.path()), 1);
+    let npz = format!("export 2 {} --format npz", dir.path().join("npz").display());
+    assert_eq!(snapshot(other.path(), &npz).0, 0);
+    assert!(dir.path().join("npz/dense.npz").is_file());
+    fs::write(folder.join("trainer.json"), "{}").unwrap();
+    let (code, _, err) = snapshot(other.path(), &format!("import {}", folder.display()));
+    assert!(
+        code == 1 && err.contains("trainer.json cannot be trusted"),
+        "{err}"
+    );
+}
+
+#[test]
 fn a_running_daemon_makes_the_change_or_its_refusal_is_printed() {
     let dir = state(2);
     let owner = Store::open(dir.path()).unwrap();
@@ -190,7 +329,7 @@ fn a_missing_snapshot_is_one_line_with_a_hint() {
         (
             "rollback ../../etc --rewind",
             2,
-            "`../../etc` is not a snapshot id or alias",
+            "`../../etc` is not a snapshot id, alias or tag",
         ),
         (
             "rollback 7 --rewind",

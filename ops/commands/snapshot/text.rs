@@ -3,46 +3,10 @@
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
-use ouzel_snapshot::{AuditLog, Diff, Manifest, SnapshotEntry, VerificationReport};
+use ouzel_snapshot::{AuditLog, GateResult, Manifest, RetentionDecision, SnapshotEntry};
 
+use super::verdict::Verdict;
 use crate::commands::output::{or_dash, row, table};
-
-/// Writes one line per snapshot.
-pub(super) fn list(listed: &[SnapshotEntry], out: &mut dyn Write) -> io::Result<()> {
-    let mut rows = vec![row([
-        "SNAPSHOT", "CREATED", "BATCH", "SAMPLES", "AUC", "NE", "SIZE", "NOTES",
-    ])];
-    for entry in listed {
-        let known = |text: &dyn Fn(&Manifest) -> String| entry.manifest.as_ref().map_or("-".to_owned(), text);
-        let metric = |name: &str| {
-            let value = entry
-                .manifest
-                .as_ref()
-                .and_then(|m| *m.checkpoint.metrics.get(name)?);
-            or_dash(value, |value| format!("{value:.3}"))
-        };
-        let mut notes: Vec<String> = entry
-            .aliases
-            .iter()
-            .map(|alias| alias.name().to_owned())
-            .collect();
-        if entry.is_rolled_back {
-            notes.push("rolled back".to_owned());
-        }
-        notes.extend(entry.fault.iter().map(|fault| format!("damaged: {fault}")));
-        rows.push(vec![
-            entry.id.to_string(),
-            known(&|m| time(m.created_ms)),
-            known(&|m| m.checkpoint.batch_seq.to_string()),
-            known(&|m| m.checkpoint.sample_seq.to_string()),
-            metric("auc"),
-            metric("ne"),
-            size(entry.bytes),
-            notes.join(", "),
-        ]);
-    }
-    table(&rows, out)
-}
 
 /// Writes a manifest without the hashes of its files.
 pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
@@ -55,7 +19,18 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
             "called",
             or_none((!aliases.is_empty()).then(|| aliases.join(", "))),
         ),
-        ("parent", or_none(manifest.parent.map(|id| id.to_string()))),
+        (
+            "tags",
+            or_none((!entry.tags.is_empty()).then(|| entry.tags.join(", "))),
+        ),
+        (
+            "parent",
+            or_none(
+                manifest
+                    .parent
+                    .map(|id| format!("{id}, branch {}", manifest.branch)),
+            ),
+        ),
         ("created", time(manifest.created_ms)),
         (
             "created by",
@@ -66,7 +41,27 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
         ),
         ("batches", checkpoint.batch_seq.to_string()),
         ("samples", checkpoint.sample_seq.to_string()),
-        ("event time", time(checkpoint.event_time_ms)),
+        (
+            "event time",
+            match &checkpoint.interval_start {
+                Some(start) => format!(
+                    "{} to {}",
+                    time(start.event_time_ms),
+                    time(checkpoint.event_time_ms)
+                ),
+                None => time(checkpoint.event_time_ms),
+            },
+        ),
+        (
+            "interval",
+            or_none(checkpoint.interval_start.map(|start| {
+                format!(
+                    "{} batches, {} samples since the snapshot before",
+                    checkpoint.batch_seq.saturating_sub(start.batch_seq),
+                    checkpoint.sample_seq.saturating_sub(start.sample_seq)
+                )
+            })),
+        ),
         ("ledger", checkpoint.ledger_hash.clone()),
         ("weights", checkpoint.weights_hash.clone()),
         (
@@ -93,6 +88,12 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
         .map(|(name, value)| vec![name.to_owned(), value])
         .collect();
     table(&rows, out)?;
+    let names: Vec<(String, String)> = manifest.gates.iter().map(gate).collect();
+    section(
+        "checks",
+        names.iter().map(|(name, result)| (name, result.clone())),
+        out,
+    )?;
     let metrics = checkpoint.metrics.iter();
     section(
         "metrics",
@@ -112,23 +113,33 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
 }
 
 /// Writes the verdict on each snapshot and on the audit log, with every fault.
-pub(super) fn verify(
-    reports: &[VerificationReport],
-    audit: &AuditLog,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    for report in reports {
+pub(super) fn verify(verdicts: &[Verdict], audit: &AuditLog, out: &mut dyn Write) -> io::Result<()> {
+    for verdict in verdicts {
+        let report = &verdict.report;
         let n_bytes = report.files.iter().map(|file| file.bytes).sum();
-        let verdict = if report.is_valid() { "valid" } else { "DAMAGED" };
-        writeln!(
-            out,
-            "{}  {verdict}, {} files, {}",
-            report.id,
-            report.files.len(),
-            size(n_bytes)
-        )?;
-        if let Some(fault) = &report.fault {
+        let state = if verdict.is_valid() { "valid" } else { "DAMAGED" };
+        let probe = match &verdict.weights {
+            None => String::new(),
+            Some(weights) if weights.n_scores == 0 => format!(", {} rows, no probe recorded", weights.n_rows),
+            Some(weights) if weights.is_exact => {
+                format!(
+                    ", {} rows, {} scores as recorded",
+                    weights.n_rows, weights.n_scores
+                )
+            }
+            Some(weights) => format!(
+                ", {} rows, {} scores within {:.0e} (made on another machine)",
+                weights.n_rows, weights.n_scores, weights.largest_difference
+            ),
+        };
+        let (n_files, size) = (report.files.len(), size(n_bytes));
+        writeln!(out, "{}  {state}, {n_files} files, {size}{probe}", report.id)?;
+        let faults = report.fault.iter().chain(&verdict.weights_fault);
+        for fault in faults {
             writeln!(out, "  {fault}")?;
+        }
+        if let Some(gate) = &verdict.failed_gate {
+            writeln!(out, "  it failed the check `{gate}` when it was written")?;
         }
         for file in &report.files {
             if let Some(fault) = &file.fault {
@@ -145,48 +156,46 @@ pub(super) fn verify(
     }
 }
 
-/// Writes the differences between two snapshots.
-pub(super) fn diff(diff: &Diff, out: &mut dyn Write) -> io::Result<()> {
-    let mut rows = vec![vec!["FIELD".to_owned(), diff.a.to_string(), diff.b.to_string()]];
-    rows.extend(
-        diff.fields
+/// Writes what a garbage collection would do with each snapshot.
+pub(super) fn retention(decisions: &[RetentionDecision], out: &mut dyn Write) -> io::Result<()> {
+    let mut rows = vec![row(["ID", "SIZE", "", "WHY"])];
+    for decision in decisions {
+        let verb = if decision.is_kept { "keep" } else { "remove" };
+        rows.push(vec![
+            decision.id.number().to_string(),
+            size(decision.bytes),
+            verb.to_owned(),
+            decision.reason.clone(),
+        ]);
+    }
+    table(&rows, out)?;
+    let of = |is_kept: bool| {
+        let chosen = decisions
             .iter()
-            .map(|f| vec![f.field.clone(), f.a.to_string(), f.b.to_string()]),
-    );
-    table(&rows, out)?;
-    writeln!(out)?;
-    let mut rows = vec![row(["FILE", "SIZE", "", "EQUAL"])];
-    for file in &diff.files {
-        let equal = if file.is_equal { "yes" } else { "no" };
-        rows.push(vec![
-            file.name.clone(),
-            or_dash(file.a_bytes, size),
-            or_dash(file.b_bytes, size),
-            equal.to_owned(),
-        ]);
-    }
-    table(&rows, out)?;
-    let arrays = diff
-        .files
-        .iter()
-        .flat_map(|file| file.arrays.iter().map(move |array| (file, array)));
-    let arrays: Vec<_> = arrays.collect();
-    if arrays.is_empty() {
-        return Ok(());
-    }
-    writeln!(out)?;
-    let number = |value: Option<f64>| or_dash(value, |value| format!("{value:.4e}"));
-    let mut rows = vec![row(["ARRAY", "NORM", "", "DIFFERING", "LARGEST DIFFERENCE"])];
-    for (file, array) in arrays {
-        rows.push(vec![
-            format!("{}/{}", file.name, array.name),
-            number(array.a_norm),
-            number(array.b_norm),
-            format!("{} of {}", array.n_differing, array.n_compared),
-            number(array.max_abs_diff),
-        ]);
-    }
-    table(&rows, out)
+            .filter(move |decision| decision.is_kept == is_kept);
+        chosen.fold((0, 0), |(n, bytes), decision| (n + 1, bytes + decision.bytes))
+    };
+    let ((n_kept, kept), (n_removed, removed)) = (of(true), of(false));
+    writeln!(
+        out,
+        "keeps {n_kept} ({}), would remove {n_removed} ({})",
+        size(kept),
+        size(removed)
+    )
+}
+
+/// A check as `name` and `passed, 1.2 of at most 3`.
+fn gate((name, gate): (&String, &GateResult)) -> (String, String) {
+    let verdict = if gate.passed { "passed" } else { "FAILED" };
+    let figure = gate
+        .figure
+        .map(|figure| format!(", {figure:.4}"))
+        .unwrap_or_default();
+    let limit = gate
+        .limit
+        .map(|limit| format!(", limit {limit:.4}"))
+        .unwrap_or_default();
+    (name.clone(), format!("{verdict}{figure}{limit}"))
 }
 
 fn section<'a>(
@@ -205,7 +214,7 @@ fn section<'a>(
 }
 
 /// A time in UTC, or "unknown".
-fn time(ms: i64) -> String {
+pub(super) fn time(ms: i64) -> String {
     /// 9999-12-31, the last day that RFC 3339 can express.
     const LAST_MS: u64 = 253_402_300_799_000;
     match u64::try_from(ms) {
@@ -216,8 +225,26 @@ fn time(ms: i64) -> String {
     }
 }
 
+/// A time in UTC to the minute, or "unknown".
+pub(super) fn minutes(ms: i64) -> String {
+    let text = time(ms);
+    match text.split_once('T') {
+        Some((day, time)) => format!("{day} {}", time.get(..5).unwrap_or(time)),
+        None => text,
+    }
+}
+
+/// A count in at most seven characters.
+pub(super) fn count(n: u64) -> String {
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{}.{:02}M", n / 1_000_000, n / 10_000 % 100),
+        _ => format!("{}.{:02}G", n / 1_000_000_000, n / 10_000_000 % 100),
+    }
+}
+
 /// A size in binary units with one decimal.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut unit = (1_u64, "B");
     for larger in [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")] {
         if bytes >= larger.0 {
@@ -236,6 +263,19 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_short() {
+        for (n, text) in [
+            (0, "0"),
+            (999_999, "999999"),
+            (12_345_678, "12.34M"),
+            (5_000_000_000, "5.00G"),
+        ] {
+            assert_eq!(count(n), text);
+        }
+        assert_eq!(minutes(1_777_636_800_999), "2026-05-01 12:00");
+    }
 
     #[test]
     fn sizes_and_times_are_short() {

@@ -44,6 +44,10 @@ pub struct Join {
     matches: MatchLog,
     /// Time of the first sample in the open batch.
     opened: Option<Instant>,
+    /// Time of the last checkpoint, or of the start.
+    checkpointed: Instant,
+    /// True if the state has changed since.
+    is_changed: bool,
     /// The newest request that the next checkpoint answers.
     answers: Option<u64>,
     /// True if the next checkpoint is the last.
@@ -64,6 +68,8 @@ impl Join {
             time_jumps: TimeJumpLog::default(),
             matches: MatchLog::default(),
             opened: None,
+            checkpointed: Instant::now(),
+            is_changed: false,
             answers: None,
             is_last: false,
         }
@@ -152,10 +158,12 @@ impl Join {
                 }
                 Some(NextInput::Record(recorded)) => {
                     n_taken += 1;
+                    self.is_changed = true;
                     self.take(&recorded)?
                 }
             };
             self.execute(effects)?;
+            self.checkpoint_if_old()?;
         }
         if n_taken > 0 {
             self.links.status.events.fetch_add(n_taken, Ordering::Relaxed);
@@ -202,12 +210,28 @@ impl Join {
                 self.execute(effects)?;
             }
         }
+        self.checkpoint_if_old()?;
         self.plan.sync_if_due()
+    }
+
+    /// Takes a checkpoint if the last one is old and something has changed since.
+    ///
+    /// The clock decides when, and the plan log names the point, as with a request: nothing learned depends on it.
+    fn checkpoint_if_old(&mut self) -> anyhow::Result<()> {
+        let limit = self.settings.checkpoint_after;
+        if limit.is_zero() || !self.is_changed || self.checkpointed.elapsed() < limit {
+            return Ok(());
+        }
+        match self.sequencer.request_checkpoint() {
+            Some(effects) => self.execute(effects),
+            None => Ok(()),
+        }
     }
 
     /// Carries out effects in the order of [`Effects`].
     fn execute(&mut self, effects: Effects) -> anyhow::Result<()> {
         if let Some(entry) = &effects.append {
+            self.is_changed = true;
             self.plan.append(entry)?;
         }
         match (self.sequencer.stage().n_open(), effects.batches.is_empty()) {
@@ -252,6 +276,7 @@ impl Join {
             self.plan.roll(self.links.control.plan_keep_from())?;
         }
         self.links.status.joined(self.sequencer.stage());
+        (self.checkpointed, self.is_changed) = (Instant::now(), false);
         Ok(self.links.send(Joined::Checkpoint(Box::new(checkpoint)))?)
     }
 }

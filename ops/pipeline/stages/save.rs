@@ -11,7 +11,7 @@ use metrics::counter;
 
 use ouzel_learner::{check_draft, weights_hash};
 use ouzel_snapshot::metrics::FAILED;
-use ouzel_snapshot::{Alias, Draft, GateResult, SnapshotId, Store};
+use ouzel_snapshot::{Alias, Draft, GateResult, Retention, SnapshotId, Store};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use crate::pipeline::control::SaverControl;
@@ -38,8 +38,8 @@ pub(crate) struct Save {
 /// The stage.
 pub(crate) struct Saver {
     pub(crate) store: Arc<Store>,
-    /// Number of snapshots kept.
-    pub(crate) keep: usize,
+    /// The snapshots that are kept.
+    pub(crate) retention: Retention,
     pub(crate) control: SaverControl,
     pub(crate) status: Arc<PipelineStatus>,
     /// For the audit log.
@@ -114,7 +114,7 @@ impl Saver {
         }
         failpoint::reach(FailPoint::LatestMoved);
         // The snapshot is complete; the rest only frees space.
-        if let Err(error) = self.store.gc(self.keep, self.clock.now_ms()) {
+        if let Err(error) = self.store.gc(self.retention, self.clock.now_ms()) {
             tracing::warn!(%error, "old snapshots not removed; the next snapshot tries again");
         }
         failpoint::reach(FailPoint::SnapshotsCollected);

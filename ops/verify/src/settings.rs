@@ -42,7 +42,7 @@ impl DaemonSettings {
             order.max_reorder_delay = "10ms"
             features = {{ history_len = 20, history_capacity = 40 }}
             learner = {{ batch_min_samples = 32, flush_after_idle = "0ms" }}
-            snapshot = {{ keep = 3 }}
+            snapshot = {{ every = "0s", keep = 3, keep_hourly = 0, keep_daily = 0 }}
             serving.listen = "127.0.0.1:0"
             log.level = "info,ouzel::admin=error"
             [model]

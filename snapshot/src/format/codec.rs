@@ -77,7 +77,8 @@ pub(crate) fn write(arrays: &Arrays, out: &mut dyn Write) -> Result<(), CodecErr
     Ok(())
 }
 
-fn write_values<T: Element>(
+/// Writes the values of one array, little-endian.
+pub(super) fn write_values<T: Element>(
     name: &str,
     chunks: &Chunks<T>,
     n_values: usize,

@@ -35,6 +35,10 @@ pub enum AuditVerb {
     ReEncode,
     /// Events were excluded from learning.
     Quarantine,
+    /// A snapshot got a tag.
+    Tag,
+    /// A tag was removed.
+    Untag,
 }
 
 /// One line of the audit log.

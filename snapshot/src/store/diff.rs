@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Store;
+use super::table_diff::{TableDiff, diff_tables};
 use crate::{Array, Arrays, Dtype, Error, FileEntry, FileKind, Snapshot, SnapshotId};
 
 /// The differences between two snapshots.
@@ -45,6 +46,8 @@ pub struct FileDiff {
     pub is_equal: bool,
     /// The differing arrays, when both are files of arrays.
     pub arrays: Vec<ArrayDiff>,
+    /// The churn of tables, when both are files of arrays.
+    pub tables: Vec<TableDiff>,
 }
 
 /// A differing array.
@@ -64,6 +67,8 @@ pub struct ArrayDiff {
     pub n_compared: usize,
     /// Number of compared values that differ in any bit.
     pub n_differing: usize,
+    /// Euclidean norm of the differences; `None` when nothing was compared or it is not finite.
+    pub diff_norm: Option<f64>,
     /// Largest absolute difference; `None` when nothing was compared or it is not finite.
     pub max_abs_diff: Option<f64>,
 }
@@ -71,9 +76,11 @@ pub struct ArrayDiff {
 impl Store {
     /// Compares two snapshots. Differing files of arrays are read into memory, two at a time.
     ///
+    /// `n_state` tells how many values at the end of a row of a file's tables are optimizer state.
+    ///
     /// # Errors
     /// As for [`Store::read`].
-    pub fn diff(&self, a: SnapshotId, b: SnapshotId) -> Result<Diff, Error> {
+    pub fn diff(&self, a: SnapshotId, b: SnapshotId, n_state: impl Fn(&str) -> usize) -> Result<Diff, Error> {
         let (left, right) = (self.peek(a)?, self.peek(b)?);
         let entries = |snapshot: &Snapshot| -> BTreeMap<String, FileEntry> {
             let files = snapshot.manifest().files.iter();
@@ -88,9 +95,15 @@ impl Store {
             let both = in_left
                 .zip(in_right)
                 .filter(|(entry, _)| !is_equal && entry.kind == FileKind::Arrays);
-            let arrays = match both {
-                Some(_) => diff_arrays(&left.arrays(name)?, &right.arrays(name)?),
-                None => Vec::new(),
+            let (arrays, tables) = match both {
+                Some(_) => {
+                    let (left, right) = (left.arrays(name)?, right.arrays(name)?);
+                    (
+                        diff_arrays(&left, &right),
+                        diff_tables(name, &left, &right, n_state(name))?,
+                    )
+                }
+                None => (Vec::new(), Vec::new()),
             };
             files.push(FileDiff {
                 name: name.clone(),
@@ -98,6 +111,7 @@ impl Store {
                 b_bytes: in_right.map(|entry| entry.bytes),
                 is_equal,
                 arrays,
+                tables,
             });
         }
         Ok(Diff {
@@ -154,7 +168,7 @@ fn diff_arrays(left: &Arrays, right: &Arrays) -> Vec<ArrayDiff> {
 }
 
 fn diff_array(name: &str, a: Option<&Array>, b: Option<&Array>) -> ArrayDiff {
-    let (mut n_compared, mut n_differing, mut max_abs_diff) = (0, 0, 0.0f64);
+    let (mut n_compared, mut n_differing, mut max_abs_diff, mut squares) = (0, 0, 0.0f64, 0.0f64);
     if let (Some(a), Some(b)) = (a, b)
         && a.dtype() == b.dtype()
         && a.shape().len() == b.shape().len()
@@ -165,6 +179,7 @@ fn diff_array(name: &str, a: Option<&Array>, b: Option<&Array>) -> ArrayDiff {
             if a_bits != b_bits {
                 n_differing += 1;
                 let diff = (a - b).abs();
+                squares += diff * diff;
                 max_abs_diff = if diff.is_nan() {
                     f64::INFINITY
                 } else {
@@ -182,6 +197,7 @@ fn diff_array(name: &str, a: Option<&Array>, b: Option<&Array>) -> ArrayDiff {
         b_norm: b.and_then(norm),
         n_compared,
         n_differing,
+        diff_norm: (n_compared > 0 && squares.is_finite()).then(|| squares.sqrt()),
         max_abs_diff: (n_compared > 0 && max_abs_diff.is_finite()).then_some(max_abs_diff),
     }
 }

@@ -15,6 +15,8 @@ pub struct SnapshotEntry {
     pub bytes: u64,
     /// The aliases that name it.
     pub aliases: Vec<Alias>,
+    /// The tags that name it.
+    pub tags: Vec<String>,
     /// True when a rollback abandoned it or an ancestor.
     pub is_rolled_back: bool,
     /// Its manifest, if that can be trusted.
@@ -34,6 +36,7 @@ impl Store {
             // Reporting a damaged alias is up to `alias`; the list must work to find the way out.
             aliases.push((alias, self.undamaged_alias(alias)?));
         }
+        let tags = self.undamaged_tags()?;
         let mut listed = Vec::new();
         for id in self.ids()? {
             let peeked = self.peek(id);
@@ -43,6 +46,11 @@ impl Store {
                 id,
                 bytes: entries.iter().map(|entry| entry.n_bytes).sum(),
                 aliases: names_it.map(|(alias, _)| *alias).collect(),
+                tags: tags
+                    .iter()
+                    .filter(|(_, target)| **target == id)
+                    .map(|(tag, _)| tag.clone())
+                    .collect(),
                 is_rolled_back: false,
                 manifest: peeked.as_ref().ok().map(|snapshot| snapshot.manifest().clone()),
                 fault: peeked.err().map(|error| error.to_string()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{ROOT, check_content, draft, id, open};
 use crate::store::TMP_PREFIX;
 use crate::tests::sim_fs::{FaultKind, SimFs};
-use crate::{Alias, Error, Fs, SnapshotId, Store};
+use crate::{Alias, Error, Fs, Retention, SnapshotId, Store};
 
 /// The progress of a scenario.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Progress {
         self.n_recorded += 1;
         self.is_collecting = true;
         self.leaves_nothing = false;
-        store.gc(1, 9)?;
+        store.gc(Retention::newest(1), 9)?;
         Ok(())
     }
 }
@@ -258,10 +258,10 @@ fn a_power_loss_after_continuing_past_an_io_error_leaves_every_alias_whole() {
                 store.set_alias(Alias::Latest, id).ok();
                 store.set_alias(Alias::Serving, id).ok();
             }
-            store.gc(1, 0).ok();
+            store.gc(Retention::newest(1), 0).ok();
         }
         store.unpin("", 0).ok();
-        store.gc(1, 0).ok();
+        store.gc(Retention::newest(1), 0).ok();
         for seed in 0..8 {
             let after = fs.power_loss(seed);
             let context = format!("power loss {seed} after EIO at operation {at}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ROOT, check_content, draft, id, inspect, open};
 use crate::tests::sim_fs::SimFs;
-use crate::{Alias, Error, FileKind, Fs, MANIFEST_NAME, Store};
+use crate::{Alias, Error, FileKind, Fs, MANIFEST_NAME, Retention, Store};
 
 /// Writes two snapshots and moves `latest` to the second.
 fn write_two(store: &Store) {
@@ -149,7 +149,7 @@ fn a_damaged_alias_is_reported_and_the_newest_valid_snapshot_serves() {
     assert_eq!(recovery.snapshot.unwrap().id(), id(1));
     assert!(store.list().is_ok());
     assert!(
-        open(&sim).gc(1, 0).is_err(),
+        open(&sim).gc(Retention::newest(1), 0).is_err(),
         "what the alias protects is not known"
     );
 }

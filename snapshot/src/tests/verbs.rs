@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{check_content, draft, id, inspect, open};
 use crate::tests::sim_fs::SimFs;
-use crate::{Alias, AuditVerb, Error, GateResult};
+use crate::{Alias, AuditVerb, Error, GateResult, Retention};
 
 #[test]
 fn an_empty_store_lists_nothing() {
@@ -15,7 +15,7 @@ fn an_empty_store_lists_nothing() {
     let recovery = store.newest_valid().unwrap();
     assert!(recovery.snapshot.is_none() && recovery.skipped.is_empty());
     assert_eq!(store.list().unwrap(), []);
-    assert_eq!(store.gc(3, 0).unwrap(), []);
+    assert_eq!(store.gc(Retention::newest(3), 0).unwrap(), []);
     assert_eq!(store.alias(Alias::Latest).unwrap(), None);
     assert!(matches!(
         store.set_alias(Alias::Latest, id(3)),
@@ -198,7 +198,7 @@ fn collection_counts_only_what_could_be_resumed_from() {
         b"damaged!",
     );
     // 7, 5 and 4 are the newest three that look sound; 6 is above the oldest of them.
-    assert_eq!(store.gc(3, 5).unwrap(), [0, 2, 3].map(id));
+    assert_eq!(store.gc(Retention::newest(3), 5).unwrap(), [0, 2, 3].map(id));
     let ids: Vec<_> = store
         .list()
         .unwrap()
@@ -210,7 +210,55 @@ fn collection_counts_only_what_could_be_resumed_from() {
         store.audit().unwrap().lines.last().unwrap().removed,
         [0, 2, 3].map(id)
     );
-    assert_eq!(store.gc(3, 6).unwrap(), []);
+    assert_eq!(store.gc(Retention::newest(3), 6).unwrap(), []);
+}
+
+#[test]
+fn a_tagged_snapshot_is_never_removed_until_it_is_untagged() {
+    let sim = SimFs::new();
+    let store = open(&sim);
+    for tag in 0..6u64 {
+        store.write(&draft(tag.checked_sub(1), tag)).unwrap();
+        store.set_alias(Alias::Latest, id(tag)).unwrap();
+    }
+    for (number, name) in [(1, "before-launch"), (1, "v1"), (3, "v2")] {
+        store.tag(id(number), name, "why", 7).unwrap();
+    }
+    store.tag(id(3), "v2", "again", 7).unwrap();
+    let error = store.tag(id(4), "v2", "", 7).unwrap_err();
+    assert!(
+        error.to_string().contains("has it; remove it there first"),
+        "{error}"
+    );
+    assert!(matches!(store.untag("v3", "", 7), Err(Error::Tag { .. })));
+    assert_eq!(store.list().unwrap()[1].tags, ["before-launch", "v1"]);
+    let planned = store.retention(Retention::newest(1)).unwrap();
+    assert_eq!(planned[1].reason, "tag v1");
+    assert_eq!(store.gc(Retention::newest(1), 8).unwrap(), [0, 2, 4].map(id));
+    assert_eq!(store.untag("v2", "", 9).unwrap(), Some(id(3)));
+    assert_eq!(store.gc(Retention::newest(1), 9).unwrap(), [id(3)]);
+    let verbs: Vec<_> = store
+        .audit()
+        .unwrap()
+        .lines
+        .iter()
+        .map(|line| line.verb)
+        .collect();
+    use AuditVerb::{Gc, Tag, Untag};
+    assert_eq!(verbs, [Tag, Tag, Tag, Gc, Untag, Gc]);
+    drop(store);
+    // A damaged tag protects it knows not what, so nothing is removed.
+    sim.overwrite(&std::path::Path::new(super::ROOT).join("tags/v1"), b"damaged!");
+    let store = open(&sim);
+    store.write(&draft(Some(5), 6)).unwrap();
+    store.set_alias(Alias::Latest, id(6)).unwrap();
+    assert!(matches!(
+        store.gc(Retention::newest(1), 9),
+        Err(Error::Damaged { .. })
+    ));
+    assert_eq!(store.list().unwrap().len(), 3);
+    store.untag("v1", "", 10).unwrap();
+    assert_eq!(store.gc(Retention::newest(1), 9).unwrap(), [id(5)]);
 }
 
 #[test]
@@ -237,7 +285,7 @@ fn a_diff_names_fields_and_arrays_that_differ() {
     let store = open(&sim);
     store.write(&draft(None, 1)).unwrap();
     store.write(&draft(Some(0), 4)).unwrap();
-    let diff = store.diff(id(0), id(1)).unwrap();
+    let diff = store.diff(id(0), id(1), |_| 0).unwrap();
     let fields: Vec<_> = diff.fields.iter().map(|field| field.field.as_str()).collect();
     assert_eq!(
         fields,
@@ -260,7 +308,7 @@ fn a_diff_names_fields_and_arrays_that_differ() {
         (Some(4.0), Some(16.0))
     );
     assert_eq!(rows.arrays[1].max_abs_diff, Some(3.0), "integers too");
-    let same = store.diff(id(1), id(1)).unwrap();
+    let same = store.diff(id(1), id(1), |_| 0).unwrap();
     assert!(
         same.fields.is_empty()
             && same
@@ -330,7 +378,7 @@ proptest! {
                     n_recorded += usize::from(pinned.take().is_some());
                 }
                 Step::Collect(keep) => {
-                    let removed = store.gc(keep, 0).unwrap();
+                    let removed = store.gc(Retention::newest(keep), 0).unwrap();
                     n_recorded += usize::from(!removed.is_empty());
                     let left: BTreeSet<_> = store.list().unwrap().iter().map(|entry| entry.id).collect();
                     prop_assert!(latest.iter().chain(&pinned).all(|id| left.contains(id)));

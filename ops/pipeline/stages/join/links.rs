@@ -17,6 +17,8 @@ pub struct JoinSettings {
     pub max_reorder_delay: Duration,
     /// How long a batch may stay open; zero is no limit.
     pub flush_after: Duration,
+    /// Time from one checkpoint to the next; zero for only those that are due by batches.
+    pub checkpoint_after: Duration,
 }
 
 /// The connections to the other stages.

@@ -1,0 +1,114 @@
+//! Export and import: a snapshot as a folder outside of the store.
+//!
+//! A folder of safetensors has the manifest beside the files that it lists, so it is verified like a snapshot when it is
+//! imported. A folder of `.npz` files is for other programs only.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::IoResultExt;
+use crate::format::codec::{self, CodecError};
+use crate::format::npz;
+use crate::{Arrays, Draft, Error, FileKind, MANIFEST_NAME, RealFs, Snapshot, SnapshotId, Store};
+
+impl Snapshot {
+    /// Writes the files of this snapshot to the new folder `dir`, each as it was written, with the manifest.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::arrays`]; [`Error::Io`] when the folder exists or cannot be written.
+    pub fn export(&self, dir: &Path) -> Result<(), Error> {
+        self.export_with(dir, "", |arrays, out| codec::write(arrays, out))?;
+        let manifest = self.manifest_bytes()?;
+        write_file(&dir.join(MANIFEST_NAME), |out| Ok(out.write_all(&manifest)?))
+    }
+
+    /// Writes the files of this snapshot to the new folder `dir`, arrays as `.npz`.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::export`]; [`Error::Invalid`] for arrays of 4 GiB.
+    pub fn export_npz(&self, dir: &Path) -> Result<(), Error> {
+        self.export_with(dir, ".npz", |arrays, out| npz::write(arrays, out))
+    }
+
+    fn export_with(
+        &self,
+        dir: &Path,
+        extension: &str,
+        write: impl Fn(&Arrays, &mut dyn Write) -> Result<(), CodecError>,
+    ) -> Result<(), Error> {
+        fs::create_dir(dir).attempt("create", dir)?;
+        for file in &self.manifest().files {
+            match file.kind {
+                FileKind::Blob => {
+                    let bytes = self.blob(&file.name)?;
+                    write_file(&dir.join(&file.name), |out| Ok(out.write_all(&bytes)?))?;
+                }
+                FileKind::Arrays => {
+                    let stem = file.name.trim_end_matches(".safetensors");
+                    let name = match extension {
+                        "" => file.name.clone(),
+                        extension => format!("{stem}{extension}"),
+                    };
+                    let arrays = self.arrays(&file.name)?;
+                    write_file(&dir.join(name), |out| write(&arrays, out))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a folder that [`Snapshot::export`] wrote, after checking the hash of every file.
+    ///
+    /// # Errors
+    /// As for [`Store::read`].
+    pub fn open_exported(dir: &Path) -> Result<Self, Error> {
+        let snapshot = Self::peek_folder(&(Arc::new(RealFs) as _), dir.to_owned())?;
+        snapshot.check_hashes()?;
+        Ok(snapshot)
+    }
+}
+
+impl Store {
+    /// Writes an exported snapshot into this store, as the first of a new branch, and returns its new id.
+    ///
+    /// No alias moves. The checks that it went through and its positions are kept.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::arrays`] and [`Store::write`].
+    pub fn import(&self, exported: &Snapshot, note: &str, now_ms: i64) -> Result<SnapshotId, Error> {
+        let manifest = exported.manifest();
+        let mut draft = Draft::new(
+            None,
+            now_ms,
+            manifest.created_by.clone(),
+            manifest.checkpoint.clone(),
+        );
+        let colon = if note.is_empty() { "" } else { ": " };
+        draft.note = Some(format!(
+            "imported snapshot {} of another store{colon}{note}",
+            manifest.id
+        ));
+        draft.gates.clone_from(&manifest.gates);
+        for file in &manifest.files {
+            match file.kind {
+                FileKind::Blob => draft.add_blob(&file.name, exported.blob(&file.name)?)?,
+                FileKind::Arrays => draft.add_arrays(&file.name, exported.arrays(&file.name)?)?,
+            }
+        }
+        self.write(&draft)
+    }
+}
+
+fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), CodecError>) -> Result<(), Error> {
+    let mut out = BufWriter::new(File::create_new(path).attempt("create", path)?);
+    match fill(&mut out) {
+        Ok(()) => out.flush().attempt("write", path),
+        Err(CodecError::Io(error)) => Err(error).attempt("write", path),
+        Err(CodecError::Malformed(why)) => Err(Error::invalid(
+            path.file_name().unwrap_or_default().to_string_lossy(),
+            why,
+        )),
+    }
+}
