@@ -333,6 +333,7 @@ impl<'a> Running<'a> {
 
         let saver = Saver {
             store: Arc::clone(&self.store),
+            max_deltas: config.snapshot.max_deltas,
             retention: (&config.snapshot).into(),
             control: control.saver,
             status: Arc::clone(&status),

@@ -25,6 +25,13 @@ pub struct SnapshotConfig {
     /// Unit: batches. Set it, and `every = "0s"`, where snapshots must be at the same batches in every run.
     #[schemars(range(min = 0))]
     pub every_batches: u64,
+    /// Snapshots after a whole one that store only the rows of tables that changed. A whole one follows sooner when the
+    /// changes add up to half of its size; 0: every snapshot is whole.
+    ///
+    /// Unit: snapshots. Raise it where tables are large and snapshots frequent; a restart reads the whole one and all after
+    /// it.
+    #[schemars(range(min = 0, max = 100))]
+    pub max_deltas: usize,
     /// Newest snapshots that are kept, besides those of the hours and days below and those with an alias or a tag.
     ///
     /// Unit: snapshots. Raise it to be able to roll back by small steps.
@@ -63,6 +70,7 @@ impl Default for SnapshotConfig {
             dir: PathBuf::from("state"),
             every: Period::from_secs(60),
             every_batches: 0,
+            max_deltas: 10,
             keep: 10,
             keep_hourly: 24,
             keep_daily: 7,

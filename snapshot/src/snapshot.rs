@@ -10,11 +10,15 @@ use serde::Serialize;
 use crate::draft::hash_name;
 use crate::error::IoResultExt;
 use crate::format::codec::{self, CodecError};
+use crate::format::delta;
 use crate::format::hashing::{HashingInput, hash_hex};
 use crate::fs::read_small;
 use crate::{
     Arrays, Error, FileEntry, FileKind, Fs, FsKind, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, SnapshotId,
 };
+
+/// Longest chain of files that each have the changed rows of the next.
+pub(crate) const MAX_LINKS: usize = 100;
 
 /// A snapshot on disk with a trusted manifest. Files are read on demand, and their hashes checked each time.
 #[derive(Clone, Debug)]
@@ -112,8 +116,24 @@ impl Snapshot {
             .try_for_each(|entry| self.check_hash(entry))
     }
 
+    /// Checks the hash of a file and of those that it needs of older snapshots.
     fn check_hash(&self, entry: &FileEntry) -> Result<(), Error> {
-        self.read_file(entry, |_, _| Ok(()))
+        self.check_chain(entry, 0)
+    }
+
+    fn check_chain(&self, entry: &FileEntry, n_links: usize) -> Result<(), Error> {
+        self.read_file(entry, |_, _| Ok(()))?;
+        match entry.base {
+            Some(base) if n_links < MAX_LINKS => {
+                let base = self.sibling(base)?;
+                base.check_chain(base.entry(&entry.name, FileKind::Arrays)?, n_links + 1)
+            }
+            Some(_) => {
+                let why = format!("it has more than {MAX_LINKS} bases");
+                Err(Error::damaged(&self.dir.join(&entry.name), why))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The snapshot's id.
@@ -147,8 +167,43 @@ impl Snapshot {
     /// [`Error::NoFile`] when there is none, [`Error::Damaged`] when its bytes are not those written, [`Error::Io`] when
     /// it cannot be read.
     pub fn arrays(&self, name: &str) -> Result<Arrays, Error> {
+        self.arrays_at(name, 0)
+    }
+
+    /// Reads the arrays of a file, `n_links` files of a chain after the one that was asked for.
+    fn arrays_at(&self, name: &str, n_links: usize) -> Result<Arrays, Error> {
         let entry = self.entry(name, FileKind::Arrays)?;
         let label = format!("{name} of snapshot {}", self.id());
+        let stored = self.read_arrays(entry, label.clone())?;
+        let Some(base) = entry.base else {
+            return Ok(stored);
+        };
+        let path = self.dir.join(name);
+        if n_links >= MAX_LINKS {
+            return Err(Error::damaged(
+                &path,
+                format!("it has more than {MAX_LINKS} bases"),
+            ));
+        }
+        let whole = self.sibling(base)?.arrays_at(name, n_links + 1)?;
+        let arrays = delta::apply(whole, stored, label).map_err(|why| Error::damaged(&path, why))?;
+        let hash = hash_arrays(&arrays);
+        if hash != entry.content_hash() {
+            let why = format!(
+                "with its bases its hash is {hash}, the manifest says {}",
+                entry.content_hash()
+            );
+            return Err(Error::damaged(&path, why));
+        }
+        Ok(arrays)
+    }
+
+    /// Opens another snapshot of the same store.
+    fn sibling(&self, id: SnapshotId) -> Result<Self, Error> {
+        Self::peek(&self.fs, self.dir.with_file_name(id.to_string()), id)
+    }
+
+    fn read_arrays(&self, entry: &FileEntry, label: String) -> Result<Arrays, Error> {
         self.read_file(entry, |input, path| {
             codec::read(input, entry.bytes, label).map_err(|error| match error {
                 CodecError::Io(error) => Error::Io {
@@ -186,6 +241,10 @@ impl Snapshot {
             };
             if entry.kind == FileKind::Blob {
                 hasher.update(&entry.bytes.to_le_bytes());
+            }
+            if entry.base.is_some() {
+                write_arrays(&self.arrays(name)?, &mut hasher);
+                continue;
             }
             self.read_file(entry, |input, path| {
                 hasher.update_reader(input).attempt("read", path)?;
@@ -236,6 +295,21 @@ impl Snapshot {
             fault: None,
         }
     }
+}
+
+/// Hashes arrays as [`Snapshot::arrays`] reads them from a whole file.
+pub(crate) fn hash_arrays(arrays: &Arrays) -> String {
+    let mut hasher = blake3::Hasher::new();
+    write_arrays(arrays, &mut hasher);
+    hasher.finalize().to_hex().to_string()
+}
+
+fn write_arrays(arrays: &Arrays, hasher: &mut blake3::Hasher) {
+    let written = codec::write(arrays, hasher);
+    debug_assert!(
+        written.is_ok(),
+        "a hasher takes all bytes; arrays that were read have names and shapes"
+    );
 }
 
 fn check_size(path: &Path, n_bytes: u64, expected: u64) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 mod alias;
 mod aliases;
 mod audit;
+mod chain;
 mod collect;
 mod diff;
 mod lineage;
@@ -24,6 +25,7 @@ use crate::{Error, FileLock, Fs, FsKind, RealFs, Snapshot, SnapshotId};
 use alias::AliasTarget;
 pub(crate) use alias::TMP_PREFIX;
 use audit::AUDIT_NAME;
+use chain::Chain;
 
 pub use alias::Alias;
 pub use audit::{AuditLine, AuditLog, AuditVerb};
@@ -49,6 +51,8 @@ struct Writer {
     _lock: FileLock,
     /// Number of the next snapshot. It grows with every attempt, so a failed id is never used again.
     next: Mutex<u64>,
+    /// Held while a snapshot of a chain is written.
+    chain: Mutex<Chain>,
     /// Held while an alias moves, old snapshots are collected, or the audit log grows.
     admin: Mutex<()>,
 }
@@ -72,6 +76,7 @@ impl Store {
         let writer = Writer {
             _lock: lock(&*fs, &root.join(LOCK_NAME))?,
             next: Mutex::new(0),
+            chain: Mutex::default(),
             admin: Mutex::new(()),
         };
         let store = Self {
@@ -226,6 +231,16 @@ impl Store {
     fn next_number(&self) -> Result<MutexGuard<'_, u64>, Error> {
         // The number is never half changed, so a poisoned lock is usable.
         Ok(self.writer()?.next.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Locks the chain that the next snapshot may continue.
+    fn chain(&self) -> Result<MutexGuard<'_, Chain>, Error> {
+        // It is replaced as a whole, after a snapshot was written.
+        Ok(self
+            .writer()?
+            .chain
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The highest id given out so far.

@@ -1,5 +1,6 @@
 //! Tests of the whole store: its operations, faults at every operation, and tampered files.
 
+mod chains;
 mod export;
 mod faults;
 mod sim_fs;

@@ -189,7 +189,10 @@ fn the_probe_of_a_snapshot_scores_as_recorded_until_a_weight_changes() {
     assert_eq!(report.largest_difference.to_bits(), 0);
     let scores = honest.arrays("probe.safetensors").unwrap();
     let scores = scores.values::<f32>("scores", &[ANY, ANY]).unwrap().into_owned();
-    assert!(scores.iter().any(|score| score.to_bits() != scores[0].to_bits()), "{scores:?}");
+    assert!(
+        scores.iter().any(|score| score.to_bits() != scores[0].to_bits()),
+        "{scores:?}"
+    );
 
     let flip = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value = -*value);
     let (mut changed, _) = poisoned(&mut trainer, "rows.safetensors", "values", flip);

@@ -38,6 +38,8 @@ pub(crate) struct Save {
 /// The stage.
 pub(crate) struct Saver {
     pub(crate) store: Arc<Store>,
+    /// Snapshots after a whole one that store changed rows only.
+    pub(crate) max_deltas: usize,
     /// The snapshots that are kept.
     pub(crate) retention: Retention,
     pub(crate) control: SaverControl,
@@ -106,7 +108,7 @@ impl Saver {
             limit: None,
         };
         save.draft.gates.insert(FINITE_GATE.to_owned(), passed);
-        let id = self.store.write(&save.draft)?;
+        let id = self.store.write_chained(&save.draft, self.max_deltas)?;
         failpoint::reach(FailPoint::SnapshotWritten);
         match self.control.unsaved_rollback(save.lineage) {
             Some((_, reason)) => self.store.adopt(id, &reason, self.clock.now_ms())?,

@@ -116,6 +116,11 @@ impl Arrays {
         Ok(array.into_values().expect("the element type was checked"))
     }
 
+    /// Removes the array called `name`, of any type and shape.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Array> {
+        self.arrays.remove(name)
+    }
+
     /// The one value of the array called `name`, of shape `[]`.
     ///
     /// # Errors

@@ -152,6 +152,19 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Its blake3 hash, hexadecimal.
     pub blake3: String,
+    /// The snapshot whose file of this name has the rows that this one does not; `None` for a whole file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<SnapshotId>,
+    /// The blake3 hash of the whole file that base and changed rows make, hexadecimal; `None` for a whole file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
+}
+
+impl FileEntry {
+    /// The hash of the whole file: equal hashes mean equal content, stored whole or not.
+    pub fn content_hash(&self) -> &str {
+        self.whole.as_deref().unwrap_or(&self.blake3)
+    }
 }
 
 /// Kind of a file's content.
@@ -220,6 +233,11 @@ impl Manifest {
         self.files.iter().find(|entry| entry.name == name)
     }
 
+    /// The snapshots whose files it needs.
+    pub fn bases(&self) -> BTreeSet<SnapshotId> {
+        self.files.iter().filter_map(|file| file.base).collect()
+    }
+
     /// The first check that it failed, by name.
     pub fn failed_gate(&self) -> Option<&str> {
         let failed = self.gates.iter().find(|(_, gate)| !gate.passed);
@@ -245,6 +263,12 @@ impl Manifest {
             check_file_name(&entry.name, entry.kind)?;
             if !is_hash(&entry.blake3) {
                 return Err(format!("the hash of {} is not 64 hexadecimal digits", entry.name));
+            }
+            match (entry.base, &entry.whole) {
+                (None, None) => {}
+                (Some(base), Some(whole))
+                    if base < self.id && is_hash(whole) && entry.kind == FileKind::Arrays => {}
+                _ => return Err(format!("the base of {} is no older file of arrays", entry.name)),
             }
             if !names.insert(entry.name.as_str()) {
                 return Err(format!("{} is listed twice", entry.name));
@@ -306,6 +330,8 @@ pub(crate) mod tests {
                 kind: FileKind::Arrays,
                 bytes: 9,
                 blake3: "0".repeat(64),
+                base: None,
+                whole: None,
             }],
         }
     }
@@ -343,6 +369,8 @@ pub(crate) mod tests {
             ("/files/0/name", "rows.bin".into()),
             ("/files/0/kind", "pickle".into()),
             ("/files/0/blake3", "A".repeat(64).into()),
+            ("/files/0/base", SnapshotId::new(1).to_string().into()),
+            ("/files/0/whole", "0".repeat(64).into()),
             ("/files/1", good["files"][0].clone()),
         ] {
             let mut bad = good.clone();

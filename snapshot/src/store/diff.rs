@@ -91,7 +91,8 @@ impl Store {
         let mut files = Vec::new();
         for name in names {
             let (in_left, in_right) = (left_files.get(name), right_files.get(name));
-            let is_equal = in_left == in_right;
+            let hash = |entry: &FileEntry| (entry.kind, entry.content_hash().to_owned());
+            let is_equal = in_left.map(hash) == in_right.map(hash);
             let both = in_left
                 .zip(in_right)
                 .filter(|(entry, _)| !is_equal && entry.kind == FileKind::Arrays);

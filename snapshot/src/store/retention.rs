@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{Alias, SnapshotEntry, Store};
-use crate::{Error, SnapshotConfig, SnapshotId};
+use crate::{Error, Manifest, SnapshotConfig, SnapshotId};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -115,10 +115,24 @@ fn decide(
     kept.extend(protected.iter().map(|(id, name)| (*id, name.clone())));
     // Without a sound snapshot nothing is known to be superseded.
     let oldest_of_newest = newest.last().map(|entry| entry.id);
+    for entry in listed {
+        if oldest_of_newest.is_none_or(|oldest| entry.id > oldest) {
+            kept.entry(entry.id)
+                .or_insert_with(|| "newer than the oldest of those".to_owned());
+        }
+    }
+    keep_independent(&sound, &mut kept);
+    // Newest first: what a base itself needs is older.
+    for entry in listed.iter().rev().filter(|entry| entry.manifest.is_some()) {
+        if kept.contains_key(&entry.id) {
+            for base in entry.manifest.iter().flat_map(Manifest::bases) {
+                kept.entry(base)
+                    .or_insert_with(|| format!("base of {}", entry.id.number()));
+            }
+        }
+    }
     let decisions = listed.iter().map(|entry| {
-        let is_new = oldest_of_newest.is_none_or(|oldest| entry.id > oldest);
         let reason = kept.get(&entry.id).cloned();
-        let reason = reason.or_else(|| is_new.then(|| "newer than the oldest of those".to_owned()));
         RetentionDecision {
             id: entry.id,
             bytes: entry.bytes,
@@ -127,6 +141,31 @@ fn decide(
         }
     });
     decisions.collect()
+}
+
+/// Keeps the newest sound snapshot that shares no file with the newest one: damage to a base leaves one to resume from.
+fn keep_independent(sound: &[&SnapshotEntry], kept: &mut BTreeMap<SnapshotId, String>) {
+    let bases = |entry: &SnapshotEntry| entry.manifest.as_ref().map(Manifest::bases).unwrap_or_default();
+    let root = |entry: &SnapshotEntry| {
+        let (mut root, mut next) = (entry.id, bases(entry).first().copied());
+        while let Some(base) = next {
+            root = base;
+            let found = sound.iter().find(|entry| entry.id == base);
+            next = found
+                .and_then(|entry| bases(entry).first().copied())
+                .filter(|next| *next < base);
+        }
+        root
+    };
+    let Some(newest) = sound.first() else { return };
+    let root_of_newest = root(newest);
+    if root_of_newest == newest.id && bases(newest).is_empty() {
+        return;
+    }
+    if let Some(entry) = sound.iter().find(|entry| root(entry) != root_of_newest) {
+        kept.entry(entry.id)
+            .or_insert_with(|| format!("needs no file of {}", newest.id.number()));
+    }
 }
 
 fn why_removed(entry: &SnapshotEntry) -> String {

@@ -1,9 +1,11 @@
 //! Writes a snapshot, in an order of operations that leaves it complete and durable or absent.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use super::Store;
+use super::chain::FileDelta;
 use crate::draft::FileContent;
 use crate::error::IoResultExt;
 use crate::format::codec::{self, CodecError};
@@ -21,7 +23,16 @@ impl Store {
     /// [`Error::Io`], where [`Error::is_transient`] distinguishes a full disk from a failing one; [`Error::Invalid`] for
     /// a draft that violates the format; [`Error::ReadOnly`].
     pub fn write(&self, draft: &Draft) -> Result<SnapshotId, Error> {
-        let result = self.try_write(draft);
+        self.write_counted(draft, &BTreeMap::new())
+    }
+
+    /// Writes a snapshot, some of whose files are `deltas` to a snapshot that is on disk.
+    pub(super) fn write_counted(
+        &self,
+        draft: &Draft,
+        deltas: &BTreeMap<String, FileDelta>,
+    ) -> Result<SnapshotId, Error> {
+        let result = self.try_write(draft, deltas);
         match &result {
             Ok((_, n_bytes)) => metrics::written(*n_bytes),
             Err(error) => metrics::failed(error),
@@ -29,11 +40,15 @@ impl Store {
         Ok(result?.0)
     }
 
-    fn try_write(&self, draft: &Draft) -> Result<(SnapshotId, u64), Error> {
+    fn try_write(
+        &self,
+        draft: &Draft,
+        deltas: &BTreeMap<String, FileDelta>,
+    ) -> Result<(SnapshotId, u64), Error> {
         let id = self.take_id()?;
         let tmp = self.tmp_dir(id);
         let dir = self.snapshot_dir(id);
-        let renamed = self.write_files(draft, id, &tmp).and_then(|n_bytes| {
+        let renamed = self.write_files((draft, deltas), id, &tmp).and_then(|n_bytes| {
             self.fs.rename(&tmp, &dir).attempt("rename to its id", &tmp)?;
             Ok(n_bytes)
         });
@@ -63,20 +78,29 @@ impl Store {
         Ok(id)
     }
 
-    fn write_files(&self, draft: &Draft, id: SnapshotId, tmp: &Path) -> Result<u64, Error> {
+    fn write_files(
+        &self,
+        (draft, deltas): (&Draft, &BTreeMap<String, FileDelta>),
+        id: SnapshotId,
+        tmp: &Path,
+    ) -> Result<u64, Error> {
         self.fs.create_dir(tmp).attempt("create", tmp)?;
         let mut files = Vec::new();
         for (name, content) in draft.files() {
             let path = tmp.join(name);
-            let (bytes, blake3) = self.write_file(&path, |output| match content {
-                FileContent::Arrays(arrays) => codec::write(arrays, output),
-                FileContent::Blob(bytes) => Ok(output.write_all(bytes)?),
+            let delta = deltas.get(name);
+            let (bytes, blake3) = self.write_file(&path, |output| match (content, delta) {
+                (_, Some(delta)) => codec::write(&delta.changed, output),
+                (FileContent::Arrays(arrays), None) => codec::write(arrays, output),
+                (FileContent::Blob(bytes), None) => Ok(output.write_all(bytes)?),
             })?;
             files.push(FileEntry {
                 name: name.to_owned(),
                 kind: content.kind(),
                 bytes,
                 blake3,
+                base: delta.map(|delta| delta.base),
+                whole: delta.map(|delta| delta.whole.clone()),
             });
         }
         let mut checkpoint = draft.checkpoint.clone();
