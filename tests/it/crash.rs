@@ -12,7 +12,7 @@ use super::{run, wait_until};
 /// Small batches and many snapshots. The clock closes no batch, so two runs have the same batches. Records wait longer
 /// than a busy machine takes to read three topics.
 pub(crate) const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
-                        snapshot.every_batches = 5\nsnapshot.keep = 4\nsnapshot.keep_hourly = 0\nsnapshot.keep_daily = 0\norder.max_reorder_delay = \"500ms\"";
+                        snapshot.every = \"0s\"\nsnapshot.every_batches = 5\nsnapshot.keep = 4\nsnapshot.keep_hourly = 0\nsnapshot.keep_daily = 0\norder.max_reorder_delay = \"500ms\"";
 
 /// Longest time from the start of the process to the first answer.
 const MAX_STARTUP: Duration = Duration::from_secs(3);

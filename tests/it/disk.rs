@@ -16,7 +16,7 @@ use super::wait_until;
 use super::world::World;
 
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
-                        snapshot.every_batches = 5\nsnapshot.keep = 100\norder.max_reorder_delay = \"500ms\"";
+                        snapshot.every = \"0s\"\nsnapshot.every_batches = 5\nsnapshot.keep = 100\norder.max_reorder_delay = \"500ms\"";
 const FAILED: &str = "ouzel_snapshot_failed_total";
 const COLD: &str = "ouzel_ingest_store_cold_requests";
 const STALLED: &str = "ouzel_ops_plan_stalled";

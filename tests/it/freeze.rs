@@ -12,7 +12,7 @@ use super::world::World;
 /// One HSTU layer with adapters. Snapshots are written on request, at the first batch and at the end. The reordering delay
 /// is longer than a busy machine takes to read three topics.
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
-                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"500ms\"\n\
+                        snapshot.every = \"0s\"\nsnapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"500ms\"\n\
                         model = { from = \"hstu\", lora.rank = 2, lora.layers = [\"sequence.layer0.uvqk\"] }";
 
 /// A weight of the base, and one of an adapter.

@@ -269,7 +269,7 @@ fn a_daemon_with_a_damaged_store_ends_with_the_same_result() {
     let mut home = Home::new(
         &broker,
         &format!(
-            "{ON_DISK}{BATCHES}snapshot.every_batches = 4\nsnapshot.keep = 3\nsnapshot.keep_hourly = 0\nsnapshot.keep_daily = 0"
+            "{ON_DISK}{BATCHES}snapshot.every = \"0s\"\nsnapshot.every_batches = 4\nsnapshot.keep = 3\nsnapshot.keep_hourly = 0\nsnapshot.keep_daily = 0"
         ),
     );
     // Every piece has requests whose windows are open, and actions on requests of earlier pieces.
@@ -338,7 +338,7 @@ fn a_daemon_that_reads_damaged_data_stops_and_the_next_one_rebuilds() {
     let broker = Broker::embedded(1);
     // A state larger than several of the 512 KiB segments that sled writes, and a window in which all of it is open.
     let settings = BATCHES.replace("3h", "10d");
-    let mut home = Home::new(&broker, &format!("{ON_DISK}{settings}snapshot.every_batches = 4"));
+    let mut home = Home::new(&broker, &format!("{ON_DISK}{settings}snapshot.every = \"0s\"\nsnapshot.every_batches = 4"));
     let world = World::generate(3_000, &home.path().join("world"));
     let mut daemon = home.start();
     broker.feed(&world.events);

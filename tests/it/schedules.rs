@@ -177,7 +177,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
     // Almost no reordering delay: a record is joined as soon as the order allows.
     let text = format!(
         "snapshot.dir = {state:?}\nserving.listen = \"127.0.0.1:0\"\nlearner.batch_min_samples = 32\n\
-         learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"1ms\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
+         learner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"1ms\"\nsnapshot.every = \"0s\"\nsnapshot.every_batches = 5\nmodel.dim = 4\nmodel.hidden = [16]"
     );
     let config = Config::parse(&text, "schedules.toml").unwrap();
     if schedule.is_on_one_core {

@@ -11,7 +11,7 @@ use super::world::World;
 
 /// Snapshots are written on request, at the first batch and at the end.
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
-                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"300ms\"";
+                        snapshot.every = \"0s\"\nsnapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"300ms\"";
 
 /// The response of `ouzel score` with `snapshot`.
 fn scored(home: &Home, snapshot: &str) -> RankResponse {

@@ -44,7 +44,7 @@ fn has_warmed_up(member: &Process) -> bool {
 /// The folder of a learner behind the tier and of the joining processes.
 fn home(broker: &Broker, group: &str) -> Home {
     let settings = format!(
-        "learner.batch_min_samples = 32\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
+        "learner.batch_min_samples = 32\nsnapshot.every = \"0s\"\nsnapshot.every_batches = 10\njoin.source = \"tier\"\n\
          tier = {{ group = {group:?}, session_timeout = \"3s\", commit_interval = \"100ms\" }}"
     );
     Home::new(broker, &settings)
