@@ -23,7 +23,7 @@ const COMMON_KEYS: &str = "kafka.bootstrap kafka.dlq kafka.topics.impressions ka
     content.image_encoder content.image_root learner.batch_min_samples learner.max_rows learner.seed \
     learner.device model.from model.dim model.hidden optimizer.row_rate optimizer.dense_rate \
     optimizer.block_rate rows.expire_after snapshot.dir snapshot.every snapshot.keep \
-    snapshot.keep_daily serving.listen serving.workers serving.deadline serving.max_candidates log.level";
+    serving.listen serving.workers serving.deadline serving.max_candidates log.level";
 
 impl Config {
     /// The keys that most users set and those that differ from their defaults, as TOML with comments.

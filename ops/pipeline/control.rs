@@ -198,6 +198,13 @@ impl SaverControl {
         rollback.filter(|_| inner.lineage == lineage)
     }
 
+    /// The newest snapshot of `lineage`, the parent of the next one; `None` without one or after a rollback.
+    pub fn latest_of(&self, lineage: u64) -> Option<SnapshotId> {
+        let inner = self.0.lock();
+        let newest = inner.snapshots.last().copied();
+        newest.filter(|_| inner.lineage == lineage)
+    }
+
     /// Records a snapshot of `lineage`, written for `request`. A snapshot of an abandoned lineage is not the latest.
     pub fn saved(&self, id: SnapshotId, lineage: u64, request: Option<u64>) {
         let mut inner = self.0.lock();
@@ -272,7 +279,9 @@ mod tests {
         } = Control::new(None);
         let before = state.lineage();
         saver.saved(SnapshotId::new(4), before, None);
+        assert_eq!(saver.latest_of(before), Some(SnapshotId::new(4)));
         learner.roll_back(SnapshotId::new(2), "worse".to_owned());
+        assert_eq!(saver.latest_of(before), None);
         saver.saved(SnapshotId::new(5), before, None);
         assert_eq!(saver.unsaved_rollback(before), None);
         let rollback = saver.unsaved_rollback(state.lineage());

@@ -338,7 +338,10 @@ fn a_daemon_that_reads_damaged_data_stops_and_the_next_one_rebuilds() {
     let broker = Broker::embedded(1);
     // A state larger than several of the 512 KiB segments that sled writes, and a window in which all of it is open.
     let settings = BATCHES.replace("3h", "10d");
-    let mut home = Home::new(&broker, &format!("{ON_DISK}{settings}snapshot.every = \"0s\"\nsnapshot.every_batches = 4"));
+    let mut home = Home::new(
+        &broker,
+        &format!("{ON_DISK}{settings}snapshot.every = \"0s\"\nsnapshot.every_batches = 4"),
+    );
     let world = World::generate(3_000, &home.path().join("world"));
     let mut daemon = home.start();
     broker.feed(&world.events);

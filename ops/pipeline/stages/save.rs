@@ -78,6 +78,8 @@ impl Saver {
     /// Writes a snapshot and answers its requests. Returns false if it could not be written.
     fn save(&self, mut save: Save) -> bool {
         save.draft.checkpoint.weights_hash = weights_hash(&save.draft);
+        // The draft may have been made while the snapshot before it was still being written.
+        save.draft.parent = self.control.latest_of(save.lineage).or(save.draft.parent);
         match self.write(&mut save) {
             Ok(id) => {
                 tracing::info!(snapshot = %id, batches = save.draft.checkpoint.batch_seq, "snapshot written");
