@@ -11,9 +11,7 @@ use ouzel_ingest::{Stage, StageBytes, StageError};
 use ouzel_learner::Trainer;
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{FeatureState, PartitionId, Positions, Stream};
-use ouzel_snapshot::{
-    CheckpointMeta, IntervalStart, Manifest, SkippedSnapshot, Snapshot, SnapshotId, Store,
-};
+use ouzel_snapshot::{CheckpointMeta, IntervalStart, Manifest, SkippedSnapshot, Snapshot, SnapshotId, Store};
 
 use super::contents::Contents;
 use super::provenance::{encoders, list_encoders};
@@ -310,7 +308,12 @@ mod tests {
     /// Writes a snapshot of `state` and makes it `latest`; `change` changes a file of arrays by its name.
     fn write(store: &Store, config: &Config, change: impl Fn(&str, &mut Arrays)) -> SnapshotId {
         let (stage, mut trainer, progressive) = new_state(config);
-        let mut honest = Draft::new(None, 0, Fingerprint::default(), provenance(config, None, Vec::new()));
+        let mut honest = Draft::new(
+            None,
+            0,
+            Fingerprint::default(),
+            provenance(config, None, Vec::new()),
+        );
         trainer.save(&mut honest).unwrap();
         let bytes = stage.checkpoint().unwrap().bytes;
         honest.add_blob("join.bin", bytes.join).unwrap();

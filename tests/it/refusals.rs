@@ -161,12 +161,12 @@ fn a_missing_snapshot_is_one_line() {
     check(
         &run(["snapshot", "--state", state, "show", "newest"]),
         2,
-        &["`newest` is not a snapshot id or alias", "hint:"],
+        &["`newest` is not a snapshot id, alias or tag", "hint:"],
     );
     check(
         &run(["score", "--state", state, "--snapshot", "newest"]),
         2,
-        &["`newest` is not a snapshot id or alias", "hint:"],
+        &["`newest` is not a snapshot id, alias or tag", "hint:"],
     );
     let listed = run_here(&["snapshot", "--state", state, "list", "--json"]).json();
     assert_eq!(listed["snapshots"].as_array().map(Vec::len), Some(0));

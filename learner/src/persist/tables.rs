@@ -21,13 +21,17 @@ pub(super) fn add_table(arrays: &mut Arrays, prefix: &str, table: &Table) -> Res
         seen,
         free,
     } = table.pages();
-    let ids: Vec<u64> = ids.iter().flat_map(|page| page.iter().map(|id| id.0)).collect();
+    // The only copy that a learner waits for. Page by page, so that it is one of memory.
+    let mut all_ids: Vec<u64> = Vec::with_capacity(table.len());
+    for page in &ids {
+        all_ids.extend(page.iter().map(|id| id.0));
+    }
     let values = values
         .into_iter()
         .map(|page| -> SharedChunk<f32> { page })
         .collect();
     let name = |name: &str| format!("{prefix}{name}");
-    arrays.insert(name("ids"), Array::new(&[table.len()], ids)?)?;
+    arrays.insert(name("ids"), Array::new(&[table.len()], all_ids)?)?;
     arrays.insert(
         name("values"),
         Array::shared(&[table.len(), table.stride()], values)?,
