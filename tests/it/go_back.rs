@@ -15,7 +15,7 @@ use super::world::World;
 /// Snapshots are written on request, at the first batch and at the end. Time closes no batch, and a record waits for
 /// those of other partitions that are under way, so that two daemons read one order.
 const SETTINGS: &str = "learner.batch_min_samples = 32\nlearner.flush_after_idle = \"0s\"\n\
-                        snapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"3s\"";
+                        snapshot.every = \"0s\"\nsnapshot.every_batches = 1000\nsnapshot.keep = 50\norder.max_reorder_delay = \"3s\"";
 
 /// The user that a quarantine excludes.
 const BOT: &str = "user-3";
