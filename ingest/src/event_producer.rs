@@ -135,7 +135,7 @@ impl EventProducer {
         let context = RecordContext {
             metadata: Metadata {
                 timestamp_ms: Some(now_ms),
-                topic: stream.name(),
+                topic: self.topics.name(stream),
                 ..Metadata::default()
             },
             ..RecordContext::default()

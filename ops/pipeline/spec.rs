@@ -214,7 +214,8 @@ pub(crate) fn contract_decoder(config: &Config) -> anyhow::Result<Decoder> {
 fn new_decoder(config: &Config, events: EventConfig) -> anyhow::Result<Decoder> {
     let decoder = Decoder::new(config.id_space(), config.task_names(), events);
     let decoder = decoder.map_err(|error| error.within("events"))?;
-    Ok(decoder.with_vector_widths(config.model_config().content.vector_widths))
+    let widths = config.model_config().content.vector_widths;
+    Ok(decoder.with_vector_widths(widths).with_topics(config.topics()))
 }
 
 /// The dead letters of a configuration: topics, or discarded.

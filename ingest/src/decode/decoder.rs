@@ -19,6 +19,7 @@ use crate::accounts::Accounts;
 use crate::mapping::{Mapped, Mapping, Metadata, RecordContext, text_of};
 use crate::quarantine::Quarantine;
 use crate::tier::Wire;
+use crate::topics::Topics;
 
 /// Decodes the records of every stream.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Decoder {
     pub(super) config: EventConfig,
     pub(super) number_names: NumberNames,
     mappings: Mappings,
+    /// The names of the topics, which a mapping may read.
+    topics: Topics,
     /// Width of the content vectors that the model reads, by modality; 0 for none.
     pub(super) vector_widths: Option<[usize; N_MODALITIES]>,
     tier: Wire,
@@ -123,6 +126,7 @@ impl Decoder {
             config,
             number_names: NumberNames::default(),
             mappings,
+            topics: Topics::default(),
             vector_widths: None,
             quarantine: Quarantine::default(),
             counters: DecodeCounters::default(),
@@ -140,6 +144,13 @@ impl Decoder {
     #[must_use]
     pub fn with_quarantine(mut self, quarantine: Quarantine) -> Self {
         self.quarantine = quarantine;
+        self
+    }
+
+    /// Names the topic of each stream, for mappings that read `@topic` or `@position`.
+    #[must_use]
+    pub fn with_topics(mut self, topics: Topics) -> Self {
+        self.topics = topics;
         self
     }
 
@@ -235,7 +246,7 @@ impl Decoder {
         let stream = record.position.partition.stream;
         let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
         let context = RecordContext {
-            metadata: Metadata::of(record, stream.name()),
+            metadata: Metadata::of(record, self.topics.name(stream)),
             ..RecordContext::default()
         };
         let mapped = self.mappings.of(stream).mapping.apply(&value, &context)?;

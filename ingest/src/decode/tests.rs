@@ -2,6 +2,7 @@
 
 mod properties;
 mod rejects;
+mod topics;
 
 use serde_json::{Value, json};
 
