@@ -81,6 +81,9 @@ fn properties(config: &Config, findings: &mut Findings) {
     if let Err(error) = check_properties(&kafka) {
         findings.problem("kafka.properties", error.to_string());
     }
+    if let Err(error) = config.record_formats() {
+        findings.problem("kafka.schema_registry", format!("{error:#}"));
+    }
     if config.serving.events_listen.is_some()
         && let Err(error) = config.event_producer(&kafka)
     {

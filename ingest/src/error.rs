@@ -21,6 +21,8 @@ pub enum Error {
         "{what} is not built in; build with `--features {feature}`, or with `make build` for all that Kafka needs"
     )]
     NotBuiltIn { what: String, feature: &'static str },
+    #[error("cannot use the schema registry at {url}: {detail}; correct `kafka.schema_registry`")]
+    Registry { url: String, detail: String },
     #[error("cannot reach kafka at {bootstrap}: {detail}; {}", advice(detail))]
     Unreachable { bootstrap: String, detail: String },
     #[error(

@@ -14,6 +14,7 @@ mod embedded_broker;
 mod error;
 mod event_producer;
 mod feeder;
+mod formats;
 pub mod join;
 pub mod mapping;
 pub mod metrics;
@@ -35,6 +36,7 @@ pub use embedded_broker::{EMBEDDED_PARTITION_BYTES, EmbeddedBroker};
 pub use error::Error;
 pub use event_producer::{CheckedEvent, Delivery, EventProducer};
 pub use feeder::Feeder;
+pub use formats::{PayloadFormat, RecordFormats, RegistryConfig};
 pub use quarantine::{Quarantine, QuarantineRule};
 pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{

@@ -23,6 +23,8 @@ ouzel_sample::metric_names! {
         "Records dropped because their offset was read before, by stream.";
     counter OFFSET_GAPS = "ouzel_ingest_offset_gaps_total", Count,
         "Offsets without a record (transaction markers or compaction), by stream.";
+    counter SCHEMA_REQUESTS = "ouzel_ingest_schema_requests_total", Count,
+        "Requests to the schema registry, by outcome: found, unusable, unknown or failed.";
     counter BROKER_ERRORS = "ouzel_ingest_broker_errors_total", Count,
         "Broker errors after which polling continued, by kind.";
     counter DEAD_LETTERS = "ouzel_ingest_dead_letters_total", Count,

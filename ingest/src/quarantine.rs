@@ -11,6 +11,7 @@ use ouzel_sample::{Event, EventTime, Id, IdKind, IdSpace, Record, Reject, Reject
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::formats::RecordFormats;
 use crate::mapping::{Metadata, RecordPath};
 use crate::metrics::QUARANTINED_ITEMS;
 
@@ -121,11 +122,17 @@ impl Quarantine {
     ///
     /// # Errors
     /// [`RejectReason::Quarantined`] when nothing is left.
-    pub(crate) fn apply(&self, record: &Record, topic: &str, event: Event) -> Result<Event, Reject> {
+    pub(crate) fn apply(
+        &self,
+        record: &Record,
+        topic: &str,
+        event: Event,
+        formats: &RecordFormats,
+    ) -> Result<Event, Reject> {
         if self.rules.is_empty() || record.position.partition.stream == Stream::Items {
             return Ok(event);
         }
-        let mut value = ParsedOnce::default();
+        let mut value = ParsedOnce { formats, value: None };
         let mut event = event;
         for rule in &self.rules {
             event = rule.apply(record, topic, event, &mut value)?;
@@ -134,15 +141,21 @@ impl Quarantine {
     }
 }
 
-/// The payload as JSON, parsed when a rule first needs it.
-#[derive(Default)]
-struct ParsedOnce(Option<Value>);
+/// The payload as JSON, parsed when a rule first needs it. It has been decoded to an event before, so it can be parsed.
+struct ParsedOnce<'a> {
+    formats: &'a RecordFormats,
+    value: Option<Value>,
+}
 
-impl ParsedOnce {
+impl ParsedOnce<'_> {
     fn of(&mut self, record: &Record) -> &Value {
-        self.0.get_or_insert_with(|| {
+        self.value.get_or_insert_with(|| {
+            let stream = record.position.partition.stream;
             let payload = record.payload.as_deref().unwrap_or_default();
-            serde_json::from_slice(payload).unwrap_or(Value::Null)
+            match self.formats.is_json(stream) {
+                true => serde_json::from_slice(payload).unwrap_or(Value::Null),
+                false => self.formats.value(stream, payload).unwrap_or(Value::Null),
+            }
         })
     }
 }
@@ -153,7 +166,7 @@ impl CompiledRule {
         record: &Record,
         topic: &str,
         event: Event,
-        value: &mut ParsedOnce,
+        value: &mut ParsedOnce<'_>,
     ) -> Result<Event, Reject> {
         let fits_time = |ts: EventTime| self.from <= ts && ts < self.to;
         let fits_user = |user: Id| self.user.is_none_or(|known| known == user);

@@ -39,7 +39,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         Ok(PipelineSpec {
             config: &config,
             open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
-            decoder: decoder(&config)?,
+            decoder: decoder(&config)?.with_formats(Arc::clone(&kafka.formats)),
             dead_letters: dead_letters(&config, &kafka)?,
             seed: Box::new(|_| {}),
             accept_loss: args.accept_loss.then(|| kafka.clone()),

@@ -276,10 +276,9 @@ fn kafka(broker: &EmbeddedBroker, config: &Config) -> anyhow::Result<KafkaConfig
         bootstrap: broker.bootstrap()?,
         topics: config.topics(),
         is_whole_log_expected: true,
-        with_metadata: Vec::new(),
-        streams: Stream::EVENTS.to_vec(),
         // A real broker answers a waiting fetch when a record arrives; the embedded broker answers when the wait ends.
         properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
+        ..KafkaConfig::default()
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -68,27 +69,25 @@ struct Outcomes {
 
 fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let config = Config::load_or_default(args.config.as_deref())?;
-    let decoder = decoder(&config)?;
     let streams = match args.stream {
         Some(StreamName::Impressions) => vec![Stream::Impressions],
         Some(StreamName::Actions) => vec![Stream::Actions],
         Some(StreamName::Items) => vec![Stream::Items],
         None => Stream::EVENTS.to_vec(),
     };
+    let mut decoder = decoder(&config)?;
     let (name, records) = match (&args.file, &args.topic) {
         (Some(file), _) => (file_name(file), file_records(file, args.records)?),
-        (None, Some(topic)) => (topic.clone(), topic_records(&config, topic, args.records)?),
+        (None, Some(topic)) => {
+            let kafka = config.kafka_config().exit(Exit::Usage)?;
+            decoder = decoder.with_formats(Arc::clone(&kafka.formats));
+            (topic.clone(), topic_records(kafka, topic, args.records)?)
+        }
         (None, None) => return Err(anyhow!("name a file or a topic")).exit(Exit::Usage),
     };
     let mut outcomes: BTreeMap<&str, Outcomes> = BTreeMap::new();
     for (n, record) in records.iter().enumerate() {
-        let payload = record.payload.as_deref().unwrap_or_default();
-        writeln!(
-            out,
-            "record {}: {}",
-            n + 1,
-            shortened(&String::from_utf8_lossy(payload))
-        )?;
+        writeln!(out, "record {}: {}", n + 1, shown(&decoder, &streams, record))?;
         for stream in &streams {
             let outcome = outcomes.entry(stream.name()).or_default();
             try_record(&decoder, *stream, (&name, record), outcome, out)?;
@@ -126,7 +125,9 @@ fn try_record(
         metadata: Metadata::of(record, topic),
         ..RecordContext::default()
     };
-    match decoder.events_of(stream, record.payload.as_deref().unwrap_or_default(), &context) {
+    let payload = record.payload.as_deref().unwrap_or_default();
+    let json = decoder.json_of(stream, payload);
+    match json.and_then(|json| decoder.events_of(stream, &json, &context)) {
         Ok(mapped) => {
             outcome.used += 1;
             for name in mapped.unread {
@@ -147,6 +148,15 @@ fn try_record(
     Ok(())
 }
 
+/// A record as JSON, by the first stream whose format reads it.
+fn shown(decoder: &Decoder, streams: &[Stream], record: &Record) -> String {
+    let payload = record.payload.as_deref().unwrap_or_default();
+    let read = streams
+        .iter()
+        .find_map(|stream| decoder.json_of(*stream, payload).ok());
+    shortened(&String::from_utf8_lossy(read.as_deref().unwrap_or(payload)))
+}
+
 fn file_records(path: &Path, n: usize) -> anyhow::Result<Vec<Record>> {
     let lines = first_rows(path, n)?;
     let record = |(i, line)| Record {
@@ -159,8 +169,7 @@ fn file_records(path: &Path, n: usize) -> anyhow::Result<Vec<Record>> {
 }
 
 /// The first records of a topic, as far as they arrive in time.
-fn topic_records(config: &Config, topic: &str, n: usize) -> anyhow::Result<Vec<Record>> {
-    let kafka = config.kafka_config().exit(Exit::Usage)?;
+fn topic_records(kafka: KafkaConfig, topic: &str, n: usize) -> anyhow::Result<Vec<Record>> {
     let kafka = KafkaConfig {
         topics: Topics {
             impressions: topic.to_owned(),

@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use ouzel_ingest::join::Outcome;
-use ouzel_ingest::{DataSource, DeadLetters, ImmediateLabels, KafkaSource, ReplayBound, ReplayRange};
+use ouzel_ingest::{
+    DataSource, DeadLetters, ImmediateLabels, KafkaConfig, KafkaSource, ReplayBound, ReplayRange,
+};
 use ouzel_sample::{Batch, DecodedRecord, Event, EventTime, Stream};
 
 use crate::cli::{Labels, RangePoint, ReplayArgs};
 use crate::commands::data::{open_data, seed_histories};
 use crate::commands::streams::{Sources, StreamReport};
 use crate::config::Config;
-use crate::error::Exit;
+use crate::error::{ErrorExt, Exit};
 use crate::pipeline::in_place::{self, Observer};
 use crate::pipeline::learner::{Learner, SharedScores};
 use crate::pipeline::lock;
@@ -78,19 +80,26 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
 fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunReport> {
     let is_immediate = args.labels == Labels::Immediate;
     let scores = SharedScores::default();
+    // The rows of a folder are JSON, whatever the topics hold.
+    let formats = match args.data {
+        Some(_) => Arc::default(),
+        None => Arc::new(config.record_formats().exit(Exit::Usage)?),
+    };
+    let kafka_formats = Arc::clone(&formats);
     let mut spec = PipelineSpec {
         config,
-        open_source: Box::new(|_| {
+        open_source: Box::new(move |_| {
             let range = ReplayRange {
                 from: bound(args.from),
                 to: bound(args.to),
             };
-            Ok(Box::new(KafkaSource::open_range(
-                &config.kafka_config()?,
-                &range,
-            )?))
+            let kafka = KafkaConfig {
+                formats: kafka_formats,
+                ..config.kafka_config()?
+            };
+            Ok(Box::new(KafkaSource::open_range(&kafka, &range)?))
         }),
-        decoder: decoder(config)?,
+        decoder: decoder(config)?.with_formats(formats),
         dead_letters: dead_letters(config, args)?,
         seed: Box::new(|_| {}),
         accept_loss: None,

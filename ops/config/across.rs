@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ouzel_ingest::PayloadFormat;
 use ouzel_ingest::join::{JoinBy, JoinSource};
 use ouzel_ingest::mapping::FieldSource;
 use ouzel_learner::model::SequenceKind;
+use ouzel_sample::Stream;
 use ouzel_sample::settings::{KeyError, out_of_range};
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +45,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     errors.extend(several_actions(config));
     errors.extend(by_user_item(config));
     errors.extend(bodies(config));
+    errors.extend(registry(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let message = format!("must be a level or a filter, not {:?}: {error}", config.log.level);
@@ -130,6 +133,35 @@ fn bodies(config: &Config) -> Option<KeyError> {
     );
     let is_small = config.serving.events_listen.is_some() && body < record;
     is_small.then(|| KeyError::new("serving.max_body", message))
+}
+
+/// Schemas need a registry, and posted events are written as JSON.
+fn registry(config: &Config) -> Vec<KeyError> {
+    let url = &config.kafka.schema_registry.url;
+    let mut errors = Vec::new();
+    let is_address = ["http://", "https://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
+    if !url.is_empty() && !is_address {
+        let message = format!("must begin with http:// or https://, not {url:?}");
+        errors.push(KeyError::new("kafka.schema_registry.url", message));
+    }
+    for stream in Stream::EVENTS {
+        let format = config.events.format(stream);
+        let key = format!("events.{stream}.format");
+        if format.needs_registry() && url.is_empty() {
+            errors.push(KeyError::new(
+                key,
+                "needs the schemas of a registry: set kafka.schema_registry.url",
+            ));
+        } else if format != PayloadFormat::Json && config.serving.events_listen.is_some() {
+            errors.push(KeyError::new(
+                key,
+                "must be \"json\" where serving.events_listen takes events, which are written as JSON",
+            ));
+        }
+    }
+    errors
 }
 
 fn socket(config: &Config) -> Option<KeyError> {

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
 
 use ouzel_ingest::join::{JoinSource, LabelPolicy, StoreConfig, StoreKind, ValueUse};
-use ouzel_ingest::{EventProducer, KafkaConfig, Topics};
+use ouzel_ingest::{EventProducer, KafkaConfig, RecordFormats, RegistryConfig, Topics};
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::{Policy as LossPolicy, ValueRole};
 use ouzel_learner::model::ModelConfig;
@@ -40,7 +43,7 @@ impl Config {
     }
 
     /// The connection to the brokers, with resolved secrets. Do not print it.
-    pub fn kafka_config(&self) -> Result<KafkaConfig, PropertyError> {
+    pub fn kafka_config(&self) -> anyhow::Result<KafkaConfig> {
         Ok(KafkaConfig {
             bootstrap: self.kafka.bootstrap.clone(),
             properties: self.kafka.properties.resolve(|name| std::env::var(name).ok())?,
@@ -50,8 +53,29 @@ impl Config {
                 JoinSource::Tier => Stream::BEHIND_TIER.to_vec(),
             },
             with_metadata: self.events.with_metadata(),
+            formats: Arc::new(self.record_formats()?),
             is_whole_log_expected: false,
         })
+    }
+
+    /// The formats of the records, with a client of the schema registry. Nothing is requested yet.
+    pub(crate) fn record_formats(&self) -> anyhow::Result<RecordFormats> {
+        let section = &self.kafka.schema_registry;
+        let read = |path: &Path, key: &str| match path.as_os_str().is_empty() {
+            true => Ok(None),
+            false => fs::read(path)
+                .map(Some)
+                .with_context(|| format!("cannot read kafka.schema_registry.{key}, {}", path.display())),
+        };
+        let login = read(&section.login_file, "login_file")?;
+        let login = login.map(String::from_utf8).transpose();
+        let registry = RegistryConfig {
+            url: section.url.clone(),
+            login: login.context("kafka.schema_registry.login_file holds no text")?,
+            authorities: read(&section.ca_file, "ca_file")?,
+        };
+        let registry = (!section.url.is_empty()).then_some(&registry);
+        Ok(RecordFormats::new(|stream| self.events.format(stream), registry)?)
     }
 
     /// The connection to the brokers with a stand-in for each secret that this machine lacks, and those that it lacks.

@@ -32,6 +32,27 @@ pub struct Kafka {
     ///
     /// Set it for encryption, authentication and tuning of the client.
     pub properties: Properties,
+    /// Where the schemas of Avro and Protobuf records are.
+    pub schema_registry: SchemaRegistry,
+}
+
+/// Where the schemas of Avro and Protobuf records are. While the registry does not answer, reading waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchemaRegistry {
+    /// Where the registry's API begins, such as `http://127.0.0.1:8081`; empty for none.
+    ///
+    /// Set it when `format` of a section below `[events]` is `avro` or `protobuf`.
+    pub url: String,
+    /// A file with `user:password`, or with the key and secret of an API key as `key:secret`; empty for none.
+    ///
+    /// Set it when the registry asks for a login.
+    pub login_file: PathBuf,
+    /// A file with the certificates of the authorities that sign the registry's own, in PEM form; empty for those that
+    /// browsers trust.
+    ///
+    /// Set it for a registry with a certificate of your own.
+    pub ca_file: PathBuf,
 }
 
 impl Default for Kafka {
@@ -41,6 +62,7 @@ impl Default for Kafka {
             dlq: true,
             topics: Topics::default(),
             properties: Properties::default(),
+            schema_registry: SchemaRegistry::default(),
         }
     }
 }

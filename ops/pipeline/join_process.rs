@@ -25,8 +25,8 @@ pub(crate) fn start(config: &Config, metrics: Metrics, shutdown: &Shutdown) -> a
     let writer = Writer::connect(&kafka, Wire::new(config.id_space(), config.task_names()))?;
     let group = Group::join(&kafka, &config.tier, config.events.max_future_skew)?;
     let links = KafkaLinks {
+        decoder: decoder(config)?.with_formats(Arc::clone(&kafka.formats)),
         kafka,
-        decoder: decoder(config)?,
         letters,
         writer,
     };

@@ -45,6 +45,10 @@ pub(crate) fn check_broker(
         check.pairs(&kafka.topics.impressions, &kafka.topics.actions);
     }
     let mut findings = check.findings;
+    if let Some(why) = kafka.formats.registry_complaint() {
+        let message = format!("the schema registry does not answer: {why}");
+        findings.problem("kafka.schema_registry.url", message);
+    }
     if config.kafka.dlq || config.serving.events_listen.is_some() {
         findings.notes.push(
             "whether this user may write was not checked: the broker tells only by a record that is written"

@@ -157,6 +157,10 @@ pub enum RejectReason {
     Quarantined,
     /// The record comes from a join tier with another id salt or format.
     Foreign,
+    /// The payload does not fit its schema, or has no frame that names one.
+    MalformedPayload,
+    /// The registry does not have the record's schema, or the schema cannot be used.
+    UnknownSchema,
 }
 
 impl RejectReason {
@@ -187,6 +191,8 @@ impl RejectReason {
             RejectReason::NotSelected => "not_selected",
             RejectReason::Quarantined => "quarantined",
             RejectReason::Foreign => "foreign",
+            RejectReason::MalformedPayload => "malformed_payload",
+            RejectReason::UnknownSchema => "unknown_schema",
         }
     }
 }

@@ -5,6 +5,7 @@ use ouzel_sample::settings::{ByteSize, KeyError, Period, out_of_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::formats::PayloadFormat;
 use crate::mapping::{ActionMapping, ImpressionMapping, ItemMapping, Mapping};
 
 /// A little less than what librdkafka (1,000,000) and a Kafka broker (1,048,588) accept by default with their overhead.
@@ -77,6 +78,17 @@ impl EventConfig {
             actions: ActionMapping::default(),
             items: ItemMapping::default(),
             ..self.clone()
+        }
+    }
+
+    /// The format of a stream's records. Join records have one of their own.
+    #[must_use]
+    pub fn format(&self, stream: Stream) -> PayloadFormat {
+        match stream {
+            Stream::Impressions => self.impressions.format,
+            Stream::Actions => self.actions.format,
+            Stream::Items => self.items.format,
+            Stream::Samples => PayloadFormat::Json,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The decoder: maps a record to the contract of its stream, checks it, and counts the outcome.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ouzel_sample::settings::KeyError;
@@ -16,6 +17,7 @@ use super::counters::DecodeCounters;
 use super::number_names::NumberNames;
 use super::wire;
 use crate::accounts::Accounts;
+use crate::formats::RecordFormats;
 use crate::mapping::{Mapped, Mapping, Metadata, RecordContext, text_of};
 use crate::quarantine::Quarantine;
 use crate::tier::Wire;
@@ -31,6 +33,7 @@ pub struct Decoder {
     mappings: Mappings,
     /// The names of the topics, which a mapping may read.
     topics: Topics,
+    formats: Arc<RecordFormats>,
     /// Width of the content vectors that the model reads, by modality; 0 for none.
     pub(super) vector_widths: Option<[usize; N_MODALITIES]>,
     tier: Wire,
@@ -127,6 +130,7 @@ impl Decoder {
             number_names: NumberNames::default(),
             mappings,
             topics: Topics::default(),
+            formats: Arc::default(),
             vector_widths: None,
             quarantine: Quarantine::default(),
             counters: DecodeCounters::default(),
@@ -154,11 +158,33 @@ impl Decoder {
         self
     }
 
+    /// Reads records in these formats; without, all are JSON.
+    #[must_use]
+    pub fn with_formats(mut self, formats: Arc<RecordFormats>) -> Self {
+        self.formats = formats;
+        self
+    }
+
+    /// The payload as JSON text, whatever the format of `stream` is.
+    ///
+    /// # Errors
+    /// Why it cannot be decoded.
+    pub fn json_of<'a>(&self, stream: Stream, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, Reject> {
+        match self.formats.is_json(stream) {
+            true => Ok(Cow::Borrowed(payload)),
+            false => Ok(Cow::Owned(
+                self.formats.value(stream, payload)?.to_string().into_bytes(),
+            )),
+        }
+    }
+
     /// Decodes and counts one record. Never panics, whatever the payload.
     pub fn decode(&self, record: &Record) -> DecodedRecord {
         let stream = record.position.partition.stream;
         let parsed = self.parse(record).and_then(|(event, unread)| {
-            let event = self.quarantine.apply(record, stream.name(), event)?;
+            let event = self
+                .quarantine
+                .apply(record, self.topics.name(stream), event, &self.formats)?;
             Ok((event, unread))
         });
         match &parsed {
@@ -232,7 +258,7 @@ impl Decoder {
             return Ok((Event::JoinRecord(Box::new(joined)), Vec::new()));
         }
         let mapping = self.mappings.of(stream);
-        if mapping.tries_contract() {
+        if self.formats.is_json(stream) && mapping.tries_contract() {
             if let Some(parsed) = self.contract(stream, payload, record.timestamp_ms) {
                 return parsed;
             }
@@ -244,12 +270,23 @@ impl Decoder {
     /// The event of a payload of any form.
     pub(super) fn through_mapping(&self, record: &Record, payload: &[u8]) -> Parsed {
         let stream = record.position.partition.stream;
-        let value: Value = serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?;
+        let mapping = &self.mappings.of(stream).mapping;
+        let value: Value = match self.formats.is_json(stream) {
+            true => serde_json::from_slice(payload).map_err(|error| malformed(payload, &error))?,
+            false => self.formats.value(stream, payload)?,
+        };
+        let key = match mapping.reads_metadata() {
+            true => self.formats.key(record)?,
+            false => None,
+        };
         let context = RecordContext {
-            metadata: Metadata::of(record, self.topics.name(stream)),
+            metadata: Metadata {
+                key: key.as_deref(),
+                ..Metadata::of(record, self.topics.name(stream))
+            },
             ..RecordContext::default()
         };
-        let mapped = self.mappings.of(stream).mapping.apply(&value, &context)?;
+        let mapped = mapping.apply(&value, &context)?;
         let mut unread = mapped.unread;
         let mut events = Vec::with_capacity(mapped.events.len());
         for event in &mapped.events {
@@ -320,11 +357,8 @@ impl Decoder {
         if record.position.partition.stream != Stream::Items {
             return Err(null());
         }
-        let key = record
-            .metadata
-            .as_ref()
-            .and_then(|metadata| metadata.key.as_deref());
-        let item = key.and_then(key_id).ok_or_else(null)?;
+        let key = self.formats.key(record)?;
+        let item = key.as_deref().and_then(key_id).ok_or_else(null)?;
         let ts_ms = record.timestamp_ms.ok_or_else(null)?;
         let event = serde_json::json!({ "item_id": item, "ts_ms": ts_ms, "deleted": true });
         self.mapped(Stream::Items, &event, record.timestamp_ms)

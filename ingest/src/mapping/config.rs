@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::path::Path;
 use super::time::TimeUnit;
+use crate::formats::PayloadFormat;
 
 /// Where a field is: a path, several of which the first that has a value counts, a constant, or a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,6 +144,11 @@ macro_rules! stream_section {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
+            /// Format of the stream's records in Kafka: `json`, or, as Confluent's serializers write them, `avro`,
+            /// `protobuf` and `json_schema`. The schemas of the first two come from `kafka.schema_registry`.
+            ///
+            /// Set it to what the producers write. Rows of files are not affected.
+            pub format: PayloadFormat,
             /// Conditions that select the records of this stream: the text, or list of texts, that each path may have.
             /// Other records are counted as `not_selected`.
             ///
@@ -162,6 +168,7 @@ macro_rules! stream_section {
         impl Default for $name {
             fn default() -> Self {
                 Self {
+                    format: PayloadFormat::default(),
                     conditions: Conditions::default(),
                     root: FieldSource::default(),
                     time: EventTimeSource::default(),

@@ -6,8 +6,12 @@
 )]
 
 mod faults;
+mod formats;
 mod producer;
 mod real;
+#[path = "../support/registry.rs"]
+#[allow(dead_code, reason = "the tests of the formats use all of it")]
+mod registry_server;
 mod source;
 
 use std::collections::BTreeMap;

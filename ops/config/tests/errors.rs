@@ -119,6 +119,18 @@ fn a_score_a_body_and_a_topic_that_cannot_be_used_are_refused() {
             "x.toml:3:1: serving.max_body: must be at least events.max_record, 960KiB",
         ),
         (
+            "[events.items]\nformat = \"avro\"",
+            "x.toml:2:1: events.items.format: needs the schemas of a registry: set kafka.schema_registry.url",
+        ),
+        (
+            "[kafka.schema_registry]\nurl = \"registry:8081\"",
+            "x.toml:2:1: kafka.schema_registry.url: must begin with http:// or https://",
+        ),
+        (
+            "[serving]\nevents_listen = \"127.0.0.1:8601\"\n[events.items]\nformat = \"json_schema\"",
+            "x.toml:4:1: events.items.format: must be \"json\" where serving.events_listen takes events",
+        ),
+        (
             "kafka.topics.items = \"impressions.dlq\"",
             "x.toml:1:14: kafka.topics.items: must differ from impressions.dlq, the topic of the dead letters of impressions",
         ),

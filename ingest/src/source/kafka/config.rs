@@ -1,9 +1,11 @@
 //! How to reach the topics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ouzel_sample::Stream;
 
+use crate::formats::RecordFormats;
 use crate::topics::Topics;
 
 /// How to reach the topics.
@@ -19,6 +21,8 @@ pub struct KafkaConfig {
     pub streams: Vec<Stream>,
     /// Streams whose records are read with their keys and headers, because their mapping reads those.
     pub with_metadata: Vec<Stream>,
+    /// The formats of the records. The source delivers a record once its schema is known.
+    pub formats: Arc<RecordFormats>,
     /// Refuses a partition that is read from its start but no longer has offset 0. Set for the embedded broker,
     /// which drops old data silently; on a real broker, retention before the first start is normal.
     pub is_whole_log_expected: bool,
@@ -32,6 +36,7 @@ impl Default for KafkaConfig {
             topics: Topics::default(),
             streams: Stream::EVENTS.to_vec(),
             with_metadata: Vec::new(),
+            formats: Arc::default(),
             is_whole_log_expected: false,
         }
     }

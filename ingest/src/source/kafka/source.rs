@@ -1,15 +1,17 @@
 //! The Kafka source: several topics read as one source.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ouzel_sample::{PartitionId, Positions};
+use ouzel_sample::{PartitionId, Positions, Record};
 
 use super::config::KafkaConfig;
 use super::new_partitions::PartitionWatcher;
 use super::range::ReplayRange;
 use super::reader::TopicReader;
 use crate::error::Error;
+use crate::formats::RecordFormats;
 use crate::source::api::{PartitionState, Polled, Source};
 
 /// Longest wait on one topic while others may have records; also the longest that a record waits unseen.
@@ -30,6 +32,7 @@ pub struct KafkaSource {
     /// Next offset to deliver, by partition.
     delivered: Positions,
     last_gap_check: Option<Instant>,
+    formats: Arc<RecordFormats>,
     /// Finds new partitions, where they are wanted.
     watcher: Option<PartitionWatcher>,
 }
@@ -101,6 +104,7 @@ impl KafkaSource {
             held_back: BTreeMap::new(),
             delivered: Positions::default(),
             last_gap_check: None,
+            formats: Arc::clone(&config.formats),
             watcher: None,
         };
         for stream in &config.streams {
@@ -120,7 +124,9 @@ impl KafkaSource {
 
     /// The next result whose partition is not paused.
     fn deliver(&mut self) -> Option<Result<Polled, Error>> {
-        while let Some(next) = self.ready.pop_front() {
+        while !self.is_waiting_for_schemas()
+            && let Some(next) = self.ready.pop_front()
+        {
             let polled = match next {
                 Ok(polled) => polled,
                 Err(error) => return Some(Err(error)),
@@ -143,6 +149,15 @@ impl KafkaSource {
             return Some(Ok(polled));
         }
         None
+    }
+
+    /// True while the next records name schemas that the registry has not answered for.
+    fn is_waiting_for_schemas(&self) -> bool {
+        let Some(Ok(Polled::Records(records))) = self.ready.front() else {
+            return false;
+        };
+        let is_paused = |record: &Record| self.paused.contains(&record.position.partition);
+        !records.first().is_some_and(is_paused) && !self.formats.are_readable(records)
     }
 
     /// Checks noted offset gaps, at most once per [`CHECK_GAPS_EVERY`].
@@ -184,6 +199,11 @@ impl Source for KafkaSource {
         loop {
             if let Some(polled) = self.deliver() {
                 return polled;
+            }
+            if !self.ready.is_empty() {
+                // A request to the registry is made at most once a second; until then nothing more is read.
+                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                return Ok(Polled::Idle);
             }
             if self.is_finished() {
                 return Ok(Polled::Finished);
