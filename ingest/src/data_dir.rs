@@ -1,10 +1,11 @@
 //! A folder of logged data, read as events in event-time order.
 //!
 //! Each file holds the records of one stream, one a line: `impressions`, `clicks`, `actions` and `feedback`, `items`, and
-//! `user_history`, one user a line. Files are JSON lines or CSV, plain, gzip or zstd. Records go through the mapping and the checks that
+//! `user_history`, one user a line. Files are JSON lines or CSV, plain, gzip or zstd, or Parquet. Records go through the mapping and the checks that
 //! records of Kafka go through; a row that cannot be used is counted and goes to the dead letters. The events of the
 //! whole folder are held in memory.
 
+mod parquet;
 mod rows;
 pub(crate) mod source;
 mod table;
@@ -35,7 +36,9 @@ const FILES: [(&str, Stream, Option<&str>); 5] = [
     ("items", Stream::Items, None),
 ];
 
-/// The first `n` rows of a file of JSON lines or CSV, plain, gzip or zstd, as JSON.
+/// The first `n` rows of a file of JSON lines, CSV or Parquet, as JSON.
+///
+/// A row of Parquet that JSON cannot express is empty.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -265,7 +268,7 @@ impl FolderReader<'_, '_> {
         };
         let topic = file_name(&file);
         let mut table = Table::open(&file)?;
-        while let Some(Row { line, text }) = table.next()? {
+        while let Some(Row { line, text, fault }) = table.next()? {
             let context = RecordContext {
                 metadata: Metadata {
                     topic: &topic,
@@ -276,7 +279,11 @@ impl FolderReader<'_, '_> {
                 default_ts,
             };
             let account = self.accounts.entry(stream);
-            match self.decoder.events_of(stream, &text, &context) {
+            let events = match fault {
+                Some(reject) => Err(reject),
+                None => self.decoder.events_of(stream, &text, &context),
+            };
+            match events {
                 Ok(mapped) => {
                     mapped.unread.iter().for_each(|field| account.add_unread(field));
                     let added: Vec<Added> = mapped.events.into_iter().map(&mut *event).collect();
@@ -320,11 +327,14 @@ impl FolderReader<'_, '_> {
         };
         let name = file_name(&file);
         let mut table = Table::open(&file)?;
-        while let Some(Row { line, text }) = table.next()? {
-            let row: Result<Value, _> = serde_json::from_slice(&text);
+        while let Some(Row { line, text, fault }) = table.next()? {
             let malformed =
                 |error: serde_json::Error| Reject::new(RejectReason::MalformedJson, error.to_string());
-            match row.map_err(malformed).and_then(|row| rows::history(&row)) {
+            let row: Result<Value, Reject> = match fault {
+                Some(reject) => Err(reject),
+                None => serde_json::from_slice(&text).map_err(malformed),
+            };
+            match row.and_then(|row| rows::history(&row)) {
                 Ok(history) => {
                     histories.push(history);
                     account.add_used(1);
@@ -357,7 +367,15 @@ impl FolderReader<'_, '_> {
     }
 
     fn find(&self, name: &str) -> Option<PathBuf> {
-        let files = ["jsonl", "jsonl.gz", "jsonl.zst", "csv", "csv.gz", "csv.zst"];
+        let files = [
+            "jsonl",
+            "jsonl.gz",
+            "jsonl.zst",
+            "csv",
+            "csv.gz",
+            "csv.zst",
+            "parquet",
+        ];
         let mut files = files
             .map(|extension| self.path.join(format!("{name}.{extension}")))
             .into_iter();

@@ -1,4 +1,4 @@
-//! The rows of a data file, one JSON object each: JSON lines or CSV.
+//! The rows of a data file, one JSON object each: JSON lines, CSV or Parquet.
 //!
 //! A CSV file has a header. An empty cell is absent. A cell that is written as a JSON number is a number, any other a text;
 //! so `007` stays a text. A point in a column's name makes an object: `context.device` is the field `device` of `context`.
@@ -6,32 +6,50 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
+use ouzel_sample::Reject;
 use serde_json::{Map, Number, Value};
 
+use super::parquet::ParquetReader;
 use crate::error::Error;
 use crate::source::{LineReader, open_unpacked};
 
 /// A row with its place in the file.
 pub(super) struct Row {
-    /// Line, from 1.
+    /// Line, or row of a Parquet file, from 1.
     pub(super) line: u64,
     /// The row as JSON.
     pub(super) text: Vec<u8>,
+    /// Why the row cannot be written as JSON.
+    pub(super) fault: Option<Reject>,
+}
+
+impl Row {
+    fn new(line: u64, text: Vec<u8>) -> Self {
+        Self {
+            line,
+            text,
+            fault: None,
+        }
+    }
 }
 
 /// Reads the rows of one file.
 pub(super) enum Table {
     Lines(LineReader),
     Csv(Box<CsvReader>),
+    Parquet(Box<ParquetReader>),
 }
 
 impl Table {
-    /// Opens a file; its name says whether it is CSV.
+    /// Opens a file; its name says whether it is CSV or Parquet.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
+        if name.ends_with(".parquet") {
+            return Ok(Table::Parquet(Box::new(ParquetReader::open(path)?)));
+        }
         match name.contains(".csv") {
             true => Ok(Table::Csv(Box::new(CsvReader::open(path)?))),
             false => Ok(Table::Lines(LineReader::open(path)?)),
@@ -42,13 +60,20 @@ impl Table {
     pub(super) fn next(&mut self) -> Result<Option<Row>, Error> {
         match self {
             Table::Csv(csv) => csv.next(),
+            Table::Parquet(rows) => {
+                let next = rows.next()?;
+                Ok(next.map(|(number, value)| match value {
+                    Ok(value) => Row::new(number, value.to_string().into_bytes()),
+                    Err(reject) => Row {
+                        fault: Some(reject),
+                        ..Row::new(number, Vec::new())
+                    },
+                }))
+            }
             Table::Lines(lines) => {
                 while let Some((number, text)) = lines.read()? {
                     if !text.trim_ascii().is_empty() {
-                        return Ok(Some(Row {
-                            line: number + 1,
-                            text,
-                        }));
+                        return Ok(Some(Row::new(number + 1, text)));
                     }
                 }
                 Ok(None)
@@ -113,10 +138,7 @@ impl CsvReader {
             true => Value::Array(Vec::new()),
             false => Value::Object(row),
         };
-        Ok(Some(Row {
-            line,
-            text: row.to_string().into_bytes(),
-        }))
+        Ok(Some(Row::new(line, row.to_string().into_bytes())))
     }
 }
 
