@@ -16,6 +16,7 @@ mod event_producer;
 mod feeder;
 mod formats;
 pub mod join;
+mod late_records;
 pub mod mapping;
 pub mod metrics;
 pub mod order;
@@ -37,6 +38,7 @@ pub use error::Error;
 pub use event_producer::{CheckedEvent, Delivery, EventProducer};
 pub use feeder::Feeder;
 pub use formats::{PayloadFormat, RecordFormats, RegistryConfig};
+pub use late_records::LateRecords;
 pub use quarantine::{Quarantine, QuarantineRule};
 pub use sequencer::{Effects, NextInput, Sequencer};
 pub use source::{

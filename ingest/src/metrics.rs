@@ -31,6 +31,10 @@ ouzel_sample::metric_names! {
         "Rejected records written out with their coordinates, by stream.";
     counter DEAD_LETTERS_LOST = "ouzel_ingest_dead_letters_lost_total", Count,
         "Rejected records that could not be written out, by stream.";
+    counter LATE_COPIES = "ouzel_ingest_late_copies_total", Count,
+        "Late records copied to their topic, by stream.";
+    counter LATE_COPIES_LOST = "ouzel_ingest_late_copies_lost_total", Count,
+        "Late records that could not be copied, by stream.";
     counter STORE_FAILURES = "ouzel_ingest_store_failures_total", Count,
         "Failures of the join store on disk, each followed by a rebuild or by joining in memory.";
     counter STORE_REWRITES = "ouzel_ingest_store_rewrites_total", Count,

@@ -63,17 +63,22 @@ impl Topics {
                 errors.push(KeyError::new(stream.name(), message));
             }
         }
-        for (stream, other) in Stream::WITH_SAMPLES
+        let pairs = Stream::WITH_SAMPLES
             .into_iter()
-            .flat_map(|stream| Stream::WITH_SAMPLES.map(|other| (stream, other)))
-            .filter(|(stream, other)| self.name(*stream) == self.dead_letters(*other))
-        {
-            let message = format!(
-                "must differ from {}, the topic of the dead letters of {}",
-                self.name(stream),
-                other.name()
-            );
-            errors.push(KeyError::new(stream.name(), message));
+            .flat_map(|stream| Stream::WITH_SAMPLES.map(|other| (stream, other)));
+        for (stream, other) in pairs {
+            let of_ours = [
+                (self.dead_letters(other), "dead letters"),
+                (self.late(other), "late records"),
+            ];
+            for (_, what) in of_ours.iter().filter(|(name, _)| self.name(stream) == name) {
+                let message = format!(
+                    "must differ from {}, the topic of the {what} of {}",
+                    self.name(stream),
+                    other.name()
+                );
+                errors.push(KeyError::new(stream.name(), message));
+            }
         }
         errors
     }
@@ -101,6 +106,11 @@ impl Topics {
     /// The dead-letter topic of `stream`.
     pub fn dead_letters(&self, stream: Stream) -> String {
         format!("{}.dlq", self.name(stream))
+    }
+
+    /// The topic of the late records of `stream`.
+    pub fn late(&self, stream: Stream) -> String {
+        format!("{}.late", self.name(stream))
     }
 
     /// The topics of a deployment without a join tier: three streams and their dead letters.

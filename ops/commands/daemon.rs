@@ -8,7 +8,7 @@ use ouzel_verify::failpoint;
 use crate::cli::DaemonArgs;
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
-use crate::pipeline::spec::{PipelineSpec, dead_letters, decoder};
+use crate::pipeline::spec::{PipelineSpec, dead_letters, decoder, late_records};
 use crate::pipeline::threads;
 use crate::preflight::preflight;
 use crate::supervisor::{Shutdown, UnixSignals};
@@ -41,6 +41,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
             open_source: Box::new(|from| Ok(Box::new(KafkaSource::open(&kafka, from, None)?))),
             decoder: decoder(&config)?.with_formats(Arc::clone(&kafka.formats)),
             dead_letters: dead_letters(&config, &kafka)?,
+            late: late_records(&config, &kafka)?,
             seed: Box::new(|_| {}),
             accept_loss: args.accept_loss.then(|| kafka.clone()),
             scores: None,

@@ -87,6 +87,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         }),
         decoder: contract_decoder(&config)?,
         dead_letters: DeadLetters::kafka(&kafka)?,
+        late: None,
         seed: Box::new(|features| seed_histories(features, &config, &data)),
         accept_loss: None,
         scores: Some(Arc::clone(&scores)),

@@ -101,6 +101,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         }),
         decoder: decoder(config)?.with_formats(formats),
         dead_letters: dead_letters(config, args)?,
+        late: None,
         seed: Box::new(|_| {}),
         accept_loss: None,
         scores: Some(Arc::clone(&scores)),

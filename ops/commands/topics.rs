@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use ouzel_ingest::topics;
+use ouzel_sample::Stream;
 use serde_json::json;
 
 use super::output;
@@ -30,6 +31,12 @@ pub(super) fn run(verb: &TopicsVerb, out: &mut dyn Write) -> anyhow::Result<Exit
             topics.actions.clone(),
         ]
     };
+    if config.kafka.late_records {
+        let late = [Stream::Impressions, Stream::Actions].map(|stream| kafka.topics.late(stream));
+        wanted.extend(late);
+        wanted.sort();
+        wanted.dedup();
+    }
     if config.join.source == JoinSource::Tier {
         let n = if config.kafka.dlq { 2 } else { 1 };
         wanted.extend(kafka.topics.tier().into_iter().take(n));

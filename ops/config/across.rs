@@ -46,6 +46,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     errors.extend(by_user_item(config));
     errors.extend(bodies(config));
     errors.extend(registry(config));
+    errors.extend(late_records(config));
     errors.extend(socket(config));
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let message = format!("must be a level or a filter, not {:?}: {error}", config.log.level);
@@ -133,6 +134,16 @@ fn bodies(config: &Config) -> Option<KeyError> {
     );
     let is_small = config.serving.events_listen.is_some() && body < record;
     is_small.then(|| KeyError::new("serving.max_body", message))
+}
+
+/// Behind a join tier a daemon reads results, not the records.
+fn late_records(config: &Config) -> Option<KeyError> {
+    (config.join.source == JoinSource::Tier && config.kafka.late_records).then(|| {
+        KeyError::new(
+            "kafka.late_records",
+            "must be false with join.source = \"tier\": the daemon that copies late records must have read them itself",
+        )
+    })
 }
 
 /// Schemas need a registry, and posted events are written as JSON.

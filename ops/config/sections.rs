@@ -24,6 +24,11 @@ pub struct Kafka {
     ///
     /// Turn it off where the process may not write to the cluster.
     pub dlq: bool,
+    /// Whether impressions and actions that come too late to be learned are copied to `<topic>.late`, with their payload,
+    /// their coordinates and the reason in their headers. They are counted in any case.
+    ///
+    /// Turn it on to look at them or to train on them elsewhere.
+    pub late_records: bool,
     /// The topics.
     pub topics: Topics,
     /// Any librdkafka property, passed through; the few that ouzel sets itself are refused with the reason. A secret is
@@ -60,6 +65,7 @@ impl Default for Kafka {
         Self {
             bootstrap: "127.0.0.1:9092".to_owned(),
             dlq: true,
+            late_records: false,
             topics: Topics::default(),
             properties: Properties::default(),
             schema_registry: SchemaRegistry::default(),

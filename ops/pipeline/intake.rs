@@ -1,8 +1,9 @@
 //! The first step of a pipeline: reads a source, decodes records, sends rejected ones to the dead letters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ouzel_ingest::{DeadLetters, Decoder, Polled, Source};
+use ouzel_ingest::{DeadLetters, Decoder, LateRecords, Polled, Source};
 
 use super::messages::Read;
 
@@ -14,6 +15,8 @@ pub(crate) struct Intake {
     pub(crate) source: AnySource,
     pub(crate) decoder: Decoder,
     pub(crate) dead_letters: DeadLetters,
+    /// Receives records that are late when they are joined; none if they are only counted.
+    pub(crate) late: Option<Arc<LateRecords>>,
 }
 
 impl Intake {
@@ -38,6 +41,9 @@ impl Intake {
                     }
                 }
                 self.decoder.report();
+                if let Some(late) = &self.late {
+                    late.keep(records);
+                }
                 Read::Records(decoded)
             }
         };

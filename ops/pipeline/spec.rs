@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use metrics::counter;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
 
-use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, Sequencer};
+use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, LateRecords, Sequencer};
 use ouzel_sample::{FeatureState, PartitionId, Positions};
 use ouzel_snapshot::{IntervalStart, SnapshotId, Store};
 
@@ -36,6 +36,8 @@ pub struct PipelineSpec<'a> {
     pub decoder: Decoder,
     /// Receives rejected records.
     pub dead_letters: DeadLetters,
+    /// Receives copies of late records, if they are wanted.
+    pub late: Option<Arc<LateRecords>>,
     /// Prepares the feature state at the beginning of the log, for example with histories.
     pub seed: Box<dyn FnOnce(&FeatureState) + 'a>,
     /// Skips records that the log of these topics no longer holds, instead of refusing to start.
@@ -144,6 +146,7 @@ impl PipelineSpec<'_> {
                 source,
                 decoder,
                 dead_letters: self.dead_letters,
+                late: self.late,
             },
             sequencer: Sequencer::new(stage, &start, plan_position, recorded, every),
             plan,
@@ -225,6 +228,12 @@ pub(crate) fn dead_letters(config: &Config, kafka: &KafkaConfig) -> anyhow::Resu
     } else {
         Ok(DeadLetters::discard())
     }
+}
+
+/// The copies of late records, if the configuration asks for them.
+pub(crate) fn late_records(config: &Config, kafka: &KafkaConfig) -> anyhow::Result<Option<Arc<LateRecords>>> {
+    let late = config.kafka.late_records.then(|| LateRecords::kafka(kafka));
+    Ok(late.transpose()?.map(Arc::new))
 }
 
 /// Opens the plan log and reads the entries from `position` on.

@@ -380,6 +380,7 @@ impl<'a> Running<'a> {
             status: Arc::clone(&status),
             control: control.join,
             out: to_learner,
+            late: parts.intake.late.clone(),
             encoding,
         };
         let plan = PlanWriter::new(plan, Arc::clone(&backlog));

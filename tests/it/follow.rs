@@ -120,6 +120,7 @@ fn run_on(
             status: Arc::new(PipelineStatus::default()),
             control: Control::new(None).join,
             out: to_learner,
+            late: None,
             encoding: None,
         },
     );

@@ -193,6 +193,7 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
         open_source: Box::new(|_| Ok(Box::new(RandomSource::new(records, schedule)))),
         decoder: Decoder::new(config.id_space(), config.task_names(), config.events.clone()).unwrap(),
         dead_letters: DeadLetters::discard(),
+        late: None,
         seed: Box::new(|_| {}),
         accept_loss: None,
         scores: None,

@@ -7,6 +7,7 @@
 
 mod faults;
 mod formats;
+mod late;
 mod producer;
 mod real;
 #[path = "../support/registry.rs"]

@@ -119,6 +119,14 @@ fn a_score_a_body_and_a_topic_that_cannot_be_used_are_refused() {
             "x.toml:3:1: serving.max_body: must be at least events.max_record, 960KiB",
         ),
         (
+            "[kafka.topics]\nitems = \"actions.late\"",
+            "x.toml:2:1: kafka.topics.items: must differ from actions.late, the topic of the late records of actions",
+        ),
+        (
+            "[join]\nsource = \"tier\"\n[kafka]\nlate_records = true",
+            "x.toml:4:1: kafka.late_records: must be false with join.source",
+        ),
+        (
             "[events.items]\nformat = \"avro\"",
             "x.toml:2:1: events.items.format: needs the schemas of a registry: set kafka.schema_registry.url",
         ),

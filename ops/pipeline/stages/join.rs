@@ -32,6 +32,9 @@ pub use plan_writer::PlanWriter;
 /// Time between two checks of the clocks when no record arrives.
 const TICK: Duration = Duration::from_millis(5);
 
+/// Longest wait for the acknowledgement of copied late records at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The stage.
 pub struct Join {
     sequencer: Sequencer,
@@ -109,6 +112,11 @@ impl Join {
             self.decide()?;
         }
         self.is_last = true;
+        if let Some(late) = &self.links.late
+            && let Err(error) = late.flush(FLUSH_TIMEOUT)
+        {
+            tracing::warn!(%error, "some late records may not have been copied");
+        }
         match self.sequencer.stop()? {
             Some(effects) => self.execute(effects)?,
             None => tracing::info!("stopped while following the plan log: no last snapshot"),
@@ -180,13 +188,20 @@ impl Join {
             self.links.status.rejected.fetch_add(1, Ordering::Relaxed);
         }
         let effects = self.sequencer.take(recorded);
-        effects.with_context(|| format!("cannot join {position}"))
+        let effects = effects.with_context(|| format!("cannot join {position}"))?;
+        if let Some(late) = &self.links.late {
+            late.joined(position, effects.outcome);
+        }
+        Ok(effects)
     }
 
     /// Makes the decisions that depend on time: early batches, idle partitions, vectors, requested checkpoints.
     fn decide(&mut self) -> anyhow::Result<()> {
         self.time_jumps.log(|| self.sequencer.take_time_jump());
         self.matches.watch(self.sequencer.stage().counters());
+        if let Some(late) = &self.links.late {
+            late.poll();
+        }
         if !self.sequencer.is_following() {
             let flush_after = self.settings.flush_after;
             let is_old = self.opened.is_some_and(|opened| opened.elapsed() >= flush_after);

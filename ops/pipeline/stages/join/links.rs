@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use ouzel_ingest::LateRecords;
+
 use crate::pipeline::control::JoinControl;
 use crate::pipeline::stages::Joined;
 use crate::pipeline::stages::backlog::Backlog;
@@ -31,6 +33,8 @@ pub struct JoinLinks {
     pub control: JoinControl,
     /// To the learner.
     pub out: SyncSender<Joined>,
+    /// Receives copies of late records, if they are wanted.
+    pub late: Option<Arc<LateRecords>>,
     /// The encode stage, if there are encoders.
     pub encoding: Option<Encoding>,
 }
