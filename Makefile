@@ -15,7 +15,7 @@ SEED ?= 1
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo build test verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
+.PHONY: help demo build test cases verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ build: libtorch ## build target/release/ouzel for production, with TLS to Kafka
 # Without Java or Maven, kafka.py prints which tests are skipped. It stops the broker that it started.
 test: libtorch data encoders ## run every test; those against a real Kafka broker need Java 17 and Maven
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace
+
+cases: libtorch ## run the logs that users bring, from files, as records and through a broker, counter by counter
+	$(PYTHON) ops/setup/kafka.py run -- cargo test -p ouzel --lib -- commands::streams
 
 verify: fmt-check clippy test doc ## check format, lints, tests and documentation, as CI does
 

@@ -1,6 +1,9 @@
-//! Logs as users bring them: what each leads to, from files and as records of Kafka, counter by counter.
+//! Logs as users bring them: what each leads to, from files, as records, and through a broker, counter by counter.
+//!
+//! The broker is a real one where `OUZEL_KAFKA_BOOTSTRAP` names it, and the embedded one otherwise.
 
 mod broken;
+mod readings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +19,7 @@ use ouzel_sample::{FeatureState, PartitionId, Record, Stream};
 use super::*;
 use crate::commands::data::open_data;
 use crate::pipeline::spec::{contract_decoder, decoder};
+use readings::{check_report, from_broker, from_records};
 
 const T0: i64 = 1_714_550_400_000;
 const N_REQUESTS: i64 = 60;
@@ -147,55 +151,24 @@ fn folder(config: &Config, path: &Path) -> anyhow::Result<StreamReport> {
     Ok(report(config, records, data.accounts(), true))
 }
 
-/// The rows as records of topics, without timestamps of their own.
-fn from_records(config: &Config, log: &Log) -> StreamReport {
-    let mut records = Vec::new();
-    for (stream, rows) in log.streams() {
-        for (offset, row) in (0..).zip(rows) {
-            let text = row.as_str().map_or_else(|| row.to_string(), str::to_owned);
-            records.push(Record {
-                position: PartitionId::new(stream, 0).at(offset),
-                timestamp_ms: None,
-                payload: Some(text.into_bytes()),
-                metadata: None,
-            });
-        }
-    }
-    report(config, records, &Accounts::default(), false)
-}
-
 fn config(text: &str) -> Config {
     Config::parse(text, "case.toml").unwrap()
 }
 
-/// Checks counts `stream.records.NAME` or `stream.events.NAME` of both readings, and that each record has one fate.
+/// Checks counts as [`check_report`] does, of each reading. Returns the reports of files and of records.
 #[track_caller]
 fn check(config: &Config, log: &Log, expected: &[(&str, u64)]) -> [StreamReport; 2] {
+    let reports = check_without_broker(config, log, expected);
+    check_report(&from_broker(config, log), "a broker", expected);
+    reports
+}
+
+/// As [`check`], of records without timestamps of their own alone.
+#[track_caller]
+fn check_without_broker(config: &Config, log: &Log, expected: &[(&str, u64)]) -> [StreamReport; 2] {
     let reports = [from_files(config, log).unwrap(), from_records(config, log)];
     for (report, reading) in reports.iter().zip(["files", "records"]) {
-        for (key, count) in expected {
-            let [stream, kind, name] = key.split('.').collect::<Vec<_>>()[..] else {
-                panic!("{key}")
-            };
-            let figures = &report.streams[stream];
-            let counts = if kind == "records" {
-                &figures.records
-            } else {
-                &figures.events
-            };
-            assert_eq!(
-                counts.get(name).copied().unwrap_or(0),
-                *count,
-                "{key} from {reading}: {figures:?}"
-            );
-        }
-        for (stream, figures) in &report.streams {
-            assert_eq!(
-                figures.records.values().sum::<u64>(),
-                figures.read,
-                "{stream} from {reading}"
-            );
-        }
+        check_report(report, reading, expected);
     }
     reports
 }
@@ -235,7 +208,15 @@ fn times_in_every_form_that_is_unmistakable_are_read() {
     check(&default, &base().times(|t| json!(t.to_string())), ALL);
     #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
     check(&default, &base().times(|t| json!(t as f64)), ALL);
-    check(&default, &base().times(|t| json!(t - T0 + 2000)), ALL);
+    // Times that begin near 0 are for files alone: a record of Kafka has a timestamp to compare with.
+    let relative = base().times(|t| json!(t - T0 + 2000));
+    check_without_broker(&default, &relative, ALL);
+    let through_broker = from_broker(&default, &relative);
+    check_report(
+        &through_broker,
+        "a broker",
+        &[("impressions.records.too_old", 300)],
+    );
     for (unit, log) in [
         ("s", base().times(|t| json!(t / 1000))),
         ("us", base().times(|t| json!(t * 1000))),
