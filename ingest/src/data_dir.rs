@@ -1,7 +1,7 @@
 //! A folder of logged data, read as events in event-time order.
 //!
-//! Each file holds the records of one stream, one a line: `impressions`, `clicks`, `actions` and `feedback`, `items`, and
-//! `user_history`, one user a line. Files are JSON lines or CSV, plain, gzip or zstd, or Parquet. Records go through the mapping and the checks that
+//! Each file holds the records of one stream, one a line: `impressions`, `clicks`, `actions` and `feedback`, `items`,
+//! `users`, and `user_history`, one user a line. Files are JSON lines or CSV, plain, gzip or zstd, or Parquet. Records go through the mapping and the checks that
 //! records of Kafka go through; a row that cannot be used is counted and goes to the dead letters. The events of the
 //! whole folder are held in memory.
 
@@ -28,12 +28,13 @@ use table::{Row, Table};
 pub use rows::DataEvent;
 
 /// Files with their stream and the action of rows that do not name one, in the order in which they are read.
-const FILES: [(&str, Stream, Option<&str>); 5] = [
+const FILES: [(&str, Stream, Option<&str>); 6] = [
     ("impressions", Stream::Impressions, None),
     ("clicks", Stream::Actions, Some("click")),
     ("actions", Stream::Actions, None),
     ("feedback", Stream::Actions, None),
     ("items", Stream::Items, None),
+    ("users", Stream::Users, None),
 ];
 
 /// The first `n` rows of a file of JSON lines, CSV or Parquet, as JSON.
@@ -100,7 +101,7 @@ pub struct RejectedRow<'a> {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Items, then everything else by event time, impressions before actions of the same time.
+    /// Items and users, then everything else by event time, impressions before actions of the same time.
     events: Vec<DataEvent>,
     /// Indices into `events` by stream; the n-th event of a stream is its record at offset n.
     by_stream: BTreeMap<Stream, Vec<usize>>,
@@ -126,7 +127,7 @@ impl DataDir {
         let mut slates = Slates::new(decoder.max_items());
         let mut events = Vec::new();
         for (name, stream, default_action) in FILES {
-            let default_ts = (stream == Stream::Items).then_some(summary.first_ts);
+            let default_ts = stream.is_catalog().then_some(summary.first_ts);
             let file = reader.file(name, stream, (default_action, default_ts), &mut |event| {
                 if stream == Stream::Impressions {
                     return slates.add(event);
@@ -150,7 +151,7 @@ impl DataDir {
         let (histories, history_account) = reader.histories()?;
         let accounts = reader.accounts;
         summary.n_items = accounts.of(Stream::Items).used;
-        events.sort_by_key(|event| (event.stream != Stream::Items, event.ts_ms, event.stream));
+        events.sort_by_key(|event| (!event.stream.is_catalog(), event.ts_ms, event.stream));
         let mut by_stream: BTreeMap<Stream, Vec<usize>> = BTreeMap::new();
         for (i, event) in events.iter().enumerate() {
             by_stream.entry(event.stream).or_default().push(i);
@@ -186,7 +187,7 @@ impl DataDir {
         &self.history_account
     }
 
-    /// All events: items first, then by event time, impressions before actions of the same time.
+    /// All events: items and users first, then by event time, impressions before actions of the same time.
     pub fn events(&self) -> &[DataEvent] {
         &self.events
     }

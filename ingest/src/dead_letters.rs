@@ -87,8 +87,9 @@ impl DeadLetters {
     /// # Errors
     /// When a property is refused.
     pub fn kafka(config: &KafkaConfig) -> Result<Self, Error> {
-        let names = Stream::WITH_SAMPLES.map(|stream| (stream, config.topics.dead_letters(stream)));
-        let producer = producer::connect(&config.bootstrap, &config.properties, names.into())?;
+        let streams = config.topics.all_streams();
+        let names = streams.map(|stream| (stream, config.topics.dead_letters(stream)));
+        let producer = producer::connect(&config.bootstrap, &config.properties, names.collect())?;
         Ok(Self::to(Sink::Kafka(Box::new(producer)), config.topics.clone()))
     }
 

@@ -14,8 +14,10 @@ mod config;
 mod counters;
 mod decoder;
 mod events;
+mod feature_changes;
 mod immediate_labels;
 mod number_names;
+mod profiles;
 #[cfg(test)]
 mod tests;
 mod wire;

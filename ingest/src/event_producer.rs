@@ -124,11 +124,16 @@ impl EventProducer {
             payload: Some(payload),
             metadata: None,
         };
+        if !self.topics.has(stream) {
+            let detail = format!("no topic is configured for {stream}: set kafka.topics.{stream}");
+            return Err(Reject::new(RejectReason::NotSelected, detail));
+        }
         self.decoder.check(&record)?;
         let payload = record.payload.unwrap_or_default();
         // An action may belong to no request; then its user decides.
         let fields: &[&str] = match (stream, self.by) {
             (Stream::Items, _) => &["item_id"],
+            (Stream::Users, _) => &["user_id"],
             (_, JoinBy::Request) => &["request_id", "user_id"],
             (_, JoinBy::UserItem) => &["user_id"],
         };
@@ -233,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_keyed_by_request_and_items_by_their_id() {
+    fn events_are_keyed_by_request_and_items_and_users_by_their_id() {
         let producer = connect(&[]).unwrap();
         let action =
             r#"{"request_id":"r","item_id":"i","user_id":"u","ts_ms":1700000000000,"action":"click"}"#;
@@ -249,6 +254,15 @@ mod tests {
             let checked = producer.check(Stream::Actions, payload.into(), now_ms);
             checked.unwrap_err().reason
         };
+        let user = r#"{"user_id":"u","ts_ms":1700000000000,"features":{"age":30}}"#;
+        let refused = producer.check(Stream::Users, user.into(), 1_700_000_000_000);
+        assert!(refused.unwrap_err().detail.contains("set kafka.topics.users"));
+        let mut with_users = connect(&[]).unwrap();
+        with_users.topics.users = "profiles".to_owned();
+        let event = with_users
+            .check(Stream::Users, user.into(), 1_700_000_000_000)
+            .unwrap();
+        assert_eq!(event.key, "u");
         assert_eq!(reason(item, 1_700_000_000_000), RejectReason::MissingField);
         assert_eq!(reason(action, 1_600_000_000_000), RejectReason::Future);
         assert_eq!(reason("[]", 1_700_000_000_000), RejectReason::MalformedJson);

@@ -29,9 +29,10 @@ impl Feeder {
         user_properties: &BTreeMap<String, String>,
         topics: Topics,
     ) -> Result<Self, Error> {
-        let names = Stream::WITH_SAMPLES.map(|stream| (stream, topics.name(stream).to_owned()));
+        let streams = topics.all_streams();
+        let names = streams.map(|stream| (stream, topics.name(stream).to_owned()));
         Ok(Self {
-            producer: producer::connect(bootstrap, user_properties, names.into())?,
+            producer: producer::connect(bootstrap, user_properties, names.collect())?,
             topics,
         })
     }

@@ -66,6 +66,7 @@ pub struct RecordFormats {
     impressions: PayloadFormat,
     actions: PayloadFormat,
     items: PayloadFormat,
+    users: PayloadFormat,
     schemas: Option<Schemas>,
 }
 
@@ -75,6 +76,7 @@ impl fmt::Debug for RecordFormats {
             .field("impressions", &self.impressions)
             .field("actions", &self.actions)
             .field("items", &self.items)
+            .field("users", &self.users)
             .finish_non_exhaustive()
     }
 }
@@ -93,6 +95,7 @@ impl RecordFormats {
             impressions: format(Stream::Impressions),
             actions: format(Stream::Actions),
             items: format(Stream::Items),
+            users: format(Stream::Users),
             schemas: schemas.transpose()?,
         })
     }
@@ -103,6 +106,7 @@ impl RecordFormats {
             Stream::Impressions => self.impressions,
             Stream::Actions => self.actions,
             Stream::Items => self.items,
+            Stream::Users => self.users,
             Stream::Samples => PayloadFormat::Json,
         }
     }

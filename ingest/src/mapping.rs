@@ -18,7 +18,7 @@ mod time;
 pub use apply::{Mapped, Mapping, RecordContext};
 pub use config::{
     ActionMapping, ActionNames, Conditions, EventTimeSource, FieldSource, ImpressionMapping, ItemMapping,
-    NamedPaths, Texts,
+    NamedPaths, Texts, UserMapping,
 };
 pub(crate) use path::text_of;
 pub use path::{Metadata, RecordPath};

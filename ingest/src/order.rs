@@ -12,7 +12,7 @@ mod config;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ouzel_sample::{DecodedRecord, EventTime, PartitionId, Position, Positions, Stream};
+use ouzel_sample::{DecodedRecord, EventTime, PartitionId, Position, Positions};
 
 use crate::plan::OffsetRun;
 
@@ -39,12 +39,10 @@ pub enum OrderError {
     Misplaced { run: OffsetRun, next: i64 },
 }
 
-/// True when a log is still read items first: only items were taken. A restart in the middle of that continues it, or
+/// True when a log is still read items and users first: nothing else was taken. A restart in the middle of that continues it, or
 /// its order would not be that of the log.
 pub fn is_bootstrapping(taken: &Positions) -> bool {
-    taken
-        .iter()
-        .all(|(partition, _)| partition.stream == Stream::Items)
+    taken.iter().all(|(partition, _)| partition.stream.is_catalog())
 }
 
 /// What follows the queued records of a partition.
@@ -103,7 +101,7 @@ pub struct Orderer {
 impl Orderer {
     /// An orderer of these partitions, each from the given offset.
     ///
-    /// With `bootstrap`, items are released first, and nothing else until their stream was once at its end.
+    /// With `bootstrap`, items and users are released first, and nothing else until their streams were once at their end.
     pub fn new(start: &Positions, bootstrap: bool) -> Self {
         Self {
             queues: start
@@ -201,11 +199,11 @@ impl Orderer {
             return Ok(partition.and_then(|partition| self.release(partition)));
         }
         if self.is_bootstrapping {
-            let items = || self.queues.iter().filter(|(id, _)| id.stream == Stream::Items);
-            if items().any(|(_, queue)| queue.records.is_empty() && queue.ahead == QueueEnd::Unknown) {
+            let catalogs = || self.queues.iter().filter(|(id, _)| id.stream.is_catalog());
+            if catalogs().any(|(_, queue)| queue.records.is_empty() && queue.ahead == QueueEnd::Unknown) {
                 return Ok(None);
             }
-            let first = items()
+            let first = catalogs()
                 .filter_map(|(_, queue)| queue.records.front())
                 .map(|(key, _)| *key)
                 .min();

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use metrics::counter;
-use ouzel_sample::{Event, EventTime, Id, IdKind, IdSpace, Record, Reject, RejectReason, Stream};
+use ouzel_sample::{Event, EventTime, Id, IdKind, IdSpace, Record, Reject, RejectReason};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -129,7 +129,7 @@ impl Quarantine {
         event: Event,
         formats: &RecordFormats,
     ) -> Result<Event, Reject> {
-        if self.rules.is_empty() || record.position.partition.stream == Stream::Items {
+        if self.rules.is_empty() || record.position.partition.stream.is_catalog() {
             return Ok(event);
         }
         let mut value = ParsedOnce { formats, value: None };
@@ -222,7 +222,7 @@ impl CompiledRule {
 
 #[cfg(test)]
 mod tests {
-    use ouzel_sample::PartitionId;
+    use ouzel_sample::{PartitionId, Stream};
     use serde_json::json;
 
     use super::*;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use metrics::counter;
 use ouzel_sample::{
     Batch, Batcher, DecodedRecord, Event, EventTime, FeatureConfig, FeatureState, Id, ItemVectors, JoinEvent,
-    Ledger, PartitionId, Positions, UpdateOutcome,
+    Ledger, PartitionId, Positions, ProfileUpdate, UpdateOutcome,
 };
 
 use crate::deleted::DeletedItems;
@@ -27,7 +27,7 @@ use crate::tier::JoinResultReceiver;
 use checkpoint::StageState;
 use output::StageOutput;
 
-pub use checkpoint::{ItemCounts, StageBytes, StageCheckpoint};
+pub use checkpoint::{CatalogCounts, StageBytes, StageCheckpoint};
 pub use error::StageError;
 pub use output::seed_histories;
 
@@ -101,7 +101,8 @@ impl Stage {
                 positions: Positions::default(),
                 event_time: EventTime::MIN,
                 rejected: BTreeMap::new(),
-                items: ItemCounts::default(),
+                items: CatalogCounts::default(),
+                users: CatalogCounts::default(),
             },
             deleted: DeletedItems::default(),
             shown: Vec::new(),
@@ -161,6 +162,10 @@ impl Stage {
                 self.take_item(record);
                 return Ok(Outcome::Passed);
             }
+            Ok(Event::Profile(update)) => {
+                self.take_profile(update);
+                return Ok(Outcome::Passed);
+            }
             Ok(Event::Impression(impression)) => Some(impression),
             Ok(Event::JoinRecord(report)) => match &report.event {
                 JoinEvent::Shown { impression, .. } => Some(impression),
@@ -217,6 +222,18 @@ impl Stage {
             Ok(Event::Deletion(_)) => counts.unknown_deletions += 1,
             _ => {}
         }
+    }
+
+    fn take_profile(&mut self, update: &ProfileUpdate) {
+        let is_stored = self.output.features.update_profile(update.clone());
+        let counts = &mut self.output.state.users;
+        let count = match (update.is_deletion, is_stored) {
+            (false, true) => &mut counts.stored,
+            (false, false) => &mut counts.outdated,
+            (true, true) => &mut counts.deleted,
+            (true, false) => &mut counts.unknown_deletions,
+        };
+        *count += 1;
     }
 
     /// Applies a recorded mark of an idle or active partition. Behind a tier no partition of this process holds event
@@ -303,8 +320,13 @@ impl Stage {
     }
 
     /// Item events by what became of them.
-    pub fn item_counts(&self) -> ItemCounts {
+    pub fn item_counts(&self) -> CatalogCounts {
         self.output.state.items
+    }
+
+    /// Events of users' profiles by what became of them.
+    pub fn user_counts(&self) -> CatalogCounts {
+        self.output.state.users
     }
 
     /// The watermark: no on-time event still to come is older.

@@ -29,6 +29,10 @@ pub struct Topics {
     ///
     /// Set it to the name on your cluster.
     pub items: String,
+    /// Topic of the users' profiles, read from its start. Empty where users have none.
+    ///
+    /// Set it to learn from age, country, plan and other values of the user that requests do not carry.
+    pub users: String,
     /// Topic that `ouzel join` writes and the daemon reads with `join.source = "tier"`, keyed by user. Its number of
     /// partitions must not change.
     ///
@@ -38,7 +42,10 @@ pub struct Topics {
 
 impl Default for Topics {
     fn default() -> Self {
-        Self::named(|stream| stream.name().to_owned())
+        Self::named(|stream| match stream {
+            Stream::Users => String::new(),
+            stream => stream.name().to_owned(),
+        })
     }
 }
 
@@ -49,7 +56,7 @@ impl Topics {
     pub fn validate(&self, selects: impl Fn(Stream) -> bool) -> Vec<KeyError> {
         let mut errors = Vec::new();
         let mut seen: BTreeMap<&str, Stream> = BTreeMap::new();
-        for stream in Stream::WITH_SAMPLES {
+        for stream in self.all_streams() {
             let topic = self.name(stream);
             if topic.is_empty() {
                 errors.push(KeyError::new(stream.name(), "must name a topic, not be empty"));
@@ -63,9 +70,9 @@ impl Topics {
                 errors.push(KeyError::new(stream.name(), message));
             }
         }
-        let pairs = Stream::WITH_SAMPLES
-            .into_iter()
-            .flat_map(|stream| Stream::WITH_SAMPLES.map(|other| (stream, other)));
+        let pairs = self
+            .all_streams()
+            .flat_map(|stream| self.all_streams().map(move |other| (stream, other)));
         for (stream, other) in pairs {
             let of_ours = [
                 (self.dead_letters(other), "dead letters"),
@@ -90,17 +97,45 @@ impl Topics {
             actions: name(Stream::Actions),
             items: name(Stream::Items),
             samples: name(Stream::Samples),
+            users: name(Stream::Users),
         }
     }
 
-    /// The topic of `stream`.
+    /// The topic of `stream`; empty where it has none.
     pub fn name(&self, stream: Stream) -> &str {
         match stream {
             Stream::Impressions => &self.impressions,
             Stream::Actions => &self.actions,
             Stream::Items => &self.items,
             Stream::Samples => &self.samples,
+            Stream::Users => &self.users,
         }
+    }
+
+    /// Whether `stream` is read and written: users are only where they have a topic.
+    pub fn has(&self, stream: Stream) -> bool {
+        stream != Stream::Users || !self.users.is_empty()
+    }
+
+    /// The streams that producers write here, in merge order.
+    pub fn events(&self) -> Vec<Stream> {
+        Stream::EVENTS
+            .into_iter()
+            .filter(|stream| self.has(*stream))
+            .collect()
+    }
+
+    /// The streams that a learner behind the join tier reads here, in merge order.
+    pub fn behind_tier(&self) -> Vec<Stream> {
+        let streams = Stream::BEHIND_TIER.into_iter();
+        streams.filter(|stream| self.has(*stream)).collect()
+    }
+
+    /// All streams with a topic here, in merge order.
+    pub fn all_streams(&self) -> impl Iterator<Item = Stream> + Clone + '_ {
+        Stream::WITH_SAMPLES
+            .into_iter()
+            .filter(|stream| self.has(*stream))
     }
 
     /// The dead-letter topic of `stream`.
@@ -113,10 +148,11 @@ impl Topics {
         format!("{}.late", self.name(stream))
     }
 
-    /// The topics of a deployment without a join tier: three streams and their dead letters.
+    /// The topics of a deployment without a join tier: events and their dead letters.
     pub fn all(&self) -> Vec<String> {
-        let streams = Stream::EVENTS.iter().map(|stream| self.name(*stream).to_owned());
-        let dead_letters = Stream::EVENTS.iter().map(|stream| self.dead_letters(*stream));
+        let events = self.events();
+        let streams = events.iter().map(|stream| self.name(*stream).to_owned());
+        let dead_letters = events.iter().map(|stream| self.dead_letters(*stream));
         let mut all: Vec<String> = streams.chain(dead_letters).collect();
         all.sort();
         all.dedup();

@@ -238,7 +238,7 @@ pub(crate) struct TryArgs {
     /// Configuration file with the mapping [default: the default configuration]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Stream to read the records as [default: each of the three]
+    /// Stream to read the records as [default: each of the four]
     #[arg(long, value_enum)]
     pub(crate) stream: Option<StreamName>,
     /// Number of records
@@ -255,6 +255,8 @@ pub(crate) enum StreamName {
     Actions,
     /// The catalogue
     Items,
+    /// Profiles of users
+    Users,
 }
 
 #[derive(Debug, Args)]

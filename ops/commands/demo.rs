@@ -55,7 +55,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         Some(path) => path.clone(),
         None => movielens()?,
     };
-    let config = settings(args)?;
+    let mut config = settings(args)?;
     telemetry::init_logs(&config.log)?;
     let data = Arc::new(open_data(&path, &config, false, &mut DeadLetters::discard())?);
     if data.summary().n_requests == 0 {
@@ -67,6 +67,9 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
             .next()
             .unwrap_or_default();
         bail!("no impression of {} can be used: {first}", path.display());
+    }
+    if data.accounts().of(Stream::Users).used > 0 {
+        Stream::Users.name().clone_into(&mut config.kafka.topics.users);
     }
     let broker = EmbeddedBroker::start(1, &config.topics().all())?;
     let kafka = kafka(&broker, &config)?;
@@ -232,6 +235,7 @@ impl Demo {
                 accounts: self.data.accounts(),
                 counters: &run.status.counters(),
                 items: run.status.item_counts(),
+                users: run.status.user_counts(),
                 histories: Some(self.data.history_account()),
                 immediate: None,
             })?,
@@ -277,6 +281,7 @@ fn kafka(broker: &EmbeddedBroker, config: &Config) -> anyhow::Result<KafkaConfig
         bootstrap: broker.bootstrap()?,
         topics: config.topics(),
         is_whole_log_expected: true,
+        streams: config.topics().events(),
         // A real broker answers a waiting fetch when a record arrives; the embedded broker answers when the wait ends.
         properties: BTreeMap::from([("fetch.wait.max.ms".to_owned(), "10".to_owned())]),
         ..KafkaConfig::default()

@@ -73,6 +73,7 @@ fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Some(StreamName::Impressions) => vec![Stream::Impressions],
         Some(StreamName::Actions) => vec![Stream::Actions],
         Some(StreamName::Items) => vec![Stream::Items],
+        Some(StreamName::Users) => vec![Stream::Users],
         None => Stream::EVENTS.to_vec(),
     };
     let mut decoder = decoder(&config)?;

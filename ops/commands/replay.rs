@@ -155,6 +155,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
         histories: folder.as_ref().map(|data| data.history_account()),
         counters: stage.counters(),
         items: stage.item_counts(),
+        users: stage.user_counts(),
         immediate: reveal.as_ref().map(ImmediateLabels::counts),
     })?;
     let measured = Measured {

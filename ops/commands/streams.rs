@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use ouzel_ingest::accounts::{Accounts, StreamAccount};
 use ouzel_ingest::join::Counters;
-use ouzel_ingest::{ActionCounts, ItemCounts};
+use ouzel_ingest::{ActionCounts, CatalogCounts};
 use ouzel_sample::Stream;
 
 use crate::config::Config;
@@ -52,7 +52,9 @@ pub(crate) struct Sources<'a> {
     /// The counters of the join.
     pub(crate) counters: &'a Counters,
     /// The item events.
-    pub(crate) items: ItemCounts,
+    pub(crate) items: CatalogCounts,
+    /// The events of users' profiles.
+    pub(crate) users: CatalogCounts,
     /// The rows of the users' histories of a folder.
     pub(crate) histories: Option<&'a StreamAccount>,
     /// The actions of a run with immediate labels, which the join does not see.
@@ -64,8 +66,7 @@ impl StreamReport {
     pub(crate) fn new(sources: &Sources<'_>) -> anyhow::Result<Self> {
         sources.accounts.check().map_err(anyhow::Error::msg)?;
         let mut streams = BTreeMap::new();
-        let events = [Stream::Impressions, Stream::Actions, Stream::Items];
-        let events = events.map(|stream| (stream.name(), Some(stream), sources.accounts.of(stream)));
+        let events = Stream::EVENTS.map(|stream| (stream.name(), Some(stream), sources.accounts.of(stream)));
         let histories = sources
             .histories
             .map(|account| ("user_history", None, account.clone()));
@@ -190,20 +191,25 @@ impl Sources<'_> {
                     ]
                 }
             },
-            _ => vec![
-                ("stored", self.items.stored),
-                ("outdated", self.items.outdated),
-                ("deleted", self.items.deleted),
-                ("unknown_deletion", self.items.unknown_deletions),
-            ],
+            stream => {
+                let counts = match stream {
+                    Stream::Users => self.users,
+                    _ => self.items,
+                };
+                vec![
+                    ("stored", counts.stored),
+                    ("outdated", counts.outdated),
+                    ("deleted", counts.deleted),
+                    ("unknown_deletion", counts.unknown_deletions),
+                ]
+            }
         };
         let fates = fates.into_iter().filter(|(_, n)| *n > 0);
         fates.map(|(name, n)| (name.to_owned(), n)).collect()
     }
 
     fn problems(&self) -> Vec<String> {
-        let streams = [Stream::Impressions, Stream::Actions, Stream::Items];
-        let mut problems: Vec<String> = streams
+        let mut problems: Vec<String> = [Stream::Impressions, Stream::Actions, Stream::Items, Stream::Users]
             .into_iter()
             .filter_map(|stream| rejected_problem(stream, &self.accounts.of(stream)))
             .collect();

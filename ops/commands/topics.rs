@@ -24,12 +24,10 @@ pub(super) fn run(verb: &TopicsVerb, out: &mut dyn Write) -> anyhow::Result<Exit
     let mut wanted = if config.kafka.dlq {
         kafka.topics.all()
     } else {
-        let topics = &config.kafka.topics;
-        vec![
-            topics.items.clone(),
-            topics.impressions.clone(),
-            topics.actions.clone(),
-        ]
+        let streams = kafka.topics.events().into_iter();
+        streams
+            .map(|stream| kafka.topics.name(stream).to_owned())
+            .collect()
     };
     if config.kafka.late_records {
         let late = [Stream::Impressions, Stream::Actions].map(|stream| kafka.topics.late(stream));

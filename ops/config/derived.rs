@@ -11,7 +11,7 @@ use ouzel_ingest::{EventProducer, KafkaConfig, RecordFormats, RegistryConfig, To
 use ouzel_learner::LearnerConfig;
 use ouzel_learner::loss::{Policy as LossPolicy, ValueRole};
 use ouzel_learner::model::ModelConfig;
-use ouzel_sample::{FeatureConfig, IdSpace, Stream};
+use ouzel_sample::{FeatureConfig, IdSpace};
 use ouzel_serving::{ScoreError, ScoreExpression};
 
 use super::properties::PropertyError;
@@ -49,8 +49,8 @@ impl Config {
             properties: self.kafka.properties.resolve(|name| std::env::var(name).ok())?,
             topics: self.topics(),
             streams: match self.join.source {
-                JoinSource::Events => Stream::EVENTS.to_vec(),
-                JoinSource::Tier => Stream::BEHIND_TIER.to_vec(),
+                JoinSource::Events => self.kafka.topics.events(),
+                JoinSource::Tier => self.kafka.topics.behind_tier(),
             },
             with_metadata: self.events.with_metadata(),
             formats: Arc::new(self.record_formats()?),

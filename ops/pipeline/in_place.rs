@@ -73,7 +73,7 @@ struct InPlace<'a> {
     parts: Parts,
     reveal: Option<&'a mut ImmediateLabels>,
     style: Style,
-    /// Items to encode before the next record that is not an item.
+    /// Items to encode before the next record that is neither an item nor a profile.
     unencoded: Vec<Arc<Item>>,
     observer: &'a mut dyn Observer,
 }
@@ -116,7 +116,10 @@ impl InPlace<'_> {
                 None => Some(recorded),
             };
             let Some(recorded) = recorded else { continue };
-            if !matches!(recorded.event, Ok(Event::Item(_) | Event::ItemUpdate(_))) {
+            if !matches!(
+                recorded.event,
+                Ok(Event::Item(_) | Event::ItemUpdate(_) | Event::Profile(_))
+            ) {
                 self.encode()?;
             }
             self.observer.reading(&recorded, &mut self.parts)?;

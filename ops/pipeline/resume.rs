@@ -151,7 +151,7 @@ impl ResumePoint {
         let stage = if partitions.iter().any(|id| id.stream == Stream::Samples) {
             Stage::behind_tier(&config.join, features, learner.batch_min_samples)
         } else {
-            let timed = partitions.iter().copied().filter(|id| id.stream != Stream::Items);
+            let timed = partitions.iter().copied().filter(|id| !id.stream.is_catalog());
             Stage::new(store, &config.join, timed, features, learner.batch_min_samples)?
         };
         let trainer = Trainer::new(config.model_config(), learner)?;

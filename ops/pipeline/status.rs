@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ouzel_ingest::join::Counters;
-use ouzel_ingest::{ItemCounts, Stage};
+use ouzel_ingest::{CatalogCounts, Stage};
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
 
@@ -38,7 +38,8 @@ pub struct PipelineStatus {
 struct Inner {
     positions: Positions,
     counters: Counters,
-    items: ItemCounts,
+    items: CatalogCounts,
+    users: CatalogCounts,
     window: Figures,
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
@@ -53,6 +54,7 @@ impl PipelineStatus {
         inner.positions.clone_from(stage.positions());
         inner.counters.clone_from(stage.counters());
         inner.items = stage.item_counts();
+        inner.users = stage.user_counts();
     }
 
     /// Counts a batch of `n_samples` that took `elapsed` to learn from.
@@ -87,8 +89,13 @@ impl PipelineStatus {
     }
 
     /// Item events by what became of them.
-    pub fn item_counts(&self) -> ItemCounts {
+    pub fn item_counts(&self) -> CatalogCounts {
         self.lock().items
+    }
+
+    /// Events of users' profiles by what became of them.
+    pub fn user_counts(&self) -> CatalogCounts {
+        self.lock().users
     }
 
     /// Outcome counters of the join.

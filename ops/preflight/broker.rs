@@ -22,8 +22,8 @@ pub(crate) fn check_broker(
 ) -> Result<Findings, ouzel_ingest::Error> {
     let is_tier = config.join.source == JoinSource::Tier;
     let streams: Vec<Stream> = match is_tier {
-        true => Stream::WITH_SAMPLES.to_vec(),
-        false => Stream::EVENTS.to_vec(),
+        true => kafka.topics.all_streams().collect(),
+        false => kafka.topics.events(),
     };
     let names = streams.iter().map(|stream| kafka.topics.name(*stream).to_owned());
     let dead = streams.iter().filter(|_| config.kafka.dlq);
@@ -94,20 +94,20 @@ impl BrokerCheck<'_> {
                 .findings
                 .notes
                 .push(format!("the retention of {topic} was not checked: {why}")),
-            (Ok(retention), Stream::Items) => self.items(&key, topic, *retention),
+            (Ok(retention), stream) if stream.is_catalog() => self.catalog(stream, topic, *retention),
             (Ok(retention), _) => self.log(&key, topic, *retention),
         }
     }
 
-    /// The catalog is read from its start, so every item must still be there.
-    fn items(&mut self, key: &str, topic: &str, retention: Retention) {
+    /// Items and users are read from their start, so every one must still be there.
+    fn catalog(&mut self, stream: Stream, topic: &str, retention: Retention) {
         if retention.deletes && (retention.ms.is_some() || retention.bytes.is_some()) {
             let message = format!(
-                "topic {topic} deletes old records ({}), so a new state would lack the items in them: set cleanup.policy = \
+                "topic {topic} deletes old records ({}), so a new state would lack the {stream} in them: set cleanup.policy = \
                  compact, or retention.ms = -1 and retention.bytes = -1",
                 limits(retention)
             );
-            self.findings.problem(key, message);
+            self.findings.problem(&format!("kafka.topics.{stream}"), message);
         }
     }
 

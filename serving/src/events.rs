@@ -70,7 +70,7 @@ pub enum InvalidEvents {
     NoEvents,
     #[error("the body has {n_events} events, at most {MAX_EVENTS} are allowed in one call: send several")]
     TooMany { n_events: usize },
-    #[error("events[{index}].stream is {stream:?}, and must be impressions, actions or items")]
+    #[error("events[{index}].stream is {stream:?}, and must be impressions, actions, items or users")]
     UnknownStream { index: usize, stream: String },
 }
 

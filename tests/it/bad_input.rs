@@ -217,7 +217,7 @@ fn bad_records_have_no_effect(broker: &Broker) {
 
     // An action that no task learns is valid and has no dead letter.
     let letters = dead_letters(broker);
-    for stream in Stream::EVENTS {
+    for stream in KafkaConfig::default().streams {
         let sent: Vec<&Bad> = bad
             .iter()
             .filter(|bad| bad.stream == stream && !bad.reason.is_unneeded())

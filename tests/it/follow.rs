@@ -30,7 +30,10 @@ fn id(stream: Stream) -> PartitionId {
     PartitionId::new(stream, 0)
 }
 
-/// The world's records by stream, in the order of [`Stream::EVENTS`].
+/// The streams of the world, which has no profiles of users.
+const STREAMS: [Stream; 3] = [Stream::Items, Stream::Impressions, Stream::Actions];
+
+/// The world's records by stream, in the order of [`STREAMS`].
 fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
     let records = world.decoded(&Config::default());
     let select = |stream| {
@@ -39,7 +42,7 @@ fn records(world: &World) -> Vec<Vec<DecodedRecord>> {
             .filter(move |record| record.position.partition.stream == stream);
         records.cloned().collect()
     };
-    Stream::EVENTS.map(select).to_vec()
+    STREAMS.map(select).to_vec()
 }
 
 /// Runs the stage from `checkpoint`, or from the start, with the plan log in `dir`, on the records up to `ends`, by
@@ -55,12 +58,12 @@ fn run(
             .and_then(|checkpoint| checkpoint.stage.positions.next(id))
             .unwrap_or(0)
     };
-    let start: Positions = Stream::EVENTS
+    let start: Positions = STREAMS
         .iter()
         .map(|stream| (id(*stream), next(id(*stream))))
         .collect();
     let mut reads = Vec::new();
-    for (stream, (records, end)) in Stream::EVENTS.iter().zip(records.iter().zip(ends)) {
+    for (stream, (records, end)) in STREAMS.iter().zip(records.iter().zip(ends)) {
         let next = usize::try_from(next(id(*stream)))?;
         if next < *end {
             reads.push(Read::Records(records[next..*end].to_vec()));
@@ -220,7 +223,7 @@ fn a_partition_that_the_log_gains_is_followed_like_the_others() {
         reads.extend([Read::Records(moved.clone()), Read::AtEnd(new)]);
         reads
     };
-    let before: Positions = Stream::EVENTS.iter().map(|stream| (id(*stream), 0)).collect();
+    let before: Positions = STREAMS.iter().map(|stream| (id(*stream), 0)).collect();
     let plan = home.path().join("plan");
     let ran = run_on(&plan, None, &before, all(true)).unwrap();
     let expected = ran.last_checkpoint.unwrap();

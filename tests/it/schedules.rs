@@ -219,7 +219,7 @@ fn neither_cores_nor_delays_nor_the_wall_clock_change_a_bit() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::generate(400, &dir.path().join("world"));
     let records = records(&world);
-    for stream in Stream::EVENTS {
+    for stream in [Stream::Items, Stream::Impressions, Stream::Actions] {
         let ids = records.iter().map(|record| record.position.partition);
         let ids: BTreeSet<PartitionId> = ids.filter(|id| id.stream == stream).collect();
         assert_eq!(ids.len() as u64, N_PARTITIONS);

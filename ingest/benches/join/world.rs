@@ -99,7 +99,7 @@ impl World {
         }
         // A stable sort: records of one time keep their order, the catalog first.
         timed.sort_by_key(|(ts, stream, _)| (*ts, *stream));
-        let mut next = [0i64; Stream::EVENTS.len()];
+        let mut next = [0i64; Stream::WITH_SAMPLES.len()];
         timed
             .into_iter()
             .map(|(ts, stream, event)| {

@@ -87,13 +87,16 @@ fn config(bootstrap: &str, prefix: &str) -> KafkaConfig {
 
 /// All records, with key and timestamp as in the event format.
 fn feed(world: &World, config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
-    let names = Stream::EVENTS.map(|stream| config.topics.name(stream).to_owned());
+    let streams = config.streams.iter();
+    let names: Vec<String> = streams
+        .map(|stream| config.topics.name(*stream).to_owned())
+        .collect();
     topics::create(&config.bootstrap, &BTreeMap::new(), &names, 1, 1)?;
     // What a producer of events would set; both sides read the same bytes.
     let properties = [("queue.buffering.max.kbytes", "65536"), ("linger.ms", "20")];
     let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let feeder = Feeder::connect(&config.bootstrap, &properties.into(), config.topics.clone())?;
-    let mut n_fed = [0u64; Stream::EVENTS.len()];
+    let mut n_fed = [0u64; Stream::WITH_SAMPLES.len()];
     for record in world.log() {
         let stream = record.position.partition.stream;
         let payload = record.payload.unwrap_or_default();
@@ -188,9 +191,10 @@ fn stage(config: &KafkaConfig) -> Result<Value, Box<dyn Error>> {
     let features = Arc::new(FeatureState::new(FeatureConfig::default()));
     let mut stage = Stage::new(&StoreConfig::Memory, &join_config(), partitions, features, 128)?;
     let mut source = KafkaSource::open_range(config, &ReplayRange::default())?;
-    let start: Positions = Stream::EVENTS
-        .map(|stream| (world::partition(stream), 0))
-        .into_iter()
+    let start: Positions = config
+        .streams
+        .iter()
+        .map(|stream| (world::partition(*stream), 0))
         .collect();
     let mut orderer = Orderer::new(&start, true);
     let (mut batches, mut n_samples) = (Vec::new(), 0);

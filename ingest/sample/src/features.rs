@@ -1,4 +1,4 @@
-//! The feature state: user histories, live counters, the item catalog and content vectors.
+//! The feature state: user histories and profiles, live counters, the item catalog and content vectors.
 //!
 //! The join stage is its only writer and updates it in log order. Training reads it as of the impression, before
 //! that impression is counted; the scorer reads it as of now, whichever version of the weights it uses. Both call
@@ -15,6 +15,7 @@ mod numbers;
 #[cfg(test)]
 mod oracle;
 mod outcomes;
+mod profiles;
 #[cfg(test)]
 mod properties;
 mod query;

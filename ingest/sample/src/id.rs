@@ -74,6 +74,8 @@ pub enum IdKind {
     Item = 3,
     /// A categorical value of an item or of the request context.
     Attribute = 4,
+    /// The name of a categorical value of a user's profile.
+    ProfileName = 5,
 }
 
 /// Hashes id strings with the salt of one deployment.
@@ -100,6 +102,15 @@ impl IdSpace {
     #[must_use]
     pub fn attribute(&self, name: &str, value: &str) -> Id {
         self.id(IdKind::Attribute, name)
+            .pair(self.id(IdKind::Attribute, value))
+    }
+
+    /// The hash of the categorical value `name = value` of a user's profile.
+    ///
+    /// No value of a request has it.
+    #[must_use]
+    pub fn profile_attribute(&self, name: &str, value: &str) -> Id {
+        self.id(IdKind::ProfileName, name)
             .pair(self.id(IdKind::Attribute, value))
     }
 

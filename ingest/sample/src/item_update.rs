@@ -1,6 +1,7 @@
 //! Changes of some fields of an item.
 
-use crate::{Attribute, AttributeField, EventTime, Id, Item, Number};
+use crate::named_features::{FeatureChange, Features};
+use crate::{Attribute, AttributeField, EventTime, Id, Item};
 
 /// New values of some fields of an item; the others stay.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,15 +30,6 @@ pub struct ItemUpdate {
     pub vectors: Vec<(String, Vec<f32>)>,
 }
 
-/// The new value of a feature.
-#[derive(Clone, Debug, PartialEq)]
-pub enum FeatureChange {
-    /// Categorical values; without any, the feature is removed.
-    Values(Vec<Id>),
-    /// A number.
-    Number(f32),
-}
-
 /// What became of an [`ItemUpdate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateOutcome {
@@ -62,27 +54,19 @@ impl ItemUpdate {
         let of = |field, values: Vec<Id>| values.into_iter().map(move |value| Attribute { field, value });
         let mut attributes: Vec<Attribute> = of(AttributeField::Category, categories).collect();
         attributes.extend(of(AttributeField::Author, authors));
-        // Features that stay: all but those with a new value.
-        let stays = |name: Id| !self.clears_features && self.features.iter().all(|(new, _)| *new != name);
-        let old_tags = old(AttributeField::Tag);
         let old_names = known.map_or(&[][..], |item| &item.tag_names);
-        let old_tags = old_names.iter().copied().zip(old_tags);
-        let mut tags: Vec<(Id, Id)> = old_tags.filter(|(name, _)| stays(*name)).collect();
-        let old_numbers = known.map_or(&[][..], |item| &item.numbers).iter();
-        let mut numbers: Vec<Number> = old_numbers.filter(|number| stays(number.name)).copied().collect();
-        for (name, change) in self.features {
-            match change {
-                FeatureChange::Values(values) => tags.extend(values.into_iter().map(|value| (name, value))),
-                FeatureChange::Number(value) => numbers.push(Number { name, value }),
-            }
-        }
-        tags.sort_unstable_by_key(|(_, value)| *value);
-        tags.dedup_by_key(|(_, value)| *value);
+        let old_features = Features {
+            values: old_names.iter().copied().zip(old(AttributeField::Tag)).collect(),
+            numbers: known.map_or_else(Vec::new, |item| item.numbers.clone()),
+        };
+        let Features {
+            values: tags,
+            numbers,
+        } = old_features.change(self.clears_features, self.features);
         let (tag_names, tags): (Vec<Id>, Vec<Id>) = tags.into_iter().unzip();
         attributes.sort_unstable();
         attributes.dedup();
         attributes.extend(of(AttributeField::Tag, tags));
-        crate::sort_numbers(&mut numbers);
         let n_titles = known.map_or(0, |item| usize::from(item.has_title));
         let old_texts = known.map_or(&[][..], |item| &item.texts);
         let (old_title, old_texts) = old_texts.split_at(n_titles.min(old_texts.len()));
@@ -106,7 +90,7 @@ impl ItemUpdate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sort_numbers;
+    use crate::{Number, sort_numbers};
 
     const NAMES: [Id; 3] = [Id(1), Id(2), Id(3)];
 

@@ -14,8 +14,10 @@ mod join_record;
 mod labels;
 mod ledger;
 mod metric_names;
+mod named_features;
 mod number;
 mod position;
+mod profile;
 mod record;
 mod sample;
 pub mod settings;
@@ -31,14 +33,16 @@ pub use features::{
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, AttributeField, Item, primary_attribute};
-pub use item_update::{FeatureChange, ItemUpdate, UpdateOutcome};
+pub use item_update::{ItemUpdate, UpdateOutcome};
 pub use join_record::{AttributedAction, JoinEvent, JoinRecord, LabeledItem};
 pub use labels::{Labels, MAX_TASKS, TaskId};
 pub use ledger::Ledger;
+pub use named_features::FeatureChange;
 pub use number::{
     MAX_NUMBER_NAMES, Number, NumberScope, REQUEST_FIELDS, finite_f32, is_category_name, sort_numbers,
 };
 pub use position::{PartitionId, Position, Positions, Stream};
+pub use profile::ProfileUpdate;
 pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogits, ShownSlate};
 pub use time::EventTime;

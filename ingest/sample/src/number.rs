@@ -1,4 +1,4 @@
-//! Numeric values of items, shown items and requests, as events carry them.
+//! Numeric values of items, shown items, requests and users, as events carry them.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::Id;
 pub enum NumberScope {
     /// A number of an item, or of an item as one request showed it.
     Item = 1,
-    /// A number of a request's context.
+    /// A number of a request's context, or of the profile of its user.
     Context = 2,
 }
 
@@ -23,7 +23,7 @@ pub struct Number {
     pub value: f32,
 }
 
-/// Names of numbers that are learned, of items and of requests each. Later names are counted and not learned.
+/// Names of numbers that are learned, of items and of requests with their users each. Later names are counted and not learned.
 pub const MAX_NUMBER_NAMES: usize = 256;
 
 /// Fields that describe a request wherever they are found, and never its outcome. Numbers in them are codes.

@@ -1,12 +1,15 @@
 //! Log positions: the coordinates of a record, and the next offset to read of each partition.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A log that ouzel reads: three that producers write, and the output of the join tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A log that ouzel reads: four that producers write, and the output of the join tier.
+///
+/// Streams are ordered as records of one time are merged. Snapshots and the plan log store the place in this declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     /// The item catalog.
@@ -17,20 +20,31 @@ pub enum Stream {
     Actions,
     /// Join records of the join tier; the learner reads them in place of impressions and actions.
     Samples,
+    /// Profiles of users. A deployment may have none.
+    Users,
 }
 
 impl Stream {
     /// The streams that producers write, in merge order: a record refers only to streams before its own.
-    pub const EVENTS: [Stream; 3] = [Stream::Items, Stream::Impressions, Stream::Actions];
+    pub const EVENTS: [Stream; 4] = [Stream::Items, Stream::Users, Stream::Impressions, Stream::Actions];
     /// The streams that a learner behind the join tier reads, in merge order.
-    pub const BEHIND_TIER: [Stream; 2] = [Stream::Items, Stream::Samples];
-    /// All four streams.
-    pub const WITH_SAMPLES: [Stream; 4] = [
+    pub const BEHIND_TIER: [Stream; 3] = [Stream::Items, Stream::Users, Stream::Samples];
+    /// All five streams, in merge order.
+    pub const WITH_SAMPLES: [Stream; 5] = [
         Stream::Items,
+        Stream::Users,
         Stream::Impressions,
         Stream::Actions,
         Stream::Samples,
     ];
+
+    /// True of items and users, streams of which the newest version counts.
+    ///
+    /// They are read whole at a first start, and hold no event time.
+    #[must_use]
+    pub fn is_catalog(self) -> bool {
+        matches!(self, Stream::Items | Stream::Users)
+    }
 
     /// The name of the stream in configuration, metrics and messages.
     #[must_use]
@@ -40,7 +54,31 @@ impl Stream {
             Stream::Impressions => "impressions",
             Stream::Actions => "actions",
             Stream::Samples => "samples",
+            Stream::Users => "users",
         }
+    }
+
+    /// The place among records of one time.
+    fn merge_rank(self) -> u8 {
+        match self {
+            Stream::Items => 0,
+            Stream::Users => 1,
+            Stream::Impressions => 2,
+            Stream::Actions => 3,
+            Stream::Samples => 4,
+        }
+    }
+}
+
+impl Ord for Stream {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.merge_rank().cmp(&other.merge_rank())
+    }
+}
+
+impl PartialOrd for Stream {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -172,5 +210,20 @@ mod tests {
         assert!(!positions.advance(partition.at(5)));
         assert!(positions.advance(partition.at(9)));
         assert_eq!(positions.next(partition), Some(10));
+    }
+
+    #[test]
+    fn streams_are_listed_in_merge_order_and_stored_as_before_there_were_users() {
+        assert!(
+            Stream::WITH_SAMPLES.is_sorted() && Stream::EVENTS.is_sorted() && Stream::BEHIND_TIER.is_sorted()
+        );
+        let stored = [
+            Stream::Items,
+            Stream::Impressions,
+            Stream::Actions,
+            Stream::Samples,
+            Stream::Users,
+        ];
+        assert_eq!(postcard::to_stdvec(&stored).unwrap(), [0, 1, 2, 3, 4]);
     }
 }

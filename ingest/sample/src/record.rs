@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Deletion, EventTime, Impression, Item, ItemUpdate, JoinRecord, Position};
+use crate::{Action, Deletion, EventTime, Impression, Item, ItemUpdate, JoinRecord, Position, ProfileUpdate};
 
 /// A record as a source read it, before decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Record {
     /// The log's own timestamp, ms since the epoch: the reference for clock-skew checks. Records of a file carry
     /// the event time here.
     pub timestamp_ms: Option<i64>,
-    /// The payload; `None` for a null value, which deletes the item whose id is the key.
+    /// The payload; `None` for a null value, which deletes the item or profile whose id is the key.
     pub payload: Option<Vec<u8>>,
     /// Key and headers, where the decoder needs them.
     pub metadata: Option<Box<RecordMetadata>>,
@@ -59,6 +59,7 @@ impl DecodedRecord {
                     + values * size_of::<f32>()
                     + update.name.len()
             }
+            Ok(Event::Profile(update)) => size_of_val(update.features.as_slice()),
             Ok(Event::Actions(actions)) => size_of_val(actions.as_slice()),
             Ok(Event::JoinRecord(_) | Event::Action(_) | Event::Deletion(_)) => 0,
             Err(reject) => reject.detail.len(),
@@ -82,6 +83,8 @@ pub enum Event {
     ItemUpdate(Box<ItemUpdate>),
     /// An item was deleted.
     Deletion(Deletion),
+    /// The profile of a user is new, has changed or was deleted.
+    Profile(Box<ProfileUpdate>),
     /// A result of the join tier.
     JoinRecord(Box<JoinRecord>),
 }
@@ -97,6 +100,7 @@ impl Event {
             Event::Item(item) => item.ts,
             Event::ItemUpdate(update) => update.ts,
             Event::Deletion(deletion) => deletion.ts,
+            Event::Profile(update) => update.ts,
             Event::JoinRecord(record) => record.ts(),
         }
     }

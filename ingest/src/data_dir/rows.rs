@@ -13,7 +13,7 @@ use crate::mapping::text_of;
 pub struct DataEvent {
     /// The stream it belongs to.
     pub stream: Stream,
-    /// The record key: the request id or the item id.
+    /// The record key: the id of the request, the item or the user.
     pub key: String,
     /// Event time, ms since the epoch.
     pub ts_ms: i64,
@@ -26,6 +26,7 @@ impl DataEvent {
     pub(super) fn new(stream: Stream, event: &Value) -> Self {
         let key = match stream {
             Stream::Items => "item_id",
+            Stream::Users => "user_id",
             _ => "request_id",
         };
         Self {

@@ -8,7 +8,8 @@ use super::DataDir;
 use crate::error::Error;
 use crate::source::{BoundedSource, PartitionReader, PartitionState};
 
-/// Reads a [`DataDir`]: one partition per stream, the n-th event of a stream at offset n.
+/// Reads a [`DataDir`]: one partition per stream, the n-th event of a stream at offset n. Without users there is none
+/// for them.
 pub type DataSource = BoundedSource<DataReader>;
 
 /// Reads the events of one stream as a partition.
@@ -22,7 +23,8 @@ pub struct DataReader {
 impl DataSource {
     /// A source over `data` from the positions `from` on.
     pub fn new(data: &Arc<DataDir>, from: &Positions) -> Self {
-        Self::over(Stream::EVENTS.map(|stream| {
+        let is_read = |stream: &Stream| *stream != Stream::Users || data.n_records(*stream) > 0;
+        Self::over(Stream::EVENTS.into_iter().filter(is_read).map(|stream| {
             let id = PartitionId::new(stream, 0);
             let next = from.next(id).unwrap_or(0);
             let state = PartitionState {

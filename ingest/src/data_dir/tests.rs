@@ -132,6 +132,41 @@ fn streams_are_merged_items_first_and_impressions_before_actions() {
 }
 
 #[test]
+fn users_come_first_too_and_without_a_time_have_that_of_the_first_impression() {
+    let users = [
+        json!({"user_id": 5, "ts_ms": T0 + 9, "age": 30, "country": "FR"}),
+        json!({"user_id": "u", "age": 40}),
+        json!({"age": 50}),
+    ];
+    let impressions = [shown("r1", "a", T0), shown("r2", "a", T0 + 20)];
+    let dir = folder(&[("impressions", &impressions), ("users", &users)]);
+    let data = Arc::new(open(dir.path()).unwrap());
+    let order: Vec<_> = data
+        .events()
+        .iter()
+        .map(|event| (event.stream, event.key.as_str(), event.ts_ms - T0))
+        .collect();
+    assert_eq!(
+        order[..3],
+        [
+            (Stream::Users, "u", 0),
+            (Stream::Users, "5", 9),
+            (Stream::Impressions, "r1", 0)
+        ]
+    );
+    assert_eq!(
+        payload(&data.events()[1]),
+        json!({"user_id": "5", "ts_ms": T0 + 9, "features": {"age": 30, "country": "FR"}})
+    );
+    let account = data.accounts().of(Stream::Users);
+    assert_eq!((account.read, account.used, account.n_rejected()), (3, 2, 1));
+    let partitions = |data| DataSource::new(data, &Positions::default()).partitions().len();
+    assert_eq!(partitions(&data), 4);
+    let without = folder(&[("impressions", &impressions)]);
+    assert_eq!(partitions(&Arc::new(open(without.path()).unwrap())), 3);
+}
+
+#[test]
 fn an_item_row_fills_the_contract_and_other_scalars_become_features() {
     let row = json!({
         "item_id": "7", "title": "T", "text": "long", "category": "a|b", "subcategory": "c", "author_id": 5,

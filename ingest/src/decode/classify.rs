@@ -70,6 +70,13 @@ const ITEM: &[(&str, Shape)] = &[
     ("deleted", Shape::Flag),
     ("partial", Shape::Flag),
 ];
+const USER: &[(&str, Shape)] = &[
+    ("user_id", Shape::Text),
+    ("ts_ms", Shape::Integer),
+    ("features", Shape::Attributes),
+    ("deleted", Shape::Flag),
+    ("partial", Shape::Flag),
+];
 
 /// The rejection of an `event` that failed the typed parse for `stream` with `error`.
 pub(super) fn classify(stream: Stream, event: &Value, error: &serde_json::Error) -> Reject {
@@ -81,6 +88,7 @@ pub(super) fn classify(stream: Stream, event: &Value, error: &serde_json::Error)
         Stream::Impressions => IMPRESSION,
         Stream::Actions => ACTION,
         Stream::Items => ITEM,
+        Stream::Users => USER,
         // Written by `ouzel join` only: the parser's message is enough.
         Stream::Samples => &[],
     };

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::formats::PayloadFormat;
-use crate::mapping::{ActionMapping, ImpressionMapping, ItemMapping, Mapping};
+use crate::mapping::{ActionMapping, ImpressionMapping, ItemMapping, Mapping, UserMapping};
 
 /// A little less than what librdkafka (1,000,000) and a Kafka broker (1,048,588) accept by default with their overhead.
 const MAX_RECORD_BYTES: u64 = 960 << 10;
@@ -16,8 +16,8 @@ const MAX_RECORD_BYTES: u64 = 960 << 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventConfig {
-    /// The ready-made mapping that the keys of `impressions`, `actions` and `items` change: `ouzel`, which is the
-    /// contract itself, `ga4`, `snowplow`, `segment`, `debezium`, `connect`, `cloudevents` or `cloudevents-binary`.
+    /// The ready-made mapping that the keys of `impressions`, `actions`, `items` and `users` change: `ouzel`, which
+    /// is the contract itself, `ga4`, `snowplow`, `segment`, `debezium`, `connect`, `cloudevents` or `cloudevents-binary`.
     ///
     /// Set it when the events come from one of these.
     pub from: String,
@@ -31,7 +31,7 @@ pub struct EventConfig {
     /// Unit: items. Raise it for longer slates.
     #[schemars(range(min = 1, max = 65_535))]
     pub max_items: usize,
-    /// Attribute values of an item or of an impression's context, and names among its features.
+    /// Attribute values of an item, of a user or of an impression's context, and names among its features.
     ///
     /// Unit: values. Raise it when such items are rejected.
     pub max_attributes: usize,
@@ -53,20 +53,16 @@ pub struct EventConfig {
     pub actions: ActionMapping,
     #[allow(missing_docs, reason = "the doc comment of the section describes it")]
     pub items: ItemMapping,
+    #[allow(missing_docs, reason = "the doc comment of the section describes it")]
+    pub users: UserMapping,
 }
 
 impl EventConfig {
     /// Every value that cannot be used, by its key below `events`.
     #[must_use]
     pub fn validate(&self) -> Vec<KeyError> {
-        let mappings = [
-            ("impressions", Mapping::impressions(&self.impressions)),
-            ("actions", Mapping::actions(&self.actions)),
-            ("items", Mapping::items(&self.items)),
-        ];
-        let refused = mappings
-            .into_iter()
-            .filter_map(|(stream, mapping)| Some(mapping.err()?.within(stream)));
+        let refused = self.mappings().into_iter();
+        let refused = refused.filter_map(|(stream, mapping)| Some(mapping.err()?.within(stream.name())));
         out_of_range(self).into_iter().chain(refused).collect()
     }
 
@@ -77,6 +73,7 @@ impl EventConfig {
             impressions: ImpressionMapping::default(),
             actions: ActionMapping::default(),
             items: ItemMapping::default(),
+            users: UserMapping::default(),
             ..self.clone()
         }
     }
@@ -88,6 +85,7 @@ impl EventConfig {
             Stream::Impressions => self.impressions.format,
             Stream::Actions => self.actions.format,
             Stream::Items => self.items.format,
+            Stream::Users => self.users.format,
             Stream::Samples => PayloadFormat::Json,
         }
     }
@@ -99,6 +97,7 @@ impl EventConfig {
             Stream::Impressions => &self.impressions.conditions,
             Stream::Actions => &self.actions.conditions,
             Stream::Items => &self.items.conditions,
+            Stream::Users => &self.users.conditions,
             Stream::Samples => return false,
         };
         !conditions.0.is_empty()
@@ -107,14 +106,18 @@ impl EventConfig {
     /// The streams whose mapping reads keys or headers.
     #[must_use]
     pub fn with_metadata(&self) -> Vec<Stream> {
-        let mappings = [
+        let reads = |mapping: &Result<Mapping, KeyError>| mapping.as_ref().is_ok_and(Mapping::reads_metadata);
+        let reading = self.mappings().into_iter().filter(|(_, mapping)| reads(mapping));
+        reading.map(|(stream, _)| stream).collect()
+    }
+
+    fn mappings(&self) -> [(Stream, Result<Mapping, KeyError>); Stream::EVENTS.len()] {
+        [
             (Stream::Impressions, Mapping::impressions(&self.impressions)),
             (Stream::Actions, Mapping::actions(&self.actions)),
             (Stream::Items, Mapping::items(&self.items)),
-        ];
-        let reads = |mapping: &Result<Mapping, KeyError>| mapping.as_ref().is_ok_and(Mapping::reads_metadata);
-        let reading = mappings.into_iter().filter(|(_, mapping)| reads(mapping));
-        reading.map(|(stream, _)| stream).collect()
+            (Stream::Users, Mapping::users(&self.users)),
+        ]
     }
 }
 
@@ -131,6 +134,7 @@ impl Default for EventConfig {
             impressions: ImpressionMapping::default(),
             actions: ActionMapping::default(),
             items: ItemMapping::default(),
+            users: UserMapping::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ouzel_sample::settings::KeyError;
 use ouzel_sample::{
-    Action, DecodedRecord, Event, IdSpace, N_MODALITIES, Record, Reject, RejectReason, Stream,
+    Action, DecodedRecord, Event, Id, IdSpace, N_MODALITIES, Record, Reject, RejectReason, Stream,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,6 +47,7 @@ struct Mappings {
     impressions: StreamMapping,
     actions: StreamMapping,
     items: StreamMapping,
+    users: StreamMapping,
 }
 
 impl Mappings {
@@ -55,6 +56,7 @@ impl Mappings {
             Stream::Impressions => &self.impressions,
             Stream::Actions => &self.actions,
             Stream::Items | Stream::Samples => &self.items,
+            Stream::Users => &self.users,
         }
     }
 }
@@ -101,6 +103,9 @@ impl StreamMapping {
 /// An event with the names of the fields that nothing reads.
 pub(super) type Parsed = Result<(Event, Vec<String>), Reject>;
 
+/// Hashes the categorical value of a name.
+pub(super) type HashValue = fn(&IdSpace, &str, &str) -> Id;
+
 impl Decoder {
     /// A decoder. `tasks` are the action names in task order: a [`ouzel_sample::TaskId`] is an index into it.
     ///
@@ -120,6 +125,10 @@ impl Decoder {
             items: StreamMapping::new(
                 Mapping::items(&config.items).map_err(|error| error.within("items"))?,
                 config.items == default.items,
+            ),
+            users: StreamMapping::new(
+                Mapping::users(&config.users).map_err(|error| error.within("users"))?,
+                config.users == default.users,
             ),
         };
         Ok(Self {
@@ -319,6 +328,7 @@ impl Decoder {
         let parsed = match stream {
             Stream::Impressions => self.impression(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             Stream::Actions => self.action(&serde_json::from_slice(payload).ok()?, timestamp_ms),
+            Stream::Users => self.profile(&serde_json::from_slice(payload).ok()?, timestamp_ms),
             _ => self.item_or_deletion(&serde_json::from_slice(payload).ok()?, timestamp_ms),
         };
         let is_certain = match &parsed {
@@ -339,6 +349,7 @@ impl Decoder {
                 timestamp_ms,
             ),
             Stream::Actions => self.action(&wire::Action::deserialize(event).map_err(refuse)?, timestamp_ms),
+            Stream::Users => self.profile(&wire::User::deserialize(event).map_err(refuse)?, timestamp_ms),
             _ => self.item_or_deletion(&wire::Item::deserialize(event).map_err(refuse)?, timestamp_ms),
         }
     }
@@ -351,17 +362,20 @@ impl Decoder {
         }
     }
 
-    /// A null value: in a compacted topic it deletes the item whose id is the key.
+    /// A null value: in a compacted topic it deletes the item or the profile whose id is the key.
     fn tombstone(&self, record: &Record) -> Parsed {
         let null = || Reject::new(RejectReason::NullValue, "the record has no value");
-        if record.position.partition.stream != Stream::Items {
-            return Err(null());
-        }
+        let stream = record.position.partition.stream;
+        let id_field = match stream {
+            Stream::Items => "item_id",
+            Stream::Users => "user_id",
+            _ => return Err(null()),
+        };
         let key = self.formats.key(record)?;
-        let item = key.as_deref().and_then(key_id).ok_or_else(null)?;
+        let id = key.as_deref().and_then(key_id).ok_or_else(null)?;
         let ts_ms = record.timestamp_ms.ok_or_else(null)?;
-        let event = serde_json::json!({ "item_id": item, "ts_ms": ts_ms, "deleted": true });
-        self.mapped(Stream::Items, &event, record.timestamp_ms)
+        let event = serde_json::json!({ id_field: id, "ts_ms": ts_ms, "deleted": true });
+        self.mapped(stream, &event, record.timestamp_ms)
     }
 }
 

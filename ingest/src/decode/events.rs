@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 
 use ouzel_sample::{
-    Action, Deletion, Event, EventTime, FeatureChange, Id, IdKind, Impression, ItemUpdate, MAX_ID_BYTES,
+    Action, Deletion, Event, EventTime, Id, IdKind, IdSpace, Impression, ItemUpdate, MAX_ID_BYTES,
     MODALITIES, Number, NumberScope, Reject, RejectReason, ShownFeatures, ShownItem, TaskId, finite_f32,
     is_category_name, sort_numbers,
 };
 
-use super::decoder::{Decoder, Parsed};
+use super::decoder::{Decoder, HashValue, Parsed};
+use super::feature_changes::n_values;
 use super::wire::{self, Features, OneOrMany, Pairs, Scalar, Text};
 
 /// 1990-01-01: earlier than any log; later than 0, seconds or an uptime mistaken for a time.
@@ -134,7 +135,7 @@ impl Decoder {
             authors: is_given("author", wire.author.is_some())
                 .then(|| self.values("author", wire.author.as_ref())),
             clears_features: !is_partial || wire.nulls.contains(&"features"),
-            features: self.feature_changes(wire.features.as_ref())?,
+            features: self.feature_changes(NumberScope::Item, IdSpace::attribute, wire.features.as_ref())?,
             title: is_given("title", wire.title.is_some()).then_some(title),
             texts: is_given("text", wire.text.is_some()).then_some(further),
             image: is_given("image", wire.image.is_some()).then_some(image),
@@ -175,35 +176,6 @@ impl Decoder {
         });
         let given = given.filter(|text| !text.is_empty());
         given.map(|text| self.ids.attribute(name, text)).collect()
-    }
-
-    /// The features of an item event by name; a value of `null` removes one.
-    fn feature_changes(&self, pairs: Option<&Features<'_>>) -> Result<Vec<(Id, FeatureChange)>, Reject> {
-        let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            pairs.len(),
-            "names in `features`",
-        )?;
-        let mut changes: Vec<(Id, FeatureChange)> = Vec::with_capacity(pairs.len());
-        for (name, of_name) in pairs {
-            let id = self.ids.number(NumberScope::Item, name);
-            let change = match self.number(NumberScope::Item, "features", (&**name, of_name))? {
-                Some(number) => FeatureChange::Number(number.value),
-                None => {
-                    let mut values: Vec<Id> = self.categories(name, of_name).collect();
-                    values.sort_unstable();
-                    values.dedup();
-                    FeatureChange::Values(values)
-                }
-            };
-            // Of a name that comes twice the first value counts, as elsewhere.
-            if changes.iter().all(|(known, _)| *known != id) {
-                changes.push((id, change));
-            }
-        }
-        Ok(changes)
     }
 
     /// Vectors that the model does not read: of another modality, or of another width.
@@ -268,7 +240,7 @@ impl Decoder {
         for (name, of_name) in pairs {
             match self.number(scope, field, (&**name, of_name))? {
                 Some(number) => numbers.push(number),
-                None => values.extend(self.categories(name, of_name)),
+                None => values.extend(self.categories(IdSpace::attribute, name, of_name)),
             }
         }
         values.sort_unstable();
@@ -284,7 +256,7 @@ impl Decoder {
     }
 
     /// The numeric value of a name; none where it is categorical.
-    fn number(
+    pub(super) fn number(
         &self,
         scope: NumberScope,
         field: &str,
@@ -306,17 +278,18 @@ impl Decoder {
     }
 
     /// The hashed categorical values of a name.
-    fn categories<'a>(
+    pub(super) fn categories<'a>(
         &'a self,
+        hash: HashValue,
         name: &'a str,
         of_name: &'a OneOrMany<Scalar<'_>>,
     ) -> impl Iterator<Item = Id> + 'a {
         let texts = of_name.as_slice().iter().map(category);
         let texts = texts.filter(|text| !text.is_empty());
-        texts.map(|text| self.ids.attribute(name, &text))
+        texts.map(move |text| hash(&self.ids, name, &text))
     }
 
-    fn id(&self, kind: IdKind, field: &str, text: Option<&Text<'_>>) -> Result<Id, Reject> {
+    pub(super) fn id(&self, kind: IdKind, field: &str, text: Option<&Text<'_>>) -> Result<Id, Reject> {
         let text = text.ok_or_else(|| missing(field))?;
         let detail = match text.len() {
             0 => format!("`{field}` is empty"),
@@ -326,7 +299,11 @@ impl Decoder {
         Err(Reject::new(RejectReason::BadId, detail))
     }
 
-    fn event_time(&self, ts_ms: Option<i64>, timestamp_ms: Option<i64>) -> Result<EventTime, Reject> {
+    pub(super) fn event_time(
+        &self,
+        ts_ms: Option<i64>,
+        timestamp_ms: Option<i64>,
+    ) -> Result<EventTime, Reject> {
         let ts_ms = ts_ms.ok_or_else(|| missing("ts_ms"))?;
         if ts_ms < EARLIEST_MS {
             // A log with a time of its own, which begins near 0. In Kafka the record's timestamp tells it apart from a
@@ -389,7 +366,7 @@ fn not_finite(detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::NonFinite, detail)
 }
 
-fn check_count(max: usize, key: &str, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
+pub(super) fn check_count(max: usize, key: &str, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
     if n <= max {
         return Ok(());
     }
@@ -408,13 +385,6 @@ fn texts<'a, 'de>(field: Option<&'a OneOrMany<Text<'de>>>) -> impl Iterator<Item
 
 fn non_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn n_values(change: &FeatureChange) -> usize {
-    match change {
-        FeatureChange::Values(values) => values.len(),
-        FeatureChange::Number(_) => 1,
-    }
 }
 
 /// The value of a number.

@@ -96,6 +96,7 @@ impl ImmediateLabels {
                 | Event::Item(_)
                 | Event::ItemUpdate(_)
                 | Event::Deletion(_)
+                | Event::Profile(_)
                 | Event::JoinRecord(_),
             )
             | Err(_) => {}

@@ -1,5 +1,6 @@
 //! Tests of accepted payloads; rejections are in [`rejects`], properties in [`properties`].
 
+mod profiles;
 mod properties;
 mod rejects;
 mod topics;
@@ -57,6 +58,13 @@ fn item() -> Value {
         "title": "The \"title\"", "text": ["first", "second"], "image": "a.jpg",
         "vectors": {"text": [0.5, -1.0], "image": [2]},
         "features": {"tags": ["x", "y"], "kind": "long", "length": 12, "score": 0.5, "is_new": true, "none": null},
+    })
+}
+
+fn user() -> Value {
+    json!({
+        "user_id": "u1", "ts_ms": TS,
+        "features": {"country": "FR", "plans": ["a", "b"], "age": 30, "city_id": 7, "none": null},
     })
 }
 

@@ -149,6 +149,17 @@ object! {
 }
 
 object! {
+    /// A record of the users topic.
+    User {
+        user_id: Text<'a>,
+        ts_ms: i64,
+        features: Features<'a>,
+        deleted: bool,
+        partial: bool,
+    } ignored {}
+}
+
+object! {
     /// A record of the items topic.
     Item {
         item_id: Text<'a>,

@@ -100,7 +100,7 @@ impl EventClock {
         ts: EventTime,
         bug: Option<PlantedBug>,
     ) -> Option<i64> {
-        if partition.stream == Stream::Items {
+        if partition.stream.is_catalog() {
             return None;
         }
         let progress = *self.partitions.entry(partition).or_insert(FRESH);
@@ -127,7 +127,7 @@ impl EventClock {
 
     /// Notes that time of `partition` is at least `ts`, as a trusted source says.
     pub(crate) fn advance(&mut self, partition: PartitionId, ts: EventTime, bug: Option<PlantedBug>) {
-        if partition.stream == Stream::Items {
+        if partition.stream.is_catalog() {
             return;
         }
         let progress = self.partitions.entry(partition).or_insert(FRESH);
@@ -221,7 +221,7 @@ impl EventClock {
     /// Applies a mark. Returns false, and changes nothing, where it would leave a stream without any partition
     /// that holds the watermark: a silent stream stops time.
     pub(crate) fn mark(&mut self, partition: PartitionId, mark: Mark) -> bool {
-        if partition.stream == Stream::Items {
+        if partition.stream.is_catalog() {
             return false;
         }
         match mark {
@@ -258,7 +258,7 @@ impl EventClock {
     }
 
     fn register(&mut self, partition: PartitionId) {
-        if partition.stream != Stream::Items {
+        if !partition.stream.is_catalog() {
             self.partitions.entry(partition).or_insert(FRESH).is_idle = false;
         }
     }

@@ -205,7 +205,7 @@ impl Counters {
 
     pub(crate) fn add_rejected(&mut self, stream: Stream) {
         match stream {
-            Stream::Items | Stream::Samples => {}
+            Stream::Items | Stream::Users | Stream::Samples => {}
             Stream::Impressions => {
                 self.impressions += 1;
                 self.rejected_impressions += 1;

@@ -87,7 +87,13 @@ impl<S: JoinStore> Joiner<S> {
                 }
                 Ok(self.finish_step(outcome))
             }
-            Ok(Event::Item(_) | Event::ItemUpdate(_) | Event::Deletion(_) | Event::JoinRecord(_)) => {
+            Ok(
+                Event::Item(_)
+                | Event::ItemUpdate(_)
+                | Event::Deletion(_)
+                | Event::Profile(_)
+                | Event::JoinRecord(_),
+            ) => {
                 self.effects.clear();
                 Ok(self.finish_step(Outcome::Passed))
             }

@@ -43,7 +43,7 @@ pub struct RecordContext<'a> {
     pub metadata: Metadata<'a>,
     /// The action of a record that names none.
     pub default_action: Option<&'a str>,
-    /// The time of an item that states none, ms since 1970.
+    /// The time of an item or a profile that states none, ms since 1970.
     pub default_ts: Option<i64>,
 }
 
@@ -115,7 +115,7 @@ impl Mapping {
                 .events
                 .push(self.impression(event, &scope, &mut mapped.unread)),
             Stream::Actions => mapped.events = self.action(event, &scope, context)?,
-            _ => mapped.events.push(self.item(event, &scope, object)),
+            _ => mapped.events.push(self.version(event, &scope, object)),
         }
         let unread = object
             .iter()
@@ -249,7 +249,8 @@ impl Mapping {
         name == "features" || self.fields.iter().any(|(field, _)| *field == name)
     }
 
-    fn item(&self, mut event: Map<String, Value>, scope: &Scope<'_>, root: &Map<String, Value>) -> Value {
+    /// A version of an item or of a profile.
+    fn version(&self, mut event: Map<String, Value>, scope: &Scope<'_>, root: &Map<String, Value>) -> Value {
         for field in ["category", "author", "title", "text", "image"] {
             if let Some(value) = event.get_mut(field) {
                 texts(value);

@@ -8,7 +8,7 @@ use ouzel_sample::settings::KeyError;
 use super::apply::Mapping;
 use super::config::{
     ActionMapping, Conditions, EventTimeSource, Field, FieldSource, ImpressionMapping, ItemMapping,
-    NamedPaths, path,
+    NamedPaths, UserMapping, path,
 };
 use super::fields::Named;
 use super::path::Path;
@@ -83,6 +83,24 @@ impl Mapping {
         })
     }
 
+    /// The mapping of the users' profiles.
+    ///
+    /// # Errors
+    /// The first path that cannot be parsed, by its key.
+    pub fn users(section: &UserMapping) -> Result<Self, KeyError> {
+        Self::compile(Parts {
+            stream: Stream::Users,
+            conditions: &section.conditions,
+            root: &section.root,
+            time: &section.time,
+            fields: section.fields(),
+            of_items: &[],
+            context: &NamedPaths::default(),
+            features: &section.features,
+            actions: BTreeMap::new(),
+        })
+    }
+
     fn compile(parts: Parts<'_>) -> Result<Self, KeyError> {
         let conditions = parts.conditions.0.iter();
         let conditions =
@@ -109,7 +127,7 @@ impl Mapping {
             paths,
             has_own: parts.features.has_own(),
         };
-        if all_context || (has_all_features && parts.stream != Stream::Items) {
+        if all_context || (has_all_features && !parts.stream.is_catalog()) {
             let key = if all_context { "context" } else { "features" };
             return Err(KeyError::new(
                 key,
@@ -140,7 +158,7 @@ impl Mapping {
         if parts.stream != Stream::Actions && features.has_own {
             known.insert("features".to_owned());
         }
-        if parts.stream == Stream::Items {
+        if parts.stream.is_catalog() {
             known.insert("partial".to_owned());
         }
         let reads_metadata = paths().chain(root.paths()).any(Path::reads_metadata);

@@ -306,6 +306,27 @@ stream_section! {
     }
 }
 
+stream_section! {
+    /// Where the records of the users hold their profiles.
+    UserMapping {
+        /// Where the id of the user is.
+        ///
+        /// Set it to the field of your records.
+        user_id: ["user_id"],
+        /// Where a record says that its profile is deleted: a value that is true, or a comparison.
+        ///
+        /// Set it for changes of a table, such as `{ path = "$.payload.op", equals = "d" }`.
+        deleted: ["deleted"],
+    } more {
+        /// Values of the user to learn from: a list of paths besides the values in the record's `features`, or a table of paths
+        /// by name in place of them. In a list `*` stands for every field that is read by nothing else and is a text, a number,
+        /// a boolean or a list of them.
+        ///
+        /// Name the fields instead when the profiles hold some that must not be learned.
+        features: NamedPaths = NamedPaths::List(vec!["*".to_owned()]),
+    }
+}
+
 fn default_paths(paths: &[&str]) -> FieldSource {
     match paths {
         [path] => FieldSource::Path((*path).to_owned()),

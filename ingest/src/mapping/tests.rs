@@ -24,6 +24,7 @@ fn compile(text: &str, stream: Stream) -> Mapping {
     let mapping = match stream {
         Stream::Impressions => Mapping::impressions(&section(&table, stream)),
         Stream::Actions => Mapping::actions(&section(&table, stream)),
+        Stream::Users => Mapping::users(&section(&table, stream)),
         _ => Mapping::items(&section(&table, stream)),
     };
     mapping.unwrap()
@@ -247,6 +248,17 @@ fn debezium_changes_and_deletions() {
 }
 
 #[test]
+fn debezium_changes_of_users() {
+    let row = json!({"id": 5, "age": 30, "country": "FR"});
+    let change = json!({"before": null, "after": row, "op": "u", "ts_ms": T, "source": {"table": "users"}});
+    check(
+        &ready_made("debezium", Stream::Users),
+        &change,
+        &[json!({"user_id": "5", "ts_ms": T, "deleted": false, "features": {"age": 30, "country": "FR"}})],
+    );
+}
+
+#[test]
 fn connect_and_cloudevents_envelopes() {
     let event = json!({"request_id": "r", "user_id": "u", "item_id": "i", "ts_ms": T, "action": "click"});
     check(
@@ -369,7 +381,7 @@ proptest! {
     /// No record makes a mapping panic, and each has events or a reason.
     #[test]
     fn any_record_is_mapped_or_refused(record in any_json(), preset in 0..READY_MADE.len()) {
-        for stream in [Stream::Impressions, Stream::Actions, Stream::Items] {
+        for stream in Stream::EVENTS {
             let mapping = ready_made(READY_MADE[preset].0, stream);
             match mapping.apply(&record, &context(&[])) {
                 Ok(mapped) => prop_assert!(!mapped.events.is_empty()),

@@ -1,6 +1,6 @@
 //! Tests of the merge: over bounded ranges, on a live log, and along a plan.
 
-use ouzel_sample::{Action, Event, Id, Reject, RejectReason};
+use ouzel_sample::{Action, Event, Id, Reject, RejectReason, Stream};
 
 use super::*;
 
@@ -85,6 +85,36 @@ fn bounded_ranges_merge_by_record_time_then_event_time_then_stream() {
     assert!(!orderer.is_exhausted(), "the impressions were not finished");
     orderer.finish(shown());
     assert!(orderer.is_exhausted());
+}
+
+#[test]
+fn a_first_start_takes_every_item_and_user_before_the_first_impression() {
+    let users = partition(Stream::Users, 0);
+    let mut orderer = orderer(&[items(), users, shown()], true);
+    orderer.push(record(shown(), 0, Some(1), 1)).unwrap();
+    orderer.push(record(items(), 0, Some(5), 5)).unwrap();
+    orderer.at_end(items());
+    orderer.at_end(shown());
+    assert!(drain(&mut orderer, true).is_empty(), "the users may be older");
+    orderer.push(record(users, 0, Some(9), 9)).unwrap();
+    orderer.push(record(users, 1, Some(3), 3)).unwrap();
+    orderer.at_end(users);
+    assert_eq!(
+        drain(&mut orderer, true),
+        ["items[0]@0", "users[0]@0", "users[0]@1", "impressions[0]@0"]
+    );
+    // From here on users are merged by their times.
+    orderer.push(record(users, 2, Some(20), 20)).unwrap();
+    orderer.push(record(shown(), 1, Some(20), 20)).unwrap();
+    orderer.push(record(shown(), 2, Some(19), 19)).unwrap();
+    orderer.at_end(users);
+    orderer.at_end(shown());
+    assert_eq!(
+        drain(&mut orderer, true),
+        ["users[0]@2", "impressions[0]@1", "impressions[0]@2"]
+    );
+    let taken: Positions = [(items(), 1), (users, 2)].into_iter().collect();
+    assert!(is_bootstrapping(&taken));
 }
 
 #[test]

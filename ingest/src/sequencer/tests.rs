@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use ouzel_sample::settings::Period;
 use ouzel_sample::{
-    Action, Content, ContentHash, Deletion, EventTime, FeatureConfig, FeatureState, Impression, Position,
-    ShownItem, Stream,
+    Action, Content, ContentHash, Deletion, EventTime, FeatureChange, FeatureConfig, FeatureState,
+    Impression, Position, ProfileUpdate, ShownItem, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,15 +16,16 @@ use super::*;
 use crate::join::{JoinConfig, LabelPolicy, StoreConfig, TaskConfig};
 use crate::stage::{StageBytes, StageCheckpoint};
 
-const PARTITIONS: [(Stream, i32); 5] = [
+const PARTITIONS: [(Stream, i32); 6] = [
     (Stream::Items, 0),
+    (Stream::Users, 0),
     (Stream::Impressions, 0),
     (Stream::Actions, 0),
     (Stream::Actions, 1),
     (Stream::Impressions, 1),
 ];
 /// The last partition is added during the first run.
-const ADDED: usize = 4;
+const ADDED: usize = 5;
 const CHECKPOINT_EVERY: u64 = 3;
 
 type Log = Vec<Vec<DecodedRecord>>;
@@ -86,6 +87,16 @@ fn log(drafts: &[Draft]) -> Log {
                 texts: vec![format!("version {index}")],
                 image: None,
                 vectors: Vec::new(),
+            })),
+            Stream::Users => Event::Profile(Box::new(ProfileUpdate {
+                user,
+                ts,
+                clears_features: index % 3 > 0,
+                features: vec![
+                    (Id(index % 2), FeatureChange::Values(vec![Id(100 + index)])),
+                    (Id(2), FeatureChange::Number(draft.delay_ms as f32)),
+                ],
+                is_deletion: index % 7 == 0,
             })),
             Stream::Impressions => Event::Impression(Impression {
                 request,
@@ -188,7 +199,7 @@ impl<'a> Caller<'a> {
         let checkpoint = durable.checkpoints.last();
         let stage = match checkpoint {
             None => {
-                let timed = (1..ADDED).map(id);
+                let timed = (2..ADDED).map(id);
                 let features = Arc::new(FeatureState::new(FeatureConfig::default()));
                 Stage::new(&StoreConfig::Memory, &config(), timed, features, 4).unwrap()
             }

@@ -33,20 +33,20 @@ pub struct StageBytes {
     pub join: Vec<u8>,
     /// Histories, counters and items.
     pub features: Vec<u8>,
-    /// Open batch, positions, ledger, rejection counts and deleted items.
+    /// Open batch, positions, ledger, counts of events and deleted items.
     pub batcher: Vec<u8>,
 }
 
-/// Item events by what became of them.
+/// Events of items, or of users' profiles, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemCounts {
-    /// Versions of items that entered the catalogue.
+pub struct CatalogCounts {
+    /// Versions that were stored, or merged into the known one.
     pub stored: u64,
-    /// Versions older than the known one, or than the item's deletion.
+    /// Versions older than the known one, or than its deletion.
     pub outdated: u64,
-    /// Deletions of a known item.
+    /// Deletions that were carried out.
     pub deleted: u64,
-    /// Deletions of an item that is not known, or has a newer version.
+    /// Deletions older than the known version.
     pub unknown_deletions: u64,
 }
 
@@ -57,26 +57,36 @@ pub(super) struct StageState {
     pub(super) positions: Positions,
     pub(super) event_time: EventTime,
     pub(super) rejected: BTreeMap<String, u64>,
-    pub(super) items: ItemCounts,
+    pub(super) items: CatalogCounts,
+    /// Stored behind the deleted items: see [`StageState::encode`].
+    #[serde(skip)]
+    pub(super) users: CatalogCounts,
 }
 
 impl StageState {
-    /// The state as bytes, followed by the deleted items if there ever was one.
+    /// The state as bytes, followed by the deleted items if there ever was one, and by the counts of profiles likewise.
     pub(super) fn encode(&self, deleted: &DeletedItems) -> Vec<u8> {
         let invariant = "the batcher has no type that postcard refuses";
         let mut bytes = postcard::to_stdvec(self).expect(invariant);
-        if !deleted.is_untouched() {
+        let has_users = self.users != CatalogCounts::default();
+        if has_users || !deleted.is_untouched() {
             bytes.extend(postcard::to_stdvec(deleted).expect(invariant));
+        }
+        if has_users {
+            bytes.extend(postcard::to_stdvec(&self.users).expect(invariant));
         }
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, DeletedItems), StageError> {
-        let (state, deleted) = postcard::take_from_bytes(bytes)?;
-        let deleted = match deleted {
-            [] => DeletedItems::default(),
-            deleted => postcard::from_bytes(deleted)?,
+        let (mut state, rest): (Self, _) = postcard::take_from_bytes(bytes)?;
+        let (deleted, rest) = match rest {
+            [] => (DeletedItems::default(), rest),
+            rest => postcard::take_from_bytes(rest)?,
         };
+        if !rest.is_empty() {
+            state.users = postcard::from_bytes(rest)?;
+        }
         Ok((state, deleted))
     }
 }

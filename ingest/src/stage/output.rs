@@ -8,7 +8,7 @@ use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Imp
 use super::checkpoint::StageState;
 use crate::deleted::DeletedItems;
 use crate::join::{Captured, FeatureSource, JoinEffects, Outcome};
-use crate::metrics::UNLEARNED_NUMBERS;
+use crate::metrics::{EVICTED_PROFILES, UNLEARNED_NUMBERS};
 
 /// The feature state and the batcher.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ impl StageOutput {
         }
         #[expect(clippy::cast_precision_loss, reason = "a count for people")]
         gauge!(UNLEARNED_NUMBERS).set(self.features.n_unlearned_numbers() as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a count for people")]
+        gauge!(EVICTED_PROFILES).set(self.features.n_evicted_profiles() as f64);
         batch.shown = std::mem::take(&mut self.shown);
         let slates = batch.shown.iter();
         let requests = slates.clone().map(|slate| &*slate.request);
@@ -89,7 +91,9 @@ impl StageOutput {
 
     /// Counts an impression and its known actions.
     fn count_impression(&self, impression: &Impression) {
-        let context = self.features.context(&impression.context, &impression.numbers);
+        let context = self
+            .features
+            .context(impression.user, &impression.context, &impression.numbers);
         self.features.add_impression(impression);
         let slate_size = u16::try_from(impression.items.len()).unwrap_or(u16::MAX);
         for known in impression.known_actions.iter().flatten() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, DecodedRecord, Event, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent, PartitionId, Position,
-    Record, Sample, Stream,
+    Batch, DecodedRecord, Event, FeatureChange, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent,
+    PartitionId, Position, ProfileUpdate, Record, Sample, Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -116,8 +116,21 @@ fn find(log: &[DecodedRecord], ms: i64) -> ([i64; 2], [LogRange; 2]) {
     (found, held)
 }
 
+/// The features of a learner that has read the users' profiles: of some users, a category and a number that requests
+/// have, too.
 fn features() -> Arc<FeatureState> {
-    Arc::new(FeatureState::new(FeatureConfig::default()))
+    let state = FeatureState::new(FeatureConfig::default());
+    for user in 0..3 {
+        state.update_profile(ProfileUpdate {
+            user: Id(user),
+            features: vec![
+                (Id(70), FeatureChange::Values(vec![Id(700 + user)])),
+                (Id(77), FeatureChange::Number(user as f32)),
+            ],
+            ..ProfileUpdate::default()
+        });
+    }
+    Arc::new(state)
 }
 
 fn wire(config: &JoinConfig) -> (Wire, Decoder) {

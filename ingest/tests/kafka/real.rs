@@ -32,6 +32,7 @@ fn real(test: &str) -> Option<KafkaConfig> {
         actions: name("actions"),
         items: name("items"),
         samples: name("samples"),
+        users: String::new(),
     };
     let config = KafkaConfig {
         bootstrap,

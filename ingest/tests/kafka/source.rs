@@ -26,7 +26,7 @@ fn every_record_of_every_stream_is_read_once_and_every_end_is_reported() {
         collected.records[&id(Stream::Items, 0)][0].timestamp_ms,
         Some(1_000_000)
     );
-    for stream in Stream::EVENTS {
+    for stream in world.config.topics.events() {
         assert!(
             (0..2).all(|partition| collected.ends.contains(&id(stream, partition))),
             "{:?}",
@@ -57,6 +57,35 @@ fn reading_resumes_at_the_positions_given() {
         collected.payloads(Stream::Impressions),
         (60..100).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_range_of_the_log_has_every_user_where_users_have_a_topic() {
+    let mut world = world(1);
+    let from = Some(ReplayBound::Offset(3));
+    let read = |world: &super::World, n: usize| {
+        let range = ReplayRange { from, to: None };
+        let mut source = KafkaSource::open_range(&world.config, &range).unwrap();
+        let mut collected = Collected::default();
+        collected.until(&mut source, |collected| collected.n() == n);
+        assert!(matches!(
+            source.poll(TIMEOUT),
+            Ok(ouzel_ingest::Polled::AtEnd(_) | ouzel_ingest::Polled::Finished)
+        ));
+        collected.payloads(Stream::Users)
+    };
+    world.feed(Stream::Impressions, 0..5);
+    assert_eq!(read(&world, 2), Vec::<i32>::new());
+    world.config.topics.users = "users".to_owned();
+    world.config.streams = world.config.topics.events();
+    let topics = ["users".to_owned()];
+    ouzel_ingest::topics::create(&world.config.bootstrap, &world.config.properties, &topics, 1, 1).unwrap();
+    let properties = &world.config.properties;
+    world.feeder =
+        ouzel_ingest::Feeder::connect(&world.config.bootstrap, properties, world.config.topics.clone())
+            .unwrap();
+    world.feed(Stream::Users, 0..5);
+    assert_eq!(read(&world, 7), [0, 1, 2, 3, 4]);
 }
 
 #[test]

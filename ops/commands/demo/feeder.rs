@@ -84,7 +84,7 @@ impl Feed {
             if shutdown.is_triggered() {
                 return Ok(());
             }
-            if !is_past_half && event.stream != Stream::Items && event.ts_ms >= middle {
+            if !is_past_half && !event.stream.is_catalog() && event.ts_ms >= middle {
                 is_past_half = true;
                 self.catch_up(&sent, shutdown)?;
                 let snapshot = self

@@ -37,7 +37,7 @@ struct Judged {
     by_number: Vec<(f32, bool)>,
 }
 
-/// Inspects the values that the impressions and the catalogue of a folder bring; `task` is the action to predict.
+/// Inspects the values that the impressions, the catalogue and the users of a folder bring; `task` is the action to predict.
 pub(super) fn inspect(data: &DataDir, task: &str) -> Inspection {
     let events = |stream| data.events().iter().filter(move |event| event.stream == stream);
     let parse = |payload: &[u8]| serde_json::from_slice::<Value>(payload).unwrap_or_default();
@@ -47,9 +47,10 @@ pub(super) fn inspect(data: &DataDir, task: &str) -> Inspection {
         .filter(|action| action["action"] == task)
         .map(|action| (text(&action, "request_id"), text(&action, "item_id")))
         .collect();
-    let catalogue: HashMap<&str, Value> = events(Stream::Items)
-        .map(|event| (event.key.as_str(), parse(&event.payload)))
-        .collect();
+    let [catalogue, profiles] = [Stream::Items, Stream::Users].map(|stream| {
+        let versions = events(stream).map(|event| (event.key.as_str(), parse(&event.payload)));
+        versions.collect::<HashMap<&str, Value>>()
+    });
     let mut judged: BTreeMap<String, Judged> = BTreeMap::new();
     let mut n = 0;
     for event in events(Stream::Impressions) {
@@ -57,6 +58,8 @@ pub(super) fn inspect(data: &DataDir, task: &str) -> Inspection {
             break;
         }
         let slate = parse(&event.payload);
+        let user = text(&slate, "user_id");
+        let profile = profiles.get(user.as_str()).unwrap_or(&Value::Null);
         for shown in slate["items"].as_array().into_iter().flatten() {
             n += 1;
             let item = text(shown, "item_id");
@@ -66,6 +69,7 @@ pub(super) fn inspect(data: &DataDir, task: &str) -> Inspection {
                 ("context", &slate["context"]),
                 ("features", &shown["features"]),
                 ("item", &known["features"]),
+                ("user", &profile["features"]),
             ] {
                 for (name, value) in values.as_object().into_iter().flatten() {
                     judged

@@ -4,6 +4,7 @@
 
 mod broken;
 mod readings;
+mod users;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +15,13 @@ use serde_json::{Value, json};
 
 use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::{DeadLetters, Stage};
-use ouzel_sample::{FeatureState, PartitionId, Record, Stream};
+use ouzel_sample::{Batch, FeatureState, PartitionId, Record, Stream};
 
 use super::*;
 use crate::commands::data::open_data;
 use crate::pipeline::spec::{contract_decoder, decoder};
 use readings::{check_report, from_broker, from_records};
+use users::{records, write_files};
 
 const T0: i64 = 1_714_550_400_000;
 const N_REQUESTS: i64 = 60;
@@ -31,6 +33,7 @@ struct Log {
     impressions: Vec<Value>,
     actions: Vec<Value>,
     items: Vec<Value>,
+    users: Vec<Value>,
 }
 
 /// A log in which everything is as documented: 300 shown items, 100 clicks, 12 items.
@@ -61,11 +64,12 @@ fn base() -> Log {
 }
 
 impl Log {
-    fn streams(&self) -> [(Stream, &[Value]); 3] {
+    fn streams(&self) -> [(Stream, &[Value]); 4] {
         [
             (Stream::Impressions, &self.impressions),
             (Stream::Actions, &self.actions),
             (Stream::Items, &self.items),
+            (Stream::Users, &self.users),
         ]
     }
 
@@ -84,6 +88,11 @@ impl Log {
 
 /// Joins records in order of their time, and reports.
 fn report(config: &Config, records: Vec<Record>, from: &Accounts, is_file: bool) -> StreamReport {
+    join(config, records, from, is_file).0
+}
+
+/// Joins records in order of their time: the report, and the batches to learn.
+fn join(config: &Config, records: Vec<Record>, from: &Accounts, is_file: bool) -> (StreamReport, Vec<Batch>) {
     let decoder = if is_file {
         contract_decoder(config)
     } else {
@@ -97,12 +106,7 @@ fn report(config: &Config, records: Vec<Record>, from: &Accounts, is_file: bool)
     let time = |record: &ouzel_sample::DecodedRecord| record.event.as_ref().map_or(0, |event| event.ts().0);
     decoded.sort_by_key(|record| {
         let stream = record.position.partition.stream;
-        (
-            stream != Stream::Items,
-            time(record),
-            stream,
-            record.position.offset,
-        )
+        (!stream.is_catalog(), time(record), stream, record.position.offset)
     });
     let mut next: BTreeMap<Stream, i64> = BTreeMap::new();
     let mut batches = Vec::new();
@@ -116,39 +120,32 @@ fn report(config: &Config, records: Vec<Record>, from: &Accounts, is_file: bool)
     stage.finish(&mut batches).unwrap();
     stage.counters().check().unwrap();
     let read = decoder.accounts();
-    StreamReport::new(&Sources {
+    let report = StreamReport::new(&Sources {
         config,
         accounts: if is_file { from } else { &read },
         counters: stage.counters(),
         items: stage.item_counts(),
+        users: stage.user_counts(),
         histories: None,
         immediate: None,
-    })
-    .unwrap()
+    });
+    (report.unwrap(), batches)
 }
 
 fn from_files(config: &Config, log: &Log) -> anyhow::Result<StreamReport> {
-    let dir = tempfile::tempdir().unwrap();
-    for (stream, rows) in log.streams() {
-        let line = |row: &Value| match row {
-            Value::String(text) => format!("{text}\n"),
-            row => format!("{row}\n"),
-        };
-        let text: String = rows.iter().map(line).collect();
-        if !rows.is_empty() {
-            fs::write(dir.path().join(format!("{stream}.jsonl")), text).unwrap();
-        }
-    }
-    folder(config, dir.path())
+    folder(config, write_files(log).path())
 }
 
 fn folder(config: &Config, path: &Path) -> anyhow::Result<StreamReport> {
+    let (records, accounts) = read_folder(config, path)?;
+    Ok(report(config, records, &accounts, true))
+}
+
+fn read_folder(config: &Config, path: &Path) -> anyhow::Result<(Vec<Record>, Accounts)> {
     let data = open_data(path, config, false, &mut DeadLetters::discard())?;
-    let records = Stream::EVENTS
-        .into_iter()
-        .flat_map(|stream| data.records(stream))
-        .collect();
-    Ok(report(config, records, data.accounts(), true))
+    let streams = Stream::EVENTS.into_iter();
+    let records = streams.flat_map(|stream| data.records(stream)).collect();
+    Ok((records, data.accounts().clone()))
 }
 
 fn config(text: &str) -> Config {

@@ -61,7 +61,7 @@ impl Idleness {
             let others = self.partitions.iter().filter(move |(id, _)| id.stream == stream);
             others.map(|(_, last)| last.seen).max()
         };
-        // Items have no watermark.
+        // Items and users have no watermark.
         let newest = [Stream::Impressions, Stream::Actions].map(|stream| (stream, newest(stream)));
         let mut idle = Vec::new();
         for (stream, newest) in newest {

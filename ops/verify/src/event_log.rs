@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use ouzel_ingest::{EmbeddedBroker, Feeder, Topics};
-use ouzel_sample::Stream;
 
 use crate::settings::N_PARTITIONS;
 use crate::workload::Workload;
@@ -42,7 +41,7 @@ impl EventLog {
     pub(crate) fn growing(workload: Workload, duration: Duration) -> anyhow::Result<Self> {
         let mut log = Self::open(workload, duration)?;
         let events = log.workload.events.iter();
-        log.send(events.take_while(|event| event.stream == Stream::Items).count())?;
+        log.send(events.take_while(|event| event.stream.is_catalog()).count())?;
         Ok(log)
     }
 

@@ -1,7 +1,7 @@
 //! Tests of the scorer.
 
 use ouzel_model::ModelConfig;
-use ouzel_sample::{FeatureConfig, Impression};
+use ouzel_sample::{FeatureChange, FeatureConfig, Impression, ProfileUpdate};
 
 use super::*;
 use crate::RankRequest;
@@ -125,6 +125,20 @@ fn numbers_and_features_of_candidates_are_read_as_in_training() {
             known_actions: None,
         });
     }
+    let country = ids.profile_attribute("country", "FR");
+    let profile = vec![
+        (Id(60), FeatureChange::Values(vec![country])),
+        // The request has its own.
+        (
+            ids.number(NumberScope::Context, "hour"),
+            FeatureChange::Number(23.0),
+        ),
+    ];
+    assert!((scorer.features)().update_profile(ProfileUpdate {
+        user: ids.id(IdKind::User, "u"),
+        features: profile,
+        ..ProfileUpdate::default()
+    }));
     let text = r#"{"user_id": "u", "items": ["a", {"item_id": "b", "features": {"label": "exact", "score": 30.5}}],
                    "context": {"hour": 7, "tab": "home"}}"#;
     let request: RankRequest = serde_json::from_str(text).unwrap();
@@ -145,8 +159,12 @@ fn numbers_and_features_of_candidates_are_read_as_in_training() {
         },
         None,
     );
-    // Two buckets of the hour beside the tab; the missing bucket of item a; label and two buckets of item b.
-    assert_eq!(read.context.len(), 3);
+    // Two buckets of the hour beside the tab and the user's country; the missing bucket of item a; label and two buckets of item b.
+    assert!(read.context.len() == 4 && read.context[1] == country);
+    assert_eq!(
+        read.context[2..],
+        (scorer.features)().context(Id(1), &[], &[number(NumberScope::Context, "hour", 7.0)])
+    );
     assert_eq!(candidates[0].attributes.len(), 1);
     assert_eq!(candidates[1].attributes.len(), 3);
     let expected = Inputs::of_request(&weights.config, &read, &candidates, &Default::default());

@@ -60,11 +60,12 @@ pub struct FeatureConfig {
     /// Unit: actions. Raise it when rates of rarely shown items are too noisy.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub prior_actions: f32,
-    /// Users with a stored history. Above it those without an action for longest are forgotten.
+    /// Users with a stored history. Above it those without an action for longest are forgotten. And users with a profile:
+    /// above it those whose newest version is oldest are forgotten.
     ///
-    /// Unit: users, each at most 650 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
-    /// `shown_capacity` + 8 bytes times `value_capacity` and `word_capacity`. Raise it to the number of active users, or lower it to save
-    /// memory.
+    /// Unit: users. A history takes at most 650 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
+    /// `shown_capacity` + 8 bytes times `value_capacity` and `word_capacity`, a profile 150 bytes + 16 for each value. Raise it
+    /// to the number of active users, or lower it to save memory.
     #[schemars(range(min = 1))]
     pub max_users: usize,
     /// Live counters. Above it those untouched for longest are forgotten.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey};
 use super::numbers::NumberTable;
+use super::profiles::{Profiles, ProfilesDump};
 use super::seeds::Seeds;
 use super::slate_sizes::SlateSizes;
 use super::state::{FeatureState, read};
@@ -96,7 +97,7 @@ impl<K: Copy + Ord + Hash + Serialize, V: Serialize> Serialize for SortedEntries
 }
 
 impl FeatureState {
-    /// The whole state as bytes, sorted by id.
+    /// The whole state as bytes, sorted by id. Profiles follow the rest if there ever was one.
     #[must_use]
     pub fn dump(&self) -> Vec<u8> {
         let dump = DumpRef {
@@ -112,8 +113,12 @@ impl FeatureState {
             request_numbers: read(&self.request_numbers).clone(),
             next_sweep: EventTime(self.usage.next_sweep.load(Ordering::Relaxed)),
         };
-        postcard::to_extend(&dump, MAGIC.to_vec())
-            .expect("postcard serialises every type of the feature state")
+        let invariant = "postcard serialises every type of the feature state";
+        let bytes = postcard::to_extend(&dump, MAGIC.to_vec()).expect(invariant);
+        match self.profiles.dump() {
+            Some(profiles) => postcard::to_extend(&profiles, bytes).expect(invariant),
+            None => bytes,
+        }
     }
 
     /// Loads a dump that was made under the same feature definitions as `config`; limits may differ.
@@ -122,7 +127,11 @@ impl FeatureState {
     /// When the bytes are not a dump of this format, or it was made under other definitions.
     pub fn load(bytes: &[u8], config: FeatureConfig) -> Result<Self, FeatureStateError> {
         let bytes = bytes.strip_prefix(MAGIC).ok_or(FeatureStateError::Format)?;
-        let dump: Dump = postcard::from_bytes(bytes)?;
+        let (dump, profiles): (Dump, _) = postcard::take_from_bytes(bytes)?;
+        let profiles = match profiles {
+            [] => Profiles::default(),
+            profiles => postcard::from_bytes::<ProfilesDump>(profiles)?.into(),
+        };
         if dump.config.without_limits() != config.without_limits() {
             let (found, expected) = (Box::new(dump.config), Box::new(config));
             return Err(FeatureStateError::Config { found, expected });
@@ -137,6 +146,7 @@ impl FeatureState {
             items: dump.items.into_iter().map(|item| (item.id, item)).collect(),
             vectors: VectorTable::load(dump.vectors),
             users: dump.users.into_iter().collect(),
+            profiles,
             counters: dump.counters.into_iter().collect(),
             global: RwLock::new(dump.global),
             slate_sizes: RwLock::new(dump.slate_sizes),

@@ -99,7 +99,7 @@ impl FeatureState {
 }
 
 /// Drops the least recently updated entries until a tenth of `max` is free. Returns the number of entries left.
-fn evict_oldest<K, V>(map: &IdMap<K, V>, max: usize, last: impl Fn(&V) -> EventTime) -> usize
+pub(super) fn evict_oldest<K, V>(map: &IdMap<K, V>, max: usize, last: impl Fn(&V) -> EventTime) -> usize
 where
     K: Copy + Ord + std::hash::Hash,
 {

@@ -65,11 +65,16 @@ impl NumberTable {
     }
 }
 
-/// The numbers of an item in a request, sorted by name: those of the request, and the item's others.
-pub(crate) fn merged(of_item: &[Number], shown: &[Number]) -> SmallVec<[Number; 8]> {
-    let known = |name: Id| shown.binary_search_by_key(&name, |number| number.name).is_ok();
-    let others = of_item.iter().filter(|number| !known(number.name));
-    let mut numbers: SmallVec<[Number; 8]> = others.chain(shown).copied().collect();
+/// Numbers of two sources, sorted by name: `precedent` and the others of `known`, as of an item and of the request that
+/// shows it.
+pub(crate) fn merged(known: &[Number], precedent: &[Number]) -> SmallVec<[Number; 8]> {
+    let is_given = |name: Id| {
+        precedent
+            .binary_search_by_key(&name, |number| number.name)
+            .is_ok()
+    };
+    let others = known.iter().filter(|number| !is_given(number.name));
+    let mut numbers: SmallVec<[Number; 8]> = others.chain(precedent).copied().collect();
     numbers.sort_unstable_by_key(|number| number.name);
     numbers
 }

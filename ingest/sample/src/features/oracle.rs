@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::dense::{DENSE_NAMES, N_DENSE};
 use super::numbers::oracle::{NumberOracle, by_name};
 use crate::{
-    Action, Attribute, AttributeField, EventTime, FeatureState, Id, Impression, Item, Number, ShownItem,
+    Action, Attribute, AttributeField, EventTime, FeatureChange, FeatureState, Id, Impression, Item, Number,
+    ProfileUpdate, ShownItem,
 };
 
 const MINUTE: f64 = 60_000.0;
@@ -14,6 +15,7 @@ const MINUTE: f64 = 60_000.0;
 #[derive(Clone, Debug)]
 pub(crate) enum LogEvent {
     Item(Item),
+    Profile(ProfileUpdate),
     Seed(Id, Vec<Id>),
     Shown(Impression),
     Acted(Action),
@@ -34,6 +36,8 @@ struct Shown {
 #[derive(Default)]
 pub(crate) struct Oracle {
     items: BTreeMap<Id, Item>,
+    /// Time and features of each user's newest version.
+    profiles: BTreeMap<Id, (EventTime, BTreeMap<Id, FeatureChange>)>,
     /// User, item, and the item's first version after the action.
     seeds: Vec<(Id, Id, Option<Item>)>,
     shown: Vec<Shown>,
@@ -62,6 +66,18 @@ impl Oracle {
                     self.vectors.insert(item.id, unit(values));
                 }
             }
+            LogEvent::Profile(update) => {
+                state.update_profile(update.clone());
+                let known = self
+                    .profiles
+                    .entry(update.user)
+                    .or_insert((EventTime::MIN, BTreeMap::new()));
+                if known.0 <= update.ts {
+                    known.0 = update.ts;
+                    known.1.retain(|_, _| !update.clears_features);
+                    known.1.extend(update.features.iter().cloned());
+                }
+            }
             LogEvent::Seed(user, items) => {
                 state.seed_history(*user, items, EventTime(-1));
                 for item in items {
@@ -74,7 +90,8 @@ impl Oracle {
                     let numbers = self.numbers(shown);
                     self.item_numbers.add(&numbers);
                 }
-                self.request_numbers.add(&by_name(&slate.numbers));
+                let numbers = self.request_numbers_of(slate.user, &slate.numbers);
+                self.request_numbers.add(&numbers);
                 let rate = self.rate();
                 self.shown.extend(slate.items.iter().map(|shown| Shown {
                     request: slate.request,
@@ -116,10 +133,37 @@ impl Oracle {
     }
 
     /// The categorical values of a request.
-    pub(crate) fn context(&self, values: &[Id], numbers: &[Number]) -> Vec<Id> {
+    pub(crate) fn context(&self, user: Id, values: &[Id], numbers: &[Number]) -> Vec<Id> {
         let mut context = values.to_vec();
-        context.extend(self.request_numbers.buckets(&by_name(numbers)));
+        let mut of_user: BTreeSet<Id> = BTreeSet::new();
+        for (_, change) in self.profile(user) {
+            if let FeatureChange::Values(values) = change {
+                of_user.extend(values);
+            }
+        }
+        context.extend(of_user);
+        let numbers = self.request_numbers_of(user, numbers);
+        context.extend(self.request_numbers.buckets(&numbers));
         context
+    }
+
+    /// The numbers of a request: of its user, unless the request has one of that name.
+    fn request_numbers_of(&self, user: Id, own: &[Number]) -> BTreeMap<Id, f32> {
+        let mut numbers = BTreeMap::new();
+        for (name, change) in self.profile(user) {
+            if let FeatureChange::Number(value) = change {
+                numbers.insert(*name, *value);
+            }
+        }
+        numbers.extend(by_name(own));
+        numbers
+    }
+
+    fn profile(&self, user: Id) -> impl Iterator<Item = (&Id, &FeatureChange)> {
+        self.profiles
+            .get(&user)
+            .into_iter()
+            .flat_map(|(_, features)| features)
     }
 
     /// The features that this oracle has a formula for, of one candidate of a slate of `size` items.

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::oracle::{LogEvent, Oracle, assert_agree};
 use super::testing::{item, read};
 use crate::{
-    Action, Attribute, AttributeField, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, Impression,
-    Item, Number, ShownFeatures, ShownItem,
+    Action, Attribute, AttributeField, EventTime, FeatureChange, FeatureConfig, FeatureQuery, FeatureState,
+    Id, Impression, Item, Number, ProfileUpdate, ShownFeatures, ShownItem,
 };
 
 const N_ITEMS: u64 = 12;
@@ -81,6 +81,33 @@ fn context_numbers(number: u64) -> Vec<Number> {
         .collect()
 }
 
+/// A version of a user's profile: whole, partial or deleted. Some of its numbers are those of requests, too.
+fn profile(user: u64, variant: u64, now: i64) -> ProfileUpdate {
+    let is_deletion = variant.is_multiple_of(7);
+    let features = (903..907)
+        .filter(|name| !(variant >> (name - 903)).is_multiple_of(3))
+        .map(|name| {
+            let change = match name {
+                903..905 => FeatureChange::Number(of_request(name, variant).value),
+                // Without a value, the feature is removed.
+                _ => FeatureChange::Values((0..variant % 3).map(|n| Id(name * 10 + n)).collect()),
+            };
+            (Id(name), change)
+        });
+    ProfileUpdate {
+        user: Id(user),
+        // One in five is older than others may be.
+        ts: EventTime(if variant.is_multiple_of(5) {
+            now - 20 * MINUTE
+        } else {
+            now
+        }),
+        clears_features: is_deletion || variant.is_multiple_of(2),
+        features: features.filter(|_| !is_deletion).collect(),
+        is_deletion,
+    }
+}
+
 fn of_request(name: u64, number: u64) -> Number {
     Number {
         name: Id(name),
@@ -92,6 +119,7 @@ fn of_request(name: u64, number: u64) -> Number {
 #[derive(Clone, Debug)]
 enum Step {
     Item(u64, u64),
+    Profile(u64, u64),
     Seed(u64, Vec<u64>),
     Shown {
         user: u64,
@@ -111,6 +139,7 @@ fn step() -> impl Strategy<Value = Step> {
     let wait = || prop_oneof![4 => 0..3 * MINUTE, 1 => 25 * MINUTE..40 * MINUTE];
     prop_oneof![
         2 => (0..N_ITEMS, any::<u64>()).prop_map(|(id, variant)| Step::Item(id, variant)),
+        2 => (0..4u64, any::<u64>()).prop_map(|(user, variant)| Step::Profile(user, variant)),
         1 => (0..3u64, prop::collection::vec(0..N_ITEMS, 1..5)).prop_map(|(user, ids)| Step::Seed(user, ids)),
         6 => (0..3u64, 0..N_ITEMS, 1..9u64, wait())
             .prop_map(|(user, first, size, wait)| Step::Shown { user, first, size, wait }),
@@ -126,6 +155,7 @@ fn log(steps: Vec<Step>) -> Vec<LogEvent> {
     for (number, step) in (1000..).zip(steps) {
         match step {
             Step::Item(id, variant) => events.push(LogEvent::Item(catalog_item(id, variant))),
+            Step::Profile(user, variant) => events.push(LogEvent::Profile(profile(user, variant, now))),
             Step::Seed(user, ids) => {
                 events.push(LogEvent::Seed(Id(user), ids.into_iter().map(Id).collect()));
             }
@@ -215,7 +245,7 @@ proptest! {
                 items: &shown,
                 slate_size: None,
             });
-            prop_assert_eq!(request.context, oracle.context(&[Id(77)], &numbers));
+            prop_assert_eq!(request.context, oracle.context(Id(user), &[Id(77)], &numbers));
             for (candidate, shown) in candidates.iter().zip(&shown) {
                 let expected = oracle.features(Id(user), candidate.item, now, items.len());
                 assert_agree(&expected, &candidate.dense);

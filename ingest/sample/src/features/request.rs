@@ -16,7 +16,7 @@ const PRIOR_IMPRESSIONS: f32 = 10.0;
 pub(super) struct RequestFeatures {
     pub(super) smoothing: Smoothing,
     pub(super) values: [f32; N_DENSE],
-    /// Categorical values of the request, buckets of its numbers included.
+    /// Categorical values of the request and of its user's profile, buckets of numbers included.
     pub(super) context: Vec<Id>,
     pub(super) history: Vec<HistoryEntry>,
     /// Items shown to the user, newest first.
@@ -31,7 +31,7 @@ impl FeatureState {
         let mut request = RequestFeatures {
             smoothing: Smoothing::new(self.rate(), self.config.prior_actions),
             values: [0.0; N_DENSE],
-            context: self.context(query.context, query.numbers),
+            context: self.context(query.user, query.context, query.numbers),
             history: Vec::new(),
             shown: Vec::new(),
             clicks: ClickCounts::default(),

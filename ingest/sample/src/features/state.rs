@@ -9,6 +9,7 @@ use super::clicks::counted_values;
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey, CounterScope};
 use super::numbers::{NumberTable, merged};
+use super::profiles::Profiles;
 use super::seeds::Seeds;
 use super::slate_sizes::SlateSizes;
 use super::smoothing::f32_of;
@@ -21,13 +22,14 @@ use crate::{
     primary_attribute,
 };
 
-/// The item catalog, user histories, live counters and content vectors.
+/// The item catalog, user histories and profiles, live counters and content vectors.
 #[derive(Debug)]
 pub struct FeatureState {
     pub(crate) config: FeatureConfig,
     pub(crate) items: IdMap<Id, Arc<Item>>,
     pub(crate) vectors: VectorTable,
     pub(crate) users: IdMap<Id, UserState>,
+    pub(crate) profiles: Profiles,
     pub(crate) counters: IdMap<CounterKey, Counter>,
     /// Counts of all impressions and primary actions.
     pub(crate) global: RwLock<Counter>,
@@ -35,7 +37,7 @@ pub struct FeatureState {
     pub(crate) seeds: RwLock<Seeds>,
     /// Numbers of shown items.
     pub(crate) item_numbers: RwLock<NumberTable>,
-    /// Numbers of requests.
+    /// Numbers of requests and of their users' profiles.
     pub(crate) request_numbers: RwLock<NumberTable>,
     /// The words of the catalog's titles.
     pub(crate) titles: RwLock<Titles>,
@@ -51,6 +53,7 @@ impl FeatureState {
             items: IdMap::default(),
             vectors: VectorTable::default(),
             users: IdMap::default(),
+            profiles: Profiles::default(),
             counters: IdMap::default(),
             global: RwLock::new(Counter::new(0.0, EventTime::MIN)),
             slate_sizes: RwLock::default(),
@@ -166,7 +169,7 @@ impl FeatureState {
     pub fn add_impression(&self, impression: &Impression) {
         let update = self.update(Counter::add_impression, impression.ts);
         let (user, n_items) = (impression.user, impression.items.len());
-        let context = self.context(&impression.context, &impression.numbers);
+        let context = self.context(user, &impression.context, &impression.numbers);
         self.update_request_counters(&update, user, &context, n_items);
         for shown in &impression.items {
             self.update_item_counters(&update, user, shown.item);
@@ -242,11 +245,16 @@ impl FeatureState {
         *read(&self.global)
     }
 
-    /// All categorical values of a request: `values`, then the buckets of its numbers.
+    /// All categorical values of a request, its user's profile and its numbers included.
+    ///
+    /// First `values`, then those of the profile, then the buckets of the numbers of both. A number of the request precedes that of the same name in the profile.
     #[must_use]
-    pub fn context(&self, values: &[Id], numbers: &[Number]) -> Vec<Id> {
-        let mut context = values.to_vec();
-        read(&self.request_numbers).buckets(numbers, |bucket| context.push(bucket));
+    pub fn context(&self, user: Id, values: &[Id], numbers: &[Number]) -> Vec<Id> {
+        let profile = self.profiles.get(user);
+        let (mut context, of_user) = (values.to_vec(), profile.as_ref().map(|profile| profile.numbers()));
+        context.extend(profile.iter().flat_map(|profile| profile.values()));
+        let numbers = merged(of_user.unwrap_or_default(), numbers);
+        read(&self.request_numbers).buckets(&numbers, |bucket| context.push(bucket));
         context
     }
 
@@ -264,7 +272,8 @@ impl FeatureState {
             let of_item = item.as_ref().map_or(&[][..], |item| &item.numbers);
             numbers.add(&merged(of_item, &shown.features.numbers));
         }
-        write(&self.request_numbers).add(&impression.numbers);
+        let of_user = self.profile_numbers(impression.user);
+        write(&self.request_numbers).add(&merged(&of_user, &impression.numbers));
     }
 
     fn history_entry(&self, item: Id, ts: EventTime, task: TaskId) -> HistoryEntry {

@@ -45,6 +45,7 @@ fn any_stream() -> impl Strategy<Value = (Stream, Value)> {
         (Stream::Impressions, impression()),
         (Stream::Actions, action()),
         (Stream::Items, item()),
+        (Stream::Users, user()),
     ])
 }
 
@@ -72,6 +73,7 @@ fn check_event(event: &Event) {
             );
         }
         Event::ItemUpdate(update) => assert!(!update.name.is_empty()),
+        Event::Profile(update) => assert!(!update.is_deletion || update.features.is_empty()),
         // Join records are covered by the tests of the tier, actions of several items by those of mappings.
         Event::Actions(_) | Event::Deletion(_) | Event::JoinRecord(_) => {}
     }

@@ -42,6 +42,7 @@ fn every_required_field_is_named_when_it_is_missing_or_null() {
             vec!["item_id", "user_id", "ts_ms", "action"],
         ),
         (Stream::Items, item(), vec!["item_id", "ts_ms"]),
+        (Stream::Users, user(), vec!["user_id", "ts_ms"]),
     ];
     for (stream, event, required) in table {
         for field in event.as_object().unwrap().keys() {
@@ -245,6 +246,7 @@ fn times_are_checked_against_the_calendar_and_the_record() {
             (Stream::Impressions, impression()),
             (Stream::Actions, action()),
             (Stream::Items, item()),
+            (Stream::Users, user()),
         ] {
             let outcome = decode(stream, &with(event, "ts_ms", json!(ts)));
             assert_eq!(
@@ -303,6 +305,7 @@ fn counts_are_limited() {
     let values: Vec<_> = (0..600).map(|i| i.to_string()).collect();
     for (stream, event, field) in [
         (Stream::Items, item(), "features"),
+        (Stream::Users, user(), "features"),
         (Stream::Impressions, impression(), "context"),
     ] {
         let list = with(event.clone(), field, json!({ "list": values })).to_string();

@@ -34,7 +34,7 @@ impl Default for KafkaConfig {
             bootstrap: String::new(),
             properties: BTreeMap::new(),
             topics: Topics::default(),
-            streams: Stream::EVENTS.to_vec(),
+            streams: Topics::default().events(),
             with_metadata: Vec::new(),
             formats: Arc::default(),
             is_whole_log_expected: false,

@@ -1,6 +1,6 @@
 //! A part of the log to replay.
 
-use ouzel_sample::{Positions, Stream};
+use ouzel_sample::Positions;
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
@@ -20,7 +20,7 @@ pub enum ReplayBound {
 
 /// The part of impressions and actions to replay; `to` is exclusive.
 ///
-/// The item catalog is part of the state and is always read from its start.
+/// Items and users are part of the state and always read from their start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplayRange {
     /// The start; the start of the log if absent.
@@ -33,7 +33,7 @@ impl TopicReader {
     /// The first and last offsets of `range` in this topic. An offset after the end of a partition becomes its end; one
     /// before its start is left for [`TopicReader::set_range`] to refuse.
     pub(super) fn resolve(&self, range: &ReplayRange) -> Result<(Positions, Positions), Error> {
-        let from = range.from.filter(|_| self.stream != Stream::Items);
+        let from = range.from.filter(|_| !self.stream.is_catalog());
         let from = self.resolve_bound(from, |low, _| low)?;
         let until = self.resolve_bound(range.to, |_, high| high)?;
         Ok((from, until))

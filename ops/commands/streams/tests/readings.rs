@@ -21,18 +21,7 @@ fn text(row: &Value) -> String {
 
 /// The rows as records of topics, without timestamps of their own.
 pub(super) fn from_records(config: &Config, log: &Log) -> StreamReport {
-    let mut records = Vec::new();
-    for (stream, rows) in log.streams() {
-        for (offset, row) in (0..).zip(rows) {
-            records.push(Record {
-                position: PartitionId::new(stream, 0).at(offset),
-                timestamp_ms: None,
-                payload: Some(text(row).into_bytes()),
-                metadata: None,
-            });
-        }
-    }
-    report(config, records, &Accounts::default(), false)
+    report(config, records(log), &Accounts::default(), false)
 }
 
 /// Writes the rows of a log to topics, reads them back and joins them.
@@ -53,12 +42,14 @@ pub(super) fn from_broker(config: &Config, log: &Log) -> StreamReport {
             None
         }
         None => {
+            kafka.topics.users = "users".to_owned();
             let broker = EmbeddedBroker::start(1, &kafka.topics.all()).unwrap();
             kafka.bootstrap = broker.bootstrap().unwrap();
             kafka.is_whole_log_expected = true;
             Some(broker)
         }
     };
+    kafka.streams = kafka.topics.events();
     let feeder = Feeder::connect(&kafka.bootstrap, &BTreeMap::new(), kafka.topics.clone()).unwrap();
     for (stream, rows) in log.streams() {
         for row in rows {

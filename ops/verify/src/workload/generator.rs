@@ -311,7 +311,7 @@ impl Generator {
         match stream {
             Stream::Impressions => self.counters().impressions += 1,
             Stream::Actions => self.counters().actions += 1,
-            Stream::Items | Stream::Samples => {}
+            Stream::Items | Stream::Users | Stream::Samples => {}
         }
         let arrives_ms = ts_ms + delay_ms;
         // Producers stamp records, and their clocks disagree.

@@ -42,7 +42,7 @@ fn join(workload: &Workload, rng: Option<SeededRng>) -> (Counters, String) {
     let join: JoinConfig = settings.section("join").unwrap();
     let mut partitions = partitions(workload);
     let decoder = Decoder::new(IdSpace::new(0), join.task_names(), EventConfig::default()).unwrap();
-    let timed = partitions.keys().copied().filter(|id| id.stream != Stream::Items);
+    let timed = partitions.keys().copied().filter(|id| !id.stream.is_catalog());
     let features = Arc::new(FeatureState::new(settings.section("features").unwrap()));
     let mut stage = Stage::new(&StoreConfig::Memory, &join, timed, features, 32).unwrap();
     let mut batches = Vec::new();
