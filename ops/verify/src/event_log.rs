@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use ouzel_ingest::{EmbeddedBroker, Feeder, Topics};
 
-use crate::settings::N_PARTITIONS;
+use crate::settings::{N_PARTITIONS, USERS_TOPIC};
 use crate::workload::Workload;
 
 /// Longest wait for the broker to acknowledge all records.
@@ -37,7 +37,7 @@ impl EventLog {
         Ok(log)
     }
 
-    /// A log that contains the catalog and grows over `duration` by [`EventLog::send_due`].
+    /// A log that contains the catalog and profiles and grows over `duration` by [`EventLog::send_due`].
     pub(crate) fn growing(workload: Workload, duration: Duration) -> anyhow::Result<Self> {
         let mut log = Self::open(workload, duration)?;
         let events = log.workload.events.iter();
@@ -46,7 +46,10 @@ impl EventLog {
     }
 
     fn open(workload: Workload, duration: Duration) -> anyhow::Result<Self> {
-        let topics = Topics::default();
+        let topics = Topics {
+            users: USERS_TOPIC.to_owned(),
+            ..Topics::default()
+        };
         let broker = EmbeddedBroker::start(N_PARTITIONS, &topics.all())?;
         let bootstrap = broker.bootstrap()?;
         let feeder = Feeder::connect(&bootstrap, &BTreeMap::new(), topics)?;

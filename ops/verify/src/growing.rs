@@ -25,6 +25,7 @@ impl Verification<'_> {
         let n_lives = u32::try_from(max_kills).unwrap_or(u32::MAX);
         let mut log = EventLog::growing(workload, timing.total.saturating_mul(n_lives) / 2)?;
         let settings = DaemonSettings::new(&log.bootstrap)
+            .of_workload(&log.workload)
             .with("learner", "flush_after_idle", "20ms")
             .with("order", "max_reorder_delay", "2ms")
             .with("snapshot", "every_batches", snapshot_interval(request, &name))

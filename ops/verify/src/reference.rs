@@ -25,7 +25,7 @@ pub(crate) struct ReferenceRun {
 impl ReferenceRun {
     /// Runs one daemon until it has consumed the log, and checks the outcome of every record.
     pub(crate) fn new(request: &Request, log: &mut EventLog) -> anyhow::Result<Self> {
-        let settings = DaemonSettings::new(&log.bootstrap);
+        let settings = DaemonSettings::new(&log.bootstrap).of_workload(&log.workload);
         let all_kept = settings.clone().with("snapshot", "keep", KEEP_ALL);
         let dir = LineageDir::create(&request.dir.join("reference"), &all_kept)?;
         let estimate = Timing {

@@ -6,10 +6,12 @@ use anyhow::Context;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::workload::{CLICK_MS, LATENESS_MS, ORDER_MS, SKEW_MS};
+use crate::workload::{CLICK_MS, LATENESS_MS, ORDER_MS, SKEW_MS, Workload};
 
 /// Partitions of each topic.
 pub(crate) const N_PARTITIONS: i32 = 2;
+/// Topic of the users' profiles.
+pub(crate) const USERS_TOPIC: &str = "users";
 /// Batches from one snapshot to the next; each lineage uses one of these.
 ///
 /// The reference run uses the second, of which the later ones are multiples.
@@ -65,6 +67,16 @@ impl DaemonSettings {
             section.insert(key.to_owned(), value.into());
         }
         self
+    }
+
+    /// These settings for the log of `workload`: its topic of users, and how its actions find their impressions.
+    pub(crate) fn of_workload(self, workload: &Workload) -> Self {
+        let users = Table::from_iter([("users".to_owned(), USERS_TOPIC.into())]);
+        let settings = self.with("kafka", "topics", users);
+        match workload.has_bare_actions {
+            true => settings.with("join", "by", "user_item"),
+            false => settings,
+        }
     }
 
     /// The text of the configuration file.

@@ -1,4 +1,4 @@
-//! A generated site: a catalog, slates shown to users, and actions, with every kind of disorder.
+//! A generated site: a catalog, profiles of users, slates shown to users, and actions, with every kind of disorder.
 //!
 //! Events are late and out of order, requests come in parts, impressions and actions are duplicated, actions precede their
 //! impression, have none or name no request, a few clocks are far ahead, and some records are malformed. The seed decides all of it. The generator counts the outcome of every record
@@ -44,6 +44,8 @@ pub(crate) struct Event {
 pub(crate) struct Workload {
     pub(crate) events: Vec<Event>,
     pub(crate) expected: Expected,
+    /// Whether many actions name no request and are joined by user and item: so with every odd seed.
+    pub(crate) has_bare_actions: bool,
 }
 
 /// The outcome of every record, for any order across partitions and any number of crashes.

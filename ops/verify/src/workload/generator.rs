@@ -1,5 +1,7 @@
 //! Generates the events of a site and counts the outcome of each.
 
+use std::collections::BTreeMap;
+
 use ouzel_ingest::join::Counters;
 use ouzel_sample::Stream;
 use serde_json::{Value, json};
@@ -18,6 +20,9 @@ const SLATE_INTERVAL_MS: f64 = 150.0;
 const N_CLOSERS: i64 = 32;
 /// A closed request is remembered for this long after a window, ms. A later action would be an orphan instead of late.
 const REMEMBERED_MS: i64 = 10_000;
+/// An item is shown to a user once within this long of an action on it without a request, ms: longer than every window
+/// with the lateness, so that the impression of the action is certain.
+const ALONE_MS: i64 = ORDER_MS + 30_000;
 /// How far a wrong clock is ahead.
 const WRONG_CLOCK_MS: i64 = 55 * 60_000;
 
@@ -29,6 +34,10 @@ impl Workload {
         for item in 0..N_ITEMS {
             generator.write_item(item, START_MS - 60_000);
         }
+        // A third of the users has no profile.
+        for user in (0..N_USERS).filter(|user| user % 3 > 0) {
+            generator.write_profile(user, START_MS - 60_000, false);
+        }
         let mut now = START_MS;
         for number in 0..n_slates {
             now += generator.rng.exponential_ms(SLATE_INTERVAL_MS);
@@ -38,29 +47,45 @@ impl Workload {
                 let item = generator.rng.index(N_ITEMS);
                 generator.write_item(item, now);
             }
+            if number.is_multiple_of(8) {
+                let user = generator.rng.index(N_USERS);
+                generator.write_profile(user, now, true);
+            }
         }
         generator.write_closers(now + 600_000);
         let Generator {
             mut events, expected, ..
         } = generator;
         events.sort_by_key(|event| event.arrives_ms);
-        Self { events, expected }
+        Self {
+            events,
+            expected,
+            has_bare_actions: has_bare_actions(seed),
+        }
     }
 }
 
 struct Generator {
     rng: SeededRng,
     has_stragglers: bool,
+    has_bare_actions: bool,
+    /// When an item was last shown to a user, and until when it is not shown to the user again, ms.
+    shown_to: BTreeMap<(String, usize), (i64, i64)>,
     /// How attractive each item is, in `(0, 1)`.
     appeal: Vec<f64>,
     events: Vec<Event>,
     expected: Expected,
 }
 
-fn action(request: &str, user: &str, item: usize, action: &str, ts_ms: i64) -> Value {
+fn action(request: Option<&str>, user: &str, item: usize, action: &str, ts_ms: i64) -> Value {
     json!({
         "request_id": request, "item_id": format!("i{item}"), "user_id": user, "ts_ms": ts_ms, "action": action,
     })
+}
+
+/// Whether actions of this seed's site may name no request.
+fn has_bare_actions(seed: u64) -> bool {
+    seed % 2 == 1
 }
 
 impl Generator {
@@ -70,6 +95,8 @@ impl Generator {
         Self {
             rng,
             has_stragglers,
+            has_bare_actions: has_bare_actions(seed),
+            shown_to: BTreeMap::new(),
             appeal,
             events: Vec::new(),
             expected: Expected {
@@ -95,6 +122,30 @@ impl Generator {
         self.write(Stream::Items, &format!("i{item}"), ts_ms, 0, &payload);
     }
 
+    /// A version of a user's profile: whole, or, of one that `is_known`, also partial, out of date or its deletion.
+    fn write_profile(&mut self, user: usize, ts_ms: i64, is_known: bool) {
+        let user = format!("u{user}");
+        let country = ["FR", "DE", "IT"][self.rng.index(3)];
+        let mut payload = json!({ "user_id": user, "ts_ms": ts_ms, "country": country });
+        if self.rng.chance(0.7) {
+            payload["features"] = json!({ "age": 18 + self.rng.index(60) });
+        }
+        let mut delay = 0;
+        if is_known {
+            match self.rng.index(10) {
+                0 => payload["deleted"] = json!(true),
+                1..4 => payload["partial"] = json!(true),
+                4 => {
+                    // Dated a minute before it arrives.
+                    delay = 60_000;
+                    payload["ts_ms"] = json!(ts_ms - delay);
+                }
+                _ => {}
+            }
+        }
+        self.write(Stream::Users, &user, ts_ms - delay, delay, &payload);
+    }
+
     /// A request, shown at once or in two parts, and the actions on its items.
     fn write_slate(&mut self, number: u32, ts_ms: i64) {
         let user = self.rng.index(N_USERS).min(self.rng.index(N_USERS));
@@ -102,7 +153,11 @@ impl Generator {
         let mut items = Vec::with_capacity(SLATE_LEN);
         while items.len() < SLATE_LEN {
             let item = self.rng.index(N_ITEMS);
-            if !items.contains(&item) {
+            let until = self
+                .shown_to
+                .get(&(user.clone(), item))
+                .map_or(i64::MIN, |(_, until)| *until);
+            if !items.contains(&item) && ts_ms >= until {
                 items.push(item);
             }
         }
@@ -153,6 +208,8 @@ impl Generator {
             self.counters().duplicate_items += n_items;
         }
         for item in &items[..items.len() - n_known] {
+            let is_bare = self.is_bare(user, *item, ts_ms) && items.len() == SLATE_LEN;
+            let request = (!is_bare).then_some(request);
             let outcomes = self.write_actions(request, user, *item, ts_ms);
             for (task, is_positive) in self.counters().tasks.iter_mut().zip(outcomes) {
                 task.positive += u64::from(is_positive);
@@ -161,8 +218,20 @@ impl Generator {
         }
     }
 
+    /// Whether the actions on an item shown at `ts_ms` name no request. Then no other request shows it to the user within
+    /// [`ALONE_MS`].
+    fn is_bare(&mut self, user: &str, item: usize, ts_ms: i64) -> bool {
+        let key = (user.to_owned(), item);
+        let before = self.shown_to.get(&key).map(|(shown, _)| *shown);
+        let is_alone = before.is_none_or(|before| before < ts_ms - ALONE_MS);
+        let is_bare = self.has_bare_actions && is_alone && self.rng.chance(0.4);
+        let until = if is_bare { ts_ms + ALONE_MS } else { i64::MIN };
+        self.shown_to.insert(key, (ts_ms, until));
+        is_bare
+    }
+
     /// The actions of the user on an item shown at `ts_ms`. Returns for each task whether its action is in time.
-    fn write_actions(&mut self, request: &str, user: &str, item: usize, ts_ms: i64) -> [bool; 2] {
+    fn write_actions(&mut self, request: Option<&str>, user: &str, item: usize, ts_ms: i64) -> [bool; 2] {
         if !self.rng.chance(0.05 + 0.4 * self.appeal[item]) {
             return [false; 2];
         }
@@ -183,7 +252,7 @@ impl Generator {
     /// An action `after` ms after its impression, perhaps twice. Returns true if it is in time.
     fn write_action(
         &mut self,
-        request: &str,
+        request: Option<&str>,
         shown_ms: i64,
         after: i64,
         window: i64,
@@ -193,15 +262,20 @@ impl Generator {
             return false;
         }
         let (ts_ms, delay) = (shown_ms + after, self.delay_ms());
-        self.write(Stream::Actions, request, ts_ms, delay, payload);
+        let user = payload["user_id"].as_str().unwrap_or_default();
+        let key = request.unwrap_or(user);
+        self.write(Stream::Actions, key, ts_ms, delay, payload);
         if after > window {
-            self.counters().late_actions += 1;
+            match request {
+                Some(_) => self.counters().late_actions += 1,
+                None => self.counters().unattributed += 1,
+            }
             return false;
         }
         self.counters().matched += 1;
         if self.rng.chance(0.06) {
             let delay = delay + self.rng.ms_below(2_000);
-            self.write(Stream::Actions, request, ts_ms, delay, payload);
+            self.write(Stream::Actions, key, ts_ms, delay, payload);
             self.counters().duplicate_actions += 1;
         }
         true
@@ -218,7 +292,7 @@ impl Generator {
                     request,
                     at,
                     delay,
-                    &action(request, "u1", item, "click", at),
+                    &action(Some(request), "u1", item, "click", at),
                 );
                 self.counters().orphans += 1;
             }
@@ -228,8 +302,8 @@ impl Generator {
         }
         if self.rng.chance(0.02) {
             let (at, delay) = (ts_ms + self.rng.ms_below(3_000), self.delay_ms());
-            let mut bare = action(&request, "u1", 1, "click", at);
-            bare["request_id"] = Value::Null;
+            // On an item that nobody is shown.
+            let bare = action(None, "u1", N_ITEMS + 9, "click", at);
             self.write(Stream::Actions, &request, at, delay, &bare);
             self.counters().unattributed += 1;
         }
@@ -244,7 +318,7 @@ impl Generator {
                 &key,
                 ts_ms,
                 0,
-                &action(&request, "u1", 1, "stare", ts_ms),
+                &action(Some(&request), "u1", 1, "stare", ts_ms),
             );
             self.counters().rejected_actions += 1;
         }
@@ -258,7 +332,7 @@ impl Generator {
         let payload = json!({
             "request_id": request, "user_id": "u2", "ts_ms": wrong_ms, "items": [{ "item_id": "i3" }],
         });
-        let click = action(&request, "u2", 3, "click", wrong_ms + 10);
+        let click = action(Some(&request), "u2", 3, "click", wrong_ms + 10);
         for (stream, payload) in [(Stream::Impressions, payload), (Stream::Actions, click)] {
             self.write(stream, &request, wrong_ms, -WRONG_CLOCK_MS, &payload);
         }
@@ -285,7 +359,7 @@ impl Generator {
                 &unseen,
                 at,
                 0,
-                &action(&unseen, "u0", 0, "click", at),
+                &action(Some(&unseen), "u0", 0, "click", at),
             );
             let counters = self.counters();
             counters.accepted += 1;

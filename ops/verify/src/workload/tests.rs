@@ -38,7 +38,7 @@ fn partitions(workload: &Workload) -> BTreeMap<PartitionId, Vec<Record>> {
 /// Joins the records in the merged order, or with partitions in an order that `rng` decides. Returns the counters and
 /// the ledger.
 fn join(workload: &Workload, rng: Option<SeededRng>) -> (Counters, String) {
-    let settings = DaemonSettings::new("");
+    let settings = DaemonSettings::new("").of_workload(workload);
     let join: JoinConfig = settings.section("join").unwrap();
     let mut partitions = partitions(workload);
     let decoder = Decoder::new(IdSpace::new(0), join.task_names(), EventConfig::default()).unwrap();
@@ -90,7 +90,13 @@ fn the_expected_outcomes_hold_for_any_order_across_partitions() {
         assert_eq!(workload.expected.differences(&mixed), Vec::<String>::new());
         assert_ne!(ledger, other, "another order makes other samples");
         let found = &workload.expected.counters;
+        let is_bare = |event: &&Event| {
+            let payload: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
+            event.stream == Stream::Actions && payload["request_id"].is_null()
+        };
+        let n_bare = workload.events.iter().filter(is_bare).count() as u64;
         for (outcome, count) in [
+            ("actions joined by user and item", n_bare - found.unattributed),
             ("duplicate impressions", found.duplicate_impressions),
             ("rejected impressions", found.rejected_impressions),
             ("duplicate actions", found.duplicate_actions),
