@@ -94,15 +94,23 @@ impl Metrics {
         Ok(Self { handle })
     }
 
-    /// The page of `/metrics`, in the text format of Prometheus.
+    /// The page of `/metrics`, in the text format of Prometheus. A gauge without a value is absent.
     pub fn render(&self) -> String {
-        self.handle.render()
+        without_nan(&self.handle.render())
     }
 
     /// Frees old histogram data. Call it every few seconds.
     pub(crate) fn upkeep(&self) {
         self.handle.run_upkeep();
     }
+}
+
+/// Leaves out the samples that are NaN: a recorder cannot remove a gauge, so NaN stands for "no value".
+fn without_nan(page: &str) -> String {
+    let is_value = |line: &&str| line.starts_with('#') || !line.ends_with(" NaN");
+    page.split_inclusive('\n')
+        .filter(|line| is_value(&line.trim_end()))
+        .collect()
 }
 
 fn builder() -> anyhow::Result<PrometheusBuilder> {
@@ -133,13 +141,17 @@ mod tests {
             ::metrics::histogram!("ouzel_freshness_seconds").record(0.6);
             ::metrics::histogram!("ouzel_snapshot_size_bytes").record(5000.0);
             ::metrics::histogram!("ouzel_serving_candidates").record(40.0);
+            ::metrics::gauge!("ouzel_gone", "bucket" => "new").set(f64::NAN);
+            ::metrics::gauge!("ouzel_gone", "bucket" => "warm").set(0.5);
         });
-        let page = page.render();
+        let page = without_nan(&page.render());
+        assert!(!page.contains("NaN"), "{page}");
         for expected in [
             "ouzel_freshness_seconds_bucket{le=\"0.5\"} 0",
             "ouzel_freshness_seconds_bucket{le=\"0.75\"} 1",
             "ouzel_snapshot_size_bytes_bucket{le=\"65536\"} 1",
             "ouzel_serving_candidates_bucket{le=\"50\"} 1",
+            "ouzel_gone{bucket=\"warm\"} 0.5",
             concat!("ouzel_ops_build{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(page.contains(expected), "{expected} is not in\n{page}");

@@ -157,7 +157,7 @@ impl Publisher {
                     (names::BUCKET_CALIBRATION, figures.calibration),
                     (names::BUCKET_SAMPLES, Some(float(figures.samples))),
                 ] {
-                    // Without samples in the window, the gauge must not keep its old value.
+                    // Without samples in the window, the gauge must not keep its old value: the page leaves NaN out.
                     gauge!(name, "side" => side, "bucket" => bucket_name).set(value.unwrap_or(f64::NAN));
                 }
             }

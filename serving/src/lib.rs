@@ -6,7 +6,7 @@
 //! 3. The request waits in the bounded [`Queue`], or is refused at once.
 //! 4. A worker thread, in [`run_worker`], passes it to its [`Ranker`].
 //! 5. The [`Scorer`] reads current features, takes the newest [`Version`] from [`Published`], runs the model once,
-//!    and makes one score of the tasks by its [`ScoreExpression`].
+//!    and makes one score of the tasks by its [`ScoreExpression`]. Where no version can score, popularity does.
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
 //! Events that a client posts take another path: [`http`] passes an [`EventsCall`](events::EventsCall) to a writer outside
@@ -33,7 +33,7 @@ pub use published::{LoadedVersion, Published};
 pub use queue::{Job, PushError, Queue};
 pub use ranker::{CheckedRequest, NamedValues, RankError, Ranked, Ranker, ServedModel};
 pub use request::{
-    DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredItem,
+    DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredBy, ScoredItem,
 };
 pub use score_expression::{ScoreError, ScoreExpression};
 pub use scorer::{Features, Now, Scorer, Version};

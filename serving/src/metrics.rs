@@ -11,6 +11,8 @@ ouzel_sample::metric_names! {
     counter CANDIDATES_TOTAL = "ouzel_serving_candidates_total", Count, "Candidates scored.";
     counter SCORES_NOT_FINITE_TOTAL = "ouzel_serving_scores_not_finite_total", Count,
         "Candidates whose score by serving.score is not a finite number; they rank last.";
+    counter FALLBACK_TOTAL = "ouzel_serving_fallback_total", Count,
+        "Candidates scored by their popularity instead of the model, by reason: `no_version` is served, `not_finite` is their score by the version, or it `failed`.";
     counter ABANDONED_TOTAL = "ouzel_serving_abandoned_total", Count,
         "Requests dropped unscored because their deadline had passed or their client had gone.";
     counter EVENT_CALLS_TOTAL = "ouzel_serving_event_calls_total", Count,

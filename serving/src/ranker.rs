@@ -2,6 +2,7 @@
 //!
 //! It owns both shapes and the check of the result. It knows neither HTTP nor tensors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -30,12 +31,12 @@ pub struct NamedValues {
     pub numbers: Vec<(String, f32)>,
 }
 
-/// The scores of one request by one version, in the order of [`CheckedRequest::items`].
-#[derive(Clone, Debug, PartialEq)]
+/// The scores of one request, in the order of [`CheckedRequest::items`].
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranked {
-    /// Number of the version, see [`crate::Published`].
+    /// Number of the version, see [`crate::Published`]; 0 if the fallback scored every candidate.
     pub version: u64,
-    /// The snapshot that the version was loaded from or trained on from.
+    /// The snapshot that the version was loaded from or trained on from; empty with version 0.
     pub snapshot: Arc<str>,
     /// Names of the tasks.
     pub tasks: Arc<[Arc<str>]>,
@@ -43,10 +44,18 @@ pub struct Ranked {
     pub scores: Vec<f32>,
     /// Probability of each task, `[n_items, n_tasks]` row by row.
     pub probabilities: Vec<f32>,
+    /// Indices of the candidates that the fallback scored. It knows the first task; their other probabilities are NaN.
+    pub fallback: BTreeSet<usize>,
 }
 
 impl Ranked {
-    /// Checks that shapes match and all numbers are finite.
+    /// Whether the fallback scored every candidate, because no version could.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.version == 0
+    }
+
+    /// Checks that shapes match and that every number a reply needs is finite.
     ///
     /// # Errors
     /// [`RankError::Failed`] with the first mismatch.
@@ -59,12 +68,25 @@ impl Ranked {
             )
         } else if let Some(index) = self.scores.iter().position(|score| !score.is_finite()) {
             format!("candidate {index} a score that is not finite")
-        } else if !self.probabilities.iter().all(|p| p.is_finite()) {
+        } else if !self.has_needed_probabilities() {
             "a probability that is not finite".to_owned()
         } else {
             return Ok(self);
         };
         Err(RankError::Failed(format!("version {} gave {why}", self.version)))
+    }
+
+    /// Whether the model's probabilities, and the first one of each candidate of the fallback, are finite.
+    fn has_needed_probabilities(&self) -> bool {
+        let rows = self.probabilities.chunks_exact(self.tasks.len().max(1));
+        rows.enumerate().all(|(index, row)| {
+            let n_needed = if self.fallback.contains(&index) {
+                1
+            } else {
+                row.len()
+            };
+            row.iter().take(n_needed).all(|p| p.is_finite())
+        })
     }
 }
 
@@ -91,12 +113,12 @@ pub enum RankError {
 
 /// Computes scores. Each worker thread owns one ranker, which may hold tensors and scratch buffers.
 pub trait Ranker: Send {
-    /// Scores every candidate with the newest published version.
+    /// Scores every candidate with the newest published version, or with a fallback.
     ///
     /// The version is taken once at the start; a swap during the call does not affect it.
     ///
     /// # Errors
-    /// [`RankError::NotReady`] before the first version, [`RankError::Failed`] otherwise.
+    /// [`RankError::NotReady`] before the first version of a ranker without a fallback, [`RankError::Failed`] otherwise.
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError>;
 
     /// Drops a version that is no longer the newest. Idle workers call it, so that old versions leave memory.
@@ -124,6 +146,7 @@ mod tests {
             tasks: Arc::from([Arc::from("click")]),
             scores: scores.to_vec(),
             probabilities: probabilities.to_vec(),
+            fallback: BTreeSet::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! Unknown fields are refused by name, because a misspelt `context` would silently cost quality forever. A duplicate
 //! item is refused too, as in the event log: dropping one copy would silently return fewer items than were sent.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -78,12 +79,24 @@ impl RankItem {
     }
 }
 
+/// What scored a reply or a candidate where the model did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoredBy {
+    /// The popularity of the item by the live counters.
+    Fallback,
+}
+
 /// Reply of `POST /v1/rank`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankResponse {
-    /// The snapshot of the version.
+    /// Present if the fallback scored every candidate, because no version could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ScoredBy>,
+    /// The snapshot of the version; absent if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub snapshot: String,
-    /// Number of the version that computed all scores.
+    /// Number of the version that computed all scores; 0 if there is none.
     pub version: u64,
     /// The request's id, when it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,9 +110,12 @@ pub struct RankResponse {
 pub struct ScoredItem {
     /// The item.
     pub item_id: String,
+    /// Present if the fallback scored this candidate alone, because its scores by the version are not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ScoredBy>,
     /// The value that orders the items.
     pub score: f32,
-    /// Probability of each task by name.
+    /// Probability of each task by name; the fallback knows the first task only.
     pub tasks: BTreeMap<Arc<str>, f32>,
 }
 
@@ -183,25 +199,38 @@ impl RankRequest {
 impl RankResponse {
     /// Makes the reply: the best `top_k` items first, ties in the order of the request.
     ///
-    /// `ranked` must have passed [`Ranked::checked`].
+    /// Candidates that the fallback scored beside the model's come last, the most popular first. `ranked` must have passed
+    /// [`Ranked::checked`].
     pub fn new(request: &CheckedRequest, ranked: &Ranked, request_id: Option<String>) -> Self {
         let n_tasks = ranked.tasks.len();
+        let is_fallback = ranked.is_fallback();
+        // Present for the candidates that come last.
+        let popularity = |index: &usize| {
+            let is_alone = !is_fallback && ranked.fallback.contains(index);
+            is_alone.then(|| ranked.probabilities.get(index * n_tasks).copied().unwrap_or(0.0))
+        };
         let mut order: Vec<usize> = (0..request.items.len()).collect();
-        order.sort_by(|&a, &b| {
-            ranked.scores[b]
-                .partial_cmp(&ranked.scores[a])
-                .expect("checked scores are finite")
+        order.sort_by(|a, b| match (popularity(a), popularity(b)) {
+            (None, Some(_)) => Ordering::Less,
+            (Some(_), None) => Ordering::Greater,
+            (Some(a), Some(b)) => b.total_cmp(&a),
+            (None, None) => ranked.scores[*b]
+                .partial_cmp(&ranked.scores[*a])
+                .expect("checked scores are finite"),
         });
         order.truncate(request.top_k.unwrap_or(usize::MAX));
         let scored = |index: usize| {
             let probabilities = ranked.probabilities.iter().skip(index * n_tasks);
+            let tasks = ranked.tasks.iter().cloned().zip(probabilities.copied());
             ScoredItem {
                 item_id: request.items[index].clone(),
+                model: popularity(&index).map(|_| ScoredBy::Fallback),
                 score: ranked.scores[index],
-                tasks: ranked.tasks.iter().cloned().zip(probabilities.copied()).collect(),
+                tasks: tasks.filter(|(_, p)| p.is_finite()).collect(),
             }
         };
         Self {
+            model: is_fallback.then_some(ScoredBy::Fallback),
             snapshot: ranked.snapshot.to_string(),
             version: ranked.version,
             request_id,
@@ -430,6 +459,7 @@ mod tests {
             tasks: Arc::from([Arc::from("click"), Arc::from("order")]),
             scores: vec![0.1, 0.9, 0.1, 0.5],
             probabilities: vec![0.10, 0.01, 0.90, 0.09, 0.11, 0.02, 0.50, 0.05],
+            ..Ranked::default()
         };
         let ids = |top_k| -> Vec<String> {
             let response = RankResponse::new(&checked(top_k), &ranked, None);
@@ -442,5 +472,29 @@ mod tests {
         let (last, order) = (&response.items[3], ranked.probabilities[5]);
         assert_eq!(last.item_id, "c");
         assert!((last.tasks["order"] - order).abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn candidates_of_the_fallback_come_last_the_most_popular_first_and_are_named() {
+        let checked = request(&["a", "b", "c", "d"]).check(9).unwrap();
+        let ranked = Ranked {
+            version: 7,
+            snapshot: "s".into(),
+            tasks: Arc::from([Arc::from("click"), Arc::from("order")]),
+            scores: vec![f32::MIN, 0.1, f32::MIN, 0.2],
+            probabilities: vec![0.3, f32::NAN, 0.1, 0.1, 0.4, f32::NAN, 0.2, 0.1],
+            fallback: [0, 2].into(),
+        };
+        let response = RankResponse::new(&checked, &ranked.checked(4).unwrap(), None);
+        let items: Vec<_> = response
+            .items
+            .iter()
+            .map(|item| (&*item.item_id, item.model))
+            .collect();
+        let by = Some(ScoredBy::Fallback);
+        assert_eq!(items, [("d", None), ("b", None), ("c", by), ("a", by)]);
+        assert_eq!((response.model, response.items[2].tasks.len()), (None, 1));
+        let json = serde_json::to_string(&response).unwrap();
+        assert!(json.contains(r#""item_id":"c","model":"fallback""#), "{json}");
     }
 }

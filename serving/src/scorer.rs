@@ -2,8 +2,12 @@
 //!
 //! Each worker owns the model of the version it used last. Features are read as of now, and both features and weights come
 //! from structures that training shares, so a score equals the learner's prediction of the same impression.
+//!
+//! Where no version can score, the fallback does: by the popularity of the items, which needs the feature state alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::counter;
 use ouzel_model::{Inputs, Model, Weights};
@@ -13,7 +17,7 @@ use ouzel_sample::{
 };
 use tch::Device;
 
-use crate::metrics::SCORES_NOT_FINITE_TOTAL;
+use crate::metrics::{FALLBACK_TOTAL, SCORES_NOT_FINITE_TOTAL};
 use crate::{
     CheckedRequest, LoadedVersion, NamedValues, Published, RankError, Ranked, Ranker, ScoreExpression,
     ServedModel,
@@ -28,6 +32,8 @@ pub struct Version {
     snapshot: Arc<str>,
     tasks: Arc<[Arc<str>]>,
     weights: Weights,
+    /// Candidates whose scores by it were not finite.
+    n_not_finite: AtomicU64,
 }
 
 impl Version {
@@ -43,7 +49,13 @@ impl Version {
             snapshot: Arc::from(snapshot),
             tasks: tasks.map(|task| Arc::from(task.as_str())).collect(),
             weights,
+            n_not_finite: AtomicU64::new(0),
         })
+    }
+
+    /// Number of candidates whose scores by this version were not finite, which the fallback scored.
+    pub fn n_not_finite(&self) -> u64 {
+        self.n_not_finite.load(Ordering::Relaxed)
     }
 
     /// Id of the snapshot that it is or descends from.
@@ -162,24 +174,84 @@ impl Scorer {
         )))
     }
 
-    /// The score of each candidate, `[n_items]`, of probabilities `[n_items, n_tasks]`.
-    fn scores(&self, probabilities: &[f32]) -> Vec<f32> {
+    /// The scores by a version from probabilities `[n_items, n_tasks]`. A candidate whose probabilities are not finite is
+    /// scored by its popularity and ranks last; if all are such, the whole reply is the fallback's.
+    fn ranked(
+        &self,
+        request: &CheckedRequest,
+        loaded: &LoadedVersion<Version>,
+        mut probabilities: Vec<f32>,
+    ) -> Ranked {
         let n_tasks = self.expression.tasks().len().max(1);
+        let rows = probabilities.chunks_exact(n_tasks).enumerate();
+        let is_broken = |row: &[f32]| !row.iter().all(|p| p.is_finite());
+        let broken: BTreeSet<usize> = rows
+            .filter(|(_, row)| is_broken(row))
+            .map(|(index, _)| index)
+            .collect();
+        if !broken.is_empty() {
+            let n = broken.len() as u64;
+            loaded.value.n_not_finite.fetch_add(n, Ordering::Relaxed);
+            counter!(FALLBACK_TOTAL, "reason" => "not_finite").increment(n);
+            if broken.len() == request.items.len() {
+                return self.fallback(request);
+            }
+        }
+        for index in &broken {
+            let row = &mut probabilities[index * n_tasks..][..n_tasks];
+            row.fill(f32::NAN);
+            row[0] = self.popularity(&request.items[*index]);
+        }
         let mut n_not_finite = 0;
-        let mut score = |probabilities: &[f32]| {
+        let mut score = |(index, probabilities): (usize, &[f32])| {
+            if broken.contains(&index) {
+                return LEAST_SCORE;
+            }
             let score = self.expression.score(probabilities);
-            // A probability that is not finite means broken weights: the request fails.
-            if score.is_finite() || !probabilities.iter().all(|p| p.is_finite()) {
+            if score.is_finite() {
                 return score;
             }
             n_not_finite += 1;
             LEAST_SCORE
         };
-        let scores = probabilities.chunks_exact(n_tasks).map(&mut score).collect();
+        let scores = probabilities
+            .chunks_exact(n_tasks)
+            .enumerate()
+            .map(&mut score)
+            .collect();
         if n_not_finite > 0 {
             counter!(SCORES_NOT_FINITE_TOTAL).increment(n_not_finite);
         }
-        scores
+        Ranked {
+            version: loaded.version,
+            snapshot: Arc::clone(&loaded.value.snapshot),
+            tasks: Arc::clone(&loaded.value.tasks),
+            scores,
+            probabilities,
+            fallback: broken,
+        }
+    }
+
+    /// Ranks by popularity, without a version. It knows the first task only.
+    fn fallback(&self, request: &CheckedRequest) -> Ranked {
+        let scores: Vec<f32> = request.items.iter().map(|item| self.popularity(item)).collect();
+        Ranked {
+            tasks: self
+                .expression
+                .tasks()
+                .iter()
+                .take(1)
+                .map(|task| Arc::from(task.as_str()))
+                .collect(),
+            probabilities: scores.clone(),
+            fallback: (0..scores.len()).collect(),
+            scores,
+            ..Ranked::default()
+        }
+    }
+
+    fn popularity(&self, item: &str) -> f32 {
+        (self.features)().popularity(self.ids.id(IdKind::Item, item))
     }
 
     /// Inputs of a request with current features, built as in training.
@@ -210,27 +282,33 @@ impl Scorer {
     }
 }
 
-impl Ranker for Scorer {
-    fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
+impl Scorer {
+    /// Scores with the newest version.
+    fn score(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         let version = Arc::clone(&self.newest()?.loaded.value);
-        let Version {
-            snapshot,
-            tasks,
-            weights,
-        } = &*version;
-        let inputs = self.inputs(request, weights);
+        let inputs = self.inputs(request, &version.weights);
         let LoadedModel { loaded, model } = self.current.as_mut().ok_or(RankError::NotReady)?;
+        let loaded = loaded.clone();
         let logits = model
-            .score(&inputs, weights)
+            .score(&inputs, &version.weights)
             .map_err(|error| RankError::Failed(format!("version {}: {error}", loaded.version)))?;
         let probabilities: Vec<f32> = logits.into_iter().map(sigmoid).collect();
-        Ok(Ranked {
-            version: loaded.version,
-            snapshot: Arc::clone(snapshot),
-            tasks: Arc::clone(tasks),
-            scores: self.scores(&probabilities),
-            probabilities,
-        })
+        Ok(self.ranked(request, &loaded, probabilities))
+    }
+}
+
+impl Ranker for Scorer {
+    fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
+        let reason = match self.score(request) {
+            Ok(ranked) => return Ok(ranked),
+            Err(RankError::NotReady) => "no_version",
+            Err(error) => {
+                tracing::error!(%error, "a version cannot score: the fallback answers");
+                "failed"
+            }
+        };
+        counter!(FALLBACK_TOTAL, "reason" => reason).increment(request.items.len() as u64);
+        Ok(self.fallback(request))
     }
 
     fn refresh(&mut self) {
@@ -241,7 +319,7 @@ impl Ranker for Scorer {
     }
 }
 
-/// A probability from a logit. NaN stays NaN, which the caller refuses.
+/// A probability from a logit. NaN stays NaN, which the caller recognises.
 fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }

@@ -68,9 +68,8 @@ mod tests {
             Ok(Ranked {
                 version: 1,
                 snapshot: "s".into(),
-                tasks: Arc::from([]),
                 scores: vec![0.5; request.items.len()],
-                probabilities: Vec::new(),
+                ..Ranked::default()
             })
         }
     }

@@ -161,12 +161,12 @@ impl Daemon {
         self.process.logged(message).into_iter().next()
     }
 
-    /// Checks that the daemon ranks and is ready.
+    /// Checks that the daemon ranks by a model.
     #[track_caller]
     pub(crate) fn check_serves(&self) {
         let ranked = self.client().rank(&rank_request("user-1", 2)).unwrap();
-        assert_eq!(ranked.items.len(), 2);
-        assert_eq!(self.get("/readyz").status, 200);
+        assert_eq!((ranked.items.len(), ranked.model), (2, None));
+        assert_eq!(self.get("/v2/models/ouzel/ready").status, 200);
     }
 
     /// A connection to the scoring port.
@@ -198,11 +198,11 @@ impl Daemon {
         self.client().rank(request).unwrap()
     }
 
-    /// Waits until the daemon can reply to rank requests.
+    /// Waits until the daemon ranks by a model.
     #[track_caller]
     pub(crate) fn wait_ready(&self) {
-        wait_until("the daemon is ready", || {
-            (self.get("/readyz").status == 200).then_some(())
+        wait_until("the daemon serves a model", || {
+            (self.get("/v2/models/ouzel/ready").status == 200).then_some(())
         });
     }
 

@@ -15,6 +15,7 @@ mod numbers;
 #[cfg(test)]
 mod oracle;
 mod outcomes;
+mod popularity;
 mod profiles;
 #[cfg(test)]
 mod properties;

@@ -93,11 +93,14 @@ pub(super) fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
     values.get(rank.max(1) - 1).copied()
 }
 
-/// Sends requests from the first ready version until `stop`.
+/// Ready once a model is served.
+const MODEL_READY: &str = "/v2/models/ouzel/ready";
+
+/// Sends requests from the first version until `stop`; before, the fallback would answer them.
 pub(super) fn run(address: SocketAddr, data: &DataDir, calls: &Calls, stop: &Shutdown) -> anyhow::Result<()> {
     let world = World::new(data);
     let mut client = RankClient::connect(address)?;
-    while client.get("/readyz").map_or(true, |reply| reply.status != 200) {
+    while client.get(MODEL_READY).map_or(true, |reply| reply.status != 200) {
         if stop.wait_timeout(PACE) {
             return Ok(());
         }

@@ -1,7 +1,8 @@
 //! The Open Inference Protocol, for clients that already use it: JSON only, one model.
 //!
 //! `user_id` is a `BYTES` tensor of shape `[1]`, `items` one of shape `[n]`. The outputs are `score` and one tensor per
-//! task, `FP32 [n]`, in the order of `items`; `parameters` contains the snapshot. There is neither context nor the binary
+//! task, `FP32 [n]`, in the order of `items`; `parameters` contains the snapshot, or that the fallback scored. A task that
+//! the fallback does not know is `null`. There is neither context nor the binary
 //! extension; `/v1/rank` is the native route.
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::app::App;
 use super::refusal::{Code, Refusal};
 use super::score::{count_reply, score};
 use super::{body, status};
-use crate::{RankItem, RankRequest, Ranked};
+use crate::{RankItem, RankRequest, Ranked, ScoredBy};
 
 pub(super) const MODEL: &str = "ouzel";
 
@@ -46,6 +47,7 @@ pub(super) async fn live() -> Response {
     Json(json!({ "live": true })).into_response()
 }
 
+/// Readiness of the server: a request would be scored, if only by the fallback.
 pub(super) async fn ready(State(app): State<App>) -> Response {
     match status::ready(&app) {
         Ok(_) => Json(json!({ "ready": true })).into_response(),
@@ -53,9 +55,22 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     }
 }
 
+/// Readiness of the model: a request would be scored by it.
+pub(super) async fn model_ready(State(app): State<App>) -> Response {
+    match status::ready(&app) {
+        Ok(Some(_)) => Json(json!({ "ready": true })).into_response(),
+        Ok(None) => no_model().into_inference_response(),
+        Err(refusal) => refusal.into_inference_response(),
+    }
+}
+
+fn no_model() -> Refusal {
+    Refusal::new(Code::NotReady, "no model is published: the fallback answers")
+}
+
 pub(super) async fn model(State(app): State<App>) -> Response {
     let Some(model) = (app.model)() else {
-        return Refusal::new(Code::NotReady, "no model is published yet").into_inference_response();
+        return no_model().into_inference_response();
     };
     let tensor =
         |name: &str, datatype: &str, n: i64| json!({ "name": name, "datatype": datatype, "shape": [n] });
@@ -144,10 +159,15 @@ fn to_outputs(id: Option<String>, ranked: &Ranked) -> Value {
         let values = ranked.probabilities.iter().skip(column).step_by(n_tasks);
         outputs.push(tensor(task, json!(values.collect::<Vec<_>>())));
     }
+    let parameters = match (ranked.is_fallback(), ranked.fallback.is_empty()) {
+        (true, _) => json!({ "model": ScoredBy::Fallback }),
+        (false, true) => json!({ "snapshot": &*ranked.snapshot }),
+        (false, false) => json!({ "snapshot": &*ranked.snapshot, "fallback_items": &ranked.fallback }),
+    };
     let mut reply = json!({
         "model_name": MODEL,
         "model_version": ranked.version.to_string(),
-        "parameters": { "snapshot": &*ranked.snapshot },
+        "parameters": parameters,
         "outputs": outputs,
     });
     if let Some(id) = id {

@@ -21,7 +21,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v2/health/live", get(inference::live))
         .route("/v2/health/ready", get(inference::ready))
         .route(&model, get(inference::model))
-        .route(&format!("{model}/ready"), get(inference::ready))
+        .route(&format!("{model}/ready"), get(inference::model_ready))
         .route(&format!("{model}/infer"), post(inference::infer))
         .fallback(status::not_found)
         .method_not_allowed_fallback(status::method_not_allowed)

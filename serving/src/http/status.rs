@@ -15,29 +15,27 @@ pub(super) async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Readiness: a rank request sent now would be scored.
+/// Readiness: a rank request sent now would be scored, by a model or, as the status says, by the fallback.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     match ready(&app) {
-        Ok(model) => {
+        Ok(Some(model)) => {
             Json(json!({ "status": "ready", "snapshot": &*model.snapshot, "version": model.version }))
                 .into_response()
         }
+        Ok(None) => Json(json!({ "status": "fallback" })).into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// The served model, or the reason for which a request would be refused.
-pub(super) fn ready(app: &App) -> Result<ServedModel, Refusal> {
+/// The served model if there is one, or the reason for which a request would be refused.
+pub(super) fn ready(app: &App) -> Result<Option<ServedModel>, Refusal> {
     if app.queue.is_closed() {
         return Err(Refusal::new(Code::ShuttingDown, "the process is shutting down"));
     }
-    let Some(model) = (app.model)() else {
-        return Err(Refusal::new(Code::NotReady, "no model is published yet"));
-    };
     if app.queue.n_workers() == 0 {
         return Err(Refusal::new(Code::NotReady, "no scoring worker is running"));
     }
-    Ok(model)
+    Ok((app.model)())
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> Response {

@@ -65,10 +65,26 @@ fn request(items: &[&str]) -> CheckedRequest {
 }
 
 #[test]
-fn nothing_is_scored_before_the_first_version() {
+fn the_fallback_ranks_by_popularity_before_the_first_version() {
     let mut scorer = scorer(&Arc::new(Published::new()));
     scorer.refresh();
-    assert_eq!(scorer.rank(&request(&["a"])), Err(RankError::NotReady));
+    // Item b was shown and not clicked.
+    let request = request(&["b", "a"]);
+    let ranked = scorer.rank(&request).unwrap().checked(2).unwrap();
+    assert!(ranked.is_fallback());
+    let response = crate::RankResponse::new(&request, &ranked, None);
+    let found: Vec<_> = response
+        .items
+        .iter()
+        .map(|item| (&*item.item_id, item.tasks.len()))
+        .collect();
+    assert_eq!(found, [("a", 1), ("b", 1)]);
+    let json = serde_json::to_value(&response).unwrap();
+    assert_eq!(
+        (&json["model"], json.get("snapshot")),
+        (&"fallback".into(), None),
+        "{json}"
+    );
 }
 
 #[test]
@@ -225,11 +241,13 @@ fn a_version_of_other_tasks_than_the_expression_is_not_served() {
         ..ModelConfig::default()
     };
     publish(&published, "s1", Weights::new(config, 0, 0.0, 0));
-    let error = scorer(&published).rank(&request(&["a"])).unwrap_err();
+    let mut scorer = scorer(&published);
+    let error = scorer.score(&request(&["a"])).unwrap_err();
     assert!(
         error.to_string().contains("has the tasks order, click"),
         "{error}"
     );
+    assert!(scorer.rank(&request(&["a"])).unwrap().is_fallback());
 }
 
 #[test]
@@ -292,6 +310,29 @@ fn weights_that_do_not_fit_are_refused_before_they_are_published() {
 fn weights_that_are_not_finite_never_reach_a_reply() {
     let published = Arc::new(Published::new());
     publish(&published, "s1", weights(f32::NAN));
-    let ranked = scorer(&published).rank(&request(&["a"])).unwrap();
-    assert!(ranked.checked(1).is_err());
+    let ranked = scorer(&published).rank(&request(&["a", "b"])).unwrap();
+    assert!(ranked.checked(2).unwrap().is_fallback());
+    assert_eq!(published.load().unwrap().value.n_not_finite(), 2);
+}
+
+#[test]
+fn a_row_that_is_not_finite_costs_its_candidate_and_not_the_request() {
+    let published = Arc::new(Published::new());
+    let mut weights = weights(-2.0);
+    let item = ouzel_model::Key::item(IdSpace::new(7).id(IdKind::Item, "b"));
+    let row = weights.rows.insert(item);
+    weights.rows.table_mut(item.feature).row_mut(row).fill(f32::NAN);
+    publish(&published, "s1", weights);
+    let request = request(&["b", "a", "c"]);
+    let ranked = scorer(&published).rank(&request).unwrap().checked(3).unwrap();
+    assert_eq!((ranked.version, &ranked.fallback), (1, &[0].into()));
+    let response = crate::RankResponse::new(&request, &ranked, None);
+    let found: Vec<_> = response
+        .items
+        .iter()
+        .map(|item| (&*item.item_id, item.model.is_some()))
+        .collect();
+    assert!(!found[0].1 && !found[1].1, "{found:?}");
+    assert_eq!(found[2], ("b", true));
+    assert_eq!(published.load().unwrap().value.n_not_finite(), 1);
 }

@@ -78,14 +78,16 @@ fn readiness_follows_the_first_publication_and_liveness_does_not() {
     let server = Server::start();
     let mut client = server.client();
     assert_eq!(client.get("/healthz").unwrap().status, 200);
-    for path in [
-        "/readyz",
-        "/v2/health/ready",
-        "/v2/models/ouzel",
-        "/v2/models/ouzel/ready",
-    ] {
+    for path in ["/v2/models/ouzel", "/v2/models/ouzel/ready"] {
         assert_eq!(client.get(path).unwrap().status, 503, "{path}");
     }
+    assert_eq!(client.get("/v2/health/ready").unwrap().status, 200);
+    let fallback = client.get("/readyz").unwrap();
+    assert_eq!(
+        (fallback.status, &*fallback.body),
+        (200, r#"{"status":"fallback"}"#)
+    );
+    // A ranker without a fallback refuses.
     match client.rank(&request(&["a"])) {
         Err(error @ ClientError::Refused { status: 503, .. }) => {
             assert!(error.to_string().contains("no model is published yet"), "{error}");

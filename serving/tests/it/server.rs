@@ -83,6 +83,7 @@ impl Ranker for FakeRanker {
             tasks: Arc::from([Arc::from("click"), Arc::from("order")]),
             scores,
             probabilities,
+            ..Ranked::default()
         })
     }
 
@@ -107,9 +108,8 @@ impl Ranker for GatedRanker {
         Ok(Ranked {
             version: 1,
             snapshot: "gated".into(),
-            tasks: Arc::from([]),
             scores: vec![0.5; request.items.len()],
-            probabilities: Vec::new(),
+            ..Ranked::default()
         })
     }
 }
