@@ -15,6 +15,7 @@ mod admin_handler;
 pub(crate) mod checkpoint;
 pub(crate) mod contents;
 pub mod control;
+pub mod gates;
 mod gauges;
 pub(crate) mod go_back;
 pub(crate) mod in_place;

@@ -266,7 +266,9 @@ impl Stage {
 
     /// Closes the open batch. Before the end of the log only a recorded decision may call this.
     pub fn flush(&mut self) -> Option<Batch> {
-        self.output.flush()
+        let mut batch = self.output.flush()?;
+        batch.read = self.counters().read_totals();
+        Some(batch)
     }
 
     /// The whole state.
@@ -371,10 +373,14 @@ impl Stage {
         self.output.state.event_time
     }
 
-    /// The identities must hold after each batch.
-    fn check_after(&self, n_batches: usize, out: &[Batch]) -> Result<(), StageError> {
+    /// The identities must hold after each batch. Gives the new batches their totals.
+    fn check_after(&self, n_batches: usize, out: &mut [Batch]) -> Result<(), StageError> {
         if out.len() > n_batches {
             self.counters().check().map_err(JoinError::from)?;
+            let read = self.counters().read_totals();
+            for batch in &mut out[n_batches..] {
+                batch.read = read;
+            }
         }
         Ok(())
     }

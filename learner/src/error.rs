@@ -65,6 +65,9 @@ pub enum Error {
         /// Place of the value in row-major order.
         at: usize,
     },
+    /// The probe of a snapshot that cannot be read.
+    #[error("cannot read the probe: {0}")]
+    Probe(String),
     /// The snapshot could not be read or written.
     #[error(transparent)]
     Snapshot(#[from] ouzel_snapshot::Error),

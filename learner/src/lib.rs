@@ -11,6 +11,7 @@ mod device_rows;
 mod error;
 mod fingerprint;
 mod freeze;
+pub mod gates;
 mod lifecycle;
 pub mod loss;
 pub mod metrics;

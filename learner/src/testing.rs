@@ -91,5 +91,6 @@ pub(crate) fn batch(samples: Vec<Sample>) -> Batch {
         samples,
         vectors: Default::default(),
         deleted: Vec::new(),
+        read: Default::default(),
     }
 }

@@ -14,5 +14,7 @@ mod score_log;
 pub use auc::{auc, gauc};
 pub use buckets::{Bucket, Buckets, ByBucket, Known};
 pub use figures::Figures;
+pub(crate) use figures::{Sums, float};
 pub use progressive::Progressive;
+pub(crate) use score_log::{ScoreChange, score_changes};
 pub use score_log::{ScoreLog, Scored};

@@ -3,6 +3,7 @@
 use ouzel_ingest::QuarantineRule;
 use serde::{Deserialize, Serialize};
 
+use crate::pipeline::gates::GateReport;
 use crate::pipeline::go_back::ReadAgain;
 
 /// Longest line in either direction, in bytes.
@@ -74,6 +75,12 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
+    /// Learn again after a gate stopped it, and take what the gate found as normal.
+    Resume {
+        /// Why, for the log.
+        #[serde(default)]
+        note: String,
+    },
     /// Serve the newest version again.
     Unpin {
         /// Why, for the audit log.
@@ -97,7 +104,7 @@ pub enum LearnFrom {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum AdminReply {
     /// The status.
-    Status(Status),
+    Status(Box<Status>),
     /// The request was carried out.
     Done {
         /// The snapshot that was written or named.
@@ -143,6 +150,12 @@ pub struct Status {
     pub latest: Option<String>,
     /// The pinned snapshot.
     pub pinned: Option<String>,
+    /// Whether the learner takes batches: `running`, `paused` or `stopped`.
+    pub learning: String,
+    /// The gate that stopped it.
+    pub stopped_because: Option<String>,
+    /// The state of the gates.
+    pub gates: GateReport,
     /// Number of events read since the start.
     pub events: u64,
     /// Number of events rejected since the start.

@@ -155,10 +155,10 @@ mod tests {
 
     fn handler(request: AdminRequest) -> AdminReply {
         match request {
-            AdminRequest::Status => AdminReply::Status(Status {
+            AdminRequest::Status => AdminReply::Status(Box::new(Status {
                 samples: 7,
                 ..Status::default()
-            }),
+            })),
             AdminRequest::Rollback { id, .. } => AdminReply::Done {
                 snapshot: Some(id),
                 also: Vec::new(),

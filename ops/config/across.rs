@@ -33,6 +33,7 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
         ("content", out_of_range(&config.content)),
         ("model", model.validate()),
         ("", config.learner_config().validate(&config.task_names())),
+        ("gates", out_of_range(&config.gates)),
         ("snapshot", config.snapshot.validate()),
         ("serving", config.serving.validate(&config.task_names())),
     ];

@@ -7,6 +7,7 @@ use ouzel_ingest::EventConfig;
 use ouzel_ingest::join::JoinConfig;
 use ouzel_ingest::order::OrderConfig;
 use ouzel_ingest::tier::TierConfig;
+use ouzel_learner::gates::GatesConfig;
 use ouzel_learner::model::ModelConfig;
 use ouzel_learner::{LearnerConfig, OptimizerConfig, RowRules};
 use ouzel_sample::FeatureConfig;
@@ -41,6 +42,7 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// When an id gets an embedding row, and when it loses it. May change between two starts.
     pub rows: RowRules,
+    pub gates: GatesConfig,
     pub snapshot: SnapshotConfig,
     pub serving: ServingConfig,
     pub admin: Admin,
@@ -66,6 +68,7 @@ impl Default for Config {
             model: model::preset(model::DEFAULT).expect("the default model is ready-made"),
             optimizer: OptimizerConfig::default(),
             rows: RowRules::default(),
+            gates: GatesConfig::default(),
             snapshot: SnapshotConfig::default(),
             serving: ServingConfig::default(),
             admin: Admin::default(),

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
 use ouzel_serving::{Published, Version};
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
+use super::control::LearningState;
 use super::go_back::{ReadAgain, check_log, quarantine, rewind, snapshot_before, unpin};
 use super::model_op::ModelOp;
 use super::run::{CurrentRun, Restart};
@@ -55,14 +56,9 @@ impl AdminHandler {
         }
         let named = |id: SnapshotId| (Some(id), Vec::new());
         let done: anyhow::Result<Changed> = match request {
-            AdminRequest::Status => return AdminReply::Status(self.report()),
-            AdminRequest::Snapshot => self
-                .run
-                .get()
-                .requests
-                .snapshot_now(TIMEOUT)
-                .map(named)
-                .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why")),
+            AdminRequest::Status => return AdminReply::Status(Box::new(self.report())),
+            AdminRequest::Snapshot => self.snapshot().map(named),
+            AdminRequest::Resume { note } => self.resume(&note).map(named),
             AdminRequest::Rollback { id, from, note } => self.roll_back(&id, from, note),
             AdminRequest::Quarantine { rule, again, note } => self.quarantine(rule, &again, note),
             AdminRequest::Pin { id, note } => self.pin(&id, note).map(named),
@@ -87,6 +83,34 @@ impl AdminHandler {
                 error: format!("{error:#}"),
             },
         }
+    }
+
+    /// Writes a snapshot now.
+    fn snapshot(&self) -> anyhow::Result<SnapshotId> {
+        let run = self.run.get();
+        let learning = run.control.learning();
+        if learning != LearningState::Running {
+            bail!(
+                "learning is {}: a snapshot is written once it runs again",
+                learning.name()
+            );
+        }
+        run.requests
+            .snapshot_now(TIMEOUT)
+            .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why"))
+    }
+
+    /// Goes on learning: what a gate found is normal from now on. The snapshot that follows makes it durable.
+    fn resume(&self, note: &str) -> anyhow::Result<SnapshotId> {
+        let run = self.run.get();
+        if run.control.learning() == LearningState::Running && run.status.gates().held.is_none() {
+            bail!("learning runs, and no gate holds a version: there is nothing to resume");
+        }
+        tracing::info!(note, "learning resumed by the operator");
+        self.request(LearnerRequest::Resume)?;
+        run.requests
+            .snapshot_now(TIMEOUT)
+            .context("learning goes on, but the snapshot after it was not written: a crash before the next one stops it again")
     }
 
     fn roll_back(&self, id: &str, from: LearnFrom, note: String) -> anyhow::Result<Changed> {
@@ -206,6 +230,7 @@ impl AdminHandler {
 
     fn report(&self) -> Status {
         let (run, served) = (self.run.get(), self.published.served());
+        let learning = run.control.learning();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -213,6 +238,9 @@ impl AdminHandler {
             serving: served.map(|model| model.snapshot.to_string()),
             latest: run.control.latest().map(|id| id.to_string()),
             pinned: run.control.pinned().map(|id| id.to_string()),
+            learning: learning.name().to_owned(),
+            stopped_because: learning.reason().map(str::to_owned),
+            gates: run.status.gates(),
             events: run.status.events.load(Ordering::Relaxed),
             rejected: run.status.rejected.load(Ordering::Relaxed),
             samples: run.status.samples.load(Ordering::Relaxed),

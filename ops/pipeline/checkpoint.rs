@@ -13,6 +13,7 @@ use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, IntervalStart};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::control::LearnerControl;
+use super::gates::Gates;
 use super::messages::JoinCheckpoint;
 use super::stages::save::Save;
 use crate::telemetry::clock::Clock;
@@ -36,16 +37,28 @@ pub(crate) struct CheckpointWriter {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// The learner's side of a checkpoint.
+pub(crate) struct CheckpointState<'a> {
+    pub(crate) trainer: &'a mut Trainer,
+    pub(crate) progressive: &'a mut Progressive,
+    /// None if they are off.
+    pub(crate) gates: Option<&'a Gates>,
+}
+
 impl CheckpointWriter {
     /// Completes a checkpoint. Moves `note` to its manifest, unless the snapshot is skipped.
     pub(crate) fn save(
         &mut self,
         checkpoint: JoinCheckpoint,
-        trainer: &mut Trainer,
-        progressive: &mut Progressive,
+        state: CheckpointState<'_>,
         control: &LearnerControl,
         note: &mut Option<String>,
     ) -> anyhow::Result<()> {
+        let CheckpointState {
+            trainer,
+            progressive,
+            gates,
+        } = state;
         let manifest = self.manifest(&checkpoint, trainer, progressive);
         let end = IntervalStart {
             batch_seq: manifest.batch_seq,
@@ -65,6 +78,9 @@ impl CheckpointWriter {
         draft.add_blob("batcher.bin", checkpoint.stage.bytes.batcher)?;
         draft.add_blob("validation.json", progressive.dump())?;
         draft.add_blob(CONFIG_FILE, Arc::clone(&self.config))?;
+        if let Some(gates) = gates {
+            gates.save(trainer, &mut draft)?;
+        }
         failpoint::reach(FailPoint::CheckpointCompleted);
         let save = Save {
             draft,

@@ -14,6 +14,37 @@ use ouzel_snapshot::SnapshotId;
 #[derive(Clone, Debug, Default)]
 pub struct ControlState(Arc<Shared>);
 
+/// Whether the learner takes batches. Serving goes on in every state, and Kafka keeps what is not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LearningState {
+    /// It does.
+    #[default]
+    Running,
+    /// An operator paused it.
+    Paused,
+    /// A gate stopped it, for this reason.
+    Stopped(String),
+}
+
+impl LearningState {
+    /// Its name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+
+    /// Why a gate stopped it.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Stopped(why) => Some(why),
+            Self::Running | Self::Paused => None,
+        }
+    }
+}
+
 /// Requests checkpoints and waits for their snapshots.
 #[derive(Clone, Debug)]
 pub struct CheckpointRequests(ControlState);
@@ -66,6 +97,7 @@ struct Inner {
     pinned: Option<SnapshotId>,
     /// A rollback that no snapshot on disk contains yet, with the operator's reason.
     unsaved_rollback: Option<(SnapshotId, String)>,
+    learning: LearningState,
     /// Requests answered so far, and the snapshot that answered the last of them.
     answer: (u64, Option<SnapshotId>),
 }
@@ -99,6 +131,11 @@ impl ControlState {
     /// The snapshot that is served until it is unpinned.
     pub fn pinned(&self) -> Option<SnapshotId> {
         self.lock().pinned
+    }
+
+    /// Whether the learner takes batches.
+    pub fn learning(&self) -> LearningState {
+        self.lock().learning.clone()
     }
 
     /// Number of the lineage: the rollbacks so far.
@@ -182,6 +219,11 @@ impl LearnerControl {
     /// Sets the pinned snapshot.
     pub fn set_pinned(&self, id: Option<SnapshotId>) {
         self.0.lock().pinned = id;
+    }
+
+    /// Sets whether the learner takes batches.
+    pub fn set_learning(&self, state: LearningState) {
+        self.0.lock().learning = state;
     }
 
     /// Answers a request whose snapshot cannot be written.

@@ -6,6 +6,7 @@ use metrics::{counter, gauge};
 
 use ouzel_ingest::join::Counters;
 
+use super::control::LearningState;
 use super::run::RunHandles;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{
@@ -17,7 +18,8 @@ use crate::telemetry::{float, seconds};
 /// Sets every gauge and total.
 pub(crate) fn set(run: &RunHandles, clock: &dyn Clock) {
     let status = &run.status;
-    gauge!(LEARNING).set(f64::from(u8::from(run.no_log.is_none())));
+    let is_learning = run.no_log.is_none() && run.control.learning() == LearningState::Running;
+    gauge!(LEARNING).set(f64::from(u8::from(is_learning)));
     counter!(EVENTS_TOTAL).absolute(status.events.load(Ordering::Relaxed));
     let counters = status.counters();
     gauge!(PENDING).set(float(counters.pending_items));

@@ -7,7 +7,7 @@ use ouzel_ingest::tier::{Group, Wire, Writer};
 use ouzel_sample::Stream;
 use ouzel_serving::Queue;
 
-use super::process::{HttpPort, Process};
+use super::process::{HttpPort, Process, ServedState};
 use super::spec::{dead_letters, decoder};
 use super::stages::join_worker::{JoinWorker, KafkaLinks};
 use crate::config::Config;
@@ -39,7 +39,10 @@ pub(crate) fn start(config: &Config, metrics: Metrics, shutdown: &Shutdown) -> a
         process.serve(
             port,
             Arc::new(Queue::new(1)),
-            Arc::new(|| None),
+            ServedState {
+                model: Arc::new(|| None),
+                status: Arc::new(|| serde_json::json!({})),
+            },
             None,
             config.serving.clone(),
         )?;

@@ -15,10 +15,11 @@ use ouzel_sample::Batch;
 use ouzel_snapshot::SnapshotId;
 use ouzel_verify::failpoint::{self, FailPoint};
 
-use super::checkpoint::CheckpointWriter;
-use super::control::LearnerControl;
+use super::checkpoint::{CheckpointState, CheckpointWriter};
+use super::control::{LearnerControl, LearningState};
+use super::gates::{GateFigures, Gates};
 use super::lock;
-use super::messages::Joined;
+use super::messages::{JoinCheckpoint, Joined};
 use super::model_op::ModelOp;
 use super::publisher::Publisher;
 use super::status::PipelineStatus;
@@ -31,8 +32,10 @@ pub(crate) struct Learner {
     pub(crate) trainer: Trainer,
     pub(crate) progressive: Progressive,
     scores: Option<SharedScores>,
-    status: Arc<PipelineStatus>,
-    outputs: Option<Outputs>,
+    pub(super) status: Arc<PipelineStatus>,
+    pub(super) outputs: Option<Outputs>,
+    /// None if they are off.
+    pub(super) gates: Option<Gates>,
     /// Changes to the lineage, for the next manifest.
     note: Option<String>,
 }
@@ -58,6 +61,7 @@ impl Learner {
             scores,
             status,
             outputs: None,
+            gates: None,
             note: None,
         }
     }
@@ -68,23 +72,55 @@ impl Learner {
         self
     }
 
+    /// Adds the gates.
+    pub(crate) fn with_gates(mut self, gates: Option<Gates>) -> Self {
+        self.gates = gates;
+        self
+    }
+
+    /// What the gates found over the run; none if they are off.
+    pub(crate) fn gate_figures(&self) -> Option<&GateFigures> {
+        self.gates.as_ref().map(Gates::figures)
+    }
+
+    /// True while batches are learned; else they wait.
+    pub(crate) fn is_running(&self) -> bool {
+        let outputs = self.outputs.as_ref();
+        outputs.is_none_or(|outputs| outputs.control.state().learning() == LearningState::Running)
+    }
+
     /// Learns the next batch or saves the checkpoint, then publishes a version if one is due.
     pub(crate) fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
         match joined {
             Joined::Batch(batch) => self.learn(&batch)?,
-            Joined::Checkpoint(checkpoint) => {
-                if let Some(outputs) = &mut self.outputs {
-                    outputs.checkpoints.save(
-                        *checkpoint,
-                        &mut self.trainer,
-                        &mut self.progressive,
-                        &outputs.control,
-                        &mut self.note,
-                    )?;
-                }
-            }
+            Joined::Checkpoint(checkpoint) => self.save(*checkpoint)?,
         }
         self.publish_if_due()
+    }
+
+    /// Saves a checkpoint, unless the gates say that its weights are not good.
+    fn save(&mut self, checkpoint: JoinCheckpoint) -> anyhow::Result<()> {
+        if let Some(why) = self.refuse_snapshot()? {
+            tracing::warn!(
+                why,
+                "no snapshot written: the newest one stays that of the last good weights"
+            );
+            if let Some(outputs) = &self.outputs {
+                outputs.control.fail(checkpoint.answers);
+            }
+            return Ok(());
+        }
+        let Some(outputs) = &mut self.outputs else {
+            return Ok(());
+        };
+        let state = CheckpointState {
+            trainer: &mut self.trainer,
+            progressive: &mut self.progressive,
+            gates: self.gates.as_ref(),
+        };
+        outputs
+            .checkpoints
+            .save(checkpoint, state, &outputs.control, &mut self.note)
     }
 
     /// Scores a batch, then learns from it.
@@ -107,6 +143,7 @@ impl Learner {
         if let Some(scores) = &self.scores {
             lock(scores).add(&taught, &report.logits);
         }
+        self.observe(&taught, &report.logits)?;
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.learned(batch);
         }
@@ -162,6 +199,7 @@ impl Learner {
 
     /// Publishes the current weights if they are new and the last version is old enough.
     fn publish_if_due(&mut self) -> anyhow::Result<()> {
+        self.watch()?;
         match &self.outputs {
             Some(outputs) if outputs.publisher.is_due() && outputs.control.state().latest().is_some() => {
                 self.publish()
@@ -183,9 +221,19 @@ impl Learner {
             outputs.publisher.skip();
             return Ok(());
         }
-        match control.latest() {
-            Some(latest) => outputs.publisher.publish(latest, &mut self.trainer, &self.status),
-            None => Ok(()),
+        let Some(latest) = control.latest() else {
+            return Ok(());
+        };
+        let admitted = self.admit()?;
+        let Some(outputs) = &mut self.outputs else {
+            return Ok(());
+        };
+        match admitted {
+            Some(weights) => outputs.publisher.publish(latest, weights, &self.status),
+            None => {
+                outputs.publisher.skip();
+                Ok(())
+            }
         }
     }
 
@@ -199,9 +247,10 @@ impl Learner {
         trainer.resume_at(self.trainer.next_batch());
         self.trainer = trainer;
         self.add_note(format!("rolled back to {id} while running"));
+        self.weights_replaced();
         if let Some(outputs) = &mut self.outputs {
             outputs.control.roll_back(id, reason);
-            outputs.publisher.publish_snapshot(id, &mut self.trainer)?;
+            outputs.publisher.publish_snapshot(id, self.trainer.weights()?)?;
         }
         Ok(())
     }
@@ -209,7 +258,7 @@ impl Learner {
     /// Serves `trainer`, which has the weights of snapshot `id`, until [`Learner::unpin`].
     pub(crate) fn pin(&mut self, id: SnapshotId, mut trainer: Trainer) -> anyhow::Result<()> {
         if let Some(outputs) = &mut self.outputs {
-            outputs.publisher.publish_snapshot(id, &mut trainer)?;
+            outputs.publisher.publish_snapshot(id, trainer.weights()?)?;
             outputs.control.set_pinned(Some(id));
         }
         Ok(())

@@ -27,6 +27,14 @@ pub struct HttpPort {
     pub address: SocketAddr,
 }
 
+/// What the status routes of a port report.
+pub struct ServedState {
+    /// Returns the served model.
+    pub model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+    /// Returns the state of the process as a JSON object.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+}
+
 /// The threads of a process, with its shutdown and metrics.
 pub struct Process {
     /// Starts the threads.
@@ -73,20 +81,20 @@ impl Process {
         }
     }
 
-    /// Serves the port until the shutdown. Rank requests go to `queue`; `model` returns the served model;
-    /// `events` also takes events on this port.
+    /// Serves the port until the shutdown. Rank requests go to `queue`; `events` also takes events on this port.
     pub fn serve(
         &mut self,
         port: HttpPort,
         queue: Arc<Queue>,
-        model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+        state: ServedState,
         events: Option<http::EventsApp>,
         config: ServingConfig,
     ) -> anyhow::Result<()> {
         let recorder = self.metrics.clone();
         let app = http::App {
             queue,
-            model,
+            model: state.model,
+            status: state.status,
             metrics: Arc::new(move || recorder.render()),
             events,
             config,

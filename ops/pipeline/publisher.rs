@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
 
+use ouzel_learner::model::Weights;
 use ouzel_learner::validation::{Bucket, Figures, Progressive};
 use ouzel_learner::{Trainer, metrics as names};
 use ouzel_sample::Batch;
@@ -31,6 +32,10 @@ pub(crate) struct Publisher {
     unserved: Vec<i64>,
     last: Instant,
     has_new_weights: bool,
+    /// The version that serves, with the number of its scores that were not finite when it was published.
+    current: Option<(Arc<Version>, u64)>,
+    /// The newest version that had served before an interval of good data ended.
+    good: Option<Arc<Version>>,
     /// The next batch when the metrics by bucket and of further tasks were last updated.
     details_updated: Option<u64>,
 }
@@ -44,6 +49,8 @@ impl Publisher {
             unserved: Vec::new(),
             last: Instant::now(),
             has_new_weights: false,
+            current: None,
+            good: None,
             details_updated: None,
         }
     }
@@ -74,14 +81,14 @@ impl Publisher {
         self.published.sweep();
     }
 
-    /// Publishes the weights of `trainer` under the id of their newest snapshot.
+    /// Publishes the newest weights, which descend from the snapshot `latest`.
     pub(crate) fn publish(
         &mut self,
         latest: SnapshotId,
-        trainer: &mut Trainer,
+        weights: Weights,
         status: &PipelineStatus,
     ) -> anyhow::Result<()> {
-        self.publish_snapshot(latest, trainer)?;
+        self.publish_snapshot(latest, weights)?;
         failpoint::reach(FailPoint::VersionPublished);
         let now = self.clock.now_ms();
         for recorded in &self.unserved {
@@ -93,13 +100,46 @@ impl Publisher {
     }
 
     /// Publishes weights that are not the newest: those of a pinned snapshot or after a rollback.
-    pub(crate) fn publish_snapshot(&self, id: SnapshotId, trainer: &mut Trainer) -> anyhow::Result<()> {
-        let version = Version::new(&id.to_string(), trainer.weights()?)?;
-        self.published.publish(Arc::new(version));
+    pub(crate) fn publish_snapshot(&mut self, id: SnapshotId, weights: Weights) -> anyhow::Result<()> {
+        let version = Version::new(&id.to_string(), weights)?;
+        self.serve(Arc::new(version));
         Ok(())
     }
 
-    /// Publishes nothing, because a snapshot is pinned. Freshness is not measured for unserved actions.
+    fn serve(&mut self, version: Arc<Version>) {
+        self.current = Some((Arc::clone(&version), version.n_not_finite()));
+        self.published.publish(version);
+    }
+
+    /// Records that an interval of good data ended while the present version served.
+    pub(crate) fn mark_good(&mut self) {
+        self.good = self.current.as_ref().map(|(version, _)| Arc::clone(version));
+    }
+
+    /// Serves the last version from before the last interval of good data ended, unless that serves already. Returns the
+    /// snapshot that it descends from.
+    pub(crate) fn swap_back(&mut self) -> Option<String> {
+        let good = self.good.clone()?;
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|(current, _)| Arc::ptr_eq(current, &good))
+        {
+            return None;
+        }
+        let snapshot = good.snapshot().to_owned();
+        self.serve(good);
+        Some(snapshot)
+    }
+
+    /// Number of scores by the served version, since it was published, that were not finite.
+    pub(crate) fn n_not_finite(&self) -> u64 {
+        let current = self.current.as_ref();
+        current.map_or(0, |(version, before)| version.n_not_finite() - before)
+    }
+
+    /// Publishes nothing, because a snapshot is pinned or a gate holds new versions. Freshness is not measured for actions
+    /// that a pinned snapshot never serves.
     pub(crate) fn skip(&mut self) {
         self.unserved.clear();
         self.mark_published();

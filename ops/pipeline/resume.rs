@@ -9,11 +9,13 @@ use metrics::counter;
 use ouzel_ingest::join::StoreConfig;
 use ouzel_ingest::{Stage, StageBytes, StageError};
 use ouzel_learner::Trainer;
+use ouzel_learner::gates::check_restored;
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{FeatureState, PartitionId, Positions, Stream};
 use ouzel_snapshot::{CheckpointMeta, IntervalStart, Manifest, SkippedSnapshot, Snapshot, SnapshotId, Store};
 
 use super::contents::Contents;
+use super::gates::Gates;
 use super::provenance::{encoders, list_encoders};
 use crate::config::Config;
 use crate::error::ErrorExt;
@@ -36,8 +38,8 @@ struct Restored {
     state: RestoredState,
 }
 
-/// Stage, trainer and progressive figures.
-pub(crate) type RestoredState = (Stage, Trainer, Progressive);
+/// Stage, trainer, progressive figures, and the gates unless they are off.
+pub(crate) type RestoredState = (Stage, Trainer, Progressive, Option<Gates>);
 
 impl ResumePoint {
     /// Restores the newest snapshot of a store that can be used, or starts at the beginning of the log if the store never
@@ -155,7 +157,7 @@ impl ResumePoint {
             Stage::new(store, &config.join, timed, features, learner.batch_min_samples)?
         };
         let trainer = Trainer::new(config.model_config(), learner)?;
-        Ok((stage, trainer, progressive(config)))
+        Ok((stage, trainer, progressive(config), Gates::new(config)?))
     }
 }
 
@@ -173,6 +175,25 @@ fn name(skipped: &SkippedSnapshot) -> String {
 
 fn progressive(config: &Config) -> Progressive {
     Progressive::new(WINDOW_SAMPLES, config.task_names().len())
+}
+
+/// Restores the gates as they were at a snapshot, whose weights `trainer` has; none if they are off. The inner error says
+/// which gate the weights do not pass.
+fn restore_gates(
+    snapshot: &Snapshot,
+    config: &Config,
+    trainer: &mut Trainer,
+) -> anyhow::Result<Result<Option<Gates>, String>> {
+    let Some(mut gates) = Gates::new(config)? else {
+        return Ok(Ok(None));
+    };
+    match check_restored(snapshot, trainer)? {
+        Ok(probe) => {
+            gates.restore(snapshot, probe)?;
+            Ok(Ok(Some(gates)))
+        }
+        Err(breach) => Ok(Err(format!("its weights do not pass the gates: {breach}"))),
+    }
 }
 
 /// Restores the state machines of a snapshot. The inner error says why the snapshot cannot be used; the outer one is of
@@ -198,9 +219,13 @@ fn restore(
              FILE`",
         );
     }
-    let trainer = match Trainer::load(snapshot, &config.model_config(), config.learner_config()) {
+    let mut trainer = match Trainer::load(snapshot, &config.model_config(), config.learner_config()) {
         Err(error) if error.is_damage() => return Ok(Err(error.to_string())),
         trainer => trainer?,
+    };
+    let gates = match restore_gates(snapshot, config, &mut trainer)? {
+        Ok(gates) => gates,
+        Err(why) => return Ok(Err(why)),
     };
     let stage = match restore_stage(config, store, snapshot) {
         Err(error) if is_damage(&error) => return Ok(Err(format!("{error:#}"))),
@@ -212,7 +237,7 @@ fn restore(
         figures => figures?,
     };
     Ok(match progressive.restore(&figures) {
-        Ok(()) => Ok((stage, trainer, progressive)),
+        Ok(()) => Ok((stage, trainer, progressive, gates)),
         Err(error) => Err(format!("cannot read its validation figures: {error}")),
     })
 }
@@ -307,7 +332,7 @@ mod tests {
 
     /// Writes a snapshot of `state` and makes it `latest`; `change` changes a file of arrays by its name.
     fn write(store: &Store, config: &Config, change: impl Fn(&str, &mut Arrays)) -> SnapshotId {
-        let (stage, mut trainer, progressive) = new_state(config);
+        let (stage, mut trainer, progressive, _) = new_state(config);
         let mut honest = Draft::new(
             None,
             0,

@@ -85,7 +85,7 @@ pub(crate) fn without_log(
     let Some(id) = resume.id() else {
         return Ok(None);
     };
-    let (stage, mut trainer, _) = resume.into_state(config, contents, &[], memory)?;
+    let (stage, mut trainer, _, _) = resume.into_state(config, contents, &[], memory)?;
     let status = Arc::new(PipelineStatus::default());
     status.joined(&stage);
     published.publish(Arc::new(Version::new(&id.to_string(), trainer.weights()?)?));

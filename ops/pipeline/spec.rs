@@ -99,7 +99,7 @@ impl PipelineSpec<'_> {
         let partitions: Vec<PartitionId> = start.iter().map(|(id, _)| id).collect();
         let (resumed_from, mut plan_position) = (resume.id(), resume.plan_position());
         let (interval_start, note) = (resume.interval_start(), resume.note.clone());
-        let (mut stage, trainer, progressive) =
+        let (mut stage, trainer, progressive, gates) =
             resume.into_state(config, contents.as_ref(), &partitions, &join_store)?;
         let (plan, mut recorded) = match store {
             Some(store) => {
@@ -109,7 +109,8 @@ impl PipelineSpec<'_> {
             None => (None, VecDeque::new()),
         };
         let status = Arc::new(PipelineStatus::default());
-        let mut learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
+        let learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
+        let mut learner = learner.with_gates(gates);
         if let Some(note) = note {
             learner.add_note(note);
         }

@@ -11,6 +11,7 @@ use ouzel_ingest::{CatalogCounts, Stage};
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, Positions};
 
+use super::gates::GateReport;
 use crate::telemetry::float;
 
 /// Most freshness measurements kept; enough for exact percentiles of a demo.
@@ -43,6 +44,7 @@ struct Inner {
     window: Figures,
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
+    gates: GateReport,
 }
 
 impl PipelineStatus {
@@ -133,6 +135,16 @@ impl PipelineStatus {
     /// When this process last wrote a snapshot, ms since the epoch.
     pub fn last_saved_ms(&self) -> Option<i64> {
         self.lock().last_saved_ms
+    }
+
+    /// Sets the state of the gates.
+    pub fn set_gates(&self, report: GateReport) {
+        self.lock().gates = report;
+    }
+
+    /// The state of the gates.
+    pub fn gates(&self) -> GateReport {
+        self.lock().gates.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use super::contents::Contents;
 use super::control::Control;
 use super::gauges;
 use super::learner::Outputs;
-use super::process::{HttpPort, Process};
+use super::process::{HttpPort, Process, ServedState};
 use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::quarantine::QuarantineFile;
@@ -142,6 +143,23 @@ pub fn start<'a>(
         );
     }
     Ok(running)
+}
+
+/// The answer of `GET /v1/status`.
+fn process_state(run: &RunHandles) -> serde_json::Value {
+    let RunHandles { status, control, .. } = run;
+    let learning = control.learning();
+    serde_json::json!({
+        "learning": learning.name(),
+        "stopped_because": learning.reason(),
+        "not_learning": run.no_log,
+        "latest": control.latest(),
+        "pinned": control.pinned(),
+        "samples": status.samples.load(Ordering::Relaxed),
+        "batches": status.batches.load(Ordering::Relaxed),
+        "event_time_ms": status.event_time().0,
+        "gates": status.gates(),
+    })
 }
 
 /// The handles of a run that is about to start.
@@ -289,9 +307,13 @@ impl<'a> Running<'a> {
             })?;
         }
         let published = Arc::clone(&self.published);
-        let served = Arc::new(move || published.served());
+        let run = self.run.clone();
+        let state = ServedState {
+            model: Arc::new(move || published.served()),
+            status: Arc::new(move || process_state(&run.get())),
+        };
         self.process
-            .serve(port, queue, served, events, config.serving.clone())
+            .serve(port, queue, state, events, config.serving.clone())
     }
 
     /// Starts the admin socket.
@@ -358,6 +380,7 @@ impl<'a> Running<'a> {
             learner: parts.learner.with_outputs(outputs),
             store: Arc::clone(&self.store),
             requests: from_admin,
+            backlog: Arc::clone(&backlog),
             clock: Arc::clone(&self.clock),
         };
         supervisor.spawn(Task::Learner, move || {

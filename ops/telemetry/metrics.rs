@@ -23,7 +23,7 @@ ouzel_sample::metric_names! {
     counter VECTORS_LOST = "ouzel_ops_vectors_lost_total", Count,
         "Content vectors named by a snapshot or the plan log that could not be restored.";
     gauge LEARNING = "ouzel_ops_learning", Count,
-        "1 while the log is read and learned; 0 while the daemon only serves, because it cannot read its log.";
+        "1 while the log is read and learned; 0 while the daemon only serves: it cannot read its log, or a gate or an operator has stopped it.";
     counter LOST_RECORDS = "ouzel_ops_lost_records_total", Count,
         "Offsets that the log no longer held and that were skipped by --accept-loss, by stream.";
     gauge RESIDENT_BYTES = "ouzel_ops_resident_bytes", Bytes, "Resident memory of this process.";
@@ -31,6 +31,16 @@ ouzel_sample::metric_names! {
         "1 while the plan log cannot be written and learning waits for it.";
     counter PLAN_STALLS_TOTAL = "ouzel_ops_plan_stalls_total", Count,
         "Times that the plan log could not be written.";
+    gauge GATE_HELD = "ouzel_ops_gate_held", Count,
+        "1 while a gate keeps new versions from serving: the last good one serves on.";
+    counter GATE_VERSIONS = "ouzel_ops_gate_versions_total", Count,
+        "Versions checked before they serve, by outcome: `good` or `refused`.";
+    counter GATE_INTERVALS = "ouzel_ops_gate_intervals_total", Count,
+        "Intervals of samples compared with those before.";
+    counter GATE_BREACHES = "ouzel_ops_gate_breaches_total", Count,
+        "Versions refused and intervals that tripped the breaker, by gate.";
+    counter GATE_SWAPS_BACK = "ouzel_ops_gate_swaps_back_total", Count,
+        "Automatic swaps back to an earlier version.";
     gauge TIER_UNITS = "ouzel_ops_tier_units", Count, "Pairs of partitions that this process joins.";
     counter TIER_RELEASED_TOTAL = "ouzel_ops_tier_joined_records_total", Count,
         "Records joined by this process of the join tier, warm-ups included.";

@@ -219,7 +219,7 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn status(&self) -> Status {
         match self.request(&AdminRequest::Status) {
-            AdminReply::Status(status) => status,
+            AdminReply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
@@ -228,7 +228,7 @@ impl Daemon {
     pub(crate) fn try_status(&self) -> Option<Status> {
         let mut client = Client::connect(&self.socket).ok().flatten()?;
         match client.send(&AdminRequest::Status).ok()? {
-            AdminReply::Status(status) => Some(status),
+            AdminReply::Status(status) => Some(*status),
             _ => None,
         }
     }
@@ -298,6 +298,25 @@ impl Daemon {
             } => id.parse().unwrap(),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Learns again after a gate stopped it.
+    #[track_caller]
+    pub(crate) fn resume(&self) {
+        let request = AdminRequest::Resume {
+            note: "a test".to_owned(),
+        };
+        let reply = self.request(&request);
+        assert!(
+            matches!(
+                reply,
+                AdminReply::Done {
+                    snapshot: Some(_),
+                    ..
+                }
+            ),
+            "{reply:?}"
+        );
     }
 
     /// Ends it as a crash would.

@@ -20,6 +20,7 @@ mod encoders;
 mod events;
 mod follow;
 mod freeze;
+mod gates;
 mod go_back;
 mod mutations;
 mod outage;

@@ -70,6 +70,30 @@ fn a_replay_gives_the_same_hashes_run_after_run() {
 }
 
 #[test]
+fn gates_that_observe_change_no_bit() {
+    let home = Home::empty();
+    World::generate(300, home.path());
+    let config = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // Of so short a log, intervals are short and the limits close: what they find must not matter either.
+    let strict =
+        "gates.interval_samples = 256\ngates.warm_up_intervals = 5\ngates.min_rank_correlation = 0.999\n";
+    let on = replay_data(home.path(), &["--config", &config("on.toml", strict)]);
+    let off = replay_data(
+        home.path(),
+        &["--config", &config("off.toml", "gates.enabled = false\n")],
+    );
+    assert!(on["gates"]["versions"].as_u64().unwrap() > 0 && off["gates"].is_null());
+    assert!(on["gates"]["intervals"].as_u64().unwrap() > 3, "{}", on["gates"]);
+    for hash in ["ledger_hash", "weights_hash"] {
+        assert_eq!(on[hash], off[hash], "{hash}");
+    }
+}
+
+#[test]
 fn a_replay_reports_the_documented_figures() {
     let home = Home::empty();
     World::generate(150, home.path());

@@ -17,6 +17,23 @@ pub struct Batch {
     pub vectors: VectorMap,
     /// Deleted items whose embedding rows are dropped: deleted since the previous batch, or referred to here.
     pub deleted: Vec<Id>,
+    /// What had been read when the batch was formed.
+    pub read: ReadTotals,
+}
+
+/// Counts of what was read since the start of a lineage, for the rates between two batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadTotals {
+    /// Impressions and actions, rejected ones included.
+    pub records: u64,
+    /// Impressions and actions that could not be decoded.
+    pub rejected: u64,
+    /// Shown items.
+    pub shown: u64,
+    /// Actions.
+    pub actions: u64,
+    /// Actions that made no positive and are no duplicates: late, dated too early, or of an item that was not shown.
+    pub unmatched: u64,
 }
 
 /// Collects samples into batches.
@@ -73,6 +90,7 @@ impl Batcher {
             samples: std::mem::take(&mut self.open),
             vectors: VectorMap::default(),
             deleted: Vec::new(),
+            read: ReadTotals::default(),
         })
     }
 

@@ -23,7 +23,7 @@ mod sample;
 pub mod settings;
 mod time;
 
-pub use batch::{Batch, Batcher};
+pub use batch::{Batch, Batcher, ReadTotals};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
 pub use event::{Action, Deletion, Impression, KnownAction, ShownFeatures, ShownItem};
 pub use features::{

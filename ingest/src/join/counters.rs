@@ -1,6 +1,6 @@
 //! Outcome counters, and the identities by which nothing is lost and nothing counted twice.
 
-use ouzel_sample::{Sample, Stream, TaskId};
+use ouzel_sample::{ReadTotals, Sample, Stream, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// The number of records and shown items by outcome.
@@ -112,6 +112,17 @@ fn of_task(task: Option<TaskId>) -> String {
 }
 
 impl Counters {
+    /// The totals that a batch brings along.
+    pub fn read_totals(&self) -> ReadTotals {
+        ReadTotals {
+            records: self.impressions + self.actions,
+            rejected: self.rejected_impressions + self.rejected_actions,
+            shown: self.items,
+            actions: self.actions,
+            unmatched: self.late_actions + self.orphans + self.unattributed + self.before_shown,
+        }
+    }
+
     /// Zero, for `n_tasks` tasks.
     pub fn new(n_tasks: usize) -> Self {
         Self {

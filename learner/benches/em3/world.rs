@@ -67,6 +67,7 @@ impl World {
         let vectors = VectorMap::new(&self.table.read(), ids);
         Batch {
             deleted: Vec::new(),
+            read: Default::default(),
             seq,
             shown: Vec::new(),
             samples,

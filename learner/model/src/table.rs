@@ -6,6 +6,7 @@
 //! optimizer state, id, last-seen time and index entry (`tests/bytes.rs` measures it).
 
 mod bound;
+mod changed;
 mod index;
 mod seen;
 

@@ -25,7 +25,7 @@ pub struct Figures {
 
 /// Sums over samples, each a logit with its label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sums {
+pub(crate) struct Sums {
     pub(super) samples: u64,
     pub(super) positives: u64,
     /// Sum of predicted probabilities.
@@ -35,7 +35,7 @@ pub(super) struct Sums {
 
 impl Sums {
     /// Adds a sample.
-    pub(super) fn count(&mut self, z: f32, y: bool) {
+    pub(crate) fn count(&mut self, z: f32, y: bool) {
         self.samples += 1;
         self.positives += u64::from(y);
         self.predicted += f64::from(sigmoid(z));
@@ -43,13 +43,13 @@ impl Sums {
     }
 
     /// Turns a sample that was added as a negative into a positive.
-    pub(super) fn revise(&mut self, z: f32) {
+    pub(crate) fn revise(&mut self, z: f32) {
         self.positives += 1;
         self.log_loss += f64::from(binary(z, true).value) - f64::from(binary(z, false).value);
     }
 
     /// The metrics, with AUC values computed elsewhere.
-    pub(super) fn figures(&self, auc: Option<f64>, gauc: Option<f64>) -> Figures {
+    pub(crate) fn figures(&self, auc: Option<f64>, gauc: Option<f64>) -> Figures {
         let (n, y) = (float(self.samples), float(self.positives));
         let mean = y / n;
         let entropy = -(mean * mean.ln() + (1.0 - mean) * (1.0 - mean).ln());
@@ -65,7 +65,7 @@ impl Sums {
     }
 }
 
-pub(super) fn float(n: u64) -> f64 {
+pub(crate) fn float(n: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
     let n = n as f64;
     n

@@ -162,6 +162,7 @@ impl HiddenSlates {
                 samples: Vec::new(),
                 vectors: VectorMap::default(),
                 deleted: Vec::new(),
+                read: batch.read,
             };
             for sample in &batch.samples {
                 let Some(logits) = self.logits.get(&sample.request.id.pair(sample.candidate.item)) else {

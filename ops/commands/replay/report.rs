@@ -16,6 +16,7 @@ use super::per_second;
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
 use crate::commands::streams::StreamReport;
+use crate::pipeline::gates::GateFigures;
 use crate::pipeline::spec::Parts;
 
 /// Numbers of first samples whose figures are reported.
@@ -47,6 +48,8 @@ pub(super) struct RunReport {
     join: JoinFigures,
     #[serde(flatten)]
     streams: StreamReport,
+    /// What the gates would have done in a daemon; none if they are off.
+    gates: Option<GateFigures>,
     /// Values of a folder's impressions and catalogue that are learned from, with the number of shown items that have them
     /// among the first 50,000.
     learned_from: BTreeMap<String, u64>,
@@ -132,6 +135,7 @@ impl RunReport {
                 ..JoinFigures::new(stage.counters())
             },
             streams: measured.streams,
+            gates: parts.learner.gate_figures().cloned(),
             learned_from: measured.inspection.learned_from,
             suspicions: measured.inspection.suspicions,
             ledger_hash: stage.ledger().hex(),
@@ -205,6 +209,9 @@ impl RunReport {
                 "  freshness    from an action until it is learned: {:.1} s of event time median, {:.1} s at the 95th percentile",
                 ages.median_seconds, ages.p95_seconds
             )?;
+        }
+        if let Some(gates) = &self.gates {
+            writeln!(out, "  gates        {gates}")?;
         }
         self.streams.write(out)?;
         if !self.learned_from.is_empty() {

@@ -71,7 +71,9 @@ pub(super) fn carry_out(
             apply(store, config, ModelOp::FreezeBase, note, now_ms).map(named)
         }
         AdminRequest::Rebase { note } => apply(store, config, ModelOp::Rebase, note, now_ms).map(named),
-        AdminRequest::Status | AdminRequest::Snapshot => bail!("no daemon runs on this state directory"),
+        AdminRequest::Status | AdminRequest::Snapshot | AdminRequest::Resume { .. } => {
+            bail!("no daemon runs on this state directory")
+        }
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
 
 use ouzel_learner::Trainer;
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
 use super::Joined;
+use super::backlog::Backlog;
 use crate::pipeline::learner::Learner;
 use crate::pipeline::model_op::ModelOp;
 use crate::telemetry::clock::Clock;
+
+/// Time between two looks for a shutdown while learning is stopped.
+const STOPPED_TICK: Duration = Duration::from_millis(50);
 
 /// A control request from the admin socket to the learner.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(crate) enum LearnerRequest {
     Hold(SnapshotId),
     /// Serve the newest version again, for this reason.
     Unpin(String),
+    /// Take batches again, whatever stopped it.
+    Resume,
 }
 
 /// A control request with the channel for its answer.
@@ -35,6 +42,8 @@ pub(crate) struct Learn {
     /// Snapshots and their aliases. A request that cannot be carried out changes none of them.
     pub(crate) store: Arc<Store>,
     pub(crate) requests: Receiver<PendingRequest>,
+    /// Records between poll and join, which says when poll has ended.
+    pub(crate) backlog: Arc<Backlog>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -51,6 +60,20 @@ impl Learn {
                 let done = self.apply(request);
                 // The caller may have given up waiting.
                 let _is_received = reply.send(done).is_ok();
+            }
+            if !self.learner.is_running() {
+                if self.backlog.has_ended() {
+                    tracing::info!(
+                        "learning is stopped: no last snapshot, the next start reads on from the newest one"
+                    );
+                    return Ok(());
+                }
+                // Batches wait in the channel, and so does everything before it.
+                if let Ok((request, reply)) = self.requests.recv_timeout(STOPPED_TICK) {
+                    let _is_received = reply.send(self.apply(request)).is_ok();
+                }
+                self.learner.on_idle()?;
+                continue;
             }
             match input.recv_timeout(self.learner.idle_timeout()) {
                 Ok(joined) => self.learner.take(joined)?,
@@ -73,6 +96,7 @@ impl Learn {
                 self.store.unpin(&reason, self.clock.now_ms())?;
                 self.learner.unpin()
             }
+            LearnerRequest::Resume => self.learner.resume(),
             LearnerRequest::ModelOp(op, reason) => {
                 let (store, now_ms) = (&self.store, self.clock.now_ms());
                 let audit = |latest| Ok(store.record_action(op.verb(), latest, &reason, now_ms)?);

@@ -12,6 +12,8 @@ pub struct App {
     pub queue: Arc<Queue>,
     /// Returns the newest published version, `None` before the first. Must not block.
     pub model: Arc<dyn Fn() -> Option<ServedModel> + Send + Sync>,
+    /// Returns the state of the process as a JSON object, for `GET /v1/status`. Must not block.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Renders the metrics page.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The route that takes events, if it is on this port.

@@ -50,6 +50,7 @@ mod tests {
         let app = App {
             queue: Arc::new(Queue::new(1)),
             model: Arc::new(|| None),
+            status: Arc::new(|| serde_json::json!({})),
             metrics: Arc::new(String::new),
             events: None,
             config,

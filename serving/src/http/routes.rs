@@ -14,6 +14,7 @@ pub(super) fn router(app: App) -> Router {
     let model = format!("/v2/models/{}", inference::MODEL);
     Router::new()
         .route("/v1/rank", post(rank::rank))
+        .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))

@@ -38,6 +38,11 @@ pub(super) fn ready(app: &App) -> Result<Option<ServedModel>, Refusal> {
     Ok((app.model)())
 }
 
+/// What is served, and whether it is learned and published.
+pub(super) async fn status(State(app): State<App>) -> Response {
+    Json((app.status)()).into_response()
+}
+
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     page((app.metrics)())
 }

@@ -107,6 +107,12 @@ fn readiness_follows_the_first_publication_and_liveness_does_not() {
 }
 
 #[test]
+fn the_status_is_what_the_callback_returns() {
+    let reply = Server::start().client().get("/v1/status").unwrap();
+    assert_eq!((reply.status, &*reply.body), (200, r#"{"learning":"running"}"#));
+}
+
+#[test]
 fn a_server_without_workers_is_not_ready() {
     let server = Server::start_with(ServingConfig::default(), 0);
     server.published.publish(Version::new(1));

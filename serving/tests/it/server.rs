@@ -183,6 +183,7 @@ impl Server {
                     tasks,
                 })
             }),
+            status: Arc::new(|| serde_json::json!({ "learning": "running" })),
             metrics: Arc::new(|| "ouzel_test_metric 1\n".to_owned()),
             events: None,
             config,

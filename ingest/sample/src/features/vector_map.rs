@@ -25,6 +25,15 @@ impl VectorMap {
         Self(map)
     }
 
+    /// A map with the vectors of `ids` alone.
+    #[must_use]
+    pub fn subset(&self, ids: impl Iterator<Item = VectorId>) -> Self {
+        Self(
+            ids.filter_map(|id| Some((id, self.0.get(&id)?.clone())))
+                .collect(),
+        )
+    }
+
     /// The vectors of one id.
     #[must_use]
     pub fn get(&self, id: VectorId) -> Option<&ItemVectors> {
