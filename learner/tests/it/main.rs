@@ -15,6 +15,7 @@ mod calibrates;
 mod delayed;
 mod device_rows;
 mod earns;
+mod gauntlet;
 mod hidden_slates;
 mod learns;
 mod mixture;
