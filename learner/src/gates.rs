@@ -16,6 +16,7 @@ mod probe;
 mod restored;
 mod signal;
 mod version;
+mod weights;
 
 pub use breaker::{Breaker, BreakerEvent};
 pub use config::{GatesConfig, OnBreach};

@@ -90,13 +90,14 @@ fn poisoned_data_stops_learning_at_the_same_batch_after_a_crash_and_serving_goes
     daemon.signal("TERM");
     assert_eq!(daemon.wait_exit(), Some(0));
 
+    let n_resumed = home.n_resumed();
     let daemon = home.start();
     assert_eq!(wait_stopped(&daemon), n_batches);
     daemon.resume();
     wait_until("learning goes on", || {
         (daemon.status().batches > n_batches).then_some(())
     });
-    daemon.wait_joined(broker.n_records() - home.n_resumed());
+    daemon.wait_joined(broker.n_records() - n_resumed);
     assert_eq!(daemon.status().learning, "running");
     daemon.check_serves();
     daemon.stop();

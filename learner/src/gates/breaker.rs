@@ -37,8 +37,6 @@ struct State {
     /// Intervals in a row without any.
     n_clean: u32,
     tripped: Option<Breach>,
-    /// The signals of the last interval, to start anew from.
-    last: BTreeMap<Signal, f64>,
 }
 
 /// What a batch brought about.
@@ -96,17 +94,10 @@ impl Breaker {
         Some(self.close(&signals))
     }
 
-    /// Takes the last interval as normal: what it differs in is averaged anew from there.
+    /// Takes the data as it is now as normal: every average starts anew and judges again after half the warm-up.
     pub fn accept(&mut self) {
         let state = &mut self.state;
-        for (signal, value) in &state.last {
-            let breached = state.in_a_row.get(signal).is_some_and(|n| *n > 0);
-            if breached {
-                let mut moments = Moments::default();
-                moments.add(*value);
-                state.averages.insert(*signal, moments);
-            }
-        }
+        state.averages.clear();
         state.in_a_row.clear();
         (state.tripped, state.n_clean) = (None, 0);
     }
@@ -129,12 +120,10 @@ impl Breaker {
         for (signal, ..) in &breaches {
             *state.in_a_row.entry(*signal).or_default() += 1;
         }
-        state.last.clear();
         for (signal, value) in signals {
             let Some(scaled) = signal.scaled(*value) else {
                 continue;
             };
-            state.last.insert(*signal, scaled);
             // An interval that is far off would widen the limits for the next one.
             if state.tripped.is_none() && !state.in_a_row.contains_key(signal) {
                 state.averages.entry(*signal).or_default().add(scaled);

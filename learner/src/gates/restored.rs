@@ -5,7 +5,7 @@ use ouzel_snapshot::{Draft, Snapshot};
 
 use super::probe::Probe;
 use super::signal::Breach;
-use super::version::check_weights;
+use super::weights::check_weights;
 use crate::error::Error;
 use crate::trainer::Trainer;
 

@@ -154,6 +154,36 @@ pub struct Breach {
     pub limits: (Option<f64>, Option<f64>),
 }
 
+impl Breach {
+    pub(super) fn stated(gate: &str, detail: impl Into<String>) -> Self {
+        Self {
+            detail: Some(detail.into()),
+            ..Self::new(gate, 1.0, (None, None))
+        }
+    }
+
+    pub(super) fn above(gate: &str, value: f64, most: f64) -> Self {
+        Self::new(gate, value, (None, Some(most)))
+    }
+
+    pub(super) fn below(gate: &str, value: f64, least: f64) -> Self {
+        Self::new(gate, value, (Some(least), None))
+    }
+
+    pub(super) fn outside(gate: &str, value: f64, least: f64, most: f64) -> Self {
+        Self::new(gate, value, (Some(least), Some(most)))
+    }
+
+    pub(super) fn new(gate: &str, value: f64, limits: (Option<f64>, Option<f64>)) -> Self {
+        Self {
+            gate: gate.to_owned(),
+            detail: None,
+            value,
+            limits,
+        }
+    }
+}
+
 impl std::fmt::Display for Breach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {

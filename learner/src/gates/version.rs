@@ -2,23 +2,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ouzel_model::{Model, Table, Weights};
+use ouzel_model::{Model, Weights};
 use ouzel_sample::Batch;
 use tch::Device;
 
-use super::compare::{float, mean_probability, rank_correlation, spread};
+use super::compare::{mean_probability, rank_correlation, spread};
 use super::config::GatesConfig;
 use super::moments::Moments;
 use super::probe::Probe;
 use super::signal::Breach;
+use super::weights::{
+    ChangedRows, MIN_ROWS, changed_rows, dense_hash, float_u64, is_dense_finite, relative_change,
+};
 use crate::error::Error;
 
 /// Dense weights of earlier versions that a stale copy is recognised by.
 const REMEMBERED: usize = 256;
 /// Least spread of log-odds on the probe: below it the order of items is rounding.
 const MIN_SPREAD: f64 = 1e-4;
-/// Changed rows from which their mean norm says something.
-const MIN_ROWS: u64 = 32;
 /// Good versions before changes of weights are compared with theirs.
 const MIN_VERSIONS: u64 = 10;
 /// Least number of candidates that scores are compared on.
@@ -87,25 +88,6 @@ pub struct Measured {
     hash: [u8; 32],
     dense_change: f64,
     rows: Vec<ChangedRows>,
-}
-
-/// The rows of one table that differ from the last good version.
-#[derive(Clone, Copy, Debug, Default)]
-struct ChangedRows {
-    n: u64,
-    sum: f64,
-    largest: f64,
-    /// Sums of squares of the change, and of the values before, of the rows that were there before.
-    change: f64,
-    before: f64,
-    is_finite: bool,
-}
-
-impl ChangedRows {
-    /// Norm of the change over the norm before; `None` without enough rows from before.
-    fn relative_change(&self) -> Option<f64> {
-        (self.n >= MIN_ROWS && self.before > 0.0).then(|| (self.change / self.before).sqrt())
-    }
 }
 
 impl VersionGate {
@@ -348,151 +330,4 @@ impl Measured {
             rows: Vec::new(),
         }
     }
-}
-
-impl Breach {
-    fn stated(gate: &str, detail: impl Into<String>) -> Self {
-        Self {
-            detail: Some(detail.into()),
-            ..Self::new(gate, 1.0, (None, None))
-        }
-    }
-
-    fn above(gate: &str, value: f64, most: f64) -> Self {
-        Self::new(gate, value, (None, Some(most)))
-    }
-
-    fn below(gate: &str, value: f64, least: f64) -> Self {
-        Self::new(gate, value, (Some(least), None))
-    }
-
-    fn outside(gate: &str, value: f64, least: f64, most: f64) -> Self {
-        Self::new(gate, value, (Some(least), Some(most)))
-    }
-
-    fn new(gate: &str, value: f64, limits: (Option<f64>, Option<f64>)) -> Self {
-        Self {
-            gate: gate.to_owned(),
-            detail: None,
-            value,
-            limits,
-        }
-    }
-}
-
-/// Checks weights for themselves: shapes, and that every number is finite.
-///
-/// # Errors
-/// What is wrong.
-pub(super) fn check_weights(weights: &Weights) -> Result<(), Breach> {
-    if let Err(error) = weights.check() {
-        return Err(Breach::stated("schema", error.to_string()));
-    }
-    if !is_dense_finite(weights) || changed_rows(None, weights).iter().any(|table| !table.is_finite) {
-        return Err(Breach::stated("finite", "a weight is not"));
-    }
-    Ok(())
-}
-
-/// This model and its members that are awake.
-fn models(weights: &Weights) -> Vec<&Weights> {
-    let awake = weights.members.iter().zip(weights.shares.iter().skip(1));
-    let awake = awake.filter(|(_, share)| **share > 0.0).map(|(member, _)| member);
-    std::iter::once(weights).chain(awake).collect()
-}
-
-/// All tables of a version, in a fixed order.
-fn tables(weights: &Weights) -> Vec<&Table> {
-    let mut tables = Vec::new();
-    for model in models(weights) {
-        tables.extend(model.rows.tables());
-        tables.push(&model.wide);
-    }
-    tables
-}
-
-/// The rows of each table that differ from those of the last good version.
-fn changed_rows(good: Option<&Weights>, weights: &Weights) -> Vec<ChangedRows> {
-    let before = good.map(tables).unwrap_or_default();
-    let measure = |(at, table): (usize, &Table)| {
-        let before = before
-            .get(at)
-            .copied()
-            .filter(|before| before.stride() == table.stride());
-        let mut changed = ChangedRows {
-            is_finite: true,
-            ..ChangedRows::default()
-        };
-        table.for_each_changed(before, |row, before| {
-            let weights = row[..table.dim()].iter().map(|x| f64::from(*x));
-            let norm = weights.clone().map(|x| x * x).sum::<f64>().sqrt();
-            changed.n += 1;
-            changed.sum += norm;
-            changed.largest = changed.largest.max(norm);
-            changed.is_finite &= norm.is_finite() && row.iter().all(|x| x.is_finite());
-            if let Some(before) = before {
-                let before = before.iter().map(|x| f64::from(*x));
-                changed.change += weights
-                    .zip(before.clone())
-                    .map(|(x, before)| (x - before).powi(2))
-                    .sum::<f64>();
-                changed.before += before.take(table.dim()).map(|x| x * x).sum::<f64>();
-            }
-        });
-        changed
-    };
-    tables(weights).into_iter().enumerate().map(measure).collect()
-}
-
-fn is_dense_finite(weights: &Weights) -> bool {
-    models(weights).into_iter().all(|model| {
-        let mut arrays = model.dense.values().flat_map(|array| array.values.iter());
-        let mut lines = model.calibration.iter();
-        arrays.all(|x| x.is_finite())
-            && model.prior.iter().all(|x| x.is_finite())
-            && lines.all(|line| line.scale.is_finite() && line.shift.is_finite())
-            && model
-                .norm
-                .mean
-                .iter()
-                .chain(&model.norm.variance)
-                .all(|x| x.is_finite())
-    })
-}
-
-/// Hash of everything dense that scores depend on.
-fn dense_hash(weights: &Weights) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for model in models(weights) {
-        let arrays = model.dense.values().flat_map(|array| array.values.iter());
-        let lines = model
-            .calibration
-            .iter()
-            .flat_map(|line| [&line.scale, &line.shift]);
-        for value in arrays.chain(&model.prior).chain(lines) {
-            hasher.update(&value.to_le_bytes());
-        }
-    }
-    *hasher.finalize().as_bytes()
-}
-
-/// Norm of the change of the dense weights over their norm.
-fn relative_change(before: &Weights, after: &Weights) -> f64 {
-    let (mut change, mut norm) = (0.0f64, 0.0f64);
-    for (before, after) in models(before).into_iter().zip(models(after)) {
-        for (name, after) in &after.dense {
-            let Some(before) = before.dense.get(name) else {
-                continue;
-            };
-            for (before, after) in before.values.iter().zip(after.values.iter()) {
-                change += (f64::from(*after) - f64::from(*before)).powi(2);
-                norm += f64::from(*before).powi(2);
-            }
-        }
-    }
-    if norm > 0.0 { (change / norm).sqrt() } else { 0.0 }
-}
-
-fn float_u64(n: u64) -> f64 {
-    float(usize::try_from(n).unwrap_or(usize::MAX))
 }
