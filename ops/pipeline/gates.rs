@@ -5,6 +5,8 @@
 
 mod reactions;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use metrics::counter;
 

@@ -167,7 +167,7 @@ impl Learner {
         Ok(())
     }
 
-    fn version_breach(&mut self, breach: &Breach) {
+    pub(super) fn version_breach(&mut self, breach: &Breach) {
         let Some(gates) = &mut self.gates else { return };
         let why = format!("a version does not pass the gates: {breach}");
         let is_new = gates.hold.is_none();
