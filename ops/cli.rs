@@ -10,5 +10,6 @@ pub(crate) use args::{
 };
 pub(crate) use point::RangePoint;
 pub(crate) use snapshot::{
-    ExportFormat, Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target,
+    ExportFormat, LearningArgs, Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs,
+    StatusArgs, Target,
 };

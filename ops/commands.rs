@@ -9,6 +9,7 @@ mod data;
 mod demo;
 mod events;
 mod join;
+mod learning;
 mod model;
 mod output;
 mod replay;
@@ -23,6 +24,7 @@ use std::io::{self, Write};
 
 use clap::{CommandFactory, Parser};
 
+use crate::admin::AdminRequest;
 use crate::cli::{Cli, Verb};
 use crate::error::{Exit, report};
 
@@ -72,6 +74,15 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
             Ok(Exit::Ok)
         }
         Verb::Snapshot(args) => snapshot::run(args, out),
+        Verb::Status(args) => learning::status(args, out),
+        Verb::Pause(args) => {
+            let note = args.note.note.clone();
+            learning::run(args, &AdminRequest::Pause { note }, out)
+        }
+        Verb::Resume(args) => {
+            let note = args.note.note.clone();
+            learning::run(args, &AdminRequest::Resume { note }, out)
+        }
         Verb::Topics(verb) => topics::run(verb, out),
         Verb::Events(verb) => events::run(verb, out),
         Verb::Replay(args) => replay::run(args, out),

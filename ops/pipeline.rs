@@ -24,6 +24,7 @@ pub(crate) mod join_process;
 pub(crate) mod learner;
 mod messages;
 pub(crate) mod model_op;
+pub(crate) mod pause;
 mod process;
 pub(crate) mod provenance;
 mod publisher;
@@ -32,6 +33,7 @@ pub(crate) mod resume;
 pub mod run;
 pub mod spec;
 pub mod stages;
+mod state_file;
 pub mod status;
 pub mod threads;
 

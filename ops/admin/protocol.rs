@@ -75,9 +75,15 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
-    /// Learn again after a gate stopped it, and take what the gate found as normal.
+    /// Stop learning and go on serving; answered once a snapshot of what was learned is on disk.
+    Pause {
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Learn again after a pause; or after a gate stopped it, and then take what the gate found as normal.
     Resume {
-        /// Why, for the log.
+        /// Why, for the audit log.
         #[serde(default)]
         note: String,
     },

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use ouzel_verify::FailPoints;
 
 use super::point::RangePoint;
-use super::snapshot::{SnapshotArgs, StateArgs};
+use super::snapshot::{LearningArgs, SnapshotArgs, StateArgs, StatusArgs};
 
 /// A streaming online-learning ranker: Kafka in, scores out, one process.
 #[derive(Debug, Parser)]
@@ -38,6 +38,12 @@ pub(crate) enum Verb {
     Score(ScoreArgs),
     /// Kill daemons repeatedly, and check that no event was lost or learned twice and no result changed
     Verify(VerifyArgs),
+    /// Show what a daemon serves and whether it learns; exit code 3 if it does not
+    Status(StatusArgs),
+    /// Stop learning and go on serving, until `resume`
+    Pause(LearningArgs),
+    /// Learn again after `pause`, or after a gate stopped it
+    Resume(LearningArgs),
     /// List, inspect, check, pin, roll back and remove snapshots
     Snapshot(SnapshotArgs),
     /// Show, check and describe the configuration

@@ -18,6 +18,28 @@ pub(crate) struct StateArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// `ouzel status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `ouzel pause` and `ouzel resume`.
+#[derive(Debug, Args)]
+pub(crate) struct LearningArgs {
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) note: Note,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
     #[command(flatten)]

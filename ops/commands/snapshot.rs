@@ -31,9 +31,9 @@ use crate::telemetry::clock::{Clock, SystemClock};
 use verdict::Verdict;
 
 /// A state directory, with the admin socket of the daemon that may own it.
-struct StateDir {
-    dir: PathBuf,
-    socket: PathBuf,
+pub(super) struct StateDir {
+    pub(super) dir: PathBuf,
+    pub(super) socket: PathBuf,
     config: Config,
     /// The log, if a configuration file names it and its secrets are here.
     kafka: Option<KafkaConfig>,
@@ -75,7 +75,7 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
 }
 
 /// A completed change.
-struct Change {
+pub(super) struct Change {
     description: String,
     /// The snapshot that it created or names.
     snapshot: Option<SnapshotId>,
@@ -192,7 +192,7 @@ fn quarantine_of(store: &Store, args: &Quarantine) -> anyhow::Result<(Quarantine
 }
 
 impl StateDir {
-    fn find(args: &StateArgs) -> anyhow::Result<Self> {
+    pub(super) fn find(args: &StateArgs) -> anyhow::Result<Self> {
         let config = state_config(args)?;
         let state = Self {
             socket: config.admin_socket(),
@@ -208,7 +208,7 @@ impl StateDir {
     }
 
     /// Makes a change: by a running daemon, or by this command.
-    fn change(&self, description: String, request: &AdminRequest) -> anyhow::Result<Change> {
+    pub(super) fn change(&self, description: String, request: &AdminRequest) -> anyhow::Result<Change> {
         let Some(mut daemon) = Client::connect(&self.socket)? else {
             let store = Store::open(&self.dir)?;
             let (snapshot, also) = offline::carry_out(&store, self, request, SystemClock.now_ms())?;
@@ -265,7 +265,7 @@ impl StateDir {
 }
 
 impl Change {
-    fn write(self, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    pub(super) fn write(self, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
         let (snapshot, done_by, also) = (self.snapshot, self.done_by, &self.also);
         if json {
             output::json(

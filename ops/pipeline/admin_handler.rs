@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
+use ouzel_sample::Stream;
 use ouzel_serving::{Published, Version};
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
 use super::control::LearningState;
-use super::go_back::{ReadAgain, check_log, quarantine, rewind, snapshot_before, unpin};
+use super::go_back::{
+    ReadAgain, check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin,
+};
 use super::model_op::ModelOp;
 use super::run::{CurrentRun, Restart};
 use super::stages::learn::LearnerRequest;
 use crate::admin::{AdminReply, AdminRequest, LearnFrom, Status};
-use crate::error::hint_of;
+use crate::error::{ErrorExt, hint_of};
 use crate::telemetry::clock::Clock;
 
 /// Longest wait for a stage to carry out a request.
@@ -58,7 +61,8 @@ impl AdminHandler {
         let done: anyhow::Result<Changed> = match request {
             AdminRequest::Status => return AdminReply::Status(Box::new(self.report())),
             AdminRequest::Snapshot => self.snapshot().map(named),
-            AdminRequest::Resume { note } => self.resume(&note).map(named),
+            AdminRequest::Pause { note } => self.pause(note),
+            AdminRequest::Resume { note } => self.resume(note),
             AdminRequest::Rollback { id, from, note } => self.roll_back(&id, from, note),
             AdminRequest::Quarantine { rule, again, note } => self.quarantine(rule, &again, note),
             AdminRequest::Pin { id, note } => self.pin(&id, note).map(named),
@@ -87,30 +91,52 @@ impl AdminHandler {
 
     /// Writes a snapshot now.
     fn snapshot(&self) -> anyhow::Result<SnapshotId> {
-        let run = self.run.get();
-        let learning = run.control.learning();
-        if learning != LearningState::Running {
-            bail!(
-                "learning is {}: a snapshot is written once it runs again",
-                learning.name()
-            );
-        }
-        run.requests
+        self.check_running()?;
+        self.run
+            .get()
+            .requests
             .snapshot_now(TIMEOUT)
             .ok_or_else(|| anyhow!("no snapshot was written; the log of the daemon says why"))
     }
 
-    /// Goes on learning: what a gate found is normal from now on. The snapshot that follows makes it durable.
-    fn resume(&self, note: &str) -> anyhow::Result<SnapshotId> {
+    /// Stops learning, after a snapshot of what was learned. Serving goes on, and every start begins paused.
+    fn pause(&self, note: String) -> anyhow::Result<Changed> {
+        self.check_running()?;
+        let written = self.run.get().requests.snapshot_now(TIMEOUT);
+        self.request(LearnerRequest::Pause(note))?;
+        let also = match written {
+            Some(_) => Vec::new(),
+            None => vec!["no snapshot was written first: a restart serves the newest one on disk".to_owned()],
+        };
+        Ok((written, also))
+    }
+
+    /// Goes on learning. What a gate found is normal from now on; the snapshot that follows makes that durable.
+    fn resume(&self, note: String) -> anyhow::Result<Changed> {
         let run = self.run.get();
-        if run.control.learning() == LearningState::Running && run.status.gates().held.is_none() {
+        let learning = run.control.learning();
+        if learning == LearningState::Running && run.status.gates().held.is_none() {
             bail!("learning runs, and no gate holds a version: there is nothing to resume");
         }
-        tracing::info!(note, "learning resumed by the operator");
-        self.request(LearnerRequest::Resume)?;
-        run.requests
-            .snapshot_now(TIMEOUT)
-            .context("learning goes on, but the snapshot after it was not written: a crash before the next one stops it again")
+        self.request(LearnerRequest::Resume(note))?;
+        if learning == LearningState::Paused {
+            return Ok((None, Vec::new()));
+        }
+        let written = run.requests.snapshot_now(TIMEOUT).context(
+            "learning goes on, but the snapshot after it was not written: a crash before the next one stops it again",
+        )?;
+        Ok((Some(written), Vec::new()))
+    }
+
+    /// Refuses what needs a snapshot while nothing is learned.
+    fn check_running(&self) -> anyhow::Result<()> {
+        let run = self.run.get();
+        match run.control.learning() {
+            LearningState::Running => Ok(()),
+            learning => Err(anyhow!("learning is {}", learning.name())).hint(
+                "`ouzel resume` goes on; `ouzel snapshot rollback ID --rewind` and `quarantine` work meanwhile",
+            ),
+        }
     }
 
     fn roll_back(&self, id: &str, from: LearnFrom, note: String) -> anyhow::Result<Changed> {
@@ -131,6 +157,7 @@ impl AdminHandler {
     /// Continues from the weights of `id`, with the present features and positions. The snapshot that follows makes the
     /// rollback durable; before it, a crash undoes the rollback.
     fn skip_to_now(&self, id: SnapshotId, note: String) -> anyhow::Result<Vec<String>> {
+        self.check_running()?;
         let pinned = self.store.alias(Alias::Pinned)?;
         self.request(LearnerRequest::Rollback(id, note.clone()))?;
         self.run.get().requests.snapshot_now(TIMEOUT).with_context(|| {
@@ -145,6 +172,8 @@ impl AdminHandler {
     /// Excludes events from learning and reads the log again without them.
     fn quarantine(&self, rule: QuarantineRule, again: &ReadAgain, note: String) -> anyhow::Result<Changed> {
         rule.check().map_err(|why| anyhow!(why))?;
+        let kafka = self.kafka.as_ref();
+        check_can_quarantine(kafka.is_some_and(|kafka| kafka.streams.contains(&Stream::Samples)))?;
         let id = snapshot_before(&self.store, &rule, again)?;
         if let Some(id) = id {
             self.readable(&id.to_string())?;
@@ -186,6 +215,7 @@ impl AdminHandler {
 
     /// Changes the model between two batches. The snapshot that follows makes the change durable.
     fn apply(&self, op: ModelOp, note: String) -> anyhow::Result<SnapshotId> {
+        self.check_running()?;
         self.request(LearnerRequest::ModelOp(op, note))?;
         self.run.get().requests.snapshot_now(TIMEOUT).with_context(|| {
             let done = op.done();

@@ -89,6 +89,13 @@ impl Learner {
         outputs.is_none_or(|outputs| outputs.control.state().learning() == LearningState::Running)
     }
 
+    /// Sets whether batches are learned.
+    pub(crate) fn set_learning(&self, state: LearningState) {
+        if let Some(outputs) = &self.outputs {
+            outputs.control.set_learning(state);
+        }
+    }
+
     /// Learns the next batch or saves the checkpoint, then publishes a version if one is due.
     pub(crate) fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
         match joined {

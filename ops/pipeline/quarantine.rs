@@ -1,14 +1,14 @@
 //! The quarantine of a state directory: `quarantine.json`, which every start applies to the records it reads.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use ouzel_ingest::{Quarantine, QuarantineRule};
 use ouzel_sample::IdSpace;
+
+use super::state_file;
 
 /// One entry of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +33,7 @@ impl QuarantineFile {
     /// Reads the file of a state directory; without one, nothing is excluded.
     pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join("quarantine.json");
-        let entries = match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            read => {
-                let bytes = read.with_context(|| format!("cannot read {}", path.display()))?;
-                serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is no list of quarantined events", path.display()))?
-            }
-        };
+        let entries = state_file::read(&path)?.unwrap_or_default();
         Ok(Self { path, entries })
     }
 
@@ -52,24 +45,9 @@ impl QuarantineFile {
         }
         let mut entries = self.entries.clone();
         entries.push(entry);
-        let bytes = serde_json::to_vec_pretty(&entries)?;
-        self.write(&bytes)
-            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        state_file::replace(&self.path, &entries)?;
         self.entries = entries;
         Ok(true)
-    }
-
-    /// Replaces the file in one step.
-    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let new = self.path.with_extension("json.tmp");
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        match self.path.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
     }
 
     /// The rules, compiled for a decoder.

@@ -2,13 +2,15 @@
 //!
 //! Poll and the listeners react to the shutdown; every other stage ends when its input closes.
 
+mod restarts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
@@ -28,7 +30,7 @@ use super::process::{HttpPort, Process, ServedState};
 use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::quarantine::QuarantineFile;
-use super::run::{CurrentRun, Restart, RunHandles, STAGES, StoreChange, without_log};
+use super::run::{CurrentRun, Restart, RunHandles, without_log};
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
 use super::stages::encode::{Encode, Encoding};
@@ -39,18 +41,12 @@ use super::stages::poll::Poll;
 use super::stages::save::Saver;
 use crate::admin;
 use crate::config::Config;
-use crate::supervisor::{Shutdown, Task, Waited};
+use crate::supervisor::{Shutdown, Task};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
 
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
-
-/// Time between two looks at the requests for new stages.
-const RESTART_POLL: Duration = Duration::from_millis(20);
-
-/// Time between two attempts to read a log that could not be read at the start.
-const LOG_RETRY: Duration = Duration::from_secs(2);
 
 /// A pipeline whose threads run.
 pub struct Running<'a> {
@@ -175,85 +171,6 @@ fn handles(parts: &Parts, control: &Control, learner: Sender<PendingRequest>) ->
 }
 
 impl<'a> Running<'a> {
-    /// Refuses to start the stages again: the log cannot be read twice.
-    pub fn refuse_restarts(&mut self) {
-        self.restarts = channel().1;
-    }
-
-    /// Waits until every thread has ended. Starts the stages again, from what `make_spec` returns, as often as the admin
-    /// socket asks for it. Fails if a failed thread stopped the process.
-    pub fn wait(mut self, make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>) -> anyhow::Result<()> {
-        while self.run.get().no_log.is_some() && !self.process.shutdown.wait_timeout(LOG_RETRY) {
-            let tried = self.try_log(make_spec);
-            if tried.is_err() {
-                self.process.shutdown.trigger();
-                self.process.wait()?;
-                return tried;
-            }
-        }
-        while self.process.supervisor.wait_for(&STAGES, RESTART_POLL) == Waited::TimedOut {
-            let Ok(restart) = self.restarts.try_recv() else {
-                continue;
-            };
-            // The caller may have given up waiting.
-            let answer = |result| restart.reply.send(result).is_ok();
-            match self.restart(restart.change, make_spec) {
-                Ok(changed) => {
-                    let _is_received = answer(changed);
-                }
-                Err(error) => {
-                    let _is_received = answer(Err(anyhow!("{error:#}")));
-                    self.process.shutdown.trigger();
-                    self.process.wait()?;
-                    return Err(error.context("the stages could not start again"));
-                }
-            }
-        }
-        self.process.wait()
-    }
-
-    /// Ends the stages, changes the store, and starts stages that resume from it. Returns the result of the change.
-    ///
-    /// Fails if the stages cannot start.
-    fn restart(
-        &mut self,
-        change: StoreChange,
-        make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>,
-    ) -> anyhow::Result<anyhow::Result<Vec<String>>> {
-        tracing::info!("ending the stages, to start them again from another state");
-        self.stop_stages.trigger();
-        while self.process.supervisor.wait_for(&STAGES, RESTART_POLL) != Waited::Ended {
-            if self.process.shutdown.is_triggered() {
-                return Ok(Err(anyhow!("the process is stopping: nothing was changed")));
-            }
-        }
-        let changed = change(&self.store);
-        self.start_run(make_spec()?.build(Some(&self.store))?)?;
-        tracing::info!("the stages run again");
-        Ok(changed)
-    }
-
-    /// Starts the stages if the log can be read again.
-    fn try_log(&mut self, make_spec: &dyn Fn() -> anyhow::Result<PipelineSpec<'a>>) -> anyhow::Result<()> {
-        match make_spec()?.build(Some(&self.store)) {
-            Ok(parts) => {
-                self.start_run(parts)?;
-                tracing::info!("the log can be read again: learning goes on");
-                Ok(())
-            }
-            Err(error) if error.is::<ouzel_ingest::Error>() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn start_run(&mut self, parts: Parts) -> anyhow::Result<()> {
-        let control = Control::new(parts.resumed_from);
-        let (to_learner, from_admin) = channel();
-        self.stop_stages = Shutdown::new();
-        self.run.set(handles(&parts, &control, to_learner));
-        self.stages(parts, control, from_admin)
-    }
-
     /// Starts the writer of posted events, and their port if they have their own; otherwise returns what the scoring port
     /// needs to take them.
     fn events(

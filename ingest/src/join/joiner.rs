@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use ouzel_sample::{
-    Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position, ShownItem,
+    Action, DecodedRecord, Event, EventTime, Id, Impression, PartitionId, Position, RejectReason, ShownItem,
 };
 
 use crate::join::clock::{EventClock, Mark, passed};
@@ -97,9 +97,12 @@ impl<S: JoinStore> Joiner<S> {
                 self.effects.clear();
                 Ok(self.finish_step(Outcome::Passed))
             }
-            Err(_) => {
+            Err(reject) => {
                 self.effects.clear();
-                self.counters.add_rejected(position.partition.stream);
+                // A quarantined record counts as never written, so that the rates of what is left are those without it.
+                if reject.reason != RejectReason::Quarantined {
+                    self.counters.add_rejected(position.partition.stream);
+                }
                 Ok(self.finish_step(Outcome::Rejected))
             }
         }

@@ -3,6 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::KafkaConfig;
+use ouzel_ingest::join::JoinSource;
 use ouzel_ingest::plan::PlanLog;
 use ouzel_learner::{Trainer, weights_hash};
 use ouzel_snapshot::{Alias, AuditVerb, CheckpointMeta, Draft, FileKind, Snapshot, SnapshotId, Store};
@@ -12,8 +13,9 @@ use crate::admin::{AdminRequest, LearnFrom};
 use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::pipeline::contents::Contents;
-use crate::pipeline::go_back::{check_log, quarantine, rewind, snapshot_before, unpin};
+use crate::pipeline::go_back::{check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin};
 use crate::pipeline::model_op::ModelOp;
+use crate::pipeline::pause::Pause;
 use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
 use crate::pipeline::resume::{check_schema, inspect_stage, restore_vectors};
 
@@ -49,6 +51,7 @@ pub(super) fn carry_out(
             }
         }
         AdminRequest::Quarantine { rule, again, note } => {
+            check_can_quarantine(config.join.source == JoinSource::Tier)?;
             let again = snapshot_before(store, rule, again)?;
             let mut also = match again {
                 Some(id) => note_unchecked_log(store, kafka.as_ref(), id)?,
@@ -71,9 +74,35 @@ pub(super) fn carry_out(
             apply(store, config, ModelOp::FreezeBase, note, now_ms).map(named)
         }
         AdminRequest::Rebase { note } => apply(store, config, ModelOp::Rebase, note, now_ms).map(named),
-        AdminRequest::Status | AdminRequest::Snapshot | AdminRequest::Resume { .. } => {
+        AdminRequest::Pause { note } => {
+            record(store, AuditVerb::Pause, note, now_ms)?;
+            let pause = Pause {
+                note: note.clone(),
+                at_ms: now_ms,
+            };
+            pause.begin(store.root())?;
+            Ok((None, vec!["the next start serves and does not learn".to_owned()]))
+        }
+        AdminRequest::Resume { note } => {
+            if Pause::read(store.root())?.is_none() {
+                return Err(anyhow!("learning is not paused, and no daemon runs"))
+                    .hint("if a gate stopped learning, start the daemon and repeat this command");
+            }
+            record(store, AuditVerb::Resume, note, now_ms)?;
+            Pause::end(store.root())?;
+            Ok((None, Vec::new()))
+        }
+        AdminRequest::Status | AdminRequest::Snapshot => {
             bail!("no daemon runs on this state directory")
         }
+    }
+}
+
+/// Records an action on the newest snapshot in the audit log, if there is one.
+fn record(store: &Store, verb: AuditVerb, note: &str, now_ms: i64) -> anyhow::Result<()> {
+    match store.alias(Alias::Latest)? {
+        Some(latest) => Ok(store.record_action(verb, latest, note, now_ms)?),
+        None => Ok(()),
     }
 }
 

@@ -130,9 +130,7 @@ impl Learner {
         if let Some(gates) = &mut self.gates {
             gates.accept_all();
         }
-        if let Some(outputs) = &self.outputs {
-            outputs.control.set_learning(LearningState::Running);
-        }
+        self.set_learning(LearningState::Running);
         self.add_note("learning resumed by the operator".to_owned());
         self.show_gates();
         self.publish()

@@ -5,12 +5,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use ouzel_learner::Trainer;
-use ouzel_snapshot::{Alias, SnapshotId, Store};
+use ouzel_snapshot::{Alias, AuditVerb, SnapshotId, Store};
 
 use super::Joined;
 use super::backlog::Backlog;
+use crate::pipeline::control::LearningState;
 use crate::pipeline::learner::Learner;
 use crate::pipeline::model_op::ModelOp;
+use crate::pipeline::pause::Pause;
 use crate::telemetry::clock::Clock;
 
 /// Time between two looks for a shutdown while learning is stopped.
@@ -29,8 +31,10 @@ pub(crate) enum LearnerRequest {
     Hold(SnapshotId),
     /// Serve the newest version again, for this reason.
     Unpin(String),
-    /// Take batches again, whatever stopped it.
-    Resume,
+    /// Take no more batches, for this reason.
+    Pause(String),
+    /// Take batches again, whatever stopped it, for this reason.
+    Resume(String),
 }
 
 /// A control request with the channel for its answer.
@@ -51,6 +55,10 @@ pub(crate) struct Learn {
 impl Learn {
     /// Learns until the join stage ends.
     pub(crate) fn run(mut self, input: &Receiver<Joined>) -> anyhow::Result<()> {
+        if let Some(pause) = Pause::read(self.store.root())? {
+            tracing::warn!(note = pause.note, "learning is paused; `ouzel resume` goes on");
+            self.learner.set_learning(LearningState::Paused);
+        }
         match self.store.alias(Alias::Pinned)? {
             Some(id) => self.apply(LearnerRequest::Hold(id))?,
             None => self.learner.publish()?,
@@ -96,12 +104,37 @@ impl Learn {
                 self.store.unpin(&reason, self.clock.now_ms())?;
                 self.learner.unpin()
             }
-            LearnerRequest::Resume => self.learner.resume(),
+            LearnerRequest::Pause(note) => {
+                let at_ms = self.clock.now_ms();
+                self.record(AuditVerb::Pause, &note)?;
+                Pause { note, at_ms }.begin(self.store.root())?;
+                self.learner.set_learning(LearningState::Paused);
+                Ok(())
+            }
+            LearnerRequest::Resume(note) => {
+                self.record(AuditVerb::Resume, &note)?;
+                if Pause::read(self.store.root())?.is_some() {
+                    Pause::end(self.store.root())?;
+                    self.learner.set_learning(LearningState::Running);
+                    return Ok(());
+                }
+                self.learner.resume()
+            }
             LearnerRequest::ModelOp(op, reason) => {
                 let (store, now_ms) = (&self.store, self.clock.now_ms());
                 let audit = |latest| Ok(store.record_action(op.verb(), latest, &reason, now_ms)?);
                 self.learner.apply(op, &reason, audit)
             }
+        }
+    }
+
+    /// Records an action on the newest snapshot in the audit log, if there is one.
+    fn record(&self, verb: AuditVerb, note: &str) -> anyhow::Result<()> {
+        match self.store.alias(Alias::Latest)? {
+            Some(latest) => Ok(self
+                .store
+                .record_action(verb, latest, note, self.clock.now_ms())?),
+            None => Ok(()),
         }
     }
 

@@ -35,6 +35,10 @@ pub enum AuditVerb {
     ReEncode,
     /// Events were excluded from learning.
     Quarantine,
+    /// Learning was paused.
+    Pause,
+    /// Learning goes on after a pause, or after a gate stopped it.
+    Resume,
     /// A snapshot got a tag.
     Tag,
     /// A tag was removed.

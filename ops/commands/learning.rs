@@ -1,0 +1,97 @@
+//! `ouzel status`, `pause` and `resume`: whether a daemon learns, and what it serves.
+
+use std::io::Write;
+
+use anyhow::anyhow;
+use ouzel_snapshot::Store;
+use serde_json::json;
+
+use super::output;
+use super::snapshot::StateDir;
+use crate::admin::{AdminReply, AdminRequest, Client, Status};
+use crate::cli::{LearningArgs, StatusArgs};
+use crate::error::{ErrorExt, Exit};
+use crate::pipeline::pause::Pause;
+
+/// Pauses learning, or goes on: by a running daemon, or for the next start.
+pub(super) fn run(args: &LearningArgs, request: &AdminRequest, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let state = StateDir::find(&args.state)?;
+    let description = match request {
+        AdminRequest::Pause { .. } => "learning is paused; serving goes on, and Kafka keeps what is not read",
+        _ => "learning goes on",
+    };
+    state
+        .change(description.to_owned(), request)?
+        .write(args.json, out)
+}
+
+/// Prints what a daemon serves and whether it learns; exit code 3 if it does not learn or holds a version back.
+pub(super) fn status(args: &StatusArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let state = StateDir::find(&args.state)?;
+    let Some(mut daemon) = Client::connect(&state.socket)? else {
+        return without_daemon(&state, args.json, out);
+    };
+    let AdminReply::Status(status) = daemon.send(&AdminRequest::Status)? else {
+        return Err(anyhow!(
+            "the reply of the running daemon does not fit the request"
+        ));
+    };
+    match args.json {
+        true => output::json(&status, out)?,
+        false => output::table(&rows(&status), out)?,
+    }
+    let is_well =
+        status.learning == "running" && status.not_learning.is_none() && status.gates.held.is_none();
+    Ok(if is_well { Exit::Ok } else { Exit::Check })
+}
+
+fn without_daemon(state: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let paused = Pause::read(&state.dir)?;
+    if json {
+        let latest = Store::inspect(&state.dir).alias(ouzel_snapshot::Alias::Latest)?;
+        output::json(
+            &json!({ "running": false, "latest": latest, "paused": paused }),
+            out,
+        )?;
+    } else if let Some(Pause { note, .. }) = &paused {
+        writeln!(out, "paused: the next start serves and does not learn ({note})")?;
+    }
+    Err(anyhow!("no daemon runs on {}", state.dir.display()))
+        .hint("start one with `ouzel daemon`, or name its state directory with --config or --state")
+}
+
+fn rows(status: &Status) -> Vec<Vec<String>> {
+    let named = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
+    let why = status.stopped_because.as_ref().or(status.not_learning.as_ref());
+    let learning = match why {
+        Some(why) => format!("{}: {why}", status.learning),
+        None => status.learning.clone(),
+    };
+    let mut rows = vec![
+        ("version", status.version.clone()),
+        ("process", status.pid.to_string()),
+        ("uptime", format!("{} s", status.uptime_seconds)),
+        ("serving", named(&status.serving)),
+        ("latest", named(&status.latest)),
+        ("pinned", named(&status.pinned)),
+        ("learning", learning),
+    ];
+    rows.extend(status.gates.held.clone().map(|why| ("held", why)));
+    rows.extend(
+        status
+            .gates
+            .last_breach
+            .clone()
+            .map(|breach| ("last breach", breach)),
+    );
+    rows.extend([
+        ("events", status.events.to_string()),
+        ("rejected", status.rejected.to_string()),
+        ("samples", status.samples.to_string()),
+        ("batches", status.batches.to_string()),
+        ("pending", status.pending.to_string()),
+    ]);
+    rows.into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect()
+}
