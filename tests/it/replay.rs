@@ -105,6 +105,7 @@ fn a_replay_reports_the_documented_figures() {
             "buckets",
             "calibration",
             "freshness",
+            "gates",
             "gauc",
             "hidden",
             "join",
