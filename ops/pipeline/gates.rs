@@ -1,6 +1,6 @@
 //! The gates of a running learner: what it does when the data or a version is not what it should be.
 //!
-//! [`Gates`] holds the checks and what they found; [`reactions`] is what the learner does about it, by
+//! `Gates` holds the checks and what they found; `reactions` is what the learner does about it, by
 //! `gates.on_breach`. The checks themselves are in `ouzel_learner::gates`.
 
 mod reactions;

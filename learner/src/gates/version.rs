@@ -57,7 +57,7 @@ pub struct VersionGate {
     n_versions: u64,
     /// Largest relative change of the dense weights by a batch.
     dense_change: f64,
-    /// Figures of the tables, in the order of [`tables`].
+    /// Figures of the tables, in the order of the tables that a version lists.
     rows: Vec<RowFigures>,
 }
 
