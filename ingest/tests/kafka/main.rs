@@ -32,12 +32,17 @@ struct World {
 
 /// A broker with the three topics and their dead letters, `n` partitions each.
 fn world(n: i32) -> World {
-    let topics = Topics::default();
+    world_of(Topics::default(), n)
+}
+
+/// A broker with these topics and their dead letters, `n` partitions each.
+fn world_of(topics: Topics, n: i32) -> World {
     let broker = EmbeddedBroker::start(n, &topics.all()).unwrap();
     let bootstrap = broker.bootstrap().unwrap();
     let feeder = Feeder::connect(&bootstrap, &BTreeMap::new(), topics.clone()).unwrap();
     let config = KafkaConfig {
         bootstrap,
+        streams: topics.events(),
         topics,
         ..KafkaConfig::default()
     };

@@ -1,9 +1,9 @@
 //! Reading ranges, resuming and pausing.
 
-use ouzel_ingest::{Decoder, EventConfig, KafkaSource, ReplayBound, ReplayRange, Source};
+use ouzel_ingest::{Decoder, EventConfig, KafkaSource, ReplayBound, ReplayRange, Source, Topics};
 use ouzel_sample::{Event, IdKind, IdSpace, Stream};
 
-use super::{Collected, TIMEOUT, id, world};
+use super::{Collected, TIMEOUT, id, world, world_of};
 
 #[test]
 fn every_record_of_every_stream_is_read_once_and_every_end_is_reported() {
@@ -61,7 +61,6 @@ fn reading_resumes_at_the_positions_given() {
 
 #[test]
 fn a_range_of_the_log_has_every_user_where_users_have_a_topic() {
-    let mut world = world(1);
     let from = Some(ReplayBound::Offset(3));
     let read = |world: &super::World, n: usize| {
         let range = ReplayRange { from, to: None };
@@ -74,16 +73,15 @@ fn a_range_of_the_log_has_every_user_where_users_have_a_topic() {
         ));
         collected.payloads(Stream::Users)
     };
+    let without = world(1);
+    without.feed(Stream::Impressions, 0..5);
+    assert_eq!(read(&without, 2), Vec::<i32>::new());
+    let topics = Topics {
+        users: "users".to_owned(),
+        ..Topics::default()
+    };
+    let world = world_of(topics, 1);
     world.feed(Stream::Impressions, 0..5);
-    assert_eq!(read(&world, 2), Vec::<i32>::new());
-    world.config.topics.users = "users".to_owned();
-    world.config.streams = world.config.topics.events();
-    let topics = ["users".to_owned()];
-    ouzel_ingest::topics::create(&world.config.bootstrap, &world.config.properties, &topics, 1, 1).unwrap();
-    let properties = &world.config.properties;
-    world.feeder =
-        ouzel_ingest::Feeder::connect(&world.config.bootstrap, properties, world.config.topics.clone())
-            .unwrap();
     world.feed(Stream::Users, 0..5);
     assert_eq!(read(&world, 7), [0, 1, 2, 3, 4]);
 }
