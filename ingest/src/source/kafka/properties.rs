@@ -34,7 +34,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     // A full queue is drained within milliseconds; the default of one second would limit the throughput.
     ("fetch.queue.backoff.ms", "5"),
     ("reconnect.backoff.max.ms", "1000"),
-    ("topic.metadata.refresh.interval.ms", "60000"),
+    // A partition that has no leader while its broker restarts may be asked for again only then.
+    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 /// The configuration of a client: defaults, the user's properties, then the address.
