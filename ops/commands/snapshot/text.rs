@@ -10,6 +10,38 @@ use crate::commands::output::{or_dash, row, table};
 
 /// Writes a manifest without the hashes of its files.
 pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
+    let checkpoint = &manifest.checkpoint;
+    let rows: Vec<_> = summary(entry, manifest)
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect();
+    table(&rows, out)?;
+    let names: Vec<(String, String)> = manifest.gates.iter().map(gate).collect();
+    section(
+        "checks",
+        names.iter().map(|(name, result)| (name, result.clone())),
+        out,
+    )?;
+    let metrics = checkpoint.metrics.iter();
+    section(
+        "metrics",
+        metrics.map(|(name, value)| (name, or_dash(*value, |v| format!("{v:.6}")))),
+        out,
+    )?;
+    let positions = checkpoint.positions.iter();
+    section(
+        "positions",
+        positions.map(|(name, next)| (name, next.to_string())),
+        out,
+    )?;
+    let counters = checkpoint.counters.iter();
+    section("counters", counters.map(|(name, n)| (name, n.to_string())), out)?;
+    let files = manifest.files.iter();
+    section("files", files.map(|file| (&file.name, size(file.bytes))), out)
+}
+
+/// The rows of a manifest above its sections: name and value.
+fn summary(entry: &SnapshotEntry, manifest: &Manifest) -> Vec<(&'static str, String)> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
     let aliases: Vec<&str> = entry.aliases.iter().map(|alias| alias.name()).collect();
     let (checkpoint, by) = (&manifest.checkpoint, &manifest.created_by);
@@ -83,33 +115,7 @@ pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Wri
     if let Some(fault) = &entry.fault {
         rows.push(("damaged", fault.clone()));
     }
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|(name, value)| vec![name.to_owned(), value])
-        .collect();
-    table(&rows, out)?;
-    let names: Vec<(String, String)> = manifest.gates.iter().map(gate).collect();
-    section(
-        "checks",
-        names.iter().map(|(name, result)| (name, result.clone())),
-        out,
-    )?;
-    let metrics = checkpoint.metrics.iter();
-    section(
-        "metrics",
-        metrics.map(|(name, value)| (name, or_dash(*value, |v| format!("{v:.6}")))),
-        out,
-    )?;
-    let positions = checkpoint.positions.iter();
-    section(
-        "positions",
-        positions.map(|(name, next)| (name, next.to_string())),
-        out,
-    )?;
-    let counters = checkpoint.counters.iter();
-    section("counters", counters.map(|(name, n)| (name, n.to_string())), out)?;
-    let files = manifest.files.iter();
-    section("files", files.map(|file| (&file.name, size(file.bytes))), out)
+    rows
 }
 
 /// Writes the verdict on each snapshot and on the audit log, with every fault.
