@@ -77,14 +77,15 @@ fn a_learned_context_changes_its_scores() {
     let broker = Broker::embedded(1);
     let mut home = Home::new(
         &broker,
-        "learner.batch_min_samples = 64\nlearner.flush_after_idle = \"50ms\"\noptimizer.row_rate = 0.1",
+        // Batches by their size alone: a flush on a busy machine would change what is learned.
+        "learner.batch_min_samples = 64\nlearner.flush_after_idle = \"0s\"\noptimizer.row_rate = 0.1",
     );
     let daemon = home.start();
     feed(&broker);
-    // Half of the shown items are clicked, and each click is one more sample.
+    // Half of the shown items are clicked, and each click is one more sample. The last batch may stay open.
     let n_samples = u64::try_from(N_SLATES * SLATE * 3 / 2).unwrap();
-    wait_until("every sample is learned", || {
-        (daemon.status().samples == n_samples).then_some(())
+    wait_until("every sample but those of an open batch is learned", || {
+        (daemon.status().samples > n_samples - 64).then_some(())
     });
     let latest = daemon.snapshot().to_string();
     assert_eq!(home.snapshot(&["pin", &latest]).code, Some(0));
