@@ -7,10 +7,11 @@
     kafka.py start secure     a new broker with a second listener, SASL_SSL: prints that address too, and the certificate
                               that it trusts is `tls/broker.pem`. SCRAM-SHA-512 knows the user `ouzel`, password
                               `ouzel-secret`; OAUTHBEARER takes unsigned tokens, for tests alone
-    kafka.py stop | status    status exits with 0 if the broker replies, 1 otherwise
-    kafka.py wipe             stop, then delete the data of the broker (the jars stay)
-    kafka.py run -- COMMAND   run COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker, and stop the broker if this started
-                              it; without Java 17 or Maven, print a notice and run COMMAND without the variable
+    kafka.py status           print its address; exit with 0 if the broker replies, 1 otherwise
+    kafka.py stop [--force]   stop it, unless a `run` uses it; `--force`: in any case
+    kafka.py wipe [--force]   stop, then delete the data of the broker (the jars stay)
+    kafka.py run -- COMMAND   run COMMAND with OUZEL_KAFKA_BOOTSTRAP set to a broker; the last `run` stops the broker that
+                              a `run` started; without Java 17 or Maven, print a notice and run COMMAND without it
     kafka.py tool NAME ...    run a command-line tool of Kafka on the running broker: TopicCommand --list,
                               ConsoleProducer --topic T, consumer.ConsoleConsumer --topic T --from-beginning
 
@@ -49,6 +50,8 @@ LOG = HOME / "broker.log"
 PID = HOME / "pid"
 BOOTSTRAP = HOME / "bootstrap"
 TLS = HOME / "tls"
+RUNS = HOME / "runs"  # a file for each `run` under way, named by its process
+STARTED_BY_RUN = HOME / "started-by-run"
 
 CLUSTER_ID = "b3V6ZWwtbG9vcGJhY2stMQ"  # sixteen bytes in URL-safe base64, as StorageTool wants them
 SCRAM_USER = 'SCRAM-SHA-512=[name="ouzel",password="ouzel-secret"]'
@@ -354,14 +357,38 @@ def stop():
     return pid is not None
 
 
+def runs_under_way():
+    """The processes of every `run` that uses the broker."""
+    alive = []
+    for mark in RUNS.glob("*") if RUNS.is_dir() else []:
+        if mark.name.isdigit() and is_alive(int(mark.name)):
+            alive.append(int(mark.name))
+        else:
+            mark.unlink(missing_ok=True)
+    return sorted(alive)
+
+
+def stop_unless_used(is_forced):
+    users = runs_under_way()
+    if users and bootstrap() and not is_forced:
+        who = ", ".join(str(pid) for pid in users)
+        raise SetupError("`kafka.py run` (process {}) uses the broker; wait until it ends, or add --force".format(who))
+    STARTED_BY_RUN.unlink(missing_ok=True)
+    return stop()
+
+
 def run(command):
     if not command:
         raise SetupError("run needs a command, as in: kafka.py run -- cargo test")
-    environment, started = dict(os.environ), False
+    environment, mark = dict(os.environ), RUNS / str(os.getpid())
     try:
         if not environment.get("OUZEL_KAFKA_BOOTSTRAP"):
             try:
+                RUNS.mkdir(parents=True, exist_ok=True)
+                mark.touch()
                 environment["OUZEL_KAFKA_BOOTSTRAP"], started = start()
+                if started:
+                    STARTED_BY_RUN.touch()
                 # For tests that start and stop a separate broker.
                 environment["OUZEL_KAFKA_JARS"] = str(JARS)
                 say("the tests use the broker on " + environment["OUZEL_KAFKA_BOOTSTRAP"])
@@ -372,8 +399,11 @@ def run(command):
     except FileNotFoundError as error:
         raise SetupError("cannot run {}: {}".format(command[0], error)) from error
     finally:
-        if started:
-            stop()
+        if mark.exists():
+            mark.unlink()
+            if STARTED_BY_RUN.exists() and not runs_under_way():
+                STARTED_BY_RUN.unlink()
+                stop()
 
 
 def tool(command):
@@ -389,8 +419,20 @@ def tool(command):
 
 def main():
     parser = argparse.ArgumentParser(description="one Apache Kafka {} node on loopback".format(VERSION))
-    parser.add_argument("action", choices=["fetch", "start", "stop", "status", "wipe", "run", "tool"])
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="for run: -- COMMAND ...; for tool: NAME ...; for start: again or secure")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name, text):
+        return actions.add_parser(name, help=text, description=text)
+
+    action("fetch", "download the jars through Maven, once")
+    how = action("start", "start the broker unless it runs, wait until it replies, print its address").add_argument
+    how("how", nargs="?", choices=["again", "secure"], help="again: at its previous address; secure: new, with SASL_SSL")
+    action("status", "print the address of the broker; exit with 1 if none replies")
+    for name, text in (("stop", "stop the broker"), ("wipe", "stop the broker and delete its data; the jars stay")):
+        action(name, text).add_argument("--force", action="store_true", help="even if a `run` uses it")
+    run_or_tool = {"run": "run a command with OUZEL_KAFKA_BOOTSTRAP set", "tool": "run a tool of Kafka on the broker"}
+    for name, text in run_or_tool.items():
+        action(name, text).add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ... or NAME ...")
     options = parser.parse_args()
     if options.action == "run":
         command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -401,7 +443,7 @@ def main():
         fetch()
         say("jars in " + str(JARS))
     elif options.action == "start":
-        address, started = start(options.command == ["again"], options.command == ["secure"])
+        address, started = start(options.how == "again", options.how == "secure")
         say("{}; stop it with `make kafka-stop`".format("started" if started else "runs already"))
         print(address)
     elif options.action == "status":
@@ -409,7 +451,7 @@ def main():
         print(address or "not running")
         return 0 if address else 1
     else:
-        say("stopped" if stop() else "was not running")
+        say("stopped" if stop_unless_used(options.force) else "was not running")
         if options.action == "wipe":
             shutil.rmtree(DATA, ignore_errors=True)
     return 0
