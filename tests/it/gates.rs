@@ -9,7 +9,9 @@ use super::daemon::{Daemon, Home};
 use super::wait_until;
 use super::world::World;
 
-const SETTINGS: &str = "snapshot.every_batches = 40\nlearner.flush_after_idle = \"0s\"\n\
+/// A record waits for those of other partitions that are under way, so that what the crash took from the plan log is read
+/// in the same order again.
+const SETTINGS: &str = "snapshot.every_batches = 40\nlearner.flush_after_idle = \"0s\"\norder.max_reorder_delay = \"3s\"\n\
                         gates.interval_samples = 256\ngates.warm_up_intervals = 8\n";
 
 /// The same events with a click on every item that is shown.
