@@ -27,15 +27,22 @@ use table::{Row, Table};
 
 pub use rows::DataEvent;
 
-/// Files with their stream and the action of rows that do not name one, in the order in which they are read.
-const FILES: [(&str, Stream, Option<&str>); 6] = [
-    ("impressions", Stream::Impressions, None),
-    ("clicks", Stream::Actions, Some("click")),
-    ("actions", Stream::Actions, None),
-    ("feedback", Stream::Actions, None),
-    ("items", Stream::Items, None),
-    ("users", Stream::Users, None),
+/// A file's name and the action of its rows that do not name one.
+type NamedFile = (&'static str, Option<&'static str>);
+
+/// The files of each stream, in the order in which they are read.
+const FILES: [(Stream, &[NamedFile]); 4] = [
+    (Stream::Impressions, &[("impressions", None)]),
+    (
+        Stream::Actions,
+        &[("clicks", Some("click")), ("actions", None), ("feedback", None)],
+    ),
+    (Stream::Items, &[("items", None)]),
+    (Stream::Users, &[("users", None)]),
 ];
+
+/// The dump of a topic that carries several streams: each takes what its mapping selects by `where`.
+const SHARED: NamedFile = ("events", None);
 
 /// The first `n` rows of a file of JSON lines, CSV or Parquet, as JSON.
 ///
@@ -126,21 +133,26 @@ impl DataDir {
         let mut summary = DataSummary::default();
         let mut slates = Slates::new(decoder.max_items());
         let mut events = Vec::new();
-        for (name, stream, default_action) in FILES {
+        for (stream, files) in FILES {
             let default_ts = stream.is_catalog().then_some(summary.first_ts);
-            let file = reader.file(name, stream, (default_action, default_ts), &mut |event| {
-                if stream == Stream::Impressions {
-                    return slates.add(event);
-                }
-                if stream == Stream::Actions {
-                    let action = event.get("action").and_then(Value::as_str).unwrap_or_default();
-                    *summary.n_actions.entry(action.to_owned()).or_default() += 1;
-                }
-                events.push(DataEvent::new(stream, &event));
-                Added::Used
-            })?;
+            let shared = decoder.is_selective(stream).then_some(&SHARED);
+            let mut found = None;
+            for (name, default_action) in files.iter().chain(shared) {
+                let file = reader.file(name, stream, (*default_action, default_ts), &mut |event| {
+                    if stream == Stream::Impressions {
+                        return slates.add(event);
+                    }
+                    if stream == Stream::Actions {
+                        let action = event.get("action").and_then(Value::as_str).unwrap_or_default();
+                        *summary.n_actions.entry(action.to_owned()).or_default() += 1;
+                    }
+                    events.push(DataEvent::new(stream, &event));
+                    Added::Used
+                })?;
+                found = found.or(file);
+            }
             if stream == Stream::Impressions {
-                reader.require_rows(file)?;
+                reader.require_rows(found)?;
                 events = std::mem::take(&mut slates)
                     .into_events()
                     .map(|slate| summary.slate(&slate))

@@ -74,7 +74,7 @@ pub enum Error {
         line: u64,
         detail: String,
     },
-    #[error("{} holds no {missing}.jsonl and no {missing}.csv (plain, .gz or .zst), and no {missing}.parquet; name a folder with logged data", path.display())]
+    #[error("{} holds no {missing}.jsonl and no {missing}.csv (plain, .gz or .zst), and no {missing}.parquet; name a folder with logged data (a dump that carries several streams is events.jsonl, with `where` in [events.{missing}])", path.display())]
     NoDataFile { path: PathBuf, missing: &'static str },
     #[error("{} is empty; it must hold one shown item or slate a line", path.display())]
     EmptyDataFile { path: PathBuf },

@@ -63,6 +63,8 @@ pub(super) fn run(verb: &EventsVerb, out: &mut dyn Write) -> anyhow::Result<Exit
 #[derive(Default)]
 struct Outcomes {
     used: usize,
+    /// Events of a file that have no time of their own.
+    without_time: usize,
     refused: BTreeMap<String, usize>,
     unread: BTreeMap<String, usize>,
 }
@@ -86,12 +88,20 @@ fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
         }
         (None, None) => return Err(anyhow!("name a file or a topic")).exit(Exit::Usage),
     };
+    let is_file = args.file.is_some();
     let mut outcomes: BTreeMap<&str, Outcomes> = BTreeMap::new();
     for (n, record) in records.iter().enumerate() {
         writeln!(out, "record {}: {}", n + 1, shown(&decoder, &streams, record))?;
         for stream in &streams {
             let outcome = outcomes.entry(stream.name()).or_default();
-            try_record(&decoder, *stream, (&name, record), outcome, out)?;
+            // As in a data folder, whose first impression gives the time.
+            let default_ts = (is_file && stream.is_catalog()).then_some(0);
+            let context = RecordContext {
+                metadata: Metadata::of(record, &name),
+                default_ts,
+                ..RecordContext::default()
+            };
+            try_record(&decoder, *stream, record, &context, outcome, out)?;
         }
     }
     writeln!(out)?;
@@ -104,6 +114,14 @@ fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
             outcome.used,
             records.len()
         )?;
+        if outcome.without_time > 0 {
+            writeln!(
+                out,
+                "  {} x without a time, shown as 0: in a data folder it is that of the first impression, in a topic \
+                 such a record is rejected",
+                outcome.without_time
+            )?;
+        }
         for (reason, n) in &outcome.refused {
             writeln!(out, "  {n} x {reason}")?;
         }
@@ -118,17 +136,14 @@ fn try_records(args: &TryArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
 fn try_record(
     decoder: &Decoder,
     stream: Stream,
-    (topic, record): (&str, &Record),
+    record: &Record,
+    context: &RecordContext<'_>,
     outcome: &mut Outcomes,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let context = RecordContext {
-        metadata: Metadata::of(record, topic),
-        ..RecordContext::default()
-    };
     let payload = record.payload.as_deref().unwrap_or_default();
     let json = decoder.json_of(stream, payload);
-    match json.and_then(|json| decoder.events_of(stream, &json, &context)) {
+    match json.and_then(|json| decoder.events_of(stream, &json, context)) {
         Ok(mapped) => {
             outcome.used += 1;
             for name in mapped.unread {
@@ -136,6 +151,8 @@ fn try_record(
             }
             for event in mapped.events {
                 writeln!(out, "  {stream}: {}", shortened(&event.to_string()))?;
+                outcome.without_time +=
+                    usize::from(context.default_ts.is_some_and(|ts| event["ts_ms"] == ts));
             }
         }
         Err(reject) => {

@@ -315,6 +315,43 @@ fn a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_row() {
 }
 
 #[test]
+fn one_dump_of_several_streams_is_read_for_each_and_items_need_no_record_time() {
+    let config: EventConfig = toml::from_str(
+        "impressions = { where = { event = \"view\" } }\nactions = { where = { event = \"click\" }, action = \"event\" }\n\
+         items = { time = { unit = \"record\" } }",
+    )
+    .unwrap();
+    let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], config).unwrap();
+    let view = json!({"event": "view", "request_id": "r", "user_id": "u", "ts_ms": T0, "item_id": "a"});
+    let click = json!({"event": "click", "request_id": "r", "user_id": "u", "ts_ms": T0 + 5, "item_id": "a"});
+    let dir = folder(&[
+        ("events", &[view, json!({"event": "scroll"}), click]),
+        ("items", &[json!({"item_id": "a", "category": "c"})]),
+    ]);
+    let data = DataDir::open(dir.path(), &decoder, &mut ReadOptions::default()).unwrap();
+    let found: Vec<_> = data
+        .events()
+        .iter()
+        .map(|event| (event.stream, event.ts_ms))
+        .collect();
+    let expected = [
+        (Stream::Items, T0),
+        (Stream::Impressions, T0),
+        (Stream::Actions, T0 + 5),
+    ];
+    assert_eq!(found, expected);
+    for stream in [Stream::Impressions, Stream::Actions] {
+        let account = data.accounts().of(stream);
+        assert_eq!((account.read, account.used), (3, 1));
+        assert_eq!(account.rejected["not_selected"].count, 2);
+    }
+    // Without conditions nobody reads it.
+    let error = open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("holds no impressions.jsonl"), "{error}");
+    assert!(error.contains("events.jsonl"), "{error}");
+}
+
+#[test]
 fn a_folder_without_impressions_is_refused_by_the_missing_file() {
     let dir = folder(&[("clicks", &[shown("r", "a", T0)])]);
     let error = open(dir.path()).unwrap_err().to_string();

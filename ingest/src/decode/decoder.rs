@@ -160,6 +160,11 @@ impl Decoder {
         self
     }
 
+    /// True if the mapping of `stream` takes only some records, so that several streams may share a file.
+    pub fn is_selective(&self, stream: Stream) -> bool {
+        self.mappings.of(stream).mapping.is_selective()
+    }
+
     /// Names the topic of each stream, for mappings that read `@topic` or `@position`.
     #[must_use]
     pub fn with_topics(mut self, topics: Topics) -> Self {

@@ -57,6 +57,11 @@ pub struct Mapped {
 }
 
 impl Mapping {
+    /// True if only some of the records are events of this stream, so that others may share its topic or file.
+    pub fn is_selective(&self) -> bool {
+        !self.conditions.is_empty()
+    }
+
     /// True if the record's key, topic or headers are read.
     pub fn reads_metadata(&self) -> bool {
         self.reads_metadata
@@ -88,10 +93,11 @@ impl Mapping {
             text.is_some_and(|text| texts.iter().any(|known| *known == text))
         };
         if let Some((path, _)) = self.conditions.iter().find(|condition| !is_selected(condition)) {
-            let detail = format!(
-                "`{path}` has another value than `where` in [events.{}] selects",
-                self.stream
-            );
+            let found = match path.find(&whole) {
+                Some(_) => "has another value than",
+                None => "is missing, by which",
+            };
+            let detail = format!("`{path}` {found} `where` in [events.{}] selects", self.stream);
             return Err(Reject::new(RejectReason::NotSelected, detail));
         }
         let root = match self.root.find(&whole) {
@@ -133,7 +139,7 @@ impl Mapping {
 
     fn event_time(&self, scope: &Scope<'_>, context: &RecordContext<'_>) -> Result<Option<i64>, Reject> {
         if self.unit == TimeUnit::Record {
-            return match context.metadata.timestamp_ms {
+            return match context.metadata.timestamp_ms.or(context.default_ts) {
                 Some(timestamp) => Ok(Some(timestamp)),
                 None => Err(missing(
                     "the record's timestamp, which time.unit = \"record\" reads, and which files do not have,",
