@@ -78,7 +78,7 @@ pub(super) fn inspect(data: &DataDir, task: &str) -> Inspection {
                         .add(value, is_positive);
                 }
             }
-            for name in ["category", "author"] {
+            for name in ["category", "author", "title"] {
                 if !known[name].is_null() {
                     judged
                         .entry(format!("item.{name}"))

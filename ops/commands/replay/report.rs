@@ -179,12 +179,15 @@ impl RunReport {
             let shares = self
                 .shares
                 .iter()
-                .map(|(member, share)| format!("{member} {share:.3}"));
-            writeln!(out, "  shares       {}", shares.collect::<Vec<_>>().join("  "))?;
+                .map(|(member, share)| format!("{member} {:.0} %", 100.0 * share));
+            writeln!(out, "  widths       {}", shares.collect::<Vec<_>>().join(", "))?;
         }
         for (side, buckets) in self.second_half_buckets.sides() {
             for (bucket, name) in Bucket::ALL {
                 let bucket = buckets.figures(bucket);
+                if bucket.samples == 0 {
+                    continue;
+                }
                 let label = format!("{name} {side}s");
                 let (row, samples) = (figures(bucket), bucket.samples);
                 writeln!(out, "  {label:<12} {row}  ({samples} samples of the second half)")?;
