@@ -3,6 +3,7 @@
 //! `plain` is a straightforward implementation of the same job, `tests/peers/plain_join.rs`. With
 //! `OUZEL_BENCH_DUMP=DIR` the logs are written to `DIR/<world>.ndjson` instead, for peers in other languages.
 
+mod forms;
 #[path = "../../../tests/peers/plain_join.rs"]
 #[allow(
     unreachable_pub,
@@ -10,6 +11,13 @@
     reason = "a program of its own, of which the bench takes a part"
 )]
 mod plain_join;
+#[path = "../../tests/support/registry.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a server of the tests, of which the bench takes a part"
+)]
+mod registry_server;
 mod world;
 
 use std::fs::{self, File};
@@ -72,6 +80,37 @@ fn decode(bencher: Bencher<'_, '_>, world: &World) {
             }
             decoder
         });
+}
+
+/// Bytes to events through a mapping by paths.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn decode_paths(bencher: Bencher<'_, '_>, world: &World) {
+    let (log, decoder) = forms::at_paths(world);
+    decode_as(bencher, world, &log, &decoder);
+}
+
+/// Avro bytes to events.
+#[divan::bench(args = WORLDS, sample_count = 20)]
+fn decode_avro(bencher: Bencher<'_, '_>, world: &World) {
+    let (log, decoder, _registry) = forms::avro(world);
+    decode_as(bencher, world, &log, &decoder);
+}
+
+/// Times a log that holds the events of `world` in another form.
+fn decode_as(bencher: Bencher<'_, '_>, world: &World, log: &[Record], other: &Decoder) {
+    let plain = decoder();
+    for (record, same) in world.log().iter().zip(log) {
+        assert_eq!(
+            plain.decode(record).event,
+            other.decode(same).event,
+            "the same event"
+        );
+    }
+    bencher.counter(ItemsCount::new(log.len())).bench_local(|| {
+        for record in log {
+            divan::black_box(other.decode(record));
+        }
+    });
 }
 
 /// Events to batches: the join, the features, the ledger.
