@@ -8,5 +8,5 @@ mod protocol;
 mod server;
 
 pub use client::Client;
-pub use protocol::{AdminReply, AdminRequest, LearnFrom, Status};
+pub use protocol::{AdminReply, AdminRequest, HeldBy, LearnFrom, Status};
 pub use server::{Listener, serve};

@@ -171,6 +171,13 @@ impl Orderer {
         }
     }
 
+    /// True if everything written to `partition` so far was pushed and released.
+    pub fn is_drained(&self, partition: PartitionId) -> bool {
+        self.queues
+            .get(&partition)
+            .is_some_and(|queue| queue.records.is_empty() && queue.ahead != QueueEnd::Unknown)
+    }
+
     /// The bounded range of `partition` was pushed to its end.
     pub fn finish(&mut self, partition: PartitionId) {
         if let Some(queue) = self.queues.get_mut(&partition) {

@@ -151,7 +151,11 @@ impl Stage {
             return Ok(Outcome::Passed);
         }
         match &record.event {
-            Ok(event) => state.event_time = state.event_time.max(event.ts()),
+            // An item may be told now and be shown in an old log: it is no present to score in.
+            Ok(event) if !record.position.partition.stream.is_catalog() => {
+                state.event_time = state.event_time.max(event.ts());
+            }
+            Ok(_) => {}
             Err(reject) => {
                 let reason = reject.reason.name().to_owned();
                 *state.rejected.entry(reason).or_default() += 1;
@@ -337,6 +341,17 @@ impl Stage {
             Join::Here(joiner) => joiner.clock().watermark(),
             Join::Tier(receiver) => receiver.watermark(),
         }
+    }
+
+    /// The newest event time of each partition that the watermark waits for, in order of partition; none behind a tier,
+    /// where the joining processes have them.
+    pub fn partition_times(&self) -> Vec<(PartitionId, EventTime)> {
+        let Join::Here(joiner) = &self.join else {
+            return Vec::new();
+        };
+        let partitions = joiner.clock().partitions();
+        let active = partitions.filter(|(_, _, is_idle)| !is_idle);
+        active.map(|(id, newest, _)| (id, newest)).collect()
     }
 
     /// Counts the state again and compares it with the counters.

@@ -140,6 +140,16 @@ impl AdminReply {
     }
 }
 
+/// A partition that the watermark waits for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldBy {
+    /// Stream and number, `actions[1]`.
+    pub partition: String,
+    /// Its newest event time, ms since the epoch; absent before its first event.
+    pub event_time_ms: Option<i64>,
+}
+
 /// The status of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -166,6 +176,14 @@ pub struct Status {
     pub events: u64,
     /// Number of events rejected since the start.
     pub rejected: u64,
+    /// Number of valid records that nothing reads, since the start: other events, and actions of no task.
+    pub unneeded: u64,
+    /// Newest event time of impressions and actions, ms since the epoch.
+    pub event_time_ms: Option<i64>,
+    /// The watermark: no event on time is older, ms since the epoch.
+    pub watermark_ms: Option<i64>,
+    /// The partition that the watermark waits for; none behind a join tier.
+    pub watermark_held_by: Option<HeldBy>,
     /// Number of samples learned in this lineage.
     pub samples: u64,
     /// Number of batches learned in this lineage.

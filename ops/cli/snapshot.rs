@@ -116,6 +116,8 @@ pub(crate) enum SnapshotVerb {
 /// A command that changes what is served and resumed from.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotChange {
+    /// Write a snapshot now, of what the running daemon has learned so far
+    Create,
     /// Serve a snapshot until `unpin`, whatever is learned meanwhile
     Pin(Target),
     /// Serve the newest version again

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::anyhow;
+use ouzel_sample::settings::Period;
 use ouzel_snapshot::Store;
 use serde_json::json;
 
@@ -60,6 +61,27 @@ fn without_daemon(state: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::
         .hint("start one with `ouzel daemon`, or name its state directory with --config or --state")
 }
 
+/// Where event time is, and what it waits for.
+fn times(status: &Status) -> Vec<(&'static str, String)> {
+    let shown = |ms: Option<i64>| ms.map_or("none yet".to_owned(), output::time);
+    let mut rows = vec![("event time", shown(status.event_time_ms))];
+    let behind = match (status.event_time_ms, status.watermark_ms) {
+        (Some(newest), Some(watermark)) => {
+            format!(
+                ", {} behind",
+                Period::from_ms(newest.saturating_sub(watermark).max(0))
+            )
+        }
+        _ => String::new(),
+    };
+    rows.push(("watermark", shown(status.watermark_ms) + &behind));
+    rows.extend(status.watermark_held_by.as_ref().map(|held| {
+        let newest = held.event_time_ms.map_or("no event yet".to_owned(), output::time);
+        ("held by", format!("{}: {newest}", held.partition))
+    }));
+    rows
+}
+
 fn rows(status: &Status) -> Vec<Vec<String>> {
     let named = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
     let why = status.stopped_because.as_ref().or(status.not_learning.as_ref());
@@ -84,9 +106,11 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
             .clone()
             .map(|breach| ("last breach", breach)),
     );
+    rows.extend(times(status));
     rows.extend([
         ("events", status.events.to_string()),
         ("rejected", status.rejected.to_string()),
+        ("not needed", status.unneeded.to_string()),
         ("samples", status.samples.to_string()),
         ("batches", status.batches.to_string()),
         ("pending", status.pending.to_string()),

@@ -1,6 +1,7 @@
 //! The output formats that commands share: tables, JSON and figures.
 
 use std::io::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 use ouzel_learner::validation::Figures;
 
@@ -34,6 +35,18 @@ pub(super) fn json(value: &impl serde::Serialize, out: &mut dyn Write) -> anyhow
 /// The text of a value, or a dash.
 pub(super) fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or("-".to_owned(), text)
+}
+
+/// A time in UTC, or "unknown".
+pub(super) fn time(ms: i64) -> String {
+    /// 9999-12-31, the last day that RFC 3339 can express.
+    const LAST_MS: u64 = 253_402_300_799_000;
+    match u64::try_from(ms) {
+        Ok(ms) if ms <= LAST_MS => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+        }
+        _ => "unknown".to_owned(),
+    }
 }
 
 /// A validation figure with four decimals, or a dash of the same width.

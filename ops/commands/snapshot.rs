@@ -102,6 +102,7 @@ fn change(
 /// The request that a change sends to a running daemon, with what it will have done, and whether it is only to be tried.
 fn request(store: &Store, verb: &SnapshotChange) -> anyhow::Result<(String, AdminRequest, bool)> {
     let (description, request) = match verb {
+        SnapshotChange::Create => ("written by request".to_owned(), AdminRequest::Snapshot),
         SnapshotChange::Pin(Target { id, note }) => {
             let (id, note) = (resolve(store, id)?, note.note.clone());
             let request = AdminRequest::Pin {
@@ -225,6 +226,7 @@ impl StateDir {
                     (AdminRequest::FreezeBase { .. } | AdminRequest::Rebase { .. }, Some(id)) => {
                         format!("{description} in snapshot {id}")
                     }
+                    (AdminRequest::Snapshot, Some(id)) => format!("snapshot {id} {description}"),
                     _ => description,
                 },
                 snapshot: snapshot.map(|id| id.parse()).transpose()?,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
-use ouzel_sample::Stream;
+use ouzel_sample::{EventTime, Stream};
 use ouzel_serving::{Published, Version};
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
@@ -20,7 +20,7 @@ use super::go_back::{
 use super::model_op::ModelOp;
 use super::run::{CurrentRun, Restart};
 use super::stages::learn::LearnerRequest;
-use crate::admin::{AdminReply, AdminRequest, LearnFrom, Status};
+use crate::admin::{AdminReply, AdminRequest, HeldBy, LearnFrom, Status};
 use crate::error::{ErrorExt, hint_of};
 use crate::telemetry::clock::Clock;
 
@@ -41,6 +41,11 @@ pub(crate) struct AdminHandler {
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started: Instant,
+}
+
+/// A time, ms since the epoch; absent before the first event.
+fn known(time: EventTime) -> Option<i64> {
+    (time != EventTime::MIN).then_some(time.0)
 }
 
 /// The snapshot that a change has written or names, and what else it has changed.
@@ -273,6 +278,13 @@ impl AdminHandler {
             gates: run.status.gates(),
             events: run.status.events.load(Ordering::Relaxed),
             rejected: run.status.rejected.load(Ordering::Relaxed),
+            unneeded: run.status.unneeded.load(Ordering::Relaxed),
+            event_time_ms: known(run.status.event_time()),
+            watermark_ms: known(run.status.watermark()),
+            watermark_held_by: run.status.watermark_holder().map(|(id, newest)| HeldBy {
+                partition: id.to_string(),
+                event_time_ms: known(newest),
+            }),
             samples: run.status.samples.load(Ordering::Relaxed),
             batches: run.status.batches.load(Ordering::Relaxed),
             not_learning: run.no_log.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ouzel_ingest::join::Counters;
 use ouzel_ingest::{CatalogCounts, Stage};
 use ouzel_learner::validation::Figures;
-use ouzel_sample::{EventTime, Positions};
+use ouzel_sample::{EventTime, PartitionId, Positions};
 
 use super::gates::GateReport;
 use crate::telemetry::float;
@@ -24,6 +24,8 @@ pub struct PipelineStatus {
     pub events: AtomicU64,
     /// Records that could not be decoded.
     pub rejected: AtomicU64,
+    /// Valid records that nothing reads: of another event, of no task, or excluded by an operator.
+    pub unneeded: AtomicU64,
     /// Samples learned in this lineage.
     pub samples: AtomicU64,
     /// Batches learned in this lineage.
@@ -38,6 +40,8 @@ pub struct PipelineStatus {
 #[derive(Debug, Default)]
 struct Inner {
     positions: Positions,
+    /// The partition that holds the watermark, and its newest event time.
+    holder: Option<(PartitionId, EventTime)>,
     counters: Counters,
     items: CatalogCounts,
     users: CatalogCounts,
@@ -54,6 +58,7 @@ impl PipelineStatus {
         self.watermark.store(stage.watermark().0, Ordering::Release);
         let mut inner = self.lock();
         inner.positions.clone_from(stage.positions());
+        inner.holder = stage.partition_times().into_iter().min_by_key(|(_, time)| *time);
         inner.counters.clone_from(stage.counters());
         inner.items = stage.item_counts();
         inner.users = stage.user_counts();
@@ -83,6 +88,11 @@ impl PipelineStatus {
     /// Watermark of the join: no on-time event is older.
     pub fn watermark(&self) -> EventTime {
         EventTime(self.watermark.load(Ordering::Acquire))
+    }
+
+    /// The partition that holds the watermark, and its newest event time; none before the first and behind a tier.
+    pub fn watermark_holder(&self) -> Option<(PartitionId, EventTime)> {
+        self.lock().holder
     }
 
     /// Next offset to join of each partition.

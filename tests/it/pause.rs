@@ -44,7 +44,9 @@ fn a_pause_outlives_the_process_and_loses_nothing() {
     assert_eq!(daemon.status().batches, status.batches);
     let shown = ouzel(&home, &["status"]);
     assert_eq!(shown.code, Some(3));
-    assert!(shown.out.contains("learning  paused"), "{}", shown.out);
+    for said in ["learning    paused", "watermark   2023-11-1", "held by     "] {
+        assert!(shown.out.contains(said), "{}", shown.out);
+    }
     for refused in [
         ouzel(&home, &["pause"]),
         home.snapshot(&["rollback", "0", "--skip-to", "now"]),

@@ -21,8 +21,8 @@ struct Forecast {
     snapshot: SnapshotId,
     /// The newest snapshot, from which the figures count; a running daemon has learned more.
     newest: SnapshotId,
-    /// Event time from `snapshot` to `newest`, ms.
-    event_time_ms: i64,
+    /// Event time from `snapshot` to `newest`, ms; absent where `snapshot` is from before the first event.
+    event_time_ms: Option<i64>,
     /// Whether the log is read again.
     reads_again: bool,
     /// Records after `snapshot`, by stream.
@@ -82,7 +82,7 @@ fn forecast(state: &StateDir, store: &Store, id: SnapshotId, reads_again: bool) 
         event_time_ms: now
             .checkpoint
             .event_time_ms
-            .saturating_sub(before.checkpoint.event_time_ms),
+            .checked_sub(before.checkpoint.event_time_ms),
         reads_again,
         records: records_between(before, now),
         samples,
@@ -122,11 +122,11 @@ impl Forecast {
             samples,
             ..
         } = self;
-        let back = Period::from_ms(self.event_time_ms.max(0));
-        writeln!(
-            out,
-            "from snapshot {newest} back to {snapshot}: {back} of event time"
-        )?;
+        let back = match self.event_time_ms {
+            Some(ms) => format!("{} of event time", Period::from_ms(ms.max(0) / 1000 * 1000)),
+            None => "to before the first event".to_owned(),
+        };
+        writeln!(out, "from snapshot {newest} back to {snapshot}: {back}")?;
         let records: Vec<String> = self
             .records
             .iter()

@@ -93,7 +93,8 @@ pub(super) fn carry_out(
             Ok((None, Vec::new()))
         }
         AdminRequest::Status | AdminRequest::Snapshot => {
-            bail!("no daemon runs on this state directory")
+            Err(anyhow!("no daemon runs on this state directory"))
+                .hint("a daemon that is stopped writes its last snapshot itself: `ouzel snapshot list`")
         }
     }
 }

@@ -1,12 +1,11 @@
 //! The text output of `ouzel snapshot`.
 
 use std::io::{self, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 use ouzel_snapshot::{AuditLog, GateResult, Manifest, RetentionDecision, SnapshotEntry};
 
 use super::verdict::Verdict;
-use crate::commands::output::{or_dash, row, table};
+use crate::commands::output::{or_dash, row, table, time};
 
 /// Writes a manifest without the hashes of its files.
 pub(super) fn show(entry: &SnapshotEntry, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
@@ -217,18 +216,6 @@ fn section<'a>(
     }
     writeln!(out, "{name}")?;
     table(&rows, out)
-}
-
-/// A time in UTC, or "unknown".
-pub(super) fn time(ms: i64) -> String {
-    /// 9999-12-31, the last day that RFC 3339 can express.
-    const LAST_MS: u64 = 253_402_300_799_000;
-    match u64::try_from(ms) {
-        Ok(ms) if ms <= LAST_MS => {
-            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
-        }
-        _ => "unknown".to_owned(),
-    }
 }
 
 /// A time in UTC to the minute, or "unknown".

@@ -1,12 +1,13 @@
-//! Finds idle partitions: those without records while other partitions of their stream have some.
+//! Finds idle partitions: those without records while their stream goes on, or has gone on, without them.
 //!
-//! The watermark does not wait for an idle partition. If a whole stream has no records, none of its partitions is idle:
-//! event time stops, and afterwards the partitions wait for each other as before.
+//! The watermark does not wait for an idle partition. A whole stream is never idle: of one without records, the partition
+//! that is furthest holds event time. Partitions about as far as that one wait for each other when records come again; one
+//! left behind does not, as when a log was loaded unevenly and nothing follows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ouzel_sample::{PartitionId, Stream};
+use ouzel_sample::{EventTime, PartitionId, Stream};
 
 /// Time without a record, while the stream has some, after which a partition is idle.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
@@ -55,8 +56,16 @@ impl Idleness {
         self.partitions.insert(partition, arrival);
     }
 
-    /// Returns the partitions that became idle. `is_drained` is true for a partition without queued records.
-    pub(crate) fn take_idle(&mut self, is_drained: impl Fn(PartitionId) -> bool) -> Vec<PartitionId> {
+    /// Returns the partitions that became idle by `now`. `is_drained` is true for a partition without queued records,
+    /// `times` gives the newest event time of each partition that holds the watermark.
+    pub(crate) fn take_idle(
+        &mut self,
+        now: Instant,
+        is_drained: impl Fn(PartitionId) -> bool,
+        times: impl Fn() -> Vec<(PartitionId, EventTime)>,
+    ) -> Vec<PartitionId> {
+        let timeout = self.timeout;
+        let mut left_behind = None;
         let newest = |stream: Stream| {
             let others = self.partitions.iter().filter(move |(id, _)| id.stream == stream);
             others.map(|(_, last)| last.seen).max()
@@ -67,8 +76,16 @@ impl Idleness {
         for (stream, newest) in newest {
             let Some(newest) = newest else { continue };
             for (id, last) in self.partitions.iter_mut().filter(|(id, _)| id.stream == stream) {
-                let is_behind = newest.saturating_duration_since(last.seen) >= self.timeout;
-                if is_behind && !last.is_idle && is_drained(*id) {
+                let is_silent = now.saturating_duration_since(last.seen) >= timeout;
+                if last.is_idle || !is_silent || !is_drained(*id) {
+                    continue;
+                }
+                let goes_on = newest.saturating_duration_since(last.seen) >= timeout;
+                if goes_on
+                    || left_behind
+                        .get_or_insert_with(|| find_left_behind(&times(), timeout))
+                        .contains(id)
+                {
                     last.is_idle = true;
                     tracing::info!(partition = %id, "partition idle: the watermark does not wait for it");
                     idle.push(*id);
@@ -79,9 +96,24 @@ impl Idleness {
     }
 }
 
+/// The partitions whose event time is further than `bound` behind the newest of their stream.
+fn find_left_behind(times: &[(PartitionId, EventTime)], bound: Duration) -> Vec<PartitionId> {
+    let bound_ms = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
+    let newest = |stream: Stream| {
+        let of_stream = times.iter().filter(|(id, _)| id.stream == stream);
+        of_stream.map(|(_, time)| *time).max().unwrap_or(EventTime::MIN)
+    };
+    let is_behind = |(id, time): &&(PartitionId, EventTime)| *time < newest(id.stream).plus_ms(-bound_ms);
+    times.iter().filter(is_behind).map(|(id, _)| *id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn no_times() -> Vec<(PartitionId, EventTime)> {
+        Vec::new()
+    }
 
     fn id(stream: Stream, partition: i32) -> PartitionId {
         PartitionId { stream, partition }
@@ -99,19 +131,19 @@ mod tests {
         let mut idleness = Idleness::new([a, b, other, id(Stream::Items, 0)], start);
         idleness.record(id(Stream::Items, 0), after(100));
         idleness.record(a, after(29));
-        assert_eq!(idleness.take_idle(|_| true), []);
+        assert_eq!(idleness.take_idle(after(29), |_| true, no_times), []);
         idleness.record(a, after(31));
         assert_eq!(
-            idleness.take_idle(|_| false),
+            idleness.take_idle(after(31), |_| false, no_times),
             [],
             "a partition with queued records is not idle"
         );
-        assert_eq!(idleness.take_idle(|_| true), [b]);
-        assert_eq!(idleness.take_idle(|_| true), [], "once");
+        assert_eq!(idleness.take_idle(after(31), |_| true, no_times), [b]);
+        assert_eq!(idleness.take_idle(after(31), |_| true, no_times), [], "once");
         idleness.record(b, after(40));
-        assert_eq!(idleness.take_idle(|_| true), []);
+        assert_eq!(idleness.take_idle(after(40), |_| true, no_times), []);
         idleness.record(a, after(70));
-        assert_eq!(idleness.take_idle(|_| true), [b], "again");
+        assert_eq!(idleness.take_idle(after(70), |_| true, no_times), [b], "again");
     }
 
     #[test]
@@ -122,6 +154,41 @@ mod tests {
         for (seconds, partition) in (0..).zip(partitions) {
             idleness.record(partition, start + Duration::from_secs(seconds));
         }
-        assert_eq!(idleness.take_idle(|_| true), []);
+        // About as far as each other: they wait for each other when records come again.
+        let times = || {
+            partitions
+                .map(|id| (id, EventTime(i64::from(id.partition) * 1000)))
+                .to_vec()
+        };
+        assert_eq!(
+            idleness.take_idle(start + Duration::from_secs(3600), |_| true, times),
+            []
+        );
+    }
+
+    #[test]
+    fn a_partition_left_behind_by_a_loaded_log_is_idle_though_nothing_follows() {
+        let [full, short, empty, silent] = [
+            id(Stream::Impressions, 0),
+            id(Stream::Impressions, 1),
+            id(Stream::Impressions, 2),
+            id(Stream::Actions, 0),
+        ];
+        let start = Instant::now();
+        let mut idleness = Idleness::new([full, short, empty, silent], start);
+        let times = || {
+            let two_days_ms = 172_800_000;
+            vec![
+                (full, EventTime(two_days_ms)),
+                (short, EventTime(1000)),
+                (empty, EventTime::MIN),
+                (silent, EventTime::MIN),
+            ]
+        };
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(idleness.take_idle(after(29), |_| true, times), []);
+        assert_eq!(idleness.take_idle(after(30), |id| id != empty, times), [short]);
+        assert_eq!(idleness.take_idle(after(31), |_| true, times), [empty]);
+        assert_eq!(idleness.take_idle(after(99), |_| true, times), []);
     }
 }

@@ -184,8 +184,13 @@ impl Join {
         let position = recorded.position;
         self.links.backlog.released(position.partition, 1);
         self.arrivals.forget(position);
-        if recorded.event.is_err() {
-            self.links.status.rejected.fetch_add(1, Ordering::Relaxed);
+        if let Err(reject) = &recorded.event {
+            let status = &self.links.status;
+            let count = match reject.reason.is_unneeded() {
+                true => &status.unneeded,
+                false => &status.rejected,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
         }
         let effects = self.sequencer.take(recorded);
         let effects = effects.with_context(|| format!("cannot join {position}"))?;
@@ -210,7 +215,12 @@ impl Join {
                 self.execute(effects)?;
             }
             let orderer = self.sequencer.orderer();
-            let idle = self.idleness.take_idle(|id| orderer.n_queued(id) == 0);
+            let stage = self.sequencer.stage();
+            let idle = self.idleness.take_idle(
+                Instant::now(),
+                |id| orderer.is_drained(id),
+                || stage.partition_times(),
+            );
             let effects = self.sequencer.mark(idle)?;
             self.execute(effects)?;
             if let Some(encoding) = &self.links.encoding {

@@ -282,7 +282,8 @@ impl JoinWorker {
                 .get(&id.partition)
                 .is_some_and(|r| r.joiner.n_queued(id) == 0)
         };
-        self.idle.extend(self.idleness.take_idle(is_drained));
+        let idle = self.idleness.take_idle(Instant::now(), is_drained, Vec::new);
+        self.idle.extend(idle);
         let mut records = Vec::new();
         for id in &self.idle {
             if let Some(running) = self.joiners.get_mut(&id.partition) {

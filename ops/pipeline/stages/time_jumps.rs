@@ -25,8 +25,8 @@ impl TimeJumpLog {
         tracing::warn!(
             position = %jump.position,
             ahead = %Period::from_ms(jump.ahead_ms),
-            "an event is dated far after the newest one of its partition: event time follows when four requests agree; \
-             join.max_time_jump sets how far is far"
+            "an event is dated far after the newest one of its partition: event time follows when four requests agree, which \
+             is normal after a silence; join.max_time_jump sets how far is far"
         );
     }
 }
