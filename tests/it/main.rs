@@ -29,6 +29,7 @@ mod pause;
 mod process;
 mod refusals;
 mod replay;
+mod rollback_load;
 mod runbook;
 mod schedules;
 mod secure;
