@@ -31,6 +31,7 @@ mod publisher;
 pub(crate) mod quarantine;
 pub(crate) mod resume;
 pub mod run;
+pub(crate) mod schema;
 pub mod spec;
 pub mod stages;
 mod state_file;

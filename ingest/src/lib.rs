@@ -45,5 +45,7 @@ pub use source::{
     FileSource, KafkaConfig, KafkaSource, MemorySource, PartitionState, Polled, ReplayBound, ReplayRange,
     Source, check_properties,
 };
-pub use stage::{CatalogCounts, Stage, StageBytes, StageCheckpoint, StageError, seed_histories};
+pub use stage::{
+    CatalogCounts, NewStage, Stage, StageBytes, StageCheckpoint, StageError, StageMigration, seed_histories,
+};
 pub use topics::Topics;

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod error;
+mod migrate;
 mod output;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use output::StageOutput;
 
 pub use checkpoint::{CatalogCounts, StageBytes, StageCheckpoint};
 pub use error::StageError;
+pub use migrate::{NewStage, StageMigration};
 pub use output::seed_histories;
 
 #[derive(Debug)]

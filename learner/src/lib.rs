@@ -37,7 +37,10 @@ pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
-pub use persist::{WeightsReport, check_draft, verify_weights, weights_hash};
+pub use persist::{
+    TableMigration, WeightOutcome, WeightsMigration, WeightsReport, check_draft, saved_model, verify_weights,
+    weights_hash,
+};
 pub use rules::{FeatureRules, RowRules, UserRules};
 pub use step::StepReport;
 pub use trainer::{Trainer, set_intra_op_threads};

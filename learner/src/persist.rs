@@ -1,5 +1,6 @@
 //! The trainer's state in a snapshot: rows, dense weights and optimizer state, as named arrays.
 
+mod migrate;
 mod state;
 mod tables;
 mod verify;
@@ -21,6 +22,7 @@ use state::{LAYOUT, TrainerState};
 use tables::{add_table, admission_arrays, admission_counts, table_prefix};
 use weights::{RowSettings, SavedModel, check_hash, member_prefix, read_model};
 
+pub use migrate::{TableMigration, WeightOutcome, WeightsMigration, saved_model};
 pub use verify::{WeightsReport, verify_weights};
 pub use weights::{check_draft, weights_hash};
 

@@ -7,7 +7,7 @@
 //! calibrated. A sample without a position is learned at `z`. `b` learns by Adagrad from the same gradients as `z`, so both
 //! backends learn the same bits.
 
-use ouzel_sample::Sample;
+use ouzel_sample::{Sample, TaskMap};
 use serde::{Deserialize, Serialize};
 
 use crate::prior::is_first;
@@ -60,6 +60,25 @@ impl PositionBias {
             *new = saved;
         }
         fits
+    }
+
+    /// Takes the biases of the tasks that `known` has, and its counts of shown items.
+    pub(crate) fn keep(&mut self, known: &Self, tasks: &TaskMap) {
+        let n = self.shown.len() * known.n_tasks;
+        let lengths = [known.bias.len(), known.squares.len()];
+        if known.shown.len() != self.shown.len() || lengths != [n; 2] {
+            return;
+        }
+        self.shown.clone_from(&known.shown);
+        for (task, former) in tasks.former().enumerate() {
+            let Some(former) = former.map(usize::from).filter(|former| *former < known.n_tasks) else {
+                continue;
+            };
+            for at in 0..self.shown.len() {
+                self.bias[at * self.n_tasks + task] = known.bias[at * known.n_tasks + former];
+                self.squares[at * self.n_tasks + task] = known.squares[at * known.n_tasks + former];
+            }
+        }
     }
 
     /// Adds to each logit the bias of its sample's position less the level of all, `logits [n_samples, n_tasks]`.

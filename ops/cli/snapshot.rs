@@ -81,6 +81,18 @@ pub(crate) enum SnapshotVerb {
     Change(SnapshotChange),
     /// Encode all contents again with the configured encoders, after a change of encoders. The daemon must be stopped
     ReEncode(Note),
+    /// Write a snapshot for a changed configuration, which --config names: other tasks, windows, features or another model.
+    /// What fits is kept. The daemon must be stopped
+    Migrate {
+        /// Id, alias or tag [default: the newest snapshot]
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+        /// Only say what would be kept, started anew and lost
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        note: Note,
+    },
     /// Remove old snapshots; those with an alias or tag, the newest, and the last of hours and days stay
     Gc {
         /// Number of newest snapshots to keep [default: snapshot.keep of the configuration]

@@ -6,6 +6,7 @@
 mod compare;
 mod dry_run;
 mod lineage;
+mod migrate;
 mod offline;
 mod text;
 mod transfer;
@@ -35,6 +36,8 @@ pub(super) struct StateDir {
     pub(super) dir: PathBuf,
     pub(super) socket: PathBuf,
     config: Config,
+    /// True when a file states the configuration.
+    is_configured: bool,
     /// The log, if a configuration file names it and its secrets are here.
     kafka: Option<KafkaConfig>,
 }
@@ -68,6 +71,10 @@ pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ex
         SnapshotVerb::Import { dir, note } => {
             state.refuse_daemon("it owns the state directory")?;
             transfer::import(&Store::open(&state.dir)?, dir, &note.note, json, out)
+        }
+        SnapshotVerb::Migrate { id, dry_run, note } => {
+            let id = id.as_deref().map(|id| resolve(&store, id)).transpose()?;
+            migrate::run(&state, id, (&note.note, *dry_run), json, out)
         }
         SnapshotVerb::ReEncode(Note { note }) => state.re_encode(note)?.write(json, out),
         SnapshotVerb::Change(verb) => change(&state, &store, verb, json, out),
@@ -199,6 +206,7 @@ impl StateDir {
             socket: config.admin_socket(),
             dir: config.snapshot.dir.clone(),
             kafka: args.config.as_ref().and_then(|_| config.kafka_config().ok()),
+            is_configured: args.config.is_some(),
             config,
         };
         if !state.dir.is_dir() {

@@ -171,7 +171,7 @@ fn named_figures(total: &Figures, window: &Figures, interval: &Figures) -> [(&'s
 }
 
 /// Counters of the join by name, for the manifest; those of a task as `click.positive`.
-fn counters(counters: &Counters, tasks: &[String]) -> BTreeMap<String, u64> {
+pub(crate) fn counters(counters: &Counters, tasks: &[String]) -> BTreeMap<String, u64> {
     let flat = serde_json::to_value(counters).unwrap_or_default();
     let fields = flat.as_object().into_iter().flatten();
     let mut named: BTreeMap<String, u64> = fields

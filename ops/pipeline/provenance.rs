@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ouzel_sample::MODALITIES;
+use ouzel_sample::{EncoderVersion, MODALITIES, N_MODALITIES};
 use ouzel_snapshot::{CheckpointMeta, Fingerprint};
 
 use super::contents::Contents;
@@ -37,7 +37,11 @@ pub(crate) fn fingerprint(config: &Config) -> Fingerprint {
 
 /// The encoder versions by modality, as in a manifest.
 pub(crate) fn encoders(contents: Option<&Contents>) -> BTreeMap<String, String> {
-    let versions = contents.map(Contents::versions).unwrap_or_default();
+    list_of(contents.map(Contents::versions).unwrap_or_default())
+}
+
+/// The versions by the names of their modalities.
+pub(crate) fn list_of(versions: [Option<EncoderVersion>; N_MODALITIES]) -> BTreeMap<String, String> {
     let named = MODALITIES.iter().zip(versions);
     named
         .filter_map(|(modality, version)| Some(((*modality).to_owned(), version?.to_string())))

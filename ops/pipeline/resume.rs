@@ -17,6 +17,7 @@ use ouzel_snapshot::{CheckpointMeta, IntervalStart, Manifest, SkippedSnapshot, S
 use super::contents::Contents;
 use super::gates::Gates;
 use super::provenance::{encoders, list_encoders};
+use super::schema::check_schema;
 use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::telemetry::metrics::VECTORS_LOST;
@@ -206,7 +207,7 @@ fn restore(
 ) -> anyhow::Result<Result<RestoredState, String>> {
     let id = snapshot.id();
     let checkpoint = &snapshot.manifest().checkpoint;
-    check_schema(id, checkpoint, config)?;
+    check_schema(snapshot, config)?;
     let current = encoders(contents);
     if checkpoint.encoders != current {
         let (before, now) = (list_encoders(&checkpoint.encoders), list_encoders(&current));
@@ -215,8 +216,8 @@ fn restore(
              be compared"
         ))
         .hint(
-            "configure the former encoders, or encode all contents again with `ouzel snapshot re-encode --config \
-             FILE`",
+            "configure the former encoders, or encode all contents again: with `ouzel snapshot re-encode --config FILE`, or \
+             with `ouzel snapshot migrate --config FILE` where other settings change too",
         );
     }
     let mut trainer = match Trainer::load(snapshot, &config.model_config(), config.learner_config()) {
@@ -281,21 +282,6 @@ fn restore_stage(config: &Config, store: &StoreConfig, snapshot: &Snapshot) -> a
     };
     Stage::restore(store, &config.join, config.feature_config(), &bytes)
         .with_context(|| format!("cannot restore the join state of snapshot {}", snapshot.id()))
-}
-
-/// Refuses a snapshot whose features or weights have another meaning under this configuration.
-pub(crate) fn check_schema(
-    id: SnapshotId,
-    checkpoint: &CheckpointMeta,
-    config: &Config,
-) -> anyhow::Result<()> {
-    if checkpoint.schema_fingerprint != config.schema_fingerprint() {
-        bail!(
-            "snapshot {id} was made under another schema ([ids], [features], content.texts_per_item, [join] tasks or source, or \
-             [model] with the widths of vectors differ): restore that configuration, or start in an empty state directory"
-        );
-    }
-    Ok(())
 }
 
 /// Parses `stream[partition]`.

@@ -22,6 +22,7 @@ mod follow;
 mod freeze;
 mod gates;
 mod go_back;
+mod migrate;
 mod mutations;
 mod outage;
 mod own_broker;

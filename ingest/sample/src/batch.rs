@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Id, Ledger, Sample, ShownSlate, VectorMap};
+use crate::{Id, Ledger, Sample, ShownSlate, TaskMap, VectorMap};
 
 /// The input of one learner step.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +62,16 @@ impl Batcher {
         }
     }
 
+    /// A batcher that continues the numbers of another one, whose ledger is not known: the ledger starts anew.
+    #[must_use]
+    pub fn continuing(min_samples: usize, next_batch: u64, next_sample: u64) -> Self {
+        Self {
+            next_batch,
+            next_sample,
+            ..Self::new(min_samples)
+        }
+    }
+
     /// Numbers the samples of one group and adds them to the ledger. Returns the batch that the group closed.
     pub fn push(&mut self, group: impl IntoIterator<Item = Sample>) -> Option<Batch> {
         for mut sample in group {
@@ -92,6 +102,20 @@ impl Batcher {
             deleted: Vec::new(),
             read: ReadTotals::default(),
         })
+    }
+
+    /// Gives the samples of the open batch the present tasks, and drops those without a label of one of them. Returns the
+    /// number of dropped samples; their numbers and their part in the ledger stay.
+    pub fn migrate(&mut self, tasks: &TaskMap) -> u64 {
+        let before = self.open.len();
+        let open = std::mem::take(&mut self.open).into_iter();
+        self.open = open.filter_map(|sample| tasks.sample(sample)).collect();
+        (before - self.open.len()) as u64
+    }
+
+    /// Drops the samples of the open batch. Returns their number.
+    pub fn drop_open(&mut self) -> u64 {
+        std::mem::take(&mut self.open).len() as u64
     }
 
     /// Number of samples in the open batch.

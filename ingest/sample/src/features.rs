@@ -11,6 +11,7 @@ mod counter;
 mod dense;
 mod dump;
 mod limits;
+mod migrate;
 mod numbers;
 #[cfg(test)]
 mod oracle;
@@ -37,6 +38,7 @@ mod vectors;
 pub use config::FeatureConfig;
 pub use dense::{DENSE_NAMES, Dense, N_DENSE, dense_index};
 pub use dump::FeatureStateError;
+pub use migrate::FeatureMigration;
 pub use query::{FeatureQuery, centred_pairs};
 pub use state::FeatureState;
 pub use vector_map::VectorMap;

@@ -21,15 +21,16 @@ mod profile;
 mod record;
 mod sample;
 pub mod settings;
+mod task_map;
 mod time;
 
 pub use batch::{Batch, Batcher, ReadTotals};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
 pub use event::{Action, Deletion, Impression, KnownAction, ShownFeatures, ShownItem};
 pub use features::{
-    DENSE_NAMES, Dense, FeatureConfig, FeatureQuery, FeatureState, FeatureStateError, ItemVectors,
-    MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin, VectorReadGuard,
-    VectorTable, centred_pairs, dense_index,
+    DENSE_NAMES, Dense, FeatureConfig, FeatureMigration, FeatureQuery, FeatureState, FeatureStateError,
+    ItemVectors, MODALITIES, N_DENSE, N_MODALITIES, Vector, VectorId, VectorMap, VectorOrigin,
+    VectorReadGuard, VectorTable, centred_pairs, dense_index,
 };
 pub use id::{Id, IdHasher, IdKind, IdMap, IdSpace, MAX_ID_BYTES};
 pub use item::{Attribute, AttributeField, Item, primary_attribute};
@@ -45,4 +46,5 @@ pub use position::{PartitionId, Position, Positions, Stream};
 pub use profile::ProfileUpdate;
 pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectReason};
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogits, ShownSlate};
+pub use task_map::TaskMap;
 pub use time::EventTime;

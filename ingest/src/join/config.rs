@@ -154,7 +154,7 @@ pub struct JoinConfig {
     pub by: JoinBy,
     /// The tasks to predict, 1 to 8, the primary one first, whose prediction is the score of an item.
     ///
-    /// Change it to predict other or further actions. A snapshot made with other tasks cannot be resumed from.
+    /// Change it to predict other or further actions. `ouzel snapshot migrate` continues from a snapshot made with others.
     pub tasks: Vec<TaskConfig>,
     /// Which samples an outcome produces, and when.
     ///

@@ -24,8 +24,8 @@ pub enum JoinError {
     #[error("cannot read the join state: {0}")]
     Decode(String),
     #[error(
-        "cannot restore the join state: it was made with {found}, the configuration says {expected}; start from a \
-         snapshot made under this configuration"
+        "cannot restore the join state: it was made with {found}, the configuration says {expected}; `ouzel snapshot \
+         migrate` changes it"
     )]
     Changed { found: String, expected: String },
     #[error(transparent)]

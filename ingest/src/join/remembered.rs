@@ -81,6 +81,23 @@ impl RememberedImpression {
         LateMatch::FirstSeen
     }
 
+    /// The memory under other tasks; `set` gives the present tasks of a set of former ones.
+    pub(crate) fn migrate(&self, set: impl Fn(u8) -> u8) -> Self {
+        let (shown, positives) = self.words.split_at(self.place_of_positives());
+        let mut words = shown.to_vec();
+        for pair in positives.chunks_exact(2) {
+            let [positive, seen, ..] = pair[1].to_le_bytes();
+            if set(positive) != 0 {
+                words.extend([pair[0], tasks_of(set(positive), set(seen))]);
+            }
+        }
+        Self {
+            expires: self.expires,
+            n_items: self.n_items,
+            words: words.into_boxed_slice(),
+        }
+    }
+
     fn find(&self, item: Id) -> Option<usize> {
         self.words[..self.place_of_positives()]
             .binary_search(&fingerprint(item))

@@ -18,23 +18,24 @@ use crate::join::slot::RequestSlot;
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeljoin4";
+pub(super) const MAGIC: &[u8; 10] = b"ouzeljoin4";
 
+/// What precedes the slots.
 #[derive(Serialize, Deserialize)]
-struct Header {
+pub(super) struct Header {
     /// Name and window of each task.
-    tasks: Vec<(String, Period)>,
-    policy: StoredPolicy,
-    clock: EventClock,
-    counters: Counters,
-    floor: EventTime,
-    first_shown: Option<EventTime>,
-    n_slots: u64,
+    pub(super) tasks: Vec<(String, Period)>,
+    pub(super) policy: StoredPolicy,
+    pub(super) clock: EventClock,
+    pub(super) counters: Counters,
+    pub(super) floor: EventTime,
+    pub(super) first_shown: Option<EventTime>,
+    pub(super) n_slots: u64,
 }
 
 /// A label policy with its wait in ms, as the state stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum StoredPolicy {
+pub(super) enum StoredPolicy {
     Eager,
     Wait,
     Fnw(i64),
@@ -101,10 +102,7 @@ impl<S: JoinStore> Joiner<S> {
     /// The tasks and the policy must be those it was exported with: open windows cannot change their rules. Bounds
     /// and caps may differ and hold from here on.
     pub fn import(config: JoinConfig, store: S, bytes: &[u8]) -> Result<Self, JoinError> {
-        let body = bytes
-            .strip_prefix(MAGIC)
-            .ok_or_else(|| JoinError::Decode("the first bytes are not those of a join state".to_owned()))?;
-        let (header, mut remaining): (Header, _) = postcard::take_from_bytes(body).map_err(decode)?;
+        let (header, mut remaining) = read_header(bytes)?;
         if let Some(changed) = changed(&header, &config) {
             return Err(changed);
         }
@@ -184,6 +182,14 @@ impl<S: JoinStore> Joiner<S> {
     }
 }
 
+/// Reads what precedes the slots of an exported state. Returns it with the bytes of the slots.
+pub(super) fn read_header(bytes: &[u8]) -> Result<(Header, &[u8]), JoinError> {
+    let body = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| JoinError::Decode("the first bytes are not those of a join state".to_owned()))?;
+    postcard::take_from_bytes(body).map_err(decode)
+}
+
 /// The first setting that an exported state was made under and that the configuration has changed.
 fn changed(header: &Header, config: &JoinConfig) -> Option<JoinError> {
     let window = |(name, window): &(String, Period)| format!("join.tasks[{name}].window = \"{window}\"");
@@ -200,11 +206,11 @@ fn changed(header: &Header, config: &JoinConfig) -> Option<JoinError> {
     Some(JoinError::Changed { found, expected })
 }
 
-fn windows(config: &JoinConfig) -> Vec<(String, Period)> {
+pub(super) fn windows(config: &JoinConfig) -> Vec<(String, Period)> {
     let tasks = config.tasks.iter();
     tasks.map(|task| (task.name.clone(), task.window)).collect()
 }
 
-fn decode(error: postcard::Error) -> JoinError {
+pub(super) fn decode(error: postcard::Error) -> JoinError {
     JoinError::Decode(error.to_string())
 }

@@ -206,7 +206,7 @@ impl SlotChange<'_> {
 }
 
 /// The next end of a wait or a window.
-fn next_due(config: &JoinConfig, open: &OpenImpression) -> EventTime {
+pub(super) fn next_due(config: &JoinConfig, open: &OpenImpression) -> EventTime {
     let shown = open.request.ts;
     config
         .tasks()

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use crate::join::planted_bug::PlantedBug;
 use crate::join::*;
 
-pub(super) use run::{apply, joined};
+pub(super) use run::{apply, emitted, joined};
 
 /// One event of a world. Times and ids are small numbers; its index is its offset.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,6 +12,11 @@ pub enum StageError {
     Join(#[from] JoinError),
     #[error(transparent)]
     Features(#[from] FeatureStateError),
+    #[error(
+        "the daemon joins behind a tier, and its state is one of {found}: tasks, label policy and join.source cannot be \
+         migrated there; keep them, or start in an empty state directory"
+    )]
+    Tier { found: &'static str },
     #[error("cannot read the batcher of a checkpoint: {0}")]
     Decode(#[from] postcard::Error),
 }

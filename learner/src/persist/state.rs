@@ -76,8 +76,8 @@ pub(super) fn trainer_state(bytes: &[u8], snapshot: &str) -> Result<TrainerState
         return Err(Error::Restore {
             snapshot: snapshot.to_owned(),
             why: format!(
-                "its weights are in layout {layout}, and this version of ouzel reads layout {LAYOUT}: continue with the \
-                 version that wrote it, or start in an empty state directory"
+                "its weights are in layout {layout}, and this version of ouzel reads layout {LAYOUT}: `ouzel snapshot \
+                 migrate` keeps those that fit, or continue with the version that wrote it"
             ),
         });
     }

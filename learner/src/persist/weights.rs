@@ -131,8 +131,8 @@ pub(super) fn read_model(
         return Err(Error::Restore {
             snapshot: snapshot.id().to_string(),
             why: format!(
-                "it was made with {}; roll back to a snapshot of the configured model, or start in an empty state \
-                 directory",
+                "it was made with {}; `ouzel snapshot migrate` keeps the weights that fit, or roll back to a snapshot of \
+                 the configured model",
                 differences(&small.model, model).join(", ")
             ),
         });

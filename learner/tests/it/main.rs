@@ -18,6 +18,7 @@ mod earns;
 mod gauntlet;
 mod hidden_slates;
 mod learns;
+mod migrates;
 mod mixture;
 mod numbers;
 mod position;

@@ -17,7 +17,8 @@ use crate::pipeline::go_back::{check_can_quarantine, check_log, quarantine, rewi
 use crate::pipeline::model_op::ModelOp;
 use crate::pipeline::pause::Pause;
 use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
-use crate::pipeline::resume::{check_schema, inspect_stage, restore_vectors};
+use crate::pipeline::resume::{inspect_stage, restore_vectors};
+use crate::pipeline::schema::check_schema;
 
 /// Carries out a request that a running daemon would get. Returns the snapshot that it created or named, and what else
 /// has changed.
@@ -139,7 +140,7 @@ fn skip_to_now(
     let newest = newest(store)?;
     let rolled_back = store.read(id)?;
     check_config(&newest, config)?;
-    check_schema(id, &rolled_back.manifest().checkpoint, config)?;
+    check_schema(&rolled_back, config)?;
     if id == newest.id() {
         bail!("snapshot {id} is the newest one: there is nothing to skip");
     }
@@ -231,7 +232,7 @@ pub(super) fn re_encode(
 ) -> anyhow::Result<(SnapshotId, usize)> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
-    check_schema(id, &manifest.checkpoint, config)?;
+    check_schema(&snapshot, config)?;
     let contents = Contents::open(config)?;
     let current = encoders(contents.as_ref());
     let (before, now) = (
@@ -267,7 +268,7 @@ pub(super) fn re_encode(
     Ok((write(store, &draft)?, stage.features().vectors().len()))
 }
 
-fn newest(store: &Store) -> anyhow::Result<Snapshot> {
+pub(super) fn newest(store: &Store) -> anyhow::Result<Snapshot> {
     let newest = store.newest_valid()?.snapshot;
     newest
         .ok_or_else(|| anyhow!("no snapshot in {} can be used", store.root().display()))

@@ -22,7 +22,7 @@ use crate::telemetry::clock::Clock;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Name of the check that every weight and all optimizer state is finite. A draft that fails it is not written.
-const FINITE_GATE: &str = "finite";
+pub(crate) const FINITE_GATE: &str = "finite";
 
 /// A snapshot to write.
 #[derive(Debug)]

@@ -33,6 +33,8 @@ pub enum AuditVerb {
     Rebase,
     /// All contents were encoded again by other encoders.
     ReEncode,
+    /// A snapshot was written for another configuration.
+    Migrate,
     /// Events were excluded from learning.
     Quarantine,
     /// Learning was paused.

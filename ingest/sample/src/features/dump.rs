@@ -28,15 +28,18 @@ const MAGIC: &[u8] = b"ouzel features 3\n";
 pub enum FeatureStateError {
     /// The bytes are not a dump of this format.
     #[error(
-        "the feature state was written by another version of ouzel, whose live features are others: continue with that \
-         version, or start in an empty state directory and read the log again"
+        "the feature state was written by another version of ouzel, whose live features are others: `ouzel snapshot \
+         migrate` keeps the weights and reads items and users again, or continue with that version"
     )]
     Format,
     /// The dump is damaged.
     #[error("cannot read the feature state: {0}")]
     Decode(#[from] postcard::Error),
     /// The dump was made under another configuration.
-    #[error("the feature state was made under another configuration: {found:?}, now {expected:?}")]
+    #[error(
+        "the feature state was made under another configuration: {}; `ouzel snapshot migrate` keeps what fits",
+        differences(found, expected)
+    )]
     Config {
         /// The configuration of the dump.
         found: Box<FeatureConfig>,
@@ -45,14 +48,15 @@ pub enum FeatureStateError {
     },
 }
 
+/// The state as it is stored.
 #[derive(Deserialize)]
-struct Dump {
-    config: FeatureConfig,
-    items: Vec<Arc<Item>>,
+pub(super) struct Dump {
+    pub(super) config: FeatureConfig,
+    pub(super) items: Vec<Arc<Item>>,
     vectors: VectorDump,
-    users: Vec<(Id, UserState)>,
-    counters: Vec<(CounterKey, Counter)>,
-    global: Counter,
+    pub(super) users: Vec<(Id, UserState)>,
+    pub(super) counters: Vec<(CounterKey, Counter)>,
+    pub(super) global: Counter,
     slate_sizes: SlateSizes,
     seeds: Seeds,
     item_numbers: NumberTable,
@@ -126,21 +130,21 @@ impl FeatureState {
     /// # Errors
     /// When the bytes are not a dump of this format, or it was made under other definitions.
     pub fn load(bytes: &[u8], config: FeatureConfig) -> Result<Self, FeatureStateError> {
-        let bytes = bytes.strip_prefix(MAGIC).ok_or(FeatureStateError::Format)?;
-        let (dump, profiles): (Dump, _) = postcard::take_from_bytes(bytes)?;
-        let profiles = match profiles {
-            [] => Profiles::default(),
-            profiles => postcard::from_bytes::<ProfilesDump>(profiles)?.into(),
-        };
+        let (dump, profiles) = decode(bytes)?;
         if dump.config.without_limits() != config.without_limits() {
             let (found, expected) = (Box::new(dump.config), Box::new(config));
             return Err(FeatureStateError::Config { found, expected });
         }
+        Ok(Self::of_dump(dump, profiles, config))
+    }
+
+    /// The state of a dump, from here on under `config`.
+    pub(super) fn of_dump(dump: Dump, profiles: Profiles, config: FeatureConfig) -> Self {
         let catalog_bytes = dump.items.iter().map(|item| item.n_bytes() as u64).sum();
         let (n_users, n_counters) = (dump.users.len(), dump.counters.len());
         let mut titles = Titles::default();
         dump.items.iter().for_each(|item| titles.add(item));
-        Ok(Self {
+        Self {
             config,
             usage: Usage::new(n_users, n_counters, catalog_bytes, dump.next_sweep),
             items: dump.items.into_iter().map(|item| (item.id, item)).collect(),
@@ -154,8 +158,32 @@ impl FeatureState {
             item_numbers: RwLock::new(dump.item_numbers),
             request_numbers: RwLock::new(dump.request_numbers),
             titles: RwLock::new(titles),
-        })
+        }
     }
+}
+
+/// Reads a dump of the present format, and the profiles behind it.
+pub(super) fn decode(bytes: &[u8]) -> Result<(Dump, Profiles), FeatureStateError> {
+    let bytes = bytes.strip_prefix(MAGIC).ok_or(FeatureStateError::Format)?;
+    let (dump, profiles): (Dump, _) = postcard::take_from_bytes(bytes)?;
+    let profiles = match profiles {
+        [] => Profiles::default(),
+        profiles => postcard::from_bytes::<ProfilesDump>(profiles)?.into(),
+    };
+    Ok((dump, profiles))
+}
+
+/// The definitions that differ, as `features.history_len = 100 where the configuration says 50`.
+fn differences(found: &FeatureConfig, expected: &FeatureConfig) -> String {
+    let [found, expected] =
+        [found, expected].map(|config| serde_json::to_value(config.without_limits()).unwrap_or_default());
+    let fields = found.as_object().into_iter().flatten();
+    let differing = fields.filter(|(key, value)| expected.get(key) != Some(value));
+    let named = differing.map(|(key, value)| {
+        let is = expected.get(key).cloned().unwrap_or_default();
+        format!("features.{key} = {value} where the configuration says {is}")
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -265,10 +293,7 @@ mod tests {
         // The first format had no first line.
         let first = &bytes[MAGIC.len()..];
         let error = FeatureState::load(first, FeatureConfig::default()).unwrap_err();
-        assert!(
-            error.to_string().contains("start in an empty state directory"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("ouzel snapshot migrate"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clicks::ClickCounts;
 use super::outcomes::Outcomes;
-use crate::{EventTime, HistoryEntry, Id};
+use crate::{EventTime, HistoryEntry, Id, TaskMap};
 
 /// The past of one user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,18 @@ impl UserState {
     /// Inserts a shown item in event-time order and drops the oldest beyond `max`.
     pub(crate) fn add_shown(&mut self, item: Id, ts: EventTime, max: usize) {
         insert_in_order(&mut self.shown, (ts, item), |(ts, _)| *ts, max);
+    }
+
+    /// Gives the actions the present indexes of their tasks, and drops those of tasks that were removed. Returns the number
+    /// of dropped actions.
+    pub(crate) fn migrate(&mut self, tasks: &TaskMap) -> u64 {
+        let before = self.history.len();
+        self.history.retain_mut(|entry| {
+            let present = tasks.present(entry.task);
+            entry.task = present.unwrap_or(entry.task);
+            present.is_some()
+        });
+        (before - self.history.len()) as u64
     }
 
     /// Event time of the newest event.
