@@ -265,4 +265,6 @@ fn list(dir: &Path) -> Result<Vec<u64>, PlanError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

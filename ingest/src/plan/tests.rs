@@ -44,7 +44,7 @@ fn append(log: &mut PlanLog, n: u64) {
 }
 
 /// A log of `n` entries, a new segment before every entry in `rolls`.
-fn log(n: u64, rolls: &[u64]) -> (TempDir, PlanLog) {
+pub(super) fn log(n: u64, rolls: &[u64]) -> (TempDir, PlanLog) {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, recovery) = PlanLog::open(dir.path(), 0).unwrap();
     assert_eq!(
@@ -69,7 +69,7 @@ fn read(log: &PlanLog, from: u64) -> Vec<PlanEntry> {
     log.read_from(from).unwrap().into()
 }
 
-fn entries(numbers: std::ops::Range<u64>) -> Vec<PlanEntry> {
+pub(super) fn entries(numbers: std::ops::Range<u64>) -> Vec<PlanEntry> {
     numbers.map(entry).collect()
 }
 
