@@ -3,6 +3,8 @@
 mod chains;
 mod export;
 mod faults;
+mod fuzz;
+mod lineage_model;
 mod sim_fs;
 mod tamper;
 mod verbs;
