@@ -74,7 +74,12 @@ impl Stage {
         let migrated = FeatureState::migrate(&bytes.features, features.clone(), &tasks);
         let is_older =
             matches!(migrated, Err(FeatureStateError::Format)) || is_of_another_version(&bytes.join);
-        if is_older && !is_tier {
+        if is_older && is_tier {
+            return Err(StageError::Tier {
+                found: "another version of ouzel",
+            });
+        }
+        if is_older {
             done.starts_anew = true;
             return Ok((Self::anew(config, features, new)?, done));
         }

@@ -107,9 +107,6 @@ impl Trainer {
                 }
                 false => Some(Self::new(member.clone(), trainer.member_config())?),
             };
-            if let Some(member) = &migrated {
-                debug_assert!(member.members.is_empty());
-            }
             trainer.members.push(migrated);
         }
         trainer.resume_at(small.next_batch);

@@ -1,6 +1,6 @@
 //! Weights are carried over to another model.
 
-use ouzel_learner::model::{HeadConfig, HeadKind, ModelConfig};
+use ouzel_learner::model::{HeadConfig, HeadKind, ModelConfig, SequenceKind};
 use ouzel_learner::{LearnerConfig, Trainer, WeightOutcome, saved_model, weights_hash};
 use ouzel_sample::Batch;
 use ouzel_snapshot::{Arrays, CheckpointMeta, Draft, Fingerprint, Snapshot, Store};
@@ -110,8 +110,10 @@ fn the_same_model_keeps_every_bit() {
 }
 
 #[test]
-fn wider_rows_a_new_task_and_a_block_switched_off_leave_the_scores() {
-    let trained = trained(ModelConfig::default());
+fn wider_rows_a_new_task_and_a_new_block_leave_the_scores() {
+    let mut plain = ModelConfig::default();
+    plain.sequence.kind = SequenceKind::Mean;
+    let trained = trained(plain);
     let with = |change: &dyn Fn(&mut ModelConfig)| {
         let mut model = trained.model.clone();
         change(&mut model);
@@ -127,13 +129,14 @@ fn wider_rows_a_new_task_and_a_block_switched_off_leave_the_scores() {
     );
     let (added, _) = with(&|model| model.tasks = vec!["click".into(), "buy".into()]);
     assert!(added < 1e-5, "{added}");
+    let (read, done) = with(&|model| model.sequence.kind = SequenceKind::Din);
+    assert!(read < 1e-5, "{read}");
+    assert!(done.n_parameters(WeightOutcome::Anew) > 0);
     let (moved, _) = with(&|model| model.tasks = vec!["buy".into(), "click".into()]);
     assert!(moved > 1e-3, "the primary task is another one");
     let (narrower, done) = with(&|model| model.dim = 6);
     assert!(narrower < 5.0, "{narrower}");
     assert_eq!(done.n_parameters(WeightOutcome::Anew), 0);
-    let (missing, _) = with(&|model| model.learned_missing = true);
-    assert!(missing < 1e-5, "{missing}");
     let (_, done) = with(&|model| model.wide = false);
     assert!(
         done.tables
@@ -229,7 +232,7 @@ fn the_first_layout_keeps_its_rows_and_its_weights_by_name() {
 #[test]
 fn a_frozen_base_is_kept_or_the_change_is_refused_by_the_weight() {
     let mut model = ModelConfig::default();
-    model.sequence.kind = ouzel_learner::model::SequenceKind::Din;
+    model.sequence.kind = SequenceKind::Din;
     let trained = trained(model.clone());
     let mut trainer = Trainer::load(&trained.snapshot, &model, trained.learner.clone()).unwrap();
     trainer.freeze().unwrap();

@@ -259,8 +259,9 @@ fn draft(
     } else {
         Default::default()
     };
-    let plan_position = match migration.stage.starts_anew {
-        // Items and users are read from their first record, which no entry after the snapshot says.
+    let plan_position = match migration.stage.starts_anew || migration.encoded.is_some() {
+        // Entries after the snapshot say nothing of items and users that are read from their first record, and name vectors
+        // of the former encoders.
         true => {
             let (plan, _) = PlanLog::open(&store.root().join("plan"), former.plan_position)?;
             plan.position()
