@@ -297,7 +297,7 @@ impl World<'_> {
                 if let Some(to) = choose(index).filter(|_| !self.model.tags.contains_key(&name)) {
                     self.call(
                         |store| store.tag(id(to), &name, "", 0),
-                        |model| drop(model.tags.insert(name.clone(), to)),
+                        |model| model.tags.extend([(name.clone(), to)]),
                     )?;
                 }
             }
@@ -306,7 +306,7 @@ impl World<'_> {
                 if self.model.tags.contains_key(&name) {
                     self.call(
                         |store| store.untag(&name, "", 0),
-                        |model| drop(model.tags.remove(&name)),
+                        |model| model.tags.retain(|tag, _| *tag != name),
                     )?;
                 }
             }
