@@ -10,6 +10,6 @@ pub(crate) use args::{
 };
 pub(crate) use point::RangePoint;
 pub(crate) use snapshot::{
-    ExportFormat, LearningArgs, Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs,
-    StatusArgs, Target,
+    ExportFormat, LearningArgs, Note, Quarantine, SkipTo, SnapshotArgs, SnapshotChange, SnapshotVerb,
+    StateArgs, StatusArgs, Target,
 };

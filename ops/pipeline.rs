@@ -32,6 +32,7 @@ pub(crate) mod quarantine;
 pub(crate) mod resume;
 pub mod run;
 pub(crate) mod schema;
+pub(crate) mod skip;
 pub mod spec;
 pub mod stages;
 mod state_file;

@@ -103,6 +103,9 @@ pub enum LearnFrom {
     Rewind,
     /// From the present position, with the present join state and features: what came after the snapshot is not learned.
     Now,
+    /// From the first records at or after this time by their timestamps, ms since the epoch, with the snapshot's join state
+    /// and features: what lies between is not learned.
+    Time(i64),
 }
 
 /// The reply of a daemon.

@@ -172,12 +172,30 @@ pub(crate) struct Rollback {
     /// Go back in the log, too: everything after the snapshot is read and learned again
     #[arg(long, group = "learn_from")]
     pub(crate) rewind: bool,
-    /// Stay at the present position of the log: what was learned after the snapshot is given up
-    #[arg(long, group = "learn_from", value_name = "now", value_parser = ["now"])]
-    pub(crate) skip_to: Option<String>,
+    /// Skip what came after the snapshot: with `now` the log goes on at its present position, with a time, such as
+    /// 2026-05-01T12:00:00Z or @1777636800000, at the first records of that time
+    #[arg(long, group = "learn_from", value_name = "now|TIME", value_parser = skip_to)]
+    pub(crate) skip_to: Option<SkipTo>,
     /// Only say how far back that is
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Where the log goes on after a rollback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SkipTo {
+    /// At its present position.
+    Now,
+    /// At the first records at or after this time, ms since 1970.
+    TimeMs(i64),
+}
+
+/// Parses `now` or a time.
+fn skip_to(text: &str) -> anyhow::Result<SkipTo> {
+    match text {
+        "now" => Ok(SkipTo::Now),
+        _ => Ok(SkipTo::TimeMs(time_ms(text)?)),
+    }
 }
 
 /// The events of a quarantine: those that fit every condition given.

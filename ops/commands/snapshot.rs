@@ -23,7 +23,7 @@ use serde_json::json;
 use super::data::state_config;
 use super::output;
 use crate::admin::{AdminReply, AdminRequest, Client, LearnFrom};
-use crate::cli::{Note, Quarantine, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
+use crate::cli::{Note, Quarantine, SkipTo, SnapshotArgs, SnapshotChange, SnapshotVerb, StateArgs, Target};
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::go_back::ReadAgain;
@@ -120,9 +120,13 @@ fn request(store: &Store, verb: &SnapshotChange) -> anyhow::Result<(String, Admi
         }
         SnapshotChange::Rollback(rollback) => {
             let id = resolve(store, &rollback.target.id)?;
-            let (from, how) = match rollback.rewind {
-                true => (LearnFrom::Rewind, "and in the log"),
-                false => (LearnFrom::Now, "and skipped what was learned since"),
+            let (from, how) = match rollback.skip_to {
+                None => (LearnFrom::Rewind, "and in the log".to_owned()),
+                Some(SkipTo::Now) => (LearnFrom::Now, "and skipped what was learned since".to_owned()),
+                Some(SkipTo::TimeMs(ms)) => (
+                    LearnFrom::Time(ms),
+                    format!("and continued at {}", output::time(ms)),
+                ),
             };
             let request = AdminRequest::Rollback {
                 id: id.to_string(),

@@ -19,8 +19,10 @@ use super::go_back::{
 };
 use super::model_op::ModelOp;
 use super::run::{CurrentRun, Restart};
+use super::skip::{gap, skip_to_time};
 use super::stages::learn::LearnerRequest;
 use crate::admin::{AdminReply, AdminRequest, HeldBy, LearnFrom, Status};
+use crate::config::Config;
 use crate::error::{ErrorExt, hint_of};
 use crate::telemetry::clock::Clock;
 
@@ -34,6 +36,7 @@ const RESTART_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) struct AdminHandler {
     pub(crate) run: CurrentRun,
     pub(crate) restarts: Sender<Restart>,
+    pub(crate) config: Arc<Config>,
     /// The log, to see what it still holds; `None` where it cannot be read twice.
     pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: Arc<Store>,
@@ -148,6 +151,7 @@ impl AdminHandler {
         let id = self.readable(id)?;
         let also = match from {
             LearnFrom::Now => self.skip_to_now(id, note)?,
+            LearnFrom::Time(ms) => self.skip_to_time(id, ms, note)?,
             LearnFrom::Rewind => {
                 self.check_log(id)?;
                 // Serves the snapshot at once, and shows that its weights can be loaded.
@@ -172,6 +176,18 @@ impl AdminHandler {
             )
         })?;
         unpin(&self.store, pinned, &note, self.clock.now_ms())
+    }
+
+    /// Continues the state of `id` at the first records of a time.
+    fn skip_to_time(&self, id: SnapshotId, ms: i64, note: String) -> anyhow::Result<Vec<String>> {
+        let kafka = self
+            .kafka
+            .as_ref()
+            .context("this process cannot read its log again")?;
+        let gap = gap(&self.store.read(id)?, kafka, ms, self.clock.now_ms())?;
+        self.request(LearnerRequest::Hold(id))?;
+        let (clock, config) = (Arc::clone(&self.clock), Arc::clone(&self.config));
+        self.restart(move |store| skip_to_time(store, &config, (id, &gap), ms, &note, clock.now_ms()))
     }
 
     /// Excludes events from learning and reads the log again without them.

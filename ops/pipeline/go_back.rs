@@ -145,7 +145,7 @@ pub(crate) fn check_log(store: &Store, id: SnapshotId, kafka: &KafkaConfig) -> a
 }
 
 /// The first partition whose log begins after its position.
-fn first_lost(positions: &Positions, starts: &Positions) -> Option<String> {
+pub(super) fn first_lost(positions: &Positions, starts: &Positions) -> Option<String> {
     positions.iter().find_map(|(partition, next)| {
         let start = starts.next(partition).filter(|start| *start > next)?;
         Some(format!(

@@ -174,13 +174,14 @@ fn with_quarantine(decoder: Decoder, store: &Store, config: &Config) -> anyhow::
 /// Records of a partition that the log lost: from offset `from` up to and excluding `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LostRange {
-    partition: PartitionId,
-    from: i64,
-    to: i64,
+    pub(crate) partition: PartitionId,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
 }
 
 impl LostRange {
-    fn n(&self) -> u64 {
+    /// Number of records.
+    pub(crate) fn n(&self) -> u64 {
         self.to.abs_diff(self.from)
     }
 }

@@ -238,6 +238,7 @@ impl<'a> Running<'a> {
         let handler = AdminHandler {
             run: self.run.clone(),
             restarts,
+            config: Arc::new(self.config.clone()),
             kafka: self.config.kafka_config().ok(),
             store: Arc::clone(&self.store),
             published: Arc::clone(&self.published),

@@ -190,3 +190,78 @@ fn a_quarantine_ends_in_the_bits_of_a_log_that_never_had_the_events() {
     daemon.stop();
     assert_eq!(learned(&home.manifest()), learned(&never));
 }
+
+/// Rolls back to `id` and continues at `ms`, with and without a daemon and tried before. Returns the manifest.
+fn skip_to(home: &Home, id: &str, ms: i64, done_by: &str) -> Manifest {
+    let time = format!("@{ms}");
+    let before = home.latest();
+    let forecast = change(home, &["rollback", id, "--skip-to", &time, "--dry-run"]);
+    assert_eq!(home.latest(), before, "a dry run changes nothing");
+    let done = change(home, &["rollback", id, "--skip-to", &time, "--note", "poison"]);
+    assert_eq!(done["done_by"], done_by);
+    let skipped = forecast["skipped"].as_object().unwrap();
+    let listed = home.store().list().unwrap();
+    let is_skip = |manifest: &&Manifest| {
+        let note = manifest.note.as_deref().unwrap_or_default();
+        note.contains(&format!("continued at {ms} ms, skipped")) && note.ends_with(": poison")
+    };
+    let mut manifests = listed.iter().filter_map(|entry| entry.manifest.as_ref());
+    let written = manifests.rfind(is_skip).unwrap().clone();
+    for (stream, n) in skipped {
+        assert_eq!(
+            written.checkpoint.counters[&format!("skipped.{stream}")],
+            n.as_u64().unwrap()
+        );
+    }
+    assert!(skipped["impressions"].as_u64() > Some(10), "{forecast}");
+    written
+}
+
+#[test]
+fn a_rollback_continues_at_the_first_records_of_a_time() {
+    // The embedded broker knows no times.
+    let Some(broker) = Broker::real("skip-to", 1) else {
+        return;
+    };
+    let mut home = Home::new(&broker, SETTINGS);
+    let world = World::generate(300, &home.path().join("world"));
+    let (early, late, middle) = halves(&world);
+    let daemon = home.start();
+    feed(&broker, &daemon, &early, &late, world.end_ms);
+    let first = home.latest().unwrap();
+    let number = first.number().to_string();
+    let whole = daemon.snapshot();
+    let whole = home.store().read(whole).unwrap().manifest().clone();
+    let ms = i64::midpoint(middle, world.end_ms);
+    for (time, word) in [(middle - 3_600_000, "--rewind"), (i64::MAX, "in the future")] {
+        let refused = home.snapshot(&["rollback", &number, "--skip-to", &format!("@{time}")]);
+        assert_eq!(refused.code, Some(1), "{}", refused.err);
+        assert!(refused.err.contains(word), "{}", refused.err);
+    }
+    let online = skip_to(&home, &number, ms, "the running daemon");
+    assert_eq!(online.parent, Some(first));
+    let n_read = |manifest: &Manifest| manifest.checkpoint.positions.values().sum::<i64>();
+    let n_again = u64::try_from(n_read(&whole) - n_read(&online)).unwrap();
+    daemon.wait_joined(n_again);
+    daemon.wait_ready();
+    daemon.check_serves();
+    daemon.stop();
+    let last = home.manifest();
+    assert!(last.checkpoint.batch_seq > online.checkpoint.batch_seq);
+    assert_eq!(last.checkpoint.positions, whole.checkpoint.positions);
+    let n = |manifest: &Manifest| manifest.checkpoint.counters["impressions"];
+    let skipped = online.checkpoint.counters["skipped.impressions"];
+    assert_eq!(
+        n(&last) + skipped,
+        n(&whole),
+        "each impression is read once or skipped"
+    );
+
+    let offline = skip_to(&home, &number, ms, "this command");
+    assert_eq!(offline.checkpoint.positions, online.checkpoint.positions);
+    assert_eq!(offline.checkpoint.weights_hash, online.checkpoint.weights_hash);
+    assert_eq!(home.latest(), Some(offline.id));
+    assert_eq!(learned(&home.run_to_end(n_again)), learned(&last));
+    let listed = home.snapshot(&["list"]);
+    assert!(listed.out.contains("skipped"), "{}", listed.out);
+}

@@ -13,6 +13,8 @@ use crate::admin::{AdminReply, AdminRequest, Client, LearnFrom};
 use crate::commands::output;
 use crate::error::Exit;
 use crate::pipeline::go_back::snapshot_before;
+use crate::pipeline::skip::{by_stream, gap};
+use crate::telemetry::clock::{Clock, SystemClock};
 
 /// What a rollback would do.
 #[derive(Debug, Serialize)]
@@ -48,6 +50,17 @@ pub(super) fn write(
         AdminRequest::Quarantine { rule, again, .. } => (snapshot_before(store, rule, again)?, true),
         _ => bail!("this command cannot be tried"),
     };
+    if let (
+        Some(id),
+        AdminRequest::Rollback {
+            from: LearnFrom::Time(ms),
+            ..
+        },
+    ) = (id, request)
+    {
+        write_skip(state, store, (id, *ms), json, out)?;
+        return Ok(Exit::Ok);
+    }
     let Some(id) = id else {
         writeln!(out, "nothing would be read again")?;
         return Ok(Exit::Ok);
@@ -58,6 +71,39 @@ pub(super) fn write(
         false => forecast.write(out)?,
     }
     Ok(Exit::Ok)
+}
+
+/// Writes what a rollback would skip that continues at a time.
+fn write_skip(
+    state: &StateDir,
+    store: &Store,
+    (id, ms): (SnapshotId, i64),
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let kafka = offline::known_log(state.kafka.as_ref())?;
+    let gap = gap(&store.read(id)?, kafka, ms, SystemClock.now_ms())?;
+    let skipped = by_stream(&gap);
+    let ranges: Vec<String> = gap.iter().map(ToString::to_string).collect();
+    if json {
+        let document = serde_json::json!({ "snapshot": id, "skipped": skipped, "ranges": ranges });
+        return output::json(&document, out);
+    }
+    writeln!(out, "from snapshot {id}, with its join state and features")?;
+    for range in ranges {
+        writeln!(out, "skips {range}")?;
+    }
+    let counts: Vec<String> = skipped
+        .iter()
+        .map(|(stream, n)| format!("{n} {stream}"))
+        .collect();
+    writeln!(
+        out,
+        "skips in all: {}; everything later is read and learned",
+        counts.join(", ")
+    )?;
+    writeln!(out, "nothing was changed")?;
+    Ok(())
 }
 
 fn forecast(state: &StateDir, store: &Store, id: SnapshotId, reads_again: bool) -> anyhow::Result<Forecast> {

@@ -1,6 +1,6 @@
 //! Changes of a state directory without a daemon. Each writes a snapshot whose parent is the newest one.
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 
 use ouzel_ingest::KafkaConfig;
 use ouzel_ingest::join::JoinSource;
@@ -19,6 +19,7 @@ use crate::pipeline::pause::Pause;
 use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
 use crate::pipeline::resume::{inspect_stage, restore_vectors};
 use crate::pipeline::schema::check_schema;
+use crate::pipeline::skip::{copy, gap, skip_to_time};
 
 /// Carries out a request that a running daemon would get. Returns the snapshot that it created or named, and what else
 /// has changed.
@@ -42,6 +43,12 @@ pub(super) fn carry_out(
                 LearnFrom::Rewind => {
                     let mut also = note_unchecked_log(store, kafka.as_ref(), id)?;
                     also.extend(rewind(store, id, note, now_ms)?);
+                    Ok((Some(id), also))
+                }
+                LearnFrom::Time(ms) => {
+                    let kafka = known_log(kafka.as_ref())?;
+                    let gap = gap(&store.read(id)?, kafka, *ms, now_ms)?;
+                    let also = skip_to_time(store, config, (id, &gap), *ms, note, now_ms)?;
                     Ok((Some(id), also))
                 }
                 LearnFrom::Now => {
@@ -108,6 +115,15 @@ fn record(store: &Store, verb: AuditVerb, note: &str, now_ms: i64) -> anyhow::Re
     }
 }
 
+/// The log, for a command that has to ask it.
+pub(super) fn known_log(kafka: Option<&KafkaConfig>) -> anyhow::Result<&KafkaConfig> {
+    kafka
+        .ok_or_else(|| {
+            anyhow!("`--skip-to TIME` asks Kafka for the records of that time, and Kafka is not known")
+        })
+        .hint("name the configuration with --config FILE, where its secrets are")
+}
+
 /// Refuses to go back to `id` if Kafka no longer holds the log from there on. Returns a sentence if no broker answers.
 pub(super) fn note_unchecked_log(
     store: &Store,
@@ -158,7 +174,7 @@ fn skip_to_now(
         newest.id()
     ));
     trainer.save(&mut draft)?;
-    copy_blobs(&newest, &mut draft)?;
+    copy(&newest, &mut draft, |kind| kind == FileKind::Blob)?;
     draft.checkpoint.weights_hash = weights_hash(&draft);
     let written = store.write(&draft)?;
     Ok(store.adopt(written, reason, now_ms)?)
@@ -200,7 +216,7 @@ fn apply(
             file.name
         );
     }
-    copy_files(&snapshot, &mut draft)?;
+    copy(&snapshot, &mut draft, |_| true)?;
     draft.checkpoint.weights_hash = weights_hash(&draft);
     write(store, &draft)
 }
@@ -264,7 +280,7 @@ pub(super) fn re_encode(
     draft.note = Some(format!(
         "encoded again by {now} in place of {before}{colon}{reason}"
     ));
-    copy_files(&snapshot, &mut draft)?;
+    copy(&snapshot, &mut draft, |_| true)?;
     Ok((write(store, &draft)?, stage.features().vectors().len()))
 }
 
@@ -273,34 +289,6 @@ pub(super) fn newest(store: &Store) -> anyhow::Result<Snapshot> {
     newest
         .ok_or_else(|| anyhow!("no snapshot in {} can be used", store.root().display()))
         .hint("`ouzel snapshot list` shows the snapshots")
-}
-
-/// Copies the blobs of a snapshot, which are the state besides the weights, except those that the draft has.
-fn copy_blobs(snapshot: &Snapshot, draft: &mut Draft) -> anyhow::Result<()> {
-    copy(snapshot, draft, |kind| kind == FileKind::Blob)
-}
-
-/// Copies the files of a snapshot that the draft does not have.
-fn copy_files(snapshot: &Snapshot, draft: &mut Draft) -> anyhow::Result<()> {
-    copy(snapshot, draft, |_| true)
-}
-
-fn copy(snapshot: &Snapshot, draft: &mut Draft, is_wanted: fn(FileKind) -> bool) -> anyhow::Result<()> {
-    for file in &snapshot.manifest().files {
-        if draft.has(&file.name) || !is_wanted(file.kind) {
-            continue;
-        }
-        let copied = match file.kind {
-            FileKind::Blob => snapshot
-                .blob(&file.name)
-                .and_then(|bytes| draft.add_blob(&file.name, bytes)),
-            FileKind::Arrays => snapshot
-                .arrays(&file.name)
-                .and_then(|arrays| draft.add_arrays(&file.name, arrays)),
-        };
-        copied.with_context(|| format!("cannot copy {} of snapshot {}", file.name, snapshot.id()))?;
-    }
-    Ok(())
 }
 
 fn write(store: &Store, draft: &Draft) -> anyhow::Result<SnapshotId> {

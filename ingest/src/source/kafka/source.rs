@@ -8,7 +8,7 @@ use ouzel_sample::{PartitionId, Positions, Record};
 
 use super::config::KafkaConfig;
 use super::new_partitions::PartitionWatcher;
-use super::range::ReplayRange;
+use super::range::{ReplayBound, ReplayRange};
 use super::reader::TopicReader;
 use crate::error::Error;
 use crate::formats::RecordFormats;
@@ -89,6 +89,24 @@ impl KafkaSource {
         let source = Self::connect(config, |_| true, |_| Ok(()))?;
         let states = source.readers.iter().flat_map(TopicReader::partitions);
         Ok(states.map(|state| (state.id, state.low)).collect())
+    }
+
+    /// The first record at or after `ms` by its timestamp, or the end of the log without one, of each partition of events.
+    ///
+    /// # Errors
+    /// When no broker answers or a topic is missing.
+    pub fn positions_at(config: &KafkaConfig, ms: i64) -> Result<Positions, Error> {
+        let source = Self::connect(config, |id| !id.stream.is_catalog(), |_| Ok(()))?;
+        let range = ReplayRange {
+            from: Some(ReplayBound::TimeMs(ms)),
+            to: None,
+        };
+        let mut positions = Positions::default();
+        for reader in &source.readers {
+            let (from, _) = reader.resolve(&range)?;
+            from.iter().for_each(|(id, next)| positions.set(id, next));
+        }
+        Ok(positions)
     }
 
     fn connect(
