@@ -5,6 +5,7 @@ use anyhow::{anyhow, bail};
 use ouzel_ingest::KafkaConfig;
 use ouzel_ingest::join::JoinSource;
 use ouzel_ingest::plan::PlanLog;
+use ouzel_learner::gates::check_restored;
 use ouzel_learner::{Trainer, weights_hash};
 use ouzel_snapshot::{Alias, AuditVerb, CheckpointMeta, Draft, FileKind, Snapshot, SnapshotId, Store};
 
@@ -174,6 +175,11 @@ fn skip_to_now(
         newest.id()
     ));
     trainer.save(&mut draft)?;
+    // The recorded scores of the newest snapshot are those of other weights.
+    match check_restored(&rolled_back, &mut trainer)? {
+        Ok(probe) => probe.save(&mut trainer, &mut draft)?,
+        Err(breach) => bail!("the weights of snapshot {id} do not pass the gates: {breach}"),
+    }
     copy(&newest, &mut draft, |kind| kind == FileKind::Blob)?;
     draft.checkpoint.weights_hash = weights_hash(&draft);
     let written = store.write(&draft)?;
