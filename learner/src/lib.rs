@@ -10,6 +10,7 @@ mod config;
 mod device_rows;
 mod error;
 mod fingerprint;
+mod fixed_model;
 mod freeze;
 pub mod gates;
 mod lifecycle;
@@ -35,6 +36,7 @@ pub use clip::Clipped;
 pub use config::{LearnerConfig, OptimizerConfig};
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
+pub use fixed_model::FixedModel;
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::{

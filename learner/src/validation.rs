@@ -7,12 +7,14 @@
 
 mod auc;
 mod buckets;
+mod comparison;
 mod figures;
 mod progressive;
 mod score_log;
 
 pub use auc::{auc, gauc};
 pub use buckets::{Bucket, Buckets, ByBucket, Known};
+pub use comparison::{ComparedBatch, Comparison, Difference, TaskComparison};
 pub use figures::Figures;
 pub(crate) use figures::{Sums, float};
 pub use progressive::Progressive;

@@ -23,6 +23,7 @@ mod sample;
 pub mod settings;
 mod task_map;
 mod time;
+mod user_share;
 
 pub use batch::{Batch, Batcher, ReadTotals};
 pub use content::{Content, ContentHash, EncoderVersion, MAX_TEXT_BYTES};
@@ -48,3 +49,4 @@ pub use record::{DecodedRecord, Event, Record, RecordMetadata, Reject, RejectRea
 pub use sample::{Candidate, HistoryEntry, Request, Sample, SampleKind, ShownLogits, ShownSlate};
 pub use task_map::TaskMap;
 pub use time::EventTime;
+pub use user_share::UserShare;

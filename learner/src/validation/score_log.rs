@@ -49,32 +49,37 @@ pub(crate) fn score_changes(
     logits: &[f32],
     task: usize,
 ) -> impl Iterator<Item = (Id, ScoreChange)> {
-    let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
     let n_tasks = n_tasks(batch, logits);
     let samples = batch.samples.iter().zip(logits.chunks_exact(n_tasks));
     samples.filter_map(move |(sample, logits)| {
-        let Sample {
-            request, candidate, ..
-        } = sample;
-        let scored = Scored {
-            ts: request.ts,
-            request: request.id.0,
-            logit: candidate.predicted.get(task).unwrap_or(logits[task]),
-            popularity: candidate.dense[item_ctr],
-            label: label(sample, task)?,
-            known: Known::of(candidate),
-        };
-        let change = match sample.kind {
-            SampleKind::Final => ScoreChange::Certain(scored),
-            SampleKind::EarlyNegative => ScoreChange::Presumed(scored),
-            SampleKind::Correction => ScoreChange::Late(scored),
-            SampleKind::LatePositive | SampleKind::RealCopy if is_late(sample, scored.label) => {
-                ScoreChange::Late(scored)
-            }
-            SampleKind::LatePositive | SampleKind::RealCopy => return None,
-        };
-        Some((request.id.pair(candidate.item), change))
+        let change = score_change(sample, logits, task)?;
+        Some((sample.request.id.pair(sample.candidate.item), change))
     })
+}
+
+/// The score change of a task by a sample with its logits, `[n_tasks]`; `None` if it changes none.
+pub(crate) fn score_change(sample: &Sample, logits: &[f32], task: usize) -> Option<ScoreChange> {
+    let item_ctr = dense_index("item_ctr").expect("item_ctr is a live feature");
+    let Sample {
+        request, candidate, ..
+    } = sample;
+    let scored = Scored {
+        ts: request.ts,
+        request: request.id.0,
+        logit: candidate.predicted.get(task).unwrap_or(logits[task]),
+        popularity: candidate.dense[item_ctr],
+        label: label(sample, task)?,
+        known: Known::of(candidate),
+    };
+    match sample.kind {
+        SampleKind::Final => Some(ScoreChange::Certain(scored)),
+        SampleKind::EarlyNegative => Some(ScoreChange::Presumed(scored)),
+        SampleKind::Correction => Some(ScoreChange::Late(scored)),
+        SampleKind::LatePositive | SampleKind::RealCopy if is_late(sample, scored.label) => {
+            Some(ScoreChange::Late(scored))
+        }
+        SampleKind::LatePositive | SampleKind::RealCopy => None,
+    }
 }
 
 /// Scores of a whole replay, 32 bytes per item and task, or of the newest items of a live learner.
