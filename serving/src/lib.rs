@@ -9,12 +9,15 @@
 //!    and makes one score of the tasks by its [`ScoreExpression`]. Where no version can score, popularity does.
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
+//! A candidate may take part for a share of the users: [`CandidateSlot`].
+//!
 //! Events that a client posts take another path: [`http`] passes an [`EventsCall`](events::EventsCall) to a writer outside
 //! of this crate and waits for its answer.
 //!
 //! The crate owns that path and its limits. It knows nothing of training, event sources or snapshot directories. It
 //! starts no thread ([`run_worker`] is a loop), and async code stays inside [`http`].
 
+mod candidate;
 pub mod client;
 mod config;
 pub mod events;
@@ -28,6 +31,9 @@ mod score_expression;
 mod scorer;
 mod worker;
 
+pub use candidate::{
+    CandidateCounts, CandidateRole, CandidateSlot, MAX_SHADOW_JOBS, ShadowJob, Variant, run_shadow,
+};
 pub use config::ServingConfig;
 pub use published::{LoadedVersion, Published};
 pub use queue::{Job, PushError, Queue};

@@ -13,6 +13,8 @@ ouzel_sample::metric_names! {
         "Candidates whose score by serving.score is not a finite number; they rank last.";
     counter FALLBACK_TOTAL = "ouzel_serving_fallback_total", Count,
         "Candidates scored by their popularity instead of the model, by reason: `no_version` is served, `not_finite` is their score by the version, or it `failed`.";
+    counter CANDIDATE_REQUESTS_TOTAL = "ouzel_serving_candidate_requests_total", Count,
+        "Requests of the share of a candidate, by variant and outcome: `scored`, `dropped` by a shadow that is behind, or `failed`, which the served version answered.";
     counter ABANDONED_TOTAL = "ouzel_serving_abandoned_total", Count,
         "Requests dropped unscored because their deadline had passed or their client had gone.";
     counter EVENT_CALLS_TOTAL = "ouzel_serving_event_calls_total", Count,

@@ -38,6 +38,8 @@ pub struct Published<V> {
     /// Copy of the newest number, so that a worker sees without the lock that nothing changed.
     version: AtomicU64,
     retired: Mutex<Vec<Arc<V>>>,
+    /// False for a candidate: the metrics are about the served version.
+    has_metrics: bool,
 }
 
 impl<V> Default for Published<V> {
@@ -53,6 +55,15 @@ impl<V> Published<V> {
             newest: RwLock::new(None),
             version: AtomicU64::new(0),
             retired: Mutex::new(Vec::new()),
+            has_metrics: true,
+        }
+    }
+
+    /// Makes an empty cell for a candidate, which sets no metrics.
+    pub fn of_candidate() -> Self {
+        Self {
+            has_metrics: false,
+            ..Self::new()
         }
     }
 
@@ -61,17 +72,34 @@ impl<V> Published<V> {
     /// Every later [`Published::load`] returns it. Requests that hold an older version finish with that.
     pub fn publish(&self, value: Arc<V>) -> u64 {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
-        let version = newest.as_ref().map_or(0, |loaded| loaded.version) + 1;
+        let version = self.version() + 1;
         let old = newest.replace(LoadedVersion { version, value });
         self.version.store(version, Ordering::Release);
         drop(newest);
         if let Some(old) = old {
             self.retired().push(old.value);
         }
-        counter!(SWAPS_TOTAL).increment(1);
-        gauge!(VERSION).set(version as f64);
+        if self.has_metrics {
+            counter!(SWAPS_TOTAL).increment(1);
+            gauge!(VERSION).set(version as f64);
+        }
         self.sweep();
         version
+    }
+
+    /// Takes the newest version out of the cell and frees it once nobody holds it. Numbers go on from it.
+    pub fn clear(&self) {
+        let old = self.newest.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.retired().extend(old.map(|old| old.value));
+        self.sweep();
+    }
+
+    /// True before the first version, and after [`Published::clear`].
+    pub fn is_empty(&self) -> bool {
+        self.newest
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 
     /// The newest version; `None` before the first.
@@ -100,9 +128,11 @@ impl<V> Published<V> {
                 .drain(..)
                 .partition(|version| Arc::strong_count(version) == 1);
             *retired = held;
-            (freed, retired.len() + usize::from(self.version() > 0))
+            (freed, retired.len() + usize::from(!self.is_empty()))
         };
-        gauge!(LIVE_VERSIONS).set(n_live as f64);
+        if self.has_metrics {
+            gauge!(LIVE_VERSIONS).set(n_live as f64);
+        }
         drop(freed);
         n_live
     }

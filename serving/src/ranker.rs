@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::Variant;
+
 /// A request that passed every check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedRequest {
@@ -46,6 +48,8 @@ pub struct Ranked {
     pub probabilities: Vec<f32>,
     /// Indices of the candidates that the fallback scored. It knows the first task; their other probabilities are NaN.
     pub fallback: BTreeSet<usize>,
+    /// Present if a candidate version scored, not the served one.
+    pub variant: Option<Variant>,
 }
 
 impl Ranked {
@@ -109,6 +113,8 @@ pub enum RankError {
     NotReady,
     #[error("scoring failed: {0}")]
     Failed(String),
+    #[error("scoring failed: {0} gave a probability that is not finite")]
+    NotFinite(String),
 }
 
 /// Computes scores. Each worker thread owns one ranker, which may hold tensors and scratch buffers.
@@ -121,6 +127,9 @@ pub trait Ranker: Send {
     /// [`RankError::NotReady`] before the first version of a ranker without a fallback, [`RankError::Failed`] otherwise.
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError>;
 
+    /// Called once the reply to a request that was ranked has been sent.
+    fn replied(&mut self, _request: &Arc<CheckedRequest>) {}
+
     /// Drops a version that is no longer the newest. Idle workers call it, so that old versions leave memory.
     fn refresh(&mut self) {}
 }
@@ -128,6 +137,10 @@ pub trait Ranker: Send {
 impl<R: Ranker + ?Sized> Ranker for Box<R> {
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         (**self).rank(request)
+    }
+
+    fn replied(&mut self, request: &Arc<CheckedRequest>) {
+        (**self).replied(request);
     }
 
     fn refresh(&mut self) {
@@ -147,6 +160,7 @@ mod tests {
             scores: scores.to_vec(),
             probabilities: probabilities.to_vec(),
             fallback: BTreeSet::new(),
+            variant: None,
         }
     }
 

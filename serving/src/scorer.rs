@@ -5,6 +5,8 @@
 //!
 //! Where no version can score, the fallback does: by the popularity of the items, which needs the feature state alone.
 
+mod candidate;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +18,8 @@ use ouzel_sample::{
     ShownItem, sort_numbers,
 };
 use tch::Device;
+
+use candidate::CandidateScorer;
 
 use crate::metrics::{FALLBACK_TOTAL, SCORES_NOT_FINITE_TOTAL};
 use crate::{
@@ -96,6 +100,8 @@ pub struct Scorer {
     device: Device,
     expression: ScoreExpression,
     current: Option<LoadedModel>,
+    /// None where no candidate takes part.
+    candidate: Option<CandidateScorer>,
 }
 
 /// A version with the model that runs it, which belongs to this thread.
@@ -123,24 +129,17 @@ impl Scorer {
             device,
             expression,
             current: None,
+            candidate: None,
         }
     }
 
     /// The newest version; loads its model when this worker has an older one.
     fn newest(&mut self) -> Result<&mut LoadedModel, RankError> {
-        let version = self.current.as_ref().map_or(0, |current| current.loaded.version);
-        if let Some(loaded) = self.published.load_if_newer(version) {
-            self.check_tasks(&loaded)?;
-            let model = Model::for_inference(&loaded.value.weights, self.device);
-            let mut model = model.map_err(|error| {
-                RankError::Failed(format!("cannot load version {}: {error}", loaded.version))
-            })?;
-            if let Some(current) = &mut self.current {
-                model.reuse_contents(&mut current.model);
-            }
-            self.current = Some(LoadedModel { loaded, model });
-        }
-        self.current.as_mut().ok_or(RankError::NotReady)
+        load_newest(&mut self.current, &self.published, self.device, &self.expression)
+    }
+
+    fn user(&self, request: &CheckedRequest) -> Id {
+        self.ids.id(IdKind::User, &request.user_id)
     }
 
     /// Hashes named values as the decoder of events does.
@@ -159,19 +158,6 @@ impl Scorer {
         of_request.numbers = numbers.collect();
         sort_numbers(&mut of_request.numbers);
         of_request
-    }
-
-    /// Refuses a version of other tasks: the expression would read the wrong probabilities.
-    fn check_tasks(&self, loaded: &LoadedVersion<Version>) -> Result<(), RankError> {
-        let (found, expected) = (&loaded.value.weights.config.tasks, self.expression.tasks());
-        if found == expected {
-            return Ok(());
-        }
-        let (found, expected) = (found.join(", "), expected.join(", "));
-        Err(RankError::Failed(format!(
-            "version {} has the tasks {found}, the configuration {expected}",
-            loaded.version
-        )))
     }
 
     /// The scores by a version from probabilities `[n_items, n_tasks]`. A candidate whose probabilities are not finite is
@@ -229,6 +215,7 @@ impl Scorer {
             scores,
             probabilities,
             fallback: broken,
+            variant: None,
         }
     }
 
@@ -268,7 +255,7 @@ impl Scorer {
         let query = FeatureQuery {
             // Identifies the request within a batch; here it is the only one.
             request: Id::default(),
-            user: self.ids.id(IdKind::User, &request.user_id),
+            user: self.user(request),
             ts: (self.now)(),
             context: &context.values,
             numbers: &context.numbers,
@@ -299,16 +286,16 @@ impl Scorer {
 
 impl Ranker for Scorer {
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
-        let reason = match self.score(request) {
-            Ok(ranked) => return Ok(ranked),
-            Err(RankError::NotReady) => "no_version",
-            Err(error) => {
-                tracing::error!(%error, "a version cannot score: the fallback answers");
-                "failed"
-            }
-        };
-        counter!(FALLBACK_TOTAL, "reason" => reason).increment(request.items.len() as u64);
-        Ok(self.fallback(request))
+        if let Some(ranked) = self.rank_by_canary(request) {
+            return Ok(ranked);
+        }
+        let ranked = self.rank_by_served(request);
+        self.note_for_shadow(request, &ranked);
+        Ok(ranked)
+    }
+
+    fn replied(&mut self, request: &Arc<CheckedRequest>) {
+        self.send_to_shadow(request);
     }
 
     fn refresh(&mut self) {
@@ -316,7 +303,58 @@ impl Ranker for Scorer {
             Ok(_) | Err(RankError::NotReady) => {}
             Err(error) => tracing::error!(%error, "an idle worker cannot take the newest version"),
         }
+        self.refresh_candidate();
     }
+}
+
+impl Scorer {
+    /// Scores with the newest version, or with the fallback where that cannot.
+    fn rank_by_served(&mut self, request: &CheckedRequest) -> Ranked {
+        let reason = match self.score(request) {
+            Ok(ranked) => return ranked,
+            Err(RankError::NotReady) => "no_version",
+            Err(error) => {
+                tracing::error!(%error, "a version cannot score: the fallback answers");
+                "failed"
+            }
+        };
+        counter!(FALLBACK_TOTAL, "reason" => reason).increment(request.items.len() as u64);
+        self.fallback(request)
+    }
+}
+
+/// The newest version of `published` as the current one; loads its model when `current` is an older one.
+fn load_newest<'a>(
+    current: &'a mut Option<LoadedModel>,
+    published: &Published<Version>,
+    device: Device,
+    expression: &ScoreExpression,
+) -> Result<&'a mut LoadedModel, RankError> {
+    let version = current.as_ref().map_or(0, |current| current.loaded.version);
+    if let Some(loaded) = published.load_if_newer(version) {
+        check_tasks(&loaded, expression)?;
+        let model = Model::for_inference(&loaded.value.weights, device);
+        let mut model = model
+            .map_err(|error| RankError::Failed(format!("cannot load version {}: {error}", loaded.version)))?;
+        if let Some(current) = current.as_mut() {
+            model.reuse_contents(&mut current.model);
+        }
+        *current = Some(LoadedModel { loaded, model });
+    }
+    current.as_mut().ok_or(RankError::NotReady)
+}
+
+/// Refuses a version of other tasks: the expression would read the wrong probabilities.
+fn check_tasks(loaded: &LoadedVersion<Version>, expression: &ScoreExpression) -> Result<(), RankError> {
+    let (found, expected) = (&loaded.value.weights.config.tasks, expression.tasks());
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.join(", "), expected.join(", "));
+    Err(RankError::Failed(format!(
+        "version {} has the tasks {found}, the configuration {expected}",
+        loaded.version
+    )))
 }
 
 /// A probability from a logit. NaN stays NaN, which the caller recognises.
@@ -324,5 +362,7 @@ fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
+#[cfg(test)]
+mod candidate_tests;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,7 @@ pub fn run_worker<R: Ranker + ?Sized>(queue: &Queue, ranker: &mut R) {
         if job.reply.send(scored).is_err() {
             tracing::trace!("the client left before its scores were ready");
         }
+        ranker.replied(&job.request);
     }
 }
 

@@ -159,11 +159,14 @@ fn to_outputs(id: Option<String>, ranked: &Ranked) -> Value {
         let values = ranked.probabilities.iter().skip(column).step_by(n_tasks);
         outputs.push(tensor(task, json!(values.collect::<Vec<_>>())));
     }
-    let parameters = match (ranked.is_fallback(), ranked.fallback.is_empty()) {
+    let mut parameters = match (ranked.is_fallback(), ranked.fallback.is_empty()) {
         (true, _) => json!({ "model": ScoredBy::Fallback }),
         (false, true) => json!({ "snapshot": &*ranked.snapshot }),
         (false, false) => json!({ "snapshot": &*ranked.snapshot, "fallback_items": &ranked.fallback }),
     };
+    if let Some(variant) = ranked.variant {
+        parameters["variant"] = variant.name().into();
+    }
     let mut reply = json!({
         "model_name": MODEL,
         "model_version": ranked.version.to_string(),

@@ -120,7 +120,7 @@ impl From<RankError> for Refusal {
     fn from(error: RankError) -> Self {
         let code = match error {
             RankError::NotReady => Code::NotReady,
-            RankError::Failed(_) => Code::Internal,
+            RankError::Failed(_) | RankError::NotFinite(_) => Code::Internal,
         };
         Refusal::new(code, error.to_string())
     }

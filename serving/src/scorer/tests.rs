@@ -8,7 +8,7 @@ use crate::RankRequest;
 
 const NOW: EventTime = EventTime(1_000_000);
 
-fn weights(prior: f32) -> Weights {
+pub(super) fn weights(prior: f32) -> Weights {
     let config = ModelConfig {
         tasks: vec!["click".into(), "order".into()],
         ..ModelConfig::default()
@@ -18,11 +18,11 @@ fn weights(prior: f32) -> Weights {
     weights
 }
 
-fn publish(published: &Published<Version>, snapshot: &str, weights: Weights) -> u64 {
+pub(super) fn publish(published: &Published<Version>, snapshot: &str, weights: Weights) -> u64 {
     published.publish(Arc::new(Version::new(snapshot, weights).unwrap()))
 }
 
-fn scorer(published: &Arc<Published<Version>>) -> Scorer {
+pub(super) fn scorer(published: &Arc<Published<Version>>) -> Scorer {
     scorer_by("", published)
 }
 
@@ -51,7 +51,7 @@ fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
     )
 }
 
-fn request(items: &[&str]) -> CheckedRequest {
+pub(super) fn request(items: &[&str]) -> CheckedRequest {
     CheckedRequest {
         user_id: "u".to_owned(),
         items: items.iter().map(|&item| item.to_owned()).collect(),
