@@ -1,6 +1,7 @@
 //! The arguments of every command.
 
 mod args;
+mod candidate;
 mod point;
 mod snapshot;
 
@@ -8,6 +9,7 @@ pub(crate) use args::{
     Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, EventsVerb, FileArgs, JoinArgs, Labels, ModelArgs,
     ModelVerb, ReplayArgs, ScoreArgs, StreamName, TopicsVerb, TryArgs, Verb, VerifyArgs,
 };
+pub(crate) use candidate::{CandidateArgs, CandidateStart, CandidateVerb};
 pub(crate) use point::RangePoint;
 pub(crate) use snapshot::{
     ExportFormat, LearningArgs, Note, Quarantine, SkipTo, SnapshotArgs, SnapshotChange, SnapshotVerb,

@@ -3,6 +3,7 @@
 //! [`run`] parses the arguments, calls the command and reports its error. A command takes its arguments and stdout, and
 //! returns an exit code or an error with a hint, which goes to stderr. No command ends the process.
 
+mod candidate;
 mod config;
 mod daemon;
 mod data;
@@ -83,6 +84,8 @@ fn dispatch(verb: &Verb, out: &mut dyn Write) -> anyhow::Result<Exit> {
             let note = args.note.note.clone();
             learning::run(args, &AdminRequest::Resume { note }, out)
         }
+        Verb::Candidate(args) => candidate::run(args, out),
+        Verb::Promote(args) => candidate::promote(args, out),
         Verb::Topics(verb) => topics::run(verb, out),
         Verb::Events(verb) => events::run(verb, out),
         Verb::Replay(args) => replay::run(args, out),

@@ -8,10 +8,11 @@
 //!
 //! [`spec`] describes a pipeline and builds its parts from a resume point. [`threads`] runs the parts as [`stages`], serves
 //! and saves; `in_place` runs them in the calling thread, for replays. Both take the same steps. [`status`] is what a
-//! pipeline reports, [`control`] what it decides by. [`run`] is what the rest of the process reads of the stages, which can
+//! pipeline reports, [`control`] what it decides by. [`candidate`] scores a share of the traffic beside the served version. [`run`] is what the rest of the process reads of the stages, which can
 //! start again from another snapshot. `join_process` runs a process of the join tier.
 
 mod admin_handler;
+pub mod candidate;
 pub(crate) mod checkpoint;
 pub(crate) mod contents;
 pub mod control;

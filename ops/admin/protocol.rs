@@ -1,8 +1,11 @@
 //! Requests and replies of the admin socket.
 
 use ouzel_ingest::QuarantineRule;
+use ouzel_sample::UserShare;
+use ouzel_serving::Variant;
 use serde::{Deserialize, Serialize};
 
+use crate::pipeline::candidate::CandidateReport;
 use crate::pipeline::gates::GateReport;
 use crate::pipeline::go_back::ReadAgain;
 
@@ -83,6 +86,30 @@ pub enum AdminRequest {
     },
     /// Learn again after a pause; or after a gate stopped it, and then take what the gate found as normal.
     Resume {
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Let a snapshot score a share of the traffic beside the served version.
+    CandidateStart {
+        /// The snapshot.
+        id: String,
+        /// Whether it answers.
+        variant: Variant,
+        /// The users whose requests it scores.
+        share: UserShare,
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// End the candidate.
+    CandidateStop {
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
+    /// Serve the candidate and learn on from it; answered once a snapshot with it is on disk.
+    Promote {
         /// Why, for the audit log.
         #[serde(default)]
         note: String,
@@ -197,4 +224,7 @@ pub struct Status {
     pub samples_per_second: f64,
     /// Number of impressions with an open window.
     pub pending: u64,
+    /// The candidate, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateReport>,
 }

@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ouzel_verify::FailPoints;
 
+use super::candidate::CandidateArgs;
 use super::point::RangePoint;
 use super::snapshot::{LearningArgs, SnapshotArgs, StateArgs, StatusArgs};
 
@@ -44,6 +45,10 @@ pub(crate) enum Verb {
     Pause(LearningArgs),
     /// Learn again after `pause`, or after a gate stopped it
     Resume(LearningArgs),
+    /// Let a snapshot score a share of the traffic beside the served version, as a shadow or a canary
+    Candidate(CandidateArgs),
+    /// Serve the candidate and learn on from it
+    Promote(LearningArgs),
     /// List, inspect, check, pin, roll back and remove snapshots
     Snapshot(SnapshotArgs),
     /// Show, check and describe the configuration

@@ -7,8 +7,8 @@ use ouzel_sample::settings::Period;
 use ouzel_snapshot::Store;
 use serde_json::json;
 
-use super::output;
 use super::snapshot::StateDir;
+use super::{candidate, output};
 use crate::admin::{AdminReply, AdminRequest, Client, Status};
 use crate::cli::{LearningArgs, StatusArgs};
 use crate::error::{ErrorExt, Exit};
@@ -115,7 +115,7 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
         ("batches", status.batches.to_string()),
         ("pending", status.pending.to_string()),
     ]);
-    rows.into_iter()
-        .map(|(name, value)| vec![name.to_owned(), value])
-        .collect()
+    let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
+    let candidate = status.candidate.iter().flat_map(candidate::rows);
+    rows.chain(candidate).collect()
 }

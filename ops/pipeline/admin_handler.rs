@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
-use ouzel_sample::{EventTime, Stream};
-use ouzel_serving::{Published, Version};
+use ouzel_sample::{EventTime, Stream, UserShare};
+use ouzel_serving::{CandidateSlot, Published, Variant, Version};
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
+use super::candidate::CandidateRequest;
+use super::candidate::choice::CandidateChoice;
 use super::control::LearningState;
 use super::go_back::{
     ReadAgain, check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin,
@@ -41,6 +43,7 @@ pub(crate) struct AdminHandler {
     pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: Arc<Store>,
     pub(crate) published: Arc<Published<Version>>,
+    pub(crate) candidates: Arc<CandidateSlot>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started: Instant,
@@ -79,6 +82,16 @@ impl AdminHandler {
             AdminRequest::Unpin { note } => self
                 .request(LearnerRequest::Unpin(note))
                 .map(|()| (None, Vec::new())),
+            AdminRequest::CandidateStart {
+                id,
+                variant,
+                share,
+                note,
+            } => self.start_candidate(&id, variant, share, note).map(named),
+            AdminRequest::CandidateStop { note } => self
+                .candidate(CandidateRequest::Stop(note))
+                .map(|()| (None, Vec::new())),
+            AdminRequest::Promote { note } => self.promote(note),
             AdminRequest::Tag { id, name, note } => self.tag(&id, &name, &note).map(named),
             AdminRequest::Untag { name, note } => {
                 let untagged = self.store.untag(&name, &note, self.clock.now_ms());
@@ -252,6 +265,46 @@ impl AdminHandler {
         Ok(id)
     }
 
+    fn start_candidate(
+        &self,
+        id: &str,
+        variant: Variant,
+        share: UserShare,
+        note: String,
+    ) -> anyhow::Result<SnapshotId> {
+        let id = self.readable(id)?;
+        let choice = CandidateChoice {
+            snapshot: id,
+            variant,
+            share,
+            note,
+            at_ms: self.clock.now_ms(),
+        };
+        self.candidate(CandidateRequest::Start(choice))?;
+        Ok(id)
+    }
+
+    /// Makes the candidate what serves and learns. The snapshot that follows makes it durable; before it, a crash leaves
+    /// the candidate a candidate.
+    fn promote(&self, note: String) -> anyhow::Result<Changed> {
+        self.check_running()?;
+        let pinned = self.store.alias(Alias::Pinned)?;
+        self.candidate(CandidateRequest::Promote(note.clone()))?;
+        let written = self.run.get().requests.snapshot_now(TIMEOUT).context(
+            "the candidate serves and learning continues from it, but the snapshot after it was not written: a crash \
+             before the next one makes it the candidate again",
+        )?;
+        CandidateChoice::end(&self.store, "promoted", self.clock.now_ms())?;
+        Ok((
+            Some(written),
+            unpin(&self.store, pinned, &note, self.clock.now_ms())?,
+        ))
+    }
+
+    fn candidate(&self, request: CandidateRequest) -> anyhow::Result<()> {
+        self.request(LearnerRequest::Candidate(request))
+    }
+
     fn tag(&self, id: &str, name: &str, note: &str) -> anyhow::Result<SnapshotId> {
         let id = SnapshotId::from_str(id)?;
         self.store.tag(id, name, note, self.clock.now_ms())?;
@@ -306,6 +359,10 @@ impl AdminHandler {
             not_learning: run.no_log.clone(),
             samples_per_second: run.status.learning_rate(),
             pending: run.status.counters().pending_items,
+            candidate: run
+                .status
+                .candidate()
+                .map(|report| report.with_counts(&self.candidates)),
         }
     }
 }

@@ -12,6 +12,7 @@ use ouzel_learner::validation::{Figures, Progressive};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, IntervalStart};
 use ouzel_verify::failpoint::{self, FailPoint};
 
+use super::candidate::RunningCandidate;
 use super::control::LearnerControl;
 use super::gates::Gates;
 use super::messages::JoinCheckpoint;
@@ -43,6 +44,8 @@ pub(crate) struct CheckpointState<'a> {
     pub(crate) progressive: &'a mut Progressive,
     /// None if they are off.
     pub(crate) gates: Option<&'a Gates>,
+    /// None if there is none.
+    pub(crate) candidate: Option<&'a RunningCandidate>,
 }
 
 impl CheckpointWriter {
@@ -58,6 +61,7 @@ impl CheckpointWriter {
             trainer,
             progressive,
             gates,
+            candidate,
         } = state;
         let manifest = self.manifest(&checkpoint, trainer, progressive);
         let end = IntervalStart {
@@ -80,6 +84,9 @@ impl CheckpointWriter {
         draft.add_blob(CONFIG_FILE, Arc::clone(&self.config))?;
         if let Some(gates) = gates {
             gates.save(trainer, &mut draft)?;
+        }
+        if let Some(candidate) = candidate {
+            candidate.save(&mut draft)?;
         }
         failpoint::reach(FailPoint::CheckpointCompleted);
         let save = Save {

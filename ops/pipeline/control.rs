@@ -45,6 +45,28 @@ impl LearningState {
     }
 }
 
+/// A rollback that keeps the position of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// The snapshot whose weights are learned on.
+    pub to: SnapshotId,
+    /// The operator's reason.
+    pub reason: String,
+    /// The snapshot that it replaces, if it promotes a candidate.
+    pub promoted_over: Option<SnapshotId>,
+}
+
+impl Rollback {
+    /// A rollback that promotes nothing.
+    pub fn new(to: SnapshotId, reason: String) -> Self {
+        Self {
+            to,
+            reason,
+            promoted_over: None,
+        }
+    }
+}
+
 /// Requests checkpoints and waits for their snapshots.
 #[derive(Clone, Debug)]
 pub struct CheckpointRequests(ControlState);
@@ -95,8 +117,8 @@ struct Inner {
     /// Rollbacks so far.
     lineage: u64,
     pinned: Option<SnapshotId>,
-    /// A rollback that no snapshot on disk contains yet, with the operator's reason.
-    unsaved_rollback: Option<(SnapshotId, String)>,
+    /// A rollback that no snapshot on disk contains yet.
+    unsaved_rollback: Option<Rollback>,
     learning: LearningState,
     /// Requests answered so far, and the snapshot that answered the last of them.
     answer: (u64, Option<SnapshotId>),
@@ -207,13 +229,13 @@ impl LearnerControl {
         &self.0
     }
 
-    /// Begins a new lineage at `id`, which becomes the latest snapshot. The next snapshot makes it durable.
-    pub fn roll_back(&self, id: SnapshotId, note: String) {
+    /// Begins a new lineage at a snapshot, which becomes the latest. The next snapshot makes it durable.
+    pub fn roll_back(&self, rollback: Rollback) {
         let mut inner = self.0.lock();
         inner.lineage += 1;
         inner.pinned = None;
-        inner.snapshots.push(id);
-        inner.unsaved_rollback = Some((id, note));
+        inner.snapshots.push(rollback.to);
+        inner.unsaved_rollback = Some(rollback);
     }
 
     /// Sets the pinned snapshot.
@@ -233,8 +255,8 @@ impl LearnerControl {
 }
 
 impl SaverControl {
-    /// The rollback that began `lineage`, with its reason, if no snapshot on disk contains it yet.
-    pub fn unsaved_rollback(&self, lineage: u64) -> Option<(SnapshotId, String)> {
+    /// The rollback that began `lineage`, if no snapshot on disk contains it yet.
+    pub fn unsaved_rollback(&self, lineage: u64) -> Option<Rollback> {
         let inner = self.0.lock();
         let rollback = inner.unsaved_rollback.clone();
         rollback.filter(|_| inner.lineage == lineage)
@@ -322,12 +344,12 @@ mod tests {
         let before = state.lineage();
         saver.saved(SnapshotId::new(4), before, None);
         assert_eq!(saver.latest_of(before), Some(SnapshotId::new(4)));
-        learner.roll_back(SnapshotId::new(2), "worse".to_owned());
+        let rollback = Rollback::new(SnapshotId::new(2), "worse".to_owned());
+        learner.roll_back(rollback.clone());
         assert_eq!(saver.latest_of(before), None);
         saver.saved(SnapshotId::new(5), before, None);
         assert_eq!(saver.unsaved_rollback(before), None);
-        let rollback = saver.unsaved_rollback(state.lineage());
-        assert_eq!(rollback, Some((SnapshotId::new(2), "worse".to_owned())));
+        assert_eq!(saver.unsaved_rollback(state.lineage()), Some(rollback));
         assert_eq!(state.latest(), Some(SnapshotId::new(2)));
         saver.saved(SnapshotId::new(6), state.lineage(), None);
         assert_eq!(state.latest(), Some(SnapshotId::new(6)));

@@ -12,11 +12,13 @@ use metrics::{counter, histogram};
 use ouzel_learner::validation::{Progressive, ScoreLog};
 use ouzel_learner::{StepReport, Trainer, metrics as names};
 use ouzel_sample::Batch;
+use ouzel_serving::CandidateSlot;
 use ouzel_snapshot::SnapshotId;
 use ouzel_verify::failpoint::{self, FailPoint};
 
+use super::candidate::RunningCandidate;
 use super::checkpoint::{CheckpointState, CheckpointWriter};
-use super::control::{LearnerControl, LearningState};
+use super::control::{LearnerControl, LearningState, Rollback};
 use super::gates::{GateFigures, Gates};
 use super::lock;
 use super::messages::{JoinCheckpoint, Joined};
@@ -36,6 +38,8 @@ pub(crate) struct Learner {
     pub(super) outputs: Option<Outputs>,
     /// None if they are off.
     pub(super) gates: Option<Gates>,
+    /// What is compared with the trainer, if anything is.
+    pub(super) candidate: Option<RunningCandidate>,
     /// Changes to the lineage, for the next manifest.
     note: Option<String>,
 }
@@ -45,6 +49,8 @@ pub(crate) struct Outputs {
     pub(crate) control: LearnerControl,
     pub(crate) publisher: Publisher,
     pub(crate) checkpoints: CheckpointWriter,
+    /// The place of the candidate among the scorers.
+    pub(crate) candidates: Arc<CandidateSlot>,
 }
 
 impl Learner {
@@ -62,6 +68,7 @@ impl Learner {
             status,
             outputs: None,
             gates: None,
+            candidate: None,
             note: None,
         }
     }
@@ -124,6 +131,7 @@ impl Learner {
             trainer: &mut self.trainer,
             progressive: &mut self.progressive,
             gates: self.gates.as_ref(),
+            candidate: self.candidate.as_ref(),
         };
         outputs
             .checkpoints
@@ -150,6 +158,7 @@ impl Learner {
         if let Some(scores) = &self.scores {
             lock(scores).add(&taught, &report.logits);
         }
+        self.compare(&taught, &report.logits);
         self.observe(&taught, &report.logits)?;
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.learned(batch);
@@ -200,7 +209,9 @@ impl Learner {
     pub(crate) fn on_idle(&mut self) -> anyhow::Result<()> {
         if let Some(outputs) = &self.outputs {
             outputs.publisher.sweep();
+            outputs.candidates.sweep();
         }
+        self.report_candidate(true);
         self.publish_if_due()
     }
 
@@ -223,6 +234,10 @@ impl Learner {
         outputs
             .publisher
             .report(&mut self.trainer, &self.progressive, &self.status);
+        self.report_candidate(false);
+        let Some(outputs) = &mut self.outputs else {
+            return Ok(());
+        };
         let control = outputs.control.state();
         if control.pinned().is_some() {
             outputs.publisher.skip();
@@ -248,15 +263,22 @@ impl Learner {
     pub(crate) fn roll_back(
         &mut self,
         id: SnapshotId,
-        mut trainer: Trainer,
+        trainer: Trainer,
         reason: String,
     ) -> anyhow::Result<()> {
+        self.add_note(format!("rolled back to {id} while running"));
+        self.continue_from(trainer, Rollback::new(id, reason))
+    }
+
+    /// Serves and learns on from `trainer`, which has the weights of the snapshot of `rollback`, at the present position of
+    /// the log.
+    pub(super) fn continue_from(&mut self, mut trainer: Trainer, rollback: Rollback) -> anyhow::Result<()> {
         trainer.resume_at(self.trainer.next_batch());
         self.trainer = trainer;
-        self.add_note(format!("rolled back to {id} while running"));
         self.weights_replaced();
         if let Some(outputs) = &mut self.outputs {
-            outputs.control.roll_back(id, reason);
+            let id = rollback.to;
+            outputs.control.roll_back(rollback);
             outputs.publisher.publish_snapshot(id, self.trainer.weights()?)?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use ouzel_ingest::{CatalogCounts, Stage};
 use ouzel_learner::validation::Figures;
 use ouzel_sample::{EventTime, PartitionId, Positions};
 
+use super::candidate::CandidateReport;
 use super::gates::GateReport;
 use crate::telemetry::float;
 
@@ -49,6 +50,7 @@ struct Inner {
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
     gates: GateReport,
+    candidate: Option<CandidateReport>,
 }
 
 impl PipelineStatus {
@@ -155,6 +157,16 @@ impl PipelineStatus {
     /// The state of the gates.
     pub fn gates(&self) -> GateReport {
         self.lock().gates.clone()
+    }
+
+    /// Sets the report of the candidate.
+    pub fn set_candidate(&self, report: Option<CandidateReport>) {
+        self.lock().candidate = report;
+    }
+
+    /// The report of the candidate, if there is one, without the counts of its requests.
+    pub fn candidate(&self) -> Option<CandidateReport> {
+        self.lock().candidate.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

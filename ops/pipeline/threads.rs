@@ -16,7 +16,9 @@ use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
 use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::http::EventsApp;
-use ouzel_serving::{Published, Queue, Scorer, Version, run_worker};
+use ouzel_serving::{
+    CandidateSlot, MAX_SHADOW_JOBS, Published, Queue, Scorer, Version, run_shadow, run_worker,
+};
 use ouzel_snapshot::Store;
 use ouzel_verify::failpoint::{self, FailPoint};
 
@@ -60,6 +62,8 @@ pub struct Running<'a> {
     pub store: Arc<Store>,
     config: &'a Config,
     published: Arc<Published<Version>>,
+    /// The place of a candidate beside it.
+    candidates: Arc<CandidateSlot>,
     /// For freshness, the age of snapshots and the audit log. No model depends on it.
     clock: Arc<dyn Clock>,
     /// Ends the present run of the stages.
@@ -113,6 +117,7 @@ pub fn start<'a>(
         store,
         config,
         published,
+        candidates: Arc::new(CandidateSlot::new()),
         clock,
         stop_stages: Shutdown::new(),
         restarts,
@@ -142,7 +147,7 @@ pub fn start<'a>(
 }
 
 /// The answer of `GET /v1/status`.
-fn process_state(run: &RunHandles) -> serde_json::Value {
+fn process_state(run: &RunHandles, candidates: &CandidateSlot) -> serde_json::Value {
     let RunHandles { status, control, .. } = run;
     let learning = control.learning();
     serde_json::json!({
@@ -155,6 +160,7 @@ fn process_state(run: &RunHandles) -> serde_json::Value {
         "batches": status.batches.load(Ordering::Relaxed),
         "event_time_ms": status.event_time().0,
         "gates": status.gates(),
+        "candidate": status.candidate().map(|report| report.with_counts(candidates)),
     })
 }
 
@@ -197,25 +203,32 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Starts the scorers and the HTTP port.
+    /// A scorer of the served version.
+    fn scorer(&self) -> anyhow::Result<Scorer> {
+        let (of_time, of_features) = (self.run.clone(), self.run.clone());
+        // A scorer reads features up to and including the newest joined event.
+        let now = move || EventTime(of_time.get().status.event_time().0.saturating_add(1));
+        let features = move || Arc::clone(&of_features.get().features);
+        Ok(Scorer::new(
+            Arc::clone(&self.published),
+            Arc::new(features),
+            self.config.id_space(),
+            Arc::new(now),
+            self.config.learner_config().device()?,
+            self.config.score_expression()?,
+        ))
+    }
+
+    /// Starts the scorers, the thread of a shadow, and the HTTP port.
     fn serve(&mut self, port: HttpPort, events: Option<EventsApp>) -> anyhow::Result<()> {
         let config = self.config;
         let queue = Arc::new(Queue::new(config.serving.queue_capacity));
-        let learner = config.learner_config();
+        let n_threads = config.learner_config().threads;
+        let (to_shadow, jobs) = sync_channel(MAX_SHADOW_JOBS);
         for number in 0..config.serving.workers {
-            let (of_time, of_features) = (self.run.clone(), self.run.clone());
-            // A scorer reads features up to and including the newest joined event.
-            let now = move || EventTime(of_time.get().status.event_time().0.saturating_add(1));
-            let features = move || Arc::clone(&of_features.get().features);
-            let mut scorer = Scorer::new(
-                Arc::clone(&self.published),
-                Arc::new(features),
-                config.id_space(),
-                Arc::new(now),
-                learner.device()?,
-                config.score_expression()?,
-            );
-            let (queue, n_threads) = (Arc::clone(&queue), learner.threads);
+            let scorer = self.scorer()?;
+            let mut scorer = scorer.with_candidate(Arc::clone(&self.candidates), Some(to_shadow.clone()));
+            let queue = Arc::clone(&queue);
             let number = u16::try_from(number).context("serving.workers is at most 65535")?;
             self.process.supervisor.spawn(Task::Scorer(number), move || {
                 set_intra_op_threads(n_threads);
@@ -223,11 +236,17 @@ impl<'a> Running<'a> {
                 Ok(())
             })?;
         }
+        let mut shadow = self.scorer()?.with_candidate(Arc::clone(&self.candidates), None);
+        self.process.supervisor.spawn(Task::Shadow, move || {
+            set_intra_op_threads(n_threads);
+            run_shadow(&jobs, &mut shadow);
+            Ok(())
+        })?;
         let published = Arc::clone(&self.published);
-        let run = self.run.clone();
+        let (run, candidates) = (self.run.clone(), Arc::clone(&self.candidates));
         let state = ServedState {
             model: Arc::new(move || published.served()),
-            status: Arc::new(move || process_state(&run.get())),
+            status: Arc::new(move || process_state(&run.get(), &candidates)),
         };
         self.process
             .serve(port, queue, state, events, config.serving.clone())
@@ -242,6 +261,7 @@ impl<'a> Running<'a> {
             kafka: self.config.kafka_config().ok(),
             store: Arc::clone(&self.store),
             published: Arc::clone(&self.published),
+            candidates: Arc::clone(&self.candidates),
             clock: Arc::clone(&self.clock),
             started: Instant::now(),
         };
@@ -293,6 +313,7 @@ impl<'a> Running<'a> {
                 interval_start: parts.interval_start,
                 clock: Arc::clone(&self.clock),
             },
+            candidates: Arc::clone(&self.candidates),
         };
         let learn = Learn {
             learner: parts.learner.with_outputs(outputs),

@@ -17,6 +17,8 @@ pub enum Task {
     Snapshot,
     /// Scores requests; one of several, by number. Ends when the request queue closes.
     Scorer(u16),
+    /// Scores requests as a shadow. Ends with the last scorer.
+    Shadow,
     /// Serves the scoring port until the shutdown.
     Http,
     /// Takes posted events on a port of their own until the shutdown.
@@ -66,6 +68,7 @@ impl Task {
             Task::Learner => "learner",
             Task::Snapshot => "snapshot",
             Task::Scorer(_) => "scorer",
+            Task::Shadow => "shadow",
             Task::Http => "http",
             Task::EventsHttp => "events-http",
             Task::Events => "events",
@@ -90,6 +93,8 @@ impl Task {
             // The newest valid snapshot is still there, and serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),
+            // No reply depends on it; its requests are counted as dropped.
+            Task::Shadow => (OnEnd::Drain, OnError::Continue),
             Task::Http | Task::EventsHttp => (OnEnd::Unexpected, OnError::Stop),
             // Posts are refused; what the topics hold is still learned and served.
             Task::Events => (OnEnd::Drain, OnError::Continue),

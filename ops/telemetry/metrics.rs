@@ -41,6 +41,8 @@ ouzel_sample::metric_names! {
         "Versions refused and intervals that tripped the breaker, by gate.";
     counter GATE_SWAPS_BACK = "ouzel_ops_gate_swaps_back_total", Count,
         "Automatic swaps back to an earlier version.";
+    counter CANDIDATES_WITHDRAWN = "ouzel_ops_candidates_withdrawn_total", Count,
+        "Candidates that ended by themselves: their scores were not finite, or they could not score.";
     gauge TIER_UNITS = "ouzel_ops_tier_units", Count, "Pairs of partitions that this process joins.";
     counter TIER_RELEASED_TOTAL = "ouzel_ops_tier_joined_records_total", Count,
         "Records joined by this process of the join tier, warm-ups included.";

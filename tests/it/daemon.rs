@@ -117,10 +117,24 @@ impl Home {
     /// Starts the daemon with further arguments and waits until it listens.
     #[track_caller]
     pub(crate) fn start_with(&mut self, args: &[&str]) -> Daemon {
-        let log = self.path().join(format!("log-{}", self.next_log));
-        self.next_log += 1;
         let mut command = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
         command.args(args);
+        self.start_command(command)
+    }
+
+    /// Starts the daemon so that it aborts at this visit of a fail point, such as `latest_moved:1`, and waits until it
+    /// listens.
+    #[track_caller]
+    pub(crate) fn start_failing(&mut self, visit: &str) -> Daemon {
+        let mut command = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
+        command.env("OUZEL_FAIL_AT", visit);
+        self.start_command(command)
+    }
+
+    #[track_caller]
+    fn start_command(&mut self, mut command: std::process::Command) -> Daemon {
+        let log = self.path().join(format!("log-{}", self.next_log));
+        self.next_log += 1;
         command.stdout(File::create(self.path().join("out")).unwrap());
         let mut daemon = Daemon {
             process: Process::start(&mut command, &log),

@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod broker;
+mod candidate;
 mod check;
 mod context;
 mod crash;

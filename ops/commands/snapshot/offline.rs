@@ -11,8 +11,10 @@ use ouzel_snapshot::{Alias, AuditVerb, CheckpointMeta, Draft, FileKind, Snapshot
 
 use super::StateDir;
 use crate::admin::{AdminRequest, LearnFrom};
+use crate::commands::candidate;
 use crate::config::Config;
 use crate::error::ErrorExt;
+use crate::pipeline::candidate::choice::CandidateChoice;
 use crate::pipeline::contents::Contents;
 use crate::pipeline::go_back::{check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin};
 use crate::pipeline::model_op::ModelOp;
@@ -54,7 +56,7 @@ pub(super) fn carry_out(
                 }
                 LearnFrom::Now => {
                     let pinned = store.alias(Alias::Pinned)?;
-                    skip_to_now(store, config, id, note, now_ms)?;
+                    skip_to_now(store, config, id, (note, false), now_ms)?;
                     Ok((Some(id), unpin(store, pinned, note, now_ms)?))
                 }
             }
@@ -78,6 +80,27 @@ pub(super) fn carry_out(
         AdminRequest::Unpin { note } => {
             store.unpin(note, now_ms)?;
             Ok((None, Vec::new()))
+        }
+        AdminRequest::CandidateStart {
+            id,
+            variant,
+            share,
+            note,
+        } => {
+            let choice = candidate::choice(id, *variant, *share, note, now_ms)?;
+            let also = candidate::start_offline(store, config, &choice)?;
+            Ok((Some(choice.snapshot), also))
+        }
+        AdminRequest::CandidateStop { note } => {
+            candidate::stop_offline(store, note, now_ms)?;
+            Ok((None, Vec::new()))
+        }
+        AdminRequest::Promote { note } => {
+            let pinned = store.alias(Alias::Pinned)?;
+            let (id, reason) = candidate::begin_promotion(store, note, now_ms)?;
+            skip_to_now(store, config, id, (&reason, true), now_ms)?;
+            CandidateChoice::end(store, "promoted", now_ms)?;
+            Ok((store.alias(Alias::Latest)?, unpin(store, pinned, note, now_ms)?))
         }
         AdminRequest::FreezeBase { note } => {
             apply(store, config, ModelOp::FreezeBase, note, now_ms).map(named)
@@ -146,12 +169,13 @@ pub(super) fn note_unchecked_log(
     }
 }
 
-/// Writes a snapshot with the weights of `id` and everything else of the newest one, whose position of the log it has.
+/// Writes a snapshot with the weights of `id` and everything else of the newest one, whose position of the log it has. The
+/// reason comes with whether this promotes a candidate.
 fn skip_to_now(
     store: &Store,
     config: &Config,
     id: SnapshotId,
-    reason: &str,
+    (reason, is_promotion): (&str, bool),
     now_ms: i64,
 ) -> anyhow::Result<()> {
     let newest = newest(store)?;
@@ -166,6 +190,7 @@ fn skip_to_now(
     trainer.resume_at(checkpoint.batch_seq);
     let checkpoint = CheckpointMeta {
         frozen: trainer.base(),
+        promoted_over: is_promotion.then(|| newest.id()),
         ..checkpoint.clone()
     };
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);
@@ -206,6 +231,7 @@ fn apply(
     let note = op.apply(&mut trainer, reason)?;
     let checkpoint = CheckpointMeta {
         frozen: trainer.base(),
+        promoted_over: None,
         ..manifest.checkpoint.clone()
     };
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);
@@ -279,6 +305,7 @@ pub(super) fn re_encode(
     let checkpoint = CheckpointMeta {
         encoders: current,
         config_hash: config.hash(),
+        promoted_over: None,
         ..manifest.checkpoint.clone()
     };
     let mut draft = Draft::new(Some(id), now_ms, fingerprint(config), checkpoint);

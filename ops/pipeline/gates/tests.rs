@@ -42,6 +42,7 @@ fn learner(on_breach: OnBreach) -> (Learner, Arc<Published<Version>>, Config) {
             interval_start: None,
             clock: Arc::new(SystemClock),
         },
+        candidates: Arc::default(),
     };
     let status = Arc::new(PipelineStatus::default());
     let mut learner = Learner::new(trainer, Progressive::new(10, 1), None, status)

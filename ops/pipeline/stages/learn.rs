@@ -9,6 +9,7 @@ use ouzel_snapshot::{Alias, AuditVerb, SnapshotId, Store};
 
 use super::Joined;
 use super::backlog::Backlog;
+use crate::pipeline::candidate::CandidateRequest;
 use crate::pipeline::control::LearningState;
 use crate::pipeline::learner::Learner;
 use crate::pipeline::model_op::ModelOp;
@@ -35,6 +36,8 @@ pub(crate) enum LearnerRequest {
     Pause(String),
     /// Take batches again, whatever stopped it, for this reason.
     Resume(String),
+    /// Start, stop or promote the candidate.
+    Candidate(CandidateRequest),
 }
 
 /// A control request with the channel for its answer.
@@ -63,7 +66,9 @@ impl Learn {
             Some(id) => self.apply(LearnerRequest::Hold(id))?,
             None => self.learner.publish()?,
         }
+        self.learner.resume_candidate(&self.store, self.clock.now_ms())?;
         loop {
+            self.learner.watch_candidate(&self.store, self.clock.now_ms())?;
             while let Ok((request, reply)) = self.requests.try_recv() {
                 let done = self.apply(request);
                 // The caller may have given up waiting.
@@ -119,6 +124,10 @@ impl Learn {
                     return Ok(());
                 }
                 self.learner.resume()
+            }
+            LearnerRequest::Candidate(request) => {
+                let now_ms = self.clock.now_ms();
+                self.learner.apply_to_candidate(request, &self.store, now_ms)
             }
             LearnerRequest::ModelOp(op, reason) => {
                 let (store, now_ms) = (&self.store, self.clock.now_ms());

@@ -14,7 +14,7 @@ use ouzel_snapshot::metrics::FAILED;
 use ouzel_snapshot::{Alias, Draft, GateResult, Retention, SnapshotId, Store};
 use ouzel_verify::failpoint::{self, FailPoint};
 
-use crate::pipeline::control::SaverControl;
+use crate::pipeline::control::{Rollback, SaverControl};
 use crate::pipeline::status::PipelineStatus;
 use crate::telemetry::clock::Clock;
 
@@ -110,10 +110,12 @@ impl Saver {
             limit: None,
         };
         save.draft.gates.insert(FINITE_GATE.to_owned(), passed);
+        let rollback = self.control.unsaved_rollback(save.lineage);
+        save.draft.checkpoint.promoted_over = rollback.as_ref().and_then(|rollback| rollback.promoted_over);
         let id = self.store.write_chained(&save.draft, self.max_deltas)?;
         failpoint::reach(FailPoint::SnapshotWritten);
-        match self.control.unsaved_rollback(save.lineage) {
-            Some((_, reason)) => self.store.adopt(id, &reason, self.clock.now_ms())?,
+        match rollback {
+            Some(Rollback { reason, .. }) => self.store.adopt(id, &reason, self.clock.now_ms())?,
             None => self.store.set_alias(Alias::Latest, id)?,
         }
         failpoint::reach(FailPoint::LatestMoved);

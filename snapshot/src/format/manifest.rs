@@ -136,6 +136,10 @@ pub struct CheckpointMeta {
     /// Where the interval began that the `interval_` metrics are about; `None` at the start of the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_start: Option<IntervalStart>,
+    /// The snapshot that this one replaces by the promotion of its parent, a candidate: its other parent, from which it has
+    /// features, join state and positions. `None` for any other snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_over: Option<SnapshotId>,
     /// Progressive metrics; `None` while undefined.
     pub metrics: BTreeMap<String, Option<f64>>,
 }

@@ -24,11 +24,13 @@ pub enum Alias {
     Serving,
     /// The snapshot that the scorer keeps serving until it is unpinned.
     Pinned,
+    /// The snapshot that scores a share of the traffic beside the served version.
+    Candidate,
 }
 
 impl Alias {
     /// Every alias.
-    pub const ALL: [Alias; 3] = [Alias::Latest, Alias::Serving, Alias::Pinned];
+    pub const ALL: [Alias; 4] = [Alias::Latest, Alias::Serving, Alias::Pinned, Alias::Candidate];
 
     /// The alias's name, which is also its file name.
     pub fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Alias {
             Alias::Latest => "latest",
             Alias::Serving => "serving",
             Alias::Pinned => "pinned",
+            Alias::Candidate => "candidate",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Moves aliases: publishing, rollback, pin and unpin. Each operator action is recorded in the audit log first.
+//! Moves aliases: publishing, rollback, pin and unpin, the candidate. Each operator action is recorded in the audit log first.
 
 use super::alias::{AliasTarget, Rollback};
 use super::{Alias, AuditLine, AuditVerb, Store};
@@ -87,16 +87,39 @@ impl Store {
     /// # Errors
     /// [`Error::Io`], [`Error::ReadOnly`].
     pub fn unpin(&self, note: &str, now_ms: i64) -> Result<(), Error> {
+        self.remove_alias(Alias::Pinned, AuditVerb::Unpin, note, now_ms)
+    }
+
+    /// Moves `candidate` to `id`, so that no garbage collection removes the snapshot.
+    ///
+    /// # Errors
+    /// As for [`Store::rollback`].
+    pub fn set_candidate(&self, id: SnapshotId, note: &str, now_ms: i64) -> Result<(), Error> {
         let _admin = self.lock_admin()?;
-        let id = match self.alias(Alias::Pinned) {
+        let snapshot = self.read(id)?;
+        self.record(AuditVerb::CandidateStart, Some(id), &[], note, now_ms)?;
+        self.point(Alias::Candidate, &snapshot, Vec::new())
+    }
+
+    /// Removes `candidate`, if it is set.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn remove_candidate(&self, note: &str, now_ms: i64) -> Result<(), Error> {
+        self.remove_alias(Alias::Candidate, AuditVerb::CandidateStop, note, now_ms)
+    }
+
+    fn remove_alias(&self, alias: Alias, verb: AuditVerb, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        let id = match self.alias(alias) {
             Ok(None) => return Ok(()),
             Ok(id) => id,
-            // Removing a damaged pin is the way out of it.
+            // Removing a damaged alias is the way out of it.
             Err(Error::Damaged { .. }) => None,
             Err(error) => return Err(error),
         };
-        self.record(AuditVerb::Unpin, id, &[], note, now_ms)?;
-        let path = self.root.join(Alias::Pinned.name());
+        self.record(verb, id, &[], note, now_ms)?;
+        let path = self.root.join(alias.name());
         self.fs.remove_file(&path).attempt("remove", &path)?;
         self.sync_dir(&self.root)
     }

@@ -45,6 +45,12 @@ pub enum AuditVerb {
     Tag,
     /// A tag was removed.
     Untag,
+    /// A snapshot began to score a share of the traffic beside the served version.
+    CandidateStart,
+    /// It ended: stopped, withdrawn or promoted.
+    CandidateStop,
+    /// The candidate becomes what serves and learns; the rollback to it follows once its first snapshot is written.
+    Promote,
 }
 
 /// One line of the audit log.

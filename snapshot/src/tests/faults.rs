@@ -64,7 +64,7 @@ impl Progress {
     }
 }
 
-/// Makes two good snapshots, the second `latest` and `serving`, the first pinned, and leftovers of a crash.
+/// Makes two good snapshots, the second `latest`, `serving` and `candidate`, the first pinned, and leftovers of a crash.
 fn base() -> (SimFs, Progress) {
     let fs = SimFs::new();
     let mut progress = Progress::default();
@@ -76,6 +76,8 @@ fn base() -> (SimFs, Progress) {
     let second = progress.write(&store, Some(0), 1).unwrap();
     progress.publish(&store, second).unwrap();
     store.set_alias(Alias::Serving, second).unwrap();
+    store.set_candidate(second, "shadow", 6).unwrap();
+    progress.n_recorded += 1;
     let leftover = Path::new(ROOT).join("snapshots/.tmp-00000000000000000009");
     fs.create_dir(&leftover).unwrap();
     fs.create_file(&leftover.join("rows.safetensors"))

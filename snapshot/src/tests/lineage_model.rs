@@ -30,6 +30,7 @@ struct Model {
     latest: Option<u64>,
     serving: Option<u64>,
     pinned: Option<u64>,
+    candidate: Option<u64>,
     tags: BTreeMap<String, u64>,
 }
 
@@ -99,7 +100,7 @@ impl Model {
     }
 
     fn is_named(&self, id: u64) -> bool {
-        let aliases = [self.latest, self.serving, self.pinned];
+        let aliases = [self.latest, self.serving, self.pinned, self.candidate];
         aliases.contains(&Some(id)) || self.tags.values().any(|tagged| *tagged == id)
     }
 
@@ -121,6 +122,7 @@ impl Model {
         model.latest = alias(Alias::Latest);
         model.serving = alias(Alias::Serving);
         model.pinned = alias(Alias::Pinned);
+        model.candidate = alias(Alias::Candidate);
         let tags = store.tags().unwrap().into_iter();
         model.tags = tags.map(|(tag, id)| (tag, id.number())).collect();
         model
@@ -141,6 +143,8 @@ enum Verb {
     Snapshot,
     Pin(Index),
     Unpin,
+    Candidate(Index),
+    NoCandidate,
     Rewind(Index),
     SkipToNow(Index),
     Quarantine(Index),
@@ -165,6 +169,8 @@ fn any_verb() -> impl Strategy<Value = Verb> {
         6 => Just(Verb::Snapshot),
         1 => index().prop_map(Verb::Pin),
         1 => Just(Verb::Unpin),
+        1 => index().prop_map(Verb::Candidate),
+        1 => Just(Verb::NoCandidate),
         2 => index().prop_map(Verb::Rewind),
         2 => index().prop_map(Verb::SkipToNow),
         1 => index().prop_map(Verb::Quarantine),
@@ -224,6 +230,7 @@ impl World<'_> {
                 Alias::Latest => model.latest = Some(to),
                 Alias::Serving => model.serving = Some(to),
                 Alias::Pinned => model.pinned = Some(to),
+                Alias::Candidate => model.candidate = Some(to),
             },
         )
     }
@@ -268,6 +275,20 @@ impl World<'_> {
                 if let Some(to) = choose(index) {
                     self.call(|store| store.pin(id(to), "", 0), |model| model.pinned = Some(to))?;
                 }
+            }
+            Verb::Candidate(index) => {
+                if let Some(to) = choose(index) {
+                    self.call(
+                        |store| store.set_candidate(id(to), "", 0),
+                        |model| model.candidate = Some(to),
+                    )?;
+                }
+            }
+            Verb::NoCandidate => {
+                self.call(
+                    |store| store.remove_candidate("", 0),
+                    |model| model.candidate = None,
+                )?;
             }
             Verb::Rewind(index) => {
                 if let Some(to) = choose(index) {
