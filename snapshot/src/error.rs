@@ -75,6 +75,11 @@ pub enum Error {
         path.display()
     )]
     Locked { path: PathBuf },
+    #[error("{} is held by a daemon on the machine {host}: ask it through its admin socket, or stop it", root.display())]
+    HeldElsewhere { root: PathBuf, host: String },
+    /// This process was the writer, and is no longer.
+    #[error("cannot change {} as writer {epoch}: another daemon has taken over", root.display())]
+    TakenOver { root: PathBuf, epoch: u64 },
     #[error("cannot change {}: it was opened for reading only", root.display())]
     ReadOnly { root: PathBuf },
 }
@@ -99,7 +104,7 @@ impl Error {
                         | Kind::TimedOut
                 ) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
             }
-            Error::Locked { .. } => true,
+            Error::Locked { .. } | Error::HeldElsewhere { .. } => true,
             _ => false,
         }
     }

@@ -10,7 +10,7 @@
 //! <root>/tags/<name>                    names given by operators, like aliases; their snapshots are never removed
 //! <root>/audit.log                      hash-chained lines: rollback, pin, unpin, gc, ..
 //! <root>/snapshots/<20-digit id>/       immutable: manifest.json and the files it lists, nothing else
-//! <root>/snapshots/.tmp-<id>/           being written, or left by a crash and removed at the next open
+//! <root>/lease/<epoch>/                 the claim of one writer, with its working directory: see `LeaseWatch`
 //! ```
 //!
 //! Reading order: [`Manifest`] and [`Arrays`] (the format), [`Draft`] (a snapshot to be written), [`Snapshot`] (one that
@@ -20,6 +20,7 @@
 //! - A directory named by an id was complete and durable before it got that name.
 //! - `latest` never moves to a snapshot that failed one of its checks, and no start resumes from one.
 //! - An alias only moves to a snapshot that is sound at that moment, so it always names one.
+//! - One process writes at a time, and a former writer can change nothing: its working directory is gone.
 //! - An id is never used twice, not even after a rollback and a garbage collection.
 //! - No file is read beyond the size in its manifest, and no bytes are returned whose hash differs.
 
@@ -49,7 +50,7 @@ pub use fs::{FileLock, Fs, FsEntry, FsKind, OutputFile, RealFs};
 pub use id::{InvalidSnapshotId, SnapshotId};
 pub use snapshot::{FileReport, Snapshot, VerificationReport};
 pub use store::{
-    Alias, ArrayDiff, AuditLine, AuditLog, AuditVerb, Diff, FieldDiff, FileDiff, MovedRow, Recovery,
-    Retention, RetentionDecision, SkippedSnapshot, SnapshotEntry, Store, TableDiff,
+    Alias, ArrayDiff, AuditLine, AuditLog, AuditVerb, Diff, FieldDiff, FileDiff, LeaseState, LeaseWatch,
+    MovedRow, Recovery, Retention, RetentionDecision, SkippedSnapshot, SnapshotEntry, Store, TableDiff,
 };
 pub use vectors::{VectorCount, VectorLimits, VectorRecovery, VectorStore};

@@ -6,6 +6,7 @@ mod audit;
 mod chain;
 mod collect;
 mod diff;
+mod lease;
 mod lineage;
 mod list;
 mod recover;
@@ -16,39 +17,44 @@ mod write;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::error::IoResultExt;
 use crate::fs::lock;
-use crate::{Error, FileLock, Fs, FsKind, RealFs, Snapshot, SnapshotId};
+use crate::{Error, Fs, FsKind, Manifest, RealFs, Snapshot, SnapshotId};
 
 use alias::AliasTarget;
 pub(crate) use alias::TMP_PREFIX;
 use audit::AUDIT_NAME;
 use chain::Chain;
+use lease::Lease;
+#[cfg(test)]
+pub(crate) use lease::WORK_NAME;
 
 pub use alias::Alias;
 pub use audit::{AuditLine, AuditLog, AuditVerb};
 pub use diff::{ArrayDiff, Diff, FieldDiff, FileDiff};
+pub use lease::{LeaseState, LeaseWatch};
 pub use list::SnapshotEntry;
 pub use recover::{Recovery, SkippedSnapshot};
 pub use retention::{Retention, RetentionDecision};
 pub use table_diff::{MovedRow, TableDiff};
 
 const SNAPSHOTS_DIR: &str = "snapshots";
-const LOCK_NAME: &str = ".lock";
+/// What older versions lock instead of the lease.
+const OLD_LOCK_NAME: &str = ".lock";
 
 /// A directory of snapshots. Threads share it by reference; one process at a time may change it.
 pub struct Store {
     fs: Arc<dyn Fs>,
     root: PathBuf,
-    /// `None` when opened for reading only.
-    writer: Option<Writer>,
+    /// Unset while it is open for reading only.
+    writer: OnceLock<Writer>,
 }
 
 struct Writer {
-    /// Held while the store is open.
-    _lock: FileLock,
+    lease: Lease,
     /// Number of the next snapshot. It grows with every attempt, so a failed id is never used again.
     next: Mutex<u64>,
     /// Held while a snapshot of a chain is written.
@@ -71,29 +77,98 @@ impl Store {
     /// # Errors
     /// As for [`Store::open`].
     pub fn open_on(fs: Arc<dyn Fs>, root: &Path) -> Result<Self, Error> {
-        let dir = root.join(SNAPSHOTS_DIR);
-        fs.create_dir_all(&dir).attempt("create", &dir)?;
+        Self::open_leased(fs, root, lease::DEFAULT_LEASE)
+    }
+
+    /// Opens the store for writing, for a process that shows its life by [`Store::beat`] well within `lease`.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_leased(fs: Arc<dyn Fs>, root: &Path, lease: Duration) -> Result<Self, Error> {
+        fs.create_dir_all(root).attempt("create", root)?;
+        drop(lock(&*fs, &root.join(OLD_LOCK_NAME))?);
+        let lease = Lease::acquire(&fs, root, lease)?;
+        let store = Self::inspect_on(fs, root);
+        store.begin_writing(lease)?;
+        Ok(store)
+    }
+
+    /// Becomes the writer in place of whoever is: the former writer can change nothing from then on.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has just done the same; [`Error::Io`].
+    pub fn take_over(&self, lease: Duration) -> Result<u64, Error> {
+        let lease = Lease::claim(&self.fs, &self.root, lease)?;
+        let epoch = lease.epoch();
+        self.begin_writing(lease)?;
+        Ok(epoch)
+    }
+
+    fn begin_writing(&self, lease: Lease) -> Result<(), Error> {
+        let dir = self.snapshots_dir();
+        self.fs.create_dir_all(&dir).attempt("create", &dir)?;
+        self.remove_unfinished()?;
+        // The directories' names must be durable before anything in them is reported durable.
+        self.sync_dir(&self.root)?;
+        if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.sync_dir(parent)?;
+        }
+        let next = self
+            .highest_known()?
+            .map_or(0, |id| id.number().saturating_add(1));
         let writer = Writer {
-            _lock: lock(&*fs, &root.join(LOCK_NAME))?,
-            next: Mutex::new(0),
+            lease,
+            next: Mutex::new(next),
             chain: Mutex::default(),
             admin: Mutex::new(()),
         };
-        let store = Self {
-            writer: Some(writer),
-            ..Self::inspect_on(fs, root)
-        };
-        store.remove_unfinished()?;
-        // The directories' names must be durable before anything in them is reported durable.
-        store.sync_dir(root)?;
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            store.sync_dir(parent)?;
-        }
-        let next = store
-            .highest_known()?
-            .map_or(0, |id| id.number().saturating_add(1));
-        *store.next_number()? = next;
-        Ok(store)
+        self.writer.set(writer).map_err(|_| Error::Locked {
+            path: self.root.clone(),
+        })
+    }
+
+    /// Watches the writer of this store, for a process that may take over.
+    pub fn watch(&self) -> LeaseWatch {
+        LeaseWatch::new(Arc::clone(&self.fs), self.root.clone())
+    }
+
+    /// The number of this writer, which is higher than that of every writer before; `None` while open for reading only.
+    pub fn epoch(&self) -> Option<u64> {
+        self.writer.get().map(|writer| writer.lease.epoch())
+    }
+
+    /// Shows other machines that this writer lives.
+    ///
+    /// # Errors
+    /// [`Error::TakenOver`] when another process is the writer now; [`Error::Io`], [`Error::ReadOnly`].
+    pub fn beat(&self) -> Result<(), Error> {
+        self.writer()?.lease.beat()
+    }
+
+    /// Fails if this process is not the writer, or no longer.
+    ///
+    /// # Errors
+    /// As for [`Store::beat`].
+    pub fn check_writer(&self) -> Result<(), Error> {
+        self.writer()?.lease.check()
+    }
+
+    /// Gives the right to write back, so that another process need not wait for its lease to expire. Nothing can be
+    /// written from then on.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn release(&self) -> Result<(), Error> {
+        self.writer()?.lease.release()
+    }
+
+    /// The working directory of this writer. A file that is renamed out of it appears in the state directory only if no
+    /// other process has taken over.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`].
+    pub fn work_dir(&self) -> Result<PathBuf, Error> {
+        Ok(self.writer()?.lease.work())
     }
 
     /// Opens the store at `root` for reading, beside a process that may be writing to it.
@@ -106,7 +181,7 @@ impl Store {
         Self {
             fs,
             root: root.to_owned(),
-            writer: None,
+            writer: OnceLock::new(),
         }
     }
 
@@ -123,6 +198,23 @@ impl Store {
         let snapshot = self.peek(id)?;
         snapshot.check_hashes()?;
         Ok(snapshot)
+    }
+
+    /// The manifest of a snapshot, whose other files are not checked.
+    ///
+    /// # Errors
+    /// As for [`Store::read`].
+    pub fn manifest(&self, id: SnapshotId) -> Result<Manifest, Error> {
+        Ok(self.peek(id)?.manifest().clone())
+    }
+
+    /// The last rollback whose snapshots are still there: where to, and the newest snapshot then.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn last_rollback(&self) -> Result<Option<(SnapshotId, SnapshotId)>, Error> {
+        let last = self.rollbacks()?.pop();
+        Ok(last.map(|rollback| (rollback.to, rollback.newest)))
     }
 
     /// The snapshot that an alias names, if the alias is set.
@@ -211,8 +303,9 @@ impl Store {
         self.snapshots_dir().join(id.to_string())
     }
 
-    fn tmp_dir(&self, id: SnapshotId) -> PathBuf {
-        self.snapshots_dir().join(format!("{TMP_PREFIX}{id}"))
+    /// Where a snapshot is before it gets its name, and after it has lost it.
+    fn tmp_dir(&self, id: SnapshotId) -> Result<PathBuf, Error> {
+        Ok(self.work_dir()?.join(id.to_string()))
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
@@ -250,12 +343,13 @@ impl Store {
 
     /// Locks aliases, audit log and old snapshots against other changes.
     fn lock_admin(&self) -> Result<MutexGuard<'_, ()>, Error> {
-        let admin = &self.writer()?.admin;
-        Ok(admin.lock().unwrap_or_else(PoisonError::into_inner))
+        let writer = self.writer()?;
+        writer.lease.check()?;
+        Ok(writer.admin.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn writer(&self) -> Result<&Writer, Error> {
-        self.writer.as_ref().ok_or_else(|| Error::ReadOnly {
+        self.writer.get().ok_or_else(|| Error::ReadOnly {
             root: self.root.clone(),
         })
     }

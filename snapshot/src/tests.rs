@@ -5,6 +5,7 @@ mod export;
 mod faults;
 mod fuzz;
 mod lineage_model;
+mod lease;
 mod sim_fs;
 mod tamper;
 mod verbs;

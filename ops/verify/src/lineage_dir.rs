@@ -11,8 +11,6 @@ use crate::settings::DaemonSettings;
 
 /// Lines of the daemons' log that an error message quotes.
 const QUOTED_LINES: usize = 6;
-/// Prefix of the directories of snapshots that are being written or removed.
-const UNFINISHED_PREFIX: &str = ".tmp-";
 
 /// The folder of one lineage.
 #[derive(Clone, Debug)]
@@ -74,15 +72,15 @@ impl LineageDir {
 
     /// Number of snapshots that are complete, or that are being written or removed.
     pub(crate) fn n_snapshots(&self, is_complete: bool) -> usize {
-        let Ok(entries) = fs::read_dir(self.snapshots()) else {
-            return 0;
-        };
-        let is_unfinished =
-            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX);
-        let counted = entries
-            .flatten()
-            .filter(|entry| is_unfinished(entry) != is_complete);
-        counted.count()
+        let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+        if is_complete {
+            return names(&self.snapshots()).count();
+        }
+        // The others are in the working directory of the writer.
+        let claims = names(&self.state.join("lease"));
+        let work = claims.flat_map(|claim| names(&claim.path().join("work")));
+        work.filter(|entry| entry.file_name().to_string_lossy().parse::<SnapshotId>().is_ok())
+            .count()
     }
 
     /// Copies the oldest valid snapshot to another lineage.

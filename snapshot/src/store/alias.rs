@@ -11,7 +11,7 @@ use crate::format::seal::LINE;
 use crate::fs::read_small;
 use crate::{Error, Fs, SnapshotId};
 
-/// Prefix of the names of unfinished files and directories.
+/// Prefix of the names of unfinished files and directories of older versions.
 pub(crate) const TMP_PREFIX: &str = ".tmp-";
 
 /// A name for a snapshot besides its id.
@@ -90,10 +90,10 @@ impl AliasTarget {
         Ok(Some(target))
     }
 
-    /// Replaces the file at `root/name`.
-    pub(crate) fn write(&self, fs: &dyn Fs, root: &Path, name: &str) -> Result<(), Error> {
+    /// Replaces the file at `root/name` by one that is made in the writer's directory `work`.
+    pub(crate) fn write(&self, fs: &dyn Fs, work: &Path, root: &Path, name: &str) -> Result<(), Error> {
         let path = root.join(name);
-        let tmp = root.join(format!("{TMP_PREFIX}{name}"));
+        let tmp = work.join(name);
         // An earlier failure may have left one behind.
         match fs.remove_file(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_damaged_alias_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = dir.path().join("latest");
         assert_eq!(AliasTarget::read(&RealFs, &path).unwrap(), None);
         let rollback = Rollback {
@@ -145,7 +145,7 @@ mod tests {
                 manifest: "ab".repeat(32),
                 rollbacks,
             };
-            target.write(&RealFs, dir.path(), "latest").unwrap();
+            target.write(&RealFs, work.path(), dir.path(), "latest").unwrap();
             assert_eq!(AliasTarget::read(&RealFs, &path).unwrap(), Some(target));
         }
         let good = std::fs::read(&path).unwrap();

@@ -1,5 +1,7 @@
 //! Moves aliases: publishing, rollback, pin and unpin, the candidate. Each operator action is recorded in the audit log first.
 
+use std::path::Path;
+
 use super::alias::{AliasTarget, Rollback};
 use super::{Alias, AuditLine, AuditVerb, Store};
 use crate::error::IoResultExt;
@@ -119,9 +121,17 @@ impl Store {
             Err(error) => return Err(error),
         };
         self.record(verb, id, &[], note, now_ms)?;
-        let path = self.root.join(alias.name());
-        self.fs.remove_file(&path).attempt("remove", &path)?;
+        self.remove_name(&self.root.join(alias.name()))?;
         self.sync_dir(&self.root)
+    }
+
+    /// Records that this process has become the writer by [`Store::take_over`].
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`], [`Error::TakenOver`].
+    pub fn record_take_over(&self, note: &str, now_ms: i64) -> Result<(), Error> {
+        let _admin = self.lock_admin()?;
+        self.record(AuditVerb::TakeOver, None, &[], note, now_ms)
     }
 
     /// Records an operator action that is about to change the model state of snapshot `id`.
@@ -141,13 +151,23 @@ impl Store {
         self.record(verb, Some(id), &[], note, now_ms)
     }
 
+    /// Removes a file through the writer's directory, so that a former writer cannot.
+    pub(super) fn remove_name(&self, path: &Path) -> Result<(), Error> {
+        let aside = self.work_dir()?.join("removed");
+        self.fs.rename(path, &aside).attempt("remove", path)?;
+        // It has lost its name; what is left of it is replaced by the next one, or removed with the directory.
+        self.fs.remove_file(&aside).ok();
+        Ok(())
+    }
+
     fn point(&self, alias: Alias, snapshot: &Snapshot, rollbacks: Vec<Rollback>) -> Result<(), Error> {
         let target = AliasTarget {
             id: snapshot.id(),
             manifest: snapshot.manifest_hash().to_owned(),
             rollbacks,
         };
-        target.write(&*self.fs, &self.root, alias.name())
+        let written = target.write(&*self.fs, &self.work_dir()?, &self.root, alias.name());
+        written.map_err(|error| self.unless_taken_over(error))
     }
 
     /// Appends a line to the audit log. The caller holds the admin lock.
@@ -182,6 +202,7 @@ impl Store {
             newest: self.newest_given()?,
             removed: Vec::new(),
             note: note.to_owned(),
+            epoch: self.epoch().unwrap_or_default(),
             prev: String::new(),
         })
     }

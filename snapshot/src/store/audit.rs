@@ -51,6 +51,8 @@ pub enum AuditVerb {
     CandidateStop,
     /// The candidate becomes what serves and learns; the rollback to it follows once its first snapshot is written.
     Promote,
+    /// A standby has become the writer.
+    TakeOver,
 }
 
 /// One line of the audit log.
@@ -71,8 +73,16 @@ pub struct AuditLine {
     pub removed: Vec<SnapshotId>,
     /// The reason given by the operator.
     pub note: String,
+    /// Number of the writer, see [`Store::epoch`](crate::Store::epoch); 0 in lines of older versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// Hash of the previous line; empty for the first.
     pub prev: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(epoch: &u64) -> bool {
+    *epoch == 0
 }
 
 /// The audit log as read from disk.
@@ -82,10 +92,13 @@ pub struct AuditLog {
     pub lines: Vec<AuditLine>,
     /// Number of other lines, torn by a crash or damaged.
     pub n_torn: usize,
+    /// Number of lines that a former writer added beside those of its successor. They took no effect.
+    pub n_superseded: usize,
     /// Number of the first line that does not continue the chain.
     pub broken_at: Option<u64>,
+    /// Hash of each line.
     #[serde(skip)]
-    last_hash: String,
+    hashes: Vec<String>,
     /// True when the last line has no newline.
     #[serde(skip)]
     ends_torn: bool,
@@ -115,13 +128,47 @@ impl AuditLog {
                 audit.n_torn += 1;
                 continue;
             };
-            if audit.broken_at.is_none() && (line.prev != audit.last_hash || line.n != audit.next_n()) {
+            if !audit.drop_superseded(&line) {
+                continue;
+            }
+            if audit.broken_at.is_none() && (line.prev != audit.last_hash() || line.n != audit.next_n()) {
                 audit.broken_at = Some(line.n);
             }
-            audit.last_hash = hash;
+            audit.hashes.push(hash);
             audit.lines.push(line);
         }
         audit
+    }
+
+    /// Drops the lines that the writer of `next` did not see when it added `next`. False when `next` itself is of a former
+    /// writer.
+    fn drop_superseded(&mut self, next: &AuditLine) -> bool {
+        if self.lines.last().is_some_and(|last| next.epoch < last.epoch) {
+            self.n_superseded += 1;
+            return false;
+        }
+        let is_former = |line: &AuditLine| line.epoch < next.epoch;
+        let n_former = self.lines.iter().rev().take_while(|line| is_former(line)).count();
+        let n_kept = self.lines.len() - n_former;
+        let seen = (n_kept..=self.lines.len())
+            .rev()
+            .find(|n| self.hash_before(*n) == next.prev);
+        if let Some(seen) = seen {
+            self.n_superseded += self.lines.len() - seen;
+            self.lines.truncate(seen);
+            self.hashes.truncate(seen);
+        }
+        true
+    }
+
+    /// Hash of the line before number `n`.
+    fn hash_before(&self, n: usize) -> &str {
+        let before = n.checked_sub(1).and_then(|n| self.hashes.get(n));
+        before.map_or("", String::as_str)
+    }
+
+    fn last_hash(&self) -> &str {
+        self.hash_before(self.hashes.len())
     }
 
     fn next_n(&self) -> u64 {
@@ -136,7 +183,7 @@ impl AuditLog {
     pub(crate) fn append(&self, fs: &dyn Fs, root: &Path, mut line: AuditLine) -> Result<(), Error> {
         let path = root.join(AUDIT_NAME);
         line.n = self.next_n();
-        line.prev.clone_from(&self.last_hash);
+        self.last_hash().clone_into(&mut line.prev);
         let json =
             serde_json::to_string(&line).map_err(|error| Error::invalid(AUDIT_NAME, error.to_string()))?;
         let start = if self.ends_torn { "\n" } else { "" };
@@ -170,6 +217,7 @@ mod tests {
             newest: Some(SnapshotId::new(2)),
             removed: Vec::new(),
             note: note.to_owned(),
+            epoch: 0,
             prev: String::new(),
         }
     }
@@ -213,6 +261,29 @@ mod tests {
                 "{changed}"
             );
         }
+    }
+
+    #[test]
+    fn lines_of_a_former_writer_beside_those_of_its_successor_take_no_effect() {
+        let (dir, _) = log_of(2);
+        let path = dir.path().join(AUDIT_NAME);
+        let by = |epoch, note: &str| AuditLine { epoch, ..line(note) };
+        let read = || AuditLog::read(&RealFs, &path).unwrap();
+        // Both writers read the log before either writes, twice.
+        let (former, successor) = (read(), read());
+        former.append(&RealFs, dir.path(), by(1, "former")).unwrap();
+        successor.append(&RealFs, dir.path(), by(2, "successor")).unwrap();
+        former.append(&RealFs, dir.path(), by(1, "former again")).unwrap();
+        read().append(&RealFs, dir.path(), by(2, "next")).unwrap();
+        let audit = read();
+        assert_eq!((audit.broken_at, audit.n_superseded), (None, 2));
+        let notes: Vec<&str> = audit.lines.iter().map(|line| line.note.as_str()).collect();
+        assert_eq!(notes, ["note 0", "note 1", "successor", "next"]);
+        // A line that does not continue the chain is no excuse for the lines before it.
+        read().append(&RealFs, dir.path(), by(3, "later")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let without: Vec<&str> = text.lines().filter(|line| !line.contains("next")).collect();
+        assert!(AuditLog::parse(without.join("\n").as_bytes()).broken_at.is_some());
     }
 
     #[test]

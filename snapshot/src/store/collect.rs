@@ -37,7 +37,7 @@ impl Store {
 
     /// Renames the directory first, so that a crash never leaves half a snapshot under an id.
     fn remove_snapshot(&self, id: SnapshotId) -> Result<(), Error> {
-        let (dir, tmp) = (self.snapshot_dir(id), self.tmp_dir(id));
+        let (dir, tmp) = (self.snapshot_dir(id), self.tmp_dir(id)?);
         self.fs.rename(&dir, &tmp).attempt("rename for removal", &dir)?;
         self.sync_dir(&self.snapshots_dir())?;
         match self.remove(&tmp) {

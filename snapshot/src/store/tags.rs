@@ -64,7 +64,7 @@ impl Store {
             manifest: snapshot.manifest_hash().to_owned(),
             rollbacks: Vec::new(),
         };
-        target.write(&*self.fs, &dir, name)
+        target.write(&*self.fs, &self.work_dir()?, &dir, name)
     }
 
     /// Removes a tag and returns the snapshot that had it, if its file could be read.
@@ -87,8 +87,7 @@ impl Store {
             Err(error) => return Err(error),
         };
         self.record(AuditVerb::Untag, id, &[], &with_reason(name, note), now_ms)?;
-        let path = self.tags_dir().join(name);
-        self.fs.remove_file(&path).attempt("remove", &path)?;
+        self.remove_name(&self.tags_dir().join(name))?;
         self.sync_dir(&self.tags_dir())?;
         Ok(id)
     }

@@ -16,8 +16,8 @@ impl Store {
     /// Writes a snapshot and returns its id. No alias moves, so no start resumes from it before it is published.
     ///
     /// Every file is hashed while it is written, then synced; the manifest comes last, then the directory is synced,
-    /// renamed to its id, and the name synced too. An error leaves nothing behind (a crash leaves a `.tmp-` directory,
-    /// removed at the next open), uses up the id, and changes no other snapshot.
+    /// renamed to its id, and the name synced too. An error leaves nothing behind (a crash leaves a directory
+    /// in the writer's own one, removed at the next open), uses up the id, and changes no other snapshot.
     ///
     /// # Errors
     /// [`Error::Io`], where [`Error::is_transient`] distinguishes a full disk from a failing one; [`Error::Invalid`] for
@@ -32,7 +32,9 @@ impl Store {
         draft: &Draft,
         deltas: &BTreeMap<String, FileDelta>,
     ) -> Result<SnapshotId, Error> {
-        let result = self.try_write(draft, deltas);
+        let result = self
+            .try_write(draft, deltas)
+            .map_err(|error| self.unless_taken_over(error));
         match &result {
             Ok((_, n_bytes)) => metrics::written(*n_bytes),
             Err(error) => metrics::failed(error),
@@ -46,7 +48,8 @@ impl Store {
         deltas: &BTreeMap<String, FileDelta>,
     ) -> Result<(SnapshotId, u64), Error> {
         let id = self.take_id()?;
-        let tmp = self.tmp_dir(id);
+        self.check_writer()?;
+        let tmp = self.tmp_dir(id)?;
         let dir = self.snapshot_dir(id);
         let renamed = self.write_files((draft, deltas), id, &tmp).and_then(|n_bytes| {
             self.fs.rename(&tmp, &dir).attempt("rename to its id", &tmp)?;
@@ -67,6 +70,14 @@ impl Store {
             return Err(error);
         }
         Ok((id, n_bytes))
+    }
+
+    /// The error of a write, or the reason for it: another process is the writer now.
+    pub(super) fn unless_taken_over(&self, error: Error) -> Error {
+        match self.check_writer() {
+            Err(lost @ Error::TakenOver { .. }) => lost,
+            _ => error,
+        }
     }
 
     fn take_id(&self) -> Result<SnapshotId, Error> {

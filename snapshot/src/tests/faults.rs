@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{ROOT, check_content, draft, id, open};
-use crate::store::TMP_PREFIX;
+use crate::store::{TMP_PREFIX, WORK_NAME};
 use crate::tests::sim_fs::{FaultKind, SimFs};
 use crate::{Alias, Error, Fs, Retention, SnapshotId, Store};
 
@@ -95,15 +95,23 @@ fn check_left_nothing(fs: &SimFs, progress: &Progress, context: &str) {
     assert_eq!(ids, progress.written, "{context}");
 }
 
+/// What a write has left: names of older versions, and files in the working directory of the present writer.
 fn leftovers(fs: &SimFs) -> Vec<String> {
     let root = Path::new(ROOT);
-    let names = [root.to_owned(), root.join("snapshots")].map(|dir| fs.list(&dir).unwrap());
-    names
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.name)
-        .filter(|name| name.starts_with(TMP_PREFIX))
-        .collect()
+    let names = |dir: &Path| fs.list(dir).unwrap().into_iter().map(|entry| entry.name);
+    let old = [root.to_owned(), root.join("snapshots")];
+    let old = old
+        .iter()
+        .flat_map(|dir| names(dir))
+        .filter(|name| name.starts_with(TMP_PREFIX));
+    let present = names(&root.join("lease")).max();
+    let work = present.map(|claim| root.join("lease").join(claim).join(WORK_NAME));
+    let work = work.filter(|work| fs.stat(work).is_ok());
+    let new = work
+        .iter()
+        .flat_map(|work| names(work))
+        .filter(|name| name != "heartbeat");
+    old.chain(new).collect()
 }
 
 /// Checks what must hold on a disk after any fault.

@@ -413,16 +413,20 @@ impl Fs for SimFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.gate(false)?;
-        assert_eq!(from.parent(), to.parent(), "renames stay within a directory");
         let inode = world.find(from)?;
         let replaced = world.find(to).map(|inode| &world.inodes[inode]);
         if matches!(replaced, Ok(Inode::Dir { .. })) {
             return Err(os_error(libc::ENOTEMPTY));
         }
-        world.change(
-            from.parent().unwrap(),
-            vec![(name(from), None), (name(to), Some(inode))],
-        )
+        let (old, new) = ((name(from), None), (name(to), Some(inode)));
+        let (from, to) = (from.parent().unwrap(), to.parent().unwrap());
+        if from == to {
+            return world.change(from, vec![old, new]);
+        }
+        // Each directory keeps its changes apart: after a power loss both names may be there, or none.
+        world.find(to)?;
+        world.change(from, vec![old])?;
+        world.change(to, vec![new])
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

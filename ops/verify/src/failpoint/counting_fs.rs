@@ -77,7 +77,7 @@ impl Fs for CountingFs {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        // The store creates a directory for each snapshot and for nothing else.
+        // The store creates directories in its working directory for snapshots, and for nothing else.
         self.0.start_snapshot();
         self.0.count();
         RealFs.create_dir(path)
