@@ -126,6 +126,17 @@ impl Orderer {
         }
     }
 
+    /// True if `partition` was assigned or added.
+    pub fn has(&self, partition: PartitionId) -> bool {
+        self.queues.contains_key(&partition)
+    }
+
+    /// Merges from here on as after a restart at this point, where `bootstrap` is as in [`Orderer::new`].
+    pub(crate) fn restart(&mut self, bootstrap: bool) {
+        self.is_bootstrapping = bootstrap;
+        self.runs.clear();
+    }
+
     /// Queues a record. Offsets of a partition may have gaps, but never go back.
     pub fn push(&mut self, record: DecodedRecord) -> Result<(), OrderError> {
         let position = record.position;

@@ -11,9 +11,14 @@
 //! A crash can tear the end of the last segment; opening drops the torn entry and says how much. Damage before the plan
 //! position of the snapshot that is resumed from is an error, if it is in a segment that has later entries. Segments that
 //! end before that position are kept for older snapshots and are not read.
+//!
+//! Each writer that may be replaced by another one has a number, its epoch, and begins a segment of its own. A segment
+//! counts up to the first entry of the next one, if that is of a later writer: what a former writer still appends to its
+//! open file is never read.
 
 mod entry;
 mod error;
+mod follower;
 mod segment;
 
 use std::collections::VecDeque;
@@ -24,10 +29,20 @@ use std::path::{Path, PathBuf};
 
 pub use entry::{Encoded, OffsetRun, PlanEntry};
 pub use error::PlanError;
+pub use follower::{Followed, PlanFollower};
 
 use error::io_error;
 pub(crate) use segment::checksum;
 use segment::{Chain, PlanSegment};
+
+/// The right to write to a log, which another process may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanLease {
+    /// Number of the writer, higher than that of every writer before and not 0.
+    pub epoch: u64,
+    /// A directory of the same file system that is removed before another process writes to the log.
+    pub work_dir: PathBuf,
+}
 
 /// The state of a log when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +70,8 @@ pub struct PlanLog {
     unsynced: Vec<u8>,
     /// A write or sync failed: the content of the file behind its durable bytes is not known.
     is_damaged: bool,
+    /// `None` for a log that only one process can write.
+    lease: Option<PlanLease>,
 }
 
 impl PlanLog {
@@ -63,36 +80,45 @@ impl PlanLog {
     /// The segment that contains it and all later ones are read and checked. Earlier ones are not: damage to them stops
     /// no start, and is an error of [`PlanLog::read_from`] for whoever needs them.
     pub fn open(dir: &Path, needed: u64) -> Result<(Self, PlanRecovery), PlanError> {
+        Self::open_as(None, dir, needed)
+    }
+
+    /// Opens the log as [`PlanLog::open`] does, for the writer that `lease` names, which begins a new segment.
+    pub fn open_leased(lease: PlanLease, dir: &Path, needed: u64) -> Result<(Self, PlanRecovery), PlanError> {
+        Self::open_as(Some(lease), dir, needed)
+    }
+
+    fn open_as(lease: Option<PlanLease>, dir: &Path, needed: u64) -> Result<(Self, PlanRecovery), PlanError> {
         fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
         let mut segments = list(dir)?;
+        let epoch = lease.as_ref().map_or(0, |lease| lease.epoch);
+        let work = lease.as_ref().map_or(dir, |lease| &lease.work_dir).to_owned();
         if segments.is_empty() {
-            segment::create(dir, needed)?;
+            segment::create(dir, &work, needed, epoch)?;
             segments.push(needed);
         }
         let start = segments
             .partition_point(|first| *first <= needed)
             .saturating_sub(1);
+        let read = read_segments(dir, &segments[start..])?;
         let mut next = segments[start];
-        let mut tail = None;
-        for (index, first) in segments.iter().copied().enumerate().skip(start) {
-            let path = segment::path(dir, first);
-            if first != next {
+        for (index, (first, segment)) in read.iter().enumerate() {
+            let path = segment::path(dir, *first);
+            if *first != next {
                 let detail = format!("it starts at entry {first}, the one before ends at {next}");
                 return Err(PlanError::Corrupt { path, at: 0, detail });
             }
-            let read = PlanSegment::read(&path, first)?;
-            next = first + read.entries.len() as u64;
-            if let Some(detail) = &read.damage
-                && (index + 1 < segments.len() || next < needed)
+            next = first + segment.entries.len() as u64;
+            if let Some(detail) = &segment.damage
+                && (index + 1 < read.len() || next < needed)
             {
                 let detail = detail.clone();
                 return Err(PlanError::Corrupt {
                     path,
-                    at: read.sound_bytes,
+                    at: segment.sound_bytes,
                     detail,
                 });
             }
-            tail = Some((path, read));
         }
         let first = segments[0];
         if !(first..=next).contains(&needed) {
@@ -103,20 +129,27 @@ impl PlanLog {
                 wanted: needed,
             });
         }
-        let (path, read) = tail.expect("there is at least one segment here");
-        let dropped_bytes = read.total_bytes - read.sound_bytes;
-        // A killed process may have left entries that only the page cache holds, and later entries depend on them.
-        let file = segment::reopen(&path, read.sound_bytes)?;
-        let log = Self {
+        let (last, tail) = read.last().expect("there is at least one segment here");
+        let path = segment::path(dir, *last);
+        let dropped_bytes = tail.total_bytes - tail.sound_bytes;
+        let mut log = Self {
             dir: dir.to_owned(),
             segments,
-            file,
-            chain: read.chain,
+            chain: tail.chain,
             next,
-            synced_bytes: read.sound_bytes,
+            synced_bytes: tail.sound_bytes,
             unsynced: Vec::new(),
             is_damaged: false,
+            // A killed process may have left entries that only the page cache holds, and later entries depend on them.
+            file: match epoch > tail.epoch {
+                true => segment::sync(&path)?,
+                false => segment::reopen(&path, tail.sound_bytes)?,
+            },
+            lease,
         };
+        if epoch > tail.epoch {
+            log.begin_segment()?;
+        }
         Ok((
             log,
             PlanRecovery {
@@ -125,6 +158,34 @@ impl PlanLog {
                 dropped_bytes,
             },
         ))
+    }
+
+    /// Begins a segment with the next entry.
+    fn begin_segment(&mut self) -> Result<(), PlanError> {
+        let epoch = self.lease.as_ref().map_or(0, |lease| lease.epoch);
+        let work = self.lease.as_ref().map_or(&self.dir, |lease| &lease.work_dir);
+        let created = segment::create(&self.dir, work, self.next, epoch);
+        let (file, header) = created.map_err(|error| self.check_lease().err().unwrap_or(error))?;
+        self.file = file;
+        self.chain = header.chain;
+        self.synced_bytes = header.n_bytes;
+        if self.segments.last() != Some(&self.next) {
+            self.segments.push(self.next);
+        }
+        Ok(())
+    }
+
+    /// Fails if another process writes to the log now.
+    fn check_lease(&self) -> Result<(), PlanError> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        match fs::metadata(&lease.work_dir) {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Err(PlanError::TakenOver {
+                dir: self.dir.clone(),
+                epoch: lease.epoch,
+            }),
+            Err(source) => Err(io_error("look at", &lease.work_dir, source)),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Number of the next entry: the plan position of a checkpoint taken now.
@@ -141,6 +202,7 @@ impl PlanLog {
                 next: self.next,
             });
         }
+        self.check_lease()?;
         self.repair()?;
         let mut chain = self.chain;
         let frame = chain.frame(entry)?;
@@ -175,12 +237,7 @@ impl PlanLog {
         if self.segments.last() == Some(&self.next) {
             return Ok(());
         }
-        let (file, chain) = segment::create(&self.dir, self.next)?;
-        self.file = file;
-        self.chain = chain;
-        self.synced_bytes = segment::HEADER_BYTES as u64;
-        self.segments.push(self.next);
-        Ok(())
+        self.begin_segment()
     }
 
     /// Deletes the segments that end at or before entry `keep_from`: the plan position of the oldest snapshot that a
@@ -188,12 +245,26 @@ impl PlanLog {
     pub fn prune(&mut self, keep_from: u64) -> Result<(), PlanError> {
         while self.segments.len() > 1 && self.segments[1] <= keep_from {
             let path = segment::path(&self.dir, self.segments[0]);
-            match fs::remove_file(&path) {
+            let removed = match &self.lease {
+                None => fs::remove_file(&path),
+                // By a rename, which a former writer cannot make.
+                Some(lease) => {
+                    let aside = lease.work_dir.join("plan-removed");
+                    fs::rename(&path, &aside).and_then(|()| fs::remove_file(&aside))
+                }
+            };
+            match removed {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("remove", &path, source));
                 }
-                _ => self.segments.remove(0),
-            };
+                Err(_) => {
+                    self.check_lease()?;
+                    self.segments.remove(0);
+                }
+                Ok(()) => {
+                    self.segments.remove(0);
+                }
+            }
         }
         Ok(())
     }
@@ -235,9 +306,8 @@ impl PlanLog {
         }
         let start = self.segments.partition_point(|first| *first <= seq) - 1;
         let mut entries = VecDeque::new();
-        for first in &self.segments[start..] {
-            let path = segment::path(&self.dir, *first);
-            let segment = PlanSegment::read(&path, *first)?;
+        for (first, segment) in read_segments(&self.dir, &self.segments[start..])? {
+            let path = segment::path(&self.dir, first);
             if let Some(detail) = segment.damage {
                 let at = segment.sound_bytes;
                 return Err(PlanError::Corrupt { path, at, detail });
@@ -250,6 +320,25 @@ impl PlanLog {
     fn active(&self) -> PathBuf {
         segment::path(&self.dir, self.segments.last().copied().unwrap_or(0))
     }
+}
+
+/// Reads consecutive segments. Of each, the entries that a later writer has written anew are left out.
+fn read_segments(dir: &Path, firsts: &[u64]) -> Result<Vec<(u64, PlanSegment)>, PlanError> {
+    let mut read: Vec<(u64, PlanSegment)> = Vec::with_capacity(firsts.len());
+    for first in firsts {
+        let segment = PlanSegment::read(&segment::path(dir, *first), *first)?;
+        if let Some((start, before)) = read.last_mut()
+            && segment.epoch > before.epoch
+        {
+            let n = usize::try_from(first - *start).unwrap_or(usize::MAX);
+            if n <= before.entries.len() {
+                before.entries.truncate(n);
+                before.damage = None;
+            }
+        }
+        read.push((*first, segment));
+    }
+    Ok(read)
 }
 
 /// First entries of the segments in `dir`, ascending.

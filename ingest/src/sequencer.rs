@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ouzel_sample::{
@@ -69,6 +69,10 @@ pub struct Sequencer {
     added: Vec<PartitionId>,
     /// A bounded log was pushed to its end.
     is_log_over: bool,
+    /// Another process decides: beyond the recorded entries this one waits for more of them.
+    is_standby: bool,
+    /// Partitions at their end, while another process decides what that means.
+    ended: BTreeSet<PartitionId>,
 }
 
 impl Sequencer {
@@ -97,17 +101,59 @@ impl Sequencer {
             is_checkpoint_due: false,
             added: Vec::new(),
             is_log_over: false,
+            is_standby: false,
+            ended: BTreeSet::new(),
         }
+    }
+
+    /// Decides nothing until [`Sequencer::lead`]: follows the entries that another process records, whenever they come.
+    #[must_use]
+    pub fn as_standby(mut self) -> Self {
+        self.is_standby = true;
+        self
+    }
+
+    /// Adds an entry that the other process has recorded.
+    pub fn extend(&mut self, entry: PlanEntry) {
+        if self.recorded.is_empty() {
+            self.orderer.follow(entry.runs.iter().copied());
+        }
+        self.recorded.push_back(entry);
+    }
+
+    /// Decides from here on, as after a restart at this point. Every recorded entry must be complete.
+    pub fn lead(&mut self) {
+        self.is_standby = false;
+        self.orderer.restart(is_bootstrapping(self.stage.positions()));
+        for partition in std::mem::take(&mut self.ended) {
+            self.orderer.at_end(partition);
+        }
+    }
+
+    /// Number of recorded entries that are not complete yet.
+    pub fn n_recorded(&self) -> usize {
+        self.recorded.len()
+    }
+
+    /// True between two entries of the plan, where a checkpoint can be taken.
+    pub fn is_between_entries(&self) -> bool {
+        !self.is_inside_entry
     }
 
     /// Queues a record that was read.
     pub fn push(&mut self, record: DecodedRecord) -> Result<(), OrderError> {
+        self.ended.remove(&record.position.partition);
         self.orderer.push(record)
     }
 
     /// Everything written to `partition` so far was pushed.
     pub fn at_end(&mut self, partition: PartitionId) {
-        self.orderer.at_end(partition);
+        if self.is_standby {
+            // The other process may have read records that were written since.
+            self.ended.insert(partition);
+        } else {
+            self.orderer.at_end(partition);
+        }
     }
 
     /// Adds a partition that the log has gained, to be read from offset 0.
@@ -134,6 +180,10 @@ impl Sequencer {
         {
             return Ok(Some(NextInput::EndOfEntry(entry.encoded.clone())));
         }
+        let is_known = |entry: &PlanEntry| entry.runs.iter().all(|run| self.orderer.has(run.partition));
+        if self.is_standby && !self.recorded.front().is_some_and(is_known) {
+            return Ok(None);
+        }
         Ok(self.orderer.next(is_due)?.map(NextInput::Record))
     }
 
@@ -141,7 +191,7 @@ impl Sequencer {
     pub fn take(&mut self, record: &DecodedRecord) -> Result<Effects, StageError> {
         let mut batches = Vec::new();
         let outcome = self.stage.take(record, &mut batches)?;
-        self.is_inside_entry = self.is_following();
+        self.is_inside_entry = !self.recorded.is_empty();
         let encode = match &record.event {
             Ok(Event::Item(item)) => self.stage.features().item(item.id),
             Ok(Event::ItemUpdate(update)) => self.stage.features().item(update.id),
@@ -171,7 +221,7 @@ impl Sequencer {
         Ok(Effects {
             batches,
             is_checkpoint_due: std::mem::take(&mut self.is_checkpoint_due),
-            is_caught_up: self.recorded.is_empty(),
+            is_caught_up: !self.is_following(),
             ..Effects::default()
         })
     }
@@ -232,9 +282,9 @@ impl Sequencer {
         Ok(self.close(batches))
     }
 
-    /// True until every recorded entry is complete.
+    /// True until every recorded entry is complete, and while another process decides.
     pub fn is_following(&self) -> bool {
-        !self.recorded.is_empty()
+        self.is_standby || !self.recorded.is_empty()
     }
 
     /// The joined state.

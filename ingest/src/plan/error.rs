@@ -25,6 +25,12 @@ pub enum PlanError {
         next: u64,
         wanted: u64,
     },
+    #[error("cannot write the plan log {dir} as writer {epoch}: another daemon has taken over")]
+    TakenOver { dir: PathBuf, epoch: u64 },
+    #[error(
+        "the plan log in {dir} was written anew from entry {first} on, and entries up to {next} (exclusive) were followed"
+    )]
+    Superseded { dir: PathBuf, first: u64, next: u64 },
     #[error("cannot write plan entry {seq}: the next one is {next}")]
     Misnumbered { seq: u64, next: u64 },
     #[error("cannot write plan entry {seq}: {bytes} bytes, at most {most} are possible")]

@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use super::entry::PlanEntry;
 use super::error::{PlanError, io_error};
 
-/// First bytes of a segment; the digit is the version of the layout.
+/// First bytes of a segment; the digit is the version of the layout. Version 1 is of a writer without an epoch.
 const MAGIC: &[u8; 10] = b"ouzelplan1";
-pub(super) const HEADER_BYTES: usize = MAGIC.len() + 16;
+const MAGIC_2: &[u8; 10] = b"ouzelplan2";
+const HEADER_BYTES: usize = MAGIC.len() + 16;
+/// Bytes of the longest header.
+pub(super) const MAX_HEADER_BYTES: u64 = HEADER_BYTES as u64 + 8;
 const FRAME_BYTES: usize = 12;
 /// A batch's runs take kilobytes; a longer length is damage.
 const MAX_ENTRY_BYTES: usize = 16 << 20;
@@ -21,8 +24,14 @@ const MAX_ENTRY_BYTES: usize = 16 << 20;
 pub(super) struct Chain(u64);
 
 impl Chain {
-    fn start(first: u64) -> Self {
-        Self(checksum(MAGIC, &first.to_le_bytes()))
+    fn start(first: u64, epoch: u64) -> Self {
+        match epoch {
+            0 => Self(checksum(MAGIC, &first.to_le_bytes())),
+            _ => Self(checksum(
+                MAGIC_2,
+                &[first.to_le_bytes(), epoch.to_le_bytes()].concat(),
+            )),
+        }
     }
 
     fn next(self, payload: &[u8]) -> Self {
@@ -47,9 +56,21 @@ impl Chain {
     }
 }
 
+/// The header of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    /// Number of the writer, see [`PlanLease`](super::PlanLease).
+    pub(super) epoch: u64,
+    /// Chain before the first frame.
+    pub(super) chain: Chain,
+    pub(super) n_bytes: u64,
+}
+
 /// The content of a segment.
 #[derive(Debug)]
 pub(super) struct PlanSegment {
+    /// Number of the writer.
+    pub(super) epoch: u64,
     pub(super) entries: Vec<PlanEntry>,
     /// The chain after the last entry.
     pub(super) chain: Chain,
@@ -63,21 +84,19 @@ pub(super) struct PlanSegment {
 impl PlanSegment {
     pub(super) fn read(path: &Path, first: u64) -> Result<Self, PlanError> {
         let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
-        if bytes.get(..HEADER_BYTES) != Some(header(first).as_slice()) {
-            return Err(PlanError::Corrupt {
-                path: path.to_owned(),
-                at: 0,
-                detail: "its header is not that of a plan segment".to_owned(),
-            });
-        }
+        let Some(header) = parse_header(&bytes, first) else {
+            return Err(bad_header(path));
+        };
         let mut segment = Self {
+            epoch: header.epoch,
             entries: Vec::new(),
-            chain: Chain::start(first),
-            sound_bytes: HEADER_BYTES as u64,
+            chain: header.chain,
+            sound_bytes: header.n_bytes,
             total_bytes: bytes.len() as u64,
             damage: None,
         };
-        let mut unread = &bytes[HEADER_BYTES..];
+        let header_bytes = usize::try_from(header.n_bytes).unwrap_or(bytes.len());
+        let mut unread = &bytes[header_bytes..];
         while !unread.is_empty() {
             match first_frame(unread, segment.chain, first + segment.entries.len() as u64) {
                 Ok((entry, chain, n_bytes)) => {
@@ -97,7 +116,7 @@ impl PlanSegment {
 }
 
 /// The first frame of `bytes`, with the chain after it and its length.
-fn first_frame(bytes: &[u8], chain: Chain, seq: u64) -> Result<(PlanEntry, Chain, usize), String> {
+pub(super) fn first_frame(bytes: &[u8], chain: Chain, seq: u64) -> Result<(PlanEntry, Chain, usize), String> {
     let head: &[u8; FRAME_BYTES] = bytes
         .first_chunk()
         .ok_or_else(|| format!("entry {seq} is cut off in its frame"))?;
@@ -133,20 +152,28 @@ pub(super) fn first_of(name: &str) -> Option<u64> {
     digits.parse().ok().filter(|_| digits.len() == 20)
 }
 
-/// Creates a segment, durably and at once: it is written aside and renamed, so no header is ever torn.
-pub(super) fn create(dir: &Path, first: u64) -> Result<(File, Chain), PlanError> {
+/// Creates a segment, durably and at once: it is written in the directory `work` and renamed, so no header is ever torn. An
+/// empty segment of that name is replaced.
+pub(super) fn create(dir: &Path, work: &Path, first: u64, epoch: u64) -> Result<(File, Header), PlanError> {
     let path = path(dir, first);
-    let aside = path.with_extension("tmp");
+    let aside = work.join(format!("plan-{first:020}.tmp"));
+    let bytes = header(first, epoch);
     let write = || {
         let mut file = File::create(&aside)?;
-        file.write_all(&header(first))?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
-        sync_dir(dir)
+        sync_dir(dir)?;
+        // The file itself, whatever another writer puts in its place.
+        Ok(file)
     };
-    write().map_err(|source| io_error("create", &path, source))?;
-    let file = open(&path)?;
-    Ok((file, Chain::start(first)))
+    let file = write().map_err(|source| io_error("create", &path, source))?;
+    let header = Header {
+        epoch,
+        chain: Chain::start(first, epoch),
+        n_bytes: bytes.len() as u64,
+    };
+    Ok((file, header))
 }
 
 /// Opens a segment for writing after its sound bytes, which it makes durable, cutting off what follows them.
@@ -158,6 +185,13 @@ pub(super) fn reopen(path: &Path, sound_bytes: u64) -> Result<File, PlanError> {
     Ok(file)
 }
 
+/// Makes what a segment holds durable, and changes nothing.
+pub(super) fn sync(path: &Path) -> Result<File, PlanError> {
+    let file = open(path)?;
+    file.sync_all().map_err(|source| io_error("sync", path, source))?;
+    Ok(file)
+}
+
 fn open(path: &Path) -> Result<File, PlanError> {
     OpenOptions::new()
         .write(true)
@@ -165,13 +199,35 @@ fn open(path: &Path) -> Result<File, PlanError> {
         .map_err(|source| io_error("open", path, source))
 }
 
-fn header(first: u64) -> Vec<u8> {
-    [
-        MAGIC.as_slice(),
-        &first.to_le_bytes(),
-        &Chain::start(first).0.to_le_bytes(),
-    ]
-    .concat()
+fn header(first: u64, epoch: u64) -> Vec<u8> {
+    let chain = Chain::start(first, epoch).0.to_le_bytes();
+    let (first, number) = (first.to_le_bytes(), epoch.to_le_bytes());
+    match epoch {
+        0 => [MAGIC.as_slice(), &first, &chain].concat(),
+        _ => [MAGIC_2.as_slice(), &first, &number, &chain].concat(),
+    }
+}
+
+/// The header at the front of `bytes`, if it is that of the segment that starts with entry `first`.
+pub(super) fn parse_header(bytes: &[u8], first: u64) -> Option<Header> {
+    let epoch = match bytes.starts_with(MAGIC_2) {
+        true => u64::from_le_bytes(*bytes.get(MAGIC_2.len() + 8..)?.first_chunk()?),
+        false => 0,
+    };
+    let expected = header(first, epoch);
+    bytes.starts_with(&expected).then_some(Header {
+        epoch,
+        chain: Chain::start(first, epoch),
+        n_bytes: expected.len() as u64,
+    })
+}
+
+pub(super) fn bad_header(path: &Path) -> PlanError {
+    PlanError::Corrupt {
+        path: path.to_owned(),
+        at: 0,
+        detail: "its header is not that of a plan segment".to_owned(),
+    }
 }
 
 /// The first 8 bytes of the blake3 of both parts.
