@@ -19,6 +19,8 @@ pub enum Exit {
     Usage,
     /// A check failed, as of a snapshot or a configuration.
     Check,
+    /// Another daemon has taken over.
+    TakenOver,
 }
 
 impl Exit {
@@ -30,6 +32,7 @@ impl Exit {
             Exit::Failure => 1,
             Exit::Usage => 2,
             Exit::Check => 3,
+            Exit::TakenOver => 4,
         }
     }
 }

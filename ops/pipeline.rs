@@ -36,6 +36,7 @@ pub(crate) mod schema;
 pub(crate) mod skip;
 pub mod spec;
 pub mod stages;
+pub(crate) mod standby;
 mod state_file;
 pub mod status;
 pub mod threads;

@@ -33,6 +33,7 @@ pub struct Supervisor {
     /// Index of the failure that stops the process.
     fatal: Option<usize>,
     ends: (Sender<Task>, Receiver<Task>),
+    last: Shutdown,
 }
 
 /// A task that failed.
@@ -99,6 +100,7 @@ impl Supervisor {
             failures: Vec::new(),
             fatal: None,
             ends: mpsc::channel(),
+            last: Shutdown::new(),
         }
     }
 
@@ -106,6 +108,12 @@ impl Supervisor {
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    /// The token that stops the tasks that end after all others. [`Supervisor::wait`] triggers it.
+    #[must_use]
+    pub fn last(&self) -> &Shutdown {
+        &self.last
     }
 
     /// Starts `task` on a new thread. A task runs once at a time.
@@ -163,6 +171,9 @@ impl Supervisor {
     #[must_use]
     pub fn wait(mut self) -> ProcessOutcome {
         while !self.running.is_empty() {
+            if self.running.keys().all(|task| task.ends_last()) {
+                self.last.trigger();
+            }
             match self.ends.1.recv_timeout(DRAIN_LOG_INTERVAL) {
                 Ok(task) => self.on_end(task),
                 Err(RecvTimeoutError::Timeout) if self.shutdown.is_triggered() => {

@@ -227,4 +227,10 @@ pub struct Status {
     /// The candidate, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateReport>,
+    /// `primary`, or `standby` while another daemon writes to the state directory.
+    pub role: String,
+    /// Number of this writer, higher than that of every writer before; `None` for a standby.
+    pub epoch: Option<u64>,
+    /// How far a standby is behind the other daemon, in batches.
+    pub behind: u64,
 }

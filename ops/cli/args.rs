@@ -77,6 +77,9 @@ pub(crate) struct DaemonArgs {
     /// Go on from the oldest record where the log no longer holds the next one; the lost records are named in the lineage
     #[arg(long)]
     pub(crate) accept_loss: bool,
+    /// While another daemon writes to the state directory, follow it, serve, and take over when it falls silent
+    #[arg(long)]
+    pub(crate) standby: bool,
 }
 
 #[derive(Debug, Args)]

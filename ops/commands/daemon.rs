@@ -48,7 +48,8 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         })
     };
     let clock = Arc::new(SystemClock);
-    let mut running = threads::start(make_spec()?, events, clock, Metrics::install()?, &shutdown)?;
+    let store = threads::open_store(&config, args.standby)?;
+    let mut running = threads::start(make_spec()?, store, events, clock, Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
     running.wait(&make_spec)?;
     tracing::info!("stopped");

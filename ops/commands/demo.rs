@@ -95,7 +95,15 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         accept_loss: None,
         scores: Some(Arc::clone(&scores)),
     };
-    let mut running = threads::start(spec, None, Arc::new(SystemClock), Metrics::install()?, &shutdown)?;
+    let store = threads::open_store(&config, false)?;
+    let mut running = threads::start(
+        spec,
+        store,
+        None,
+        Arc::new(SystemClock),
+        Metrics::install()?,
+        &shutdown,
+    )?;
     running.process.watch(signals)?;
     running.refuse_restarts();
     let demo = Demo::start(&data, &kafka, &mut running)?;

@@ -93,6 +93,7 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
         ("version", status.version.clone()),
         ("process", status.pid.to_string()),
         ("uptime", format!("{} s", status.uptime_seconds)),
+        ("role", role(status)),
         ("serving", named(&status.serving)),
         ("latest", named(&status.latest)),
         ("pinned", named(&status.pinned)),
@@ -118,4 +119,12 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
     let candidate = status.candidate.iter().flat_map(candidate::rows);
     rows.chain(candidate).collect()
+}
+
+/// Whether a daemon writes to its state directory or follows the one that does.
+fn role(status: &Status) -> String {
+    match status.epoch {
+        Some(epoch) => format!("{}, epoch {epoch}", status.role),
+        None => format!("{}, {} batches behind", status.role, status.behind),
+    }
 }

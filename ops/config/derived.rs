@@ -172,13 +172,21 @@ impl Config {
     /// The admin socket: as configured, or `admin.sock` in the state directory.
     pub fn admin_socket(&self) -> PathBuf {
         let socket = self.admin.socket.clone();
-        socket.unwrap_or_else(|| self.snapshot.dir.join("admin.sock"))
+        socket.unwrap_or_else(|| self.local_dir().join("admin.sock"))
+    }
+
+    /// The directory of what belongs to one daemon only.
+    pub fn local_dir(&self) -> &Path {
+        match self.snapshot.local_dir.as_os_str().is_empty() {
+            true => &self.snapshot.dir,
+            false => &self.snapshot.local_dir,
+        }
     }
 
     /// The directory of the encoded vectors.
     pub fn vector_dir(&self) -> PathBuf {
         match self.content.vector_dir.as_os_str().is_empty() {
-            true => self.snapshot.dir.join("vectors"),
+            true => self.local_dir().join("vectors"),
             false => self.content.vector_dir.clone(),
         }
     }

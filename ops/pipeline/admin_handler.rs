@@ -68,6 +68,12 @@ impl AdminHandler {
                 ),
             };
         }
+        if self.store.epoch().is_none() && !matches!(request, AdminRequest::Status) {
+            return AdminReply::Refused {
+                error: "this daemon is a standby: another one writes to the state directory".to_owned(),
+                hint: Some("repeat the command on the machine of that daemon".to_owned()),
+            };
+        }
         let named = |id: SnapshotId| (Some(id), Vec::new());
         let done: anyhow::Result<Changed> = match request {
             AdminRequest::Status => return AdminReply::Status(Box::new(self.report())),
@@ -363,6 +369,17 @@ impl AdminHandler {
                 .status
                 .candidate()
                 .map(|report| report.with_counts(&self.candidates)),
+            role: role_name(&self.store).to_owned(),
+            epoch: self.store.epoch(),
+            behind: run.status.standby_lag(),
         }
+    }
+}
+
+/// `primary`, or `standby` while another daemon writes.
+pub(crate) fn role_name(store: &Store) -> &'static str {
+    match store.epoch() {
+        Some(_) => "primary",
+        None => "standby",
     }
 }

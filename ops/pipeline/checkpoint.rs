@@ -93,9 +93,10 @@ impl CheckpointWriter {
             draft,
             lineage: control.state().lineage(),
             request: checkpoint.answers,
+            is_followed: checkpoint.is_followed,
         };
-        if checkpoint.is_last || checkpoint.answers.is_some() {
-            // A caller waits for this snapshot, so it is not skipped. A writer that has ended has reported its own error.
+        if checkpoint.is_last || checkpoint.answers.is_some() || checkpoint.is_followed {
+            // A caller waits for this snapshot, or it is to be compared with another one, so it is not skipped. A writer that has ended has reported its own error.
             if self.saver.send(save).is_err() {
                 control.fail(checkpoint.answers);
             }

@@ -262,6 +262,11 @@ impl SaverControl {
         rollback.filter(|_| inner.lineage == lineage)
     }
 
+    /// Number of the lineage: the rollbacks so far.
+    pub fn lineage(&self) -> u64 {
+        self.0.lineage()
+    }
+
     /// The newest snapshot of `lineage`, the parent of the next one; `None` without one or after a rollback.
     pub fn latest_of(&self, lineage: u64) -> Option<SnapshotId> {
         let inner = self.0.lock();

@@ -78,7 +78,7 @@ pub(crate) fn quarantine(
         at_ms: now_ms,
     };
     let mut also = Vec::new();
-    if !QuarantineFile::read(store.root())?.add(entry)? {
+    if !QuarantineFile::read(store.root())?.add(store, entry)? {
         also.push(format!("{rule} was in quarantine already"));
     }
     if let Some(again) = again {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ouzel_ingest::{DeadLetters, Decoder, LateRecords, Polled, Source};
+use ouzel_snapshot::Store;
 
 use super::messages::Read;
 
@@ -17,6 +18,8 @@ pub(crate) struct Intake {
     pub(crate) dead_letters: DeadLetters,
     /// Receives records that are late when they are joined; none if they are only counted.
     pub(crate) late: Option<Arc<LateRecords>>,
+    /// The state directory. While another daemon writes to it, that one sends the dead letters.
+    pub(crate) store: Option<Arc<Store>>,
 }
 
 impl Intake {
@@ -32,7 +35,9 @@ impl Intake {
             }
             Polled::Records(records) => {
                 let decoded: Vec<_> = records.iter().map(|record| self.decoder.decode(record)).collect();
-                for (record, recorded) in records.iter().zip(&decoded) {
+                let is_standby = self.store.as_ref().is_some_and(|store| store.epoch().is_none());
+                let n_sent = if is_standby { 0 } else { records.len() };
+                for (record, recorded) in records.iter().zip(&decoded).take(n_sent) {
                     // A record that nothing here needs is valid, so it is counted only.
                     if let Err(reject) = &recorded.event
                         && !reject.reason.is_unneeded()

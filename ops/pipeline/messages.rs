@@ -36,4 +36,6 @@ pub struct JoinCheckpoint {
     pub answers: Option<u64>,
     /// True for the last checkpoint before the end.
     pub is_last: bool,
+    /// True if another process takes this checkpoint too, and writes it: it is compared, not written.
+    pub is_followed: bool,
 }

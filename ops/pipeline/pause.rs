@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ouzel_snapshot::Store;
 use serde::{Deserialize, Serialize};
 
 use super::state_file;
@@ -23,13 +24,13 @@ impl Pause {
     }
 
     /// Makes every start on this state directory begin paused.
-    pub(crate) fn begin(&self, dir: &Path) -> anyhow::Result<()> {
-        state_file::replace(&path(dir), self)
+    pub(crate) fn begin(&self, store: &Store) -> anyhow::Result<()> {
+        state_file::replace(store, &path(store.root()), self)
     }
 
     /// Makes every start on this state directory learn again.
-    pub(crate) fn end(dir: &Path) -> anyhow::Result<()> {
-        state_file::remove(&path(dir))
+    pub(crate) fn end(store: &Store) -> anyhow::Result<()> {
+        state_file::remove(store, &path(store.root()))
     }
 }
 
@@ -44,15 +45,16 @@ mod tests {
     #[test]
     fn a_pause_lasts_until_it_is_ended() {
         let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
         assert_eq!(Pause::read(dir.path()).unwrap(), None);
-        Pause::end(dir.path()).unwrap();
+        Pause::end(&store).unwrap();
         let pause = Pause {
             note: "bad feed".to_owned(),
             at_ms: 7,
         };
-        pause.begin(dir.path()).unwrap();
+        pause.begin(&store).unwrap();
         assert_eq!(Pause::read(dir.path()).unwrap(), Some(pause));
-        Pause::end(dir.path()).unwrap();
+        Pause::end(&store).unwrap();
         assert_eq!(Pause::read(dir.path()).unwrap(), None);
         std::fs::write(path(dir.path()), "{").unwrap();
         assert!(Pause::read(dir.path()).is_err());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_ingest::{Quarantine, QuarantineRule};
 use ouzel_sample::IdSpace;
+use ouzel_snapshot::Store;
 
 use super::state_file;
 
@@ -38,14 +39,14 @@ impl QuarantineFile {
     }
 
     /// Adds an entry and makes it durable; one with the same rule changes nothing. Returns whether it was added.
-    pub(crate) fn add(&mut self, entry: QuarantineEntry) -> anyhow::Result<bool> {
+    pub(crate) fn add(&mut self, store: &Store, entry: QuarantineEntry) -> anyhow::Result<bool> {
         entry.rule.check().map_err(|why| anyhow!(why))?;
         if self.entries.iter().any(|known| known.rule == entry.rule) {
             return Ok(false);
         }
         let mut entries = self.entries.clone();
         entries.push(entry);
-        state_file::replace(&self.path, &entries)?;
+        state_file::replace(store, &self.path, &entries)?;
         self.entries = entries;
         Ok(true)
     }
@@ -69,6 +70,7 @@ mod tests {
     #[test]
     fn an_entry_is_added_once_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
         let mut file = QuarantineFile::read(dir.path()).unwrap();
         assert!(file.entries.is_empty());
         let entry = |user: &str| QuarantineEntry {
@@ -79,9 +81,9 @@ mod tests {
             note: "bot".to_owned(),
             at_ms: 7,
         };
-        assert!(file.add(entry("u")).unwrap());
-        assert!(!file.add(entry("u")).unwrap());
-        assert!(file.add(entry("v")).unwrap());
+        assert!(file.add(&store, entry("u")).unwrap());
+        assert!(!file.add(&store, entry("u")).unwrap());
+        assert!(file.add(&store, entry("v")).unwrap());
         let read = QuarantineFile::read(dir.path()).unwrap();
         assert_eq!(read, file);
         assert_eq!(read.texts(), ["user u", "user v"]);
@@ -89,7 +91,7 @@ mod tests {
             rule: QuarantineRule::default(),
             ..entry("")
         };
-        assert!(file.add(empty).is_err());
+        assert!(file.add(&store, empty).is_err());
         std::fs::write(dir.path().join("quarantine.json"), "{}").unwrap();
         let error = QuarantineFile::read(dir.path()).unwrap_err();
         assert!(format!("{error:#}").contains("quarantine.json"), "{error:#}");

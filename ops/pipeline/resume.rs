@@ -18,6 +18,7 @@ use super::contents::Contents;
 use super::gates::Gates;
 use super::provenance::{encoders, list_encoders};
 use super::schema::check_schema;
+use super::standby::comparison::Point;
 use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::telemetry::metrics::VECTORS_LOST;
@@ -110,6 +111,11 @@ impl ResumePoint {
     fn checkpoint(&self) -> Option<&CheckpointMeta> {
         let restored = self.restored.as_ref();
         restored.map(|restored| &restored.snapshot.manifest().checkpoint)
+    }
+
+    /// Its state, for a comparison.
+    pub(crate) fn point(&self) -> Option<Point> {
+        self.checkpoint().map(Point::from)
     }
 
     /// Next offset to read of each partition; empty at the beginning of the log.

@@ -16,6 +16,7 @@ use super::contents::Contents;
 use super::control::{CheckpointRequests, Control, ControlState};
 use super::resume::ResumePoint;
 use super::stages::learn::PendingRequest;
+use super::standby::RunRole;
 use super::status::PipelineStatus;
 use crate::config::Config;
 use crate::supervisor::Task;
@@ -44,6 +45,8 @@ pub struct RunHandles {
     pub(crate) learner: Sender<PendingRequest>,
     /// Why the log cannot be read, if nothing is learned.
     pub no_log: Option<String>,
+    /// How it stands to the other daemons of the state directory; `None` while there are no stages.
+    pub(crate) role: Option<RunRole>,
 }
 
 /// The handles of the newest run, shared by cloning.
@@ -97,6 +100,7 @@ pub(crate) fn without_log(
         features: Arc::clone(stage.features()),
         learner: channel().0,
         no_log: Some(why),
+        role: None,
     }))
 }
 

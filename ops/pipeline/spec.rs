@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use anyhow::Context;
 use metrics::counter;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
 
@@ -18,6 +19,9 @@ use super::intake::{AnySource, Intake};
 use super::learner::{Learner, SharedScores};
 use super::quarantine::QuarantineFile;
 use super::resume::ResumePoint;
+use super::stages::join::plan_lease;
+use super::standby::OperatorState;
+use super::standby::comparison::Point;
 use super::status::PipelineStatus;
 use crate::config::Config;
 use crate::error::ErrorExt;
@@ -50,8 +54,12 @@ pub struct PipelineSpec<'a> {
 pub(crate) struct Parts {
     pub(crate) intake: Intake,
     pub(crate) sequencer: Sequencer,
-    /// None without a state directory.
+    /// None without a state directory, and while another daemon writes to it.
     pub(crate) plan: Option<PlanLog>,
+    /// The state of the snapshot resumed from, for a comparison.
+    pub(crate) resumed_point: Option<Point>,
+    /// What operators had done when the state was read.
+    pub(crate) operator: OperatorState,
     /// Has no outputs yet.
     pub(crate) learner: Learner,
     /// None if the configuration names no encoder.
@@ -68,8 +76,9 @@ pub(crate) struct Parts {
 
 impl PipelineSpec<'_> {
     /// Builds the parts at the newest snapshot of `store`; without a store, at the beginning of the log.
-    pub(crate) fn build(self, store: Option<&Store>) -> anyhow::Result<Parts> {
+    pub(crate) fn build(self, store: Option<&Arc<Store>>) -> anyhow::Result<Parts> {
         let config = self.config;
+        let operator = store.map(|store| OperatorState::read(store)).transpose()?;
         let contents = match (Contents::open(config), store) {
             (contents, Some(_)) => contents?,
             (contents, None) => contents.hint(
@@ -79,7 +88,7 @@ impl PipelineSpec<'_> {
         let scratch = store.is_none().then(ScratchDir::new);
         let join_dir = scratch
             .as_ref()
-            .map_or_else(|| config.snapshot.dir.join("join"), |dir| dir.0.clone());
+            .map_or_else(|| config.local_dir().join("join"), |dir| dir.0.clone());
         let join_store = config.join_store(&join_dir);
         let resume = match store {
             Some(store) => ResumePoint::newest(store, config, contents.as_ref(), &join_store)?,
@@ -98,12 +107,16 @@ impl PipelineSpec<'_> {
             .collect();
         let partitions: Vec<PartitionId> = start.iter().map(|(id, _)| id).collect();
         let (resumed_from, mut plan_position) = (resume.id(), resume.plan_position());
+        let resumed_point = resume.point();
+        let is_standby = store.is_some_and(|store| store.epoch().is_none());
         let (interval_start, note) = (resume.interval_start(), resume.note.clone());
         let (mut stage, trainer, progressive, gates) =
             resume.into_state(config, contents.as_ref(), &partitions, &join_store)?;
         let (plan, mut recorded) = match store {
+            // The entries of another daemon are read as it writes them.
+            Some(_) if is_standby => (None, VecDeque::new()),
             Some(store) => {
-                let (plan, recorded) = open_plan(&store.root().join("plan"), plan_position)?;
+                let (plan, recorded) = open_plan(store, plan_position)?;
                 (Some(plan), recorded)
             }
             None => (None, VecDeque::new()),
@@ -134,23 +147,30 @@ impl PipelineSpec<'_> {
             Some(id) => {
                 let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
                 status.samples.store(n_learned, Ordering::Relaxed);
-                status
-                    .batches
-                    .store(learner.trainer.next_batch(), Ordering::Relaxed);
+                for batches in [&status.batches, &status.joined_batches] {
+                    batches.store(learner.trainer.next_batch(), Ordering::Relaxed);
+                }
                 tracing::info!(snapshot = %id, plan_entries = recorded.len(), "resuming");
             }
         }
         status.joined(&stage);
         let every = config.snapshot.every_batches;
+        let sequencer = Sequencer::new(stage, &start, plan_position, recorded, every);
         Ok(Parts {
             intake: Intake {
                 source,
                 decoder,
                 dead_letters: self.dead_letters,
                 late: self.late,
+                store: store.cloned(),
             },
-            sequencer: Sequencer::new(stage, &start, plan_position, recorded, every),
+            sequencer: match is_standby {
+                true => sequencer.as_standby(),
+                false => sequencer,
+            },
             plan,
+            resumed_point,
+            operator: operator.unwrap_or_default(),
             learner,
             contents,
             status,
@@ -239,8 +259,9 @@ pub(crate) fn late_records(config: &Config, kafka: &KafkaConfig) -> anyhow::Resu
 }
 
 /// Opens the plan log and reads the entries from `position` on.
-fn open_plan(dir: &Path, position: u64) -> anyhow::Result<(PlanLog, VecDeque<PlanEntry>)> {
-    let (log, recovery) = PlanLog::open(dir, position)?;
+fn open_plan(store: &Store, position: u64) -> anyhow::Result<(PlanLog, VecDeque<PlanEntry>)> {
+    let lease = plan_lease(store)?.context("the state directory is open for reading only")?;
+    let (log, recovery) = PlanLog::open_leased(lease, &store.root().join("plan"), position)?;
     if recovery.dropped_bytes > 0 {
         tracing::warn!(
             bytes = recovery.dropped_bytes,

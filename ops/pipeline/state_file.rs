@@ -1,10 +1,11 @@
-//! Small JSON files of a state directory, each replaced in one step.
+//! Small JSON files of a state directory, each replaced in one step, by its writer only.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use ouzel_snapshot::Store;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,26 +21,35 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>
 }
 
 /// Replaces a file and makes it durable.
-pub(crate) fn replace(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn replace(store: &Store, path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     let bytes = serde_json::to_vec_pretty(value)?;
-    write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
+    write(&aside(store)?, path, &bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Removes a file, if it exists, and makes that durable.
-pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
-    let remove = || match fs::remove_file(path) {
+pub(crate) fn remove(store: &Store, path: &Path) -> anyhow::Result<()> {
+    let aside = aside(store)?;
+    let remove = || match fs::rename(path, &aside) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.and_then(|()| sync_dir(path)),
+        renamed => renamed
+            .and_then(|()| fs::remove_file(&aside))
+            .and_then(|()| sync_dir(path)),
     };
-    remove().with_context(|| format!("cannot remove {}", path.display()))
+    remove().with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok(store.check_writer()?)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.tmp");
-    let mut file = File::create(&new)?;
+/// A name in the working directory of the writer: see [`Store::work_dir`].
+fn aside(store: &Store) -> anyhow::Result<PathBuf> {
+    store.check_writer()?;
+    Ok(store.work_dir()?.join("state-file"))
+}
+
+fn write(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
+    fs::rename(new, path)?;
     sync_dir(path)
 }
 

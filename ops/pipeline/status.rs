@@ -31,6 +31,10 @@ pub struct PipelineStatus {
     pub samples: AtomicU64,
     /// Batches learned in this lineage.
     pub batches: AtomicU64,
+    /// Batches joined in this lineage.
+    pub joined_batches: AtomicU64,
+    /// Entries of another daemon's plan log that were read and are not joined.
+    pub entries_behind: AtomicU64,
     /// Samples of this run, and the time it took to learn from them, ns.
     learned: (AtomicU64, AtomicU64),
     event_time: AtomicI64,
@@ -80,6 +84,12 @@ impl PipelineStatus {
         let (n, ns) = &self.learned;
         let seconds = float(ns.load(Ordering::Relaxed)) / 1e9;
         float(n.load(Ordering::Relaxed)) / seconds.max(1e-9)
+    }
+
+    /// How far a standby is behind the plan log, in entries and batches.
+    pub fn standby_lag(&self) -> u64 {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        load(&self.entries_behind) + load(&self.joined_batches).saturating_sub(load(&self.batches))
     }
 
     /// Newest event time joined. It is the present of a scorer, so that an old log is served in its own time.

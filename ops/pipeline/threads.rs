@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
@@ -19,7 +19,7 @@ use ouzel_serving::http::EventsApp;
 use ouzel_serving::{
     CandidateSlot, MAX_SHADOW_JOBS, Published, Queue, Scorer, Version, run_shadow, run_worker,
 };
-use ouzel_snapshot::Store;
+use ouzel_snapshot::{Error, Fs, RealFs, Store};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use super::admin_handler::AdminHandler;
@@ -37,10 +37,13 @@ use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
 use super::stages::encode::{Encode, Encoding};
 use super::stages::events::{Events, MAX_WAITING_CALLS};
-use super::stages::join::{Join, JoinLinks, JoinSettings, PlanWriter};
+use super::stages::join::{Join, JoinLinks, JoinSettings, Plan, PlanReader, PlanWriter};
 use super::stages::learn::{Learn, PendingRequest};
 use super::stages::poll::Poll;
 use super::stages::save::Saver;
+use super::standby::RunRole;
+use super::standby::comparison::Comparison;
+use super::standby::keeper::Keeper;
 use crate::admin;
 use crate::config::Config;
 use crate::supervisor::{Shutdown, Task};
@@ -68,12 +71,33 @@ pub struct Running<'a> {
     clock: Arc<dyn Clock>,
     /// Ends the present run of the stages.
     stop_stages: Shutdown,
+    to_restart: Sender<Restart>,
     restarts: Receiver<Restart>,
 }
 
-/// Starts every stage. Steps that can fail come before the first thread. `events` writes the events that clients post.
+/// Opens the state directory of a configuration. A standby opens it for reading only while another daemon writes to it.
+pub fn open_store(config: &Config, is_standby: bool) -> anyhow::Result<Arc<Store>> {
+    let (dir, lease) = (&config.snapshot.dir, config.snapshot.lease.duration());
+    let store = match Store::open_leased(failpoint::file_system(), dir, lease) {
+        Err(Error::Locked { .. } | Error::HeldElsewhere { .. }) if is_standby => {
+            tracing::info!(state = %dir.display(), "another daemon writes: following it");
+            Store::inspect_on(failpoint::file_system(), dir)
+        }
+        opened => opened?,
+    };
+    failpoint::reach(FailPoint::StoreOpened);
+    let local = config.local_dir();
+    RealFs
+        .create_dir_all(local)
+        .with_context(|| format!("cannot create snapshot.local_dir, {}", local.display()))?;
+    Ok(Arc::new(store))
+}
+
+/// Starts every stage on `store`. Steps that can fail come before the first thread. `events` writes the events that clients
+/// post.
 pub fn start<'a>(
     spec: PipelineSpec<'a>,
+    store: Arc<Store>,
     events: Option<EventProducer>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -86,14 +110,13 @@ pub fn start<'a>(
         Some(listen) if events.is_some() && listen != config.serving.listen => Some(HttpPort::bind(listen)?),
         _ => None,
     };
-    let store = Arc::new(Store::open_on(failpoint::file_system(), &config.snapshot.dir)?);
-    failpoint::reach(FailPoint::StoreOpened);
     let published = Arc::new(Published::new());
+    let (to_restart, restarts) = channel();
     let (parts, handles) = match spec.build(Some(&store)) {
         Ok(parts) => {
             let control = Control::new(parts.resumed_from);
             let (to_learner, from_admin) = channel();
-            let handles = handles(&parts, &control, to_learner);
+            let handles = handles(&parts, &control, to_learner, &to_restart);
             (Some((parts, control, from_admin)), handles)
         }
         Err(error) if error.is::<ouzel_ingest::Error>() => {
@@ -109,7 +132,6 @@ pub fn start<'a>(
     let socket = admin::Listener::bind(&config.admin_socket())?;
     failpoint::reach(FailPoint::StateRestored);
 
-    let (to_restart, restarts) = channel();
     let mut running = Running {
         process: Process::new(shutdown, metrics),
         run: CurrentRun::new(handles),
@@ -120,8 +142,10 @@ pub fn start<'a>(
         candidates: Arc::new(CandidateSlot::new()),
         clock,
         stop_stages: Shutdown::new(),
+        to_restart: to_restart.clone(),
         restarts,
     };
+    running.keep_lease()?;
     // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
     let shared = running.events(events, events_port)?;
     running.serve(port, shared)?;
@@ -165,7 +189,13 @@ fn process_state(run: &RunHandles, candidates: &CandidateSlot) -> serde_json::Va
 }
 
 /// The handles of a run that is about to start.
-fn handles(parts: &Parts, control: &Control, learner: Sender<PendingRequest>) -> RunHandles {
+fn handles(
+    parts: &Parts,
+    control: &Control,
+    learner: Sender<PendingRequest>,
+    restarts: &Sender<Restart>,
+) -> RunHandles {
+    let is_standby = parts.plan.is_none();
     RunHandles {
         status: Arc::clone(&parts.status),
         control: control.state.clone(),
@@ -173,6 +203,7 @@ fn handles(parts: &Parts, control: &Control, learner: Sender<PendingRequest>) ->
         features: Arc::clone(parts.sequencer.stage().features()),
         learner,
         no_log: None,
+        role: Some(RunRole::new(is_standby, parts.operator.clone(), restarts.clone())),
     }
 }
 
@@ -252,6 +283,19 @@ impl<'a> Running<'a> {
             .serve(port, queue, state, events, config.serving.clone())
     }
 
+    /// Starts the task that keeps the lease of the state directory, or watches it.
+    fn keep_lease(&mut self) -> anyhow::Result<()> {
+        let keeper = Keeper {
+            store: Arc::clone(&self.store),
+            lease: self.config.snapshot.lease.duration(),
+            run: self.run.clone(),
+            shutdown: self.process.shutdown.clone(),
+            last: self.process.supervisor.last().clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        self.process.supervisor.spawn(Task::Lease, move || keeper.run())
+    }
+
     /// Starts the admin socket.
     fn admin(&mut self, socket: admin::Listener, restarts: Sender<Restart>) -> anyhow::Result<()> {
         let handler = AdminHandler {
@@ -285,6 +329,7 @@ impl<'a> Running<'a> {
             control.requests.request_snapshot();
         }
         let quarantine = QuarantineFile::read(self.store.root())?.texts();
+        let role = self.run.get().role.clone();
         let n_threads = config.learner_config().threads;
         let (to_join, from_poll) = channel();
         let (to_learner, from_join) = sync_channel(BATCHES_AHEAD);
@@ -298,6 +343,10 @@ impl<'a> Running<'a> {
             control: control.saver,
             status: Arc::clone(&status),
             clock: Arc::clone(&self.clock),
+            comparison: role.as_ref().filter(|role| role.is_standby).map(|role| {
+                let resumed = parts.resumed_from.zip(parts.resumed_point);
+                Comparison::new(Arc::clone(&self.store), role.resync.clone(), resumed)
+            }),
         };
         let supervisor = &mut self.process.supervisor;
         supervisor.spawn(Task::Snapshot, move || saver.run(&from_learner))?;
@@ -331,7 +380,6 @@ impl<'a> Running<'a> {
             Some(contents) => Some(self.encode(contents, parts.sequencer.stage().features(), n_threads)?),
             None => None,
         };
-        let plan = parts.plan.context("a pipeline on threads has a plan log")?;
         let settings = JoinSettings {
             max_reorder_delay: config.order.max_reorder_delay.duration(),
             flush_after: config.learner.flush_after_idle.duration(),
@@ -345,7 +393,15 @@ impl<'a> Running<'a> {
             late: parts.intake.late.clone(),
             encoding,
         };
-        let plan = PlanWriter::new(plan, Arc::clone(&backlog));
+        let plan = match (parts.plan, role) {
+            (Some(plan), _) => Plan::Write(PlanWriter::new(plan, Arc::clone(&backlog))),
+            (None, Some(role)) => {
+                let position = parts.sequencer.plan_position();
+                let (store, backlog) = (Arc::clone(&self.store), Arc::clone(&backlog));
+                Plan::Follow(PlanReader::new(store, role, backlog, position))
+            }
+            (None, None) => bail!("a pipeline on threads has a plan log"),
+        };
         let join = Join::new(parts.sequencer, plan, settings, links);
         let supervisor = &mut self.process.supervisor;
         supervisor.spawn(Task::Join, move || join.run(&from_poll))?;

@@ -27,6 +27,8 @@ pub enum Task {
     Events,
     /// Serves the admin socket until the shutdown.
     Admin,
+    /// Keeps or watches the lease of the state directory until all others have ended.
+    Lease,
     /// Writes the events of the demo to its broker.
     Feeder,
     /// Sends the rank requests of the demo.
@@ -73,11 +75,18 @@ impl Task {
             Task::EventsHttp => "events-http",
             Task::Events => "events",
             Task::Admin => "admin",
+            Task::Lease => "lease",
             Task::Feeder => "feeder",
             Task::Caller => "caller",
             Task::Signals => "signals",
             Task::Telemetry => "telemetry",
         }
+    }
+
+    /// True if it ends after all others.
+    #[must_use]
+    pub fn ends_last(self) -> bool {
+        matches!(self, Task::Lease)
     }
 
     /// What an end and an error mean.
@@ -99,6 +108,8 @@ impl Task {
             // Posts are refused; what the topics hold is still learned and served.
             Task::Events => (OnEnd::Drain, OnError::Continue),
             Task::Admin => (OnEnd::Unexpected, OnError::Continue),
+            // Another daemon has taken over, or will.
+            Task::Lease => (OnEnd::Unexpected, OnError::Stop),
             Task::Feeder => (OnEnd::Drain, OnError::Stop),
             Task::Caller | Task::Signals | Task::Telemetry => (OnEnd::Drain, OnError::Continue),
         }

@@ -43,6 +43,17 @@ ouzel_sample::metric_names! {
         "Automatic swaps back to an earlier version.";
     counter CANDIDATES_WITHDRAWN = "ouzel_ops_candidates_withdrawn_total", Count,
         "Candidates that ended by themselves: their scores were not finite, or they could not score.";
+    gauge PRIMARY = "ouzel_ops_primary", Count,
+        "1 while this daemon is the writer of its state directory; 0 while it is a standby.";
+    gauge LEASE_EPOCH = "ouzel_ops_lease_epoch", Count,
+        "Number of this writer, higher than that of every writer before; 0 for a standby.";
+    gauge STANDBY_LAG = "ouzel_ops_standby_lag_batches", Count,
+        "Entries of the plan log that a standby has read and not joined, and batches that it has joined and not learned.";
+    counter STANDBY_COMPARED = "ouzel_ops_standby_compared_total", Count,
+        "Snapshots of the writer that a standby compared with its own state, by outcome: `equal` or `different`.";
+    counter STANDBY_RESYNCS = "ouzel_ops_standby_resyncs_total", Count,
+        "Times that a standby started again from the newest snapshot.";
+    counter TAKE_OVERS = "ouzel_ops_take_overs_total", Count, "Times that this daemon has taken over from another one.";
     gauge TIER_UNITS = "ouzel_ops_tier_units", Count, "Pairs of partitions that this process joins.";
     counter TIER_RELEASED_TOTAL = "ouzel_ops_tier_joined_records_total", Count,
         "Records joined by this process of the join tier, warm-ups included.";

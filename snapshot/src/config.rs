@@ -10,10 +10,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnapshotConfig {
-    /// The state directory, with snapshots, plan log and admin socket, for one daemon at a time.
+    /// The state directory, with snapshots, plan log and admin socket. One daemon at a time writes to it.
     ///
     /// Set it to a durable disk.
     pub dir: PathBuf,
+    /// The directory of what belongs to one daemon only: admin socket, join state on disk, content vectors. Empty: `dir`.
+    ///
+    /// Set it to a local disk where a standby shares `dir`.
+    pub local_dir: PathBuf,
+    /// Time without a sign of life after which a standby takes over from this daemon.
+    ///
+    /// Raise it where the disk or the network of the state directory pauses for seconds.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "1h"))]
+    pub lease: Period,
     /// Wall time from one snapshot to the next while there is something new; `0s` for never. Another one is written at
     /// shutdown. The time decides when a snapshot is taken, nothing that is learned.
     ///
@@ -68,6 +77,8 @@ impl Default for SnapshotConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("state"),
+            local_dir: PathBuf::new(),
+            lease: Period::from_secs(3),
             every: Period::from_secs(60),
             every_batches: 0,
             max_deltas: 10,

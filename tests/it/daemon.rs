@@ -19,6 +19,8 @@ use super::{CommandOutput, TIMEOUT, ouzel, run_here, wait_until};
 /// The configuration and state of one daemon; it outlives the daemon's processes.
 pub(crate) struct Home {
     dir: TempDir,
+    /// The state directory of another home, which this one shares.
+    shared: Option<PathBuf>,
     next_log: u32,
 }
 
@@ -33,7 +35,19 @@ impl Home {
     /// A daemon on the topics of `broker`. `settings` are further lines of TOML without `kafka`, `log`,
     /// `snapshot.dir`, `serving.listen` and `serving.deadline`.
     pub(crate) fn new(broker: &Broker, settings: &str) -> Self {
-        let home = Self::empty();
+        Self::empty().with_settings(broker, settings)
+    }
+
+    /// A daemon on the state directory of `other`, as a standby for it.
+    pub(crate) fn beside(other: &Self, broker: &Broker, settings: &str) -> Self {
+        let mut home = Self::empty();
+        home.shared = Some(other.state());
+        let settings = format!("snapshot.local_dir = {:?}\n{settings}", home.local());
+        home.with_settings(broker, &settings)
+    }
+
+    fn with_settings(self, broker: &Broker, settings: &str) -> Self {
+        let home = self;
         let topics = &broker.topics;
         // A busy machine replies late.
         let text = format!(
@@ -56,6 +70,7 @@ impl Home {
     pub(crate) fn empty() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+            shared: None,
             next_log: 0,
         }
     }
@@ -72,6 +87,14 @@ impl Home {
 
     /// The state directory.
     pub(crate) fn state(&self) -> PathBuf {
+        match &self.shared {
+            Some(shared) => shared.clone(),
+            None => self.local(),
+        }
+    }
+
+    /// What belongs to this daemon only.
+    fn local(&self) -> PathBuf {
         self.path().join("state")
     }
 
@@ -138,7 +161,7 @@ impl Home {
         command.stdout(File::create(self.path().join("out")).unwrap());
         let mut daemon = Daemon {
             process: Process::start(&mut command, &log),
-            socket: self.state().join("admin.sock"),
+            socket: self.local().join("admin.sock"),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         daemon.address = wait_until("the daemon has started", || {

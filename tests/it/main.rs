@@ -37,6 +37,7 @@ mod schedules;
 mod secure;
 mod shutdown;
 mod snapshots;
+mod standby;
 mod tasks;
 mod tier;
 mod world;

@@ -112,7 +112,7 @@ pub(super) fn carry_out(
                 note: note.clone(),
                 at_ms: now_ms,
             };
-            pause.begin(store.root())?;
+            pause.begin(store)?;
             Ok((None, vec!["the next start serves and does not learn".to_owned()]))
         }
         AdminRequest::Resume { note } => {
@@ -121,7 +121,7 @@ pub(super) fn carry_out(
                     .hint("if a gate stopped learning, start the daemon and repeat this command");
             }
             record(store, AuditVerb::Resume, note, now_ms)?;
-            Pause::end(store.root())?;
+            Pause::end(store)?;
             Ok((None, Vec::new()))
         }
         AdminRequest::Status | AdminRequest::Snapshot => {

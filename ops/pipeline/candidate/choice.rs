@@ -57,12 +57,12 @@ impl CandidateChoice {
     /// Makes every start on this state directory go on with this candidate.
     pub(crate) fn begin(&self, store: &Store) -> anyhow::Result<()> {
         store.set_candidate(self.snapshot, &self.description(), self.at_ms)?;
-        state_file::replace(&path(store), self)
+        state_file::replace(store, &path(store), self)
     }
 
     /// Ends the candidate of a state directory, if there is one, for the reason `note`.
     pub(crate) fn end(store: &Store, note: &str, now_ms: i64) -> anyhow::Result<()> {
-        state_file::remove(&path(store))?;
+        state_file::remove(store, &path(store))?;
         Ok(store.remove_candidate(note, now_ms)?)
     }
 

@@ -41,6 +41,28 @@ impl Encoding {
         }
     }
 
+    /// Drops what was encoded: another daemon says what comes into use.
+    pub(crate) fn discard(&self) {
+        for vectors in self.from.try_iter() {
+            drop(vectors);
+        }
+    }
+
+    /// True if the store has every vector that a recorded plan entry names.
+    pub(crate) fn has(&self, encoded: &[Encoded]) -> anyhow::Result<bool> {
+        let mut store = lock(&self.store);
+        for (_, contents) in encoded {
+            for (version, content) in self.versions.iter().zip(contents) {
+                if let (Some(version), Some(content)) = (version, content)
+                    && store.get(version, content)?.is_none()
+                {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// The vectors that a recorded plan entry names. A vector that the store has lost is empty, which counts as none.
     pub(crate) fn load(&self, encoded: Vec<Encoded>) -> anyhow::Result<Vec<(Id, ItemVectors)>> {
         let load = |(item, contents)| Ok((item, self.load_one(contents)?));

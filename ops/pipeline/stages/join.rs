@@ -5,15 +5,17 @@
 
 mod arrivals;
 mod links;
+mod plan_reader;
 mod plan_writer;
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics::counter;
 
+use ouzel_ingest::join::Outcome;
 use ouzel_ingest::metrics::STORE_FAILURES;
 use ouzel_ingest::{Effects, NextInput, Sequencer, StageError};
 use ouzel_sample::DecodedRecord;
@@ -25,8 +27,11 @@ use crate::pipeline::stages::time_jumps::TimeJumpLog;
 use crate::pipeline::stages::{JoinCheckpoint, Joined, Read};
 use arrivals::Arrivals;
 use links::LearnerGone;
+use plan_reader::MAX_WAITING;
 
 pub use links::{JoinLinks, JoinSettings};
+pub(crate) use plan_reader::plan_lease;
+pub use plan_reader::{Plan, PlanReader};
 pub use plan_writer::PlanWriter;
 
 /// Time between two checks of the clocks when no record arrives.
@@ -38,7 +43,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The stage.
 pub struct Join {
     sequencer: Sequencer,
-    plan: PlanWriter,
+    plan: Plan,
     settings: JoinSettings,
     links: JoinLinks,
     arrivals: Arrivals,
@@ -55,16 +60,23 @@ pub struct Join {
     answers: Option<u64>,
     /// True if the next checkpoint is the last.
     is_last: bool,
+    /// The writer of this process, while what the former writer has recorded is not joined yet.
+    successor: Option<PlanWriter>,
 }
 
 impl Join {
-    /// A stage that drives `sequencer` and writes its entries to `plan`.
-    pub fn new(sequencer: Sequencer, plan: PlanWriter, settings: JoinSettings, links: JoinLinks) -> Self {
+    /// A stage that drives `sequencer` and writes its entries to `plan`, or follows those of another daemon.
+    pub fn new(
+        sequencer: Sequencer,
+        plan: impl Into<Plan>,
+        settings: JoinSettings,
+        links: JoinLinks,
+    ) -> Self {
         let partitions = sequencer.orderer().positions().iter().map(|(id, _)| id);
         Self {
             idleness: Idleness::new(partitions, Instant::now()),
             sequencer,
-            plan,
+            plan: plan.into(),
             settings,
             links,
             arrivals: Arrivals::default(),
@@ -75,6 +87,7 @@ impl Join {
             is_changed: false,
             answers: None,
             is_last: false,
+            successor: None,
         }
     }
 
@@ -108,6 +121,7 @@ impl Join {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.follow()?;
             self.release()?;
             self.decide()?;
         }
@@ -120,6 +134,75 @@ impl Join {
         match self.sequencer.stop()? {
             Some(effects) => self.execute(effects)?,
             None => tracing::info!("stopped while following the plan log: no last snapshot"),
+        }
+        Ok(())
+    }
+
+    /// True while another daemon decides, or what it decided last is not joined yet.
+    fn is_standby(&self) -> bool {
+        matches!(self.plan, Plan::Follow(_))
+    }
+
+    /// Reads what another daemon has added to the plan, and goes on in its place once this process is the writer.
+    fn follow(&mut self) -> anyhow::Result<()> {
+        let Plan::Follow(plan) = &mut self.plan else {
+            return Ok(());
+        };
+        let mut entries = Vec::new();
+        if self.successor.is_none() && plan.may_lead() {
+            if let Some((writer, left)) = plan.take_over()? {
+                tracing::info!(
+                    entries = left.len(),
+                    "the plan log of the former writer has ended"
+                );
+                (self.successor, entries) = (Some(writer), left);
+            }
+        } else if self.successor.is_none() && self.sequencer.n_recorded() < MAX_WAITING {
+            entries = plan.entries()?;
+        }
+        for entry in entries {
+            self.sequencer.extend(entry);
+        }
+        self.checkpoint_if_followed()?;
+        let n_behind = self.sequencer.n_recorded();
+        let status = &self.links.status;
+        status.entries_behind.store(n_behind as u64, Ordering::Relaxed);
+        match self.successor.take_if(|_| n_behind == 0) {
+            Some(writer) => self.lead(writer),
+            None => Ok(()),
+        }
+    }
+
+    /// Decides from here on, and takes the first checkpoint.
+    fn lead(&mut self, writer: PlanWriter) -> anyhow::Result<()> {
+        self.plan = Plan::Write(writer);
+        self.sequencer.lead();
+        if let Some(encoding) = &self.links.encoding {
+            // What was encoded meanwhile came into use when the other daemon said so; the rest comes again.
+            encoding.discard();
+            encoding.send(self.sequencer.stage().features().items());
+        }
+        tracing::info!(
+            plan_position = self.sequencer.plan_position(),
+            "learning goes on in place of the former writer"
+        );
+        match self.sequencer.request_checkpoint() {
+            Some(effects) => self.execute(effects),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the checkpoint that another daemon took at this point, to be compared with its snapshot.
+    fn checkpoint_if_followed(&mut self) -> anyhow::Result<()> {
+        let (position, is_between) = (
+            self.sequencer.plan_position(),
+            self.sequencer.is_between_entries(),
+        );
+        if let Plan::Follow(plan) = &mut self.plan
+            && is_between
+            && plan.take_checkpoint(position)
+        {
+            self.checkpoint()?;
         }
         Ok(())
     }
@@ -161,6 +244,11 @@ impl Join {
                 None => break,
                 Some(NextInput::EndOfEntry(encoded)) => {
                     let encoding = self.links.encoding.as_ref();
+                    if let (Some(encoding), Plan::Follow(plan)) = (encoding, &mut self.plan)
+                        && plan.waits_for(encoding, &encoded)?
+                    {
+                        break;
+                    }
                     let vectors = encoding.map(|encoding| encoding.load(encoded)).transpose()?;
                     self.sequencer.end_entry(vectors.unwrap_or_default())?
                 }
@@ -172,6 +260,7 @@ impl Join {
             };
             self.execute(effects)?;
             self.checkpoint_if_old()?;
+            self.checkpoint_if_followed()?;
         }
         if n_taken > 0 {
             self.links.status.events.fetch_add(n_taken, Ordering::Relaxed);
@@ -195,7 +284,9 @@ impl Join {
         let effects = self.sequencer.take(recorded);
         let effects = effects.with_context(|| format!("cannot join {position}"))?;
         if let Some(late) = &self.links.late {
-            late.joined(position, effects.outcome);
+            // While another daemon decides, that one copies late records.
+            let is_ours = matches!(self.plan, Plan::Write(_));
+            late.joined(position, if is_ours { effects.outcome } else { Outcome::Passed });
         }
         Ok(effects)
     }
@@ -206,6 +297,11 @@ impl Join {
         self.matches.watch(self.sequencer.stage().counters());
         if let Some(late) = &self.links.late {
             late.poll();
+        }
+        if self.is_standby()
+            && let Some(encoding) = &self.links.encoding
+        {
+            encoding.discard();
         }
         if !self.sequencer.is_following() {
             let flush_after = self.settings.flush_after;
@@ -236,7 +332,10 @@ impl Join {
             }
         }
         self.checkpoint_if_old()?;
-        self.plan.sync_if_due()
+        match &mut self.plan {
+            Plan::Write(plan) => plan.sync_if_due(),
+            Plan::Follow(_) => Ok(()),
+        }
     }
 
     /// Takes a checkpoint if the last one is old and something has changed since.
@@ -244,7 +343,7 @@ impl Join {
     /// The clock decides when, and the plan log names the point, as with a request: nothing learned depends on it.
     fn checkpoint_if_old(&mut self) -> anyhow::Result<()> {
         let limit = self.settings.checkpoint_after;
-        if limit.is_zero() || !self.is_changed || self.checkpointed.elapsed() < limit {
+        if limit.is_zero() || !self.is_changed || self.is_standby() || self.checkpointed.elapsed() < limit {
             return Ok(());
         }
         match self.sequencer.request_checkpoint() {
@@ -257,7 +356,10 @@ impl Join {
     fn execute(&mut self, effects: Effects) -> anyhow::Result<()> {
         if let Some(entry) = &effects.append {
             self.is_changed = true;
-            self.plan.append(entry)?;
+            match &mut self.plan {
+                Plan::Write(plan) => plan.append(entry)?,
+                Plan::Follow(_) => bail!("a standby has recorded entry {} of the plan log", entry.seq),
+            }
         }
         match (self.sequencer.stage().n_open(), effects.batches.is_empty()) {
             (0, _) => self.opened = None,
@@ -267,10 +369,11 @@ impl Join {
             }
         }
         for batch in effects.batches {
+            self.links.status.joined_batches.fetch_add(1, Ordering::Relaxed);
             self.links.send(Joined::Batch(batch))?;
             failpoint::reach(FailPoint::BatchSent);
         }
-        if effects.is_checkpoint_due {
+        if effects.is_checkpoint_due && !self.is_standby() {
             self.checkpoint()?;
         }
         if let Some(encoding) = &self.links.encoding {
@@ -288,17 +391,20 @@ impl Join {
 
     /// Sends the state after all records joined so far, which are durable in the plan log.
     fn checkpoint(&mut self) -> anyhow::Result<()> {
-        self.plan.sync()?;
+        if let Plan::Write(plan) = &mut self.plan {
+            plan.sync()?;
+        }
         failpoint::reach(FailPoint::PlanSynced);
         let checkpoint = JoinCheckpoint {
             stage: self.sequencer.stage().checkpoint()?,
             plan_position: self.sequencer.plan_position(),
             answers: self.answers.take(),
             is_last: self.is_last,
+            is_followed: self.is_standby(),
         };
         failpoint::reach(FailPoint::CheckpointTaken);
-        if !self.sequencer.is_following() {
-            self.plan.roll(self.links.control.plan_keep_from())?;
+        if let (false, Plan::Write(plan)) = (self.sequencer.is_following(), &mut self.plan) {
+            plan.roll(self.links.control.plan_keep_from())?;
         }
         self.links.status.joined(self.sequencer.stage());
         (self.checkpointed, self.is_changed) = (Instant::now(), false);

@@ -112,14 +112,14 @@ impl Learn {
             LearnerRequest::Pause(note) => {
                 let at_ms = self.clock.now_ms();
                 self.record(AuditVerb::Pause, &note)?;
-                Pause { note, at_ms }.begin(self.store.root())?;
+                Pause { note, at_ms }.begin(&self.store)?;
                 self.learner.set_learning(LearningState::Paused);
                 Ok(())
             }
             LearnerRequest::Resume(note) => {
                 self.record(AuditVerb::Resume, &note)?;
                 if Pause::read(self.store.root())?.is_some() {
-                    Pause::end(self.store.root())?;
+                    Pause::end(&self.store)?;
                     self.learner.set_learning(LearningState::Running);
                     return Ok(());
                 }

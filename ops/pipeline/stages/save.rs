@@ -15,11 +15,15 @@ use ouzel_snapshot::{Alias, Draft, GateResult, Retention, SnapshotId, Store};
 use ouzel_verify::failpoint::{self, FailPoint};
 
 use crate::pipeline::control::{Rollback, SaverControl};
+use crate::pipeline::standby::comparison::{Compared, Comparison};
 use crate::pipeline::status::PipelineStatus;
 use crate::telemetry::clock::Clock;
 
 /// Delay from a failed snapshot to the next request: the first delay, doubled after each failure, and its limit.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Time between two looks of a standby for a new snapshot of the writer.
+const COMPARE_EVERY: Duration = Duration::from_millis(200);
 
 /// Name of the check that every weight and all optimizer state is finite. A draft that fails it is not written.
 pub(crate) const FINITE_GATE: &str = "finite";
@@ -33,6 +37,8 @@ pub(crate) struct Save {
     pub(crate) lineage: u64,
     /// The newest request that it answers.
     pub(crate) request: Option<u64>,
+    /// True if another daemon writes it: here it is only compared.
+    pub(crate) is_followed: bool,
 }
 
 /// The stage.
@@ -46,15 +52,24 @@ pub(crate) struct Saver {
     pub(crate) status: Arc<PipelineStatus>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
+    /// For a standby: what it has learned, and the snapshots of the writer.
+    pub(crate) comparison: Option<Comparison>,
 }
 
 impl Saver {
     /// Writes snapshots until the learner ends.
-    pub(crate) fn run(&self, input: &Receiver<Save>) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, input: &Receiver<Save>) -> anyhow::Result<()> {
         let (first, longest) = RETRY;
         let mut retry = None;
         loop {
             let received = match retry {
+                None if self.comparison.is_some() => match input.recv_timeout(COMPARE_EVERY) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.compare();
+                        continue;
+                    }
+                    received => received,
+                },
                 None => input.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => input.recv_timeout(wait),
             };
@@ -75,9 +90,56 @@ impl Saver {
         }
     }
 
+    /// Compares the newest snapshot of the writer with what this process has learned. Returns true if they are equal or
+    /// there is nothing to compare.
+    fn compare(&mut self) -> bool {
+        let Some(comparison) = &mut self.comparison else {
+            return true;
+        };
+        match comparison.check() {
+            Ok(Compared::Equal(id)) => {
+                tracing::info!(snapshot = %id, "the state is that of the writer's snapshot");
+                self.control.saved(id, self.control.lineage(), None);
+                true
+            }
+            Ok(Compared::Nothing) => true,
+            Ok(Compared::Ahead | Compared::Different(_)) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the newest snapshot of the writer cannot be compared");
+                false
+            }
+        }
+    }
+
+    /// True if this process, which has taken over, has the state of the last snapshot of the former writer.
+    fn may_write(&mut self) -> bool {
+        if !self.compare() {
+            if let Some(comparison) = &self.comparison {
+                comparison
+                    .resync
+                    .request("the state is not known to be that of the former writer's last snapshot");
+            }
+            return false;
+        }
+        self.comparison = None;
+        true
+    }
+
     /// Writes a snapshot and answers its requests. Returns false if it could not be written.
-    fn save(&self, mut save: Save) -> bool {
+    fn save(&mut self, mut save: Save) -> bool {
         save.draft.checkpoint.weights_hash = weights_hash(&save.draft);
+        if save.is_followed {
+            if let Some(comparison) = &mut self.comparison {
+                comparison.add((&save.draft.checkpoint).into());
+            }
+            self.compare();
+            return true;
+        }
+        if !self.may_write() {
+            self.control.fail(save.request);
+            // The stages start again, from the newest snapshot.
+            return true;
+        }
         // The draft may have been made while the snapshot before it was still being written.
         save.draft.parent = self.control.latest_of(save.lineage).or(save.draft.parent);
         match self.write(&mut save) {

@@ -21,7 +21,7 @@ const LOG_RETRY: Duration = Duration::from_secs(2);
 impl<'a> Running<'a> {
     /// Refuses to start the stages again: the log cannot be read twice.
     pub fn refuse_restarts(&mut self) {
-        self.restarts = channel().1;
+        (self.to_restart, self.restarts) = channel();
     }
 
     /// Waits until every thread has ended. Starts the stages again, from what `make_spec` returns, as often as the admin
@@ -94,7 +94,8 @@ impl<'a> Running<'a> {
         let control = Control::new(parts.resumed_from);
         let (to_learner, from_admin) = channel();
         self.stop_stages = Shutdown::new();
-        self.run.set(handles(&parts, &control, to_learner));
+        self.run
+            .set(handles(&parts, &control, to_learner, &self.to_restart));
         self.stages(parts, control, from_admin)
     }
 }

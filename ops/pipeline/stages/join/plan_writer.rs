@@ -9,6 +9,7 @@ use metrics::{counter, gauge};
 use ouzel_ingest::plan::{PlanEntry, PlanError, PlanLog};
 use ouzel_verify::failpoint::{self, FailPoint};
 
+use crate::error::{ErrorExt, Exit};
 use crate::pipeline::stages::backlog::Backlog;
 use crate::telemetry::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 
@@ -83,6 +84,9 @@ impl PlanWriter {
                 }
                 return Ok(());
             };
+            if matches!(error, PlanError::TakenOver { .. }) {
+                return Err(error).exit(Exit::TakenOver);
+            }
             let is_transient = error.is_transient();
             let error = anyhow::Error::from(error);
             if stalled.is_none() {
