@@ -13,7 +13,7 @@
 //! end before that position are kept for older snapshots and are not read.
 //!
 //! Each writer that may be replaced by another one has a number, its epoch, and begins a segment of its own. A segment
-//! counts up to the first entry of the next one, if that is of a later writer: what a former writer still appends to its
+//! counts up to the first entry of the next one, if that is of the same or a later writer: what a former writer still appends to its
 //! open file is never read.
 
 mod entry;
@@ -130,6 +130,10 @@ impl PlanLog {
             });
         }
         let (last, tail) = read.last().expect("there is at least one segment here");
+        if lease.is_some() && tail.epoch > epoch {
+            let dir = dir.to_owned();
+            return Err(PlanError::TakenOver { dir, epoch });
+        }
         let path = segment::path(dir, *last);
         let dropped_bytes = tail.total_bytes - tail.sound_bytes;
         let mut log = Self {
@@ -141,13 +145,14 @@ impl PlanLog {
             unsynced: Vec::new(),
             is_damaged: false,
             // A killed process may have left entries that only the page cache holds, and later entries depend on them.
-            file: match epoch > tail.epoch {
-                true => segment::sync(&path)?,
-                false => segment::reopen(&path, tail.sound_bytes)?,
+            file: match &lease {
+                // The file may be another writer's by now, so it is not changed.
+                Some(_) => segment::sync(&path)?,
+                None => segment::reopen(&path, tail.sound_bytes)?,
             },
             lease,
         };
-        if epoch > tail.epoch {
+        if log.lease.is_some() {
             log.begin_segment()?;
         }
         Ok((
@@ -322,13 +327,13 @@ impl PlanLog {
     }
 }
 
-/// Reads consecutive segments. Of each, the entries that a later writer has written anew are left out.
+/// Reads consecutive segments. Of each, what follows the entries that the writer of the next one has found is left out.
 fn read_segments(dir: &Path, firsts: &[u64]) -> Result<Vec<(u64, PlanSegment)>, PlanError> {
     let mut read: Vec<(u64, PlanSegment)> = Vec::with_capacity(firsts.len());
     for first in firsts {
         let segment = PlanSegment::read(&segment::path(dir, *first), *first)?;
         if let Some((start, before)) = read.last_mut()
-            && segment.epoch > before.epoch
+            && segment.epoch >= before.epoch.max(1)
         {
             let n = usize::try_from(first - *start).unwrap_or(usize::MAX);
             if n <= before.entries.len() {

@@ -1,6 +1,6 @@
 //! Changes of a state directory without a daemon. Each writes a snapshot whose parent is the newest one.
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::KafkaConfig;
 use ouzel_ingest::join::JoinSource;
@@ -23,6 +23,7 @@ use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
 use crate::pipeline::resume::{inspect_stage, restore_vectors};
 use crate::pipeline::schema::check_schema;
 use crate::pipeline::skip::{copy, gap, skip_to_time};
+use crate::pipeline::stages::join::plan_lease;
 
 /// Carries out a request that a running daemon would get. Returns the snapshot that it created or named, and what else
 /// has changed.
@@ -290,7 +291,9 @@ pub(super) fn re_encode(
     if manifest.checkpoint.encoders == current {
         bail!("snapshot {id} was made with the encoders {now}: there is nothing to encode again");
     }
-    let (plan, _) = PlanLog::open(&store.root().join("plan"), manifest.checkpoint.plan_position)?;
+    let lease = plan_lease(store)?.context("the state directory is open for reading only")?;
+    let plan = store.root().join("plan");
+    let (plan, _) = PlanLog::open_leased(lease, &plan, manifest.checkpoint.plan_position)?;
     let n_later = plan.position().saturating_sub(manifest.checkpoint.plan_position);
     if n_later > 0 {
         // These entries name vectors of the former encoders.

@@ -119,10 +119,21 @@ fn what_a_former_writer_appends_to_its_open_file_is_never_read() {
     let read: Vec<PlanEntry> = successor.read_from(0).unwrap().into();
     let written = (0..4).map(|n| entry(n, 1)).chain([entry(4, 2)]);
     assert_eq!(read, written.collect::<Vec<_>>());
-    // A restart of either kind reads the same.
+    // A restart of either kind reads the same, and a former writer cannot open the log again.
     drop(successor);
-    let third = open(dir.path(), 3, 2);
-    assert_eq!(Vec::from(third.read_from(0).unwrap()), read);
+    for epoch in [2, 3] {
+        let again = open(dir.path(), epoch, 2);
+        assert_eq!(Vec::from(again.read_from(0).unwrap()), read);
+    }
+    let lease = PlanLease {
+        epoch: 2,
+        work_dir: dir.path().join("work-2"),
+    };
+    let refused = PlanLog::open_leased(lease, &dir.path().join("plan"), 2).unwrap_err();
+    assert!(
+        matches!(refused, PlanError::TakenOver { epoch: 2, .. }),
+        "{refused}"
+    );
 
     std::fs::remove_dir(dir.path().join("work-1")).unwrap();
     let refused = [former.append(&entry(6, 1)), former.roll()];

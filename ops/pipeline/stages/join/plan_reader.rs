@@ -146,7 +146,11 @@ impl PlanReader {
         let mut left = Vec::new();
         while self.follower.position() < log.position() && !self.role.resync.is_requested() {
             self.read = None;
-            left.extend(self.entries()?);
+            let entries = self.entries()?;
+            if entries.is_empty() {
+                std::thread::sleep(READ_EVERY);
+            }
+            left.extend(entries);
         }
         if self.role.resync.is_requested() {
             return Ok(None);
