@@ -1,6 +1,8 @@
 //! Waits for a moment in the life of a daemon, which it starts if none runs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -103,9 +105,14 @@ impl Lineage<'_> {
         };
         for path in plan_segments(&self.dir.plan())? {
             let link = archive.join(path.file_name().context("a segment has a name")?);
+            // The next writer replaces a segment without an entry by one of its own.
+            if inode(&link) == inode(&path) {
+                continue;
+            }
+            let new = link.with_extension("new");
+            let linked = fs::hard_link(&path, &new).and_then(|()| fs::rename(&new, &link));
             // A segment that was pruned since it was listed cannot be linked.
-            if !link.exists()
-                && let Err(error) = fs::hard_link(&path, &link)
+            if let Err(error) = linked
                 && path.exists()
             {
                 return Err(error).with_context(|| format!("cannot link {}", path.display()));
@@ -113,6 +120,11 @@ impl Lineage<'_> {
         }
         Ok(())
     }
+}
+
+/// The inode of a file; `None` if there is none.
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 /// Returns true `then` after `is_there` was first true.
