@@ -173,7 +173,9 @@ fn directories(config: &Config, findings: &mut Findings) {
         }
     };
     check("snapshot.dir", &config.snapshot.dir);
-    check("snapshot.local_dir", config.local_dir());
+    if config.local_dir() != config.snapshot.dir {
+        check("snapshot.local_dir", config.local_dir());
+    }
     if config.content.text_encoder != Path::new("") || config.content.image_encoder != Path::new("") {
         check("content.vector_dir", &config.vector_dir());
     }
