@@ -72,6 +72,8 @@ pub struct PlanLog {
     is_damaged: bool,
     /// `None` for a log that only one process can write.
     lease: Option<PlanLease>,
+    /// Number of the writer in its segments.
+    epoch: u64,
 }
 
 impl PlanLog {
@@ -130,10 +132,11 @@ impl PlanLog {
             });
         }
         let (last, tail) = read.last().expect("there is at least one segment here");
-        if lease.is_some() && tail.epoch > epoch {
-            let dir = dir.to_owned();
-            return Err(PlanError::TakenOver { dir, epoch });
-        }
+        // The claims were lost, or the log is a copy: the order of its writers goes on above them.
+        let epoch = match lease.is_some() && tail.epoch > epoch {
+            true => tail.epoch.saturating_add(1),
+            false => epoch,
+        };
         let path = segment::path(dir, *last);
         let dropped_bytes = tail.total_bytes - tail.sound_bytes;
         let mut log = Self {
@@ -150,6 +153,7 @@ impl PlanLog {
                 Some(_) => segment::sync(&path)?,
                 None => segment::reopen(&path, tail.sound_bytes)?,
             },
+            epoch,
             lease,
         };
         if log.lease.is_some() {
@@ -167,9 +171,8 @@ impl PlanLog {
 
     /// Begins a segment with the next entry.
     fn begin_segment(&mut self) -> Result<(), PlanError> {
-        let epoch = self.lease.as_ref().map_or(0, |lease| lease.epoch);
         let work = self.lease.as_ref().map_or(&self.dir, |lease| &lease.work_dir);
-        let created = segment::create(&self.dir, work, self.next, epoch);
+        let created = segment::create(&self.dir, work, self.next, self.epoch);
         let (file, header) = created.map_err(|error| self.check_lease().err().unwrap_or(error))?;
         self.file = file;
         self.chain = header.chain;

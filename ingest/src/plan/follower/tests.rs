@@ -125,10 +125,9 @@ fn what_a_former_writer_appends_to_its_open_file_is_never_read() {
         let again = open(dir.path(), epoch, 2);
         assert_eq!(Vec::from(again.read_from(0).unwrap()), read);
     }
-    let lease = PlanLease {
-        epoch: 2,
-        work_dir: dir.path().join("work-2"),
-    };
+    let work_dir = dir.path().join("work-2");
+    std::fs::remove_dir(&work_dir).unwrap();
+    let lease = PlanLease { epoch: 2, work_dir };
     let refused = PlanLog::open_leased(lease, &dir.path().join("plan"), 2).unwrap_err();
     assert!(
         matches!(refused, PlanError::TakenOver { epoch: 2, .. }),
@@ -141,6 +140,22 @@ fn what_a_former_writer_appends_to_its_open_file_is_never_read() {
         assert!(matches!(error, PlanError::TakenOver { epoch: 1, .. }), "{error}");
         assert!(!error.is_transient());
     }
+}
+
+#[test]
+fn a_log_whose_claims_were_lost_is_continued() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path(), 7, 0);
+    log.append(&entry(0, 7)).unwrap();
+    log.sync().unwrap();
+    for n in 1..4 {
+        // Claims begin with 1 again.
+        let mut log = open(dir.path(), 1, 0);
+        log.append(&entry(n, 1)).unwrap();
+        log.sync().unwrap();
+    }
+    assert_eq!(drain(&mut follower(dir.path(), 0)).len(), 4 + 3);
+    assert_eq!(open(dir.path(), 1, 0).read_from(0).unwrap().len(), 4);
 }
 
 #[test]
