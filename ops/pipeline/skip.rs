@@ -19,6 +19,7 @@ use super::provenance::fingerprint;
 use super::resume::{inspect_stage, positions_of};
 use super::schema::check_schema;
 use super::spec::LostRange;
+use super::stages::join::plan_lease;
 use crate::config::Config;
 use crate::error::ErrorExt;
 use crate::telemetry::metrics::LOST_RECORDS;
@@ -102,7 +103,8 @@ pub(crate) fn skip_to_time(
     let point = stage.checkpoint()?;
     let former = &snapshot.manifest().checkpoint;
     // The entries after the snapshot name records that are skipped, so the order is new from here on.
-    let (plan, _) = PlanLog::open(&store.root().join("plan"), former.plan_position)?;
+    let lease = plan_lease(store)?.context("the state directory is open for reading only")?;
+    let (plan, _) = PlanLog::open_leased(lease, &store.root().join("plan"), former.plan_position)?;
     let mut counters = former.counters.clone();
     for (stream, n) in by_stream(gap) {
         counters.insert(format!("skipped.{stream}"), n);

@@ -7,7 +7,7 @@ mod table;
 
 use std::io::Write;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use ouzel_ingest::join::StoreConfig;
@@ -30,6 +30,7 @@ use crate::pipeline::contents::Contents;
 use crate::pipeline::provenance::{fingerprint, list_encoders, list_of, provenance};
 use crate::pipeline::resume::{ResumePoint, positions_of, restore_vectors};
 use crate::pipeline::schema::{ChangedSetting, changed_settings, has_same_salt};
+use crate::pipeline::stages::join::plan_lease;
 use crate::pipeline::stages::save::FINITE_GATE;
 use crate::telemetry::clock::{Clock, SystemClock};
 
@@ -263,7 +264,8 @@ fn draft(
         // Entries after the snapshot say nothing of items and users that are read from their first record, and name vectors
         // of the former encoders.
         true => {
-            let (plan, _) = PlanLog::open(&store.root().join("plan"), former.plan_position)?;
+            let lease = plan_lease(store)?.context("the state directory is open for reading only")?;
+            let (plan, _) = PlanLog::open_leased(lease, &store.root().join("plan"), former.plan_position)?;
             plan.position()
         }
         false => former.plan_position,

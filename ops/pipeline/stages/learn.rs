@@ -66,8 +66,13 @@ impl Learn {
             Some(id) => self.apply(LearnerRequest::Hold(id))?,
             None => self.learner.publish()?,
         }
-        self.learner.resume_candidate(&self.store, self.clock.now_ms())?;
+        let mut is_candidate_known = false;
         loop {
+            // A standby writes nothing and has none: it takes part once this daemon is the writer.
+            if !is_candidate_known && self.store.epoch().is_some() {
+                self.learner.resume_candidate(&self.store, self.clock.now_ms())?;
+                is_candidate_known = true;
+            }
             self.learner.watch_candidate(&self.store, self.clock.now_ms())?;
             while let Ok((request, reply)) = self.requests.try_recv() {
                 let done = self.apply(request);
