@@ -35,6 +35,8 @@ pub(crate) struct Objective {
 pub(crate) struct BatchLoss {
     /// Sum over samples, nats, without the loss of auxiliary logits.
     pub(crate) value: f32,
+    /// The same of the loss that models are compared by, see [`Objective::comparable`].
+    pub(crate) comparable: f32,
     pub(crate) logits: Vec<f32>,
     pub(crate) auxiliary: Vec<f32>,
 }
@@ -112,6 +114,7 @@ impl Objective {
         } = outputs;
         let mut out = BatchLoss {
             value: 0.0,
+            comparable: 0.0,
             logits: vec![0.0; logits.len()],
             auxiliary: vec![0.0; auxiliary.len()],
         };
@@ -131,6 +134,7 @@ impl Objective {
                 };
                 let weight = sample.weight * self.task_weights[task];
                 out.value += weight * loss.value;
+                out.comparable += weight * self.comparable((sample, task, y), logits[at], loss.value);
                 out.logits[at] += weight * loss.gradient;
                 if let (Some(logit), Some(is_late)) = (late, comes_late(sample, y)) {
                     out.auxiliary[at] = sample.weight * binary(logit, is_late).gradient;
@@ -228,6 +232,7 @@ impl Objective {
             if let Some((value, gradient)) = loss::slate(&pairs) {
                 let weight = self.slate_loss * self.task_weights[0];
                 out.value += weight * value;
+                out.comparable += weight * value;
                 for (at, g) in places.into_iter().zip(gradient) {
                     out.logits[at] += weight * g;
                 }
@@ -247,6 +252,7 @@ impl Objective {
                 let found = loss::divergence(first, then, both);
                 let weight = sample.weight * weight;
                 out.value += weight * single(found.value);
+                out.comparable += weight * single(found.value);
                 for (at, gradient) in places.into_iter().zip(found.gradient) {
                     out.logits[at] += weight * single(gradient);
                 }
@@ -271,5 +277,6 @@ fn single(x: f64) -> f32 {
     x as f32
 }
 
+mod comparable;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,9 @@ pub struct StepReport {
     pub logits: Vec<f32>,
     /// Mean loss per sample learned from, nats.
     pub loss: f32,
+    /// The same of the loss that the models of a mixture are compared by: where labels come late, that of the outcomes,
+    /// which does not depend on how a model weighs a presumed negative.
+    pub comparable_loss: f32,
     /// Number of samples learned from; the others are negatives beyond `negative_rate`.
     pub n_learned: usize,
     /// Number of rows evicted after the step because a table was full.
@@ -48,6 +51,7 @@ impl Default for StepReport {
         Self {
             logits: Vec::new(),
             loss: 0.0,
+            comparable_loss: 0.0,
             n_learned: 0,
             n_forgotten: 0,
             n_expired: 0,
@@ -62,14 +66,14 @@ impl Default for StepReport {
 }
 
 impl StepReport {
-    /// Loss of the batch before it was learned, nats.
+    /// Loss of the batch before it was learned, as models are compared by it, nats.
     fn summed_loss(&self) -> f64 {
         if !self.is_learned {
             return f64::NAN;
         }
         #[expect(clippy::cast_precision_loss, reason = "a batch's size")]
         let n = self.n_learned as f64;
-        f64::from(self.loss) * n
+        f64::from(self.comparable_loss) * n
     }
 
     /// Adds what a member reports of its own rows and steps.
@@ -299,6 +303,7 @@ impl Trainer {
         let n_forgotten = if is_full { self.remove_rows(evict)? } else { 0 };
         let (logits, jumped) = self.calibrate(samples, objective, outputs.logits);
         Ok(StepReport {
+            comparable_loss: loss.comparable / n,
             logits,
             jumped,
             loss: loss.value / n,
