@@ -40,7 +40,7 @@ impl AdmissionCounts {
 }
 
 /// Counts of ids by the rules of admission.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AdmissionCounter {
     entries: Vec<Entry>,
     n_waiting: usize,

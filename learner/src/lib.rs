@@ -29,6 +29,7 @@ mod step;
 #[cfg(test)]
 mod testing;
 mod trainer;
+mod trial;
 mod update;
 pub mod validation;
 

@@ -17,7 +17,7 @@ ouzel_sample::metric_names! {
     counter FORGOTTEN = "ouzel_learner_rows_forgotten_total", Count,
         "Rows removed, by reason: full (the rows of a full table that had learned least), expired, deleted.";
     gauge SHARE = "ouzel_learner_member_share_ratio", Count,
-        "Share of each model of a mixture in the served log-odds, by its widths; 0 for one that sleeps.";
+        "Share of each model of a mixture in the served log-odds, by its widths; 0 for one that sleeps or is on trial.";
     gauge DEVICE_ROWS = "ouzel_learner_device_rows", Count, "Rows cached in the memory of learner.device.";
     counter DEVICE_ROWS_CARRIED = "ouzel_learner_device_rows_carried_total", Count,
         "Rows copied to learner.device; many beside the rows that batches read mean that learner.device_rows is too small.";

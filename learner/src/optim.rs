@@ -1,6 +1,7 @@
 //! Optimizers: row-wise Adagrad for embedding rows, FTRL for the wide part, Adagrad, Adam or Shampoo for dense weights.
 
 mod dense;
+mod grow;
 mod shampoo;
 
 use ouzel_model::{DeviceRows, Feature, Key, Rows, Table};
@@ -8,8 +9,8 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::config::LearnerConfig;
 
-pub(crate) use dense::DenseOptimizer;
 pub use dense::DenseRule;
+pub(crate) use dense::{DenseOptimizer, OptimizerState};
 
 /// Optimizer state of an embedding row, floats: the accumulated mean squared gradient.
 pub const ROW_STATE: usize = 1;

@@ -141,6 +141,8 @@ impl Trainer {
             };
             trainer.members.push(restored);
         }
+        let n_learned = trainer.n_learned();
+        trainer.mixture.date_sleep(n_learned);
         Ok(trainer)
     }
 

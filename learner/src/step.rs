@@ -126,31 +126,28 @@ impl Trainer {
     fn step_mixed(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         let shares = self.mixture.shares();
         let is_awake = !self.mixture.is_asleep(0);
+        let is_served: Vec<bool> = (0..shares.len()).map(|n| self.mixture.is_served(n)).collect();
         let mut report = self.step_alone(batch, is_awake)?;
         let mut losses = vec![report.summed_loss()];
         let mut mixed = vec![0.0; batch.samples.len() * self.weights.config.n_tasks()];
-        if is_awake {
+        if is_served[0] {
             add_scaled(&mut mixed, shares[0], &report.logits);
         }
-        for (member, share) in self.members.iter_mut().zip(&shares[1..]) {
+        let members = self.members.iter_mut().zip(&shares[1..]);
+        for ((member, share), is_served) in members.zip(&is_served[1..]) {
             let Some(member) = member else {
                 losses.push(0.0);
                 continue;
             };
             let own = member.step_alone(batch, true)?;
             losses.push(own.summed_loss());
-            add_scaled(&mut mixed, *share, &own.logits);
+            if *is_served {
+                add_scaled(&mut mixed, *share, &own.logits);
+            }
             report.add_member(&own);
         }
         report.logits = mixed;
-        let rate = self.config.optimizer.mixture_rate;
-        if self.mixture.observe(&losses, rate, batch.samples.len() as u64) {
-            for (n, member) in self.members.iter_mut().enumerate() {
-                if self.mixture.is_asleep(n + 1) {
-                    *member = None;
-                }
-            }
-        }
+        self.move_shares(&losses, batch)?;
         Ok(report)
     }
 
@@ -303,10 +300,10 @@ impl Trainer {
         let n_forgotten = if is_full { self.remove_rows(evict)? } else { 0 };
         let (logits, jumped) = self.calibrate(samples, objective, outputs.logits);
         Ok(StepReport {
-            comparable_loss: loss.comparable / n,
             logits,
             jumped,
             loss: loss.value / n,
+            comparable_loss: loss.comparable / n,
             n_learned: samples.len(),
             n_forgotten,
             ..updated

@@ -196,9 +196,10 @@ impl Trainer {
             let models = version.config.member_models();
             let members = self.members.iter_mut().zip(models);
             version.members = members
-                .map(|(member, model)| match member {
-                    Some(member) => member.weights(),
-                    None => Ok(Weights::new(model, 0, 0.0, 0)),
+                .zip(1..)
+                .map(|((member, model), n)| match member {
+                    Some(member) if self.mixture.is_served(n) => member.weights(),
+                    _ => Ok(Weights::new(model, 0, 0.0, 0)),
                 })
                 .collect::<Result<_, _>>()?;
         }
@@ -212,12 +213,13 @@ impl Trainer {
         }
         let mut mixed = vec![0.0; inputs.n_candidates() * self.weights.config.n_tasks()];
         let shares = self.mixture.shares();
-        if !self.mixture.is_asleep(0) {
+        if self.mixture.is_served(0) {
             add_scaled(&mut mixed, shares[0], &self.model.score(inputs, &self.weights)?);
         }
         let plain = inputs.without_blocks();
-        for (member, share) in self.members.iter_mut().zip(&shares[1..]) {
-            if let Some(member) = member {
+        let members = self.members.iter_mut().zip(&shares[1..]);
+        for ((member, share), n) in members.zip(1..) {
+            if let Some(member) = member.as_mut().filter(|_| self.mixture.is_served(n)) {
                 add_scaled(&mut mixed, *share, &member.model.score(&plain, &member.weights)?);
             }
         }

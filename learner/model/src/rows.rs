@@ -83,6 +83,18 @@ impl Rows {
         std::iter::once(&mut self.shared).chain(self.own.iter_mut().flatten())
     }
 
+    /// Creates every row of `others`, with the leading floats that both widths have and their optimizer state. Features whose
+    /// rows are in a table of their own here alone stay without rows.
+    pub fn copy_from(&mut self, others: &Self) {
+        for feature in Feature::ALL
+            .into_iter()
+            .filter(|feature| others.own[feature.index()].is_some())
+        {
+            self.table_mut(feature).copy_from(others.table(feature));
+        }
+        self.shared.copy_from(&others.shared);
+    }
+
     /// The row of `key` in its feature's table, created if it is missing.
     pub fn insert(&mut self, key: Key) -> u32 {
         self.table_mut(key.feature).insert(key.id)

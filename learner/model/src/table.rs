@@ -7,6 +7,7 @@
 
 mod bound;
 mod changed;
+mod copy;
 mod index;
 mod seen;
 

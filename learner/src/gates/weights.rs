@@ -41,17 +41,17 @@ pub(super) fn check_weights(weights: &Weights) -> Result<(), Breach> {
     Ok(())
 }
 
-/// This model and its members that are awake.
-fn models(weights: &Weights) -> Vec<&Weights> {
-    let awake = weights.members.iter().zip(weights.shares.iter().skip(1));
-    let awake = awake.filter(|(_, share)| **share > 0.0).map(|(member, _)| member);
-    std::iter::once(weights).chain(awake).collect()
+/// This model and each of its members, none for one without a share.
+fn models(weights: &Weights) -> Vec<Option<&Weights>> {
+    let members = weights.members.iter().zip(weights.shares.iter().skip(1));
+    let members = members.map(|(member, share)| (*share > 0.0).then_some(member));
+    std::iter::once(Some(weights)).chain(members).collect()
 }
 
-/// All tables of a version, in a fixed order.
+/// All tables of a version, in a fixed order; those of members without a share are empty.
 fn tables(weights: &Weights) -> Vec<&Table> {
     let mut tables = Vec::new();
-    for model in models(weights) {
+    for model in std::iter::once(weights).chain(&weights.members) {
         tables.extend(model.rows.tables());
         tables.push(&model.wide);
     }
@@ -92,7 +92,7 @@ pub(super) fn changed_rows(good: Option<&Weights>, weights: &Weights) -> Vec<Cha
 }
 
 pub(super) fn is_dense_finite(weights: &Weights) -> bool {
-    models(weights).into_iter().all(|model| {
+    models(weights).into_iter().flatten().all(|model| {
         let mut arrays = model.dense.values().flat_map(|array| array.values.iter());
         let mut lines = model.calibration.iter();
         arrays.all(|x| x.is_finite())
@@ -110,7 +110,7 @@ pub(super) fn is_dense_finite(weights: &Weights) -> bool {
 /// Hash of everything dense that scores depend on.
 pub(super) fn dense_hash(weights: &Weights) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    for model in models(weights) {
+    for model in models(weights).into_iter().flatten() {
         let arrays = model.dense.values().flat_map(|array| array.values.iter());
         let lines = model
             .calibration
@@ -123,10 +123,11 @@ pub(super) fn dense_hash(weights: &Weights) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Norm of the change of the dense weights over their norm.
+/// Norm of the change of the dense weights over their norm, of the models that have a share in both versions.
 pub(super) fn relative_change(before: &Weights, after: &Weights) -> f64 {
     let (mut change, mut norm) = (0.0f64, 0.0f64);
-    for (before, after) in models(before).into_iter().zip(models(after)) {
+    let pairs = models(before).into_iter().zip(models(after));
+    for (before, after) in pairs.filter_map(|(before, after)| before.zip(after)) {
         for (name, after) in &after.dense {
             let Some(before) = before.dense.get(name) else {
                 continue;
