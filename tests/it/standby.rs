@@ -259,6 +259,7 @@ fn a_standby_follows_the_operator_too_and_a_stop_hands_over_at_once() {
     let oldest = wait_saved(&primary, &first, &broker).id;
     let standby = second.start_with(&["--standby"]);
     wait_equal(&standby, &second);
+    standby.wait_ready();
     standby.check_serves();
     let refused = second.snapshot(&["pin", "latest"]);
     assert_eq!(refused.code, Some(1));
