@@ -63,10 +63,11 @@ impl Lineage<'_> {
         loop {
             self.log.send_due()?;
             self.archive_segments()?;
-            if self.fail_at.is_some() && daemon.has_aborted()? {
-                return Ok(WaitEnd::Condition);
+            // It is looked at once: between two looks it may abort.
+            match daemon.check() {
+                Err(_) if self.fail_at.is_some() && daemon.has_aborted()? => return Ok(WaitEnd::Condition),
+                checked => checked?,
             }
-            daemon.check()?;
             if asked.is_none_or(|asked: Instant| asked.elapsed() >= STATUS_INTERVAL) {
                 if let (Some(n_read), Some(n_records)) = (daemon.n_read(), self.log.n_records)
                     && n_read >= n_records
