@@ -45,6 +45,7 @@ verify-long: export OUZEL_SLED_MUTATIONS ?= 200
 verify-long: export OUZEL_ATTACK_IDS ?= 10000000
 verify-long: export OUZEL_FUZZ_CASES ?= 5000000
 verify-long: export OUZEL_TAKE_OVERS ?= 20
+verify-long: export OUZEL_ROLLBACK_ROWS ?= 1000000
 verify-long: libtorch data encoders ## run every test with many more cases, mutations and ids, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
 	@cargo build --release --bin ouzel
