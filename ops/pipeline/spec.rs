@@ -10,7 +10,9 @@ use anyhow::Context;
 use metrics::counter;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
 
-use ouzel_ingest::{DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, LateRecords, Sequencer};
+use ouzel_ingest::{
+    DeadLetters, Decoder, EventConfig, KafkaConfig, KafkaSource, LateRecords, Sequencer, Stage,
+};
 use ouzel_sample::{FeatureState, PartitionId, Positions};
 use ouzel_snapshot::{IntervalStart, SnapshotId, Store};
 
@@ -131,12 +133,7 @@ impl PipelineSpec<'_> {
             // The entries name records that are gone, so the order is new from here on.
             recorded.clear();
             plan_position = plan.as_ref().map_or(plan_position, PlanLog::position);
-            for lost in &lost {
-                stage.skip_lost(lost.partition, lost.to);
-                counter!(LOST_RECORDS, "stream" => lost.partition.stream.name()).increment(lost.n());
-                tracing::warn!(lost = %lost, "the log no longer held these records: they are not learned");
-                learner.add_note(format!("lost and accepted: {lost}"));
-            }
+            accept_lost(&lost, &mut stage, &mut learner);
         }
         let decoder = match store {
             Some(store) => with_quarantine(self.decoder, store, config)?,
@@ -179,6 +176,16 @@ impl PipelineSpec<'_> {
             lost,
             _scratch: scratch,
         })
+    }
+}
+
+/// Continues behind records that the log no longer holds: they are counted, logged and noted in the next snapshot.
+fn accept_lost(lost: &[LostRange], stage: &mut Stage, learner: &mut Learner) {
+    for lost in lost {
+        stage.skip_lost(lost.partition, lost.to);
+        counter!(LOST_RECORDS, "stream" => lost.partition.stream.name()).increment(lost.n());
+        tracing::warn!(lost = %lost, "the log no longer held these records: they are not learned");
+        learner.add_note(format!("lost and accepted: {lost}"));
     }
 }
 

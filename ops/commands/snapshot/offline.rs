@@ -43,24 +43,7 @@ pub(super) fn carry_out(
         }
         AdminRequest::Rollback { id, from, note } => {
             let id = id.parse()?;
-            match from {
-                LearnFrom::Rewind => {
-                    let mut also = note_unchecked_log(store, kafka.as_ref(), id)?;
-                    also.extend(rewind(store, id, note, now_ms)?);
-                    Ok((Some(id), also))
-                }
-                LearnFrom::Time(ms) => {
-                    let kafka = known_log(kafka.as_ref())?;
-                    let gap = gap(&store.read(id)?, kafka, *ms, now_ms)?;
-                    let also = skip_to_time(store, config, (id, &gap), *ms, note, now_ms)?;
-                    Ok((Some(id), also))
-                }
-                LearnFrom::Now => {
-                    let pinned = store.alias(Alias::Pinned)?;
-                    skip_to_now(store, config, id, (note, false), now_ms)?;
-                    Ok((Some(id), unpin(store, pinned, note, now_ms)?))
-                }
-            }
+            Ok((Some(id), roll_back(store, state, (id, *from), note, now_ms)?))
         }
         AdminRequest::Quarantine { rule, again, note } => {
             check_can_quarantine(config.join.source == JoinSource::Tier)?;
@@ -128,6 +111,33 @@ pub(super) fn carry_out(
         AdminRequest::Status | AdminRequest::Snapshot => {
             Err(anyhow!("no daemon runs on this state directory"))
                 .hint("a daemon that is stopped writes its last snapshot itself: `ouzel snapshot list`")
+        }
+    }
+}
+
+/// Goes back to `id` and continues where `from` says. Returns what else has changed.
+fn roll_back(
+    store: &Store,
+    StateDir { config, kafka, .. }: &StateDir,
+    (id, from): (SnapshotId, LearnFrom),
+    note: &str,
+    now_ms: i64,
+) -> anyhow::Result<Vec<String>> {
+    match from {
+        LearnFrom::Rewind => {
+            let mut also = note_unchecked_log(store, kafka.as_ref(), id)?;
+            also.extend(rewind(store, id, note, now_ms)?);
+            Ok(also)
+        }
+        LearnFrom::Time(ms) => {
+            let kafka = known_log(kafka.as_ref())?;
+            let gap = gap(&store.read(id)?, kafka, ms, now_ms)?;
+            skip_to_time(store, config, (id, &gap), ms, note, now_ms)
+        }
+        LearnFrom::Now => {
+            let pinned = store.alias(Alias::Pinned)?;
+            skip_to_now(store, config, id, (note, false), now_ms)?;
+            unpin(store, pinned, note, now_ms)
         }
     }
 }
