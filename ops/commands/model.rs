@@ -370,6 +370,8 @@ fn summary(model: &ModelConfig, block: Block) -> String {
                         TOKEN_FIELDS * model.dim
                     )
                 }
+                SequenceKind::Gru => format!("GRU of {}, its last state", sequence.width),
+                SequenceKind::Dien => format!("DIEN, two GRUs of {}", sequence.width),
                 SequenceKind::Hstu | SequenceKind::HstuResearch => {
                     let is_published = sequence.kind == SequenceKind::HstuResearch;
                     let form = if is_published { " as published" } else { "" };
@@ -392,6 +394,10 @@ fn summary(model: &ModelConfig, block: Block) -> String {
             let head = match head.kind {
                 HeadKind::Single => "a linear layer".to_owned(),
                 HeadKind::SharedBottom => format!("a tower of {} a task", head.tower_width),
+                HeadKind::Omoe => format!(
+                    "{} experts of {}, one gate, and a tower of {} a task",
+                    head.experts, head.expert_width, head.tower_width
+                ),
                 HeadKind::Mmoe => format!(
                     "{} experts of {}, a gate and a tower of {} a task",
                     head.experts, head.expert_width, head.tower_width

@@ -1,16 +1,19 @@
 //! The blocks of a model as functions of named weights and tensors: the reference for any device and for the cpu backend.
 //!
-//! They use three primitives: attention of a candidate over a history ([`din`], [`interest`], the candidate's side of
-//! [`hstu`]), a causal encoder of a history ([`hstu`]), and self-attention over tokens ([`fq_former`]).
+//! They use four primitives: attention of a candidate over a history ([`din`], [`interest`], the candidate's side of
+//! [`hstu`]), a causal encoder of a history ([`hstu`]), a recurrent scan ([`recurrent`], used by [`dien`]), and
+//! self-attention over tokens ([`fq_former`]).
 
 pub mod content_linear;
 pub mod contrast;
+pub mod dien;
 pub mod din;
 pub mod fm;
 pub mod fq_former;
 pub mod head;
 pub mod hstu;
 pub mod interest;
+pub mod recurrent;
 pub mod slate_pool;
 
 use tch::{Kind, Tensor};

@@ -107,6 +107,7 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
         Block::Sequence => match config.sequence.kind {
             SequenceKind::Mean => None,
             SequenceKind::Din => Some(din(config, &layers)),
+            SequenceKind::Gru | SequenceKind::Dien => Some(dien(config, &layers)),
             SequenceKind::Hstu | SequenceKind::HstuResearch => Some(hstu(config, &layers)),
         },
         Block::Contrast => (config.contrast_width > 0).then(|| Cost {
@@ -248,6 +249,23 @@ fn din(config: &ModelConfig, layers: &Layers) -> Cost {
     }
 }
 
+/// A GRU over the history, once a request. DIEN's candidate has a score and a step of the second GRU per entry; the input
+/// gates of both are computed once per entry of the request.
+fn dien(config: &ModelConfig, layers: &Layers) -> Cost {
+    let layer = |name: &str| layers.linear(&format!("sequence.{name}"));
+    let score = match config.sequence.kind {
+        SequenceKind::Dien => 2 * config.sequence.width as u64,
+        _ => 0,
+    };
+    Cost {
+        history_len: config.sequence.history_len,
+        request: Flops::per_entry(layer("extract.input") + layer("extract.state") + layer("evolve.input")),
+        candidate: Flops::fixed(layer("attention") + layers.product("first.sequence"))
+            + Flops::per_entry(score + layer("evolve.state")),
+        ..free(Block::Sequence)
+    }
+}
+
 /// Rows of the history through each layer's projections, with causal attention in all layers but the last, where candidates
 /// need keys and values only. A candidate is one more row that reads `n` entries and itself.
 fn hstu(config: &ModelConfig, layers: &Layers) -> Cost {
@@ -289,21 +307,21 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
         .map(|layer| layers.linear(&format!("hidden{layer}")))
         .sum();
     let experts = match config.head.kind {
-        HeadKind::Mmoe => config.head.experts,
+        HeadKind::Omoe | HeadKind::Mmoe => config.head.experts,
         HeadKind::Single | HeadKind::SharedBottom => 0,
     };
     let of_experts: u64 = (0..experts)
         .map(|expert| layers.linear(&format!("head.expert{expert}")))
         .sum();
     let mixing = 2 * size(&[experts, config.head.expert_width]);
+    let of_gates: u64 = config
+        .head
+        .gates(config.n_tasks())
+        .iter()
+        .map(|gate| layers.linear(gate) + mixing)
+        .sum();
     let of_tasks: u64 = (0..config.n_tasks())
-        .map(|task| {
-            let parts = ["gate", "tower", "out"];
-            let layers = parts
-                .iter()
-                .map(|part| layers.linear(&format!("head.{part}{task}")));
-            layers.sum::<u64>() + mixing
-        })
+        .flat_map(|task| ["tower", "out"].map(|part| layers.linear(&format!("head.{part}{task}"))))
         .sum();
     // For each float an addition and a comparison into the slate's, and two subtractions of the slate's.
     let last = config.hidden.last().copied().unwrap_or(0) as u64;
@@ -311,7 +329,7 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
         true => layers.product("pool.weight") + 4 * last,
         false => 0,
     };
-    hidden + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_tasks
+    hidden + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_gates + of_tasks
 }
 
 #[cfg(test)]

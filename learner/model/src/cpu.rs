@@ -5,13 +5,14 @@
 //! tests compare outputs and all gradients with those.
 //!
 //! Operations: `gemm` (matrix products, with `bf16` factors where configured), `kernel` (loops over rows), `activation`,
-//! `softmax`, `layer_norm`, `linear` (with adapters), `fm`, `content_linear`, `contrast`. Blocks: `fq_former`, `interest`, `din`, `hstu`, `head`,
-//! `slate_pool`, `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
+//! `softmax`, `layer_norm`, `linear` (with adapters), `recurrent`, `fm`, `content_linear`, `contrast`. Blocks: `fq_former`, `interest`,
+//! `din`, `dien`, `hstu`, `head`, `slate_pool`, `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
 
 mod activation;
 mod bf16;
 mod content_linear;
 mod contrast;
+mod dien;
 mod din;
 mod eigen;
 mod fm;
@@ -19,6 +20,7 @@ mod fq_former;
 mod gemm;
 mod grad_mode;
 mod head;
+mod history_inputs;
 mod hstu;
 mod interest;
 mod kernel;
@@ -27,6 +29,7 @@ pub mod linalg;
 mod linear;
 mod model;
 mod pass;
+mod recurrent;
 mod scratch;
 mod sequence;
 mod slate_pool;

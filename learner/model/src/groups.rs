@@ -91,6 +91,12 @@ impl Layout {
         Ok(x.f_index_select(0, &self.request)?)
     }
 
+    /// Repeats a request for each of its candidates: `[n_requests, ..]` -> `[n_candidates, ..]`.
+    pub fn per_candidate(&self, x: &Tensor) -> Result<Tensor, Error> {
+        let group = self.place.f_divide_scalar_mode(self.width, "floor")?;
+        Ok(self.of_request(x)?.f_index_select(0, &group)?)
+    }
+
     /// The inverse of [`group`](Self::group): `[n_groups, width, ..]` -> `[n_candidates, ..]`.
     pub fn ungroup(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_flatten(0, 1)?.f_index_select(0, &self.place)?)

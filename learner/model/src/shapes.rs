@@ -113,6 +113,7 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
     match config.sequence.kind {
         SequenceKind::Mean => {}
         SequenceKind::Din => din(&mut list, config, token),
+        SequenceKind::Gru | SequenceKind::Dien => dien(&mut list, config, token),
         SequenceKind::Hstu | SequenceKind::HstuResearch => hstu(&mut list, config, token),
     }
     if config.sequence.kind != SequenceKind::Mean {
@@ -205,12 +206,12 @@ fn head(list: &mut SpecList, config: &ModelConfig) {
         return;
     }
     let mut shared = last;
-    if head.kind == HeadKind::Mmoe {
+    if matches!(head.kind, HeadKind::Omoe | HeadKind::Mmoe) {
         for expert in 0..head.experts {
             list.linear(&format!("head.expert{expert}"), last, head.expert_width);
         }
-        for task in 0..n_tasks {
-            list.matrix(&format!("head.gate{task}"), last, head.experts, Init::Xavier);
+        for gate in head.gates(n_tasks) {
+            list.matrix(&gate, last, head.experts, Init::Xavier);
         }
         shared = head.expert_width;
     }
@@ -247,6 +248,18 @@ fn din(list: &mut SpecList, config: &ModelConfig, token: usize) {
     list.linear("sequence.first", 4 * token, first);
     list.linear("sequence.second", first, second);
     list.linear("sequence.score", second, 1);
+}
+
+/// The GRU that both read; DIEN's attention and second scan.
+fn dien(list: &mut SpecList, config: &ModelConfig, token: usize) {
+    let width = config.sequence.width;
+    list.linear("sequence.extract.input", token, 3 * width);
+    list.linear("sequence.extract.state", width, 3 * width);
+    if config.sequence.kind == SequenceKind::Dien {
+        list.matrix("sequence.attention", token, width, Init::Xavier);
+        list.linear("sequence.evolve.input", width, 3 * width);
+        list.linear("sequence.evolve.state", width, 3 * width);
+    }
 }
 
 fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {

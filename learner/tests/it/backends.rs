@@ -62,7 +62,13 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
         ..pooled
     };
     holds(pooled, learner);
-    for kind in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::Hstu] {
+    for kind in [
+        SequenceKind::Mean,
+        SequenceKind::Din,
+        SequenceKind::Gru,
+        SequenceKind::Dien,
+        SequenceKind::Hstu,
+    ] {
         for freeze_samples in [0, 300] {
             let (model, learner) = em3(kind, freeze_samples);
             let learner = LearnerConfig {
@@ -96,6 +102,11 @@ fn the_cpu_backend_learns_heads_and_adapters_as_torch_does() {
             &["sequence.layer0.uvqk", "content.text", "head.tower0", "cic.id"],
         ),
         (HeadKind::Single, SequenceKind::Mean, &["out", "interest.query"]),
+        (
+            HeadKind::Single,
+            SequenceKind::Dien,
+            &["sequence.attention", "sequence.evolve.state"],
+        ),
     ] {
         let (model, learner) = em3(kind, 300);
         let model = ModelConfig {

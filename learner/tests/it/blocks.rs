@@ -72,6 +72,8 @@ fn every_block_learns_a_generated_world() {
     for kind in [
         SequenceKind::Mean,
         SequenceKind::Din,
+        SequenceKind::Gru,
+        SequenceKind::Dien,
         SequenceKind::Hstu,
         SequenceKind::HstuResearch,
     ] {
@@ -79,7 +81,7 @@ fn every_block_learns_a_generated_world() {
         let auc = auc(model, learner, &batches);
         assert!(auc > 0.78, "{kind:?}: {auc}, the noise allows .85");
     }
-    for kind in [HeadKind::SharedBottom, HeadKind::Mmoe] {
+    for kind in [HeadKind::SharedBottom, HeadKind::Omoe, HeadKind::Mmoe] {
         let (model, learner) = configs();
         let model = ModelConfig {
             head: HeadConfig {
@@ -99,7 +101,7 @@ fn a_restored_trainer_with_content_continues_bit_for_bit_before_and_after_the_fr
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let batches = batches_with_content(3, 240);
-    for kind in [SequenceKind::Din, SequenceKind::Hstu] {
+    for kind in [SequenceKind::Din, SequenceKind::Dien, SequenceKind::Hstu] {
         let (model, learner) = em3(kind, 500);
         let mut straight = Trainer::new(model.clone(), learner.clone()).unwrap();
         let mut saved = Vec::new();

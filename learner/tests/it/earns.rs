@@ -192,7 +192,7 @@ fn em3(has_interest: bool, rank: usize) -> ModelConfig {
 }
 
 #[test]
-fn hstu_follows_interests_that_drift_where_the_mean_of_a_long_history_does_not() {
+fn sequence_blocks_follow_interests_that_drift_where_the_mean_of_a_long_history_does_not() {
     // HSTU learns to attend at a time that differs by seed: after 2,000 to 10,000 of these requests.
     let batches = drifting(16_000);
     let of = |kind| {
@@ -207,9 +207,21 @@ fn hstu_follows_interests_that_drift_where_the_mean_of_a_long_history_does_not()
         let mut trainer = Trainer::new(model, learner()).unwrap();
         auc(&mut trainer, &batches, batches.len() * 3 / 4)
     };
-    let [mean, hstu] = [SequenceKind::Mean, SequenceKind::Hstu].map(of);
-    println!("hstu {hstu}, the mean {mean}");
+    let [mean, din, hstu, gru, dien] = [
+        SequenceKind::Mean,
+        SequenceKind::Din,
+        SequenceKind::Hstu,
+        SequenceKind::Gru,
+        SequenceKind::Dien,
+    ]
+    .map(of);
+    println!("hstu {hstu}, gru {gru}, dien {dien}, din {din}, the mean {mean}");
     assert!(hstu > mean + 0.03, "hstu {hstu}, the mean {mean}");
+    assert!(gru > mean + 0.1, "gru {gru}, the mean {mean}");
+    // DIN, without an order, cannot tell the present interest from former ones. DIEN shares its updates among all entries, by a
+    // softmax, so that it follows slowly.
+    assert!(dien > mean + 0.03, "dien {dien}, the mean {mean}");
+    assert!(dien > din + 0.02, "dien {dien}, din {din}");
 }
 
 #[test]

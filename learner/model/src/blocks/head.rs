@@ -8,7 +8,8 @@ use crate::params::Params;
 
 /// Logits of the tasks, `[n, n_tasks]`, from the last shared layer `x [n, width]`.
 ///
-/// Experts and gates are those of Ma et al. 2018, eq. 5 to 7; both read the shared layer.
+/// Experts and gates are those of Ma et al. 2018, eq. 5 to 7; both read the shared layer. With one gate for all tasks it is
+/// their OMoE.
 pub fn forward(params: &Params, config: &HeadConfig, n_tasks: usize, x: &Tensor) -> Result<Tensor, Error> {
     let tower = |task: usize, x: &Tensor| -> Result<Tensor, Error> {
         let hidden = params.linear(&format!("head.tower{task}"), x)?.f_silu()?;
@@ -19,7 +20,7 @@ pub fn forward(params: &Params, config: &HeadConfig, n_tasks: usize, x: &Tensor)
         HeadKind::SharedBottom => (0..n_tasks)
             .map(|task| tower(task, x))
             .collect::<Result<_, _>>()?,
-        HeadKind::Mmoe => {
+        HeadKind::Omoe | HeadKind::Mmoe => {
             let experts = (0..config.experts)
                 .map(|expert| Ok(params.linear(&format!("head.expert{expert}"), x)?.f_silu()?))
                 .collect::<Result<Vec<Tensor>, Error>>()?;
@@ -27,7 +28,7 @@ pub fn forward(params: &Params, config: &HeadConfig, n_tasks: usize, x: &Tensor)
             let experts = Tensor::f_stack(&experts, 1)?;
             (0..n_tasks)
                 .map(|task| {
-                    let gate = params.linear(&format!("head.gate{task}"), x)?;
+                    let gate = params.linear(&config.gate(task).unwrap_or_default(), x)?;
                     let gate = gate.f_softmax(-1, Kind::Float)?.f_unsqueeze(1)?;
                     tower(task, &gate.f_matmul(&experts)?.f_squeeze_dim(1)?)
                 })

@@ -105,6 +105,10 @@ pub enum SequenceKind {
     Mean,
     /// DIN: attention of the candidate by an MLP (Zhou et al. 2018).
     Din,
+    /// A GRU over the history: its last state, the same for all candidates (Hidasi et al. 2016).
+    Gru,
+    /// DIEN: a GRU, and a second one for each candidate whose updates follow its attention (Zhou et al. 2019).
+    Dien,
     /// HSTU: layers of pointwise attention (Zhai et al. 2024), in its production form.
     Hstu,
     /// HSTU in the form of the paper.
@@ -124,7 +128,7 @@ pub struct SequenceConfig {
     /// Unit: actions. Lower it to make requests cheaper.
     #[schemars(range(min = 1))]
     pub history_len: usize,
-    /// Width of a token of `hstu`.
+    /// Width of a token of `hstu`, and of the state of `gru` and `dien`.
     ///
     /// Unit: floats. Widen it for large logs.
     #[schemars(range(min = 1))]
@@ -181,7 +185,9 @@ impl SequenceConfig {
         match self.kind {
             SequenceKind::Mean => 0,
             SequenceKind::Din => TOKEN_FIELDS * dim,
-            SequenceKind::Hstu | SequenceKind::HstuResearch => self.width,
+            SequenceKind::Gru | SequenceKind::Dien | SequenceKind::Hstu | SequenceKind::HstuResearch => {
+                self.width
+            }
         }
     }
 }
@@ -198,7 +204,9 @@ pub enum HeadKind {
     Single,
     /// Hidden layers, then a tower for each task.
     SharedBottom,
-    /// Experts on the first layer, then a gate and a tower for each task (Ma et al. 2018).
+    /// Experts on the last hidden layer, then one gate for all tasks and a tower for each (Ma et al. 2018, OMoE).
+    Omoe,
+    /// The same with a gate for each task (Ma et al. 2018).
     Mmoe,
 }
 
@@ -210,23 +218,41 @@ pub struct HeadConfig {
     ///
     /// Change it to `mmoe` for several tasks that disagree.
     pub kind: HeadKind,
-    /// Experts of `mmoe`.
+    /// Experts of `omoe` and `mmoe`.
     ///
     /// Unit: experts. Raise it with the number of tasks.
     #[schemars(range(min = 1))]
     pub experts: usize,
-    /// Width of an expert of `mmoe`.
+    /// Width of an expert of `omoe` and `mmoe`.
     ///
     /// Unit: floats. Widen it for large logs.
     #[serde(alias = "expert")]
     #[schemars(range(min = 1))]
     pub expert_width: usize,
-    /// Width of a task's tower of `mmoe` and `shared_bottom`.
+    /// Width of a task's tower of `omoe`, `mmoe` and `shared_bottom`.
     ///
     /// Unit: floats. Widen it for large logs.
     #[serde(alias = "tower")]
     #[schemars(range(min = 1))]
     pub tower_width: usize,
+}
+
+impl HeadConfig {
+    /// The layer that weighs the experts for a task; none without experts.
+    pub(crate) fn gate(&self, task: usize) -> Option<String> {
+        match self.kind {
+            HeadKind::Single | HeadKind::SharedBottom => None,
+            HeadKind::Omoe => Some("head.gate".to_owned()),
+            HeadKind::Mmoe => Some(format!("head.gate{task}")),
+        }
+    }
+
+    /// The layers that weigh the experts, each once.
+    pub(crate) fn gates(&self, n_tasks: usize) -> Vec<String> {
+        let mut gates: Vec<String> = (0..n_tasks).filter_map(|task| self.gate(task)).collect();
+        gates.dedup();
+        gates
+    }
 }
 
 impl Default for HeadConfig {

@@ -167,6 +167,27 @@ fn hstu_is_quadratic_in_the_history_in_all_layers_but_the_last() {
 }
 
 #[test]
+fn dien_pays_for_a_step_of_its_second_scan_per_candidate_and_entry() {
+    let model = |kind| {
+        with_sequence(SequenceConfig {
+            kind,
+            width: 5,
+            ..SequenceConfig::default()
+        })
+    };
+    let token = 2 * plain().dim as u64;
+    let step = 2 * 5 * 15;
+    let gru = of(&model(SequenceKind::Gru), Block::Sequence);
+    assert_eq!(gru.request.per_entry, 2 * token * 15 + step);
+    assert_eq!(gru.candidate.per_entry, 0);
+    let dien = of(&model(SequenceKind::Dien), Block::Sequence);
+    assert_eq!(dien.request.per_entry, gru.request.per_entry + step);
+    // A score over the state, and a step.
+    assert_eq!(dien.candidate.per_entry, 2 * 5 + step);
+    assert_eq!(dien.candidate.fixed, gru.candidate.fixed + 2 * token * 5);
+}
+
+#[test]
 fn heads_cost_their_layers_for_each_task() {
     let head = |kind| ModelConfig {
         hidden: vec![4, 3],
@@ -186,6 +207,9 @@ fn heads_cost_their_layers_for_each_task() {
     // Two experts 3 -> 5; a task has a gate 3 -> 2, their mixture of 5 numbers, a tower 5 -> 6 and an output.
     let task = 2 * 3 * 2 + 2 * 2 * 5 + 2 * 5 * 6 + 2 * 6;
     assert_eq!(cost(HeadKind::Mmoe), hidden + 2 * 2 * 3 * 5 + 2 * task);
+    // With one gate the mixture is computed once.
+    let gate = 2 * 3 * 2 + 2 * 2 * 5;
+    assert_eq!(cost(HeadKind::Omoe), hidden + 2 * 2 * 3 * 5 + 2 * task - gate);
     let auxiliary = ModelConfig {
         auxiliary: 2,
         ..head(HeadKind::Single)
@@ -198,8 +222,13 @@ fn heads_cost_their_layers_for_each_task() {
 
 #[test]
 fn every_weight_belongs_to_a_block_that_is_there() {
-    for kind in [HeadKind::Single, HeadKind::Mmoe] {
-        for sequence in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::HstuResearch] {
+    for kind in [HeadKind::Single, HeadKind::Omoe, HeadKind::Mmoe] {
+        for sequence in [
+            SequenceKind::Mean,
+            SequenceKind::Din,
+            SequenceKind::Dien,
+            SequenceKind::HstuResearch,
+        ] {
             for config in [plain(), with_content()] {
                 let config = ModelConfig {
                     head: HeadConfig {

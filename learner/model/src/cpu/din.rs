@@ -10,7 +10,8 @@ use pulp::Arch;
 use super::activation::{silu, silu_with_slope};
 use super::gemm::{Lhs, add_product, set_product};
 use super::grad_mode::GradMode;
-use super::kernel::{index, runs, vectorized};
+use super::history_inputs::HistoryInputs;
+use super::kernel::{runs, vectorized};
 use super::linear::Linear;
 use super::scratch::ScratchBuffer;
 use super::weights::BlockWeights;
@@ -36,21 +37,6 @@ pub(crate) struct Din {
     first_layer: Linear,
     second_layer: Linear,
     score_layer: Linear,
-}
-
-/// The inputs of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DinInputs<'a> {
-    /// Candidates as tokens, `[n_candidates, width]`.
-    pub(crate) target: &'a [f32],
-    /// Histories as tokens, `[n_requests, len, width]`.
-    pub(crate) tokens: &'a [f32],
-    /// Entries of each history, `[n_requests]`.
-    pub(crate) lens: &'a [usize],
-    /// The request of each candidate, `[n_candidates]`.
-    pub(crate) request_of: &'a [i64],
-    /// Places for entries of a history, count.
-    pub(crate) len: usize,
 }
 
 /// A forward pass; all but the output is there for the backward pass alone.
@@ -125,7 +111,7 @@ impl Din {
     }
 
     /// The output of each candidate.
-    pub(crate) fn forward(&self, inputs: DinInputs<'_>, mode: GradMode) -> DinForward {
+    pub(crate) fn forward(&self, inputs: HistoryInputs<'_>, mode: GradMode) -> DinForward {
         let mut pass = DinForward::default();
         Arch::new().dispatch(Forward(self, inputs, mode, &mut pass));
         pass
@@ -152,7 +138,7 @@ impl Din {
     }
 
     #[inline(always)]
-    fn forward_loops(&self, inputs: DinInputs<'_>, mode: GradMode, pass: &mut DinForward) {
+    fn forward_loops(&self, inputs: HistoryInputs<'_>, mode: GradMode, pass: &mut DinForward) {
         let (width, first, second) = (self.width, self.first, self.second);
         let n_candidates = inputs.request_of.len();
         let lens = inputs
@@ -213,23 +199,7 @@ fn activate(mode: GradMode, active: &mut [f32], x: &mut [f32]) {
     }
 }
 
-impl<'a> DinInputs<'a> {
-    /// The entries of a request's history, `[n, width]`, and their count.
-    fn history(&self, request: i64, width: usize) -> (&'a [f32], usize) {
-        let places = self.places(request, width);
-        (&self.tokens[places.clone()], places.len() / width.max(1))
-    }
-
-    /// Where the entries of a request's history are among the tokens.
-    fn places(&self, request: i64, width: usize) -> std::ops::Range<usize> {
-        let request = index(request);
-        let n = self.lens.get(request).copied().unwrap_or(0);
-        let start = request * self.len * width;
-        start..start + n * width
-    }
-}
-
 vectorized! {
-    Forward<'a>(block: &'a Din, inputs: DinInputs<'a>, mode: GradMode, pass: &'a mut DinForward)
+    Forward<'a>(block: &'a Din, inputs: HistoryInputs<'a>, mode: GradMode, pass: &'a mut DinForward)
         => block.forward_loops(inputs, mode, pass)
 }

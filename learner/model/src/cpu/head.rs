@@ -18,7 +18,7 @@ pub(super) struct Head {
     /// One layer for all tasks; none with towers.
     single: Option<(String, Linear)>,
     experts: Vec<(String, Linear)>,
-    /// One a task; none without experts.
+    /// One a task, or one for all; none without experts.
     gates: Vec<(String, Linear)>,
     /// One a task, each with its output layer.
     towers: Vec<(String, Linear)>,
@@ -29,9 +29,9 @@ pub(super) struct Head {
 #[derive(Debug, Default)]
 pub(super) struct HeadForward {
     experts: Vec<Activations>,
-    /// Shares of the experts, `[n, n_experts]`, by task.
+    /// Shares of the experts, `[n, n_experts]`, by gate.
     gates: Vec<Vec<f32>>,
-    /// Mixed experts, `[n, expert]`, by task.
+    /// Mixed experts, `[n, expert]`, by gate.
     mixed: Vec<Vec<f32>>,
     towers: Vec<Activations>,
 }
@@ -63,24 +63,35 @@ impl Head {
                 .map(|name| weights.linear(&name, n_in).map(|layer| (name, layer)))
                 .collect()
         };
-        let (n_experts, n_gates, n_towers) = match head.kind {
-            HeadKind::Single => (0, 0, 0),
-            HeadKind::SharedBottom => (0, 0, n_tasks),
-            HeadKind::Mmoe => (head.experts, n_tasks, n_tasks),
+        let named = |name: String| weights.linear(&name, shared).map(|layer| (name, layer));
+        let (n_experts, n_towers) = match head.kind {
+            HeadKind::Single => (0, 0),
+            HeadKind::SharedBottom => (0, n_tasks),
+            HeadKind::Omoe | HeadKind::Mmoe => (head.experts, n_tasks),
         };
         let single = match head.kind {
-            HeadKind::Single => Some(("out".to_owned(), weights.linear("out", shared)?)),
-            HeadKind::SharedBottom | HeadKind::Mmoe => None,
+            HeadKind::Single => Some(named("out".to_owned())?),
+            HeadKind::SharedBottom | HeadKind::Omoe | HeadKind::Mmoe => None,
         };
         let tower_in = if n_experts > 0 { head.expert_width } else { shared };
         Ok(Self {
             n_tasks,
             single,
             experts: layers("expert", n_experts, shared)?,
-            gates: layers("gate", n_gates, shared)?,
+            gates: head
+                .gates(n_tasks)
+                .into_iter()
+                .map(named)
+                .collect::<Result<_, _>>()?,
             towers: layers("tower", n_towers, tower_in)?,
             outs: layers("out", n_towers, head.tower_width)?,
         })
+    }
+
+    /// The gate of a task; without gates no place that exists.
+    #[inline(always)]
+    fn gate_of(&self, task: usize) -> usize {
+        task.min(self.gates.len().saturating_sub(1))
     }
 
     /// Writes the logits of rows `x [n, width]` to `logits [n, n_tasks]`.
@@ -97,7 +108,8 @@ impl Head {
             .map(|(_, expert)| activate(expert, x))
             .collect();
         for (task, ((_, tower), (_, out))) in self.towers.iter().zip(&self.outs).enumerate() {
-            if let Some((_, gate)) = self.gates.get(task) {
+            let at = self.gate_of(task);
+            if let (Some((_, gate)), None) = (self.gates.get(at), pass.gates.get(at)) {
                 let mut shares = gate.forward(x);
                 for shares in shares.chunks_exact_mut(gate.n_out.max(1)) {
                     softmax(shares);
@@ -105,7 +117,7 @@ impl Head {
                 pass.mixed.push(pass.mix(&shares, tower.n_in));
                 pass.gates.push(shares);
             }
-            let read = pass.mixed.get(task).map_or(x, Vec::as_slice);
+            let read = pass.mixed.get(at).map_or(x, Vec::as_slice);
             let hidden = activate(tower, read);
             let column = out.forward(&hidden.output);
             for (row, logit) in logits.chunks_exact_mut(self.n_tasks).zip(column) {
@@ -146,15 +158,16 @@ impl Head {
                 Some(&mut of_hidden),
             );
             multiply(&mut of_hidden, &hidden.slopes);
-            let Some((_, gate)) = self.gates.get(task) else {
+            let at = self.gate_of(task);
+            let Some((_, gate)) = self.gates.get(at) else {
                 tower.backward(x, &of_hidden, &mut layers.towers[task], Some(of_x));
                 continue;
             };
-            let mixed = &pass.mixed[task];
+            let mixed = &pass.mixed[at];
             let mut of_mixed = vec![0.0; mixed.len()];
             tower.backward(mixed, &of_hidden, &mut layers.towers[task], Some(&mut of_mixed));
-            let of_gate = pass.unmix(task, &of_mixed, tower.n_in, &mut of_experts);
-            gate.backward(x, &of_gate, &mut layers.gates[task], Some(of_x));
+            let of_gate = pass.unmix(at, &of_mixed, tower.n_in, &mut of_experts);
+            gate.backward(x, &of_gate, &mut layers.gates[at], Some(of_x));
         }
         for (at, (_, expert)) in self.experts.iter().enumerate() {
             multiply(&mut of_experts[at], &pass.experts[at].slopes);
@@ -218,9 +231,9 @@ impl HeadForward {
 
     /// Adds the gradients of the experts' outputs. Returns that of the gate's scores, `[n, n_experts]`.
     #[inline(always)]
-    fn unmix(&self, task: usize, of_mixed: &[f32], width: usize, of_experts: &mut [Vec<f32>]) -> Vec<f32> {
+    fn unmix(&self, gate: usize, of_mixed: &[f32], width: usize, of_experts: &mut [Vec<f32>]) -> Vec<f32> {
         let n_experts = self.experts.len().max(1);
-        let shares = &self.gates[task];
+        let shares = &self.gates[gate];
         let mut of_gate = vec![0.0; shares.len()];
         for (row, of_mixed) in of_mixed.chunks_exact(width).enumerate() {
             let places = row * width..(row + 1) * width;
@@ -262,11 +275,23 @@ mod tests {
 
     #[test]
     fn every_head_is_the_block_and_its_gradients() {
-        for kind in [HeadKind::Single, HeadKind::SharedBottom, HeadKind::Mmoe] {
+        for kind in [
+            HeadKind::Single,
+            HeadKind::SharedBottom,
+            HeadKind::Omoe,
+            HeadKind::Mmoe,
+        ] {
             for tasks in [1, 3] {
                 for on in [
                     &[][..],
-                    &["out", "head.tower0", "head.out0", "head.gate0", "head.expert1"],
+                    &[
+                        "out",
+                        "head.tower0",
+                        "head.out0",
+                        "head.gate",
+                        "head.gate0",
+                        "head.expert1",
+                    ],
                 ] {
                     check(kind, tasks, on);
                 }

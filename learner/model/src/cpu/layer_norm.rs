@@ -72,11 +72,17 @@ impl LayerNorm {
         for ((out, gradient), weight) in out.iter_mut().zip(gradient).zip(&self.weight) {
             *out = gradient * weight;
         }
+        Self::backward_normalized((normalized, factor), out);
+    }
+
+    /// Replaces the gradient of a normalised row by that of its input.
+    #[inline(always)]
+    pub(super) fn backward_normalized((normalized, factor): (&[f32], f32), gradient: &mut [f32]) {
         #[expect(clippy::cast_precision_loss, reason = "a layer's width")]
-        let n = out.len() as f32;
-        let (mean, along) = (total(out) / n, dot(out, normalized) / n);
-        for (out, x) in out.iter_mut().zip(normalized) {
-            *out = factor * (*out - mean - along * x);
+        let n = gradient.len() as f32;
+        let (mean, along) = (total(gradient) / n, dot(gradient, normalized) / n);
+        for (gradient, x) in gradient.iter_mut().zip(normalized) {
+            *gradient = factor * (*gradient - mean - along * x);
         }
     }
 

@@ -1,9 +1,11 @@
-//! The sequence block of a batch: DIN or HSTU forward and backward over the batch's embedding rows.
+//! The sequence block of a batch: DIN, DIEN or HSTU forward and backward over the batch's embedding rows.
 
 use std::sync::Arc;
 
-use super::din::{Din, DinForward, DinInputs};
+use super::dien::{Dien, DienForward};
+use super::din::{Din, DinForward};
 use super::grad_mode::GradMode;
+use super::history_inputs::HistoryInputs;
 use super::hstu::{Entries, Hstu, HstuForward, HstuInputs, Slates};
 use super::weights::{BlockWeights, Learning, NamedGradients};
 use crate::config::{ModelConfig, SequenceKind};
@@ -15,6 +17,8 @@ use crate::inputs::Inputs;
 pub(crate) enum CpuSequenceBlock {
     /// See [`crate::blocks::din`].
     Din(Box<Din>),
+    /// See [`crate::blocks::dien`].
+    Dien(Box<Dien>),
     /// See [`crate::blocks::hstu`].
     Hstu(Box<Hstu>),
 }
@@ -26,16 +30,16 @@ pub(crate) struct SequencePass {
     kept: BlockPass,
     /// Candidates as tokens, `[n_candidates, token]`.
     target: Vec<f32>,
+    /// Histories as tokens and their entries, for the blocks that read them so.
+    tokens: Vec<f32>,
+    lens: Vec<usize>,
 }
 
 /// What a block keeps for its backward pass.
 #[derive(Debug)]
 enum BlockPass {
-    Din {
-        pass: DinForward,
-        tokens: Vec<f32>,
-        lens: Vec<usize>,
-    },
+    Din(Box<DinForward>),
+    Dien(Box<DienForward>),
     Hstu {
         pass: Box<HstuForward>,
         entries: Entries,
@@ -47,6 +51,7 @@ impl CpuSequenceBlock {
     /// Prepares the block from its weights.
     pub(crate) fn new(weights: BlockWeights<'_>, config: &ModelConfig) -> Result<Self, Error> {
         Ok(match config.sequence.kind {
+            SequenceKind::Gru | SequenceKind::Dien => Self::Dien(Box::new(Dien::new(weights, config)?)),
             SequenceKind::Hstu => Self::Hstu(Box::new(Hstu::new(weights, config)?)),
             _ => Self::Din(Box::new(Din::new(weights, config)?)),
         })
@@ -64,16 +69,16 @@ impl SequencePass {
     ) -> Self {
         let history = &inputs.history;
         let target = history.target.gather(rows, dim);
+        let (mut tokens, mut lens) = (Vec::new(), Vec::new());
+        if !matches!(&*block, CpuSequenceBlock::Hstu(_)) {
+            let valid = history.valid.chunks_exact(history.len.max(1));
+            tokens = history.tokens.gather(rows, dim);
+            lens.extend(valid.map(|valid| valid.iter().filter(|v| **v > 0.0).count()));
+        }
+        let read = history_inputs(inputs, &target, &tokens, &lens);
         let kept = match &*block {
-            CpuSequenceBlock::Din(din) => {
-                let valid = history.valid.chunks_exact(history.len.max(1));
-                let tokens = history.tokens.gather(rows, dim);
-                let lens: Vec<usize> = valid
-                    .map(|valid| valid.iter().filter(|v| **v > 0.0).count())
-                    .collect();
-                let pass = din.forward(din_inputs(inputs, &target, &tokens, &lens), mode);
-                BlockPass::Din { pass, tokens, lens }
-            }
+            CpuSequenceBlock::Din(din) => BlockPass::Din(Box::new(din.forward(read, mode))),
+            CpuSequenceBlock::Dien(dien) => BlockPass::Dien(Box::new(dien.forward(read, mode))),
             CpuSequenceBlock::Hstu(hstu) => {
                 let entries = Entries::new(inputs, hstu.counts());
                 let slates = Slates::new(&inputs.request_of, inputs.n_requests());
@@ -90,13 +95,20 @@ impl SequencePass {
                 }
             }
         };
-        Self { block, kept, target }
+        Self {
+            block,
+            kept,
+            target,
+            tokens,
+            lens,
+        }
     }
 
     /// What each candidate reads of its history, `[n_candidates, out]`.
     pub(crate) fn read(&self) -> &[f32] {
         match &self.kept {
-            BlockPass::Din { pass, .. } => &pass.output,
+            BlockPass::Din(pass) => &pass.output,
+            BlockPass::Dien(pass) => &pass.output,
             BlockPass::Hstu { pass, .. } => &pass.output,
         }
     }
@@ -112,10 +124,16 @@ impl SequencePass {
     ) -> NamedGradients {
         let history = &inputs.history;
         let dim = rows.len() / inputs.rows.len().max(1);
+        let read_by = history_inputs(inputs, &self.target, &self.tokens, &self.lens);
         match (&*self.block, &self.kept) {
-            (CpuSequenceBlock::Din(din), BlockPass::Din { pass, tokens, lens }) => {
-                let read_by = din_inputs(inputs, &self.target, tokens, lens);
+            (CpuSequenceBlock::Din(din), BlockPass::Din(pass)) => {
                 let gradients = din.backward(read_by, pass, read, learning);
+                history.tokens.scatter(&gradients.tokens, dim, rows);
+                history.target.scatter(&gradients.target, dim, rows);
+                gradients.weights
+            }
+            (CpuSequenceBlock::Dien(dien), BlockPass::Dien(pass)) => {
+                let gradients = dien.backward(read_by, pass, read, learning);
                 history.tokens.scatter(&gradients.tokens, dim, rows);
                 history.target.scatter(&gradients.target, dim, rows);
                 gradients.weights
@@ -144,13 +162,13 @@ impl SequencePass {
     }
 }
 
-fn din_inputs<'a>(
+fn history_inputs<'a>(
     inputs: &'a Inputs,
     target: &'a [f32],
     tokens: &'a [f32],
     lens: &'a [usize],
-) -> DinInputs<'a> {
-    DinInputs {
+) -> HistoryInputs<'a> {
+    HistoryInputs {
         target,
         tokens,
         lens,

@@ -5,7 +5,7 @@ use tch::Tensor;
 use ouzel_sample::N_DENSE;
 
 use super::{BatchTensors, ReadVectors, upload};
-use crate::blocks::{din, fm, head, hstu, interest, slate_pool};
+use crate::blocks::{dien, din, fm, head, hstu, interest, slate_pool};
 use crate::config::SequenceKind;
 use crate::error::Error;
 use crate::feature_norm::LIMIT;
@@ -102,6 +102,8 @@ fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
     Ok(match config.kind {
         SequenceKind::Mean => None,
         SequenceKind::Din => Some(din::forward(params, target, history, layout)?),
+        SequenceKind::Gru => Some(dien::last_state(params, history, layout)?),
+        SequenceKind::Dien => Some(dien::forward(params, target, history, layout)?),
         SequenceKind::Hstu | SequenceKind::HstuResearch => {
             Some(hstu::forward(params, config, target, history, layout)?)
         }

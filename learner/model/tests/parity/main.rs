@@ -13,6 +13,7 @@
 
 mod case;
 mod contrast;
+mod dien;
 mod din;
 mod fm;
 mod fq_former;

@@ -154,11 +154,13 @@ fn a_cached_content_does_not_depend_on_the_others_of_its_batch() {
 #[test]
 fn a_merged_adapter_scores_like_a_separate_one() {
     let world = World::new();
-    for kind in [SequenceKind::Din, SequenceKind::Hstu] {
+    for kind in [SequenceKind::Din, SequenceKind::Dien, SequenceKind::Hstu] {
         let mut config = model(kind, HeadKind::Single, true);
         config.lora.layers.extend(
             [
                 "sequence.first",
+                "sequence.extract.state",
+                "sequence.evolve.input",
                 "sequence.layer0.uvqk",
                 "content.text",
                 "content.layer0.value",
@@ -252,7 +254,13 @@ fn an_empty_history_and_missing_contents_are_scored() {
 #[test]
 fn order_time_and_kind_of_past_actions_matter_where_they_should() {
     let world = World::new();
-    for kind in [SequenceKind::Din, SequenceKind::Hstu, SequenceKind::HstuResearch] {
+    for kind in [
+        SequenceKind::Din,
+        SequenceKind::Gru,
+        SequenceKind::Dien,
+        SequenceKind::Hstu,
+        SequenceKind::HstuResearch,
+    ] {
         let weights = weights(&model(kind, HeadKind::Single, false));
         let mut net = net(&weights);
         let slate = world.slate(3, 8, &items(6));
@@ -267,10 +275,15 @@ fn order_time_and_kind_of_past_actions_matter_where_they_should() {
         let time = changed(&|request| request.history[2].ts = EventTime(0));
         let order = changed(&|request| request.history.reverse());
         assert!(item > 1e-5, "{kind:?}");
-        // DIN takes the past as a set of items.
-        let is_sequential = kind != SequenceKind::Din;
-        for (what, apart) in [("task", task), ("time", time), ("order", order)] {
-            assert_eq!(apart > 1e-5, is_sequential, "{kind:?} {what}: {apart}");
+        // DIN takes the past as a set of items, a recurrent scan as a sequence of them.
+        let is_hstu = matches!(kind, SequenceKind::Hstu | SequenceKind::HstuResearch);
+        let is_ordered = kind != SequenceKind::Din;
+        for (what, apart, is_read) in [
+            ("task", task, is_hstu),
+            ("time", time, is_hstu),
+            ("order", order, is_ordered),
+        ] {
+            assert_eq!(apart > 1e-5, is_read, "{kind:?} {what}: {apart}");
         }
     }
 }

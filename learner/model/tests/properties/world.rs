@@ -112,6 +112,8 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
     for sequence in [
         SequenceKind::Mean,
         SequenceKind::Din,
+        SequenceKind::Gru,
+        SequenceKind::Dien,
         SequenceKind::Hstu,
         SequenceKind::HstuResearch,
     ] {

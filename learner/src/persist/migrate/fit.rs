@@ -52,7 +52,7 @@ pub(super) struct Fitting<'a> {
 }
 
 /// Weights whose columns, or with `true` whose rows, are blocks of `model.dim` values.
-const BLOCKS: [(&str, bool); 9] = [
+const BLOCKS: [(&str, bool); 13] = [
     ("first.user", false),
     ("first.candidate", false),
     ("first.sequence", false),
@@ -61,6 +61,10 @@ const BLOCKS: [(&str, bool); 9] = [
     ("sequence.token.lora_a", false),
     ("sequence.first.weight", false),
     ("sequence.first.lora_a", false),
+    ("sequence.extract.input.weight", false),
+    ("sequence.extract.input.lora_a", false),
+    ("sequence.attention.weight", false),
+    ("sequence.attention.lora_a", false),
     ("cic.id.weight", false),
 ];
 

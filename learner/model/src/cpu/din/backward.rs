@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::{Activations, Din, DinForward, DinInputs};
+use super::{Activations, Din, DinForward, HistoryInputs};
 use crate::cpu::gemm::{Lhs, add_product, set_product};
 use crate::cpu::kernel::{
     COLUMNS, add, dot_lanes, row, row_mut, runs, total, transpose, transpose_to, vectorized,
@@ -23,7 +23,7 @@ pub(crate) struct DinGradients {
 /// A backward pass under way, with buffers that are reused from candidate to candidate.
 struct Backward<'a> {
     din: &'a Din,
-    inputs: DinInputs<'a>,
+    inputs: HistoryInputs<'a>,
     pass: &'a DinForward,
     /// Whether gradients of weights are computed: they are a third of the work.
     learns: bool,
@@ -59,7 +59,7 @@ impl Din {
     /// Gradients from that of the output, `[n_candidates, width]`.
     pub(crate) fn backward(
         &self,
-        inputs: DinInputs<'_>,
+        inputs: HistoryInputs<'_>,
         pass: &DinForward,
         gradient: &[f32],
         learning: Learning,
@@ -80,7 +80,7 @@ impl Din {
 }
 
 impl<'a> Backward<'a> {
-    fn new(din: &'a Din, inputs: DinInputs<'a>, pass: &'a DinForward, learns: bool) -> Self {
+    fn new(din: &'a Din, inputs: HistoryInputs<'a>, pass: &'a DinForward, learns: bool) -> Self {
         let (width, first) = (din.width, din.first);
         let matrix = || vec![0.0; width * first];
         Self {

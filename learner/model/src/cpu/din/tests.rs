@@ -58,7 +58,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
     let expected = din::forward(case.params(), case.tensor("target"), &history, &layout).unwrap();
 
     let block = Din::new(BlockWeights::new(&case, config), config).unwrap();
-    let inputs = DinInputs {
+    let inputs = HistoryInputs {
         target: case.values("target"),
         tokens: case.values("tokens"),
         lens: &LENS,
