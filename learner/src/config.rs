@@ -194,6 +194,13 @@ pub struct OptimizerConfig {
     /// Rarely changed; raise it to settle on one member sooner.
     #[schemars(range(min = 0))]
     pub mixture_rate: f64,
+    /// Newest presumed negatives of which each model of `model.members` keeps its prediction, by which the models are compared
+    /// when the positive comes. A positive that comes after more shown items than this is judged by the prediction at its
+    /// arrival, which tells less of what was served; with 0 every late positive is. Without members, or under a
+    /// `join.label_policy` of certain labels or `fnc`, nothing is kept.
+    ///
+    /// Unit: items, about 40 bytes each for each model, 12 of them in every snapshot. Raise it where most actions come later.
+    pub mixture_items: usize,
     /// Weight of each task's losses by its name in `join.tasks`; 1 for tasks not listed. The slate loss has the weight of
     /// the primary task.
     ///
@@ -246,6 +253,7 @@ impl Default for OptimizerConfig {
             prior_rate: 0.05,
             hidden_slate_rate: 0.05,
             mixture_rate: 0.01,
+            mixture_items: 131_072,
             task_weights: BTreeMap::new(),
         }
     }

@@ -25,6 +25,7 @@ mod prior;
 mod probe;
 mod rules;
 mod schedule;
+mod shown_logits;
 mod step;
 #[cfg(test)]
 mod testing;

@@ -107,8 +107,8 @@ impl Objective {
     /// Negatives are kept at the rate `w`, positives always. The loss is that of `z - ln w`, so that `z`, which is stored and
     /// served, stays the log-odds among all samples (He et al. 2014, section 6.3).
     ///
-    /// A positive without a value has the value 1.
-    pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs) -> BatchLoss {
+    /// A positive without a value has the value 1. `compared` are the logits that models are compared by, as `outputs.logits`.
+    pub(crate) fn loss(&self, samples: &[Sample], outputs: &Outputs, compared: &[f32]) -> BatchLoss {
         let Outputs {
             logits, auxiliary, ..
         } = outputs;
@@ -134,7 +134,7 @@ impl Objective {
                 };
                 let weight = sample.weight * self.task_weights[task];
                 out.value += weight * loss.value;
-                out.comparable += weight * self.comparable((sample, task, y), logits[at], loss.value);
+                out.comparable += weight * self.comparable((sample, task, y), compared[at], loss.value);
                 out.logits[at] += weight * loss.gradient;
                 if let (Some(logit), Some(is_late)) = (late, comes_late(sample, y)) {
                     out.auxiliary[at] = sample.weight * binary(logit, is_late).gradient;

@@ -19,7 +19,9 @@ use crate::probe;
 use crate::trainer::Trainer;
 
 use state::{LAYOUT, TrainerState};
-use tables::{add_table, admission_arrays, admission_counts, table_prefix};
+use tables::{
+    add_table, admission_arrays, admission_counts, restore_shown_logits, shown_logits_arrays, table_prefix,
+};
 use weights::{RowSettings, SavedModel, check_hash, member_prefix, read_model};
 
 pub use migrate::{TableMigration, WeightOutcome, WeightsMigration, saved_model};
@@ -32,6 +34,8 @@ const ROWS: &str = "rows.safetensors";
 const WIDE: &str = "wide.safetensors";
 /// Counts of ids that wait for a row, if any feature has an admission rule.
 const ADMISSION: &str = "admission.safetensors";
+/// Predictions by which the models of a mixture are compared, where labels come late.
+const SHOWN_LOGITS: &str = "shown_logits.safetensors";
 const TRAINER: &str = "trainer.json";
 /// Scores of the probe, not part of the state.
 const PROBE: &str = "probe.safetensors";
@@ -107,6 +111,9 @@ impl Trainer {
         if self.config.rows.waits() != [false; Feature::N] {
             draft.add_arrays(&file(ADMISSION), admission_arrays(self.admission.export())?)?;
         }
+        if let Some(kept) = shown_logits_arrays(&self.shown_logits)? {
+            draft.add_arrays(&file(SHOWN_LOGITS), kept)?;
+        }
         draft.add_blob(
             &file(TRAINER),
             serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
@@ -141,9 +148,26 @@ impl Trainer {
             };
             trainer.members.push(restored);
         }
+        trainer.restore_shown_logits(snapshot)?;
         let n_learned = trainer.n_learned();
         trainer.mixture.date_sleep(n_learned);
         Ok(trainer)
+    }
+
+    /// Restores the predictions by which the models of the mixture are compared. A snapshot from before there were any has
+    /// none, and late positives of its items are judged by the predictions at their arrival.
+    fn restore_shown_logits(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        self.keep_shown_logits();
+        let members = self.members.iter_mut().zip(1..);
+        let members =
+            members.filter_map(|(member, n)| Some((&mut member.as_mut()?.shown_logits, member_prefix(n))));
+        for (kept, prefix) in std::iter::once((&mut self.shown_logits, String::new())).chain(members) {
+            let file = format!("{prefix}{SHOWN_LOGITS}");
+            if snapshot.manifest().file(&file).is_some() {
+                restore_shown_logits(kept, snapshot.arrays(&file)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Restores the state that [`Trainer::save_alone`] wrote with this prefix.

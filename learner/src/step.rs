@@ -266,7 +266,8 @@ impl Trainer {
         if let Some(position) = &self.position {
             position.add_to(&mut outputs.logits, samples, &self.weights.prior);
         }
-        let loss = objective.loss(samples, &outputs);
+        let compared = self.shown_logits.compared(samples, &outputs.logits);
+        let loss = objective.loss(samples, &outputs, &compared);
         outputs.logits = unplaced;
         // Predictions leave the position out, and are those of the slate as it was shown.
         let n_tasks = self.weights.config.n_tasks();

@@ -18,6 +18,7 @@ use crate::mixture::Mixture;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::position::PositionBias;
 use crate::prior::Prior;
+use crate::shown_logits::ShownLogits;
 
 /// Slates of one forward pass of predictions.
 const PREDICT_SLATES: usize = 256;
@@ -53,6 +54,8 @@ pub struct Trainer {
     pub(crate) members: Vec<Option<Trainer>>,
     /// Shares of this model and its members.
     pub(crate) mixture: Mixture,
+    /// What this model, one of a mixture, predicted of items whose outcome may still change.
+    pub(crate) shown_logits: ShownLogits,
 }
 
 impl Trainer {
@@ -71,7 +74,23 @@ impl Trainer {
             .into_iter()
             .map(|model| Self::new(model, trainer.member_config()).map(Some));
         trainer.members = members.collect::<Result<_, _>>()?;
+        trainer.keep_shown_logits();
         Ok(trainer)
+    }
+
+    /// Lets every model of a mixture keep what it predicts of items whose outcome may still change.
+    pub(crate) fn keep_shown_logits(&mut self) {
+        let n_tasks = self.weights.config.n_tasks();
+        let is_kept = self.mixture.len() > 1 && self.config.policy.weighs_by_prediction();
+        let capacity = if is_kept {
+            self.config.optimizer.mixture_items
+        } else {
+            0
+        };
+        self.shown_logits = ShownLogits::new(capacity, n_tasks);
+        for member in self.members.iter_mut().flatten() {
+            member.shown_logits = ShownLogits::new(capacity, n_tasks);
+        }
     }
 
     /// The learner's configuration of a member, which has no base to freeze.
@@ -129,6 +148,7 @@ impl Trainer {
             n_samples: 0,
             admission: AdmissionCounter::new(n_waiting),
             age: None,
+            shown_logits: ShownLogits::default(),
         })
     }
 

@@ -82,6 +82,11 @@ impl Trainer {
                 None => self.grown(target, config)?,
             };
             self.members[place] = Some(grown);
+        } else if let Some(best) = self.mixture.best().checked_sub(1)
+            && let Some(best) = &self.members[best]
+        {
+            // While it slept it predicted nothing.
+            self.shown_logits.clone_from(&best.shown_logits);
         }
         self.mixture.start_trial(model, n_learned);
         if let Some((name, _)) = self.shares().get(model) {
@@ -124,6 +129,7 @@ impl Trainer {
         trainer.calibrator.clone_from(&self.calibrator);
         trainer.position.clone_from(&self.position);
         trainer.admission.clone_from(&self.admission);
+        trainer.shown_logits.clone_from(&self.shown_logits);
         trainer.age = self.age;
         trainer.next_batch = self.next_batch;
         trainer.n_samples = self.n_samples;

@@ -75,6 +75,12 @@ impl Policy {
         }
     }
 
+    /// Whether the loss weighs a label by the model's own prediction.
+    #[must_use]
+    pub fn weighs_by_prediction(self) -> bool {
+        matches!(self, Policy::Fnw | Policy::EsDfm | Policy::Defer)
+    }
+
     /// Number of auxiliary logits per task: one, of a positive being late, where weights need it.
     #[must_use]
     pub fn auxiliary(self) -> usize {

@@ -7,17 +7,16 @@
 use ouzel_sample::Sample;
 
 use super::{Objective, value_of};
-use crate::loss::{Policy, ValueRole, binary};
+use crate::loss::{ValueRole, binary};
 use crate::prior::{is_first, is_late};
 
 impl Objective {
     /// The cross-entropy of a label that is not weighted by the prediction: the first sample of an item counts with its label,
     /// and a late positive with the difference that it makes to its negative. So the samples of an item sum to the
-    /// cross-entropy of its outcome. `z` is the logit, and `own` the loss that is learned, which is taken where it has no such
+    /// cross-entropy of its outcome. `z` is the logit, at the impression where it is known, and `own` the loss that is learned, which is taken where it has no such
     /// weights.
     pub(super) fn comparable(&self, (sample, task, y): (&Sample, usize, bool), z: f32, own: f32) -> f32 {
-        let is_weighted = matches!(self.policy, Policy::Fnw | Policy::EsDfm | Policy::Defer);
-        if !is_weighted || self.values[task] == ValueRole::Target {
+        if !self.policy.weighs_by_prediction() || self.values[task] == ValueRole::Target {
             return own;
         }
         let z = z + self.offset();
@@ -41,7 +40,7 @@ impl Objective {
 mod tests {
     use super::*;
     use crate::LearnerConfig;
-    use crate::loss::sigmoid;
+    use crate::loss::{Policy, sigmoid};
     use crate::testing::streams;
 
     #[test]

@@ -27,7 +27,7 @@ fn gradients(policy: Policy, rate: f32, samples: &[Sample], logits: &[f32], late
         logits: logits.to_vec(),
         auxiliary: late.to_vec(),
     };
-    objective(policy, rate).loss(samples, &outputs)
+    objective(policy, rate).loss(samples, &outputs, &outputs.logits)
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn values_weigh_positives_or_replace_their_labels() {
             ..LearnerConfig::default()
         };
         Objective::new(&config, &model(&["click"]))
-            .loss(&samples, &outputs)
+            .loss(&samples, &outputs, &outputs.logits)
             .logits
     };
     let [p, q, r] = [0.5f32, -1.0, 2.0].map(sigmoid);
@@ -114,7 +114,7 @@ fn a_thinned_negative_of_one_task_is_not_learned_with_the_positive_of_another() 
             logits: vec![0.4, 0.4],
             auxiliary: Vec::new(),
         };
-        let found = two.loss(&[both], &outputs).logits;
+        let found = two.loss(&[both], &outputs, &outputs.logits).logits;
         // What is trained is z - ln .5.
         let z = 0.4 + std::f32::consts::LN_2;
         assert!((found[1] - binary(z, true).gradient).abs() < 1e-6);
@@ -168,7 +168,7 @@ fn a_presumed_negative_is_not_ranked_against() {
             logits: logits.to_vec(),
             auxiliary: late.to_vec(),
         };
-        let without = without.loss(&samples, &outputs).value;
+        let without = without.loss(&samples, &outputs, &outputs.logits).value;
         // Only these have a certain negative of the slate in the same batch.
         let is_ranked = matches!(policy, Policy::Plain | Policy::Defer);
         assert_eq!(with > without, is_ranked, "{policy:?}");
@@ -206,7 +206,7 @@ fn the_weight_of_a_task_is_that_of_all_its_losses_and_of_no_other() {
             logits: logits.to_vec(),
             auxiliary: Vec::new(),
         };
-        Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs)
+        Objective::new(&config, &model(&["click", "order"])).loss(&samples, &outputs, &outputs.logits)
     };
     let (plain, clicks, orders) = (
         found(&[]),
@@ -253,7 +253,7 @@ fn a_bound_moves_the_logits_of_its_tasks_once_an_item() {
             auxiliary: Vec::new(),
         };
         let model = model(&["click", "order", "like", "conversion"]);
-        Objective::new(&config, &model).loss(&samples, &outputs)
+        Objective::new(&config, &model).loss(&samples, &outputs, &outputs.logits)
     };
     let (without, with) = (found(0.0), found(0.05));
     let mut expected = vec![0.0; 20];

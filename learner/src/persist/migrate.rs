@@ -109,6 +109,8 @@ impl Trainer {
             };
             trainer.members.push(migrated);
         }
+        // Tasks and members may be others, so models are compared by predictions from here on.
+        trainer.keep_shown_logits();
         trainer.resume_at(small.next_batch);
         Ok((trainer, done))
     }

@@ -5,6 +5,7 @@ use ouzel_snapshot::{ANY, Array, Arrays, SharedChunk};
 
 use crate::admission::AdmissionCounts;
 use crate::error::Error;
+use crate::shown_logits::ShownLogits;
 
 /// Prefix of the names of a table's arrays; empty for the first table, which always exists.
 pub(super) fn table_prefix(n: usize, table: &Table) -> String {
@@ -88,4 +89,25 @@ pub(super) fn admission_counts(mut arrays: Arrays) -> Result<AdmissionCounts, Er
         users: arrays.take::<u16>("users", &[ids.len(), AdmissionCounts::USERS])?,
         ids,
     })
+}
+
+/// What a model of a mixture predicted of items whose outcome may still change; none where nothing is kept.
+pub(super) fn shown_logits_arrays(kept: &ShownLogits) -> Result<Option<Arrays>, Error> {
+    let (ids, logits) = kept.export();
+    if ids.is_empty() {
+        return Ok(None);
+    }
+    let shape = [ids.len(), kept.n_tasks()];
+    let mut arrays = Arrays::new();
+    arrays.insert("ids", Array::new(&shape[..1], ids)?)?;
+    arrays.insert("logits", Array::new(&shape, logits)?)?;
+    Ok(Some(arrays))
+}
+
+/// Restores what [`shown_logits_arrays`] returned.
+pub(super) fn restore_shown_logits(kept: &mut ShownLogits, mut arrays: Arrays) -> Result<(), Error> {
+    let ids = arrays.take::<u64>("ids", &[ANY])?;
+    let logits = arrays.take::<f32>("logits", &[ids.len(), kept.n_tasks()])?;
+    kept.import(&ids, &logits);
+    Ok(())
 }

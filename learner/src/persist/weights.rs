@@ -8,7 +8,7 @@ use ouzel_snapshot::{Arrays, Draft, Snapshot};
 
 use super::state::{TrainerState, differences, trainer_state};
 use super::tables::{restore_table, table_prefix};
-use super::{ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, ROWS, TRAINER, WIDE};
+use super::{ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, ROWS, SHOWN_LOGITS, TRAINER, WIDE};
 use crate::calibration::Calibrator;
 use crate::error::Error;
 use crate::optim::{ROW_STATE, WIDE_STATE};
@@ -25,7 +25,8 @@ pub(super) fn member_prefix(n: usize) -> String {
 fn weight_files(has: impl Fn(&str) -> bool) -> Vec<String> {
     let prefixes = (0..MAX_MODELS).map(|n| if n == 0 { String::new() } else { member_prefix(n) });
     let names = prefixes.flat_map(|prefix| {
-        [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION].map(|name| format!("{prefix}{name}"))
+        [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION, SHOWN_LOGITS]
+            .map(|name| format!("{prefix}{name}"))
     });
     names.filter(|name| has(name)).collect()
 }

@@ -1,8 +1,9 @@
 //! Models of several widths side by side: shares, sleep, snapshots, and the same scores in training and serving.
 
+use ouzel_learner::loss::Policy;
 use ouzel_learner::model::{FeatureSet, Inputs, MemberConfig, Model, ModelConfig, uniform};
 use ouzel_learner::{LearnerConfig, Trainer};
-use ouzel_sample::{Batch, Batcher, Candidate, Labels, Sample, VectorMap};
+use ouzel_sample::{Batch, Batcher, Candidate, Labels, Sample, SampleKind, VectorMap};
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::world::{batches, configs, slates};
@@ -80,6 +81,84 @@ fn a_restored_mixture_continues_bit_for_bit_also_with_members_asleep() {
         }
         assert_eq!(straight.hash().unwrap(), restored.hash().unwrap());
     }
+}
+
+/// Batches of fake negatives, whose positives come some batches later.
+fn late_batches(n_requests: u64) -> Vec<Batch> {
+    let at_once = batches(3, n_requests);
+    let positives = |batch: &Batch| -> Vec<Sample> {
+        let clicked = batch.samples.iter().filter(|s| s.labels.get(0) == Some(true));
+        clicked
+            .map(|sample| Sample {
+                kind: SampleKind::LatePositive,
+                action_record_ms: Some(1),
+                ..sample.clone()
+            })
+            .collect()
+    };
+    let late = |(n, batch): (usize, &Batch)| {
+        let mut samples = batch.samples.clone();
+        for sample in &mut samples {
+            sample.kind = SampleKind::EarlyNegative;
+            sample.labels = Labels::UNKNOWN.with(0, false);
+        }
+        samples.extend(
+            n.checked_sub(3)
+                .map(|n| positives(&at_once[n]))
+                .unwrap_or_default(),
+        );
+        Batch {
+            samples,
+            ..batch.clone()
+        }
+    };
+    at_once.iter().enumerate().map(late).collect()
+}
+
+#[test]
+fn late_positives_are_compared_by_predictions_that_a_snapshot_keeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (model, learner) = mixed(0.01);
+    let learner = LearnerConfig {
+        policy: Policy::Fnw,
+        ..learner
+    };
+    let batches = late_batches(400);
+    let (first, second) = batches.split_at(batches.len() - 20);
+    let run = |learner: &LearnerConfig| {
+        let mut trainer = Trainer::new(model.clone(), learner.clone()).unwrap();
+        for batch in first {
+            trainer.step(batch).unwrap();
+        }
+        trainer
+    };
+    let mut straight = run(&learner);
+    let id = store.write(&draft(&mut straight)).unwrap();
+    let snapshot = store.read(id).unwrap();
+    assert!(snapshot.manifest().file("shown_logits.safetensors").is_some());
+    let mut restored = Trainer::load(&snapshot, &model, learner.clone()).unwrap();
+    for batch in second {
+        let (a, b) = (straight.step(batch).unwrap(), restored.step(batch).unwrap());
+        assert_eq!((a.logits, a.comparable_loss), (b.logits, b.comparable_loss));
+    }
+    assert_eq!(straight.hash().unwrap(), restored.hash().unwrap());
+
+    // Without them shares are others; what each model has learned is the same.
+    let mut forgetful = learner.clone();
+    forgetful.optimizer.mixture_items = 0;
+    let mut other = run(&forgetful);
+    let mut kept = run(&learner);
+    assert_ne!(other.shares(), kept.shares());
+    let (other, kept) = (other.weights().unwrap(), kept.weights().unwrap());
+    assert_eq!(other.dense, kept.dense);
+    // Nor are there any where labels are certain.
+    let (model, learner) = mixed(0.01);
+    let mut certain = Trainer::new(model, learner).unwrap();
+    for batch in &crate::world::batches(3, 40) {
+        certain.step(batch).unwrap();
+    }
+    assert!(!draft(&mut certain).has("shown_logits.safetensors"));
 }
 
 /// Slates of the late world: the wide member sleeps by then.
