@@ -15,7 +15,7 @@ SEED ?= 1
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo build test cases verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
+.PHONY: help demo build test cases remote verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ test: libtorch data encoders ## run every test; those against a real Kafka broke
 cases: libtorch ## run the logs that users bring, from files, as records and through a broker, counter by counter
 	$(PYTHON) ops/setup/kafka.py run -- cargo test -p ouzel --lib -- commands::streams
 
+remote: ## test the remote copy against an S3-compatible server, installed with pip once; says so if it is skipped
+	$(PYTHON) ops/setup/s3.py run -- cargo test -p ouzel-snapshot --features s3 --test s3 -- --nocapture
+
 verify: fmt-check clippy test doc ## check format, lints, tests and documentation, as CI does
 
 verify-long: export OUZEL_JOIN_CASES ?= 1000000
@@ -48,6 +51,7 @@ verify-long: export OUZEL_TAKE_OVERS ?= 20
 verify-long: export OUZEL_ROLLBACK_ROWS ?= 1000000
 verify-long: libtorch data encoders ## run every test with many more cases, mutations and ids, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
+	$(PYTHON) ops/setup/s3.py run -- cargo test -p ouzel-snapshot --features s3 --test s3 -- --nocapture
 	@cargo build --release --bin ouzel
 	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED) --fail-points all
 

@@ -123,7 +123,9 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
         &["ouzel-encoders", "ouzel-model", "ouzel-learner", "ouzel-serving"],
     ),
     ("torch-sys", &[]),
-    ("tokio", &["ouzel-serving", "ouzel"]),
+    ("tokio", &["ouzel-serving", "ouzel", "ouzel-snapshot"]),
+    ("object_store", &["ouzel-snapshot"]),
+    ("reqwest", &["ouzel-snapshot"]),
     ("axum", &["ouzel-serving", "ouzel"]),
     ("hyper", &["ouzel-serving", "ouzel"]),
     ("ureq", &["ouzel-ingest"]),
@@ -374,7 +376,7 @@ fn a_wrong_import_is_detected_in_any_section_and_under_any_name() {
             true,
         ),
         (
-            "[package]\nname='ouzel-snapshot'\n[target.'cfg(unix)'.dependencies]\ntokio='1'",
+            "[package]\nname='ouzel-ingest'\n[target.'cfg(unix)'.dependencies]\ntokio='1'",
             false,
         ),
         (

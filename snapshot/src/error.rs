@@ -80,6 +80,23 @@ pub enum Error {
     /// This process was the writer, and is no longer.
     #[error("cannot change {} as writer {epoch}: another daemon has taken over", root.display())]
     TakenOver { root: PathBuf, epoch: u64 },
+    #[error("cannot {action} {object}: {error}")]
+    Remote {
+        action: &'static str,
+        object: String,
+        error: io::Error,
+    },
+    #[error("cannot use `{url}` as a remote copy: {why}")]
+    RemoteUrl { url: String, why: String },
+    #[error(
+        "{url} holds the snapshots of another state directory, of the machine {host}: name an empty place, or start with an empty state directory to go on from it"
+    )]
+    RemoteForeign { url: String, host: String },
+    /// This state directory was the one that the copy is of, and is no longer.
+    #[error(
+        "the machine {host} has gone on from {url}: this state directory is a former one; empty it to go on from the copy"
+    )]
+    RemoteTakenOver { url: String, host: String },
     #[error("cannot change {}: it was opened for reading only", root.display())]
     ReadOnly { root: PathBuf },
 }

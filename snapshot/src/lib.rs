@@ -32,6 +32,7 @@ mod format;
 mod fs;
 mod id;
 pub mod metrics;
+mod remote;
 mod snapshot;
 mod store;
 mod vectors;
@@ -48,6 +49,9 @@ pub use format::{
 };
 pub use fs::{FileLock, Fs, FsEntry, FsKind, OutputFile, RealFs};
 pub use id::{InvalidSnapshotId, SnapshotId};
+pub use remote::{
+    Bucket, Object, Remote, RemoteCopy, RemoteIndex, RemoteRestore, RemoteSnapshot, Replica, SyncReport,
+};
 pub use snapshot::{FileReport, Snapshot, VerificationReport};
 pub use store::{
     Alias, ArrayDiff, AuditLine, AuditLog, AuditVerb, Diff, FieldDiff, FileDiff, LeaseState, LeaseWatch,

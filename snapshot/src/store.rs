@@ -9,6 +9,7 @@ mod diff;
 mod lease;
 mod lineage;
 mod list;
+mod place;
 mod recover;
 mod retention;
 mod table_diff;
@@ -24,13 +25,17 @@ use crate::error::IoResultExt;
 use crate::fs::lock;
 use crate::{Error, Fs, FsKind, Manifest, RealFs, Snapshot, SnapshotId};
 
-use alias::AliasTarget;
 pub(crate) use alias::TMP_PREFIX;
+pub(crate) use alias::{AliasTarget, MAX_ALIAS_BYTES, Rollback};
 use audit::AUDIT_NAME;
 use chain::Chain;
 use lease::Lease;
 #[cfg(test)]
 pub(crate) use lease::WORK_NAME;
+pub(crate) use lease::{hostname, raise_epoch, unique};
+pub(crate) use lineage::Lineage;
+pub(crate) use retention::decide;
+pub(crate) use tags::check_name as check_tag;
 
 pub use alias::Alias;
 pub use audit::{AuditLine, AuditLog, AuditVerb};

@@ -6,6 +6,8 @@ mod faults;
 mod fuzz;
 mod lease;
 mod lineage_model;
+mod remote;
+mod remote_bucket;
 mod sim_fs;
 mod tamper;
 mod verbs;

@@ -71,7 +71,7 @@ pub(crate) struct Rollback {
 }
 
 /// Enough for 10,000 rollbacks; rollbacks without effect on a snapshot on disk are dropped.
-const MAX_ALIAS_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_ALIAS_BYTES: u64 = 1 << 20;
 
 impl AliasTarget {
     /// Reads the alias file at `path`, if there is one.
@@ -81,13 +81,17 @@ impl AliasTarget {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
+        Self::parse(&bytes, path).map(Some)
+    }
+
+    /// Parses the content of an alias file, which messages call `path`.
+    pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let line = bytes
             .strip_suffix(b"\n")
             .ok_or("it is truncated")
             .and_then(|line| LINE.open(line));
         let (json, _) = line.map_err(|why| Error::damaged(path, why))?;
-        let target = serde_json::from_str(&json).map_err(|error| Error::damaged(path, error.to_string()))?;
-        Ok(Some(target))
+        serde_json::from_str(&json).map_err(|error| Error::damaged(path, error.to_string()))
     }
 
     /// Replaces the file at `root/name` by one that is made in the writer's directory `work`.

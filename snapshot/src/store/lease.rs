@@ -338,6 +338,15 @@ fn wait_for_silence(fs: &Arc<dyn Fs>, root: &Path, owner: &Owner) -> Result<(), 
     }
 }
 
+/// Makes the next claim have a higher number than `epoch`, by a claim of that number that was given back.
+pub(crate) fn raise_epoch(fs: &dyn Fs, root: &Path, epoch: u64) -> Result<(), Error> {
+    if highest(fs, root)?.is_some_and(|highest| highest >= epoch) {
+        return Ok(());
+    }
+    let claim = claim_dir(root, epoch);
+    fs.create_dir_all(&claim).attempt("create", &claim)
+}
+
 /// The highest epoch that was claimed.
 fn highest(fs: &dyn Fs, root: &Path) -> Result<Option<u64>, Error> {
     let dir = root.join(LEASE_DIR);
@@ -387,12 +396,12 @@ fn boot() -> String {
     system("/proc/sys/kernel/random/boot_id")
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     system("/proc/sys/kernel/hostname")
 }
 
 /// A name that no other process uses.
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{}-{number}-{}", std::process::id(), boot())

@@ -76,7 +76,7 @@ impl Store {
 }
 
 /// Decides by the rules. `listed` is oldest first.
-fn decide(
+pub(crate) fn decide(
     listed: &[SnapshotEntry],
     protected: &BTreeMap<SnapshotId, String>,
     rules: Retention,

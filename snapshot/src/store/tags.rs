@@ -13,7 +13,7 @@ const TAGS_DIR: &str = "tags";
 const MAX_NAME_BYTES: usize = 64;
 
 /// Checks a tag: `[a-z0-9][a-z0-9._-]{0,63}`, no alias, and not digits alone, which are an id.
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_valid = name.len() <= MAX_NAME_BYTES
         && name.bytes().next().is_some_and(is_alphanumeric)
