@@ -12,7 +12,8 @@ use metrics::counter;
 
 use ouzel_learner::Trainer;
 use ouzel_learner::gates::{
-    Breach, Breaker, BreakerEvent, GatesConfig, Learned, Measured, OnBreach, Probe, VersionGate,
+    Breach, Breaker, BreakerEvent, GatesConfig, IntervalVerdict, Learned, Measured, OnBreach,
+    PreviousVersion, Probe, REFERENCE_EVERY, VersionGate,
 };
 use ouzel_learner::model::Weights;
 use ouzel_sample::Batch;
@@ -25,6 +26,8 @@ pub use report::{GateFigures, GateReport};
 
 /// File of the breaker's state in a snapshot.
 const STATE: &str = "gates.json";
+/// File of what earlier versions were like, in a snapshot.
+const VERSIONS: &str = "versions.json";
 /// Event time between two automatic swaps back: the second one within it waits for an operator, so that nothing flaps.
 const FLAP_GUARD_MS: i64 = 10 * 60 * 1000;
 
@@ -34,7 +37,8 @@ pub(crate) struct Gates {
     breaker: Breaker,
     probe: Probe,
     versions: VersionGate,
-    /// Learned since the last good version.
+    previous: PreviousVersion,
+    /// Learned since the reference.
     learned: Learned,
     hold: Option<Hold>,
     /// Event time of the last automatic swap back, ms.
@@ -58,6 +62,8 @@ enum Until {
     NextGoodVersion,
     /// Data as before.
     Healed,
+    /// An interval that is not worse than the previous version.
+    NotWorse,
     /// An operator.
     Resumed,
 }
@@ -74,6 +80,7 @@ impl Gates {
             breaker: Breaker::new(config.gates),
             probe: Probe::default(),
             versions: VersionGate::new(config.gates, device),
+            previous: PreviousVersion::new(device, config.model_config().n_tasks()),
             learned: Learned::default(),
             hold: None,
             swapped_ms: None,
@@ -88,12 +95,16 @@ impl Gates {
         if snapshot.manifest().files.iter().any(|file| file.name == STATE) {
             self.breaker.restore(&snapshot.blob(STATE)?)?;
         }
+        if snapshot.manifest().files.iter().any(|file| file.name == VERSIONS) {
+            self.versions.restore(&snapshot.blob(VERSIONS)?)?;
+        }
         Ok(())
     }
 
     /// Adds the state to a draft.
     pub(crate) fn save(&self, trainer: &mut Trainer, draft: &mut Draft) -> anyhow::Result<()> {
         draft.add_blob(STATE, self.breaker.dump())?;
+        draft.add_blob(VERSIONS, self.versions.dump())?;
         Ok(self.probe.save(trainer, draft)?)
     }
 
@@ -103,17 +114,35 @@ impl Gates {
     }
 
     /// Adds a batch that was learned, with its logits from before. Returns what the interval that it closed brought about.
-    fn observe(&mut self, batch: &Batch, logits: &[f32]) -> Option<BreakerEvent> {
+    fn observe(
+        &mut self,
+        batch: &Batch,
+        logits: &[f32],
+    ) -> anyhow::Result<Option<(BreakerEvent, IntervalVerdict)>> {
         self.probe.observe(batch);
         self.learned.add(batch);
-        let event = self.breaker.observe(batch, logits)?;
+        self.previous.observe(batch, logits)?;
+        let Some(event) = self.breaker.observe(batch, logits) else {
+            return Ok(None);
+        };
         self.figures.intervals += 1;
         counter!(GATE_INTERVALS).increment(1);
         if let BreakerEvent::Tripped(breach) = &event {
             self.count(breach);
             *self.figures.trips.entry(breach.gate.clone()).or_default() += 1;
         }
-        Some(event)
+        // An interval in which the data disagrees, or while a version is held, makes no version a good one.
+        let is_clean = event == BreakerEvent::Closed { quality: None } && self.hold.is_none();
+        let good = self
+            .versions
+            .good()
+            .filter(|_| is_clean && self.breaker.is_warm());
+        let verdict = self.previous.close(self.config.max_loss_increase, good)?;
+        if let IntervalVerdict::GoBack(breach) = &verdict {
+            self.count(breach);
+            *self.figures.trips.entry(breach.gate.clone()).or_default() += 1;
+        }
+        Ok(Some((event, verdict)))
     }
 
     /// Measures a version.
@@ -135,16 +164,27 @@ impl Gates {
         Ok(measured)
     }
 
-    /// Takes a version as the last good one.
+    /// Takes a version as the reference.
     fn accept(&mut self, weights: Weights, measured: Measured) {
         self.versions.accept(weights, measured);
         self.learned = Learned::default();
+    }
+
+    /// Takes a version that passed, and returns its weights: as the reference if there is none or it is too far.
+    fn pass(&mut self, weights: Weights, measured: Measured) -> Weights {
+        if self.versions.good().is_none() || self.learned.n_batches >= REFERENCE_EVERY {
+            self.accept(weights.clone(), measured);
+        } else {
+            self.versions.remember(&measured, self.learned);
+        }
+        weights
     }
 
     /// Takes the present data and version as normal, as an operator says.
     fn accept_all(&mut self) {
         self.breaker.accept();
         self.versions.reset();
+        self.previous.forget();
         (self.learned, self.hold, self.swapped_ms) = (Learned::default(), None, None);
     }
 

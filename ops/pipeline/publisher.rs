@@ -36,6 +36,8 @@ pub(crate) struct Publisher {
     current: Option<(Arc<Version>, u64)>,
     /// The newest version that had served before an interval of good data ended.
     good: Option<Arc<Version>>,
+    /// The last one of these that later ones are compared with.
+    compared: Option<Arc<Version>>,
     /// The next batch when the metrics by bucket and of further tasks were last updated.
     details_updated: Option<u64>,
 }
@@ -51,6 +53,7 @@ impl Publisher {
             has_new_weights: false,
             current: None,
             good: None,
+            compared: None,
             details_updated: None,
         }
     }
@@ -111,14 +114,21 @@ impl Publisher {
         self.published.publish(version);
     }
 
-    /// Records that an interval of good data ended while the present version served.
-    pub(crate) fn mark_good(&mut self) {
+    /// Records that an interval of good data ended while the present version served; with `is_compared`, that later ones are
+    /// compared with it.
+    pub(crate) fn mark_good(&mut self, is_compared: bool) {
         self.good = self.current.as_ref().map(|(version, _)| Arc::clone(version));
+        if is_compared {
+            self.compared.clone_from(&self.good);
+        }
     }
 
-    /// Serves the last version from before the last interval of good data ended, unless that serves already. Returns the
-    /// snapshot that it descends from.
-    pub(crate) fn swap_back(&mut self) -> Option<String> {
+    /// Serves the last version from before the last interval of good data ended, or the one that later ones were compared
+    /// with, unless that serves already. Returns the snapshot that it descends from.
+    pub(crate) fn swap_back(&mut self, to_compared: bool) -> Option<String> {
+        if to_compared {
+            self.good.clone_from(&self.compared);
+        }
         let good = self.good.clone()?;
         if self
             .current

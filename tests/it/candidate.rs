@@ -35,6 +35,23 @@ fn number(id: SnapshotId) -> String {
     id.number().to_string()
 }
 
+/// Starts a shadow that scores all users, which the running daemon answers.
+#[track_caller]
+fn start_shadow(home: &Home, id: SnapshotId) -> CommandOutput {
+    ouzel(
+        home,
+        &[
+            "candidate",
+            "start",
+            &number(id),
+            "--shadow",
+            "--share",
+            "100%",
+            "--json",
+        ],
+    )
+}
+
 /// The body of the reply to each user.
 fn replies(daemon: &Daemon) -> Vec<String> {
     let mut client = daemon.client();
@@ -113,16 +130,8 @@ fn a_shadow_is_compared_and_changes_no_reply_and_no_bit() {
         let none = ouzel(home, &["candidate", "show"]);
         assert_eq!(none.code, Some(1));
         assert!(none.err.contains("candidate start"), "{}", none.err);
-        let args = [
-            "candidate",
-            "start",
-            &number(first),
-            "--shadow",
-            "--share",
-            "100%",
-        ];
-        assert_eq!(done(home, &args)["done_by"], "the running daemon");
-        let second = ouzel(home, &args);
+        assert_eq!(start_shadow(home, first).json()["done_by"], "the running daemon");
+        let second = start_shadow(home, first);
         assert!(second.err.contains("is the candidate already"), "{}", second.err);
     });
     let first = home.store().alias(Alias::Candidate).unwrap().unwrap();
@@ -161,17 +170,7 @@ fn a_shadow_is_compared_and_changes_no_reply_and_no_bit() {
         replies.iter().map(parse).collect()
     };
     assert_eq!(strip(&with), strip(&without_it));
-    done(
-        &home,
-        &[
-            "candidate",
-            "start",
-            &number(first),
-            "--shadow",
-            "--share",
-            "100%",
-        ],
-    );
+    start_shadow(&home, first).json();
     assert_eq!(replies(&daemon), without_it, "to the byte");
     done(&home, &["candidate", "stop"]);
     daemon.stop();

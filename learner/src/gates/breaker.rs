@@ -89,7 +89,8 @@ impl Breaker {
         if state.interval.len() < self.config.interval_samples as u64 {
             return None;
         }
-        let signals = state.interval.signals();
+        let mut signals = state.interval.signals();
+        signals.retain(|(signal, _)| self.config.slices || !signal.is_slice());
         state.interval = Interval::after(&state.interval);
         Some(self.close(&signals))
     }
@@ -162,11 +163,8 @@ impl Breaker {
         let allowed = (self.config.max_deviations * average.deviation()).max(signal.floor());
         let distance = scaled - average.mean();
         let is_far = match signal {
-            // Better than ever is no breach.
-            Signal::Ne => distance > allowed,
+            cost if cost.is_cost() => distance > allowed,
             Signal::Auc => distance < -allowed,
-            // Fewer rejects and unmatched actions are better too.
-            Signal::Rejected | Signal::Unmatched => distance > allowed,
             _ => distance.abs() > allowed,
         };
         let breach = Breach {

@@ -31,22 +31,45 @@ pub struct GatesConfig {
     /// Raise it when a log that changes a lot raises false alarms.
     #[schemars(range(min = 3.0, max = 100.0))]
     pub max_deviations: f64,
-    /// How many times the largest norm of a row, and the largest change of the dense weights by a batch, of all versions
-    /// before a version may have.
+    /// Whether log-loss and calibration of an interval are also judged for new, warm and hot items alone, where it has enough
+    /// of them.
+    ///
+    /// Turn it off when false alarms name a slice.
+    pub slices: bool,
+    /// How many times the largest norm of a row, and the largest change of the dense weights in as many batches, of all
+    /// versions before a version may have.
     ///
     /// Raise it after raising learning rates.
     #[schemars(range(min = 1.5, max = 1000.0))]
     pub max_growth: f64,
-    /// Least rank correlation of a version's scores with those of the last good one, on the same slates.
+    /// Least rank correlation of a version's scores with those of the reference, a good version of at most 10 batches before,
+    /// on the same slates.
     ///
-    /// Lower it when versions are far apart, as with a slow device.
+    /// Lower it when false alarms name it; what is usual on a log lowers it by itself.
     #[schemars(range(min = -1.0, max = 0.999))]
     pub min_rank_correlation: f64,
-    /// Most that the mean prediction of a task on these slates may change from one version to the next, as a factor.
+    /// Most that the mean prediction of a task on these slates may change from the reference, as a factor.
     ///
-    /// Raise it when versions are far apart.
+    /// Raise it when false alarms name it; what is usual on a log raises it by itself.
     #[schemars(range(min = 1.05, max = 100.0))]
     pub max_level_change: f64,
+    /// Largest population stability index of the scores on these slates, over the tenths of those of the reference.
+    ///
+    /// Raise it when false alarms name it.
+    #[schemars(range(min = 0.05, max = 100.0))]
+    pub max_stability_index: f64,
+    /// Least share of the first five items of these slates that are among the first five of the reference, over slates of
+    /// ten items and more. 0 turns it off.
+    ///
+    /// Lower it when items of your slates are nearly alike.
+    #[schemars(range(min = 0.0, max = 0.999))]
+    pub min_top_overlap: f64,
+    /// How much the log-loss of the model that learns may be above that of the last good version on the same items, as a share
+    /// of it. Beyond it twice in a row, and certainly above, the daemon swaps back.
+    ///
+    /// Raise it when false alarms name `previous_version`.
+    #[schemars(range(min = 0.01, max = 10.0))]
+    pub max_loss_increase: f64,
 }
 
 impl Default for GatesConfig {
@@ -57,9 +80,13 @@ impl Default for GatesConfig {
             interval_samples: 2048,
             warm_up_intervals: 20,
             max_deviations: 8.0,
+            slices: true,
             max_growth: 5.0,
-            min_rank_correlation: 0.9,
+            min_rank_correlation: 0.8,
             max_level_change: 1.5,
+            max_stability_index: 0.75,
+            min_top_overlap: 0.5,
+            max_loss_increase: 0.1,
         }
     }
 }

@@ -6,6 +6,7 @@ use ouzel_sample::{Batch, ReadTotals};
 use serde::{Deserialize, Serialize};
 
 use super::signal::Signal;
+use super::slices::SliceSums;
 use crate::validation::{ScoreChange, Sums, auc, float, score_changes};
 
 /// Stands for a mean of 0.
@@ -18,6 +19,9 @@ pub(super) struct Interval {
     sums: Sums,
     /// Logit and label of each item that was scored.
     scored: Vec<(f32, bool)>,
+    /// Absent in snapshots from before there were slices.
+    #[serde(default)]
+    slices: SliceSums,
     context_values: u64,
     item_values: u64,
     unknown_items: u64,
@@ -66,10 +70,12 @@ impl Interval {
                 ScoreChange::Certain(scored) | ScoreChange::Presumed(scored) => {
                     self.sums.count(scored.logit, scored.label);
                     self.scored.push((scored.logit, scored.label));
+                    self.slices.count(&scored);
                 }
                 ScoreChange::Late(scored) => {
                     self.sums.revise(scored.logit);
                     self.scored.push((scored.logit, true));
+                    self.slices.revise(&scored);
                 }
             }
         }
@@ -131,6 +137,6 @@ impl Interval {
         let known = signals
             .into_iter()
             .filter_map(|(signal, value)| Some((signal, value?)));
-        known.collect()
+        known.chain(self.slices.signals()).collect()
     }
 }

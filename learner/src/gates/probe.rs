@@ -11,8 +11,12 @@ use tch::Device;
 use super::signal::Breach;
 use crate::error::Error;
 
-/// Slates in the probe.
+/// Least number of slates in a full probe.
 const SLATES: usize = 16;
+/// Most slates: so many of one item each.
+const MAX_SLATES: usize = 64;
+/// Candidates of a full probe with fewer slates.
+const MIN_CANDIDATES: usize = 64;
 /// Most candidates of a slate.
 const CANDIDATES: usize = 24;
 /// Batches from one replaced slate to the next, once the probe is full.
@@ -57,7 +61,8 @@ struct RecordedSlate {
 impl Probe {
     /// Takes a slate of the batch if one is due.
     pub fn observe(&mut self, batch: &Batch) {
-        if self.slates.len() >= SLATES && !batch.seq.is_multiple_of(REPLACE_EVERY) {
+        let is_full = self.is_full();
+        if is_full && !batch.seq.is_multiple_of(REPLACE_EVERY) {
             return;
         }
         let groups = batch.samples.chunk_by(|a, b| Arc::ptr_eq(&a.request, &b.request));
@@ -65,13 +70,20 @@ impl Probe {
         let Some(group) = groups.rev().max_by_key(|group| group.len()) else {
             return;
         };
-        if self.slates.len() >= SLATES {
+        if is_full {
             self.slates.pop_front();
         }
         let number = self.n_taken;
         self.n_taken += 1;
         self.slates
             .push_back(ProbeSlate::new(number, group, &batch.vectors));
+    }
+
+    /// Whether a new slate replaces an old one. Short slates are more, so that there is something to compare.
+    fn is_full(&self) -> bool {
+        let n_candidates = || -> usize { self.slates.iter().map(|slate| slate.slate.candidates.len()).sum() };
+        let n = self.slates.len();
+        n >= MAX_SLATES || (n >= SLATES && n_candidates() >= MIN_CANDIDATES)
     }
 
     pub(super) fn slates(&self) -> impl Iterator<Item = &ProbeSlate> {
@@ -194,4 +206,40 @@ fn score(
 ) -> Result<Vec<f32>, Error> {
     let inputs = Inputs::of_shown(&weights.config, std::slice::from_ref(slate), vectors);
     Ok(model.score(&inputs, weights)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use ouzel_sample::SampleKind;
+
+    use super::*;
+    use crate::testing::{batch, sample};
+
+    /// A batch with one slate of `n` items.
+    fn slate(seq: u64, n: u64) -> Batch {
+        let first = sample(seq, 0, SampleKind::Final, false);
+        let items = (0..n).map(|item| Sample {
+            request: Arc::clone(&first.request),
+            ..sample(seq, item, SampleKind::Final, false)
+        });
+        Batch {
+            seq,
+            ..batch(items.collect())
+        }
+    }
+
+    #[test]
+    fn short_slates_are_more_and_a_full_probe_replaces_one_at_intervals() {
+        for (n_items, n_slates) in [(24, SLATES), (2, 32), (1, MAX_SLATES)] {
+            let mut probe = Probe::default();
+            for seq in 1..1000 {
+                probe.observe(&slate(seq, n_items));
+            }
+            assert_eq!(probe.slates.len(), n_slates, "{n_items} items a slate");
+            assert_eq!(
+                probe.n_taken,
+                n_slates as u64 + 999 / REPLACE_EVERY - n_slates as u64 / REPLACE_EVERY
+            );
+        }
+    }
 }

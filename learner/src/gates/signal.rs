@@ -32,6 +32,18 @@ pub enum Signal {
     Unmatched,
     /// Samples per second of event time.
     EventRate,
+    /// `Ne` of items with fewer than 20 earlier impressions.
+    NewItemsNe,
+    /// `Calibration` of these.
+    NewItemsCalibration,
+    /// `Ne` of items with 20 to 999 earlier impressions.
+    WarmItemsNe,
+    /// `Calibration` of these.
+    WarmItemsCalibration,
+    /// `Ne` of items with more.
+    HotItemsNe,
+    /// `Calibration` of these.
+    HotItemsCalibration,
 }
 
 /// The scale of a signal.
@@ -48,7 +60,7 @@ enum Scale {
 
 impl Signal {
     /// All signals.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::LabelRate,
         Self::Ne,
         Self::Calibration,
@@ -62,6 +74,12 @@ impl Signal {
         Self::Actions,
         Self::Unmatched,
         Self::EventRate,
+        Self::NewItemsNe,
+        Self::NewItemsCalibration,
+        Self::WarmItemsNe,
+        Self::WarmItemsCalibration,
+        Self::HotItemsNe,
+        Self::HotItemsCalibration,
     ];
 
     /// Its name in metrics and messages.
@@ -81,13 +99,40 @@ impl Signal {
             Self::Actions => "actions",
             Self::Unmatched => "unmatched",
             Self::EventRate => "event_rate",
+            Self::NewItemsNe => "new_items_ne",
+            Self::NewItemsCalibration => "new_items_calibration",
+            Self::WarmItemsNe => "warm_items_ne",
+            Self::WarmItemsCalibration => "warm_items_calibration",
+            Self::HotItemsNe => "hot_items_ne",
+            Self::HotItemsCalibration => "hot_items_calibration",
         }
     }
 
     /// Whether it compares predictions with outcomes: it says that the model and the data disagree.
     #[must_use]
     pub fn is_quality(self) -> bool {
-        matches!(self, Self::Ne | Self::Calibration | Self::Auc)
+        matches!(self, Self::Ne | Self::Calibration | Self::Auc) || self.is_slice()
+    }
+
+    /// Whether it is of a part of the items.
+    pub(super) fn is_slice(self) -> bool {
+        self.is_slice_ne() || self.is_slice_calibration()
+    }
+
+    fn is_slice_ne(self) -> bool {
+        matches!(self, Self::NewItemsNe | Self::WarmItemsNe | Self::HotItemsNe)
+    }
+
+    fn is_slice_calibration(self) -> bool {
+        matches!(
+            self,
+            Self::NewItemsCalibration | Self::WarmItemsCalibration | Self::HotItemsCalibration
+        )
+    }
+
+    /// Whether only a value above the average is a breach: better than ever is none.
+    pub(super) fn is_cost(self) -> bool {
+        matches!(self, Self::Ne | Self::Rejected | Self::Unmatched) || self.is_slice_ne()
     }
 
     /// The least distance from the average that counts, on the signal's scale: below it a breach would be of no consequence.
@@ -100,13 +145,19 @@ impl Signal {
             Self::UnknownItems | Self::Rejected | Self::Unmatched => 0.2,
             Self::Users | Self::Items => 0.7,
             Self::EventRate => 3.0,
+            // A slice is smaller than an interval, and its noise greater.
+            Self::NewItemsNe | Self::WarmItemsNe | Self::HotItemsNe => 0.2,
+            Self::NewItemsCalibration | Self::WarmItemsCalibration | Self::HotItemsCalibration => 0.7,
         }
     }
 
     fn scale(self) -> Scale {
         match self {
-            Self::Ne | Self::Auc => Scale::Plain,
+            Self::Ne | Self::Auc | Self::NewItemsNe | Self::WarmItemsNe | Self::HotItemsNe => Scale::Plain,
             Self::Calibration
+            | Self::NewItemsCalibration
+            | Self::WarmItemsCalibration
+            | Self::HotItemsCalibration
             | Self::ContextValues
             | Self::ItemValues
             | Self::Users

@@ -1,15 +1,17 @@
-//! The gate of versions: compares a version with the last good one before it serves.
+//! The gate of versions: compares a version with a reference, a good version of a few batches before, before it serves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use ouzel_model::{Model, Weights};
 use ouzel_sample::Batch;
+use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::compare::{mean_probability, rank_correlation, spread};
+use super::compare::spread;
 use super::config::GatesConfig;
 use super::moments::Moments;
 use super::probe::Probe;
+use super::scores::{MIN_CANDIDATES, ProbeLogits, ScoreDistance, UsualDistances, of_task};
 use super::signal::Breach;
 use super::weights::{
     ChangedRows, MIN_ROWS, changed_rows, dense_hash, float_u64, is_dense_finite, relative_change,
@@ -20,12 +22,13 @@ use crate::error::Error;
 const REMEMBERED: usize = 256;
 /// Least spread of log-odds on the probe: below it the order of items is rounding.
 const MIN_SPREAD: f64 = 1e-4;
-/// Good versions before changes of weights are compared with theirs.
+/// References before changes of weights are compared with theirs.
 const MIN_VERSIONS: u64 = 10;
-/// Least number of candidates that scores are compared on.
-const MIN_CANDIDATES: usize = 32;
+/// Batches from one reference to the next. It is the same on every machine, and so is what versions are compared with,
+/// however many versions are published between.
+pub const REFERENCE_EVERY: u64 = 10;
 
-/// What was learned since the last good version: bounds what may have changed.
+/// What was learned since the reference: bounds what may have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
     /// Number of batches.
@@ -44,9 +47,14 @@ impl Learned {
         });
         self.n_rows += rows.sum::<usize>() as u64;
     }
+
+    /// How many times as far the reference is as it should be, at least 1: farther while no version was good.
+    fn span(self) -> f64 {
+        (float_u64(self.n_batches) / float_u64(REFERENCE_EVERY)).max(1.0)
+    }
 }
 
-/// Compares each version with the last good one.
+/// Compares each version with the reference.
 #[derive(Debug)]
 pub struct VersionGate {
     config: GatesConfig,
@@ -54,29 +62,42 @@ pub struct VersionGate {
     good: Option<Good>,
     /// Hashes of the dense weights of the last good versions.
     seen: VecDeque<[u8; 32]>,
-    n_versions: u64,
-    /// Largest relative change of the dense weights by a batch.
+    /// Batches from the reference to the newest of them.
+    seen_at: u64,
+    /// Number of references after the first.
+    n_references: u64,
+    /// Largest relative change of the dense weights from a reference to the next.
     dense_change: f64,
     /// Figures of the tables, in the order of the tables that a version lists.
     rows: Vec<RowFigures>,
+    /// Distances of the scores of references.
+    scores: UsualDistances,
 }
 
-/// The last good version.
+/// The reference.
 #[derive(Debug)]
 struct Good {
     weights: Weights,
-    /// Log-odds on the probe by number of the slate.
-    logits: BTreeMap<u64, Vec<f32>>,
+    logits: ProbeLogits,
 }
 
-/// Norms of the rows of one table, over all good versions.
-#[derive(Clone, Copy, Debug, Default)]
+/// Norms of the rows of one table, over all references.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct RowFigures {
     largest: f64,
-    /// Mean norm of the rows that a version changed.
+    /// Mean norm of the rows that a reference changed.
     mean: Moments,
     /// Norm of the change of these rows over their norm.
     change: Moments,
+}
+
+/// The part in a snapshot.
+#[derive(Serialize, Deserialize)]
+struct State {
+    n_references: u64,
+    dense_change: f64,
+    rows: Vec<RowFigures>,
+    scores: UsualDistances,
 }
 
 /// What was measured of a version, to be kept if it is good.
@@ -84,7 +105,8 @@ struct RowFigures {
 pub struct Measured {
     /// What the gates found; a version without any serves.
     pub breaches: Vec<Breach>,
-    logits: BTreeMap<u64, Vec<f32>>,
+    logits: ProbeLogits,
+    scores: Option<ScoreDistance>,
     hash: [u8; 32],
     dense_change: f64,
     rows: Vec<ChangedRows>,
@@ -99,25 +121,58 @@ impl VersionGate {
             device,
             good: None,
             seen: VecDeque::new(),
-            n_versions: 0,
+            seen_at: 0,
+            n_references: 0,
             dense_change: 0.0,
             rows: Vec::new(),
+            scores: UsualDistances::default(),
         }
     }
 
-    /// The weights of the last good version.
+    /// The weights of the reference.
     #[must_use]
     pub fn good(&self) -> Option<&Weights> {
         self.good.as_ref().map(|good| &good.weights)
     }
 
-    /// Forgets every version, as after a rollback: the next one is checked for itself.
+    /// Forgets the reference, as after a rollback: the next version is checked for itself.
+    pub fn forget_reference(&mut self) {
+        self.good = None;
+        self.seen.clear();
+        self.seen_at = 0;
+    }
+
+    /// What earlier versions were like, as bytes, for a snapshot.
+    #[must_use]
+    pub fn dump(&self) -> Vec<u8> {
+        let state = State {
+            n_references: self.n_references,
+            dense_change: self.dense_change,
+            rows: self.rows.clone(),
+            scores: self.scores.clone(),
+        };
+        serde_json::to_vec(&state).expect("the state is finite numbers")
+    }
+
+    /// Restores what [`dump`](Self::dump) returned. The reference is the next version.
+    ///
+    /// # Errors
+    /// When the bytes are no such state.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
+        let state: State = serde_json::from_slice(bytes)?;
+        self.forget_reference();
+        (self.n_references, self.dense_change) = (state.n_references, state.dense_change);
+        (self.rows, self.scores) = (state.rows, state.scores);
+        Ok(())
+    }
+
+    /// Forgets everything: the next version is the first.
     pub fn reset(&mut self) {
         *self = Self::new(self.config, self.device);
     }
 
-    /// Measures a version that learned `learned` since the last good one. With `is_warm` it is compared with that; before,
-    /// it is only checked for itself.
+    /// Measures a version that learned `learned` since the reference. With `is_warm` it is compared with that; before, it is
+    /// only checked for itself.
     ///
     /// The cost is that of the pages of rows written since, of the dense weights, and of scoring the probe.
     ///
@@ -153,22 +208,28 @@ impl VersionGate {
             self.judge_age(&hash, learned, &mut breaches);
         }
         let logits = self.score(weights, probe)?;
-        self.judge_scores(&logits, weights, is_warm, &mut breaches);
+        let n_tasks = weights.config.n_tasks().max(1);
+        let scores = self.judge_scores(&logits, n_tasks, is_warm.then_some(learned), &mut breaches);
         Ok(Measured {
             breaches,
             logits,
+            scores,
             hash,
-            dense_change: dense_change / float_u64(learned.n_batches.max(1)),
+            dense_change,
             rows,
         })
     }
 
-    /// Takes a version as the last good one.
+    /// Takes a version as the reference.
     pub fn accept(&mut self, weights: Weights, measured: Measured) {
+        self.remember(&measured, Learned::default());
         // The first version has nothing that it changed.
         if self.good.is_some() {
             self.dense_change = self.dense_change.max(measured.dense_change);
-            self.n_versions += 1;
+            self.n_references += 1;
+        }
+        if let Some(distance) = &measured.scores {
+            self.scores.add(distance);
         }
         let is_first = self.good.is_none();
         self.rows.resize(measured.rows.len(), RowFigures::default());
@@ -181,16 +242,21 @@ impl VersionGate {
                 figures.change.add(change);
             }
         }
+        self.good = Some(Good {
+            weights,
+            logits: measured.logits,
+        });
+    }
+
+    /// Remembers a version that serves and is no reference, so that a later copy of it is known.
+    pub fn remember(&mut self, measured: &Measured, learned: Learned) {
+        self.seen_at = learned.n_batches;
         if self.seen.back() != Some(&measured.hash) {
             self.seen.push_back(measured.hash);
         }
         if self.seen.len() > REMEMBERED {
             self.seen.pop_front();
         }
-        self.good = Some(Good {
-            weights,
-            logits: measured.logits,
-        });
     }
 
     fn judge_rows(&self, rows: &[ChangedRows], learned: Learned, breaches: &mut Vec<Breach>) {
@@ -214,7 +280,7 @@ impl VersionGate {
                 .relative_change()
                 .filter(|_| figures.change.n() >= MIN_VERSIONS)
             {
-                let most = growth * figures.change.mean();
+                let most = growth * figures.change.mean() * learned.span();
                 if change > most {
                     breaches.push(Breach::above("row_change", change, most));
                 }
@@ -231,14 +297,14 @@ impl VersionGate {
     }
 
     fn judge_dense(&self, change: f64, learned: Learned, breaches: &mut Vec<Breach>) {
-        let most = self.config.max_growth * self.dense_change * float_u64(learned.n_batches.max(1));
-        if self.n_versions >= MIN_VERSIONS && change > most {
+        let most = self.config.max_growth * self.dense_change * learned.span();
+        if self.n_references >= MIN_VERSIONS && change > most {
             breaches.push(Breach::above("dense_change", change, most));
         }
     }
 
     fn judge_age(&self, hash: &[u8; 32], learned: Learned, breaches: &mut Vec<Breach>) {
-        if learned.n_batches == 0 {
+        if learned.n_batches == self.seen_at {
             return;
         }
         if let Some(age) = self.seen.iter().rev().position(|seen| seen == hash) {
@@ -247,10 +313,10 @@ impl VersionGate {
         }
     }
 
-    /// Log-odds of the version on the probe; fills in those of the last good version for slates that are new.
-    fn score(&mut self, weights: &Weights, probe: &Probe) -> Result<BTreeMap<u64, Vec<f32>>, Error> {
+    /// Log-odds of the version on the probe; fills in those of the reference for slates that are new.
+    fn score(&mut self, weights: &Weights, probe: &Probe) -> Result<ProbeLogits, Error> {
         let mut model = Model::for_inference(weights, self.device)?;
-        let mut logits = BTreeMap::new();
+        let mut logits = ProbeLogits::new();
         for slate in probe.slates() {
             logits.insert(slate.number, slate.score(&mut model, weights)?);
         }
@@ -273,50 +339,30 @@ impl VersionGate {
         Ok(logits)
     }
 
+    /// Checks the scores on the probe, and compares them with those of the reference. Returns their distance.
     fn judge_scores(
         &self,
-        logits: &BTreeMap<u64, Vec<f32>>,
-        weights: &Weights,
-        is_warm: bool,
+        logits: &ProbeLogits,
+        n_tasks: usize,
+        judged: Option<Learned>,
         breaches: &mut Vec<Breach>,
-    ) {
-        let n_tasks = weights.config.n_tasks().max(1);
-        let after: Vec<f32> = logits.values().flatten().copied().collect();
-        if !after.iter().all(|logit| logit.is_finite()) {
+    ) -> Option<ScoreDistance> {
+        if !logits.values().flatten().all(|logit| logit.is_finite()) {
             breaches.push(Breach::stated("finite", "a score on the probe is not"));
-            return;
+            return None;
         }
-        let of_task = |all: &[f32], task: usize| -> Vec<f32> {
-            all.iter().skip(task).step_by(n_tasks).copied().collect()
-        };
-        if !is_warm || after.len() / n_tasks < MIN_CANDIDATES {
-            return;
-        }
-        let primary = of_task(&after, 0);
+        let primary = of_task(logits, 0, n_tasks);
         let found = spread(&primary);
-        if found < MIN_SPREAD {
+        if judged.is_some() && primary.len() >= MIN_CANDIDATES && found < MIN_SPREAD {
             breaches.push(Breach::below("spread", found, MIN_SPREAD));
         }
-        let Some(good) = &self.good else { return };
-        let before: Vec<f32> = good.logits.values().flatten().copied().collect();
-        if before.len() != after.len() {
-            return;
+        let good = self.good.as_ref()?;
+        let distance = ScoreDistance::between(&good.logits, logits, n_tasks)?;
+        if let Some(learned) = judged {
+            self.scores
+                .judge(&self.config, &distance, learned.span(), breaches);
         }
-        let least = self.config.min_rank_correlation;
-        // Without any spread the version above is refused for that; so is one before it.
-        if let Some(found) = rank_correlation(&of_task(&before, 0), &primary)
-            && found < least
-        {
-            breaches.push(Breach::below("rank_correlation", found, least));
-        }
-        for task in 0..n_tasks {
-            let level = |all: &[f32]| mean_probability(of_task(all, task).into_iter());
-            let (before, after) = (level(&before), level(&after));
-            let factor = self.config.max_level_change;
-            if after > before * factor || after < before / factor {
-                breaches.push(Breach::outside("level", after, before / factor, before * factor));
-            }
-        }
+        Some(distance)
     }
 }
 
@@ -324,7 +370,8 @@ impl Measured {
     fn refused(breach: Breach) -> Self {
         Self {
             breaches: vec![breach],
-            logits: BTreeMap::new(),
+            logits: ProbeLogits::new(),
+            scores: None,
             hash: [0; 32],
             dense_change: 0.0,
             rows: Vec::new(),

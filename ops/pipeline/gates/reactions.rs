@@ -6,17 +6,14 @@ use std::sync::atomic::Ordering;
 
 use metrics::{counter, gauge};
 
-use ouzel_learner::gates::{Breach, BreakerEvent, OnBreach};
+use ouzel_learner::gates::{Breach, BreakerEvent, IntervalVerdict, OnBreach, REFERENCE_EVERY};
 use ouzel_learner::model::Weights;
 use ouzel_sample::Batch;
 
-use super::{FLAP_GUARD_MS, Hold, Until};
+use super::{FLAP_GUARD_MS, Gates, Hold, Until};
 use crate::pipeline::control::LearningState;
 use crate::pipeline::learner::Learner;
 use crate::telemetry::metrics::{GATE_HELD, GATE_SWAPS_BACK};
-
-/// Batches between two versions that a replay checks, which publishes none.
-const OBSERVED_EVERY: u64 = 10;
 
 impl Learner {
     /// Shows the gates a batch that was learned, with its logits from before.
@@ -24,38 +21,94 @@ impl Learner {
         let Some(gates) = &mut self.gates else {
             return Ok(());
         };
-        let event = gates.observe(taught, logits);
+        let closed = gates.observe(taught, logits)?;
         if self.outputs.is_none() {
-            return self.observe_only(event.as_ref(), taught.seq);
+            return self.observe_only(closed.map(|(event, _)| event), taught.seq);
         }
+        if taught.seq.is_multiple_of(REFERENCE_EVERY) {
+            self.examine()?;
+        }
+        let Some((event, verdict)) = closed else {
+            return Ok(());
+        };
         match event {
-            None => {}
-            Some(BreakerEvent::Closed { quality: None }) => self.mark_good(),
-            Some(BreakerEvent::Closed {
+            BreakerEvent::Closed { quality: None } => self.judge_interval(&verdict),
+            BreakerEvent::Closed {
                 quality: Some(breach),
-            }) => {
+            } => {
                 tracing::warn!(%breach, "the predictions of an interval disagree with its outcomes");
             }
-            Some(BreakerEvent::Tripped(breach)) => self.data_breach(&breach)?,
-            Some(BreakerEvent::Healed) => self.healed(),
+            BreakerEvent::Tripped(breach) => self.data_breach(&breach)?,
+            BreakerEvent::Healed => self.healed(),
         }
         Ok(())
     }
 
-    /// A replay checks versions at intervals of batches, and goes on whatever it finds.
-    fn observe_only(&mut self, event: Option<&BreakerEvent>, batch: u64) -> anyhow::Result<()> {
+    /// Swaps back if the model that learns is worse than the last good version, of which the present one becomes the next
+    /// otherwise.
+    pub(super) fn judge_interval(&mut self, verdict: &IntervalVerdict) {
+        match verdict {
+            IntervalVerdict::NotWorse => {
+                let held = self
+                    .gates
+                    .as_mut()
+                    .and_then(|gates| gates.hold.take_if(|hold| hold.until == Until::NotWorse));
+                if held.is_some() {
+                    tracing::info!("the model is not worse than the last good version: versions serve again");
+                    self.show_gates();
+                }
+                self.mark_good(true);
+            }
+            IntervalVerdict::Undecided => self.mark_good(false),
+            IntervalVerdict::Worse(breach) => {
+                tracing::warn!(%breach, "the model is worse than the last good version in this interval");
+            }
+            IntervalVerdict::GoBack(breach) => {
+                if self.gates.as_ref().is_none_or(Gates::warns_only) {
+                    tracing::warn!(%breach, "the model is worse than the last good version; it serves on, because gates.on_breach is warn");
+                    return;
+                }
+                let why = format!("the model is worse than the last good version: {breach}");
+                tracing::error!("{why}");
+                self.swap_back(&why, Until::NotWorse);
+                self.stop_if_configured(&why);
+            }
+        }
+    }
+
+    /// A replay checks references only, and goes on whatever it finds.
+    fn observe_only(&mut self, event: Option<BreakerEvent>, batch: u64) -> anyhow::Result<()> {
         let Some(gates) = &mut self.gates else {
             return Ok(());
         };
         if matches!(event, Some(BreakerEvent::Tripped(_))) {
             gates.breaker.accept();
         }
-        if batch.is_multiple_of(OBSERVED_EVERY) {
+        if batch.is_multiple_of(REFERENCE_EVERY) {
             let weights = self.trainer.weights()?;
             let measured = gates.check(&weights)?;
             gates.accept(weights, measured);
         }
         Ok(())
+    }
+
+    /// Checks the present weights at a fixed batch, published or not: as a reference for later versions. Learning stops here
+    /// only, so that it stops at the same batch on every machine.
+    fn examine(&mut self) -> anyhow::Result<()> {
+        self.admit()?;
+        self.stop_if_held();
+        Ok(())
+    }
+
+    /// Stops learning if a version was refused, as configured.
+    pub(super) fn stop_if_held(&mut self) {
+        let why = self.gates.as_ref().and_then(|gates| match &gates.hold {
+            Some(hold) if hold.until == Until::NextGoodVersion => Some(hold.why.clone()),
+            _ => None,
+        });
+        if let Some(why) = why {
+            self.stop_if_configured(&why);
+        }
     }
 
     /// Returns the weights if they may serve now.
@@ -74,7 +127,7 @@ impl Learner {
         let measured = gates.check(&weights)?;
         let breach = measured.breaches.first().cloned();
         let Some(breach) = breach else {
-            gates.accept(weights.clone(), measured);
+            let weights = gates.pass(weights, measured);
             if gates.hold.take().is_some() {
                 tracing::info!("a version passes the gates again: the newest one serves");
                 self.show_gates();
@@ -139,7 +192,8 @@ impl Learner {
     /// Forgets the versions that gates compare with, after the weights were replaced.
     pub(in crate::pipeline) fn weights_replaced(&mut self) {
         if let Some(gates) = &mut self.gates {
-            gates.versions.reset();
+            gates.versions.forget_reference();
+            gates.previous.forget();
             gates.learned = Default::default();
         }
     }
@@ -173,10 +227,9 @@ impl Learner {
             tracing::error!(%breach, "a version does not pass the gates: the last good one serves on");
         }
         gates.hold.get_or_insert(Hold {
-            why: why.clone(),
+            why,
             until: Until::NextGoodVersion,
         });
-        self.stop_if_configured(&why);
         self.show_gates();
     }
 
@@ -204,17 +257,17 @@ impl Learner {
         let flaps = gates
             .swapped_ms
             .is_some_and(|before| now_ms - before < FLAP_GUARD_MS);
-        let until = if flaps { Until::Resumed } else { until };
         gates.swapped_ms = Some(now_ms);
         let is_pinned = outputs.control.state().pinned().is_some();
-        if !is_pinned && let Some(snapshot) = outputs.publisher.swap_back() {
+        let to_compared = until == Until::NotWorse;
+        if !is_pinned && let Some(snapshot) = outputs.publisher.swap_back(to_compared) {
             counter!(GATE_SWAPS_BACK).increment(1);
             gates.report.swaps_back += 1;
             tracing::warn!(snapshot, flaps, "swapped back to the last good version");
         }
         gates.hold = Some(Hold {
             why: why.to_owned(),
-            until,
+            until: if flaps { Until::Resumed } else { until },
         });
         self.show_gates();
     }
@@ -239,10 +292,11 @@ impl Learner {
         self.show_gates();
     }
 
-    fn mark_good(&mut self) {
+    /// Records that the served version is good; with `is_compared`, that the next ones are compared with it.
+    fn mark_good(&mut self, is_compared: bool) {
         let is_held = self.gates.as_ref().is_none_or(|gates| gates.hold.is_some());
         if let Some(outputs) = self.outputs.as_mut().filter(|_| !is_held) {
-            outputs.publisher.mark_good();
+            outputs.publisher.mark_good(is_compared);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use ouzel_learner::Trainer;
-use ouzel_learner::gates::OnBreach;
+use ouzel_learner::gates::{Breach, IntervalVerdict, OnBreach};
 use ouzel_learner::validation::Progressive;
 use ouzel_sample::{EventTime, FeatureState};
 use ouzel_serving::{CheckedRequest, NamedValues, Published, Ranker, Scorer, Version};
@@ -49,7 +49,7 @@ fn learner(on_breach: OnBreach) -> (Learner, Arc<Published<Version>>, Config) {
         .with_gates(Gates::new(&config).unwrap())
         .with_outputs(outputs);
     learner.publish().unwrap();
-    learner.outputs.as_mut().unwrap().publisher.mark_good();
+    learner.outputs.as_mut().unwrap().publisher.mark_good(true);
     (learner, published, config)
 }
 
@@ -130,6 +130,11 @@ fn a_bad_version_does_not_serve_and_stops_learning_until_resumed() {
     let measured = learner.gates.as_mut().unwrap().check(&bad).unwrap();
     learner.version_breach(&measured.breaches[0]);
     assert_eq!(published.version(), number);
+    assert!(
+        learner.is_running(),
+        "a version between two references is only not served"
+    );
+    learner.stop_if_held();
     assert!(!learner.is_running());
     let control = learner.outputs.as_ref().unwrap().control.state().clone();
     assert!(matches!(control.learning(), LearningState::Stopped(why) if why.contains("finite")));
@@ -148,4 +153,41 @@ fn a_daemon_that_only_warns_serves_on() {
     assert!(!serves_good(&published), "the fallback answers for it");
     assert_eq!(until(&learner), None);
     assert!(learner.refuse_snapshot().unwrap().is_none());
+}
+
+#[test]
+fn a_model_that_is_worse_than_the_last_good_version_is_swapped_back_until_it_is_not() {
+    let verdict = IntervalVerdict::GoBack(Breach {
+        gate: "previous_version".to_owned(),
+        detail: None,
+        value: 0.3,
+        limits: (None, Some(0.1)),
+    });
+    let (mut held, published, _) = learner(OnBreach::Hold);
+    held.publish().unwrap();
+    let number = published.version();
+    held.judge_interval(&verdict);
+    assert_eq!(published.version(), number + 1, "the last good version serves");
+    assert_eq!(until(&held), Some(Until::NotWorse));
+    held.publish().unwrap();
+    assert_eq!(published.version(), number + 1, "no newer version does");
+    assert!(held.is_running());
+    held.judge_interval(&IntervalVerdict::NotWorse);
+    assert_eq!(until(&held), None);
+    held.publish().unwrap();
+    assert_eq!(published.version(), number + 2);
+
+    let (mut stopped, published, _) = learner(OnBreach::Stop);
+    stopped.publish().unwrap();
+    let number = published.version();
+    stopped.judge_interval(&verdict);
+    assert_eq!(published.version(), number + 1);
+    assert_eq!(until(&stopped), Some(Until::Resumed));
+    assert!(!stopped.is_running());
+
+    let (mut warned, published, _) = learner(OnBreach::Warn);
+    warned.publish().unwrap();
+    let number = published.version();
+    warned.judge_interval(&verdict);
+    assert_eq!((published.version(), until(&warned)), (number, None));
 }
