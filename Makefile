@@ -4,8 +4,9 @@ PYTHON ?= python3
 # A Python that can import torch, for the PyTorch peers of `make bench`.
 TORCH_PYTHON ?= $(PYTHON)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-# Features of `make build`: TLS to Kafka with the system's OpenSSL, or one built along; FEATURES= builds without TLS.
-FEATURES ?= $(if $(shell pkg-config --exists openssl 2>/dev/null && echo yes),tls,tls-vendored)
+# Features of `make build`: TLS to Kafka with the system's OpenSSL, or one built along, and snapshots in S3; FEATURES= builds
+# without them.
+FEATURES ?= $(if $(shell pkg-config --exists openssl 2>/dev/null && echo yes),tls,tls-vendored),s3
 # Arguments of `make demo`, e.g. ARGS="--data DIR --json".
 ARGS ?=
 # Number of kills, and their seed, in `make verify-long`.

@@ -30,6 +30,7 @@ mod process;
 pub(crate) mod provenance;
 mod publisher;
 pub(crate) mod quarantine;
+pub mod remote;
 pub(crate) mod resume;
 pub mod run;
 pub(crate) mod schema;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::pipeline::candidate::CandidateReport;
 use crate::pipeline::gates::GateReport;
 use crate::pipeline::go_back::ReadAgain;
+use crate::pipeline::remote::RemoteReport;
 
 /// Longest line in either direction, in bytes.
 pub(super) const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -233,4 +234,7 @@ pub struct Status {
     pub epoch: Option<u64>,
     /// How far a standby is behind the other daemon, in batches.
     pub behind: u64,
+    /// How the remote copy of the state directory stands; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteReport>,
 }

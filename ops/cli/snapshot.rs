@@ -54,7 +54,17 @@ pub(crate) struct SnapshotArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotVerb {
     /// List every snapshot, the newest last
-    List,
+    List {
+        /// List those of the remote copy, `snapshot.remote`
+        #[arg(long)]
+        remote: bool,
+    },
+    /// Copy a snapshot of the remote copy into this state directory, with those that it needs. The daemon must be stopped
+    Fetch {
+        /// Id, alias or tag in the remote copy
+        #[arg(value_name = "ID", default_value = "latest")]
+        id: String,
+    },
     /// Show the manifest of a snapshot
     Show {
         /// Id, alias (latest, serving, pinned) or tag

@@ -13,6 +13,7 @@ use crate::admin::{AdminReply, AdminRequest, Client, Status};
 use crate::cli::{LearningArgs, StatusArgs};
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::pause::Pause;
+use crate::pipeline::remote::RemoteReport;
 
 /// Pauses learning, or goes on: by a running daemon, or for the next start.
 pub(super) fn run(args: &LearningArgs, request: &AdminRequest, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -99,6 +100,7 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
         ("pinned", named(&status.pinned)),
         ("learning", learning),
     ];
+    rows.extend(status.remote.as_ref().map(|copy| ("remote", remote(copy))));
     rows.extend(status.gates.held.clone().map(|why| ("held", why)));
     rows.extend(
         status
@@ -119,6 +121,18 @@ fn rows(status: &Status) -> Vec<Vec<String>> {
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
     let candidate = status.candidate.iter().flat_map(candidate::rows);
     rows.chain(candidate).collect()
+}
+
+/// The newest snapshot of the remote copy, and why nothing newer can be sent.
+fn remote(copy: &RemoteReport) -> String {
+    let newest = match (&copy.newest, copy.newest_ms) {
+        (Some(id), Some(ms)) => format!("{}, snapshot {id} of {}", copy.url, output::time(ms)),
+        _ => format!("{}, no snapshot yet", copy.url),
+    };
+    match &copy.failing {
+        Some(why) => format!("{newest}; behind: {why}"),
+        None => newest,
+    }
 }
 
 /// Whether a daemon writes to its state directory or follows the one that does.

@@ -8,6 +8,7 @@ mod dry_run;
 mod lineage;
 mod migrate;
 mod offline;
+mod remote;
 mod text;
 mod transfer;
 mod verdict;
@@ -44,11 +45,18 @@ pub(super) struct StateDir {
 
 /// Runs the command.
 pub(super) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let json = args.json;
+    if let SnapshotVerb::List { remote: true } = &args.verb {
+        return remote::list(&state_config(&args.state)?, json, out);
+    }
     let state = StateDir::find(&args.state)?;
     let store = Store::inspect(&state.dir);
-    let json = args.json;
     match &args.verb {
-        SnapshotVerb::List => list(&store, json, out),
+        SnapshotVerb::List { .. } => list(&store, json, out),
+        SnapshotVerb::Fetch { id } => {
+            state.refuse_daemon("it owns the state directory")?;
+            remote::fetch(&state.config, id, json, out)
+        }
         SnapshotVerb::Show { id } => show(&store, resolve(&store, id)?, json, out),
         SnapshotVerb::Verify { id } => {
             let id = id.as_deref().map(|id| resolve(&store, id)).transpose()?;

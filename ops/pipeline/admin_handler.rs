@@ -20,6 +20,7 @@ use super::go_back::{
     ReadAgain, check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin,
 };
 use super::model_op::ModelOp;
+use super::remote::RemoteStatus;
 use super::run::{CurrentRun, Restart};
 use super::skip::{gap, skip_to_time};
 use super::stages::learn::LearnerRequest;
@@ -44,6 +45,7 @@ pub(crate) struct AdminHandler {
     pub(crate) store: Arc<Store>,
     pub(crate) published: Arc<Published<Version>>,
     pub(crate) candidates: Arc<CandidateSlot>,
+    pub(crate) remote: RemoteStatus,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started: Instant,
@@ -372,6 +374,7 @@ impl AdminHandler {
             role: role_name(&self.store).to_owned(),
             epoch: self.store.epoch(),
             behind: run.status.standby_lag(),
+            remote: self.remote.get(),
         }
     }
 }

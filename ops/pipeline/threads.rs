@@ -2,6 +2,7 @@
 //!
 //! Poll and the listeners react to the shutdown; every other stage ends when its input closes.
 
+mod remote;
 mod restarts;
 
 use std::net::SocketAddr;
@@ -19,10 +20,10 @@ use ouzel_serving::http::EventsApp;
 use ouzel_serving::{
     CandidateSlot, MAX_SHADOW_JOBS, Published, Queue, Scorer, Version, run_shadow, run_worker,
 };
-use ouzel_snapshot::{Error, Fs, RealFs, Store};
+use ouzel_snapshot::Store;
 use ouzel_verify::failpoint::{self, FailPoint};
 
-use super::admin_handler::AdminHandler;
+use super::admin_handler::{AdminHandler, role_name};
 use super::checkpoint::CheckpointWriter;
 use super::contents::Contents;
 use super::control::Control;
@@ -32,6 +33,7 @@ use super::process::{HttpPort, Process, ServedState};
 use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::quarantine::QuarantineFile;
+use super::remote::RemoteStatus;
 use super::run::{CurrentRun, Restart, RunHandles, without_log};
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
@@ -53,6 +55,8 @@ use crate::telemetry::clock::Clock;
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
 
+pub use remote::open_store;
+
 /// A pipeline whose threads run.
 pub struct Running<'a> {
     /// The threads that a new run of the stages leaves alone, and the stages.
@@ -67,30 +71,14 @@ pub struct Running<'a> {
     published: Arc<Published<Version>>,
     /// The place of a candidate beside it.
     candidates: Arc<CandidateSlot>,
+    /// How its remote copy stands.
+    remote: RemoteStatus,
     /// For freshness, the age of snapshots and the audit log. No model depends on it.
     clock: Arc<dyn Clock>,
     /// Ends the present run of the stages.
     stop_stages: Shutdown,
     to_restart: Sender<Restart>,
     restarts: Receiver<Restart>,
-}
-
-/// Opens the state directory of a configuration. A standby opens it for reading only while another daemon writes to it.
-pub fn open_store(config: &Config, is_standby: bool) -> anyhow::Result<Arc<Store>> {
-    let (dir, lease) = (&config.snapshot.dir, config.snapshot.lease.duration());
-    let store = match Store::open_leased(failpoint::file_system(), dir, lease) {
-        Err(Error::Locked { .. } | Error::HeldElsewhere { .. }) if is_standby => {
-            tracing::info!(state = %dir.display(), "another daemon writes: following it");
-            Store::inspect_on(failpoint::file_system(), dir)
-        }
-        opened => opened?,
-    };
-    failpoint::reach(FailPoint::StoreOpened);
-    let local = config.local_dir();
-    RealFs
-        .create_dir_all(local)
-        .with_context(|| format!("cannot create snapshot.local_dir, {}", local.display()))?;
-    Ok(Arc::new(store))
 }
 
 /// Starts every stage on `store`. Steps that can fail come before the first thread. `events` writes the events that clients
@@ -140,12 +128,14 @@ pub fn start<'a>(
         config,
         published,
         candidates: Arc::new(CandidateSlot::new()),
+        remote: RemoteStatus::default(),
         clock,
         stop_stages: Shutdown::new(),
         to_restart: to_restart.clone(),
         restarts,
     };
-    running.keep_lease()?;
+    let copied = running.copy_to_remote()?;
+    running.keep_lease(copied)?;
     // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
     let shared = running.events(events, events_port)?;
     running.serve(port, shared)?;
@@ -171,7 +161,12 @@ pub fn start<'a>(
 }
 
 /// The answer of `GET /v1/status`.
-fn process_state(run: &RunHandles, candidates: &CandidateSlot) -> serde_json::Value {
+fn process_state(
+    run: &RunHandles,
+    candidates: &CandidateSlot,
+    store: &Store,
+    remote: &RemoteStatus,
+) -> serde_json::Value {
     let RunHandles { status, control, .. } = run;
     let learning = control.learning();
     serde_json::json!({
@@ -184,6 +179,10 @@ fn process_state(run: &RunHandles, candidates: &CandidateSlot) -> serde_json::Va
         "batches": status.batches.load(Ordering::Relaxed),
         "event_time_ms": status.event_time().0,
         "gates": status.gates(),
+        "role": role_name(store),
+        "epoch": store.epoch(),
+        "behind": status.standby_lag(),
+        "remote": remote.get(),
         "candidate": status.candidate().map(|report| report.with_counts(candidates)),
     })
 }
@@ -275,22 +274,24 @@ impl<'a> Running<'a> {
         })?;
         let published = Arc::clone(&self.published);
         let (run, candidates) = (self.run.clone(), Arc::clone(&self.candidates));
+        let (store, remote) = (Arc::clone(&self.store), self.remote.clone());
         let state = ServedState {
             model: Arc::new(move || published.served()),
-            status: Arc::new(move || process_state(&run.get(), &candidates)),
+            status: Arc::new(move || process_state(&run.get(), &candidates, &store, &remote)),
         };
         self.process
             .serve(port, queue, state, events, config.serving.clone())
     }
 
     /// Starts the task that keeps the lease of the state directory, or watches it.
-    fn keep_lease(&mut self) -> anyhow::Result<()> {
+    fn keep_lease(&mut self, copied: Option<Shutdown>) -> anyhow::Result<()> {
         let keeper = Keeper {
             store: Arc::clone(&self.store),
             lease: self.config.snapshot.lease.duration(),
             run: self.run.clone(),
             shutdown: self.process.shutdown.clone(),
             last: self.process.supervisor.last().clone(),
+            copied,
             clock: Arc::clone(&self.clock),
         };
         self.process.supervisor.spawn(Task::Lease, move || keeper.run())
@@ -306,6 +307,7 @@ impl<'a> Running<'a> {
             store: Arc::clone(&self.store),
             published: Arc::clone(&self.published),
             candidates: Arc::clone(&self.candidates),
+            remote: self.remote.clone(),
             clock: Arc::clone(&self.clock),
             started: Instant::now(),
         };

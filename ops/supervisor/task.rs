@@ -29,6 +29,8 @@ pub enum Task {
     Admin,
     /// Keeps or watches the lease of the state directory until all others have ended.
     Lease,
+    /// Copies the state directory to a remote place until all others have ended.
+    Remote,
     /// Writes the events of the demo to its broker.
     Feeder,
     /// Sends the rank requests of the demo.
@@ -76,6 +78,7 @@ impl Task {
             Task::Events => "events",
             Task::Admin => "admin",
             Task::Lease => "lease",
+            Task::Remote => "remote",
             Task::Feeder => "feeder",
             Task::Caller => "caller",
             Task::Signals => "signals",
@@ -86,7 +89,7 @@ impl Task {
     /// True if it ends after all others.
     #[must_use]
     pub fn ends_last(self) -> bool {
-        matches!(self, Task::Lease)
+        matches!(self, Task::Lease | Task::Remote)
     }
 
     /// What an end and an error mean.
@@ -109,7 +112,7 @@ impl Task {
             Task::Events => (OnEnd::Drain, OnError::Continue),
             Task::Admin => (OnEnd::Unexpected, OnError::Continue),
             // Another daemon has taken over, or will.
-            Task::Lease => (OnEnd::Unexpected, OnError::Stop),
+            Task::Lease | Task::Remote => (OnEnd::Unexpected, OnError::Stop),
             Task::Feeder => (OnEnd::Drain, OnError::Stop),
             Task::Caller | Task::Signals | Task::Telemetry => (OnEnd::Drain, OnError::Continue),
         }

@@ -15,6 +15,10 @@ ouzel_sample::metric_names! {
         "Records and shown items of the primary task, by outcome.";
     gauge ACTION_COVERAGE = "ouzel_ops_action_coverage_ratio", Count,
         "Matched actions over all actions that were matched or came too late.";
+    gauge REMOTE_AGE = "ouzel_ops_remote_age_seconds", Seconds,
+        "Age of the newest snapshot of the remote copy.";
+    counter REMOTE_FAILURES = "ouzel_ops_remote_failures_total", Count,
+        "Attempts to send to the remote copy that failed; each is made again.";
     gauge SNAPSHOT_AGE_SECONDS = "ouzel_ops_snapshot_age_seconds", Seconds,
         "Time since the last snapshot was written.";
     gauge ITEMS_TO_ENCODE = "ouzel_ops_items_to_encode", Count, "Items whose content waits to be encoded.";

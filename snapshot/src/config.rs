@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::remote::check_url;
 use ouzel_sample::settings::{KeyError, Period, out_of_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,12 @@ pub struct SnapshotConfig {
     ///
     /// Set it to a local disk where a standby shares `dir`.
     pub local_dir: PathBuf,
+    /// Where a copy of snapshots, plan log and audit log is kept for another machine: `s3://BUCKET/PREFIX`, in a build with
+    /// the feature `s3`, or `file:///DIR`. Empty: nowhere. Credentials, endpoint and region of S3 come from the environment
+    /// (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ..).
+    ///
+    /// Set it where the disk of `dir` may be lost with its machine.
+    pub remote: String,
     /// Time without a sign of life after which a standby takes over from this daemon.
     ///
     /// Raise it where the disk or the network of the state directory pauses for seconds.
@@ -64,6 +71,12 @@ impl SnapshotConfig {
     #[must_use]
     pub fn validate(&self) -> Vec<KeyError> {
         let mut errors = out_of_range(self);
+        if let Some(Err(why)) = Some(&self.remote)
+            .filter(|url| !url.is_empty())
+            .map(|url| check_url(url))
+        {
+            errors.push(KeyError::new("remote", why));
+        }
         if self.every.ms() == 0 && self.every_batches == 0 {
             let message =
                 "must be more than 0s where every_batches is 0: a start would read the whole log again";
@@ -78,6 +91,7 @@ impl Default for SnapshotConfig {
         Self {
             dir: PathBuf::from("state"),
             local_dir: PathBuf::new(),
+            remote: String::new(),
             lease: Period::from_secs(3),
             every: Period::from_secs(60),
             every_batches: 0,

@@ -34,3 +34,5 @@ pub use copy::RemoteCopy;
 pub use index::{RemoteIndex, RemoteSnapshot};
 pub use replica::{Replica, SyncReport};
 pub use restore::RemoteRestore;
+
+pub(crate) use bucket::check_url;

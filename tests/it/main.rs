@@ -30,6 +30,7 @@ mod own_broker;
 mod pause;
 mod process;
 mod refusals;
+mod remote;
 mod replay;
 mod rollback_load;
 mod runbook;

@@ -30,6 +30,8 @@ pub(crate) struct Keeper {
     pub(crate) shutdown: Shutdown,
     /// Triggered once no other task runs: until then the last snapshot may be written.
     pub(crate) last: Shutdown,
+    /// Triggered once the last snapshot was copied elsewhere; `None` if nothing is.
+    pub(crate) copied: Option<Shutdown>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -39,7 +41,7 @@ impl Keeper {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut watch = self.store.watch();
         let mut problem = None;
-        while !self.last.wait_timeout((self.lease / BEATS).min(MAX_INTERVAL)) {
+        while !self.is_over((self.lease / BEATS).min(MAX_INTERVAL)) {
             let done = self.keep(&mut watch);
             self.report();
             let Err(error) = done else {
@@ -64,6 +66,15 @@ impl Keeper {
         match self.store.epoch() {
             Some(_) => Ok(self.store.release()?),
             None => Ok(()),
+        }
+    }
+
+    /// Waits at most `limit` until nothing more needs the lease; returns whether that is so.
+    fn is_over(&self, limit: Duration) -> bool {
+        match &self.copied {
+            Some(copied) if !copied.is_triggered() => copied.wait_timeout(limit) && self.last.is_triggered(),
+            // Nothing is copied, or no more: also after an error, which stops the process.
+            _ => self.last.wait_timeout(limit),
         }
     }
 

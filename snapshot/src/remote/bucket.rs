@@ -140,7 +140,7 @@ fn refused(url: &str, why: &str) -> Error {
 }
 
 /// Checks the form of an address.
-fn check_url(url: &str) -> Result<(), &'static str> {
+pub(crate) fn check_url(url: &str) -> Result<(), &'static str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     match url.split_once("://") {
         Some((_, rest)) if rest.contains('@') => Err(
