@@ -1,12 +1,20 @@
-//! Position bias: what the place in a slate adds to each task's log-odds while learning, and what scoring leaves out.
+//! What the place in a slate is worth: learned beside each task's logit, and left out when scoring.
 //!
-//! A sample of position `p` is learned at the logit `z + b_p - m` (Ling et al. 2017, section 3, with the bias in log-odds).
-//! `z` is the logit of the model, which alone is served and validated. The level `m` solves
-//! `sum_p s_p sigmoid(l + b_p - m) = sigmoid(l)` for the share `s_p` of position `p` among the shown items and the log-odds
-//! `l` of the task's labels: an item of the average rate then has that rate on average over the positions, so `z` stays
-//! calibrated. A sample without a position is learned at `z`. `b` learns by Adagrad from the same gradients as `z`, so both
-//! backends learn the same bits.
+//! A sample of position `p` is learned at another logit than the model's `z`, which alone is served and validated:
+//!
+//! - additive (Ling et al. 2017, section 3, with the bias in log-odds): at `z + b_p - m`. The level `m` solves
+//!   `sum_p s_p sigmoid(l + b_p - m) = sigmoid(l)` for the log-odds `l` of the task's labels;
+//! - PAL (Guo et al. 2019): at the log-odds of `e^(b_p - m) sigmoid(z)`, the relative probability of a place to be examined
+//!   times that of an item to be acted on at an average place, see [`examination`]. The level `m` solves
+//!   `sum_p s_p e^(b_p - m) = 1`.
+//!
+//! `s_p` is the share of position `p` among the shown items: an item of the average rate, with PAL any item, then has its rate
+//! on average over the positions, so `z` stays calibrated. A sample without a position is learned at `z`. `b` learns by Adagrad
+//! from the same gradients as `z`, so both backends learn the same bits.
 
+mod examination;
+
+use ouzel_model::{Output, PositionKind};
 use ouzel_sample::{Sample, TaskMap};
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +30,22 @@ const HALVINGS: usize = 20;
 /// Shown items that the level covers: older ones fade.
 const WINDOW: f64 = 20_000.0;
 
-/// The biases of all positions and tasks.
+/// How a position enters the logit that a sample is learned at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Link {
+    /// As a bias in log-odds.
+    #[default]
+    Additive,
+    /// As the logarithm of a factor of the probability.
+    Pal,
+}
+
+/// What each position is worth to each task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PositionBias {
+    #[serde(default, skip_serializing_if = "is_additive")]
+    link: Link,
     n_tasks: usize,
     /// `[n_positions, n_tasks]`
     bias: Vec<f64>,
@@ -35,20 +56,27 @@ pub(crate) struct PositionBias {
 }
 
 impl PositionBias {
-    /// Biases of 0.
-    pub(crate) fn new(n_tasks: usize) -> Self {
-        Self {
+    /// All positions alike, or none if a model of this kind has no positions.
+    pub(crate) fn new(kind: PositionKind, n_tasks: usize) -> Option<Self> {
+        let link = match kind {
+            PositionKind::None => return None,
+            PositionKind::Additive => Link::Additive,
+            PositionKind::Pal => Link::Pal,
+        };
+        Some(Self {
+            link,
             n_tasks,
             bias: vec![0.0; N_POSITIONS * n_tasks],
             squares: vec![1.0; N_POSITIONS * n_tasks],
             shown: vec![0.0; N_POSITIONS],
-        }
+        })
     }
 
     /// Replaces new biases by saved ones. False where only one has biases, or their shapes differ.
     pub(crate) fn restore(new: &mut Option<Self>, saved: Option<Self>) -> bool {
         let shape = |bias: &Self| {
             (
+                bias.link,
                 bias.n_tasks,
                 bias.bias.len(),
                 bias.squares.len(),
@@ -62,7 +90,7 @@ impl PositionBias {
         fits
     }
 
-    /// Takes the biases of the tasks that `known` has, and its counts of shown items.
+    /// Takes what `known` has learned of the tasks that it has, if it is of the same kind, and its counts of shown items.
     pub(crate) fn keep(&mut self, known: &Self, tasks: &TaskMap) {
         let n = self.shown.len() * known.n_tasks;
         let lengths = [known.bias.len(), known.squares.len()];
@@ -70,6 +98,9 @@ impl PositionBias {
             return;
         }
         self.shown.clone_from(&known.shown);
+        if known.link != self.link {
+            return;
+        }
         for (task, former) in tasks.former().enumerate() {
             let Some(former) = former.map(usize::from).filter(|former| *former < known.n_tasks) else {
                 continue;
@@ -81,27 +112,52 @@ impl PositionBias {
         }
     }
 
-    /// Adds to each logit the bias of its sample's position less the level of all, `logits [n_samples, n_tasks]`.
-    /// `prior [n_tasks]` is the log-odds of the tasks' labels.
-    pub(crate) fn add_to(&self, logits: &mut [f32], samples: &[Sample], prior: &[f32]) {
-        let levels = self.levels(prior);
+    /// Replaces each logit of the model by the one that its sample is learned at, `logits [n_samples, n_tasks]`.
+    /// `prior [n_tasks]` is the log-odds of the tasks' labels, and `output` what a logit stands for.
+    pub(crate) fn place(
+        &self,
+        logits: &mut [f32],
+        samples: &[Sample],
+        prior: &[f32],
+        output: Output,
+    ) -> PositionSlopes {
+        let (levels, by_level) = self.levels(prior);
+        let mut slopes = PositionSlopes {
+            by_level,
+            ..PositionSlopes::default()
+        };
         for (sample, logits) in samples.iter().zip(logits.chunks_exact_mut(self.n_tasks)) {
-            let Some(at) = place(sample) else { continue };
-            let bias = self.bias[at * self.n_tasks..].iter().zip(&levels);
-            for (logit, (bias, level)) in logits.iter_mut().zip(bias) {
-                *logit += single(bias - level);
+            let bias = place_of(sample).map(|at| &self.bias[at * self.n_tasks..]);
+            for (task, (logit, level)) in logits.iter_mut().zip(&levels).enumerate() {
+                let bias = bias.map(|bias| bias[task]);
+                let (placed, by_logit, by_bias) = match (self.link, bias) {
+                    (_, None) => (*logit, 1.0, 0.0),
+                    (Link::Additive, Some(bias)) => (*logit + single(bias - level), 1.0, 1.0),
+                    (Link::Pal, Some(bias)) => {
+                        let placed = examination::place(f64::from(*logit), bias - level, output);
+                        (single(placed.logit), placed.by_item, placed.by_place)
+                    }
+                };
+                *logit = placed;
+                slopes.by_logit.push(single(by_logit));
+                slopes.by_bias.push(by_bias);
             }
         }
+        slopes
     }
 
-    /// Learns from the gradients by the logits of a batch, `[n_samples, n_tasks]`, and counts its shown items.
-    pub(crate) fn learn(&mut self, samples: &[Sample], gradients: &[f32]) {
+    /// Learns from the gradients of a batch, and counts its shown items.
+    pub(crate) fn learn(&mut self, samples: &[Sample], gradients: &PositionGradients) {
         let mut sums = vec![0.0; self.bias.len()];
+        for (sum, gradient) in sums.iter_mut().zip(&gradients.by_level) {
+            *sum = *gradient;
+        }
         let mut n_shown = 0.0;
-        for (sample, gradients) in samples.iter().zip(gradients.chunks_exact(self.n_tasks)) {
-            let Some(at) = place(sample) else { continue };
+        let of_samples = gradients.by_bias.chunks_exact(self.n_tasks);
+        for (sample, gradients) in samples.iter().zip(of_samples) {
+            let Some(at) = place_of(sample) else { continue };
             for (sum, gradient) in sums[at * self.n_tasks..].iter_mut().zip(gradients) {
-                *sum += f64::from(*gradient);
+                *sum += gradient;
             }
             if is_first(sample) {
                 self.shown[at] += 1.0;
@@ -116,32 +172,116 @@ impl PositionBias {
         }
     }
 
-    /// The level of the biases of each task, at which the shown positions have the task's rate on average.
-    fn levels(&self, prior: &[f32]) -> Vec<f64> {
+    /// The level of each task, at which the shown positions have the task's rate on average, and its derivatives by the
+    /// biases, `[n_positions, n_tasks]`; empty where a bias learns as if the level were constant.
+    ///
+    /// With the derivatives the gradient by a common factor of all places is 0. It would drift otherwise.
+    fn levels(&self, prior: &[f32]) -> (Vec<f64>, Vec<f64>) {
+        if self.link == Link::Additive {
+            let priors = prior.iter().map(|prior| f64::from(*prior)).enumerate();
+            let levels = priors.map(|(task, prior)| self.additive_level(task, prior));
+            return (levels.collect(), Vec::new());
+        }
+        let levels: Vec<f64> = (0..self.n_tasks)
+            .map(|task| self.mean_examination(task).ln())
+            .collect();
         let n: f64 = self.shown.iter().sum();
-        let of_task = |(task, prior): (usize, &f32)| {
-            let prior = f64::from(*prior);
-            let bias = || self.bias.iter().skip(task).step_by(self.n_tasks);
-            let shown = || self.shown.iter().zip(bias()).filter(|(shown, _)| **shown > 0.0);
-            let (mut low, mut high) = shown().fold((0.0f64, 0.0f64), |(low, high), (_, b)| {
-                (low.min(*b), high.max(*b))
-            });
-            for _ in 0..HALVINGS {
-                let level = 0.5 * (low + high);
-                let rates = shown().map(|(shown, bias)| shown / n * sigmoid(prior + bias - level));
-                match rates.sum::<f64>() > sigmoid(prior) {
-                    true => low = level,
-                    false => high = level,
-                }
+        let of_position = self.bias.chunks_exact(self.n_tasks).zip(&self.shown);
+        let by_level = of_position.flat_map(|(biases, shown)| {
+            let share = if n > 0.0 { shown / n } else { 0.0 };
+            biases
+                .iter()
+                .zip(&levels)
+                .map(move |(bias, level)| share * (bias - level).exp())
+        });
+        let by_level = by_level.collect();
+        (levels, by_level)
+    }
+
+    /// The positions that were shown: how often, and their biases for a task.
+    fn shown(&self, task: usize) -> impl Iterator<Item = (f64, f64)> + Clone + '_ {
+        let biases = self.bias.iter().skip(task).step_by(self.n_tasks);
+        let all = self.shown.iter().copied().zip(biases.copied());
+        all.filter(|(shown, _)| *shown > 0.0)
+    }
+
+    fn additive_level(&self, task: usize, prior: f64) -> f64 {
+        let n: f64 = self.shown.iter().sum();
+        let spread = |(low, high): (f64, f64), (_, bias): (f64, f64)| (low.min(bias), high.max(bias));
+        let (mut low, mut high) = self.shown(task).fold((0.0, 0.0), spread);
+        for _ in 0..HALVINGS {
+            let level = 0.5 * (low + high);
+            let rates = self.shown(task);
+            let rates = rates.map(|(shown, bias)| shown / n * sigmoid(prior + bias - level));
+            match rates.sum::<f64>() > sigmoid(prior) {
+                true => low = level,
+                false => high = level,
             }
-            0.5 * (low + high)
-        };
-        prior.iter().enumerate().map(of_task).collect()
+        }
+        0.5 * (low + high)
+    }
+
+    /// The mean examination of the shown positions for a task.
+    fn mean_examination(&self, task: usize) -> f64 {
+        let n: f64 = self.shown.iter().sum();
+        match n > 0.0 {
+            true => self.shown(task).map(|(shown, bias)| shown / n * bias.exp()).sum(),
+            false => 1.0,
+        }
     }
 }
 
+/// Derivatives of the logits that samples are learned at.
+#[derive(Debug, Default)]
+pub(crate) struct PositionSlopes {
+    /// By the logits of the model, `[n_samples, n_tasks]`.
+    by_logit: Vec<f32>,
+    /// By the biases of the samples' positions, likewise; 0 without a position.
+    by_bias: Vec<f64>,
+    /// Of the level by the biases, `[n_positions, n_tasks]`; empty where it is taken as constant.
+    by_level: Vec<f64>,
+}
+
+/// Gradients by what is learned of positions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PositionGradients {
+    /// By the biases of the samples' positions, `[n_samples, n_tasks]`.
+    by_bias: Vec<f64>,
+    /// Through the level, `[n_positions, n_tasks]` or empty.
+    by_level: Vec<f64>,
+}
+
+impl PositionSlopes {
+    /// Turns gradients by the logits that samples are learned at into those by the logits of the model, and returns those by
+    /// the biases.
+    pub(crate) fn split(self, n_tasks: usize, gradients: &mut [f32]) -> PositionGradients {
+        let by_bias = gradients.iter().zip(&self.by_bias);
+        let by_bias: Vec<f64> = by_bias
+            .map(|(gradient, slope)| f64::from(*gradient) * slope)
+            .collect();
+        for (gradient, slope) in gradients.iter_mut().zip(&self.by_logit) {
+            *gradient *= slope;
+        }
+        // The level is subtracted from the bias.
+        let mut of_level = vec![0.0; n_tasks];
+        for (at, gradient) in by_bias.iter().enumerate() {
+            of_level[at % n_tasks] -= gradient;
+        }
+        let mut by_level = self.by_level;
+        for (at, slope) in by_level.iter_mut().enumerate() {
+            *slope *= of_level[at % n_tasks];
+        }
+        PositionGradients { by_bias, by_level }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_additive(link: &Link) -> bool {
+    *link == Link::Additive
+}
+
 /// The index of a sample's position.
-fn place(sample: &Sample) -> Option<usize> {
+fn place_of(sample: &Sample) -> Option<usize> {
     let position = usize::from(sample.candidate.position?);
     Some(position.min(N_POSITIONS - 1))
 }
@@ -156,73 +296,4 @@ fn single(x: f64) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use ouzel_model::uniform;
-    use ouzel_sample::{Candidate, SampleKind};
-
-    use super::*;
-    use crate::loss::{binary, sigmoid};
-    use crate::testing::sample;
-
-    fn at(position: Option<u16>, y: bool) -> Sample {
-        let first = sample(1, 1, SampleKind::Final, y);
-        Sample {
-            candidate: Arc::new(Candidate {
-                position,
-                ..Candidate::clone(&first.candidate)
-            }),
-            ..first
-        }
-    }
-
-    #[test]
-    fn biases_become_those_of_the_positions_and_the_logit_that_of_the_average_rate() {
-        let truth = [1.0f32, 0.0, -2.0];
-        // The first position is shown as often as the two others together.
-        let shown = [0u16, 0, 1, 2];
-        let rates = shown.map(|position| sigmoid(truth[usize::from(position)]));
-        let rate = rates.iter().sum::<f32>() / 4.0;
-        let prior = [(rate / (1.0 - rate)).ln()];
-        let (mut bias, mut level) = (PositionBias::new(1), 0.0f32);
-        for batch in 0..400u64 {
-            let samples: Vec<Sample> = (0..60u64)
-                .map(|n| {
-                    let lane = usize::try_from(n % 4).unwrap();
-                    at(Some(shown[lane]), uniform(3, batch * 60 + n, 0) < rates[lane])
-                })
-                .collect();
-            let mut logits = vec![level; samples.len()];
-            bias.add_to(&mut logits, &samples, &prior);
-            let gradients = samples.iter().zip(&logits);
-            let gradients =
-                gradients.map(|(sample, z)| binary(*z, sample.labels.get(0) == Some(true)).gradient);
-            let gradients: Vec<f32> = gradients.collect();
-            bias.learn(&samples, &gradients);
-            level -= 0.01 * gradients.iter().sum::<f32>() / 6.0;
-        }
-        assert!((level - prior[0]).abs() < 0.1, "{level}, expected {prior:?}");
-        let mut learned = vec![level; 4];
-        let positions = [Some(0), Some(1), Some(2), None].map(|position| at(position, true));
-        bias.add_to(&mut learned, &positions, &prior);
-        for (found, expected) in learned.iter().zip([1.0, 0.0, -2.0, prior[0]]) {
-            assert!((found - expected).abs() < 0.3, "{learned:?}");
-        }
-    }
-
-    #[test]
-    fn samples_without_a_position_change_nothing_and_far_positions_share_one() {
-        let mut bias = PositionBias::new(2);
-        let new = bias.clone();
-        bias.learn(&[at(None, true)], &[0.5, 0.5]);
-        assert_eq!(bias, new);
-        let far = [at(Some(63), true), at(Some(u16::MAX), true)];
-        bias.learn(&far[..1], &[-0.5, 0.5]);
-        let mut logits = [0.0; 4];
-        bias.add_to(&mut logits, &far, &[0.0, 0.0]);
-        assert_eq!(logits[..2], logits[2..]);
-        let text = serde_json::to_string(&bias).unwrap();
-        assert_eq!(serde_json::from_str::<PositionBias>(&text).unwrap(), bias);
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use ouzel_sample::{Batch, Id, N_DENSE, Sample, VectorMap};
 use crate::clip::Clipped;
 use crate::error::Error;
 use crate::objective::Objective;
+use crate::position::PositionBias;
 use crate::prior::{RequestPriors, is_first};
 use crate::trainer::Trainer;
 use crate::update::Learned;
@@ -263,14 +264,15 @@ impl Trainer {
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);
         let unplaced = outputs.logits.clone();
-        if let Some(position) = &self.position {
-            position.add_to(&mut outputs.logits, samples, &self.weights.prior);
-        }
+        let (prior, output) = (&self.weights.prior, self.weights.config.output);
+        let place = |position: &PositionBias| position.place(&mut outputs.logits, samples, prior, output);
+        let slopes = self.position.as_ref().map(place);
         let compared = self.shown_logits.compared(samples, &outputs.logits);
-        let loss = objective.loss(samples, &outputs, &compared);
+        let mut loss = objective.loss(samples, &outputs, &compared);
+        let n_tasks = self.weights.config.n_tasks();
+        let by_position = slopes.map(|slopes| slopes.split(n_tasks, &mut loss.logits));
         outputs.logits = unplaced;
         // Predictions leave the position out, and are those of the slate as it was shown.
-        let n_tasks = self.weights.config.n_tasks();
         for (at, logits) in hidden.iter().zip(shown.chunks_exact(n_tasks)) {
             outputs.logits[at * n_tasks..][..n_tasks].copy_from_slice(logits);
         }
@@ -292,8 +294,9 @@ impl Trainer {
             loss: loss.value,
         };
         let updated = self.update(learned, gradients.map_err(failed)?)?;
-        if let Some(position) = self.position.as_mut().filter(|_| updated.is_learned) {
-            position.learn(samples, &loss.logits);
+        let position = self.position.as_mut().filter(|_| updated.is_learned);
+        if let Some((position, gradients)) = position.zip(by_position) {
+            position.learn(samples, &gradients);
         }
         let max = self.config.max_rows;
         let is_full = self.weights.tables_mut().any(|table| table.n_live() > max);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use ouzel_model::{
-    Feature, FeatureNorm, Inputs, Model, ModelConfig, PositionKind, Table, WeightGroup, Weights, add_scaled,
+    Feature, FeatureNorm, Inputs, Model, ModelConfig, Table, WeightGroup, Weights, add_scaled,
 };
 use ouzel_sample::{Batch, Candidate, ShownSlate, VectorMap};
 use tch::Device;
@@ -41,7 +41,7 @@ pub struct Trainer {
     pub(crate) dense: DenseOptimizer,
     pub(crate) prior: Prior,
     pub(crate) calibrator: Calibrator,
-    /// Biases of positions, if the model has them.
+    /// What positions are worth, if the model learns it.
     pub(crate) position: Option<PositionBias>,
     pub(crate) next_batch: u64,
     /// Number of samples learned from.
@@ -130,10 +130,7 @@ impl Trainer {
             0
         };
         let model_config = &weights.config;
-        let position = match model_config.position {
-            PositionKind::None => None,
-            PositionKind::Additive => Some(PositionBias::new(model_config.n_tasks())),
-        };
+        let position = PositionBias::new(model_config.position, model_config.n_tasks());
         Ok(Self {
             mixture: Mixture::new(weights.config.members.len() + 1),
             members: Vec::new(),

@@ -85,10 +85,13 @@ pub struct ModelConfig {
     ///
     /// Set it when requests are scored with the items that are shown together.
     pub pool_slate: bool,
-    /// Whether the place in the slate is learned: `additive` learns a bias of each position and task, which scoring leaves
-    /// out, so that an item is not judged by where it was shown. Positions come from `items[].position` of impressions.
+    /// Whether the place in the slate is learned, and left out when scoring, so that an item is not judged by where it was
+    /// shown: `additive` learns a bias of each position and task, `pal` the relative probability that a position is
+    /// examined.
+    /// Positions come from `items[].position` of impressions.
     ///
-    /// Set it to `additive` where items are shown in a list whose first places are seen more.
+    /// Set it where items are shown in a list whose first places are seen more: to `pal` where a place takes the same share of
+    /// the clicks from all items, to `additive` where it shifts their log-odds.
     #[serde(skip_serializing_if = "is_default")]
     pub position: PositionKind,
     /// Low-rank adapters, which learn in place of the base once it is frozen.
@@ -212,6 +215,9 @@ pub enum PositionKind {
     None,
     /// A bias of each position and task is added to the logit while learning, and left out when scoring.
     Additive,
+    /// While learning, an outcome is as likely as that its position is examined, relative to the mean, times that the item is
+    /// acted on at an average position. Scoring leaves the first out.
+    Pal,
 }
 
 /// Precision of the factors of matrix products. Weights, sums and optimizer state are always `f32`. The `cpu` backend

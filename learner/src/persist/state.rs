@@ -45,7 +45,7 @@ pub(super) struct TrainerState {
     /// Per task: its calibration line, if calibration is on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) calibration: Vec<Line>,
-    /// Biases of positions, if the model has them.
+    /// What positions are worth, if the model learns it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) position: Option<PositionBias>,
     /// Event time by which rows expire, if they do.

@@ -6,8 +6,9 @@ use ouzel_sample::{
     Batch, Batcher, EventTime, FeatureConfig, FeatureQuery, FeatureState, Id, Impression, ShownItem,
     ShownSlate, VectorMap,
 };
+use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
-use crate::world::show;
+use crate::world::{show, unpredicted};
 
 /// Probability of a click by position, whatever the item.
 const RATES: [f32; 4] = [0.5, 0.1, 0.05, 0.02];
@@ -95,9 +96,55 @@ fn equally_good_items_score_alike_wherever_they_were_shown() {
     for counters in [false, true] {
         let ([first, second], _) = learned(PositionKind::None, counters);
         assert!(first > 2.0 * second, "without positions: {first} {second}");
-        let ([first, second], calibration) = learned(PositionKind::Additive, counters);
-        println!("{first} {second}, calibration {calibration}");
-        assert!(first < 1.1 * second && second < 1.1 * first, "{first} {second}");
-        assert!((calibration - 1.0).abs() < 0.1, "{calibration}");
+        for position in [PositionKind::Additive, PositionKind::Pal] {
+            let ([first, second], calibration) = learned(position, counters);
+            println!("{position:?}: {first} {second}, calibration {calibration}");
+            assert!(
+                first < 1.1 * second && second < 1.1 * first,
+                "{position:?}: {first} {second}"
+            );
+            assert!((calibration - 1.0).abs() < 0.1, "{position:?}: {calibration}");
+        }
     }
+}
+
+#[test]
+fn examination_is_learned_alike_on_both_backends_and_restored_to_the_bit() {
+    let model = ModelConfig {
+        position: PositionKind::Pal,
+        ..ModelConfig::default()
+    };
+    let learner = LearnerConfig::default();
+    let batches = log(&FeatureState::new(FeatureConfig::default()));
+    let (first, second) = batches.split_at(batches.len() / 2);
+    let new = || Trainer::new(model.clone(), learner.clone()).unwrap();
+    let (mut cpu, mut torch) = (new(), new().on_torch().unwrap());
+    for batch in first {
+        unpredicted(std::slice::from_ref(batch));
+        let [one, other] = [&mut cpu, &mut torch].map(|trainer| trainer.step(batch).unwrap());
+        assert!((one.loss - other.loss).abs() < 1e-3, "{one:?} {other:?}");
+        for (one, other) in one.logits.iter().zip(&other.logits) {
+            assert!((one - other).abs() < 2e-3, "{one} {other}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut draft = Draft::new(None, 0, Fingerprint::default(), CheckpointMeta::default());
+    cpu.save(&mut draft).unwrap();
+    let snapshot = store.read(store.write(&draft).unwrap()).unwrap();
+    let mut restored = Trainer::load(&snapshot, &model, learner.clone()).unwrap();
+    for batch in second {
+        unpredicted(std::slice::from_ref(batch));
+        let [one, other] = [&mut cpu, &mut restored].map(|trainer| trainer.step(batch).unwrap());
+        assert_eq!(one.logits, other.logits);
+    }
+    assert_eq!(cpu.hash().unwrap(), restored.hash().unwrap());
+    let additive = ModelConfig {
+        position: PositionKind::Additive,
+        ..model
+    };
+    let refused = Trainer::load(&snapshot, &additive, learner)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("model.position"), "{refused}");
 }
