@@ -111,7 +111,8 @@ fn the_extracting_gru_is_that_of_libtorch() {
         }
     }
     // Without a history there is no state.
-    assert_eq!(f64::try_from(ours.narrow(0, 4, 4).abs().max()).unwrap(), 0.0);
+    let largest = f64::try_from(ours.narrow(0, 4, 4).abs().max()).unwrap();
+    assert!(largest < f64::MIN_POSITIVE, "{largest}");
 }
 
 /// A matrix times a vector, plus a bias.
