@@ -3,11 +3,17 @@
 //! A rule names a user, an item, a range of event time or the value of a field of the record; an event that fits every
 //! condition of a rule is not learned. Its record keeps its place in the order, so every other event is joined as if the
 //! excluded ones had never been written. Catalog records are never excluded.
+//!
+//! Behind a join tier the rules apply to its results. An impression that is excluded takes its outcomes with it, since the
+//! receiver knows no impression that they could belong to; an action on an impression before the range of event time is
+//! part of that impression's outcome, and stays.
 
 use std::fmt;
 
 use metrics::counter;
-use ouzel_sample::{Event, EventTime, Id, IdKind, IdSpace, Record, Reject, RejectReason};
+use ouzel_sample::{
+    Action, Event, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, Record, Reject, RejectReason,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -59,6 +65,20 @@ impl QuarantineRule {
         self.field
             .as_deref()
             .map_or(Ok(()), |field| RecordPath::parse(field).map(|_| ()))
+    }
+
+    /// Checks that the rule can be applied to the results of a join tier.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check_behind_tier(&self) -> Result<(), String> {
+        match &self.field {
+            None => Ok(()),
+            Some(field) => Err(format!(
+                "behind a join tier no event is excluded by a field, here {field}: the results of the tier have no fields \
+                 of records"
+            )),
+        }
     }
 }
 
@@ -168,8 +188,6 @@ impl CompiledRule {
         event: Event,
         value: &mut ParsedOnce<'_>,
     ) -> Result<Event, Reject> {
-        let fits_time = |ts: EventTime| self.from <= ts && ts < self.to;
-        let fits_user = |user: Id| self.user.is_none_or(|known| known == user);
         let mut fits_field = || {
             self.field.as_ref().is_none_or(|(path, expected)| {
                 let found = path.text(value.of(record), Metadata::of(record, topic));
@@ -177,31 +195,29 @@ impl CompiledRule {
             })
         };
         match event {
-            Event::Impression(mut impression) if fits_time(impression.ts) && fits_user(impression.user) => {
-                let is_excluded = |item: Id| self.item.is_none_or(|known| known == item);
-                if impression.items.iter().any(|shown| is_excluded(shown.item)) && fits_field() {
-                    let n_shown = impression.items.len();
-                    impression.items.retain(|shown| !is_excluded(shown.item));
-                    if impression.items.is_empty() {
-                        return Err(self.reject());
-                    }
-                    counter!(QUARANTINED_ITEMS).increment((n_shown - impression.items.len()) as u64);
-                }
+            Event::Impression(mut impression) => {
+                self.exclude_items(&mut impression, fits_field)?;
                 Ok(Event::Impression(impression))
             }
             Event::Action(action) => {
-                let fits_item = self.item.is_none_or(|known| known == action.item);
-                if fits_time(action.ts) && fits_user(action.user) && fits_item && fits_field() {
+                if self.fits_action(&action) && fits_field() {
                     return Err(self.reject());
                 }
                 Ok(Event::Action(action))
             }
+            Event::JoinRecord(mut record) => {
+                match &mut record.event {
+                    JoinEvent::Shown { impression, .. } => self.exclude_items(impression, || true)?,
+                    JoinEvent::LateAction { action, .. } if self.fits_action(action) => {
+                        return Err(self.reject());
+                    }
+                    _ => {}
+                }
+                Ok(Event::JoinRecord(record))
+            }
             Event::Actions(mut actions) => {
                 if fits_field() {
-                    actions.retain(|action| {
-                        let fits_item = self.item.is_none_or(|known| known == action.item);
-                        !(fits_time(action.ts) && fits_user(action.user) && fits_item)
-                    });
+                    actions.retain(|action| !self.fits_action(action));
                 }
                 match actions.is_empty() {
                     true => Err(self.reject()),
@@ -210,6 +226,41 @@ impl CompiledRule {
             }
             other => Ok(other),
         }
+    }
+
+    fn fits(&self, ts: EventTime, user: Id) -> bool {
+        (self.from..self.to).contains(&ts) && self.user.is_none_or(|known| known == user)
+    }
+
+    fn fits_item(&self, item: Id) -> bool {
+        self.item.is_none_or(|known| known == item)
+    }
+
+    /// Whether an action is excluded, its record's field apart.
+    fn fits_action(&self, action: &Action) -> bool {
+        self.fits(action.ts, action.user) && self.fits_item(action.item)
+    }
+
+    /// Removes the excluded items of an impression.
+    ///
+    /// # Errors
+    /// When none is left.
+    fn exclude_items(
+        &self,
+        impression: &mut Impression,
+        fits_field: impl FnOnce() -> bool,
+    ) -> Result<(), Reject> {
+        let shows = || impression.items.iter().any(|shown| self.fits_item(shown.item));
+        if !self.fits(impression.ts, impression.user) || !shows() || !fits_field() {
+            return Ok(());
+        }
+        let n_shown = impression.items.len();
+        impression.items.retain(|shown| !self.fits_item(shown.item));
+        if impression.items.is_empty() {
+            return Err(self.reject());
+        }
+        counter!(QUARANTINED_ITEMS).increment((n_shown - impression.items.len()) as u64);
+        Ok(())
     }
 
     fn reject(&self) -> Reject {

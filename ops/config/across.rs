@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ouzel_ingest::PayloadFormat;
-use ouzel_ingest::join::{JoinBy, JoinSource};
-use ouzel_ingest::mapping::FieldSource;
+use ouzel_ingest::join::JoinSource;
 use ouzel_learner::model::SequenceKind;
 use ouzel_sample::Stream;
 use ouzel_sample::settings::{KeyError, out_of_range};
@@ -43,8 +42,6 @@ pub(super) fn validate(config: &Config) -> Vec<KeyError> {
     }
     errors.extend(config.learner_config().pooling(&model));
     errors.extend(history(config));
-    errors.extend(several_actions(config));
-    errors.extend(by_user_item(config));
     errors.extend(bodies(config));
     errors.extend(registry(config));
     errors.extend(late_records(config));
@@ -100,29 +97,6 @@ fn history(config: &Config) -> impl Iterator<Item = KeyError> {
         KeyError::new(
             key,
             format!("must be at most features.history_len, {longest}, not {len}"),
-        )
-    })
-}
-
-/// The state that a moved partition needs to attribute actions by user and item is not rebuilt exactly.
-fn by_user_item(config: &Config) -> Option<KeyError> {
-    (config.join.source == JoinSource::Tier && config.join.by == JoinBy::UserItem).then(|| {
-        KeyError::new(
-            "join.by",
-            "must be \"request\" with join.source = \"tier\": a process that takes over a partition could count a late action \
-             without a request again",
-        )
-    })
-}
-
-/// A join tier tells its records apart by their offset.
-fn several_actions(config: &Config) -> Option<KeyError> {
-    let is_one = config.events.actions.items == FieldSource::default();
-    (config.join.source == JoinSource::Tier && !is_one).then(|| {
-        KeyError::new(
-            "events.actions.items",
-            "must be unset with join.source = \"tier\", which joins one action of a record: let the producer write one record \
-             for each item",
         )
     })
 }

@@ -213,9 +213,9 @@ impl AdminHandler {
 
     /// Excludes events from learning and reads the log again without them.
     fn quarantine(&self, rule: QuarantineRule, again: &ReadAgain, note: String) -> anyhow::Result<Changed> {
-        rule.check().map_err(|why| anyhow!(why))?;
         let kafka = self.kafka.as_ref();
-        check_can_quarantine(kafka.is_some_and(|kafka| kafka.streams.contains(&Stream::Samples)))?;
+        let is_behind_tier = kafka.is_some_and(|kafka| kafka.streams.contains(&Stream::Samples));
+        check_can_quarantine(&rule, is_behind_tier)?;
         let id = snapshot_before(&self.store, &rule, again)?;
         if let Some(id) = id {
             self.readable(&id.to_string())?;

@@ -46,15 +46,16 @@ pub(crate) fn unpin(
     Ok(vec![format!("snapshot {pinned} is no longer pinned")])
 }
 
-/// Refuses a quarantine behind a join tier, which has joined the events before this process reads them.
-pub(crate) fn check_can_quarantine(is_behind_tier: bool) -> anyhow::Result<()> {
-    if !is_behind_tier {
-        return Ok(());
+/// Refuses a rule that cannot be applied to what this process reads: the results of a join tier, or the events.
+pub(crate) fn check_can_quarantine(rule: &QuarantineRule, is_behind_tier: bool) -> anyhow::Result<()> {
+    rule.check().map_err(|why| anyhow!(why))?;
+    match is_behind_tier {
+        true => rule
+            .check_behind_tier()
+            .map_err(|why| anyhow!(why))
+            .hint("name users, items or times instead: --user, --item, --from, --to"),
+        false => Ok(()),
     }
-    Err(anyhow!(
-        "a quarantine cannot exclude events behind a join tier, which has joined them already"
-    ))
-    .hint("`ouzel snapshot rollback ID --skip-to now` gives up everything that was learned since a snapshot")
 }
 
 /// Excludes the events of `rule` from learning, and moves `latest` back to `again`. Returns what else was changed.

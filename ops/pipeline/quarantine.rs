@@ -10,6 +10,7 @@ use ouzel_sample::IdSpace;
 use ouzel_snapshot::Store;
 
 use super::state_file;
+use crate::error::ErrorExt;
 
 /// One entry of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,18 @@ impl QuarantineFile {
     pub(crate) fn compile(&self, ids: IdSpace) -> anyhow::Result<Quarantine> {
         let rules: Vec<QuarantineRule> = self.entries.iter().map(|entry| entry.rule.clone()).collect();
         Quarantine::new(&rules, ids).map_err(|why| anyhow!("{}: {why}", self.path.display()))
+    }
+
+    /// Checks that every rule can be applied to the results of a join tier.
+    pub(crate) fn check_behind_tier(&self) -> anyhow::Result<()> {
+        for entry in &self.entries {
+            entry
+                .rule
+                .check_behind_tier()
+                .map_err(|why| anyhow!("{}: {why}", self.path.display()))
+                .hint("remove the rule from the file, or read the events without a tier")?;
+        }
+        Ok(())
     }
 
     /// The rules as text, for manifests.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 use metrics::counter;
+use ouzel_ingest::join::JoinSource;
 use ouzel_ingest::plan::{PlanEntry, PlanLog};
 
 use ouzel_ingest::{
@@ -194,6 +195,9 @@ fn with_quarantine(decoder: Decoder, store: &Store, config: &Config) -> anyhow::
     let quarantine = QuarantineFile::read(store.root())?;
     for rule in quarantine.texts() {
         tracing::warn!(rule, "events in quarantine are not learned");
+    }
+    if config.join.source == JoinSource::Tier {
+        quarantine.check_behind_tier()?;
     }
     Ok(decoder.with_quarantine(quarantine.compile(config.id_space())?))
 }

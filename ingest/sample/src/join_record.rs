@@ -51,6 +51,8 @@ pub enum JoinEvent {
     LateAction {
         /// The action.
         action: Action,
+        /// As in [`AttributedAction`].
+        part: u16,
         /// As in [`JoinEvent::Outcome`].
         resolved_before: i64,
     },
@@ -67,6 +69,8 @@ pub struct AttributedAction {
     pub ts: EventTime,
     /// Offset of its record in the actions partition.
     pub offset: i64,
+    /// Its place among the actions of the record, from 0.
+    pub part: u16,
     /// As in [`Action`].
     pub value: Option<f32>,
 }

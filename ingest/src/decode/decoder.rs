@@ -401,8 +401,18 @@ fn key_id(key: &[u8]) -> Option<String> {
     text_of(id).map(Cow::into_owned)
 }
 
+/// Actions of one record: the join tier tells them apart by a 16-bit number.
+const MAX_ACTIONS: usize = 1 << 16;
+
 /// The event of a record; the actions of an order are one.
 fn one_event(mut events: Vec<Event>) -> Result<Event, Reject> {
+    if events.len() > MAX_ACTIONS {
+        let detail = format!(
+            "{} actions; at most {MAX_ACTIONS} are read of one record",
+            events.len()
+        );
+        return Err(Reject::new(RejectReason::TooMany, detail));
+    }
     if events.len() > 1 {
         let actions: Vec<Action> = events
             .into_iter()

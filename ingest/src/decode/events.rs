@@ -35,7 +35,7 @@ impl Decoder {
             shown.len(),
             "items in the slate",
         )?;
-        let mut unread = wire.unread();
+        let mut unread = wire::names(&wire.unread);
         let mut items = Vec::with_capacity(shown.len());
         for (i, shown) in shown.iter().enumerate() {
             let item = self.id(IdKind::Item, "item_id", shown.item_id.as_ref());
@@ -98,7 +98,7 @@ impl Decoder {
             task,
             value: wire.value,
         };
-        Ok((Event::Action(action), wire.unread()))
+        Ok((Event::Action(action), wire::names(&wire.unread)))
     }
 
     pub(super) fn deletion(&self, wire: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
@@ -106,7 +106,7 @@ impl Decoder {
             item: self.id(IdKind::Item, "item_id", wire.item_id.as_ref())?,
             ts: self.event_time(wire.ts_ms, timestamp_ms)?,
         };
-        Ok((Event::Deletion(deletion), wire.unread()))
+        Ok((Event::Deletion(deletion), wire::names(&wire.unread)))
     }
 
     pub(super) fn item(&self, wire: &wire::Item<'_>, timestamp_ms: Option<i64>) -> Parsed {
@@ -141,7 +141,7 @@ impl Decoder {
             image: is_given("image", wire.image.is_some()).then_some(image),
             vectors: self.vectors(wire.vectors.as_ref())?,
         };
-        let mut unread = wire.unread();
+        let mut unread = wire::names(&wire.unread);
         unread.extend(self.unread_vectors(&update.vectors));
         let n_values = update
             .categories
@@ -154,17 +154,17 @@ impl Decoder {
                 .iter()
                 .map(|(_, change)| n_values(change))
                 .sum::<usize>();
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            n_values,
-            "attributes",
-        )?;
+        self.check_attributes(n_values, "attributes")?;
         let event = match is_partial {
             true => Event::ItemUpdate(Box::new(update)),
             false => Event::Item(Box::new(update.apply(None))),
         };
         Ok((event, unread))
+    }
+
+    /// Refuses more attribute values than are allowed.
+    pub(super) fn check_attributes(&self, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
+        check_count(self.config.max_attributes, "max_attributes", n, what)
     }
 
     /// Hashed texts of a field, without empty ones.
@@ -230,12 +230,7 @@ impl Decoder {
         pairs: Option<&Features<'_>>,
     ) -> Result<ShownFeatures, Reject> {
         let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            pairs.len(),
-            format_args!("names in `{field}`"),
-        )?;
+        self.check_attributes(pairs.len(), format_args!("names in `{field}`"))?;
         let (mut values, mut numbers) = (Vec::with_capacity(pairs.len()), Vec::new());
         for (name, of_name) in pairs {
             match self.number(scope, field, (&**name, of_name))? {
@@ -246,12 +241,7 @@ impl Decoder {
         values.sort_unstable();
         values.dedup();
         sort_numbers(&mut numbers);
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            values.len(),
-            format_args!("values in `{field}`"),
-        )?;
+        self.check_attributes(values.len(), format_args!("values in `{field}`"))?;
         Ok(ShownFeatures { values, numbers })
     }
 
@@ -366,7 +356,7 @@ fn not_finite(detail: impl Into<String>) -> Reject {
     Reject::new(RejectReason::NonFinite, detail)
 }
 
-pub(super) fn check_count(max: usize, key: &str, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
+fn check_count(max: usize, key: &str, n: usize, what: impl fmt::Display) -> Result<(), Reject> {
     if n <= max {
         return Ok(());
     }

@@ -3,7 +3,6 @@
 use ouzel_sample::{FeatureChange, Id, NumberScope, Reject};
 
 use super::decoder::{Decoder, HashValue};
-use super::events::check_count;
 use super::wire::Features;
 
 impl Decoder {
@@ -15,12 +14,7 @@ impl Decoder {
         pairs: Option<&Features<'_>>,
     ) -> Result<Vec<(Id, FeatureChange)>, Reject> {
         let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            pairs.len(),
-            "names in `features`",
-        )?;
+        self.check_attributes(pairs.len(), "names in `features`")?;
         let mut changes: Vec<(Id, FeatureChange)> = Vec::with_capacity(pairs.len());
         for (name, of_name) in pairs {
             let id = self.ids.number(scope, name);

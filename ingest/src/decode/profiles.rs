@@ -3,7 +3,6 @@
 use ouzel_sample::{Event, IdKind, IdSpace, NumberScope, ProfileUpdate};
 
 use super::decoder::{Decoder, Parsed};
-use super::events::check_count;
 use super::feature_changes::n_values;
 use super::wire;
 
@@ -17,12 +16,7 @@ impl Decoder {
         // Numbers of a user are numbers of the user's requests.
         let features = self.feature_changes(NumberScope::Context, IdSpace::profile_attribute, given)?;
         let n_values = features.iter().map(|(_, change)| n_values(change)).sum();
-        check_count(
-            self.config.max_attributes,
-            "max_attributes",
-            n_values,
-            "attributes",
-        )?;
+        self.check_attributes(n_values, "attributes")?;
         let is_partial = wire.partial == Some(true) && !is_deletion;
         let update = ProfileUpdate {
             user,
@@ -31,6 +25,6 @@ impl Decoder {
             features,
             is_deletion,
         };
-        Ok((Event::Profile(Box::new(update)), wire.unread()))
+        Ok((Event::Profile(Box::new(update)), wire::names(&wire.unread)))
     }
 }

@@ -58,6 +58,11 @@ pub(super) struct Pairs<'a, V>(pub(super) Vec<(Text<'a>, V)>);
 /// Values by name: strings, numbers, booleans, or lists of them.
 pub(super) type Features<'a> = Pairs<'a, OneOrMany<Scalar<'a>>>;
 
+/// Names of fields as texts of their own.
+pub(super) fn names(fields: &[Text<'_>]) -> Vec<String> {
+    fields.iter().map(|name| (**name).to_owned()).collect()
+}
+
 /// Declares an object of the event format: its fields, and fields that are accepted and not read. The names of others are
 /// kept.
 macro_rules! object {
@@ -70,14 +75,6 @@ macro_rules! object {
             pub(super) nulls: Vec<&'static str>,
             /// Names of the fields that nothing reads.
             pub(super) unread: Vec<Text<'a>>,
-        }
-
-        impl $name<'_> {
-            /// The names of the fields that nothing reads.
-            #[allow(dead_code, reason = "an entry of a list is read with its place in the record")]
-            pub(super) fn unread(&self) -> Vec<String> {
-                self.unread.iter().map(|name| (**name).to_owned()).collect()
-            }
         }
 
         impl<'de> Deserialize<'de> for $name<'de> {

@@ -150,7 +150,7 @@ pub struct JoinConfig {
     /// What an action without a `request_id` belongs to: with `request` to no impression, so that it only enters its user's
     /// history; with `user_item` to the impression that showed its item to its user last.
     ///
-    /// Change it to `user_item` when actions do not carry the request. It is refused with `join.source = "tier"`.
+    /// Change it to `user_item` when actions do not carry the request.
     pub by: JoinBy,
     /// The tasks to predict, 1 to 8, the primary one first, whose prediction is the score of an item.
     ///

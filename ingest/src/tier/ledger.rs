@@ -11,6 +11,20 @@ use std::collections::{BTreeSet, VecDeque};
 use ouzel_sample::{EventTime, Labels, SampleKind};
 use serde::{Deserialize, Serialize};
 
+/// Bits of the place of an action in its record.
+const PART_BITS: u32 = 16;
+
+/// The offset of a record and the place of an action in it as one number, in their order. Offsets need less than 48 bits.
+pub(super) fn action_key(offset: i64, part: u16) -> i64 {
+    (offset << PART_BITS) | i64::from(part)
+}
+
+/// The offset and the place of an action.
+pub(super) fn offset_and_part(key: i64) -> (i64, u16) {
+    let part = u16::try_from(key & i64::from(u16::MAX)).unwrap_or(u16::MAX);
+    (key >> PART_BITS, part)
+}
+
 /// The sender's side: actions of one source partition that may still be reported.
 #[derive(Debug)]
 pub(super) struct UnresolvedActions {
@@ -57,7 +71,7 @@ pub(super) struct SourceLedger {
     next_impression: i64,
     /// Every action before this offset counts as reported.
     actions_before: i64,
-    /// Reported actions from there on.
+    /// Reported actions from there on, as [`action_key`].
     actions: BTreeSet<i64>,
     watermark: EventTime,
     /// Deadline and offset of every open impression.
@@ -95,15 +109,20 @@ impl SourceLedger {
     }
 
     /// Enters an action. False when it was reported before.
-    pub(super) fn enter_action(&mut self, offset: i64) -> bool {
-        offset >= self.actions_before && self.actions.insert(offset)
+    pub(super) fn enter_action(&mut self, offset: i64, part: u16) -> bool {
+        offset >= self.actions_before && self.actions.insert(action_key(offset, part))
+    }
+
+    /// Replaces offsets of records, which had one action each, by keys.
+    pub(super) fn key_actions(&mut self) {
+        self.actions = self.actions.iter().map(|offset| action_key(*offset, 0)).collect();
     }
 
     /// Notes that every action before `offset` has its outcome.
     pub(super) fn resolve_actions(&mut self, offset: i64) {
         if offset > self.actions_before {
             self.actions_before = offset;
-            self.actions = self.actions.split_off(&offset);
+            self.actions = self.actions.split_off(&action_key(offset, 0));
         }
     }
 

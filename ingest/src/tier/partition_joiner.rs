@@ -10,13 +10,13 @@ mod records;
 use std::collections::{BTreeSet, VecDeque};
 
 use ouzel_sample::{
-    Candidate, DecodedRecord, Dense, Event, EventTime, Impression, JoinEvent, JoinRecord, N_DENSE,
+    Action, Candidate, DecodedRecord, Dense, Event, EventTime, Impression, JoinEvent, JoinRecord, N_DENSE,
     PartitionId, Position, Positions, Request, ShownLogits, Stream, VectorId,
 };
 
 use crate::join::{Captured, EventClock, JoinConfig, JoinError, Joiner, MemStore, Outcome, TimeJump, passed};
 use crate::order::{OrderError, Orderer};
-use crate::tier::ledger::UnresolvedActions;
+use crate::tier::ledger::{UnresolvedActions, action_key};
 use crate::tier::start::{ReportProgress, StartPoint};
 use records::{EventDraft, of_effects};
 
@@ -209,16 +209,29 @@ impl PartitionJoiner {
         record: DecodedRecord,
         out: &mut Vec<OutgoingRecord>,
     ) -> Result<(), PartitionJoinerError> {
-        let (at, watermark) = (record.position, self.joiner.clock().watermark());
         self.timestamp_ms = record.timestamp_ms.or(self.timestamp_ms);
+        match &record.event {
+            Ok(Event::Action(action)) => {
+                self.unresolved.read(record.position.offset);
+                return self.join_action(&record, (action, 0), out);
+            }
+            Ok(Event::Actions(actions)) => {
+                for (action, part) in actions.iter().zip(0..=u16::MAX) {
+                    // The record counts as read with its last action.
+                    if usize::from(part) + 1 == actions.len() {
+                        self.unresolved.read(record.position.offset);
+                    }
+                    self.join_action(&record, (action, part), out)?;
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let (at, watermark) = (record.position, self.joiner.clock().watermark());
         let effects = self.joiner.step(&record, &mut without_features)?;
         let (outcome, new_part) = (effects.outcome, effects.new_part.take());
-        if let Some(ahead_ms) = effects.ahead_ms {
-            self.time_jump.get_or_insert(TimeJump {
-                position: at,
-                ahead_ms,
-            });
-        }
+        let ahead_ms = effects.ahead_ms;
+        self.note_time_jump(at, ahead_ms);
         if at.partition.stream == Stream::Actions {
             self.unresolved.read(at.offset);
         }
@@ -232,13 +245,43 @@ impl PartitionJoiner {
                 let n_items = items.len() as u64;
                 Some((at, impression.user, JoinEvent::Late { n_items }))
             }
-            (Ok(Event::Action(action)), Outcome::Early) => {
-                let expires = self.config.early_expiry(action.ts);
-                self.unresolved.wait(at.offset, expires);
-                None
-            }
             _ => None,
         };
+        self.report_effects(first, watermark, out)
+    }
+
+    /// Joins one action of a record, the `part`th.
+    fn join_action(
+        &mut self,
+        record: &DecodedRecord,
+        (action, part): (&Action, u16),
+        out: &mut Vec<OutgoingRecord>,
+    ) -> Result<(), PartitionJoinerError> {
+        let watermark = self.joiner.clock().watermark();
+        let Position { partition, offset } = record.position;
+        let key = partition.at(action_key(offset, part));
+        let effects = self.joiner.action(key, record.timestamp_ms, action)?;
+        let (outcome, ahead_ms) = (effects.outcome, effects.ahead_ms);
+        self.note_time_jump(record.position, ahead_ms);
+        if outcome == Outcome::Early {
+            self.unresolved.wait(offset, self.config.early_expiry(action.ts));
+        }
+        self.report_effects(None, watermark, out)
+    }
+
+    fn note_time_jump(&mut self, position: Position, ahead_ms: Option<i64>) {
+        if let Some(ahead_ms) = ahead_ms {
+            self.time_jump.get_or_insert(TimeJump { position, ahead_ms });
+        }
+    }
+
+    /// Reports `first` and the effects of the last input; `watermark` is that before it.
+    fn report_effects(
+        &mut self,
+        first: Option<EventDraft>,
+        watermark: EventTime,
+        out: &mut Vec<OutgoingRecord>,
+    ) -> Result<(), PartitionJoinerError> {
         // An action that is given up with this record is reported with it, and resolved only after.
         let resolved_before = self.unresolved.resolved_before(watermark);
         let [_, actions] = pair(self.partition);

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ouzel_sample::{
-    Batch, DecodedRecord, Event, FeatureChange, FeatureConfig, FeatureState, Id, IdSpace, JoinEvent,
-    PartitionId, Position, ProfileUpdate, Record, Sample, Stream,
+    Action, Batch, DecodedRecord, Event, FeatureChange, FeatureConfig, FeatureState, Id, IdKind, IdSpace,
+    JoinEvent, JoinRecord, PartitionId, Position, ProfileUpdate, Record, Reject, RejectReason, Sample,
+    Stream,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ use super::partition_joiner::pair;
 use super::start::LogRange;
 use super::*;
 use crate::join::{JoinConfig, LabelPolicy, StoreConfig};
-use crate::{Decoder, EventConfig, Stage};
+use crate::{Decoder, EventConfig, Quarantine, QuarantineRule, Stage};
 
 mod world;
 
@@ -150,6 +151,15 @@ fn receive<'a>(
     restarts: &[usize],
 ) -> (Stage, Vec<Batch>) {
     let (wire, decoder) = wire(config);
+    receive_by(config, (&wire, &decoder), records, restarts)
+}
+
+fn receive_by<'a>(
+    config: &JoinConfig,
+    (wire, decoder): (&Wire, &Decoder),
+    records: impl IntoIterator<Item = &'a OutgoingRecord>,
+    restarts: &[usize],
+) -> (Stage, Vec<Batch>) {
     let mut stage = Stage::behind_tier(config, features(), BATCH);
     let mut batches = Vec::new();
     let mut next = [0i64; N_TOPIC_PARTITIONS as usize];
@@ -168,10 +178,17 @@ fn receive<'a>(
             metadata: None,
         });
         next[partition] += 1;
-        let Ok(Event::JoinRecord(reported)) = &recorded.event else {
-            panic!("{:?}", recorded.event)
-        };
-        assert_eq!(**reported, outgoing.record, "it reads as it was written");
+        match &recorded.event {
+            Ok(Event::JoinRecord(reported)) => {
+                // A quarantine removes items of a slate.
+                let is_cut = n_shown(reported) < n_shown(&outgoing.record);
+                assert!(
+                    is_cut || **reported == outgoing.record,
+                    "it reads as it was written"
+                );
+            }
+            other => assert!(matches!(other, Err(reject) if reject.reason == RejectReason::Quarantined)),
+        }
         stage.take(&recorded, &mut batches).unwrap();
         if restarts.contains(&index) {
             let checkpoint = stage.checkpoint().unwrap();
@@ -324,6 +341,59 @@ proptest! {
     }
 
     #[test]
+    fn a_quarantine_behind_the_tier_excludes_what_one_process_excludes(
+        config in config(),
+        drafts in drafts(),
+        (of_user, of_item) in (any::<bool>(), any::<bool>()),
+    ) {
+        // Excluded events move the tier's time: nothing else may depend on that here.
+        let mut drafts = drafts;
+        drafts.iter_mut().for_each(|draft| draft.delay = 0);
+        let config = JoinConfig { label_policy: LabelPolicy::Wait, ..config };
+        let mut log = log(&drafts);
+        log.extend(end(&log));
+        let name = |is_named: bool, name: &str| is_named.then(|| name.to_owned());
+        let rule = QuarantineRule { user: name(of_user, "2"), item: name(of_item, "1"), ..QuarantineRule::default() };
+        // The ids of the log are numbers; those of the rule are hashes.
+        let ids = IdSpace::new(7);
+        let hashed = |id: Id, kind: IdKind| ids.id(kind, &id.0.to_string());
+        let rename = |recorded: &DecodedRecord| {
+            let mut recorded = recorded.clone();
+            match recorded.event.as_mut().unwrap() {
+                Event::Impression(impression) => {
+                    impression.user = hashed(impression.user, IdKind::User);
+                    for shown in &mut impression.items {
+                        shown.item = hashed(shown.item, IdKind::Item);
+                    }
+                }
+                Event::Action(action) => rename_action(action, hashed),
+                Event::Actions(actions) => actions.iter_mut().for_each(|action| rename_action(action, hashed)),
+                _ => {}
+            }
+            recorded
+        };
+        let log: Vec<DecodedRecord> = log.iter().map(rename).collect();
+        let records = in_order(&config, &log);
+        if rule == QuarantineRule::default() {
+            return Ok(());
+        }
+        let (wire, decoder) = wire(&config);
+        let decoder = decoder.with_quarantine(Quarantine::new(std::slice::from_ref(&rule), ids).unwrap());
+        let (_, behind) = receive_by(&config, (&wire, &decoder), &records, &[]);
+
+        let is_excluded = |user: Id, item: Id| {
+            (!of_user || user == hashed(Id(2), IdKind::User)) && (!of_item || item == hashed(Id(1), IdKind::Item))
+        };
+        let mut stage = Stage::new(&StoreConfig::Memory, &config, pair(0), features(), BATCH).unwrap();
+        let mut batches = Vec::new();
+        for recorded in &log {
+            stage.take(&without(recorded, is_excluded), &mut batches).unwrap();
+        }
+        batches.extend(stage.flush());
+        prop_assert_eq!(outcomes(&samples(batches)), outcomes(&samples(behind)));
+    }
+
+    #[test]
     fn a_learner_behind_the_tier_learns_what_one_process_learns(config in config(), drafts in drafts()) {
         let mut log = log(&drafts);
         log.extend(end(&log));
@@ -353,6 +423,47 @@ proptest! {
     }
 }
 
+/// Items of an accepted impression.
+fn n_shown(record: &JoinRecord) -> usize {
+    match &record.event {
+        JoinEvent::Shown { impression, .. } => impression.items.len(),
+        _ => 0,
+    }
+}
+
+fn rename_action(action: &mut Action, hashed: impl Fn(Id, IdKind) -> Id) {
+    action.user = hashed(action.user, IdKind::User);
+    action.item = hashed(action.item, IdKind::Item);
+}
+
+/// A record without what is excluded, as the decoder of one process gives it.
+fn without(recorded: &DecodedRecord, is_excluded: impl Fn(Id, Id) -> bool) -> DecodedRecord {
+    let nothing = || Err(Reject::new(RejectReason::Quarantined, "excluded"));
+    let event = match recorded.event.clone().unwrap() {
+        Event::Impression(mut impression) => {
+            let user = impression.user;
+            impression.items.retain(|shown| !is_excluded(user, shown.item));
+            match impression.items.is_empty() {
+                true => nothing(),
+                false => Ok(Event::Impression(impression)),
+            }
+        }
+        Event::Action(action) if is_excluded(action.user, action.item) => nothing(),
+        Event::Actions(mut actions) => {
+            actions.retain(|action| !is_excluded(action.user, action.item));
+            match actions.is_empty() {
+                true => nothing(),
+                false => Ok(Event::Actions(actions)),
+            }
+        }
+        other => Ok(other),
+    };
+    DecodedRecord {
+        event,
+        ..recorded.clone()
+    }
+}
+
 /// The same without the offsets of resolved actions.
 fn without_resolved(mut records: Vec<OutgoingRecord>) -> Vec<OutgoingRecord> {
     for outgoing in &mut records {
@@ -365,11 +476,14 @@ fn without_resolved(mut records: Vec<OutgoingRecord>) -> Vec<OutgoingRecord> {
     records
 }
 
-/// The offsets of all reported actions.
-fn reported_actions(records: &[OutgoingRecord]) -> BTreeSet<i64> {
+/// The offsets of all reported actions, and their places in their records.
+fn reported_actions(records: &[OutgoingRecord]) -> BTreeSet<(i64, u16)> {
     let of = |outgoing: &OutgoingRecord| match &outgoing.record.event {
-        JoinEvent::Outcome { actions, .. } => actions.iter().map(|action| action.offset).collect(),
-        JoinEvent::LateAction { .. } => vec![outgoing.record.at.offset],
+        JoinEvent::Outcome { actions, .. } => actions
+            .iter()
+            .map(|action| (action.offset, action.part))
+            .collect(),
+        JoinEvent::LateAction { part, .. } => vec![(outgoing.record.at.offset, *part)],
         _ => Vec::new(),
     };
     records.iter().flat_map(of).collect()

@@ -7,11 +7,13 @@
 //!   "features":[{"values":[..],"numbers":[["<name>",<number>],..]},..],"context":[..],"numbers":[..],"late":["<task>",..]}`,
 //!   with the features of all items or of none,
 //! - `late`: an impression whose every window was over, `{"n_items"}`,
-//! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset","value"}],"settled",
+//! - `outcome`: new outcomes of an impression, `{"acted":[{"item","task","ts_ms","offset","part","value"}],"settled",
 //!   "samples":[{"item","kind","positive":["<task>",..],"negative":[..],"values":[["<task>",<value>],..],
 //!   "action_record_ms"}],"closed"}`,
 //! - `late_action`: an action after its window, or without a request and an impression,
-//!   `{"request","item","task","ts_ms","value","settled"}`; `at` is that of the action.
+//!   `{"request","item","task","ts_ms","part","value","settled"}`; `at` is that of the action.
+//!
+//! `part` is the place of an action in a record of several, absent for the first.
 //!
 //! `settled` is the offset of the oldest action that still waits for its impression, or of the next action: every action
 //! before it has its outcome.
@@ -101,6 +103,7 @@ impl Wire {
             }
             JoinEvent::LateAction {
                 action,
+                part,
                 resolved_before,
             } => {
                 line.late_action = Some(LateActionLine {
@@ -108,6 +111,7 @@ impl Wire {
                     item: Hex(action.item),
                     task: self.name(action.task),
                     ts_ms: action.ts.0,
+                    part: *part,
                     value: action.value,
                     settled: *resolved_before,
                 });
@@ -161,6 +165,7 @@ impl Wire {
                             task: self.task(&acted.task)?,
                             ts: EventTime(acted.ts_ms),
                             offset: acted.offset,
+                            part: acted.part,
                             value: acted.value,
                         })
                     })
@@ -187,6 +192,7 @@ impl Wire {
                 at = position(Stream::Actions);
                 JoinEvent::LateAction {
                     resolved_before: action.settled,
+                    part: action.part,
                     action: Action {
                         request: action.request.map(|request| request.0),
                         item: action.item.0,
@@ -217,6 +223,7 @@ impl Wire {
             task: self.name(action.task),
             ts_ms: action.ts.0,
             offset: action.offset,
+            part: action.part,
             value: action.value,
         }
     }
@@ -386,6 +393,8 @@ struct ActionLine {
     task: String,
     ts_ms: i64,
     offset: i64,
+    #[serde(default, skip_serializing_if = "is_first_part")]
+    part: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<f32>,
 }
@@ -411,9 +420,16 @@ struct LateActionLine {
     item: Hex,
     task: String,
     ts_ms: i64,
+    #[serde(default, skip_serializing_if = "is_first_part")]
+    part: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<f32>,
     settled: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first_part(part: &u16) -> bool {
+    *part == 0
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -46,7 +46,7 @@ pub(super) fn carry_out(
             Ok((Some(id), roll_back(store, state, (id, *from), note, now_ms)?))
         }
         AdminRequest::Quarantine { rule, again, note } => {
-            check_can_quarantine(config.join.source == JoinSource::Tier)?;
+            check_can_quarantine(rule, config.join.source == JoinSource::Tier)?;
             let again = snapshot_before(store, rule, again)?;
             let mut also = match again {
                 Some(id) => note_unchecked_log(store, kafka.as_ref(), id)?,

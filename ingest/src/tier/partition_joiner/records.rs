@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use ouzel_sample::{AttributedAction, Id, JoinEvent, LabeledItem, PartitionId, Position, Sample};
 
 use crate::join::{CountedAction, JoinEffects, Outcome};
+use crate::tier::ledger::offset_and_part;
 
 /// A join record without its time: the record that it is about, the user, and the event.
 pub(super) type EventDraft = (Position, Id, JoinEvent);
 
 /// The records of `effects`, after `first`. Every action before offset `resolved_before` of the partition `actions` has
-/// its outcome with them.
+/// its outcome with them. Actions are joined under their [`action_key`](crate::tier::ledger::action_key) as offset.
 pub(super) fn of_effects(
     first: Option<EventDraft>,
     effects: &JoinEffects,
@@ -28,12 +29,14 @@ pub(super) fn of_effects(
             add_action(&mut outcomes, counted, resolved_before);
         } else if counted.is_late {
             let action = counted.action;
+            let (offset, part) = offset_and_part(counted.offset);
             let at = Position {
                 partition: actions,
-                offset: counted.offset,
+                offset,
             };
             let event = JoinEvent::LateAction {
                 action,
+                part,
                 resolved_before,
             };
             late.push((at, action.user, event));
@@ -83,11 +86,13 @@ fn add_action(outcomes: &mut Vec<EventDraft>, counted: &CountedAction, resolved:
     )) = same
     {
         *resolved_before = resolved;
+        let (offset, part) = offset_and_part(counted.offset);
         actions.push(AttributedAction {
             item: counted.action.item,
             task: counted.action.task,
             ts: counted.action.ts,
-            offset: counted.offset,
+            offset,
+            part,
             value: counted.action.value,
         });
     }

@@ -156,7 +156,7 @@ impl PendingImpression {
     ) -> Option<Action> {
         let bit = 1u8 << attributed.task;
         let item = find(&mut self.items, attributed.item)?;
-        let is_new = ledger.enter_action(attributed.offset);
+        let is_new = ledger.enter_action(attributed.offset, attributed.part);
         if item.positive & bit != 0 {
             return None;
         }

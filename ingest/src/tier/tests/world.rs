@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::partition_joiner::pair;
-use crate::join::{JoinConfig, LabelPolicy, TaskConfig, ValueUse};
+use crate::join::{JoinBy, JoinConfig, LabelPolicy, TaskConfig, ValueUse};
 
 /// The next event of the log.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Draft {
     /// Of an impression: the part of its request that it shows, where that comes in two parts.
     part: u64,
     action: Option<(u64, u8)>,
+    /// Further actions of the same record.
+    more: Vec<(u64, u8)>,
     /// The action does not name its request.
     is_bare: bool,
     value: Option<i8>,
@@ -33,13 +35,15 @@ pub(super) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let after = prop_oneof![8 => 0..6i64, 1 => 0..60i64];
     let action = proptest::option::weighted(0.6, (0..3u64, 0..2u8));
     let bare = (proptest::bool::weighted(0.2), proptest::option::of(-2..14i8));
-    let draft = (after, delay, 0..6u64, 0..2u64, action, bare).prop_map(
-        |(after, delay, request, part, action, (is_bare, value))| Draft {
+    let more = prop_oneof![3 => Just(Vec::new()), 1 => vec((0..3u64, 0..2u8), 0..4)];
+    let draft = (after, delay, 0..6u64, 0..2u64, action, (bare, more)).prop_map(
+        |(after, delay, request, part, action, ((is_bare, value), more))| Draft {
             after,
             delay,
             request,
             part,
             action,
+            more,
             is_bare,
             value,
         },
@@ -56,24 +60,27 @@ pub(super) fn config() -> impl Strategy<Value = JoinConfig> {
         1 => Just(LabelPolicy::Defer),
     ];
     let times = (0..15i64, 0..4i64, 0..30i64);
-    // Behind a tier actions without a request are not attributed.
-    (vec(1..40i64, 2), times, policy).prop_map(|(windows, (lateness_ms, skew_ms, wait_ms), label_policy)| {
-        let task = |(task, window): (usize, &i64)| TaskConfig {
-            value: ValueUse::Weight,
-            value_cap: Some(10.0),
-            ..TaskConfig::new(format!("task {task}"), *window)
-        };
-        JoinConfig {
-            tasks: windows.iter().enumerate().map(task).collect(),
-            label_policy,
-            label_wait: Period::from_ms(wait_ms),
-            allowed_lateness: Period::from_ms(lateness_ms),
-            max_clock_skew: Period::from_ms(skew_ms),
-            // A new owner learns the time from a few events, not from four requests and all that was held.
-            max_time_jump: Period::TEN_YEARS,
-            ..JoinConfig::default()
-        }
-    })
+    let rules = (policy, prop_oneof![Just(JoinBy::Request), Just(JoinBy::UserItem)]);
+    (vec(1..40i64, 2), times, rules).prop_map(
+        |(windows, (lateness_ms, skew_ms, wait_ms), (label_policy, by))| {
+            let task = |(task, window): (usize, &i64)| TaskConfig {
+                value: ValueUse::Weight,
+                value_cap: Some(10.0),
+                ..TaskConfig::new(format!("task {task}"), *window)
+            };
+            JoinConfig {
+                tasks: windows.iter().enumerate().map(task).collect(),
+                label_policy,
+                by,
+                label_wait: Period::from_ms(wait_ms),
+                allowed_lateness: Period::from_ms(lateness_ms),
+                max_clock_skew: Period::from_ms(skew_ms),
+                // A new owner learns the time from a few events, not from four requests and all that was held.
+                max_time_jump: Period::TEN_YEARS,
+                ..JoinConfig::default()
+            }
+        },
+    )
 }
 
 /// The records of the two partitions, in the order in which they were written.
@@ -113,14 +120,20 @@ pub(super) fn log(drafts: &[Draft]) -> Vec<DecodedRecord> {
                     .collect(),
                 known_actions: None,
             }),
-            Some((item, task)) => Event::Action(Action {
-                request: (!draft.is_bare).then_some(request),
-                item: Id(item),
-                user,
-                ts,
-                task,
-                value: draft.value.map(f32::from),
-            }),
+            Some(first) => {
+                let action = |(item, task): &(u64, u8)| Action {
+                    request: (!draft.is_bare).then_some(request),
+                    item: Id(*item),
+                    user,
+                    ts,
+                    task: *task,
+                    value: draft.value.map(f32::from),
+                };
+                match draft.more.is_empty() {
+                    true => Event::Action(action(&first)),
+                    false => Event::Actions([first].iter().chain(&draft.more).map(action).collect()),
+                }
+            }
         };
         log.push(DecodedRecord {
             position: Position {
