@@ -464,6 +464,15 @@ fn run(steps: Vec<Step>) {
     }
 }
 
+#[test]
+fn a_power_loss_while_a_snapshot_gets_its_name_leaves_all_of_it_or_nothing() {
+    for at in 40..80 {
+        for seed in 0..60 {
+            run(vec![Step::Crash(Verb::Snapshot, at, Some(seed))]);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

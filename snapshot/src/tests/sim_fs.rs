@@ -1,8 +1,8 @@
 //! A file system in memory with injected faults; a power loss drops unsynced changes.
 //!
-//! Every directory keeps its changes since the last sync in order, and a power loss keeps a prefix of them, as
-//! a journaling file system does. Every file keeps what was synced and what was written; a power loss leaves
-//! either, or a torn mix.
+//! Every directory keeps its changes since the last sync in order, and a power loss keeps a prefix of them, as a journaling
+//! file system does; nothing has two names after it. Every file keeps what was synced and what was written; a power loss
+//! leaves either, or a torn mix.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Write};
@@ -60,10 +60,6 @@ impl std::fmt::Debug for SimFs {
     }
 }
 
-fn os_error(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
-}
-
 fn empty_dir() -> Inode {
     Inode::Dir {
         now: BTreeMap::new(),
@@ -116,6 +112,7 @@ impl SimFs {
     /// The disk after a power loss; `seed` selects the unsynced changes that survive.
     pub(crate) fn power_loss(&self, seed: u64) -> Self {
         let after = self.restart();
+        let newest = after.world().names();
         let mut random = Random(seed);
         for inode in &mut after.world().inodes {
             match inode {
@@ -145,6 +142,7 @@ impl SimFs {
                 Inode::Other => {}
             }
         }
+        after.world().keep_one_name(&newest);
         after
     }
 
@@ -202,7 +200,7 @@ impl SimFs {
             && at == world.n_ops
         {
             match kind {
-                FaultKind::Eio => return Err(os_error(libc::EIO)),
+                FaultKind::Eio => return Err(io::Error::from_raw_os_error(libc::EIO)),
                 FaultKind::Full => world.is_full = true,
                 FaultKind::Kill => {
                     world.is_dead = true;
@@ -211,7 +209,7 @@ impl SimFs {
             }
         }
         if world.is_full && needs_space {
-            return Err(os_error(libc::ENOSPC));
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         Ok(world)
     }
@@ -222,11 +220,11 @@ impl World {
         let mut inode = 0;
         for part in path.strip_prefix("/").expect("paths are absolute") {
             let Inode::Dir { now, .. } = &self.inodes[inode] else {
-                return Err(os_error(libc::ENOTDIR));
+                return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
             };
             inode = *now
                 .get(part.to_str().unwrap())
-                .ok_or_else(|| os_error(libc::ENOENT))?;
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         }
         Ok(inode)
     }
@@ -234,7 +232,7 @@ impl World {
     fn change(&mut self, dir: &Path, change: Change) -> io::Result<()> {
         let inode = self.find(dir)?;
         let Inode::Dir { now, pending, .. } = &mut self.inodes[inode] else {
-            return Err(os_error(libc::ENOTDIR));
+            return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         };
         apply(now, &change);
         pending.push(change);
@@ -243,7 +241,7 @@ impl World {
 
     fn add(&mut self, path: &Path, inode: Inode) -> io::Result<usize> {
         if self.find(path).is_ok() {
-            return Err(os_error(libc::EEXIST));
+            return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
         self.inodes.push(inode);
         let number = self.inodes.len() - 1;
@@ -263,6 +261,35 @@ impl World {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// The names of each inode: a directory, and the name in it.
+type Names = BTreeMap<usize, Vec<(usize, String)>>;
+impl World {
+    fn names(&self) -> Names {
+        let mut names = Names::new();
+        for (at, inode) in self.inodes.iter().enumerate() {
+            if let Inode::Dir { now, .. } = inode {
+                now.iter()
+                    .for_each(|(name, child)| names.entry(*child).or_default().push((at, name.clone())));
+            }
+        }
+        names
+    }
+
+    /// Removes the former names of what has its newest name: a rename to another directory happens as a whole or not at all.
+    fn keep_one_name(&mut self, newest: &Names) {
+        for (inode, names) in self.names() {
+            let is_newest = |name: &&(usize, String)| newest.get(&inode).is_some_and(|of| of.contains(name));
+            let has_newest = names.iter().any(|name| is_newest(&name));
+            for (at, name) in names.iter().filter(|name| has_newest && !is_newest(name)) {
+                if let Inode::Dir { now, synced, .. } = &mut self.inodes[*at] {
+                    now.remove(name);
+                    synced.remove(name);
+                }
+            }
+        }
+    }
 }
 
 fn apply(names: &mut BTreeMap<String, usize>, change: &Change) {
@@ -397,7 +424,7 @@ impl Fs for SimFs {
                 .iter()
                 .map(|(name, inode)| world.entry(name.clone(), *inode))
                 .collect()),
-            _ => Err(os_error(libc::ENOTDIR)),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
         }
     }
 
@@ -416,7 +443,7 @@ impl Fs for SimFs {
         let inode = world.find(from)?;
         let replaced = world.find(to).map(|inode| &world.inodes[inode]);
         if matches!(replaced, Ok(Inode::Dir { .. })) {
-            return Err(os_error(libc::ENOTEMPTY));
+            return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
         }
         let (old, new) = ((name(from), None), (name(to), Some(inode)));
         let (from, to) = (from.parent().unwrap(), to.parent().unwrap());
