@@ -6,7 +6,7 @@ use super::gemm::{Lhs, add_product, set_product};
 use super::grad_mode::GradMode;
 use super::history_inputs::HistoryInputs;
 use super::kernel::{add, dot, index, row, row_mut, runs, transpose, vectorized};
-use super::layer_norm::LayerNorm;
+use super::layer_norm::NormalizedRows;
 use super::linear::{Linear, LinearGradients};
 use super::recurrent::{Recurrent, Scan, Sequences};
 use super::softmax::{softmax, softmax_backward};
@@ -52,31 +52,6 @@ pub(crate) struct DienForward {
     gates: Vec<f32>,
     extracted: Scan,
     evolved: Evolved,
-}
-
-/// Rows with mean 0 and variance 1, and the factor of each.
-#[derive(Debug, Default)]
-struct NormalizedRows {
-    rows: Vec<f32>,
-    factors: Vec<f32>,
-}
-
-impl NormalizedRows {
-    #[inline(always)]
-    fn fill(&mut self, rows: &[f32], width: usize) {
-        self.rows.extend_from_slice(rows);
-        let rows = self.rows.chunks_exact_mut(width);
-        self.factors.extend(rows.map(LayerNorm::normalize));
-    }
-
-    /// Replaces the gradients of the rows by those of their inputs.
-    #[inline(always)]
-    fn backward(&self, gradients: &mut [f32], width: usize) {
-        let rows = self.rows.chunks_exact(width).zip(&self.factors);
-        for (gradient, (row, factor)) in gradients.chunks_exact_mut(width).zip(rows) {
-            LayerNorm::backward_normalized((row, *factor), gradient);
-        }
-    }
 }
 
 /// The second scan of a forward pass; empty for a GRU alone.

@@ -102,3 +102,29 @@ impl LayerNormGradients {
         out.push((format!("{name}.bias"), self.bias));
     }
 }
+
+/// Rows with mean 0 and variance 1, and the factor of each.
+#[derive(Debug, Default)]
+pub(super) struct NormalizedRows {
+    pub(super) rows: Vec<f32>,
+    factors: Vec<f32>,
+}
+
+impl NormalizedRows {
+    /// Adds rows of `width` floats, normalised.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, rows: &[f32], width: usize) {
+        self.rows.extend_from_slice(rows);
+        let rows = self.rows.chunks_exact_mut(width);
+        self.factors.extend(rows.map(LayerNorm::normalize));
+    }
+
+    /// Replaces the gradients of the rows by those of their inputs.
+    #[inline(always)]
+    pub(super) fn backward(&self, gradients: &mut [f32], width: usize) {
+        let rows = self.rows.chunks_exact(width).zip(&self.factors);
+        for (gradient, (row, factor)) in gradients.chunks_exact_mut(width).zip(rows) {
+            LayerNorm::backward_normalized((row, *factor), gradient);
+        }
+    }
+}
