@@ -22,13 +22,16 @@
 //! key is the user's id, so all records about one impression are in one partition, in order; the timestamp is that of
 //! the source record that caused the record.
 
+mod lines;
+
 use ouzel_sample::{
     Action, AttributedAction, EventTime, Id, IdKind, IdSpace, Impression, JoinEvent, JoinRecord, LabeledItem,
-    Labels, Number, PartitionId, Position, Reject, RejectReason, SampleKind, ShownFeatures, ShownItem,
-    Stream, TaskId, finite_f32,
+    Labels, Number, PartitionId, Position, Reject, RejectReason, ShownFeatures, ShownItem, Stream, TaskId,
+    finite_f32,
 };
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+
+use lines::{ActionLine, Hex, LateActionLine, LateLine, OutcomeLine, SampleLine};
 
 /// Hashed into `space`; the digit is the version of the format.
 const FORMAT: &str = "ouzel samples 4";
@@ -368,91 +371,4 @@ fn shown_items(
         Ok(shown)
     });
     items.collect()
-}
-
-#[derive(Serialize, Deserialize)]
-struct LateLine {
-    n_items: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct OutcomeLine {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    acted: Vec<ActionLine>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    settled: Option<i64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    samples: Vec<SampleLine>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    closed: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ActionLine {
-    item: Hex,
-    task: String,
-    ts_ms: i64,
-    offset: i64,
-    #[serde(default, skip_serializing_if = "is_first_part")]
-    part: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<f32>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SampleLine {
-    item: Hex,
-    kind: SampleKind,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    positive: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    negative: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    values: Vec<(String, f32)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    action_record_ms: Option<i64>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LateActionLine {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    request: Option<Hex>,
-    item: Hex,
-    task: String,
-    ts_ms: i64,
-    #[serde(default, skip_serializing_if = "is_first_part")]
-    part: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<f32>,
-    settled: i64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_first_part(part: &u16) -> bool {
-    *part == 0
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
-/// An id as 16 hexadecimal digits: a JSON number keeps 53 bits in many readers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hex(Id);
-
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Hex {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // No digit needs an escape, so the text is part of the payload.
-        let text = <&str>::deserialize(deserializer)?;
-        match u64::from_str_radix(text, 16) {
-            Ok(id) if text.len() == 16 => Ok(Hex(Id(id))),
-            _ => Err(D::Error::custom("expected 16 hexadecimal digits")),
-        }
-    }
 }
