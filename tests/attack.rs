@@ -35,6 +35,8 @@ const OUTCOMES: usize = 64;
 /// Values of a user whose actions are counted, and title words.
 const COUNTED: usize = 8;
 const DIM: usize = 8;
+/// Row widths of the default model's members.
+const MEMBERS: [usize; 2] = [16, 32];
 /// Slack for memory that the allocator does not return.
 const SLACK: f64 = 1.10;
 
@@ -53,6 +55,8 @@ struct Caps {
     waiting: usize,
     remembered: usize,
     catalog: usize,
+    /// Presumed negatives whose logits are kept.
+    compared: usize,
 }
 
 impl Caps {
@@ -66,6 +70,7 @@ impl Caps {
             waiting: unit / 4,
             remembered: unit,
             catalog: 400 * unit,
+            compared: unit,
         }
     }
 
@@ -78,11 +83,12 @@ impl Caps {
             waiting,
             remembered,
             catalog,
+            compared,
         } = self;
         let text = format!(
             "events = {{ max_items = {SLATE}, max_attributes = {VALUES} }}\n\
              join = {{ max_pending_items = {pending}, max_early_actions = {waiting}, max_closed_requests = {remembered} }}\n\
-             learner.max_rows = {rows}\n\
+             learner.max_rows = {rows}\noptimizer.mixture_items = {compared}\n\
              model = {{ dim = {DIM}, history_len = {HISTORY}, sequence.history_len = {HISTORY}, \
              interest.history_len = {HISTORY} }}\n\
              [features]\nhistory_len = {HISTORY}\nhistory_capacity = {HISTORY}\nvalue_capacity = {COUNTED}\nword_capacity = {COUNTED}\n\
@@ -112,8 +118,15 @@ impl Caps {
         // Values and ids twice, for the served version; the index twice, while it is rebuilt.
         let table =
             |stride: usize| 2 * self.rows * (4 * stride + 8) + 2 * map(self.rows, 16) + 16 * self.rows;
+        // Each model of the mixture has tables and logits of its own; a checkpoint copies the logits.
+        let compared = self.compared.next_power_of_two() * 12 + map(self.compared, 16) + 12 * self.compared;
+        let models: usize = [DIM]
+            .iter()
+            .chain(&MEMBERS)
+            .map(|dim| table(dim + 1) + table(3) + compared)
+            .sum();
         // A checkpoint copies features and join state.
-        2 * (features + join) + table(DIM + 1) + table(3)
+        2 * (features + join) + models
     }
 }
 

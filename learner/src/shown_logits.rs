@@ -17,11 +17,13 @@ pub(crate) struct ShownLogits {
     /// Most items; 0 keeps none.
     capacity: usize,
     n_tasks: usize,
-    /// Shown items with their logits by task.
-    kept: VecDeque<(Id, Box<[f32]>)>,
-    /// Running number of each item in `kept`, from 0 at the first that was ever kept.
+    /// Shown items.
+    items: VecDeque<Id>,
+    /// Their logits by task, `[n_items, n_tasks]`.
+    logits: VecDeque<f32>,
+    /// Running number of each item, from 0 at the first that was ever kept.
     number_of: HashMap<Id, u64, BuildHasherDefault<IdHasher>>,
-    /// Running number of the oldest item in `kept`.
+    /// Running number of the oldest item.
     oldest: u64,
 }
 
@@ -52,8 +54,12 @@ impl ShownLogits {
             match sample.kind {
                 SampleKind::EarlyNegative => self.keep(shown, logits),
                 _ if is_late(sample, true) => {
-                    if let Some(kept) = self.get(shown) {
-                        logits.copy_from_slice(kept);
+                    if let Some(place) = self.place(shown) {
+                        let kept = self.logits.range(place..place + self.n_tasks);
+                        logits
+                            .iter_mut()
+                            .zip(kept)
+                            .for_each(|(logit, kept)| *logit = *kept);
                     }
                 }
                 _ => {}
@@ -62,10 +68,10 @@ impl ShownLogits {
         compared
     }
 
-    fn get(&self, shown: Id) -> Option<&[f32]> {
+    /// Where the logits of an item begin.
+    fn place(&self, shown: Id) -> Option<usize> {
         let place = self.number_of.get(&shown)?.checked_sub(self.oldest)?;
-        let (_, logits) = self.kept.get(usize::try_from(place).ok()?)?;
-        Some(logits)
+        Some(usize::try_from(place).ok()? * self.n_tasks)
     }
 
     /// Keeps the first logits of an item. Logits that are not finite are left out: no snapshot could hold them.
@@ -73,26 +79,23 @@ impl ShownLogits {
         if self.number_of.contains_key(&shown) || !logits.iter().all(|logit| logit.is_finite()) {
             return;
         }
-        self.number_of.insert(shown, self.oldest + self.kept.len() as u64);
-        self.kept.push_back((shown, logits.into()));
-        self.bound();
-    }
-
-    /// Drops the oldest items beyond the capacity.
-    fn bound(&mut self) {
-        while self.kept.len() > self.capacity {
-            if let Some((shown, _)) = self.kept.pop_front() {
-                self.number_of.remove(&shown);
-                self.oldest += 1;
-            }
+        if self.items.len() == self.capacity
+            && let Some(oldest) = self.items.pop_front()
+        {
+            self.logits.drain(..self.n_tasks);
+            self.number_of.remove(&oldest);
+            self.oldest += 1;
         }
+        self.number_of
+            .insert(shown, self.oldest + self.items.len() as u64);
+        self.items.push_back(shown);
+        self.logits.extend(logits);
     }
 
     /// The items, oldest first, and their logits `[n, n_tasks]`.
     pub(crate) fn export(&self) -> (Vec<u64>, Vec<f32>) {
-        let ids = self.kept.iter().map(|(shown, _)| shown.0);
-        let logits = self.kept.iter().flat_map(|(_, logits)| logits.iter().copied());
-        (ids.collect(), logits.collect())
+        let ids = self.items.iter().map(|shown| shown.0);
+        (ids.collect(), self.logits.iter().copied().collect())
     }
 
     /// Restores what [`ShownLogits::export`] returned, the newest items if the capacity is smaller now.
