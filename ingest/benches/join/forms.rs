@@ -19,7 +19,7 @@ items = "products"
 item_id = "sku"
 position = "rank"
 time = { field = "$.sent_at", unit = "ms" }
-context = ["device.type", "device.country"]
+context = ["device", "country"]
 
 [actions]
 root = "payload"
@@ -55,7 +55,7 @@ pub(crate) fn at_paths(world: &World) -> (Vec<Record>, Decoder) {
                 let context = &event["context"];
                 json!({ "sent_at": event["ts_ms"], "payload": {
                     "event": "view", "view": { "id": event["request_id"] }, "user": { "id": event["user_id"] },
-                    "products": products, "device": { "type": context["device"], "country": context["country"] } } })
+                    "products": products, "device": context["device"], "country": context["country"] } })
             }
             Stream::Actions => json!({ "sent_at": event["ts_ms"], "payload": {
                 "event": event["action"], "view": { "id": event["request_id"] }, "user": { "id": event["user_id"] },
