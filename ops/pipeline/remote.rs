@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use metrics::{counter, gauge};
-use ouzel_snapshot::{Error, Remote, RemoteCopy, RemoteRestore, Replica, Store};
+use ouzel_snapshot::{Error, Remote, RemoteCopy, RemoteRestore, Replica, Retention, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -116,7 +116,7 @@ pub(crate) fn restore(
 pub(crate) struct Replicator {
     pub(crate) store: Arc<Store>,
     pub(crate) remote: Remote,
-    pub(crate) config: Arc<Config>,
+    pub(crate) rules: Retention,
     pub(crate) status: RemoteStatus,
     /// Triggered once nothing more is written to the state directory.
     pub(crate) last: Shutdown,
@@ -175,15 +175,12 @@ impl Replicator {
         let now_ms = self.clock.now_ms();
         let replica = match replica {
             Some(replica) => replica,
-            none => {
-                let rules = (&self.config.snapshot).into();
-                none.insert(Replica::claim(
-                    Arc::clone(&self.store),
-                    &self.remote,
-                    rules,
-                    now_ms,
-                )?)
-            }
+            none => none.insert(Replica::claim(
+                Arc::clone(&self.store),
+                &self.remote,
+                self.rules,
+                now_ms,
+            )?),
         };
         let report = replica.sync(now_ms)?;
         for (id, why) in report.damaged {

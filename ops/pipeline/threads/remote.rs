@@ -51,7 +51,7 @@ impl Running<'_> {
         let replicator = Replicator {
             store: Arc::clone(&self.store),
             remote,
-            config: Arc::new(self.config.clone()),
+            rules: (&self.config.snapshot).into(),
             status: self.remote.clone(),
             last: self.process.supervisor.last().clone(),
             done: done.clone(),

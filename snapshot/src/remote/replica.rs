@@ -176,13 +176,18 @@ impl Replica {
             .collect();
         self.refused.retain(|id| local.contains_key(id));
         for (id, entry) in &local {
-            let sent = self.copy.index.snapshots.contains_key(id);
-            let sent = sent.then(|| self.copy.snapshots.get(id)).flatten();
-            if sent.map(|sent| &sent.manifest) != entry.manifest.as_ref() && !self.refused.contains(id) {
+            if !self.is_sent(entry) && !self.refused.contains(id) {
                 self.waiting.insert(*id);
             }
         }
         Ok(local)
+    }
+
+    /// True if the index names this very snapshot.
+    fn is_sent(&self, entry: &SnapshotEntry) -> bool {
+        let is_named = self.copy.index.snapshots.contains_key(&entry.id);
+        let sent = self.copy.snapshots.get(&entry.id).filter(|_| is_named);
+        sent.is_some_and(|sent| Some(&sent.manifest) == entry.manifest.as_ref())
     }
 
     /// Forgets the snapshots that were sent, are refused or are gone; returns the number of the last.
@@ -190,17 +195,11 @@ impl Replica {
         let n_before = self.waiting.len();
         self.waiting.retain(|id| local.contains_key(id));
         let n_skipped = (n_before - self.waiting.len()) as u64;
-        let (refused, copy) = (&self.refused, &self.copy);
-        self.waiting.retain(|id| {
-            let sent = copy
-                .index
-                .snapshots
-                .contains_key(id)
-                .then(|| copy.snapshots.get(id))
-                .flatten();
-            let entry = local.get(id).and_then(|entry| entry.manifest.as_ref());
-            !refused.contains(id) && sent.map(|sent| &sent.manifest) != entry
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|id| {
+            !self.refused.contains(id) && !local.get(id).is_some_and(|entry| self.is_sent(entry))
         });
+        self.waiting = waiting;
         metrics::remote_skipped(n_skipped);
         n_skipped
     }
