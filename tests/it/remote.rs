@@ -58,8 +58,11 @@ fn a_lost_disk_costs_no_bit_and_the_daemon_that_is_replaced_ends() {
     broker.feed(early);
     wait_copied(&daemon, &first, copy.path(), broker.n_records());
     let latest = first.latest().unwrap().to_string();
-    let remote = daemon.status().remote.unwrap();
-    assert_eq!((remote.newest.as_ref(), remote.failing), (Some(&latest), None));
+    // The task reports after the index is written.
+    wait_until("the status names the newest snapshot of the copy", || {
+        let remote = daemon.try_status()?.remote?;
+        (remote.newest.as_ref() == Some(&latest) && remote.failing.is_none()).then_some(())
+    });
     let listed = first.snapshot(&["list", "--remote", "--json"]).json();
     let newest = listed["snapshots"].as_array().unwrap().last().unwrap().clone();
     assert_eq!(newest["id"], latest.as_str());
