@@ -1,9 +1,11 @@
 //! Holds operations and blocks to libtorch: the same outputs, and for every input and weight the gradient of autograd.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::weights::{NamedGradients, WeightSource};
+use crate::blocks::History;
 use crate::config::ModelConfig;
+use crate::groups::{Groups, Layout};
 use crate::host_slice::to_vec;
 use crate::params::Params;
 use crate::random::normal;
@@ -29,6 +31,38 @@ impl Tolerance {
             Tolerance::Share(share) => share * largest.max(1.0),
         }
     }
+}
+
+/// Places for entries of a history, and the entries of each: full, none, some and one.
+pub(super) const LEN: usize = 7;
+pub(super) const LENS: [usize; 4] = [7, 0, 3, 1];
+/// The request of each candidate.
+pub(super) const REQUEST_OF: [i64; 8] = [0, 0, 0, 1, 2, 2, 3, 0];
+
+/// Made-up tokens `[4, LEN, width]` of these histories, 0 in padding.
+pub(super) fn history_tokens(width: usize) -> Vec<f32> {
+    let mut tokens = made_up(21, LENS.len() * LEN * width);
+    for (request, filled) in LENS.iter().enumerate() {
+        tokens[(request * LEN + filled) * width..(request + 1) * LEN * width].fill(0.0);
+    }
+    tokens
+}
+
+/// These histories with their tokens, and the layout of the candidates.
+pub(super) fn history_of(tokens: &Tensor) -> (History, Layout) {
+    let mut valid = vec![0.0f32; LENS.len() * LEN];
+    for (request, filled) in LENS.iter().enumerate() {
+        valid[request * LEN..request * LEN + filled].fill(1.0);
+    }
+    let valid = tensor(&valid, &[LENS.len(), LEN]);
+    let history = History {
+        tokens: tokens.shallow_clone(),
+        tasks: valid.zeros_like().to_kind(Kind::Int64),
+        ages: valid.zeros_like(),
+        valid,
+    };
+    let groups = Groups::new(&REQUEST_OF, LENS.len());
+    (history, Layout::new(&groups, Device::Cpu).unwrap())
 }
 
 /// Random weights and inputs by name, as slices for the loops and as tracked tensors for autograd.

@@ -1,16 +1,9 @@
 //! GRU and DIEN against the blocks as libtorch differentiates them.
 
-use tch::{Device, Kind, Tensor};
-
 use super::*;
-use crate::blocks::{History, dien};
+use crate::blocks::dien;
 use crate::config::{LoraConfig, SequenceConfig};
-use crate::cpu::testing::{Case, Tolerance, made_up, tensor};
-use crate::groups::{Groups, Layout};
-
-const LEN: usize = 7;
-const LENS: [usize; 4] = [7, 0, 3, 1];
-const REQUEST_OF: [i64; 8] = [0, 0, 0, 1, 2, 2, 3, 0];
+use crate::cpu::testing::{Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 
 fn config(kind: SequenceKind, dim: usize, width: usize, on: &[&str]) -> ModelConfig {
     ModelConfig {
@@ -33,12 +26,7 @@ fn config(kind: SequenceKind, dim: usize, width: usize, on: &[&str]) -> ModelCon
 #[track_caller]
 fn check(config: &ModelConfig) {
     let (n, token) = (REQUEST_OF.len(), TOKEN_FIELDS * config.dim);
-    let mut tokens = made_up(21, LENS.len() * LEN * token);
-    let mut valid = vec![0.0f32; LENS.len() * LEN];
-    for (request, filled) in LENS.iter().enumerate() {
-        valid[request * LEN..request * LEN + filled].fill(1.0);
-        tokens[(request * LEN + filled) * token..(request + 1) * LEN * token].fill(0.0);
-    }
+    let tokens = history_tokens(token);
     let mut case = Case::of_model(config, |name| name.starts_with("sequence.")).with(
         "tokens",
         &[LENS.len(), LEN, token],
@@ -48,13 +36,7 @@ fn check(config: &ModelConfig) {
     if is_dien {
         case = case.input("target", &[n, token]);
     }
-    let history = History {
-        tokens: case.tensor("tokens").shallow_clone(),
-        valid: tensor(&valid, &[LENS.len(), LEN]),
-        tasks: Tensor::zeros([4, 7], (Kind::Int64, Device::Cpu)),
-        ages: Tensor::zeros([4, 7], (Kind::Float, Device::Cpu)),
-    };
-    let layout = Layout::new(&Groups::new(&REQUEST_OF, LENS.len()), Device::Cpu).unwrap();
+    let (history, layout) = history_of(case.tensor("tokens"));
     let (expected, target) = match is_dien {
         true => (
             dien::forward(case.params(), case.tensor("target"), &history, &layout).unwrap(),

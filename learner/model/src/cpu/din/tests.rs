@@ -1,17 +1,11 @@
 //! DIN against the block as libtorch differentiates it.
 
-use tch::{Device, Kind, Tensor};
-
 use super::*;
-use crate::blocks::{History, din};
+use crate::blocks::din;
 use crate::config::{LoraConfig, SequenceConfig, SequenceKind};
-use crate::cpu::testing::{Case, Tolerance, made_up, tensor};
+use crate::cpu::testing::{Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 use crate::cpu::weights::Learning;
-use crate::groups::{Groups, Layout};
 
-const LEN: usize = 7;
-const LENS: [usize; 4] = [7, 0, 3, 1];
-const REQUEST_OF: [i64; 8] = [0, 0, 0, 1, 2, 2, 3, 0];
 const ALL: Learning = Learning {
     contents: true,
     base: true,
@@ -39,22 +33,11 @@ fn config(dim: usize, unit: [usize; 2], on: &[&str]) -> ModelConfig {
 #[track_caller]
 fn check(config: &ModelConfig, tolerance: Tolerance) {
     let (n, width) = (REQUEST_OF.len(), TOKEN_FIELDS * config.dim);
-    let mut tokens = made_up(21, LENS.len() * LEN * width);
-    let mut valid = vec![0.0f32; LENS.len() * LEN];
-    for (request, filled) in LENS.iter().enumerate() {
-        valid[request * LEN..request * LEN + filled].fill(1.0);
-        tokens[(request * LEN + filled) * width..(request + 1) * LEN * width].fill(0.0);
-    }
+    let tokens = history_tokens(width);
     let case = Case::of_model(config, |name| name.starts_with("sequence."))
         .input("target", &[n, width])
         .with("tokens", &[LENS.len(), LEN, width], tokens);
-    let history = History {
-        tokens: case.tensor("tokens").shallow_clone(),
-        valid: tensor(&valid, &[LENS.len(), LEN]),
-        tasks: Tensor::zeros([4, 7], (Kind::Int64, Device::Cpu)),
-        ages: Tensor::zeros([4, 7], (Kind::Float, Device::Cpu)),
-    };
-    let layout = Layout::new(&Groups::new(&REQUEST_OF, LENS.len()), Device::Cpu).unwrap();
+    let (history, layout) = history_of(case.tensor("tokens"));
     let expected = din::forward(case.params(), case.tensor("target"), &history, &layout).unwrap();
 
     let block = Din::new(BlockWeights::new(&case, config), config).unwrap();
