@@ -41,5 +41,5 @@ ouzel_sample::metric_names! {
         "Normalised entropy of the first task over the window, by the same buckets.";
     gauge BUCKET_CALIBRATION = "ouzel_learner_bucket_calibration_ratio", Count,
         "Calibration of the first task over the window, by the same buckets.";
-    gauge BUCKET_SAMPLES = "ouzel_learner_bucket_samples", Count, "Samples of the window, by the same buckets.";
+    gauge BUCKET_JUDGED = "ouzel_learner_bucket_judged", Count, "Shown items of the window that have a label, by the same buckets.";
 }

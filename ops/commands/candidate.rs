@@ -103,7 +103,7 @@ fn write_report(report: &CandidateReport, out: &mut dyn Write) -> anyhow::Result
         writeln!(out)?;
         let row = |name: &str, figures: &Figures| {
             let Figures {
-                samples,
+                judged,
                 auc,
                 gauc,
                 log_loss,
@@ -112,7 +112,7 @@ fn write_report(report: &CandidateReport, out: &mut dyn Write) -> anyhow::Result
                 ..
             } = figures;
             let values = [auc, gauc, log_loss, ne, calibration].map(|value| output::figure(*value));
-            [vec![name.to_owned(), samples.to_string()], values.to_vec()].concat()
+            [vec![name.to_owned(), judged.to_string()], values.to_vec()].concat()
         };
         let header = output::row([
             task.as_str(),

@@ -247,6 +247,7 @@ impl Demo {
                 histories: Some(self.data.history_account()),
                 immediate: None,
             })?,
+            n_samples: run.status.samples.load(Ordering::Relaxed),
             all: log.figures(EventTime::MIN),
             second_half: log.figures(middle),
             frozen: frozen.figures(middle),

@@ -126,8 +126,9 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     let mut follower = Follower {
         scores,
         freshness: Freshness::default(),
-        progress: Progress::new("samples", total, style),
+        progress: Progress::new("shown items", total, style),
         started: Instant::now(),
+        n_samples: 0,
         n_shown: 0,
         hidden: HiddenSlates::new(&args.candidates),
         limit: args.limit,
@@ -136,7 +137,8 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     let mut parts = in_place::run(parts, reveal.as_mut(), style, &mut follower)?;
     let wall = follower.started.elapsed();
     let figures = follower.figures(&parts.learner);
-    follower.progress.finish(figures.samples, &figures);
+    let n_judged = follower.n_judged();
+    follower.progress.finish(n_judged, &figures);
     let log = lock(&follower.scores);
     let hidden = follower.hidden.figures(log.middle());
     let stage = parts.sequencer.stage();
@@ -190,7 +192,9 @@ struct Follower {
     freshness: Freshness,
     progress: Progress,
     started: Instant,
-    /// Samples when the progress was last shown.
+    /// Number of samples learned.
+    n_samples: u64,
+    /// Number of judged items when the progress was last shown.
     n_shown: u64,
     hidden: HiddenSlates,
     /// Shown items after which the run ends.
@@ -200,8 +204,13 @@ struct Follower {
 }
 
 impl Follower {
+    /// Number of shown items with a label.
+    fn n_judged(&self) -> u64 {
+        lock(&self.scores).len() as u64
+    }
+
     fn figures(&self, learner: &Learner) -> Figures {
-        let samples = lock(&self.scores).len() as u64;
+        let samples = self.n_samples;
         Figures {
             samples,
             samples_per_second: Some(per_second(samples, self.started.elapsed())),
@@ -240,13 +249,14 @@ impl Observer for Follower {
     fn learning(&mut self, batch: &Batch, now: EventTime) {
         self.freshness.add_batch(batch, now);
         self.hidden.learning(batch);
+        self.n_samples += batch.samples.len() as u64;
     }
 
     fn progress(&mut self, learner: &Learner) {
-        if lock(&self.scores).len() as u64 >= self.n_shown + PROGRESS_EVERY {
-            let figures = self.figures(learner);
-            self.n_shown = figures.samples;
-            self.progress.update(figures.samples, &figures);
+        let n_judged = self.n_judged();
+        if n_judged >= self.n_shown + PROGRESS_EVERY {
+            self.n_shown = n_judged;
+            self.progress.update(n_judged, &self.figures(learner));
         }
     }
 }

@@ -173,7 +173,7 @@ fn named_figures(total: &Figures, window: &Figures, interval: &Figures) -> [(&'s
         ("interval_auc", interval.auc),
         ("interval_ne", interval.ne),
         ("interval_calibration", interval.calibration),
-        ("interval_samples", count(interval.samples)),
+        ("interval_judged", count(interval.judged)),
         ("interval_positives", count(interval.positives)),
     ]
 }

@@ -170,7 +170,7 @@ impl Publisher {
         if let Some(primary) = trainer.model().tasks.first() {
             set_task(primary, &window);
         }
-        if window.samples > 0 {
+        if window.judged > 0 {
             self.report_details(trainer, progressive);
         }
         for (table, n) in trainer.tables() {
@@ -205,9 +205,9 @@ impl Publisher {
                     (names::BUCKET_AUC, figures.auc),
                     (names::BUCKET_NE, figures.ne),
                     (names::BUCKET_CALIBRATION, figures.calibration),
-                    (names::BUCKET_SAMPLES, Some(float(figures.samples))),
+                    (names::BUCKET_JUDGED, Some(float(figures.judged))),
                 ] {
-                    // Without samples in the window, the gauge must not keep its old value: the page leaves NaN out.
+                    // Without items in the window, the gauge must not keep its old value: the page leaves NaN out.
                     gauge!(name, "side" => side, "bucket" => bucket_name).set(value.unwrap_or(f64::NAN));
                 }
             }

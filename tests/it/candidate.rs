@@ -90,11 +90,11 @@ fn run(broker: &Broker, home: &mut Home, world: &World, between: impl FnOnce(&Ho
 #[track_caller]
 fn check_comparison(home: &Home, daemon: &Daemon, first: SnapshotId) -> u64 {
     let compared = report(daemon, "the candidate is compared", |report| {
-        report.tasks[0].figures.serving.samples > 400
+        report.tasks[0].figures.serving.judged > 400
     });
     let figures = &compared.tasks[0].figures;
     assert_eq!((compared.snapshot, compared.variant), (first, Variant::Shadow));
-    assert_eq!(figures.serving.samples, figures.candidate.samples);
+    assert_eq!(figures.serving.judged, figures.candidate.judged);
     assert_eq!(figures.serving.positives, figures.candidate.positives);
     for side in [figures.serving, figures.candidate] {
         assert!(
@@ -114,7 +114,7 @@ fn check_comparison(home: &Home, daemon: &Daemon, first: SnapshotId) -> u64 {
     assert!(daemon.metric("ouzel_learner_candidate_figure_ratio", figure) > 0.0);
     assert!(ouzel(home, &["candidate", "show"]).out.contains("calibration"));
     assert!(ouzel(home, &["status"]).out.contains(&compared.summary));
-    figures.serving.samples
+    figures.serving.judged
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn a_shadow_is_compared_and_changes_no_reply_and_no_bit() {
     let daemon = home.start();
     daemon.wait_ready();
     let resumed = report(&daemon, "the candidate takes part again", |report| {
-        report.tasks[0].figures.serving.samples > 0
+        report.tasks[0].figures.serving.judged > 0
     });
-    let n_resumed = resumed.tasks[0].figures.serving.samples;
+    let n_resumed = resumed.tasks[0].figures.serving.judged;
     assert!(
         n_resumed >= n_compared,
         "its figures are in the snapshot: {n_resumed}"

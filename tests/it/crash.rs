@@ -96,7 +96,7 @@ fn check_crashes(broker: &Broker) {
     wait_until("metrics by bucket are updated", || {
         let n_samples = ["new", "warm", "hot"].map(|bucket| {
             let labels = format!("{{side=\"item\",bucket=\"{bucket}\"}}");
-            daemon.metric("ouzel_learner_bucket_samples", &labels)
+            daemon.metric("ouzel_learner_bucket_judged", &labels)
         });
         (n_samples.iter().sum::<f64>() > 0.0).then_some(())
     });
@@ -157,7 +157,7 @@ fn check_crashes(broker: &Broker) {
         join["negatives"],
         world.expected.shown - world.expected.positives + n_beats
     );
-    assert_eq!(replayed["runs"][0]["samples"], world.expected.shown + n_beats);
+    assert_eq!(replayed["runs"][0]["judged"], world.expected.shown + n_beats);
     assert_eq!(world.expected.shown, world.expected.requests * SLATE as u64);
 }
 

@@ -42,8 +42,8 @@ fn the_demo_runs_any_data_folder_and_reports_all_figures() {
     assert_eq!(report["events"]["impressions"], expected.shown);
     assert_eq!(report["events"]["actions"], expected.actions);
     assert_eq!(report["events"]["rejected"], 0);
-    assert_eq!(report["samples"]["total"], expected.shown);
-    assert_eq!(report["samples"]["positive"], expected.positives);
+    assert_eq!(report["judged"], expected.shown);
+    assert_eq!(report["positives"], expected.positives);
     assert!(report["serving"]["requests"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(report["serving"]["errors"], 0, "{report}");
     let written: Vec<String> = home

@@ -59,7 +59,9 @@ fn a_replay_gives_the_same_hashes_run_after_run() {
     ] {
         assert_eq!(first["join"][name], value, "{name}");
     }
-    assert_eq!(first["samples"], expected.shown);
+    assert_eq!(first["judged"], expected.shown);
+    // The default policy learns a positive after its presumed negative.
+    assert_eq!(first["samples"], expected.samples());
 
     let other_seed = replay_data(home.path(), &["--seed", "7"]);
     assert_eq!(
@@ -109,6 +111,7 @@ fn a_replay_reports_the_documented_figures() {
             "gauc",
             "hidden",
             "join",
+            "judged",
             "learned_from",
             "ledger_hash",
             "name",
@@ -147,9 +150,9 @@ fn a_replay_reports_the_documented_figures() {
     );
     assert_eq!(run["tasks"]["click"]["all"]["auc"], run["auc"]);
     assert_eq!(run["tasks"]["click"]["second_half"], run["second_half"]);
-    for (buckets, samples) in [
-        ("buckets", &run["samples"]),
-        ("second_half_buckets", &run["second_half"]["samples"]),
+    for (buckets, judged) in [
+        ("buckets", &run["judged"]),
+        ("second_half_buckets", &run["second_half"]["judged"]),
     ] {
         assert_eq!(keys(&run[buckets]), ["item", "user"]);
         for side in ["item", "user"] {
@@ -160,10 +163,10 @@ fn a_replay_reports_the_documented_figures() {
                 keys(&run["second_half"]),
                 "{buckets} {side}"
             );
-            let counts = ["new", "warm", "hot"].map(|bucket| by_bucket[bucket]["samples"].as_u64().unwrap());
+            let counts = ["new", "warm", "hot"].map(|bucket| by_bucket[bucket]["judged"].as_u64().unwrap());
             assert_eq!(
                 Some(counts.iter().sum()),
-                samples.as_u64(),
+                judged.as_u64(),
                 "{buckets} {side} {counts:?}"
             );
         }
@@ -185,6 +188,7 @@ fn immediate_labels_are_learned_once_each() {
     let expected = world.expected;
     let run = replay_data(home.path(), &["--labels", "immediate"]);
     // An immediate label has no window, so a late action makes a positive, too.
+    assert_eq!(run["judged"], expected.shown);
     assert_eq!(run["samples"], expected.shown);
     assert_eq!(run["join"]["positives"], expected.positives + expected.late);
     assert_eq!(
@@ -200,8 +204,8 @@ fn a_limit_ends_the_log_and_candidates_hide_its_slates() {
     World::generate(300, home.path());
     let whole = replay_data(home.path(), &["--labels", "immediate", "--candidates", "8,20"]);
     let part = replay_data(home.path(), &["--labels", "immediate", "--limit", "1000"]);
-    let samples = part["samples"].as_u64().unwrap();
-    assert!((1000..1010).contains(&samples), "whole slates: {samples}");
+    let judged = part["judged"].as_u64().unwrap();
+    assert!((1000..1010).contains(&judged), "whole slates: {judged}");
     assert_eq!(part["hidden"].as_array().unwrap().len(), 0);
     let hidden = whole["hidden"].as_array().unwrap();
     let kinds = hidden
@@ -214,7 +218,7 @@ fn a_limit_ends_the_log_and_candidates_hide_its_slates() {
         [vec![(None, false)], of(8).to_vec(), of(20).to_vec()].concat()
     );
     for figures in hidden {
-        assert_eq!(figures["samples"], hidden[0]["samples"], "{figures}");
+        assert_eq!(figures["judged"], hidden[0]["judged"], "{figures}");
         assert!(
             figures["auc"].is_f64() && figures["same_order"].as_f64() > Some(0.5),
             "{figures}"
@@ -226,7 +230,7 @@ fn a_limit_ends_the_log_and_candidates_hide_its_slates() {
     assert_eq!(plain["auc"], whole["auc"]);
     assert_eq!(keys(&plain["start"]), ["1000"], "fewer than 3,000 samples");
     let start = &plain["start"]["1000"];
-    assert_eq!(start["samples"], 1000);
+    assert_eq!(start["judged"], 1000);
     assert_eq!(
         start["positives"].as_u64(),
         part["start"]["1000"]["positives"].as_u64()

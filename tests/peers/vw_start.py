@@ -32,7 +32,7 @@ def figures(scored):
     """AUC with ties at one half, log-loss over the entropy of the mean label, and calibration."""
     n, positives = len(scored), sum(label for _, label in scored)
     if not 0 < positives < n:
-        return {"samples": n, "positives": positives, "auc": None, "ne": None, "calibration": None}
+        return {"judged": n, "positives": positives, "auc": None, "ne": None, "calibration": None}
     ranks, at = 0.0, 0
     ordered = sorted(scored)
     for _, tied in itertools.groupby(ordered, key=lambda pair: pair[0]):
@@ -44,7 +44,7 @@ def figures(scored):
     rate = positives / n
     entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
     return {
-        "samples": n,
+        "judged": n,
         "positives": positives,
         "auc": auc,
         "ne": loss / entropy,
@@ -92,7 +92,7 @@ def main():
         if args.config:
             command += ["--config", args.config]
         run = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["runs"][0]
-        ours = {key: run[key] for key in ("samples", "positives", "auc", "ne", "calibration")}
+        ours = {key: run[key] for key in ("judged", "positives", "auc", "ne", "calibration")}
         print(json.dumps({"log": args.data.name, "n": n, "ouzel": ours, "vw": figures(peers[:n])}), flush=True)
 
 

@@ -111,7 +111,7 @@ impl Interval {
         let seconds = float(u64::try_from(elapsed_ms).unwrap_or(0)) / 1000.0;
         // Half a positive, so that no positive at all is a rate too.
         // Late positives of earlier intervals can outnumber the items of this one.
-        let most = figures.samples.max(figures.positives);
+        let most = figures.judged.max(figures.positives);
         let rate = share(float(figures.positives) + 0.5, float(most) + 1.0);
         let signals = [
             (Signal::LabelRate, rate),

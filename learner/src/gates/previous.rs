@@ -107,7 +107,7 @@ impl PreviousVersion {
     fn is_decided(&self) -> bool {
         let tasks = self.comparison.tasks();
         tasks.first().is_some_and(|task| {
-            let (n, positives) = (task.candidate.samples, task.candidate.positives);
+            let (n, positives) = (task.candidate.judged, task.candidate.positives);
             task.difference.is_some() && positives.min(n.saturating_sub(positives)) >= MIN_OUTCOMES
         })
     }

@@ -46,8 +46,8 @@ impl SliceSums {
         ];
         slices.into_iter().flat_map(|(sums, ne, calibration)| {
             let figures = sums.figures(None, None);
-            let n_negatives = figures.samples.saturating_sub(figures.positives);
-            let is_large = figures.samples >= MIN_ITEMS && figures.positives.min(n_negatives) >= MIN_OUTCOMES;
+            let n_negatives = figures.judged.saturating_sub(figures.positives);
+            let is_large = figures.judged >= MIN_ITEMS && figures.positives.min(n_negatives) >= MIN_OUTCOMES;
             let signals = [(ne, figures.ne), (calibration, figures.calibration)];
             let known = signals.map(|(signal, value)| Some((signal, value.filter(|_| is_large)?)));
             known.into_iter().flatten()

@@ -177,7 +177,7 @@ mod tests {
             }
         }
         let found = log.buckets(EventTime::MIN);
-        let counts = |of: &ByBucket| Bucket::ALL.map(|(bucket, _)| of.figures(bucket).samples);
+        let counts = |of: &ByBucket| Bucket::ALL.map(|(bucket, _)| of.figures(bucket).judged);
         assert_eq!(counts(&found.item), [2, 1, 1]);
         assert_eq!(counts(&found.user), [1, 2, 1]);
         assert_eq!((found.item.new.positives, found.user.warm.positives), (1, 1));

@@ -7,8 +7,8 @@ use crate::loss::{binary, sigmoid};
 /// Metrics of predictions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Number of samples.
-    pub samples: u64,
+    /// Number of shown items with a label, each counted once however many samples were learned of it.
+    pub judged: u64,
     /// Number of positives.
     pub positives: u64,
     /// Area under the ROC curve.
@@ -23,10 +23,10 @@ pub struct Figures {
     pub calibration: Option<f64>,
 }
 
-/// Sums over samples, each a logit with its label.
+/// Sums over shown items, each a logit with its label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sums {
-    pub(super) samples: u64,
+    pub(super) judged: u64,
     pub(super) positives: u64,
     /// Sum of predicted probabilities.
     predicted: f64,
@@ -34,15 +34,15 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Adds a sample.
+    /// Adds a shown item.
     pub(crate) fn count(&mut self, z: f32, y: bool) {
-        self.samples += 1;
+        self.judged += 1;
         self.positives += u64::from(y);
         self.predicted += f64::from(sigmoid(z));
         self.log_loss += f64::from(binary(z, y).value);
     }
 
-    /// Turns a sample that was added as a negative into a positive.
+    /// Turns an item that was added as a negative into a positive.
     pub(crate) fn revise(&mut self, z: f32) {
         self.positives += 1;
         self.log_loss += f64::from(binary(z, true).value) - f64::from(binary(z, false).value);
@@ -50,15 +50,15 @@ impl Sums {
 
     /// The metrics, with AUC values computed elsewhere.
     pub(crate) fn figures(&self, auc: Option<f64>, gauc: Option<f64>) -> Figures {
-        let (n, y) = (float(self.samples), float(self.positives));
+        let (n, y) = (float(self.judged), float(self.positives));
         let mean = y / n;
         let entropy = -(mean * mean.ln() + (1.0 - mean) * (1.0 - mean).ln());
         Figures {
-            samples: self.samples,
+            judged: self.judged,
             positives: self.positives,
             auc,
             gauc,
-            log_loss: (self.samples > 0).then(|| self.log_loss / n),
+            log_loss: (self.judged > 0).then(|| self.log_loss / n),
             ne: (entropy > 0.0).then(|| self.log_loss / n / entropy),
             calibration: (self.positives > 0).then(|| self.predicted / y),
         }

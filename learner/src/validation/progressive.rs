@@ -252,7 +252,7 @@ mod tests {
             .collect();
         progressive.add(&batch(samples), &[9.0; 16]);
         let by_task = |figures: Vec<Figures>| -> Vec<_> {
-            let short = figures.iter().map(|of| (of.samples, of.positives, of.auc));
+            let short = figures.iter().map(|of| (of.judged, of.positives, of.auc));
             short.collect()
         };
         let expected = [(8, 4, Some(1.0)), (4, 2, Some(0.0))];
@@ -285,7 +285,7 @@ mod tests {
         }
         let interval = progressive.interval_by_task()[0];
         assert_eq!(
-            (interval.samples, interval.positives, interval.auc),
+            (interval.judged, interval.positives, interval.auc),
             (20, 10, Some(0.0))
         );
         assert!(progressive.total().auc.unwrap() > 0.5);
@@ -305,7 +305,7 @@ mod tests {
             progressive.window(),
             progressive.interval_by_task()[0],
         ] {
-            assert_eq!((figures.samples, figures.auc), (2, Some(1.0)));
+            assert_eq!((figures.judged, figures.auc), (2, Some(1.0)));
             assert!(figures.log_loss.is_some_and(f64::is_finite));
         }
         let mut copy = Progressive::new(10, 1);

@@ -293,10 +293,10 @@ mod tests {
                 progressive.add(&batch, &[9.0]);
             }
             let figures = log.figures(EventTime::MIN);
-            assert_eq!((figures.samples, figures.positives), (4, 2), "{policy:?}");
+            assert_eq!((figures.judged, figures.positives), (4, 2), "{policy:?}");
             assert_eq!(progressive.window(), figures, "{policy:?}");
             let total = progressive.total();
-            assert_eq!((total.samples, total.positives), (4, 2), "{policy:?}");
+            assert_eq!((total.judged, total.positives), (4, 2), "{policy:?}");
             for (found, expected) in [
                 (total.log_loss, figures.log_loss),
                 (total.calibration, figures.calibration),

@@ -116,8 +116,8 @@ fn each_policy_learns_the_truth_from_its_own_stream() {
             let found = learned(policy, policy, negative_rate);
             println!("{policy:?} {negative_rate} {found:?}\n{truth:?}");
             assert_eq!(
-                (found.samples, found.positives),
-                (truth.samples, truth.positives),
+                (found.judged, found.positives),
+                (truth.judged, truth.positives),
                 "{policy:?}"
             );
             let calibration = found.calibration.unwrap();

@@ -25,7 +25,7 @@ fn the_model_beats_popularity_and_is_calibrated_on_a_world_it_can_learn() {
     assert!((half.calibration.unwrap() - 1.0).abs() < 0.05, "{half:?}");
     assert!(half.ne.unwrap() < 0.85, "{half:?}");
     let (all, total) = (log.figures(EventTime::MIN), progressive.total());
-    assert_eq!((all.samples, all.positives), (total.samples, total.positives));
+    assert_eq!((all.judged, all.positives), (total.judged, total.positives));
     assert!(
         (all.auc.unwrap() - total.auc.unwrap()).abs() < 1e-3,
         "binned {total:?}, exact {all:?}"

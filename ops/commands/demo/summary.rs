@@ -19,6 +19,8 @@ pub(super) struct Summary {
     pub(super) data: String,
     pub(super) join: JoinFigures,
     pub(super) streams: StreamReport,
+    /// Number of samples learned; a late positive is one more of its item.
+    pub(super) n_samples: u64,
     /// The whole log.
     pub(super) all: Figures,
     /// The second half of the log's time.
@@ -42,7 +44,7 @@ pub(super) struct Summary {
 
 impl Summary {
     fn samples_per_second(&self) -> f64 {
-        float(self.all.samples) / self.wall_seconds
+        float(self.n_samples) / self.wall_seconds
     }
 
     /// As one JSON document.
@@ -57,7 +59,9 @@ impl Summary {
             "join": self.join,
             "streams": self.streams.streams,
             "problems": self.streams.problems,
-            "samples": { "total": self.all.samples, "positive": self.all.positives },
+            "judged": self.all.judged,
+            "positives": self.all.positives,
+            "samples": self.n_samples,
             "progressive": {
                 "auc": self.all.auc,
                 "gauc": self.all.gauc,
@@ -101,13 +105,16 @@ impl Summary {
         self.streams.write(out)?;
         writeln!(
             out,
-            "  samples     {} ({} positive) in {:.1} s, {:.0} a second",
-            self.all.samples,
-            self.all.positives,
+            "  samples     {} learned in {:.1} s, {:.0} a second",
+            self.n_samples,
             self.wall_seconds,
             self.samples_per_second()
         )?;
-        writeln!(out, "\n  every sample predicted before it was learned:")?;
+        writeln!(
+            out,
+            "\n  {} shown items, {} positive, each predicted before it was learned:",
+            self.all.judged, self.all.positives
+        )?;
         writeln!(
             out,
             "                         AUC     GAUC    NE      calibration"

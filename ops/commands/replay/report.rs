@@ -19,21 +19,24 @@ use crate::commands::streams::StreamReport;
 use crate::pipeline::gates::GateFigures;
 use crate::pipeline::spec::Parts;
 
-/// Numbers of first samples whose figures are reported.
+/// Numbers of first judged items whose figures are reported.
 const START: [usize; 3] = [1000, 3000, 10_000];
 
 /// Figures of one run.
 #[derive(Debug, Serialize)]
 pub(super) struct RunReport {
     name: String,
-    samples: u64,
+    /// Number of shown items with a label, each counted once: what the figures are of.
+    judged: u64,
     positives: u64,
+    /// Number of samples learned; a late positive is one more of its item.
+    samples: u64,
     auc: Option<f64>,
     gauc: Option<f64>,
     ne: Option<f64>,
     calibration: Option<f64>,
     popularity_auc: Option<f64>,
-    /// Figures of the first 1,000, 3,000 and 10,000 samples, as far as there are as many, by their number.
+    /// Figures of the first 1,000, 3,000 and 10,000 judged items, as far as there are as many, by their number.
     start: BTreeMap<usize, Figures>,
     /// Ages of actions when they are learned, in event time.
     freshness: Option<Ages>,
@@ -107,12 +110,14 @@ impl RunReport {
     ) -> anyhow::Result<Self> {
         let wall = measured.wall;
         let stage = parts.sequencer.stage();
+        let n_samples = stage.ledger().n_samples();
         let all = scores.figures(EventTime::MIN);
         let middle = scores.middle();
         Ok(Self {
             name: name.to_owned(),
-            samples: all.samples,
+            judged: all.judged,
             positives: all.positives,
+            samples: n_samples,
             auc: all.auc,
             gauc: all.gauc,
             ne: all.ne,
@@ -142,7 +147,7 @@ impl RunReport {
             weights_hash: parts.learner.trainer.hash()?,
             shares: parts.learner.trainer.shares().into_iter().collect(),
             wall_seconds: wall.as_secs_f64(),
-            samples_per_second: per_second(all.samples, wall),
+            samples_per_second: per_second(n_samples, wall),
         })
     }
 
@@ -151,8 +156,13 @@ impl RunReport {
         writeln!(out, "{}", self.name)?;
         writeln!(
             out,
-            "  samples      {} ({} positive), {:.0} per second",
-            self.samples, self.positives, self.samples_per_second
+            "  judged       {} shown items, {} positive",
+            self.judged, self.positives
+        )?;
+        writeln!(
+            out,
+            "  samples      {} learned, {:.0} per second",
+            self.samples, self.samples_per_second
         )?;
         writeln!(out, "               AUC     GAUC    NE      calibration")?;
         let all = [self.auc, self.gauc, self.ne, self.calibration].map(figure);
@@ -185,12 +195,12 @@ impl RunReport {
         for (side, buckets) in self.second_half_buckets.sides() {
             for (bucket, name) in Bucket::ALL {
                 let bucket = buckets.figures(bucket);
-                if bucket.samples == 0 {
+                if bucket.judged == 0 {
                     continue;
                 }
                 let label = format!("{name} {side}s");
-                let (row, samples) = (figures(bucket), bucket.samples);
-                writeln!(out, "  {label:<12} {row}  ({samples} samples of the second half)")?;
+                let (row, judged) = (figures(bucket), bucket.judged);
+                writeln!(out, "  {label:<12} {row}  ({judged} items of the second half)")?;
             }
         }
         for hidden in &self.hidden {

@@ -89,10 +89,10 @@ impl CandidateReport {
 
 /// Compares a candidate with the serving model in a sentence.
 pub(super) fn summary(comparison: &TaskComparison, n_slates: u64) -> String {
-    let Figures { samples, .. } = comparison.serving;
+    let Figures { judged, .. } = comparison.serving;
     let seen = format!(
         "{} shown items of {} requests",
-        grouped(samples),
+        grouped(judged),
         grouped(n_slates)
     );
     let Some(Difference { mean, low, high }) = comparison.difference else {
@@ -130,7 +130,7 @@ mod tests {
         let sentence = |difference: Option<(f64, f64, f64)>| {
             let comparison = TaskComparison {
                 serving: Figures {
-                    samples: 16_480,
+                    judged: 16_480,
                     ..Figures::default()
                 },
                 difference: difference.map(|(mean, low, high)| Difference { mean, low, high }),

@@ -116,7 +116,7 @@ fn both_models_count_the_same_items_of_the_share_after_the_start() {
     assert_eq!(comparison.n_not_finite(), 2);
     assert_eq!(samples[0].candidate.predicted.get(0), Some(2.0));
     let task = comparison.tasks()[0];
-    assert_eq!((task.serving.samples, task.candidate.samples), (2, 2));
+    assert_eq!((task.serving.judged, task.candidate.judged), (2, 2));
     assert_eq!((task.serving.positives, task.candidate.positives), (1, 1));
     assert_eq!((task.serving.auc, task.candidate.auc), (Some(1.0), Some(0.0)));
     assert!(task.serving.log_loss < task.candidate.log_loss);
