@@ -240,6 +240,10 @@ impl Observer for Follower {
         self.limit.is_some_and(|limit| self.n_read >= limit)
     }
 
+    fn scores_catalog(&self) -> bool {
+        self.hidden.is_measured()
+    }
+
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome) {
         if let (Ok(Event::Action(action)), Outcome::Matched | Outcome::Early) = (&recorded.event, outcome) {
             self.freshness.add_action(action);

@@ -3,6 +3,8 @@
 //! The steps are those of the threads: [`Intake::next`](super::intake::Intake::next), the sequencer, and
 //! [`Learner::take`](super::learner::Learner::take). Time decides nothing.
 
+mod first_use;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ use anyhow::Context;
 
 use ouzel_ingest::join::Outcome;
 use ouzel_ingest::{Effects, ImmediateLabels, NextInput, Stage};
-use ouzel_sample::{Batch, DecodedRecord, Event, EventTime, Item};
+use ouzel_sample::{Batch, DecodedRecord, EventTime, Item};
+
+use first_use::FirstUse;
 
 use super::learner::Learner;
 use super::messages::{Joined, Read};
@@ -27,6 +31,9 @@ pub(crate) trait Observer {
 
     /// Whether the run ends here, as if the log did.
     fn is_done(&self) -> bool;
+
+    /// Whether items are scored that no impression shows.
+    fn scores_catalog(&self) -> bool;
 
     /// A record was joined.
     fn joined(&mut self, recorded: &DecodedRecord, outcome: &Outcome);
@@ -49,7 +56,8 @@ pub(crate) fn run(
         parts,
         reveal,
         style,
-        unencoded: Vec::new(),
+        first_use: FirstUse::new(observer.scores_catalog()),
+        n_encoded: 0,
         observer,
     };
     while !run.parts.sequencer.orderer().is_exhausted() && !run.observer.is_done() {
@@ -62,6 +70,13 @@ pub(crate) fn run(
     if let Some(effects) = run.parts.sequencer.stop()? {
         run.learn(effects)?;
     }
+    if run.n_encoded > 0 {
+        tracing::info!(
+            encoded = run.n_encoded,
+            not_needed = run.first_use.n_unencoded(),
+            "contents of items that no impression needs are not encoded"
+        );
+    }
     run.stage()
         .counters()
         .check()
@@ -73,8 +88,9 @@ struct InPlace<'a> {
     parts: Parts,
     reveal: Option<&'a mut ImmediateLabels>,
     style: Style,
-    /// Items to encode before the next record that is neither an item nor a profile.
-    unencoded: Vec<Arc<Item>>,
+    first_use: FirstUse,
+    /// Number of items whose contents have been encoded or looked up.
+    n_encoded: usize,
     observer: &'a mut dyn Observer,
 }
 
@@ -87,6 +103,7 @@ impl InPlace<'_> {
         let sequencer = &mut self.parts.sequencer;
         match read {
             Read::Records(records) => {
+                self.first_use.look_ahead(&records);
                 for recorded in records {
                     sequencer.push(recorded)?;
                 }
@@ -116,18 +133,19 @@ impl InPlace<'_> {
                 None => Some(recorded),
             };
             let Some(recorded) = recorded else { continue };
-            if !matches!(
-                recorded.event,
-                Ok(Event::Item(_) | Event::ItemUpdate(_) | Event::Profile(_))
-            ) {
-                self.encode()?;
+            if let Ok(event) = &recorded.event {
+                let features = self.parts.sequencer.stage().features();
+                let items = self.first_use.before(event, features);
+                self.encode(&items)?;
             }
             self.observer.reading(&recorded, &mut self.parts)?;
             let effects = self.parts.sequencer.take(&recorded);
             let mut effects = effects.with_context(|| format!("cannot join {position}"))?;
             self.observer.joined(&recorded, &effects.outcome);
-            if self.parts.contents.is_some() {
-                self.unencoded.extend(effects.encode.take());
+            if self.parts.contents.is_some()
+                && let Some(item) = effects.encode.take()
+            {
+                self.first_use.add(item);
             }
             self.learn(effects)?;
             if self.observer.is_done() {
@@ -137,21 +155,25 @@ impl InPlace<'_> {
         Ok(())
     }
 
-    /// Encodes the waiting items, so that the result does not depend on the speed of the encoders.
-    fn encode(&mut self) -> anyhow::Result<()> {
-        let items = std::mem::take(&mut self.unencoded);
+    /// Encodes items before the next record, so that the result does not depend on the speed of the encoders.
+    fn encode(&mut self, items: &[Arc<Item>]) -> anyhow::Result<()> {
         let (Some(contents), false) = (&self.parts.contents, items.is_empty()) else {
             return Ok(());
         };
-        let mut progress = Progress::new("contents", u64::try_from(items.len()).ok(), self.style);
-        let mut n_encoded = 0;
-        let vectors = contents.vectors(&items, |n| {
-            n_encoded = n as u64;
-            progress.update(n_encoded, &Figures::default());
+        let total = u64::try_from(items.len()).ok();
+        let takes_long = items.len() > first_use::CHUNK;
+        let mut progress = takes_long.then(|| Progress::new("contents", total, self.style));
+        let mut n_new = 0;
+        let vectors = contents.vectors(items, |n| {
+            n_new = n as u64;
+            if let Some(progress) = &mut progress {
+                progress.update(n_new, &Figures::default());
+            }
         })?;
-        if n_encoded > 0 {
-            progress.finish(n_encoded, &Figures::default());
+        if let Some(progress) = progress {
+            progress.finish(n_new, &Figures::default());
         }
+        self.n_encoded += items.len();
         let vectors = items.iter().map(|item| item.id).zip(vectors).collect();
         let effects = self.parts.sequencer.use_vectors(vectors)?;
         self.learn(effects)

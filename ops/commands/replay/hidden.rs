@@ -79,6 +79,11 @@ impl HiddenSlates {
         }
     }
 
+    /// Whether slates are hidden at all.
+    pub(super) fn is_measured(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
     /// Adds an item to the catalogue.
     pub(super) fn add_item(&mut self, item: Id) {
         if !self.kinds.is_empty() && self.known.insert(item) {

@@ -1,8 +1,9 @@
 //! Encode: turns the contents of new items into vectors, without delaying the stream.
 //!
 //! Join sends every item version and uses the vectors from the next plan log entry on. The backlog may be long after a
-//! start, so this thread has the lowest priority.
+//! start, so this thread has the lowest priority, and items that are shown most are encoded first.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -105,6 +106,10 @@ impl Encode {
             }
             backlog.extend(input.try_iter());
             gauge!(ITEMS_TO_ENCODE).set(u32::try_from(backlog.len()).unwrap_or(u32::MAX));
+            if backlog.len() > CHUNK {
+                // Stable: items that are shown equally often stay in the order of their events.
+                backlog.sort_by_cached_key(|item| Reverse(self.features.n_shown(item.id)));
+            }
             let chunk: Vec<Arc<Item>> = backlog.drain(..backlog.len().min(CHUNK)).collect();
             let vectors = self.contents.vectors(&chunk, |_| {})?;
             let new: Vec<(Id, ItemVectors)> = chunk

@@ -11,6 +11,7 @@ use super::counter::{Counter, CounterKey, CounterScope};
 use super::numbers::{NumberTable, merged};
 use super::profiles::Profiles;
 use super::seeds::Seeds;
+use super::similarity::N_PAST;
 use super::slate_sizes::SlateSizes;
 use super::smoothing::f32_of;
 use super::titles::Titles;
@@ -215,6 +216,21 @@ impl FeatureState {
             drop(user);
         }
         self.enforce_limits();
+    }
+
+    /// How often an item was shown.
+    #[must_use]
+    pub fn n_shown(&self, item: Id) -> u32 {
+        self.counter(CounterScope::Item, item)
+            .map_or(0, |counter| counter.impressions)
+    }
+
+    /// Items that a user acted on and was shown, as far back as features and blocks read contents.
+    #[must_use]
+    pub fn past_items(&self, user: Id) -> Vec<Id> {
+        let n = self.config.history_contents.max(N_PAST);
+        let state = self.users.get(&user);
+        state.iter().flat_map(|state| state.newest_items(n)).collect()
     }
 
     /// Number of items that a reply to `n` candidates is taken to show, where the request does not say: `n` if slates of that

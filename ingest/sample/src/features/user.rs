@@ -49,6 +49,12 @@ impl UserState {
         acted.max(shown).max(self.outcomes.last_shown())
     }
 
+    /// The items of the newest `n` actions and of the newest `n` shown items.
+    pub(crate) fn newest_items(&self, n: usize) -> impl Iterator<Item = Id> {
+        let acted = self.history.iter().rev().take(n).map(|entry| entry.item);
+        acted.chain(self.shown.iter().rev().take(n).map(|(_, item)| *item))
+    }
+
     /// The items shown strictly before `now`, newest first.
     pub(crate) fn shown_before(&self, now: EventTime) -> impl Iterator<Item = Id> {
         let before = self.shown.iter().rev().skip_while(move |(ts, _)| *ts >= now);
