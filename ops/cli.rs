@@ -6,8 +6,8 @@ mod point;
 mod snapshot;
 
 pub(crate) use args::{
-    Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, EventsVerb, FileArgs, JoinArgs, Labels, ModelArgs,
-    ModelVerb, ReplayArgs, ScoreArgs, StreamName, TopicsVerb, TryArgs, Verb, VerifyArgs,
+    ChooseArgs, Cli, ConfigVerb, DaemonArgs, DemoArgs, DescribeArgs, EventsVerb, FileArgs, JoinArgs, Labels,
+    ModelArgs, ModelVerb, ReplayArgs, ScoreArgs, StreamName, TopicsVerb, TryArgs, Verb, VerifyArgs,
 };
 pub(crate) use candidate::{CandidateArgs, CandidateStart, CandidateVerb};
 pub(crate) use point::RangePoint;

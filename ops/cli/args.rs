@@ -112,7 +112,7 @@ pub(crate) struct DemoArgs {
     pub(crate) listen: Option<SocketAddr>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(group = ArgGroup::new("source").args(["data", "from", "to"]).required(true).multiple(true))]
 pub(crate) struct ReplayArgs {
     /// Folder with impressions, actions (or clicks) and items as NDJSON, plain, .gz or .zst
@@ -150,9 +150,10 @@ pub(crate) struct ReplayArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Labels {
     /// By join.label_policy of the configuration
+    #[default]
     Configured,
     /// Right after the prediction of their request, as in offline evaluations
     Immediate,
@@ -288,6 +289,30 @@ pub(crate) enum ModelVerb {
     List,
     /// Show a model's blocks, its weights, and the operations of a request, of a candidate and of an item
     Describe(DescribeArgs),
+    /// Replay the ready-made models on the first part of a log, and say which earns its cost
+    Choose(ChooseArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChooseArgs {
+    /// Folder with impressions, actions (or clicks) and items as NDJSON, plain, .gz or .zst
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Configuration file whose model is replaced [default: the default configuration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Ready-made models, or .toml files with keys of the section model [default: all ready-made models]
+    #[arg(value_name = "NAME|FILE.toml")]
+    pub(crate) models: Vec<String>,
+    /// When labels become known
+    #[arg(long, value_enum, default_value_t = Labels::Immediate)]
+    pub(crate) labels: Labels,
+    /// Shown items that are read
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub(crate) limit: u64,
+    /// Runs of each model, with different start values
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=9))]
+    pub(crate) seeds: u8,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
-//! `ouzel model list | describe`: the weights and the costs of a model, from its configuration alone.
+//! `ouzel model list | describe`: the weights and the costs of a model, from its configuration alone; `choose` replays a log.
 
+mod choose;
 mod text;
 
 use std::io::Write;
@@ -133,6 +134,7 @@ pub(super) fn run(args: &ModelArgs, out: &mut dyn Write) -> anyhow::Result<Exit>
                 false => text::describe(&description, out)?,
             }
         }
+        ModelVerb::Choose(choose) => return choose::run(choose, args.json, out),
     }
     Ok(Exit::Ok)
 }
@@ -188,6 +190,24 @@ fn find(args: &DescribeArgs) -> anyhow::Result<Description> {
         }
     }
     describe(&config, args, notes)
+}
+
+/// Operations of a request with `candidates`, whose contents are encoded already.
+fn cost_of_slate(config: &Config, candidates: u32) -> u64 {
+    let model = config.model_config();
+    let members = model.member_models();
+    let models = std::iter::once(&model).chain(&members);
+    let costs = models
+        .flat_map(costs)
+        .filter(|cost| cost.block != Block::Contrast);
+    let of = |cost: Cost| {
+        let (request, candidate) = (
+            cost.request.at(cost.history_len),
+            cost.candidate.at(cost.history_len),
+        );
+        request + u64::from(candidates) * candidate
+    };
+    costs.map(of).sum()
 }
 
 fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow::Result<Description> {

@@ -76,6 +76,18 @@ pub(super) fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<Exit
     })
 }
 
+/// What a comparison of models needs of a run.
+pub(super) struct Measurement {
+    pub(super) second_half: ouzel_learner::validation::Figures,
+    pub(super) samples_per_second: f64,
+}
+
+/// Replays the log of `args` under one configuration, without a report.
+pub(super) fn measure(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<Measurement> {
+    let report = replay(name, config, args)?;
+    Ok(report.measurement())
+}
+
 /// Replays the log of `args` under one configuration.
 fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunReport> {
     let is_immediate = args.labels == Labels::Immediate;

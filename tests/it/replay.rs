@@ -276,3 +276,37 @@ fn kafka_and_files_give_the_same_samples_and_bits() {
     assert_eq!(part["join"]["actions"], 100);
     assert_ne!(part["ledger_hash"], kafka["ledger_hash"]);
 }
+
+#[test]
+fn the_choice_of_a_model_is_the_cheapest_within_the_noise_of_the_best() {
+    let home = Home::empty();
+    World::generate(300, home.path());
+    let data = home.path().to_str().unwrap();
+    let choose = [
+        "model", "choose", "--data", data, "--limit", "1500", "deepfm", "em3-din",
+    ];
+    let choice = run(choose.iter().chain(&["--json"])).json();
+    let models = choice["models"].as_array().unwrap();
+    let number = |model: &Value, key: &str| model[key].as_f64().unwrap();
+    assert_eq!(models.len(), 2);
+    assert!(number(&models[0], "operations") < number(&models[1], "operations"));
+    let best = models
+        .iter()
+        .map(|model| number(model, "auc"))
+        .fold(0.0, f64::max);
+    let noise = number(&choice, "noise");
+    let expected = models.iter().find(|model| number(model, "auc") >= best - noise);
+    assert_eq!(choice["choice"], expected.unwrap()["model"]);
+    assert!(
+        choice["why"]
+            .as_str()
+            .unwrap()
+            .starts_with(choice["choice"].as_str().unwrap())
+    );
+
+    let text = run(choose);
+    assert!(text.out.contains("Set `model.from = "), "{text:?}");
+    let unknown = run(["model", "choose", "--data", data, "deep"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.err.contains("no model is called \"deep\""), "{unknown:?}");
+}

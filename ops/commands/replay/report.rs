@@ -12,7 +12,7 @@ use ouzel_sample::EventTime;
 use super::freshness::{Ages, Freshness};
 use super::hidden::HiddenFigures;
 use super::leaks::Inspection;
-use super::per_second;
+use super::{Measurement, per_second};
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
 use crate::commands::streams::StreamReport;
@@ -99,6 +99,13 @@ impl RunReport {
     /// What is wrong with the log.
     pub(super) fn problems(&self) -> impl Iterator<Item = &str> {
         self.streams.problems.iter().map(String::as_str)
+    }
+
+    pub(super) fn measurement(&self) -> Measurement {
+        Measurement {
+            second_half: self.second_half,
+            samples_per_second: self.samples_per_second,
+        }
     }
 
     /// The figures of a pipeline that has ended.
