@@ -128,6 +128,12 @@ pub struct OptimizerConfig {
     ///
     /// Lower it to separate close items more strongly.
     pub contrast_temperature: f64,
+    /// Weight of the auxiliary loss of `model.sequence.kind = "dien"`, which teaches the state after each entry of a history to
+    /// tell the next entry from another item; 0 for none. Other models have none, and a frozen base learns none.
+    ///
+    /// Raise it to about 0.1 where histories say what comes next.
+    #[schemars(range(min = 0))]
+    pub next_entry_weight: f64,
     /// Samples after which the base, the blocks over content and history, is frozen and adapters learn in its place; 0 for
     /// never.
     ///
@@ -240,6 +246,7 @@ impl Default for OptimizerConfig {
             block_rate: 0.001,
             contrast_weight: 0.0,
             contrast_temperature: 0.1,
+            next_entry_weight: 0.0,
             freeze_after_samples: 0,
             warmup_samples: 0,
             decay_samples: 0,

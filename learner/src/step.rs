@@ -260,6 +260,10 @@ impl Trainer {
         let shown = self
             .forward_shown(&hidden, samples, batch, priors)
             .map_err(failed)?;
+        let next_entry_weight = match self.is_frozen() {
+            true => 0.0,
+            false => self.config.optimizer.next_entry_weight,
+        };
         let pass = self.model.forward(&inputs, &self.weights).map_err(failed)?;
         let mut outputs = pass.outputs().clone();
         self.prior.add_delay_prior(&mut outputs.auxiliary);
@@ -286,6 +290,7 @@ impl Trainer {
                 weight: contrast_weight * f64::from(n),
                 temperature: self.config.optimizer.contrast_temperature,
             }),
+            next_entry: next_entry_weight * f64::from(n),
         });
         let learned = Learned {
             inputs: &inputs,

@@ -348,9 +348,10 @@ fn summary(model: &ModelConfig, block: Block) -> String {
     } = model;
     match block {
         Block::Fields => format!(
-            "{} rows of {} into {first}",
+            "{} rows of {}{} into {first}",
             USER_FIELDS + CANDIDATE_FIELDS,
-            model.dim
+            model.dim,
+            if model.senet { ", each weighed by a gate," } else { "" }
         ),
         Block::Features => {
             let set = model.features;
@@ -385,13 +386,27 @@ fn summary(model: &ModelConfig, block: Block) -> String {
                 SequenceKind::Mean => "the mean".to_owned(),
                 SequenceKind::Din => {
                     let [first, second] = sequence.attention_hidden;
+                    let heads = match sequence.attention_heads {
+                        1 => String::new(),
+                        n => format!(", {n} heads"),
+                    };
+                    let times = if sequence.time_buckets { " with times" } else { "" };
                     format!(
-                        "DIN of {first} and {second}, tokens of {}",
+                        "DIN of {first} and {second}{heads}, tokens of {}{times}",
                         TOKEN_FIELDS * model.dim
                     )
                 }
                 SequenceKind::Gru => format!("GRU of {}, its last state", sequence.width),
                 SequenceKind::Dien => format!("DIEN, two GRUs of {}", sequence.width),
+                SequenceKind::Sasrec | SequenceKind::Bst => {
+                    let name = if sequence.kind == SequenceKind::Bst { "BST" } else { "SASRec" };
+                    format!(
+                        "{name}, {} wide, {} of {} heads",
+                        sequence.width,
+                        layers(sequence.layers),
+                        sequence.heads
+                    )
+                }
                 SequenceKind::Hstu | SequenceKind::HstuResearch => {
                     let is_published = sequence.kind == SequenceKind::HstuResearch;
                     let form = if is_published { " as published" } else { "" };
@@ -427,7 +442,11 @@ fn summary(model: &ModelConfig, block: Block) -> String {
                 true => ", pooled over the slate",
                 false => "",
             };
-            format!("hidden {}, {head}{pooled}", hidden.join(", "))
+            let gated = match model.ppnet {
+                true => " under gates by user and item",
+                false => "",
+            };
+            format!("hidden {}{gated}, {head}{pooled}", hidden.join(", "))
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct OutputGradients<'a> {
     pub auxiliary: &'a [f32],
     /// The content-ID contrast to add to the loss, if any.
     pub contrast: Option<ContrastLoss>,
+    /// Factor of DIEN's auxiliary loss, see [`crate::blocks::dien::next_entry_loss`]; 0 for none.
+    pub next_entry: f64,
 }
 
 /// The content-ID contrast as a term of the loss, see [`crate::blocks::contrast`].

@@ -1,7 +1,7 @@
 //! The blocks of a model as functions of named weights and tensors: the reference for any device and for the cpu backend.
 //!
 //! They use four primitives: attention of a candidate over a history ([`din`], [`interest`], the candidate's side of
-//! [`hstu`]), a causal encoder of a history ([`hstu`]), a recurrent scan ([`recurrent`], used by [`dien`]), and
+//! [`hstu`] and [`transformer`]), a causal encoder of a history ([`hstu`], [`transformer`]), a recurrent scan ([`recurrent`], used by [`dien`]), and
 //! self-attention over tokens ([`fq_former`]).
 
 pub mod content_linear;
@@ -10,11 +10,13 @@ pub mod dien;
 pub mod din;
 pub mod fm;
 pub mod fq_former;
+pub mod gate;
 pub mod head;
 pub mod hstu;
 pub mod interest;
 pub mod recurrent;
 pub mod slate_pool;
+pub mod transformer;
 
 use tch::{Kind, Tensor};
 

@@ -19,8 +19,8 @@ pub use blocks::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// The model that the other keys change: `em3-hstu`, `em3-din`, `hstu`, `din`, `deepfm` or `mmoe`, or the path of a
-    /// `.toml` file with keys of this section, relative to the working directory.
+    /// The model that the other keys change: one that `ouzel model list` names, or the path of a `.toml` file with
+    /// keys of this section, relative to the working directory.
     ///
     /// Change it to choose another architecture; `ouzel model describe` shows each with its cost.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -55,6 +55,17 @@ pub struct ModelConfig {
     ///
     /// Rarely changed.
     pub fm: bool,
+    /// Whether gates, which follow the mean of each field, weigh the fields that the first layer reads (SENet, Huang et al. 2019).
+    ///
+    /// Turn it on where a field is worth much for some items or users and little for others.
+    #[serde(skip_serializing_if = "is_default")]
+    pub senet: bool,
+    /// Whether gates, which follow the rows of user, item and attributes, scale the units of the hidden layers (PPNet, Chang et
+    /// al. 2023).
+    ///
+    /// Turn it on where users weigh the same things differently.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ppnet: bool,
     /// Which live features the model reads, and how.
     pub features: FeatureSet,
     /// Whether an unknown live feature reads as a learned value instead of 0.
@@ -280,6 +291,8 @@ impl Default for ModelConfig {
             hidden: vec![64],
             wide: true,
             fm: true,
+            senet: false,
+            ppnet: false,
             features: FeatureSet::default(),
             learned_missing: false,
             content_linear: true,
@@ -365,6 +378,8 @@ impl ModelConfig {
                     ..self.interest
                 },
                 contrast_width: 0,
+                senet: false,
+                ppnet: false,
                 sequence: SequenceConfig {
                     kind: SequenceKind::Mean,
                     ..self.sequence.clone()

@@ -85,7 +85,7 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
     let all = Block::ALL.map(|block| match block {
         Block::Fields => Some(Cost {
             request: Flops::fixed(layers.product("first.user")),
-            candidate: Flops::fixed(layers.product("first.candidate")),
+            candidate: Flops::fixed(layers.product("first.candidate") + field_gate(config, &layers)),
             ..free(block)
         }),
         Block::Features => Some(Cost {
@@ -108,6 +108,7 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
             SequenceKind::Mean => None,
             SequenceKind::Din => Some(din(config, &layers)),
             SequenceKind::Gru | SequenceKind::Dien => Some(dien(config, &layers)),
+            SequenceKind::Sasrec | SequenceKind::Bst => Some(transformer(config, &layers)),
             SequenceKind::Hstu | SequenceKind::HstuResearch => Some(hstu(config, &layers)),
         },
         Block::Contrast => (config.contrast_width > 0).then(|| Cost {
@@ -121,6 +122,19 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
         }),
     });
     all.into_iter().flatten().collect()
+}
+
+/// The gate of each field; the user's fields, which are multiplied once a request, are weighed and summed.
+fn field_gate(config: &ModelConfig, layers: &Layers) -> u64 {
+    match config.senet {
+        true => {
+            let first = config.hidden.first().copied().unwrap_or(0);
+            layers.linear("field_gate.in")
+                + layers.linear("field_gate.out")
+                + 2 * size(&[USER_FIELDS, first])
+        }
+        false => 0,
+    }
 }
 
 fn free(block: Block) -> Cost {
@@ -224,9 +238,10 @@ fn interest(config: &ModelConfig, layers: &Layers) -> Cost {
 }
 
 /// The attention MLP on `[q, k, q - k, q * k]`: the first layer once for `q`, once per `k`, and per pair for their product;
-/// then the other layers and the weighted sum.
+/// then the other layers and a weighted sum for each head.
 fn din(config: &ModelConfig, layers: &Layers) -> Cost {
     let token = (TOKEN_FIELDS * config.dim) as u64;
+    let heads = config.sequence.attention_heads as u64;
     // Each of the four parts of its input is as wide as a token.
     let part = layers.base("sequence.first") / 4;
     let unit = layers.linear("sequence.second") + layers.linear("sequence.score");
@@ -244,7 +259,7 @@ fn din(config: &ModelConfig, layers: &Layers) -> Cost {
         history_len: config.sequence.history_len,
         request: Flops::fixed(merged) + Flops::per_entry(part),
         candidate: Flops::fixed(part + layers.product("first.sequence"))
-            + Flops::per_entry(part + unit + 2 * token),
+            + Flops::per_entry(part + unit + 2 * heads * token),
         ..free(Block::Sequence)
     }
 }
@@ -262,6 +277,42 @@ fn dien(config: &ModelConfig, layers: &Layers) -> Cost {
         request: Flops::per_entry(layer("extract.input") + layer("extract.state") + layer("evolve.input")),
         candidate: Flops::fixed(layer("attention") + layers.product("first.sequence"))
             + Flops::per_entry(score + layer("evolve.state")),
+        ..free(Block::Sequence)
+    }
+}
+
+/// Rows of the history through all layers; in the last one they need keys and values only. There SASRec's newest entry, once a
+/// request, and in every layer each of BST's candidates, is a row that reads `n` entries, a candidate itself too.
+fn transformer(config: &ModelConfig, layers: &Layers) -> Cost {
+    let sequence = &config.sequence;
+    // A score and the value it weighs.
+    let pair = 2 * (sequence.heads * (sequence.key_width + sequence.value_width)) as u64;
+    let embed = layers.linear("sequence.token");
+    let mut request = Flops::per_entry(embed);
+    let mut candidate = Flops::fixed(embed + layers.product("first.sequence"));
+    for layer in 0..sequence.layers {
+        let of = |part: &str| layers.linear(&format!("sequence.layer{layer}.{part}"));
+        let row = of("query") + of("out") + of("expand") + of("contract");
+        request = request + Flops::per_entry(of("key_value"));
+        let is_last = layer + 1 == sequence.layers;
+        if !is_last {
+            request = request
+                + Flops {
+                    fixed: 0,
+                    per_entry: row,
+                    per_pair: pair,
+                };
+        }
+        if sequence.kind == SequenceKind::Bst {
+            candidate = candidate + Flops::fixed(row + of("key_value") + pair) + Flops::per_entry(pair);
+        } else if is_last {
+            request = request + Flops::fixed(row) + Flops::per_entry(pair);
+        }
+    }
+    Cost {
+        history_len: sequence.history_len,
+        request,
+        candidate,
         ..free(Block::Sequence)
     }
 }
@@ -301,10 +352,13 @@ fn hstu(config: &ModelConfig, layers: &Layers) -> Cost {
     }
 }
 
-/// Hidden layers, experts with their gates, towers, outputs.
+/// Hidden layers with their gates, experts with theirs, towers, outputs.
 fn head(config: &ModelConfig, layers: &Layers) -> u64 {
     let hidden: u64 = (1..config.hidden.len())
         .map(|layer| layers.linear(&format!("hidden{layer}")))
+        .sum();
+    let of_units: u64 = (0..config.hidden.len())
+        .flat_map(|layer| ["in", "out"].map(|part| layers.linear(&format!("gate{layer}.{part}"))))
         .sum();
     let experts = match config.head.kind {
         HeadKind::Omoe | HeadKind::Mmoe => config.head.experts,
@@ -329,7 +383,7 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
         true => layers.product("pool.weight") + 4 * last,
         false => 0,
     };
-    hidden + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_gates + of_tasks
+    hidden + of_units + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_gates + of_tasks
 }
 
 #[cfg(test)]

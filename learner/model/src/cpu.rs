@@ -5,8 +5,8 @@
 //! tests compare outputs and all gradients with those.
 //!
 //! Operations: `gemm` (matrix products, with `bf16` factors where configured), `kernel` (loops over rows), `activation`,
-//! `softmax`, `layer_norm`, `linear` (with adapters), `recurrent`, `fm`, `content_linear`, `contrast`. Blocks: `fq_former`, `interest`,
-//! `din`, `dien`, `hstu`, `head`, `slate_pool`, `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
+//! `softmax`, `layer_norm`, `linear` (with adapters), `recurrent`, `gate`, `fm`, `content_linear`, `contrast`. Blocks: `fq_former`, `interest`,
+//! `din`, `dien`, `transformer`, `hstu`, `head`, `slate_pool`, `tower`. All of them read weights as slices by name (`weights`); `model`, `pass` and `sequence` run a batch through them.
 
 mod activation;
 mod bf16;
@@ -17,6 +17,7 @@ mod din;
 mod eigen;
 mod fm;
 mod fq_former;
+mod gate;
 mod gemm;
 mod grad_mode;
 mod head;
@@ -37,6 +38,7 @@ mod softmax;
 #[cfg(test)]
 mod testing;
 mod tower;
+mod transformer;
 mod weights;
 
 pub use bf16::has_bf16_units;

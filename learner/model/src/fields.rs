@@ -12,6 +12,9 @@ pub const USER_FIELDS: usize = 3;
 /// Fields of the candidate side: item, and its categorical values.
 pub const CANDIDATE_FIELDS: usize = 2;
 
+/// Rows that the gates of hidden layers read: of the user, and the fields of a candidate.
+pub(crate) const GATE_ROWS: usize = 1 + CANDIDATE_FIELDS;
+
 /// The kind of thing an id names. Each has its own row width, learning rate and admission rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {

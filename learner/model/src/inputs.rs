@@ -4,6 +4,7 @@
 //! in an order that depends on the batch alone, not on the device.
 
 mod contents;
+mod negatives;
 mod pool;
 mod slates;
 

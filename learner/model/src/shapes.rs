@@ -5,8 +5,11 @@ use ouzel_sample::{MODALITIES, N_DENSE};
 use crate::block::{Block, WeightGroup};
 use crate::blocks::hstu::TIME_BUCKETS;
 use crate::config::{HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
-use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
+use crate::fields::{CANDIDATE_FIELDS, GATE_ROWS, USER_FIELDS};
 use crate::random::{normal, uniform};
+
+/// Width of the layer inside a gate of a hidden layer, floats.
+const GATE_WIDTH: usize = 16;
 
 /// A dense weight as the configuration describes it, without values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +117,7 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
         SequenceKind::Mean => {}
         SequenceKind::Din => din(&mut list, config, token),
         SequenceKind::Gru | SequenceKind::Dien => dien(&mut list, config, token),
+        SequenceKind::Sasrec | SequenceKind::Bst => transformer(&mut list, config, token),
         SequenceKind::Hstu | SequenceKind::HstuResearch => hstu(&mut list, config, token),
     }
     if config.sequence.kind != SequenceKind::Mean {
@@ -124,6 +128,7 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
             Init::Zero,
         );
     }
+    gates(&mut list, config);
     adapters(&mut list, config);
     // Behind all others, whose initial values depend on their places.
     start_at_zero(&mut list, config);
@@ -247,7 +252,11 @@ fn din(list: &mut SpecList, config: &ModelConfig, token: usize) {
     let [first, second] = config.sequence.attention_hidden;
     list.linear("sequence.first", 4 * token, first);
     list.linear("sequence.second", first, second);
-    list.linear("sequence.score", second, 1);
+    list.linear("sequence.score", second, config.sequence.attention_heads);
+    if config.sequence.time_buckets {
+        let n_buckets = usize::try_from(TIME_BUCKETS).unwrap_or(0);
+        list.add("sequence.time", &[n_buckets, token], Init::Normal(20));
+    }
 }
 
 /// The GRU that both read; DIEN's attention and second scan.
@@ -260,6 +269,33 @@ fn dien(list: &mut SpecList, config: &ModelConfig, token: usize) {
         list.linear("sequence.evolve.input", width, 3 * width);
         list.linear("sequence.evolve.state", width, 3 * width);
     }
+}
+
+/// SASRec has a position for each entry; BST the time to each entry and to the candidate, which is 0.
+fn transformer(list: &mut SpecList, config: &ModelConfig, token: usize) {
+    let sequence = &config.sequence;
+    let width = sequence.width;
+    list.linear("sequence.token", token, width);
+    let (name, n) = match sequence.kind {
+        SequenceKind::Bst => ("sequence.time", usize::try_from(TIME_BUCKETS).unwrap_or(0)),
+        _ => ("sequence.position", sequence.history_len),
+    };
+    list.add(name, &[n, width], Init::Normal(20));
+    let (values, keys) = (
+        sequence.heads * sequence.value_width,
+        sequence.heads * sequence.key_width,
+    );
+    for layer in 0..sequence.layers {
+        let name = |part: &str| format!("sequence.layer{layer}.{part}");
+        list.norm(&name("norm"), width);
+        list.linear(&name("query"), width, keys);
+        list.linear(&name("key_value"), width, keys + values);
+        list.linear(&name("out"), values, width);
+        list.norm(&name("ffn_norm"), width);
+        list.linear(&name("expand"), width, width);
+        list.linear(&name("contract"), width, width);
+    }
+    list.norm("sequence.norm", width);
 }
 
 fn hstu(list: &mut SpecList, config: &ModelConfig, token: usize) {
@@ -318,6 +354,23 @@ fn start_at_zero(list: &mut SpecList, config: &ModelConfig) {
         let last = config.hidden.last().copied().unwrap_or(1);
         list.begin(Block::Head, WeightGroup::Head);
         list.add("pool.weight", &[n_tasks, 2 * last], Init::Zero);
+    }
+}
+
+/// Gates start at 1, as their last layers at 0.
+fn gates(list: &mut SpecList, config: &ModelConfig) {
+    if config.senet {
+        let n_fields = USER_FIELDS + CANDIDATE_FIELDS;
+        list.begin(Block::Fields, WeightGroup::Head);
+        list.linear("field_gate.in", n_fields, n_fields);
+        list.output("field_gate.out", n_fields, n_fields);
+    }
+    if config.ppnet {
+        list.begin(Block::Head, WeightGroup::Head);
+        for (layer, width) in config.hidden.iter().enumerate() {
+            list.linear(&format!("gate{layer}.in"), GATE_ROWS * config.dim, GATE_WIDTH);
+            list.output(&format!("gate{layer}.out"), GATE_WIDTH, *width);
+        }
     }
 }
 

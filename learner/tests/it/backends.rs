@@ -1,6 +1,8 @@
 //! The cpu backend against the torch backend, through the whole trainer.
 
-use ouzel_learner::model::{HeadConfig, HeadKind, Inputs, LoraConfig, Model, ModelConfig, SequenceKind};
+use ouzel_learner::model::{
+    HeadConfig, HeadKind, Inputs, LoraConfig, Model, ModelConfig, SequenceConfig, SequenceKind,
+};
 use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use tch::Device;
 
@@ -56,6 +58,26 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
         ..model
     };
     holds(bare, learner.clone());
+    let (timed, timed_learner) = em3(SequenceKind::Din, 300);
+    let timed = ModelConfig {
+        sequence: SequenceConfig {
+            attention_heads: 2,
+            time_buckets: true,
+            ..timed.sequence
+        },
+        ..timed
+    };
+    holds(timed, timed_learner);
+    for (senet, ppnet) in [(true, false), (false, true)] {
+        let (gated, learner) = em3(SequenceKind::Mean, 0);
+        let gated = ModelConfig {
+            senet,
+            ppnet,
+            hidden: vec![24, 12],
+            ..gated
+        };
+        holds(gated, learner);
+    }
     let (pooled, _) = em3(SequenceKind::Mean, 0);
     let pooled = ModelConfig {
         pool_slate: true,
@@ -67,6 +89,8 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
         SequenceKind::Din,
         SequenceKind::Gru,
         SequenceKind::Dien,
+        SequenceKind::Sasrec,
+        SequenceKind::Bst,
         SequenceKind::Hstu,
     ] {
         for freeze_samples in [0, 300] {
@@ -74,6 +98,7 @@ fn the_cpu_backend_learns_the_steps_of_torch() {
             let learner = LearnerConfig {
                 optimizer: OptimizerConfig {
                     contrast_weight: 0.05,
+                    next_entry_weight: 0.5,
                     ..learner.optimizer.clone()
                 },
                 ..learner
@@ -106,6 +131,11 @@ fn the_cpu_backend_learns_heads_and_adapters_as_torch_does() {
             HeadKind::Single,
             SequenceKind::Dien,
             &["sequence.attention", "sequence.evolve.state"],
+        ),
+        (
+            HeadKind::Single,
+            SequenceKind::Bst,
+            &["sequence.token", "sequence.layer0.key_value", "sequence.layer0.expand"],
         ),
     ] {
         let (model, learner) = em3(kind, 300);

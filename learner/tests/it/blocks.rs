@@ -74,6 +74,8 @@ fn every_block_learns_a_generated_world() {
         SequenceKind::Din,
         SequenceKind::Gru,
         SequenceKind::Dien,
+        SequenceKind::Sasrec,
+        SequenceKind::Bst,
         SequenceKind::Hstu,
         SequenceKind::HstuResearch,
     ] {
@@ -101,7 +103,12 @@ fn a_restored_trainer_with_content_continues_bit_for_bit_before_and_after_the_fr
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let batches = batches_with_content(3, 240);
-    for kind in [SequenceKind::Din, SequenceKind::Dien, SequenceKind::Hstu] {
+    for kind in [
+        SequenceKind::Din,
+        SequenceKind::Dien,
+        SequenceKind::Bst,
+        SequenceKind::Hstu,
+    ] {
         let (model, learner) = em3(kind, 500);
         let mut straight = Trainer::new(model.clone(), learner.clone()).unwrap();
         let mut saved = Vec::new();

@@ -195,27 +195,36 @@ fn em3(has_interest: bool, rank: usize) -> ModelConfig {
 fn sequence_blocks_follow_interests_that_drift_where_the_mean_of_a_long_history_does_not() {
     // HSTU learns to attend at a time that differs by seed: after 2,000 to 10,000 of these requests.
     let batches = drifting(16_000);
-    let of = |kind| {
+    let of = |(kind, time_buckets, next_entry_weight)| {
         let model = ModelConfig {
             hidden: vec![32],
             sequence: SequenceConfig {
                 kind,
+                time_buckets,
                 ..SequenceConfig::default()
             },
             ..ModelConfig::default()
         };
-        let mut trainer = Trainer::new(model, learner()).unwrap();
+        let mut learner = learner();
+        learner.optimizer.next_entry_weight = next_entry_weight;
+        let mut trainer = Trainer::new(model, learner).unwrap();
         auc(&mut trainer, &batches, batches.len() * 3 / 4)
     };
-    let [mean, din, hstu, gru, dien] = [
-        SequenceKind::Mean,
-        SequenceKind::Din,
-        SequenceKind::Hstu,
-        SequenceKind::Gru,
-        SequenceKind::Dien,
+    let [mean, din, timed, hstu, gru, dien, taught, sasrec, bst] = [
+        (SequenceKind::Mean, false, 0.0),
+        (SequenceKind::Din, false, 0.0),
+        (SequenceKind::Din, true, 0.0),
+        (SequenceKind::Hstu, false, 0.0),
+        (SequenceKind::Gru, false, 0.0),
+        (SequenceKind::Dien, false, 0.0),
+        (SequenceKind::Dien, false, 0.2),
+        (SequenceKind::Sasrec, false, 0.0),
+        (SequenceKind::Bst, false, 0.0),
     ]
     .map(of);
-    println!("hstu {hstu}, gru {gru}, dien {dien}, din {din}, the mean {mean}");
+    println!(
+        "hstu {hstu}, gru {gru}, dien {dien} and with its auxiliary loss {taught}, sasrec {sasrec}, bst {bst}, din {din} and with times {timed}, the mean {mean}"
+    );
     assert!(hstu > mean + 0.03, "hstu {hstu}, the mean {mean}");
     assert!(gru > mean + 0.1, "gru {gru}, the mean {mean}");
     // DIN, without an order, cannot tell the present interest from former ones. DIEN shares its updates among all entries, by a

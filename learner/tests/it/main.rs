@@ -26,5 +26,6 @@ mod restores;
 mod rows;
 mod scores;
 mod thinned;
+mod tastes;
 mod updates;
 mod world;

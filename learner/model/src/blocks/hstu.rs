@@ -321,7 +321,7 @@ impl Rows {
 }
 
 /// The bucket of a time difference in seconds, by the logarithm of its absolute value.
-fn bucket(seconds: &Tensor) -> Result<Tensor, Error> {
+pub(super) fn bucket(seconds: &Tensor) -> Result<Tensor, Error> {
     let bucket = (seconds.f_abs()?.f_clamp_min(1.0)?.f_log()? / BUCKET).f_floor()?;
     Ok(bucket
         .f_clamp(0.0, as_f64(TIME_BUCKETS - 1))?

@@ -109,6 +109,10 @@ pub enum SequenceKind {
     Gru,
     /// DIEN: a GRU, and a second one for each candidate whose updates follow its attention (Zhou et al. 2019).
     Dien,
+    /// SASRec: a causal transformer, whose newest state is compared with the candidate (Kang and McAuley 2018).
+    Sasrec,
+    /// BST: a causal transformer with the candidate as one more row at its end (Chen et al. 2019).
+    Bst,
     /// HSTU: layers of pointwise attention (Zhai et al. 2024), in its production form.
     Hstu,
     /// HSTU in the form of the paper.
@@ -128,28 +132,28 @@ pub struct SequenceConfig {
     /// Unit: actions. Lower it to make requests cheaper.
     #[schemars(range(min = 1))]
     pub history_len: usize,
-    /// Width of a token of `hstu`, and of the state of `gru` and `dien`.
+    /// Width of a token of `hstu`, `sasrec` and `bst`, and of the state of `gru` and `dien`.
     ///
     /// Unit: floats. Widen it for large logs.
     #[schemars(range(min = 1))]
     pub width: usize,
-    /// Layers of `hstu`.
+    /// Layers of `hstu`, `sasrec` and `bst`.
     ///
-    /// Unit: layers. More layers are run by libtorch instead of the `cpu` backend.
+    /// Unit: layers. More layers of `hstu` are run by libtorch instead of the `cpu` backend.
     #[schemars(range(min = 1))]
     pub layers: usize,
-    /// Attention heads of a layer of `hstu`.
+    /// Attention heads of a layer of `hstu`, `sasrec` and `bst`.
     ///
     /// Unit: heads. Rarely changed.
     #[schemars(range(min = 1))]
     pub heads: usize,
-    /// Width of a query and key of one head of `hstu`.
+    /// Width of a query and key of one head of `hstu`, `sasrec` and `bst`.
     ///
     /// Unit: floats. Rarely changed.
     #[serde(alias = "key")]
     #[schemars(range(min = 1))]
     pub key_width: usize,
-    /// Width of a value of one head of `hstu`.
+    /// Width of a value of one head of `hstu`, `sasrec` and `bst`.
     ///
     /// Unit: floats. Rarely changed.
     #[serde(alias = "value")]
@@ -161,6 +165,21 @@ pub struct SequenceConfig {
     #[serde(alias = "unit")]
     #[schemars(inner(range(min = 1)))]
     pub attention_hidden: [usize; 2],
+    /// Scores that the attention MLP of `din` gives each entry; each of them sums the history of its own.
+    ///
+    /// Unit: heads. Raise it where candidates look for several things in a history.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1))]
+    pub attention_heads: usize,
+    /// Whether entries that `din` reads carry the time from each to the request, in 129 buckets by its logarithm.
+    ///
+    /// Turn it on where interests change within a history.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub time_buckets: bool,
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl Default for SequenceConfig {
@@ -174,6 +193,8 @@ impl Default for SequenceConfig {
             key_width: 16,
             value_width: 16,
             attention_hidden: [64, 16],
+            attention_heads: 1,
+            time_buckets: false,
         }
     }
 }
@@ -184,10 +205,14 @@ impl SequenceConfig {
     pub fn out(&self, dim: usize) -> usize {
         match self.kind {
             SequenceKind::Mean => 0,
-            SequenceKind::Din => TOKEN_FIELDS * dim,
-            SequenceKind::Gru | SequenceKind::Dien | SequenceKind::Hstu | SequenceKind::HstuResearch => {
-                self.width
-            }
+            SequenceKind::Din => self.attention_heads * TOKEN_FIELDS * dim,
+            // The state, and its product with the candidate.
+            SequenceKind::Sasrec => 2 * self.width,
+            SequenceKind::Gru
+            | SequenceKind::Dien
+            | SequenceKind::Bst
+            | SequenceKind::Hstu
+            | SequenceKind::HstuResearch => self.width,
         }
     }
 }

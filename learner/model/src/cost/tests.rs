@@ -167,6 +167,40 @@ fn hstu_is_quadratic_in_the_history_in_all_layers_but_the_last() {
 }
 
 #[test]
+fn sasrec_pays_once_a_request_and_bst_once_a_candidate() {
+    // Tokens of 4 to rows of 5; 2 heads with keys of 3 and values of 2.
+    let model = |kind, layers| {
+        with_sequence(SequenceConfig {
+            kind,
+            history_len: 9,
+            width: 5,
+            layers,
+            heads: 2,
+            key_width: 3,
+            value_width: 2,
+            ..SequenceConfig::default()
+        })
+    };
+    let (token, key_value, pair) = (2 * 4 * 5, 2 * 5 * 10, 2 * 10);
+    // Query, output and the two layers of the feed-forward network.
+    let row = 2 * (5 * 6 + 4 * 5 + 5 * 5 + 5 * 5);
+    let one = of(&model(SequenceKind::Sasrec, 1), Block::Sequence);
+    assert_eq!(one.request, flops(row, token + key_value + pair, 0));
+    assert_eq!(one.candidate, flops(token + 2 * 10 * 4, 0, 0));
+    let two = of(&model(SequenceKind::Sasrec, 2), Block::Sequence);
+    assert_eq!(
+        two.request,
+        flops(row, token + 2 * key_value + row + pair, pair)
+    );
+    assert_eq!(two.candidate, one.candidate);
+
+    let two = of(&model(SequenceKind::Bst, 2), Block::Sequence);
+    assert_eq!(two.request, flops(0, token + 2 * key_value + row, pair));
+    let of_candidate = token + 2 * 5 * 4 + 2 * (row + key_value + pair);
+    assert_eq!(two.candidate, flops(of_candidate, 2 * pair, 0));
+}
+
+#[test]
 fn dien_pays_for_a_step_of_its_second_scan_per_candidate_and_entry() {
     let model = |kind| {
         with_sequence(SequenceConfig {
@@ -218,6 +252,27 @@ fn heads_cost_their_layers_for_each_task() {
         of(&auxiliary, Block::Head).candidate.fixed,
         hidden + 2 * 3 * 2 + 2 * 3 * 4
     );
+}
+
+#[test]
+fn gates_cost_their_layers_and_the_sum_of_the_users_weighed_fields() {
+    let config = ModelConfig {
+        senet: true,
+        ppnet: true,
+        hidden: vec![4, 3],
+        ..plain()
+    };
+    let without = ModelConfig {
+        senet: false,
+        ppnet: false,
+        ..config.clone()
+    };
+    let more = |block| of(&config, block).candidate.fixed - of(&without, block).candidate.fixed;
+    // Five fields, three of them the user's.
+    assert_eq!(more(Block::Fields), 2 * (5 * 5 + 5 * 5) + 2 * 3 * 4);
+    // Three rows of 2 to 16 units, and on to the 4 and 3 of the layers.
+    assert_eq!(more(Block::Head), 2 * (6 * 16 + 16 * 4 + 6 * 16 + 16 * 3));
+    assert_eq!(of(&config, Block::Fields).request, of(&without, Block::Fields).request);
 }
 
 #[test]

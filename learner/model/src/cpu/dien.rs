@@ -7,15 +7,19 @@ use super::grad_mode::GradMode;
 use super::history_inputs::HistoryInputs;
 use super::kernel::{add, dot, index, row, row_mut, runs, transpose, vectorized};
 use super::layer_norm::NormalizedRows;
-use super::linear::{Linear, LinearGradients};
+use super::linear::{Linear, add_named, input_gradients};
 use super::recurrent::{Recurrent, Scan, Sequences};
 use super::softmax::{softmax, softmax_backward};
 use super::weights::{BlockWeights, Learning, NamedGradients};
 use crate::config::{ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::error::Error;
 
+mod next_entry;
 #[cfg(test)]
 mod tests;
+
+use next_entry::NextEntryGradients;
+pub(crate) use next_entry::NextEntryLoss;
 
 /// The block with the weights of one moment, adapters merged.
 #[derive(Debug)]
@@ -170,12 +174,12 @@ impl Dien {
         pass
     }
 
-    /// Gradients from that of the output, `[n_candidates, width]`.
+    /// Gradients from that of the output, `[n_candidates, width]`, and of the auxiliary loss, if there is one.
     pub(crate) fn backward(
         &self,
         inputs: HistoryInputs<'_>,
         pass: &DienForward,
-        gradient: &[f32],
+        (gradient, next_entry): (&[f32], Option<NextEntryLoss<'_>>),
         learning: Learning,
     ) -> DienGradients {
         let learns = learning.base || (learning.adapters && self.has_adapter());
@@ -187,7 +191,9 @@ impl Dien {
         let (mut of_last, mut of_all) = (Vec::new(), Vec::new());
         match &self.evolve {
             Some(evolve) => {
-                of_all = evolve.backward(inputs, pass, gradient, (learning, learns), &mut out);
+                let next = next_entry.map(|loss| loss.backward(&evolve.attention, inputs, pass));
+                let next = next.unwrap_or_else(|| NextEntryGradients::zeros(pass));
+                of_all = evolve.backward(inputs, pass, (gradient, next), (learning, learns), &mut out);
             }
             None => {
                 of_last = vec![0.0; inputs.lens.len() * self.width];
@@ -278,7 +284,7 @@ impl Evolve {
         &self,
         inputs: HistoryInputs<'_>,
         pass: &DienForward,
-        gradient: &[f32],
+        (gradient, next): (&[f32], NextEntryGradients),
         (learning, learns): (Learning, bool),
         out: &mut DienGradients,
     ) -> Vec<f32> {
@@ -286,8 +292,11 @@ impl Evolve {
         let sequences = evolved.sequences(inputs.len);
         let recurrent = &self.gru.recurrent;
         let mut scan = recurrent.backward(sequences, &evolved.scan, (gradient, &[]), learns);
-        let mut of_states = vec![0.0; states.len()];
-        let mut of_query = vec![0.0; evolved.query.len()];
+        let NextEntryGradients {
+            states: mut of_states,
+            candidates: mut of_query,
+            entries,
+        } = next;
         let of_attention = &mut scan.attention;
         Arch::new().dispatch(AttendBack(
             inputs,
@@ -295,13 +304,15 @@ impl Evolve {
             of_attention,
             (&mut of_states, &mut of_query),
         ));
-        let of_attention = input_gradients(
-            &self.attention,
-            &pass.target.rows,
-            &of_query,
-            learns,
-            &mut out.target,
-        );
+        let attention = &self.attention;
+        let mut of_attention =
+            input_gradients(attention, &pass.target.rows, &of_query, learns, &mut out.target);
+        if !entries.is_empty() {
+            attention.input_gradient(&entries, &mut out.tokens);
+            if learns {
+                attention.backward_merged(&pass.tokens.rows, &entries, &mut of_attention);
+            }
+        }
         let of_input = input_gradients(&self.gru.input, states, &scan.gates, learns, &mut of_states);
         add_named(
             [
@@ -364,36 +375,6 @@ impl Evolved {
             history_of: &self.history_of,
             lens: &self.lens,
             attention: Some(&self.attention),
-        }
-    }
-}
-
-/// Adds the gradient of a merged layer's inputs; returns those of its weights, where they learn.
-fn input_gradients(
-    layer: &Linear,
-    x: &[f32],
-    gradient: &[f32],
-    learns: bool,
-    inputs: &mut [f32],
-) -> LinearGradients {
-    layer.input_gradient(gradient, inputs);
-    let mut weights = LinearGradients::default();
-    if learns {
-        weights = LinearGradients::merged(layer);
-        layer.backward_merged(x, gradient, &mut weights);
-    }
-    weights
-}
-
-/// Adds the gradients of merged layers that learn.
-fn add_named<const N: usize>(
-    layers: [(&str, &Linear, LinearGradients); N],
-    (learning, learns): (Learning, bool),
-    out: &mut NamedGradients,
-) {
-    if learns {
-        for (name, layer, gradients) in layers {
-            gradients.split_merged(layer, learning).add_named(name, out);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! What [`crate::blocks::din`] computes: with layers on `[q, k, q - k, q * k]`, SiLU between them and no normalisation of the
 //! scores, the output is `sum_j score(q, k_j) k_j`. The first layer's block of the product, `(q * k) W_p`, is `k (diag(q) W_p)`:
 //! with the block of `k` added, one small matrix a candidate, by which the whole history is multiplied once. No pair of
-//! candidate and entry is laid out in memory, and histories are not padded.
+//! candidate and entry is laid out in memory, and histories are not padded. Several heads differ in their scores alone.
 
 use pulp::Arch;
 
@@ -11,7 +11,7 @@ use super::activation::{silu, silu_with_slope};
 use super::gemm::{Lhs, add_product, set_product};
 use super::grad_mode::GradMode;
 use super::history_inputs::HistoryInputs;
-use super::kernel::{runs, vectorized};
+use super::kernel::{add, row, row_mut, runs, vectorized};
 use super::linear::Linear;
 use super::scratch::ScratchBuffer;
 use super::weights::BlockWeights;
@@ -30,6 +30,9 @@ pub(crate) struct Din {
     width: usize,
     first: usize,
     second: usize,
+    heads: usize,
+    /// Rows that are added to entries by the time to the request, `[n_buckets, width]`; empty without.
+    times: Vec<f32>,
     /// Blocks of the first layer for the query, the key and their product, `[width, first]` each.
     query: Vec<f32>,
     key: Vec<f32>,
@@ -42,11 +45,13 @@ pub(crate) struct Din {
 /// A forward pass; all but the output is there for the backward pass alone.
 #[derive(Debug, Default)]
 pub(crate) struct DinForward {
-    /// `[n_candidates, width]`
+    /// `[n_candidates, heads * width]`
     pub(crate) output: Vec<f32>,
+    /// Histories with their times, shaped as [`HistoryInputs::tokens`]; empty where entries carry none.
+    tokens: Vec<f32>,
     first: Activations,
     second: Activations,
-    /// `[pairs]`, a pair being a candidate and an entry; candidate after candidate.
+    /// `[pairs * heads]`, a pair being a candidate and an entry; candidate after candidate, and of one head after head.
     scores: Vec<f32>,
 }
 
@@ -101,6 +106,8 @@ impl Din {
             width,
             first,
             second,
+            heads: config.sequence.attention_heads,
+            times: weights.find("sequence.time").unwrap_or_default().to_vec(),
             query: combine(0, |x, difference| x + difference),
             key: combine(1, |x, difference| x - difference),
             product: blocks[3].to_vec(),
@@ -113,8 +120,25 @@ impl Din {
     /// The output of each candidate.
     pub(crate) fn forward(&self, inputs: HistoryInputs<'_>, mode: GradMode) -> DinForward {
         let mut pass = DinForward::default();
-        Arch::new().dispatch(Forward(self, inputs, mode, &mut pass));
+        let tokens = self.timed(inputs);
+        Arch::new().dispatch(Forward(self, inputs.with_tokens(&tokens), mode, &mut pass));
+        pass.tokens = tokens;
         pass
+    }
+
+    /// Histories with the rows of their times; empty where entries carry none.
+    fn timed(&self, inputs: HistoryInputs<'_>) -> Vec<f32> {
+        if self.times.is_empty() {
+            return Vec::new();
+        }
+        let mut tokens = inputs.tokens.to_vec();
+        for (place, bucket) in inputs.times(self.times.len() / self.width) {
+            add(
+                row_mut(&mut tokens, place, self.width),
+                row(&self.times, bucket, self.width),
+            );
+        }
+        tokens
     }
 
     /// Whether an adapter learns through the block's weights.
@@ -148,8 +172,9 @@ impl Din {
         let (n_pairs, longest): (usize, usize) = (lens.clone().sum(), lens.max().unwrap_or(0));
         pass.first = Activations::new(mode, n_pairs * first, longest * first);
         pass.second = Activations::new(mode, n_pairs * second, longest * second);
-        pass.scores = vec![0.0; n_pairs];
-        pass.output = vec![0.0; inputs.target.len()];
+        let heads = self.heads;
+        pass.scores = vec![0.0; n_pairs * heads];
+        pass.output = vec![0.0; n_candidates * heads * width];
         let mut matrix = vec![0.0; width * first];
         let mut of_queries = vec![0.0; n_candidates * first];
         let size = [n_candidates, width, first];
@@ -172,21 +197,25 @@ impl Din {
                 let [last, active_last] = pass.second.candidate(mode, pair * second, n * second);
                 self.second_layer.forward_merged(active, last);
                 activate(mode, active_last, last);
-                self.score(active_last, &mut pass.scores[pair..pair + n]);
+                self.score(active_last, &mut pass.scores[pair * heads..(pair + n) * heads]);
                 pair += n;
             }
-            let output = &mut pass.output[run.start * width..run.end * width];
-            let scores = Lhs::Matrix(&pass.scores[start..pair]);
-            add_product(output, scores, history, [run.len(), n, width]);
+            let output = &mut pass.output[run.start * heads * width..run.end * heads * width];
+            let scores = Lhs::Matrix(&pass.scores[start * heads..pair * heads]);
+            add_product(output, scores, history, [run.len() * heads, n, width]);
         }
     }
 
-    /// Scores from the outputs of the second layer, in `f32` whatever the precision.
+    /// Scores `[heads, n]` from the outputs of the second layer, in `f32` whatever the precision.
     #[inline(always)]
     fn score(&self, active: &[f32], scores: &mut [f32]) {
         let layer = &self.score_layer;
-        let size = [scores.len(), self.second, 1];
-        set_product(scores, &layer.bias, active, &layer.transposed, size);
+        let n = active.len() / self.second;
+        for head in 0..self.heads {
+            let scores = row_mut(scores, head, n);
+            let (weight, bias) = (row(&layer.weight, head, self.second), row(&layer.bias, head, 1));
+            set_product(scores, bias, active, weight, [n, self.second, 1]);
+        }
     }
 }
 

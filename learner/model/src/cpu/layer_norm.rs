@@ -119,6 +119,33 @@ impl NormalizedRows {
         self.factors.extend(rows.map(LayerNorm::normalize));
     }
 
+    /// The rows through weight and bias of `norm`.
+    #[inline(always)]
+    pub(super) fn scaled(&self, norm: &LayerNorm) -> Vec<f32> {
+        let mut out = self.rows.clone();
+        for row in out.chunks_exact_mut(norm.weight.len()) {
+            norm.scale_in_place(row);
+        }
+        out
+    }
+
+    /// Writes the gradients of the inputs to `out`, from those of [`Self::scaled`], and adds those of `norm`.
+    #[inline(always)]
+    pub(super) fn backward_scaled(
+        &self,
+        norm: &LayerNorm,
+        gradients: &[f32],
+        weights: &mut LayerNormGradients,
+        out: &mut [f32],
+    ) {
+        let width = norm.weight.len();
+        let rows = self.rows.chunks_exact(width).zip(&self.factors);
+        let gradients = gradients.chunks_exact(width).zip(out.chunks_exact_mut(width));
+        for ((row, factor), (gradient, out)) in rows.zip(gradients) {
+            norm.backward((row, *factor), gradient, weights, out);
+        }
+    }
+
     /// Replaces the gradients of the rows by those of their inputs.
     #[inline(always)]
     pub(super) fn backward(&self, gradients: &mut [f32], width: usize) {

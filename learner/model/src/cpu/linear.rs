@@ -284,6 +284,37 @@ impl LinearGradients {
     }
 }
 
+/// Adds the gradient of a merged layer's inputs; returns those of its weights, where they learn.
+#[inline(always)]
+pub(super) fn input_gradients(
+    layer: &Linear,
+    x: &[f32],
+    gradient: &[f32],
+    learns: bool,
+    inputs: &mut [f32],
+) -> LinearGradients {
+    layer.input_gradient(gradient, inputs);
+    let mut weights = LinearGradients::default();
+    if learns {
+        weights = LinearGradients::merged(layer);
+        layer.backward_merged(x, gradient, &mut weights);
+    }
+    weights
+}
+
+/// Adds the gradients of merged layers that learn.
+pub(super) fn add_named<const N: usize>(
+    layers: [(&str, &Linear, LinearGradients); N],
+    (learning, learns): (Learning, bool),
+    out: &mut NamedGradients,
+) {
+    if learns {
+        for (name, layer, gradients) in layers {
+            gradients.split_merged(layer, learning).add_named(name, out);
+        }
+    }
+}
+
 fn scaled(values: &[f32], scale: f32) -> Vec<f32> {
     values.iter().map(|x| scale * x).collect()
 }

@@ -274,7 +274,10 @@ impl Pass for CpuPass<'_> {
             sums.extend(interest.weights);
         }
         if let Some(pass) = &self.sequence {
-            let weights = pass.backward(inputs, &tower.sequence, &mut sums.rows, learning);
+            #[expect(clippy::cast_possible_truncation, reason = "numbers of the model are f32")]
+            let next_entry = (outputs.next_entry as f32, self.net.config().seed);
+            let read = (tower.sequence.as_slice(), next_entry);
+            let weights = pass.backward(inputs, read, &mut sums.rows, learning);
             sums.extend(weights);
         }
         if let Some(term) = outputs.contrast {

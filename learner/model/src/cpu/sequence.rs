@@ -1,12 +1,13 @@
-//! The sequence block of a batch: DIN, DIEN or HSTU forward and backward over the batch's embedding rows.
+//! The sequence block of a batch: DIN, DIEN, a transformer or HSTU forward and backward over the batch's embedding rows.
 
 use std::sync::Arc;
 
-use super::dien::{Dien, DienForward};
+use super::dien::{Dien, DienForward, NextEntryLoss};
 use super::din::{Din, DinForward};
 use super::grad_mode::GradMode;
 use super::history_inputs::HistoryInputs;
 use super::hstu::{Entries, Hstu, HstuForward, HstuInputs, Slates};
+use super::transformer::{Transformer, TransformerForward};
 use super::weights::{BlockWeights, Learning, NamedGradients};
 use crate::config::{ModelConfig, SequenceKind};
 use crate::error::Error;
@@ -19,6 +20,8 @@ pub(crate) enum CpuSequenceBlock {
     Din(Box<Din>),
     /// See [`crate::blocks::dien`].
     Dien(Box<Dien>),
+    /// See [`crate::blocks::transformer`].
+    Transformer(Box<Transformer>),
     /// See [`crate::blocks::hstu`].
     Hstu(Box<Hstu>),
 }
@@ -40,6 +43,7 @@ pub(crate) struct SequencePass {
 enum BlockPass {
     Din(Box<DinForward>),
     Dien(Box<DienForward>),
+    Transformer(Box<TransformerForward>),
     Hstu {
         pass: Box<HstuForward>,
         entries: Entries,
@@ -52,6 +56,9 @@ impl CpuSequenceBlock {
     pub(crate) fn new(weights: BlockWeights<'_>, config: &ModelConfig) -> Result<Self, Error> {
         Ok(match config.sequence.kind {
             SequenceKind::Gru | SequenceKind::Dien => Self::Dien(Box::new(Dien::new(weights, config)?)),
+            SequenceKind::Sasrec | SequenceKind::Bst => {
+                Self::Transformer(Box::new(Transformer::new(weights, config)?))
+            }
             SequenceKind::Hstu => Self::Hstu(Box::new(Hstu::new(weights, config)?)),
             _ => Self::Din(Box::new(Din::new(weights, config)?)),
         })
@@ -79,6 +86,9 @@ impl SequencePass {
         let kept = match &*block {
             CpuSequenceBlock::Din(din) => BlockPass::Din(Box::new(din.forward(read, mode))),
             CpuSequenceBlock::Dien(dien) => BlockPass::Dien(Box::new(dien.forward(read, mode))),
+            CpuSequenceBlock::Transformer(block) => {
+                BlockPass::Transformer(Box::new(block.forward(read, mode)))
+            }
             CpuSequenceBlock::Hstu(hstu) => {
                 let entries = Entries::new(inputs, hstu.counts());
                 let slates = Slates::new(&inputs.request_of, inputs.n_requests());
@@ -109,16 +119,17 @@ impl SequencePass {
         match &self.kept {
             BlockPass::Din(pass) => &pass.output,
             BlockPass::Dien(pass) => &pass.output,
+            BlockPass::Transformer(pass) => &pass.output,
             BlockPass::Hstu { pass, .. } => &pass.output,
         }
     }
 
-    /// Carries the gradient of [`Self::read`] back: adds that of the batch's unique rows to `rows [n_unique, dim]`, and
+    /// Carries the gradient of [`Self::read`] back, and that of DIEN's auxiliary loss if its weight is not 0: adds that of the batch's unique rows to `rows [n_unique, dim]`, and
     /// returns those of the block's weights that learn, by name.
     pub(crate) fn backward(
         &self,
         inputs: &Inputs,
-        read: &[f32],
+        (read, next_entry): (&[f32], (f32, u64)),
         rows: &mut [f32],
         learning: Learning,
     ) -> NamedGradients {
@@ -133,7 +144,22 @@ impl SequencePass {
                 gradients.weights
             }
             (CpuSequenceBlock::Dien(dien), BlockPass::Dien(pass)) => {
-                let gradients = dien.backward(read_by, pass, read, learning);
+                let (weight, seed) = next_entry;
+                let negatives = match weight > 0.0 {
+                    true => inputs.negatives(seed),
+                    false => Vec::new(),
+                };
+                let loss = (weight > 0.0).then_some(NextEntryLoss {
+                    weight,
+                    negatives: &negatives,
+                });
+                let gradients = dien.backward(read_by, pass, (read, loss), learning);
+                history.tokens.scatter(&gradients.tokens, dim, rows);
+                history.target.scatter(&gradients.target, dim, rows);
+                gradients.weights
+            }
+            (CpuSequenceBlock::Transformer(block), BlockPass::Transformer(pass)) => {
+                let gradients = block.backward(read_by, pass, read, learning);
                 history.tokens.scatter(&gradients.tokens, dim, rows);
                 history.target.scatter(&gradients.target, dim, rows);
                 gradients.weights
@@ -172,6 +198,7 @@ fn history_inputs<'a>(
         target,
         tokens,
         lens,
+        ages: &inputs.history.ages,
         request_of: &inputs.request_of,
         len: inputs.history.len,
     }

@@ -36,6 +36,13 @@ impl Tolerance {
 /// Places for entries of a history, and the entries of each: full, none, some and one.
 pub(super) const LEN: usize = 7;
 pub(super) const LENS: [usize; 4] = [7, 0, 3, 1];
+/// Seconds from each entry to its request, `[4, LEN]`.
+pub(super) const AGES: [f32; 4 * LEN] = [
+    9e5, 8e4, 8e4, 700.0, 90.0, 3.0, 0.0, //
+    0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, //
+    6e6, 50.0, 20.0, 0.0, 0.0, 0.0, 0.0, //
+    40.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+];
 /// The request of each candidate.
 pub(super) const REQUEST_OF: [i64; 8] = [0, 0, 0, 1, 2, 2, 3, 0];
 
@@ -58,7 +65,7 @@ pub(super) fn history_of(tokens: &Tensor) -> (History, Layout) {
     let history = History {
         tokens: tokens.shallow_clone(),
         tasks: valid.zeros_like().to_kind(Kind::Int64),
-        ages: valid.zeros_like(),
+        ages: tensor(&AGES, &[LENS.len(), LEN]),
         valid,
     };
     let groups = Groups::new(&REQUEST_OF, LENS.len());

@@ -3,6 +3,8 @@
 //! `logit = prior + wide + FM + head(hidden(first layer))`. The first layer reads the parts of a candidate side by side, in one
 //! product; the user's fields are multiplied once a request, and its candidates' sums start from that row. Auxiliary logits
 //! are linear in the last hidden layer and pass no gradient back to it.
+//!
+//! Where gates weigh the fields, a field of the user is still multiplied once a request, and its product is weighed for each candidate.
 
 use std::ops::Range;
 
@@ -10,6 +12,7 @@ use pulp::Arch;
 
 use super::activation::relu;
 use super::fm::{Fm, FmForward, FmInputs};
+use super::gate::{Gate, GateForward};
 use super::gemm::Lhs;
 use super::head::{Head, HeadForward};
 use super::kernel::{index, row, vectorized};
@@ -19,11 +22,14 @@ use super::weights::BlockWeights;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::feature_norm::FeatureScale;
-use crate::fields::USER_FIELDS;
+use crate::fields::{GATE_ROWS, USER_FIELDS};
 
 mod backward;
+mod gates;
 #[cfg(test)]
 mod tests;
+
+use gates::{N_FIELDS, gates_of, weigh_fields};
 
 /// Candidates that pass through all layers at a time, so that their activations stay in the cache.
 const PIECE: usize = 64;
@@ -49,6 +55,10 @@ pub(crate) struct Tower {
     parts: [usize; PARTS.len()],
     /// The hidden layers behind the first one.
     hidden: Vec<Linear>,
+    /// Gates of the first layer's and of the hidden layers' units; empty without PPNet.
+    gates: Vec<Gate>,
+    /// The gate of fields, if the model has SENet.
+    field_gate: Option<Gate>,
     head: Head,
     pool: Option<SlatePool>,
     auxiliary: Option<Linear>,
@@ -100,8 +110,15 @@ pub(crate) struct TowerForward {
     pub(crate) auxiliary: Vec<f32>,
     /// The inputs of the first layer, `[n_candidates, first.n_in]`.
     read: Vec<f32>,
-    /// The outputs of each layer from the first to the last hidden one, behind ReLU, `[n_candidates, n_out]`.
+    /// The outputs of each layer from the first to the last hidden one, behind ReLU and gates, `[n_candidates, n_out]`.
     active: Vec<Vec<f32>>,
+    /// Gates of these units, by layer; empty without PPNet.
+    gates: Vec<GateForward>,
+    /// Gates of fields, if the model has SENet.
+    field_gate: Option<GateForward>,
+    /// The user's fields through the first layer: their sum with the bias, `[n_requests, n_out]`; with SENet each field,
+    /// `[n_requests, USER_FIELDS, n_out]`.
+    of_requests: Vec<f32>,
     /// The head's activations, by piece of [`PIECE`] candidates.
     heads: Vec<HeadForward>,
     fm: Option<FmForward>,
@@ -127,6 +144,12 @@ impl Tower {
         }
         let widths = config.hidden.iter().zip(1..config.hidden.len());
         let hidden = widths.map(|(n_in, layer)| weights.linear(&format!("hidden{layer}"), *n_in));
+        let n_gates = if config.ppnet { config.hidden.len() } else { 0 };
+        let gates =
+            (0..n_gates).map(|layer| Gate::new(weights, format!("gate{layer}"), GATE_ROWS * config.dim));
+        let field_gate = config
+            .senet
+            .then(|| Gate::new(weights, "field_gate".to_owned(), N_FIELDS));
         let last = config.hidden.last().copied().unwrap_or(1);
         let auxiliary = config.auxiliary > 0;
         let user = weights.get("first.user")?;
@@ -135,6 +158,8 @@ impl Tower {
             first: Linear::new(side_by_side, parts.iter().sum(), precision),
             parts,
             hidden: hidden.collect::<Result<_, _>>()?,
+            gates: gates.collect::<Result<_, _>>()?,
+            field_gate: field_gate.transpose()?,
             head: Head::new(weights, config)?,
             pool: config
                 .pool_slate
@@ -159,7 +184,7 @@ impl Tower {
     #[inline(always)]
     fn forward_loops(&self, inputs: TowerInputs<'_>, pass: &mut TowerForward) {
         let n = inputs.request_of.len();
-        let of_requests = self.user.forward(inputs.user);
+        self.run_gates(inputs, pass);
         pass.read = vec![0.0; n * self.first.n_in];
         let layers = std::iter::once(&self.first).chain(&self.hidden);
         pass.active = layers.map(|layer| vec![0.0; n * layer.n_out]).collect();
@@ -167,13 +192,14 @@ impl Tower {
         pass.auxiliary = vec![0.0; n * self.auxiliary.as_ref().map_or(0, |layer| layer.n_out)];
         for start in (0..n).step_by(PIECE) {
             let piece = start..n.min(start + PIECE);
-            self.first_layer(inputs, piece.clone(), &of_requests, pass);
+            self.first_layer(inputs, piece.clone(), pass);
             for (at, layer) in self.hidden.iter().enumerate() {
                 let (before, after) = pass.active.split_at_mut(at + 1);
                 let before = &before[at][start * layer.n_in..piece.end * layer.n_in];
                 let after = &mut after[0][start * layer.n_out..piece.end * layer.n_out];
                 layer.forward_to(before, after);
                 relu(after);
+                self.close(at + 1, piece.clone(), after, &pass.gates);
             }
             let width = pass.active.last().map_or(0, Vec::len) / n;
             let last = &pass.active[self.hidden.len()][start * width..piece.end * width];
@@ -204,30 +230,37 @@ impl Tower {
         }
     }
 
-    /// The first layer of some candidates, whose sums start from their request's row of `of_requests`.
+    /// The first layer of some candidates, whose sums start from their request's fields.
     #[inline(always)]
     fn first_layer(
         &self,
         inputs: TowerInputs<'_>,
         piece: Range<usize>,
-        of_requests: &[f32],
         pass: &mut TowerForward,
     ) {
         let (n_in, width) = (self.first.n_in, self.first.n_out);
         let read = &mut pass.read[piece.start * n_in..piece.end * n_in];
         for (candidate, row) in piece.clone().zip(read.chunks_exact_mut(n_in.max(1))) {
             self.read_candidate(inputs, candidate, row);
+            if let Some(gate) = &pass.field_gate {
+                weigh_fields(&mut row[..self.parts[0]], gates_of(gate, candidate));
+            }
         }
         let out = &mut pass.active[0][piece.start * width..piece.end * width];
-        let requests = &inputs.request_of[piece.clone()];
-        for (out, request) in out.chunks_exact_mut(width.max(1)).zip(requests) {
-            out.copy_from_slice(row(of_requests, index(*request), width));
+        let start = out.chunks_exact_mut(width.max(1)).zip(piece.clone());
+        for (out, candidate) in start {
+            let request = index(inputs.request_of[candidate]);
+            match &pass.field_gate {
+                Some(gate) => self.weighed_user(&pass.of_requests, request, gates_of(gate, candidate), out),
+                None => out.copy_from_slice(row(&pass.of_requests, request, width)),
+            }
         }
         let size = [piece.len(), n_in, width];
         self.first
             .precision
             .add_product(out, Lhs::Matrix(read), &self.first.transposed, size);
         relu(out);
+        self.close(0, piece, out, &pass.gates);
     }
 
     /// Writes the inputs of the first layer for a candidate, part by part.

@@ -5,10 +5,11 @@ use tch::Tensor;
 use ouzel_sample::N_DENSE;
 
 use super::{BatchTensors, ReadVectors, upload};
-use crate::blocks::{dien, din, fm, head, hstu, interest, slate_pool};
+use crate::blocks::{dien, din, fm, gate, head, hstu, interest, slate_pool, transformer};
 use crate::config::SequenceKind;
 use crate::error::Error;
 use crate::feature_norm::LIMIT;
+use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::net::{Net, to_i64};
 
 /// The outputs of a forward pass, and the content vectors that the contrast reads.
@@ -34,8 +35,7 @@ pub(crate) fn forward(
     let product = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
         params.product(x, &params.get(weight)?.f_tr()?, None)
     };
-    let mut first = of_request(&product(&batch.user.f_flatten(1, -1)?, "first.user")?)?
-        + product(&batch.candidate.f_flatten(1, -1)?, "first.candidate")?
+    let mut first = fields(net, batch)?
         + product(&live_features(net, mask, &batch.dense)?, "first.dense")?
         + params.get("first.bias")?;
     let mut fields = batch.candidate.shallow_clone();
@@ -62,9 +62,17 @@ pub(crate) fn forward(
     if let Some(read) = sequence(net, batch)? {
         first += product(&read, "first.sequence")?;
     }
-    let mut hidden = first.f_relu()?;
+    let rows = config.ppnet.then(|| gate_rows(batch)).transpose()?;
+    let close = |layer: usize, hidden: Tensor| -> Result<Tensor, Error> {
+        Ok(match &rows {
+            Some(rows) => hidden * gate::of_layer(params, layer, rows)?,
+            None => hidden,
+        })
+    };
+    let mut hidden = close(0, first.f_relu()?)?;
     for layer in 1..config.hidden.len() {
-        hidden = params.linear(&format!("hidden{layer}"), &hidden)?.f_relu()?;
+        let next = params.linear(&format!("hidden{layer}"), &hidden)?.f_relu()?;
+        hidden = close(layer, next)?;
     }
     let auxiliary = match config.auxiliary {
         0 => None,
@@ -93,6 +101,31 @@ pub(crate) fn forward(
     })
 }
 
+/// The fields of user and candidate through the first layer, each weighed by its gate where there are gates, `[n_candidates, first]`.
+fn fields(net: &Net, batch: &BatchTensors) -> Result<Tensor, Error> {
+    let params = net.params();
+    let of_request = |x: &Tensor| x.f_index_select(0, &batch.request_of);
+    let product = |x: &Tensor, weight: &str| -> Result<Tensor, Error> {
+        params.product(&x.f_flatten(1, -1)?, &params.get(weight)?.f_tr()?, None)
+    };
+    if !net.config().senet {
+        return Ok(
+            of_request(&product(&batch.user, "first.user")?)? + product(&batch.candidate, "first.candidate")?
+        );
+    }
+    let fields = Tensor::f_cat(&[&of_request(&batch.user)?, &batch.candidate], 1)?;
+    let gated = gate::of_fields(params, &fields)?.f_unsqueeze(-1)? * fields;
+    let (of_user, of_candidate) = (to_i64(USER_FIELDS), to_i64(CANDIDATE_FIELDS));
+    Ok(product(&gated.f_narrow(1, 0, of_user)?, "first.user")?
+        + product(&gated.f_narrow(1, of_user, of_candidate)?, "first.candidate")?)
+}
+
+/// The rows that the gates of hidden layers read of each candidate, `[n_candidates, GATE_ROWS * dim]`.
+fn gate_rows(batch: &BatchTensors) -> Result<Tensor, Error> {
+    let user = batch.user.f_select(1, 0)?.f_index_select(0, &batch.request_of)?;
+    Ok(Tensor::f_cat(&[user, batch.candidate.f_flatten(1, -1)?], 1)?)
+}
+
 /// What the sequence block reads of the history, `[n_candidates, out]`; none without that block.
 fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
     let (Some(history), Some(target), Some(layout)) = (&batch.history, &batch.target, &batch.layout) else {
@@ -104,6 +137,9 @@ fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
         SequenceKind::Din => Some(din::forward(params, target, history, layout)?),
         SequenceKind::Gru => Some(dien::last_state(params, history, layout)?),
         SequenceKind::Dien => Some(dien::forward(params, target, history, layout)?),
+        SequenceKind::Sasrec | SequenceKind::Bst => {
+            Some(transformer::forward(params, config, target, history, layout)?)
+        }
         SequenceKind::Hstu | SequenceKind::HstuResearch => {
             Some(hstu::forward(params, config, target, history, layout)?)
         }

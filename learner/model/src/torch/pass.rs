@@ -5,12 +5,13 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::{BatchTensors, TorchOutputs};
 use crate::backend::{ContrastLoss, OutputGradients, Outputs, Pass};
 use crate::block::Block;
-use crate::blocks::contrast;
+use crate::blocks::{contrast, dien};
+use crate::config::SequenceKind;
 use crate::error::Error;
 use crate::gradients::{Gradients, RowGradient};
 use crate::host_slice::to_vec;
 use crate::inputs::Inputs;
-use crate::net::Net;
+use crate::net::{Net, to_i64};
 
 /// A forward pass whose graph autograd has recorded.
 pub(super) struct TorchPass<'a> {
@@ -72,6 +73,28 @@ impl<'a> TorchPass<'a> {
     }
 }
 
+impl TorchPass<'_> {
+    /// DIEN's auxiliary loss times its weight; none for another block, or without a pair.
+    fn next_entry(&self, weight: f64) -> Result<Option<Tensor>, Error> {
+        let config = self.net.config();
+        let (Some(history), Some(target)) = (&self.batch.history, &self.batch.target) else {
+            return Ok(None);
+        };
+        if weight <= 0.0 || config.sequence.kind != SequenceKind::Dien {
+            return Ok(None);
+        }
+        let negatives = (0i64..).zip(self.inputs.negatives(config.seed));
+        let pairs: Vec<(i64, i64)> = negatives
+            .filter_map(|(place, negative)| Some((place, to_i64(negative?))))
+            .collect();
+        if pairs.is_empty() {
+            return Ok(None);
+        }
+        let loss = dien::next_entry_loss(self.net.params(), target, history, &pairs)?;
+        Ok(Some(loss * weight))
+    }
+}
+
 impl Pass for TorchPass<'_> {
     fn outputs(&self) -> &Outputs {
         &self.outputs
@@ -90,6 +113,9 @@ impl Pass for TorchPass<'_> {
         let is_contrasted = contrast.is_some();
         if let Some(contrast) = contrast {
             sum += contrast;
+        }
+        if let Some(loss) = self.next_entry(outputs.next_entry)? {
+            sum += loss;
         }
         let (net, inputs) = (self.net, self.inputs);
         // The others are not part of the graph.

@@ -200,6 +200,41 @@ fn dien_is_its_equations() {
     }
 }
 
+/// Equation 7 of the paper with the attention's matrix between state and entry.
+#[test]
+fn the_auxiliary_loss_is_its_equation() {
+    let (weights, given) = (weights(), given());
+    let read = |tensor: Tensor| Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).unwrap();
+    let entry = |request: i64, at: i64| read(normalized(&given["history"]).get(request).get(at));
+    let pairs = [(1i64, 4i64), (2, 0), (6, 7), (8, 4)];
+    let ours = dien::next_entry_loss(
+        &params(&weights),
+        &given["candidate"],
+        &history(&given),
+        &pairs,
+    )
+    .unwrap();
+    let mut theirs = 0.0;
+    for (place, negative) in pairs {
+        let (request, at) = (place / LEN as i64, place % LEN as i64);
+        let mut state = vec![0.0; WIDTH];
+        for before in 0..at {
+            let of_input = affine(&weights, "sequence.extract.input", &entry(request, before));
+            let of_state = affine(&weights, "sequence.extract.state", &state);
+            state = step(&of_input, &of_state, &state, None);
+        }
+        let logit = |item: &[f64]| -> f64 {
+            let item = affine(&weights, "sequence.attention", item);
+            item.iter().zip(&state).map(|(a, b)| a * b).sum()
+        };
+        let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
+        let other = logit(&read(normalized(&given["candidate"]).get(negative)));
+        theirs -= sigmoid(logit(&entry(request, at))).ln() + (1.0 - sigmoid(other)).ln();
+    }
+    let theirs = theirs / pairs.len() as f64;
+    near("auxiliary loss", &ours, &Tensor::from(theirs).to_kind(Kind::Float));
+}
+
 #[test]
 fn an_update_gate_of_the_other_orientation_is_far_off() {
     let (mut weights, given) = (weights(), given());

@@ -21,6 +21,7 @@ torch-rechub 0.9.0, deepctr-torch 0.3.0, transformers 5.23.0 (for the loss of CL
 public class:
 
     DeepCTR-Torch DIN unit, MMOE    SiLU for the activation, through the argument for it
+    nn.TransformerEncoder           nothing: its norms before its sublayers, by its own flag
     DeepCTR-Torch SharedBottom      its bottom is the identity, since a fixture begins at the trunk
     Torch-RecHub HSTU               asserted against as it is, with `reference.py` set to its eps, scale, norms and biases; and
                                     once more with eps 1e-6, no scale and the time of the next event set from outside
@@ -188,6 +189,63 @@ def din():
         "no_mask": own(weights, inputs | {"valid": torch.ones(3, 7).long()}),
     }
     write("din", run, weights, inputs, {}, 44, wrong=wrong)
+
+
+# ---- SASRec and BST -------------------------------------------------------------------------------------------------------
+
+
+def encoder_rows(d, layers, heads, norm_first=True):
+    """Rows through `nn.TransformerEncoder`, each of which sees those up to it."""
+    layer = nn.TransformerEncoderLayer(d, heads, d, 0.0, layer_norm_eps=1e-5, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(d, 1e-5), enable_nested_tensor=False)
+
+    def rows(w, x):
+        state = {f"norm.{kind}": w[f"sequence.norm.{kind}"] for kind in ("weight", "bias")}
+        for l in range(layers):
+            ours, theirs = f"sequence.layer{l}", f"layers.{l}"
+            for kind in ("weight", "bias"):
+                both = [w[f"{ours}.{part}.{kind}"] for part in ("query", "key_value")]
+                state[f"{theirs}.self_attn.in_proj_{kind}"] = torch.cat(both)
+                state[f"{theirs}.self_attn.out_proj.{kind}"] = w[f"{ours}.out.{kind}"]
+                for name, of in (("linear1", "expand"), ("linear2", "contract"), ("norm1", "norm"), ("norm2", "ffn_norm")):
+                    state[f"{theirs}.{name}.{kind}"] = w[f"{ours}.{of}.{kind}"]
+        mask = nn.Transformer.generate_square_subsequent_mask(len(x))
+        return call(encoder, state, (x[None],), dict(mask=mask, is_causal=True))[0]
+
+    return rows
+
+
+def sasrec_and_bst():
+    d, n, heads, buckets = 12, 7, 2, 129
+    inputs = hstu_requests(171)
+    for layers in (1, 2):
+        shapes = linears(sequence__token=(d, TOKEN))
+        for l in range(layers):
+            layer = f"sequence.layer{l}"
+            for part, size in (("query", (d, d)), ("key_value", (2 * d, d)), ("out", (d, d)), ("expand", (d, d)), ("contract", (d, d))):
+                shapes |= {f"{layer}.{part}.weight": size, f"{layer}.{part}.bias": size[:1]}
+            shapes |= {f"{layer}.{of}.{kind}": (d,) for of in ("norm", "ffn_norm") for kind in ("weight", "bias")}
+        shapes |= {"sequence.norm.weight": (d,), "sequence.norm.bias": (d,)}
+        theirs, after = encoder_rows(d, layers, heads), encoder_rows(d, layers, heads, norm_first=False)
+        own = lambda w, x, **form: ref.transformer_rows(w, x, layers, heads, **form)
+        everywhere = inputs | {"valid": torch.ones(3, n).long()}
+        config = dict(heads=heads, width=d, layers=layers, history_len=n)
+        for name, block, places in (("sasrec", ref.sasrec, ("position", n)), ("bst", ref.bst, ("time", buckets))):
+            weights = draw(shapes | {f"sequence.{places[0]}": (places[1], d)}, 172)
+            run = lambda w, x: block(w, x, theirs)
+            agree(f"{name} of {layers} and nn.TransformerEncoder", block(weights, inputs, own), run(weights, inputs))
+            wrong = {
+                "norm_after": block(weights, inputs, after),
+                "query_norm": block(weights, inputs, lambda w, x: own(w, x, norm_keys=False)),
+                "no_mask": block(weights, everywhere, own),
+            }
+            if name == "sasrec":
+                wrong["from_front"] = ref.sasrec(weights, inputs, own, from_front=True)
+            if layers > 1:
+                full = lambda w, x: own(w, x, sees=torch.ones(len(x), len(x)).bool())
+                wrong["not_causal"] = block(weights, inputs, full)
+            used = {key: value for key, value in inputs.items() if key not in ("length", "tasks")}
+            write(f"{name}_{layers}", run, weights, used, config, 173, wrong=wrong, free=("ages",))
 
 
 # ---- HSTU -----------------------------------------------------------------------------------------------------------------
@@ -452,7 +510,7 @@ def main():
     for package in ("torch", "torch-rechub", "deepctr-torch", "transformers", "mpmath"):
         print(package, importlib.metadata.version(package))
     FIXTURES.mkdir(exist_ok=True)
-    for make in (fq_formers, content_interests, contrast, din, hstu_productions, hstu_researches, factorization, heads, kl_bound):
+    for make in (fq_formers, content_interests, contrast, din, sasrec_and_bst, hstu_productions, hstu_researches, factorization, heads, kl_bound):
         make()
 
 

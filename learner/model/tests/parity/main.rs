@@ -20,3 +20,4 @@ mod fq_former;
 mod head;
 mod hstu;
 mod interest;
+mod transformer;

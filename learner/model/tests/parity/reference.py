@@ -79,6 +79,56 @@ def din(w, candidate, history, valid, request_of, order=lambda q, k: [q, k, q - 
     return torch.stack(rows)
 
 
+# ---- Transformers over the history (arXiv 1808.09781, 1905.06874) -----------------------------------------------------------
+
+
+def transformer_rows(w, x, layers, heads, sees=None, norm_keys=True):
+    """Rows `[n, d]` through all layers and the last norm; row i sees row j where `sees[i, j]`, the rows up to it unless given."""
+    n, d = x.shape
+    sees = torch.ones(n, n).tril().bool() if sees is None else sees
+    split = lambda y: y.unflatten(-1, (heads, -1)).transpose(0, 1)
+    for l in range(layers):
+        name = f"sequence.layer{l}"
+        normed = norm(w, name + ".norm", x, 1e-5)
+        query = split(linear(w, name + ".query", normed))
+        width = heads * query.shape[-1]
+        both = linear(w, name + ".key_value", normed if norm_keys else x)
+        key, value = split(both[:, :width]), split(both[:, width:])
+        scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+        read = scores.masked_fill(~sees, -math.inf).softmax(-1) @ value
+        x = x + linear(w, name + ".out", read.transpose(0, 1).flatten(1))
+        hidden = linear(w, name + ".expand", norm(w, name + ".ffn_norm", x, 1e-5)).relu()
+        x = x + linear(w, name + ".contract", hidden)
+    return norm(w, "sequence.norm", x, 1e-5)
+
+
+def sasrec(w, x, rows, from_front=False):
+    """`rows(w, x)` runs rows through the layers. `[state, state * candidate]`, 0 where the history is empty."""
+    out = []
+    for c, b in zip(x["candidate"], x["request_of"].tolist()):
+        entries = linear(w, "sequence.token", x["history"][b][x["valid"][b].bool()])
+        n, d = entries.shape
+        if n == 0:
+            out.append(torch.zeros(2 * d))
+            continue
+        at = torch.arange(n) if from_front else torch.arange(n).flip(0)
+        state = rows(w, entries + w["sequence.position"][at])[-1]
+        out.append(torch.cat([state, state * linear(w, "sequence.token", c)]))
+    return torch.stack(out)
+
+
+def bst(w, x, rows):
+    """Each candidate at the end of a list of its own; times to the request in buckets, 0 for the candidate."""
+    out = []
+    for c, b in zip(x["candidate"], x["request_of"].tolist()):
+        events = x["valid"][b].bool()
+        tokens = torch.cat([x["history"][b][events], c[None]])
+        ages = torch.cat([x["ages"][b][events], torch.zeros(1)])
+        bucket = (ages.clamp(min=1.0).log() / 0.301).floor().long()
+        out.append(rows(w, linear(w, "sequence.token", tokens) + w["sequence.time"][bucket])[-1])
+    return torch.stack(out)
+
+
 # ---- HSTU (arXiv 2402.17152) ----------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,12 @@ use world::{World, apart, model, models, net, served, weights};
 /// What matrix products of other shapes may differ by.
 const SAME: f32 = 2e-6;
 
-/// The same for a model: twice as much for products of libtorch, which sum all 79 live features in an order by shape.
+/// The same for a model: twice as much for products of libtorch, which sum all 79 live features in an order by shape, and behind
+/// gates, which multiply by up to 2 at each layer.
 fn same(config: &ModelConfig) -> f32 {
     match config.sequence.kind {
         SequenceKind::HstuResearch => 2.0 * SAME,
+        _ if config.ppnet || config.senet => 2.0 * SAME,
         _ => SAME,
     }
 }
@@ -154,7 +156,12 @@ fn a_cached_content_does_not_depend_on_the_others_of_its_batch() {
 #[test]
 fn a_merged_adapter_scores_like_a_separate_one() {
     let world = World::new();
-    for kind in [SequenceKind::Din, SequenceKind::Dien, SequenceKind::Hstu] {
+    for kind in [
+        SequenceKind::Din,
+        SequenceKind::Dien,
+        SequenceKind::Bst,
+        SequenceKind::Hstu,
+    ] {
         let mut config = model(kind, HeadKind::Single, true);
         config.lora.layers.extend(
             [
@@ -162,6 +169,8 @@ fn a_merged_adapter_scores_like_a_separate_one() {
                 "sequence.extract.state",
                 "sequence.evolve.input",
                 "sequence.layer0.uvqk",
+                "sequence.layer0.key_value",
+                "sequence.layer1.expand",
                 "content.text",
                 "content.layer0.value",
             ]
@@ -258,6 +267,8 @@ fn order_time_and_kind_of_past_actions_matter_where_they_should() {
         SequenceKind::Din,
         SequenceKind::Gru,
         SequenceKind::Dien,
+        SequenceKind::Sasrec,
+        SequenceKind::Bst,
         SequenceKind::Hstu,
         SequenceKind::HstuResearch,
     ] {
@@ -275,12 +286,13 @@ fn order_time_and_kind_of_past_actions_matter_where_they_should() {
         let time = changed(&|request| request.history[2].ts = EventTime(0));
         let order = changed(&|request| request.history.reverse());
         assert!(item > 1e-5, "{kind:?}");
-        // DIN takes the past as a set of items, a recurrent scan as a sequence of them.
+        // DIN takes the past as a set of items, a recurrent scan as a sequence of them. BST has no positions, but times, and an
+        // order by what sees what.
         let is_hstu = matches!(kind, SequenceKind::Hstu | SequenceKind::HstuResearch);
         let is_ordered = kind != SequenceKind::Din;
         for (what, apart, is_read) in [
             ("task", task, is_hstu),
-            ("time", time, is_hstu),
+            ("time", time, is_hstu || kind == SequenceKind::Bst),
             ("order", order, is_ordered),
         ] {
             assert_eq!(apart > 1e-5, is_read, "{kind:?} {what}: {apart}");

@@ -114,6 +114,8 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
         SequenceKind::Din,
         SequenceKind::Gru,
         SequenceKind::Dien,
+        SequenceKind::Sasrec,
+        SequenceKind::Bst,
         SequenceKind::Hstu,
         SequenceKind::HstuResearch,
     ] {
@@ -133,6 +135,18 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
     let mut one_layer = model(SequenceKind::Hstu, HeadKind::Single, true);
     one_layer.sequence.layers = 1;
     models.push(("Hstu of one layer".to_owned(), one_layer));
+    let mut timed = model(SequenceKind::Din, HeadKind::Single, false);
+    timed.sequence.attention_heads = 2;
+    timed.sequence.time_buckets = true;
+    models.push(("Din of two heads with times".to_owned(), timed));
+    for (senet, ppnet) in [(true, false), (false, true), (true, true)] {
+        let gated = ModelConfig {
+            senet,
+            ppnet,
+            ..model(SequenceKind::Din, HeadKind::Single, ppnet)
+        };
+        models.push((format!("gates of fields: {senet}, of layers: {ppnet}"), gated));
+    }
     for kind in [HeadKind::Single, HeadKind::Mmoe] {
         let pooled = ModelConfig {
             pool_slate: true,
@@ -171,6 +185,7 @@ pub(crate) fn model(sequence: SequenceKind, head: HeadKind, has_content: bool) -
             key_width: 4,
             value_width: 4,
             attention_hidden: [8, 4],
+            ..SequenceConfig::default()
         },
         head: HeadConfig {
             kind: head,

@@ -139,6 +139,8 @@ impl<'a> Fitting<'a> {
         let tower = ["first.", "hidden", "out.", "aux.", "head.", "pool."];
         former.hidden != present.hidden && of(&tower)
             || former.head != present.head && of(&["out.", "head."])
+            // The layer inside a gate reads whole rows.
+            || (former.dim, &former.hidden) != (present.dim, &present.hidden) && of(&["gate"])
             || name == "first.dense" && !self.has_scales
             || former.sequence != present.sequence && of(&["sequence.", "first.sequence"])
             || former.content != present.content

@@ -3,7 +3,7 @@
 use super::*;
 use crate::blocks::dien;
 use crate::config::{LoraConfig, SequenceConfig};
-use crate::cpu::testing::{Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
+use crate::cpu::testing::{Case, AGES, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 
 fn config(kind: SequenceKind, dim: usize, width: usize, on: &[&str]) -> ModelConfig {
     ModelConfig {
@@ -53,6 +53,7 @@ fn check(config: &ModelConfig) {
         target: &target,
         tokens: case.values("tokens"),
         lens: &LENS,
+        ages: &AGES,
         request_of: &REQUEST_OF,
         len: LEN,
     };
@@ -75,7 +76,7 @@ fn check(config: &ModelConfig) {
         base: true,
         adapters: true,
     };
-    let mut learned = block.backward(inputs, &pass, &direction, all);
+    let mut learned = block.backward(inputs, &pass, (&direction, None), all);
     let weights = std::mem::take(&mut learned.weights);
     let gradients = with_inputs(learned, weights.clone());
     case.check(&expected, &pass.output, &gradients, Tolerance::F32);
@@ -86,7 +87,7 @@ fn check(config: &ModelConfig) {
         ..all
     };
     let fixed = block.forward(inputs, GradMode::Inputs);
-    let of = block.backward(inputs, &fixed, &direction, none);
+    let of = block.backward(inputs, &fixed, (&direction, None), none);
     assert!(of.weights.is_empty());
     case.check(&expected, &pass.output, &with_inputs(of, weights), Tolerance::F32);
 }
@@ -112,4 +113,59 @@ fn adapters_learn_through_merged_layers() {
     check(&config(SequenceKind::Dien, 4, 6, &on));
     check(&config(SequenceKind::Dien, 4, 6, &on[2..3]));
     check(&config(SequenceKind::Gru, 4, 6, &on[..2]));
+}
+
+/// The gradients of the auxiliary loss beside those of the output.
+#[test]
+fn the_auxiliary_loss_has_the_gradients_of_the_block() {
+    let config = config(SequenceKind::Dien, 4, 6, &["sequence.attention"]);
+    let (n, token) = (REQUEST_OF.len(), TOKEN_FIELDS * config.dim);
+    let case = Case::of_model(&config, |name| name.starts_with("sequence."))
+        .with("tokens", &[LENS.len(), LEN, token], history_tokens(token))
+        .input("target", &[n, token]);
+    let (history, layout) = history_of(case.tensor("tokens"));
+    // An entry without a candidate against it, and candidates against several.
+    let negatives: Vec<Option<usize>> = (0..LENS.len() * LEN)
+        .map(|place| {
+            let at = place % LEN;
+            (at > 0 && at < LENS[place / LEN] && place != 4).then_some(place * 5 % n)
+        })
+        .collect();
+    let pairs: Vec<(i64, i64)> = (0i64..)
+        .zip(&negatives)
+        .filter_map(|(place, negative)| Some((place, i64::try_from((*negative)?).unwrap())))
+        .collect();
+    assert_eq!(pairs.len(), 7);
+    let expected = dien::forward(case.params(), case.tensor("target"), &history, &layout).unwrap();
+    let loss = dien::next_entry_loss(case.params(), case.tensor("target"), &history, &pairs).unwrap();
+    // The loss as one more output, whose gradient is its weight.
+    let both = tch::Tensor::cat(&[&expected.flatten(0, -1), &loss.view([1])], 0);
+    let direction = case.direction(&both);
+    let (of_output, weight) = direction.split_at(direction.len() - 1);
+
+    let block = Dien::new(BlockWeights::new(&case, &config), &config).unwrap();
+    let inputs = HistoryInputs {
+        target: case.values("target"),
+        tokens: case.values("tokens"),
+        lens: &LENS,
+        ages: &AGES,
+        request_of: &REQUEST_OF,
+        len: LEN,
+    };
+    let pass = block.forward(inputs, GradMode::Weights);
+    let loss = NextEntryLoss {
+        weight: weight[0],
+        negatives: &negatives,
+    };
+    let all = Learning {
+        contents: true,
+        base: true,
+        adapters: true,
+    };
+    let of = block.backward(inputs, &pass, (of_output, Some(loss)), all);
+    let mut gradients = of.weights;
+    gradients.extend([("tokens".to_owned(), of.tokens), ("target".to_owned(), of.target)]);
+    let value = crate::host_slice::to_vec(&both).unwrap()[of_output.len()];
+    let output = [pass.output.as_slice(), &[value]].concat();
+    case.check(&both, &output, &gradients, Tolerance::F32);
 }

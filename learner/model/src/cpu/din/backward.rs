@@ -7,7 +7,7 @@ use pulp::Arch;
 use super::{Activations, Din, DinForward, HistoryInputs};
 use crate::cpu::gemm::{Lhs, add_product, set_product};
 use crate::cpu::kernel::{
-    COLUMNS, add, dot_lanes, row, row_mut, runs, total, transpose, transpose_to, vectorized,
+    COLUMNS, add, add_scaled, dot_lanes, row, row_mut, runs, total, transpose, transpose_to, vectorized,
 };
 use crate::cpu::linear::LinearGradients;
 use crate::cpu::weights::{Learning, NamedGradients};
@@ -37,7 +37,7 @@ struct Backward<'a> {
     of_product: Vec<f32>,
     /// Of the first layer before its activation, summed over a candidate's entries, `[n_candidates, first]`.
     of_queries: Vec<f32>,
-    /// Of the second layer, `[second, first]` and `[second]`, and of the score layer, `[second]` and one bias.
+    /// Of the second layer, `[second, first]` and `[second]`, and of the score layer, `[heads, second]` and `[heads]`.
     second: LinearGradients,
     score: LinearGradients,
     zeros: Vec<f32>,
@@ -56,7 +56,7 @@ struct Backward<'a> {
 }
 
 impl Din {
-    /// Gradients from that of the output, `[n_candidates, width]`.
+    /// Gradients from that of the output, `[n_candidates, heads * width]`.
     pub(crate) fn backward(
         &self,
         inputs: HistoryInputs<'_>,
@@ -65,6 +65,7 @@ impl Din {
         learning: Learning,
     ) -> DinGradients {
         let learns = learning.base || (learning.adapters && self.has_adapter());
+        let inputs = inputs.with_tokens(&pass.tokens);
         let mut back = Backward::new(self, inputs, pass, learns);
         Arch::new().dispatch(Run(&mut back, gradient));
         let mut out = DinGradients {
@@ -74,6 +75,16 @@ impl Din {
         };
         if learns {
             back.add_named(learning, &mut out.weights);
+        }
+        if learning.base && !self.times.is_empty() {
+            let mut of_times = vec![0.0; self.times.len()];
+            for (place, bucket) in inputs.times(self.times.len() / self.width) {
+                add(
+                    row_mut(&mut of_times, bucket, self.width),
+                    row(&out.tokens, place, self.width),
+                );
+            }
+            out.weights.push(("sequence.time".to_owned(), of_times));
         }
         out
     }
@@ -112,7 +123,7 @@ impl<'a> Backward<'a> {
     #[inline(always)]
     fn run(&mut self, gradient: &[f32]) {
         let (din, inputs, pass) = (self.din, self.inputs, self.pass);
-        let (width, first) = (din.width, din.first);
+        let (width, first, heads) = (din.width, din.first, din.heads);
         let mut of_scores = Vec::new();
         let mut pair = 0;
         for run in runs(inputs.request_of) {
@@ -123,20 +134,25 @@ impl<'a> Backward<'a> {
             }
             let places = inputs.places(request, width);
             let transposed = transpose(history, n, width);
-            let gradient = &gradient[run.start * width..run.end * width];
-            let scores = &pass.scores[pair..pair + run.len() * n];
-            of_scores.resize(run.len() * n, 0.0);
-            let size = [run.len(), width, n];
+            let gradient = &gradient[run.start * heads * width..run.end * heads * width];
+            let n_scores = run.len() * heads * n;
+            let scores = &pass.scores[pair * heads..pair * heads + n_scores];
+            of_scores.resize(n_scores, 0.0);
+            let size = [run.len() * heads, width, n];
             set_product(&mut of_scores, &vec![0.0; n], gradient, &transposed, size);
             add_product(
                 &mut self.tokens[places.clone()],
                 Lhs::Transposed(scores),
                 gradient,
-                [n, run.len(), width],
+                [n, run.len() * heads, width],
             );
-            self.score.bias[0] += total(&of_scores);
+            for of_scores in of_scores.chunks_exact(n * heads) {
+                for (bias, of_scores) in self.score.bias.iter_mut().zip(of_scores.chunks_exact(n)) {
+                    *bias += total(of_scores);
+                }
+            }
             self.begin_request(n);
-            for (candidate, of_scores) in run.zip(of_scores.chunks_exact(n)) {
+            for (candidate, of_scores) in run.zip(of_scores.chunks_exact(n * heads)) {
                 self.layers(candidate, pair..pair + n, of_scores);
                 pair += n;
                 if self.learns {
@@ -162,11 +178,11 @@ impl<'a> Backward<'a> {
         self.of_products.resize(n * self.din.width, 0.0);
     }
 
-    /// From the scores of one candidate, `[n]`, to its first layer before the activation.
+    /// From the scores of one candidate, `[heads, n]`, to its first layer before the activation.
     #[inline(always)]
     fn layers(&mut self, candidate: usize, pairs: Range<usize>, of_scores: &[f32]) {
         let din = self.din;
-        let (first, second, n) = (din.first, din.second, of_scores.len());
+        let (first, second, n) = (din.first, din.second, of_scores.len() / din.heads);
         let [slopes, active] = self.pass.first.pairs(pairs.clone(), first);
         let [slopes_last, active_last] = self.pass.second.pairs(pairs, second);
         self.of_hidden.resize(n * first, 0.0);
@@ -174,15 +190,18 @@ impl<'a> Backward<'a> {
             values.resize(n * second, 0.0);
         }
         let rows = self.of_last.chunks_exact_mut(second);
-        for ((of_last, slopes), of_score) in rows.zip(slopes_last.chunks_exact(second)).zip(of_scores) {
-            let weights = din.score_layer.weight.iter().zip(&mut self.second.bias);
-            for ((of, slope), (weight, sum)) in of_last.iter_mut().zip(slopes).zip(weights) {
-                *of = slope * (of_score * weight);
+        for (entry, (of_last, slopes)) in rows.zip(slopes_last.chunks_exact(second)).enumerate() {
+            of_last.fill(0.0);
+            for (head, weight) in din.score_layer.weight.chunks_exact(second).enumerate() {
+                add_scaled(of_last, of_scores[head * n + entry], weight);
+            }
+            for ((of, slope), sum) in of_last.iter_mut().zip(slopes).zip(&mut self.second.bias) {
+                *of *= slope;
                 *sum += *of;
             }
         }
         if self.learns {
-            let size = [1, n, second];
+            let size = [din.heads, n, second];
             add_product(&mut self.score.weight, Lhs::Matrix(of_scores), active_last, size);
             transpose_to(&mut self.of_last_transposed, &self.of_last, second);
             let of_last = Lhs::Matrix(&self.of_last_transposed);

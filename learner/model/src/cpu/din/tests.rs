@@ -3,7 +3,7 @@
 use super::*;
 use crate::blocks::din;
 use crate::config::{LoraConfig, SequenceConfig, SequenceKind};
-use crate::cpu::testing::{Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
+use crate::cpu::testing::{Case, AGES, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 use crate::cpu::weights::Learning;
 
 const ALL: Learning = Learning {
@@ -45,6 +45,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
         target: case.values("target"),
         tokens: case.values("tokens"),
         lens: &LENS,
+        ages: &AGES,
         request_of: &REQUEST_OF,
         len: LEN,
     };
@@ -81,6 +82,19 @@ fn the_loops_are_the_block_and_its_gradients() {
     let on = ["sequence.first", "sequence.second", "sequence.score"];
     check(&config(4, [16, 4], &on), Tolerance::F32);
     check(&config(3, [9, 5], &on[1..2]), Tolerance::F32);
+}
+
+#[test]
+fn heads_and_times_have_the_gradients_of_the_block() {
+    for (attention_heads, time_buckets) in [(3, false), (1, true), (2, true)] {
+        let mut config = config(4, [16, 4], &["sequence.score"]);
+        config.sequence = SequenceConfig {
+            attention_heads,
+            time_buckets,
+            ..config.sequence
+        };
+        check(&config, Tolerance::F32);
+    }
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! The histories of a batch as the loops read them: each row once, each entry as places in one table.
 
 use crate::config::TOKEN_FIELDS;
+use crate::cpu::history_inputs::time_bucket;
 use crate::inputs::Inputs;
 
 /// Parts whose rows an entry sums: its item, the item's attribute, its action, its position and its time.
 pub(super) const PARTS: usize = 5;
-
-/// Width of a bucket of time differences, in natural logarithms of seconds; as in [`crate::blocks::hstu`].
-const BUCKET: f32 = 0.301;
 
 /// Histories without their padding.
 ///
@@ -52,7 +50,7 @@ impl Entries {
                     let context = [
                         usize::try_from(*task).unwrap_or(0).min(actions - 1),
                         (n - entry).min(positions - 1),
-                        bucket(*age).min(times - 1),
+                        time_bucket(*age).min(times - 1),
                     ];
                     places[TOKEN_FIELDS..].copy_from_slice(&context);
                     out.places.push(places);
@@ -147,15 +145,4 @@ impl Slates {
         }
         Self { candidates, starts }
     }
-}
-
-/// The bucket of a time difference in seconds.
-fn bucket(seconds: f32) -> usize {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the logarithm of at least 1, rounded down"
-    )]
-    let bucket = (seconds.abs().max(1.0).ln() / BUCKET) as usize;
-    bucket
 }

@@ -100,7 +100,7 @@ fn check(config: &ModelConfig, sizes: &[(usize, usize)], order: &[usize], tolera
     let direction = case.direction(&expected);
     let backward = |learning: Learning| {
         let mut rows = vec![0.0; case.values("rows").len()];
-        let weights = pass.backward(&inputs, &direction, &mut rows, learning);
+        let weights = pass.backward(&inputs, (&direction, (0.0, 0)), &mut rows, learning);
         (rows, weights)
     };
     let mut learning = Learning {

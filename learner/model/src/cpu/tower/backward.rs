@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use pulp::Arch;
 
+use super::gates::GatesBackward;
 use super::{PARTS, PIECE, Tower, TowerForward, TowerInputs, fm_inputs, slates};
 use crate::cpu::activation::relu_backward;
 use crate::cpu::gemm::{Lhs, MatrixView};
@@ -31,26 +32,29 @@ pub(crate) struct TowerGradients {
 }
 
 /// A backward pass under way.
-struct Backward<'a> {
-    tower: &'a Tower,
-    inputs: TowerInputs<'a>,
-    pass: &'a TowerForward,
+pub(super) struct Backward<'a> {
+    pub(super) tower: &'a Tower,
+    pub(super) inputs: TowerInputs<'a>,
+    pub(super) pass: &'a TowerForward,
     /// Inputs of the first layer that take gradients: the first so many.
     n_inputs: usize,
     contents_learn: bool,
     /// Of the first layer's weight, `[n_out, n_in]`.
     first: Vec<f32>,
-    /// Of the rows that the sums of the first layer start from, `[n_requests, n_out]`.
-    requests: Vec<f32>,
+    /// Of [`TowerForward::of_requests`].
+    pub(super) requests: Vec<f32>,
+    /// Of the first layer's bias, where gates weigh fields: `[n_out]`.
+    pub(super) bias: Vec<f32>,
+    pub(super) gates: GatesBackward,
     hidden: Vec<LinearGradients>,
     head: HeadGradients,
     auxiliary: LinearGradients,
     missing: Vec<f32>,
     /// Of the last hidden layer through the pooled head, `[n_candidates, width]`; empty without one.
     pooled: Vec<f32>,
-    out: TowerGradients,
+    pub(super) out: TowerGradients,
     /// Reused from piece to piece.
-    of_active: Vec<f32>,
+    pub(super) of_active: Vec<f32>,
     of_before: Vec<f32>,
     of_read: Vec<f32>,
 }
@@ -83,7 +87,9 @@ impl Tower {
             n_inputs,
             contents_learn,
             first: vec![0.0; self.first.weight.len()],
-            requests: vec![0.0; inputs.n_requests * self.first.n_out],
+            requests: vec![0.0; pass.of_requests.len()],
+            bias: vec![0.0; self.first.n_out],
+            gates: self.gate_zeros(pass, learning),
             hidden: hidden.map(|layer| LinearGradients::new(layer, layers)).collect(),
             head: self.head.zeros(layers),
             auxiliary: self
@@ -123,6 +129,7 @@ impl Backward<'_> {
             self.first_layer(piece);
         }
         self.user();
+        self.gates();
         self.name_layers();
         self.wide_and_fm(logits);
     }
@@ -167,20 +174,23 @@ impl Backward<'_> {
             let gradient = &auxiliary[piece.start * layer.n_out..piece.end * layer.n_out];
             layer.backward(last, gradient, &mut self.auxiliary, None);
         }
+        self.open(tower.hidden.len(), piece);
         relu_backward(&mut self.of_active, last);
     }
 
     /// Through the hidden layers, last to first.
     #[inline(always)]
     fn hidden(&mut self, piece: Range<usize>) {
-        let layers = self.tower.hidden.iter().zip(&mut self.hidden);
-        for ((layer, gradients), active) in layers.zip(&self.pass.active).rev() {
+        let (tower, pass) = (self.tower, self.pass);
+        for (at, layer) in tower.hidden.iter().enumerate().rev() {
+            let (active, gradients) = (&pass.active[at], &mut self.hidden[at]);
             let active = &active[piece.start * layer.n_in..piece.end * layer.n_in];
             self.of_before.clear();
             self.of_before.resize(active.len(), 0.0);
             layer.backward(active, &self.of_active, gradients, Some(&mut self.of_before));
-            relu_backward(&mut self.of_before, active);
             std::mem::swap(&mut self.of_active, &mut self.of_before);
+            self.open(at, piece.clone());
+            relu_backward(&mut self.of_active, active);
         }
     }
 
@@ -206,14 +216,22 @@ impl Backward<'_> {
             MatrixView::new(&first.weight, n_in, 0),
             [piece.len(), width, n_inputs],
         );
-        let rows = self
-            .of_active
+        let field_gate = self.pass.field_gate.as_ref();
+        let of_active = std::mem::take(&mut self.of_active);
+        let mut of_read = std::mem::take(&mut self.of_read);
+        let rows = of_active
             .chunks_exact(width.max(1))
-            .zip(self.of_read.chunks_exact(n_inputs.max(1)));
+            .zip(of_read.chunks_exact_mut(n_inputs.max(1)));
         for (candidate, (of_active, of_read)) in piece.zip(rows) {
-            let request = index(self.inputs.request_of[candidate]);
-            add(row_mut(&mut self.requests, request, width), of_active);
-            let (part, of_read) = of_read.split_at(fields);
+            let (part, of_read) = of_read.split_at_mut(fields);
+            if let Some(gate) = field_gate {
+                self.open_user(gate, candidate, of_active);
+                self.open_fields(gate, candidate, part);
+            } else {
+                let request = index(self.inputs.request_of[candidate]);
+                add(row_mut(&mut self.requests, request, width), of_active);
+            }
+            let of_read = &*of_read;
             self.out.candidate.extend_from_slice(part);
             let (part, of_read) = of_read.split_at(interest);
             self.out.interest.extend_from_slice(part);
@@ -229,19 +247,24 @@ impl Backward<'_> {
                 add_missing_gradients(dense, mask, &of_read[content..], &mut self.missing);
             }
         }
+        (self.of_active, self.of_read) = (of_active, of_read);
     }
 
     /// Through the part of the first layer that reads the user's fields.
     #[inline(always)]
     fn user(&mut self) {
         let layer = &self.tower.user;
-        let mut gradients = LinearGradients::merged(layer);
-        let inputs = Some(self.out.user.as_mut_slice());
-        layer.backward(self.inputs.user, &self.requests, &mut gradients, inputs);
-        self.out.weights.extend([
-            ("first.user".to_owned(), gradients.weight),
-            ("first.bias".to_owned(), gradients.bias),
-        ]);
+        let (weight, bias) = if self.pass.field_gate.is_some() {
+            (self.user_fields(), std::mem::take(&mut self.bias))
+        } else {
+            let mut gradients = LinearGradients::merged(layer);
+            let inputs = Some(self.out.user.as_mut_slice());
+            layer.backward(self.inputs.user, &self.requests, &mut gradients, inputs);
+            (gradients.weight, gradients.bias)
+        };
+        self.out
+            .weights
+            .extend([("first.user".to_owned(), weight), ("first.bias".to_owned(), bias)]);
     }
 
     /// Moves the gradients of all layers to the result, by name.

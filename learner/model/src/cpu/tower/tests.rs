@@ -4,7 +4,7 @@ use ouzel_sample::N_DENSE;
 use tch::{Device, Tensor};
 
 use super::*;
-use crate::blocks::{fm, head, slate_pool};
+use crate::blocks::{fm, gate, head, slate_pool};
 use crate::config::{
     ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig,
 };
@@ -45,8 +45,22 @@ fn by_torch(
     if let Some(mask) = mask {
         dense *= Tensor::from_slice(mask);
     }
-    let mut first = of(&case.tensor("user").flatten(1, -1), "first.user").index_select(0, &request_of)
-        + of(&case.tensor("candidate").flatten(1, -1), "first.candidate")
+    let n_user = i64::try_from(USER_FIELDS).unwrap();
+    let user = case.tensor("user").index_select(0, &request_of);
+    let mut fields = Tensor::cat(&[&user, case.tensor("candidate")], 1);
+    let rows = Tensor::cat(
+        &[user.select(1, 0), case.tensor("candidate").flatten(1, -1)],
+        1,
+    );
+    if config.senet {
+        fields = gate::of_fields(case.params(), &fields).unwrap().unsqueeze(-1) * fields;
+    }
+    let [of_user, of_candidate] = [
+        fields.narrow(1, 0, n_user),
+        fields.slice(1, n_user, None::<i64>, 1),
+    ];
+    let mut first = of(&of_user.flatten(1, -1), "first.user")
+        + of(&of_candidate.flatten(1, -1), "first.candidate")
         + of(&dense, "first.dense")
         + case.tensor("first.bias");
     let mut fields = case.tensor("candidate").shallow_clone();
@@ -62,13 +76,14 @@ fn by_torch(
             first += of(output, &format!("first.{block}"));
         }
     }
-    let mut hidden = first.relu();
+    let gates = |layer: usize| match config.ppnet {
+        true => gate::of_layer(case.params(), layer, &rows).unwrap(),
+        false => Tensor::from(1.0f32),
+    };
+    let mut hidden = first.relu() * gates(0);
     for layer in 1..config.hidden.len() {
-        hidden = case
-            .params()
-            .linear(&format!("hidden{layer}"), &hidden)
-            .unwrap()
-            .relu();
+        let next = case.params().linear(&format!("hidden{layer}"), &hidden).unwrap();
+        hidden = next.relu() * gates(layer);
     }
     let auxiliary = match config.auxiliary {
         0 => Tensor::zeros([0], (tch::Kind::Float, tch::Device::Cpu)),
@@ -298,6 +313,26 @@ fn the_pooled_head_and_its_gradients_are_those_of_the_layers() {
                     ..HeadConfig::default()
                 },
                 ..with_blocks(config)
+            };
+            check(&config, Tolerance::F32);
+        }
+    }
+}
+
+#[test]
+fn gates_and_their_gradients_are_those_of_the_layers() {
+    for config in [one_hidden_layer(), three_hidden_layers()] {
+        for (senet, ppnet) in [(true, false), (false, true), (true, true)] {
+            let config = ModelConfig {
+                senet,
+                ppnet,
+                auxiliary: 1,
+                lora: LoraConfig {
+                    rank: 2,
+                    alpha: 3.0,
+                    layers: ["field_gate.out", "gate0.in", "gate0.out"].map(str::to_owned).to_vec(),
+                },
+                ..with_blocks(config.clone())
             };
             check(&config, Tolerance::F32);
         }
