@@ -131,7 +131,7 @@ pub struct OptimizerConfig {
     /// Weight of the auxiliary loss of `model.sequence.kind = "dien"`, which teaches the state after each entry of a history to
     /// tell the next entry from another item; 0 for none. Other models have none, and a frozen base learns none.
     ///
-    /// Raise it to about 0.1 where histories say what comes next.
+    /// Raise it where histories say what comes next; where interests drift, .2 costs .07 of AUC in a generated log.
     #[schemars(range(min = 0))]
     pub next_entry_weight: f64,
     /// Samples after which the base, the blocks over content and history, is frozen and adapters learn in its place; 0 for

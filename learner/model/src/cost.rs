@@ -129,9 +129,7 @@ fn field_gate(config: &ModelConfig, layers: &Layers) -> u64 {
     match config.senet {
         true => {
             let first = config.hidden.first().copied().unwrap_or(0);
-            layers.linear("field_gate.in")
-                + layers.linear("field_gate.out")
-                + 2 * size(&[USER_FIELDS, first])
+            layers.linear("field_gate.in") + layers.linear("field_gate.out") + 2 * size(&[USER_FIELDS, first])
         }
         false => 0,
     }
@@ -383,7 +381,14 @@ fn head(config: &ModelConfig, layers: &Layers) -> u64 {
         true => layers.product("pool.weight") + 4 * last,
         false => 0,
     };
-    hidden + of_units + pooled + layers.linear("out") + layers.linear("aux") + of_experts + of_gates + of_tasks
+    hidden
+        + of_units
+        + pooled
+        + layers.linear("out")
+        + layers.linear("aux")
+        + of_experts
+        + of_gates
+        + of_tasks
 }
 
 #[cfg(test)]

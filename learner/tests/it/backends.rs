@@ -135,7 +135,11 @@ fn the_cpu_backend_learns_heads_and_adapters_as_torch_does() {
         (
             HeadKind::Single,
             SequenceKind::Bst,
-            &["sequence.token", "sequence.layer0.key_value", "sequence.layer0.expand"],
+            &[
+                "sequence.token",
+                "sequence.layer0.key_value",
+                "sequence.layer0.expand",
+            ],
         ),
     ] {
         let (model, learner) = em3(kind, 300);

@@ -231,6 +231,10 @@ fn sequence_blocks_follow_interests_that_drift_where_the_mean_of_a_long_history_
     // softmax, so that it follows slowly.
     assert!(dien > mean + 0.03, "dien {dien}, the mean {mean}");
     assert!(dien > din + 0.02, "dien {dien}, din {din}");
+    assert!(sasrec > mean + 0.1, "sasrec {sasrec}, the mean {mean}");
+    assert!(bst > mean + 0.15, "bst {bst}, the mean {mean}");
+    // Times tell the present interest from former ones.
+    assert!(timed > din + 0.15, "din with times {timed}, without {din}");
 }
 
 #[test]
@@ -270,4 +274,10 @@ fn adapters_of_a_frozen_base_follow_a_drift_within_a_thousand_events() {
 fn the_contrast_of_ids_and_contents_is_off_by_default() {
     // In the world of cold candidates a weight of .01 or .1 changes the figures by .001 either way.
     assert!(OptimizerConfig::default().contrast_weight <= 0.0);
+}
+
+#[test]
+fn the_auxiliary_loss_of_dien_is_off_by_default() {
+    // In the world of drifting interests a weight of .2 costs .07.
+    assert!(OptimizerConfig::default().next_entry_weight <= 0.0);
 }

@@ -25,7 +25,7 @@ mod position;
 mod restores;
 mod rows;
 mod scores;
-mod thinned;
 mod tastes;
+mod thinned;
 mod updates;
 mod world;

@@ -38,9 +38,7 @@ pub fn forward(
         None => history.tokens.shallow_clone(),
     };
     let tokens = layout.of_request(&entries)?;
-    let keys = layout
-        .of_request(&entries.f_matmul(&of_key)?)?
-        .f_unsqueeze(1)?;
+    let keys = layout.of_request(&entries.f_matmul(&of_key)?)?.f_unsqueeze(1)?;
     let query = layout.group(target)?;
     let queries = (query.f_matmul(&of_query)? + params.get("sequence.first.bias")?).f_unsqueeze(2)?;
     // [n_groups, width, len, token]
@@ -52,7 +50,10 @@ pub fn forward(
         .linear("sequence.score", &hidden)?
         .f_to_kind(Kind::Float)?
         .f_transpose(2, 3)?;
-    let valid = layout.of_request(&history.valid)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
+    let valid = layout
+        .of_request(&history.valid)?
+        .f_unsqueeze(1)?
+        .f_unsqueeze(1)?;
     let read = (scores * valid).f_matmul(&tokens.f_unsqueeze(1)?)?;
     layout.ungroup(&read.f_flatten(2, 3)?)
 }

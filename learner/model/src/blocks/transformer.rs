@@ -127,7 +127,10 @@ impl<'a> Encoded<'a> {
             .valid
             .f_sum_dim_intlist([1i64].as_slice(), true, Kind::Int64)?;
         let width = self.rows.size()[2];
-        let at = (n - 1).f_clamp_min(0)?.f_unsqueeze(-1)?.f_expand([-1, 1, width], false)?;
+        let at = (n - 1)
+            .f_clamp_min(0)?
+            .f_unsqueeze(-1)?
+            .f_expand([-1, 1, width], false)?;
         Ok(self.rows.f_gather(1, &at, false)?)
     }
 }

@@ -188,10 +188,7 @@ fn sasrec_pays_once_a_request_and_bst_once_a_candidate() {
     assert_eq!(one.request, flops(row, token + key_value + pair, 0));
     assert_eq!(one.candidate, flops(token + 2 * 10 * 4, 0, 0));
     let two = of(&model(SequenceKind::Sasrec, 2), Block::Sequence);
-    assert_eq!(
-        two.request,
-        flops(row, token + 2 * key_value + row + pair, pair)
-    );
+    assert_eq!(two.request, flops(row, token + 2 * key_value + row + pair, pair));
     assert_eq!(two.candidate, one.candidate);
 
     let two = of(&model(SequenceKind::Bst, 2), Block::Sequence);
@@ -272,7 +269,10 @@ fn gates_cost_their_layers_and_the_sum_of_the_users_weighed_fields() {
     assert_eq!(more(Block::Fields), 2 * (5 * 5 + 5 * 5) + 2 * 3 * 4);
     // Three rows of 2 to 16 units, and on to the 4 and 3 of the layers.
     assert_eq!(more(Block::Head), 2 * (6 * 16 + 16 * 4 + 6 * 16 + 16 * 3));
-    assert_eq!(of(&config, Block::Fields).request, of(&without, Block::Fields).request);
+    assert_eq!(
+        of(&config, Block::Fields).request,
+        of(&without, Block::Fields).request
+    );
 }
 
 #[test]

@@ -93,11 +93,7 @@ pub(super) fn close(x: &mut [f32], gates: &[f32]) {
 /// their sigmoid to `of_gates`.
 #[inline(always)]
 pub(super) fn close_backward(gradient: &mut [f32], gated: &[f32], gates: &[f32], of_gates: &mut [f32]) {
-    for ((of, gated), (gate, of_gate)) in gradient
-        .iter_mut()
-        .zip(gated)
-        .zip(gates.iter().zip(of_gates))
-    {
+    for ((of, gated), (gate, of_gate)) in gradient.iter_mut().zip(gated).zip(gates.iter().zip(of_gates)) {
         *of_gate = slope(*gate) * *of * gated;
         *of *= gate;
     }

@@ -232,12 +232,7 @@ impl Tower {
 
     /// The first layer of some candidates, whose sums start from their request's fields.
     #[inline(always)]
-    fn first_layer(
-        &self,
-        inputs: TowerInputs<'_>,
-        piece: Range<usize>,
-        pass: &mut TowerForward,
-    ) {
+    fn first_layer(&self, inputs: TowerInputs<'_>, piece: Range<usize>, pass: &mut TowerForward) {
         let (n_in, width) = (self.first.n_in, self.first.n_out);
         let read = &mut pass.read[piece.start * n_in..piece.end * n_in];
         for (candidate, row) in piece.clone().zip(read.chunks_exact_mut(n_in.max(1))) {

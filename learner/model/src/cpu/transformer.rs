@@ -91,7 +91,11 @@ impl Transformer {
         let sequence = &config.sequence;
         let is_bst = sequence.kind == SequenceKind::Bst;
         let layers = (0..sequence.layers).map(|index| Layer::new(weights, sequence, index));
-        let places = if is_bst { "sequence.time" } else { "sequence.position" };
+        let places = if is_bst {
+            "sequence.time"
+        } else {
+            "sequence.position"
+        };
         Ok(Self {
             is_bst,
             width: sequence.width,
@@ -220,7 +224,14 @@ impl Transformer {
             tokens: vec![0.0; inputs.tokens.len()],
             weights: NamedGradients::new(),
         };
-        Arch::new().dispatch(Backward(self, inputs, pass, gradient, (learning, learns), &mut out));
+        Arch::new().dispatch(Backward(
+            self,
+            inputs,
+            pass,
+            gradient,
+            (learning, learns),
+            &mut out,
+        ));
         out
     }
 
@@ -253,7 +264,11 @@ impl Transformer {
             for (of_x, place) in of_x.chunks_exact(width).zip(&pass.rows.places) {
                 add(row_mut(&mut of_places, *place, width), of_x);
             }
-            let name = if self.is_bst { "sequence.time" } else { "sequence.position" };
+            let name = if self.is_bst {
+                "sequence.time"
+            } else {
+                "sequence.position"
+            };
             out.weights.push((name.to_owned(), of_places));
         }
         let mut of_tokens = vec![0.0; pass.rows.tokens.len()];
@@ -264,7 +279,12 @@ impl Transformer {
             out.tokens[places].copy_from_slice(&of_tokens[entries.start * token..entries.end * token]);
         }
         if self.is_bst {
-            let n_entries = pass.rows.entries.iter().map(ExactSizeIterator::len).sum::<usize>();
+            let n_entries = pass
+                .rows
+                .entries
+                .iter()
+                .map(ExactSizeIterator::len)
+                .sum::<usize>();
             out.target.copy_from_slice(&of_tokens[n_entries * token..]);
         } else {
             self.token.input_gradient(&of_candidates, &mut out.target);
@@ -286,12 +306,18 @@ impl Transformer {
         let width = self.width;
         let mut of_states = vec![0.0; pass.states.len()];
         let mut of_candidates = vec![0.0; pass.candidates.len()];
-        for (at, (of, state)) in gradient.chunks_exact(2 * width).zip(&pass.rows.state_of).enumerate() {
+        for (at, (of, state)) in gradient
+            .chunks_exact(2 * width)
+            .zip(&pass.rows.state_of)
+            .enumerate()
+        {
             let Some(place) = state else { continue };
             let (of_state, of_product) = of.split_at(width);
             let (state, candidate) = (row(&pass.states, *place, width), row(&pass.candidates, at, width));
             let out = row_mut(&mut of_states, *place, width).iter_mut();
-            for ((out, of), (of_product, candidate)) in out.zip(of_state).zip(of_product.iter().zip(candidate)) {
+            for ((out, of), (of_product, candidate)) in
+                out.zip(of_state).zip(of_product.iter().zip(candidate))
+            {
                 *out += of_product.mul_add(*candidate, *of);
             }
             let out = row_mut(&mut of_candidates, at, width).iter_mut();

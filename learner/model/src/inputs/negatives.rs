@@ -18,7 +18,9 @@ impl Inputs {
     pub(crate) fn negatives(&self, seed: u64) -> Vec<Option<usize>> {
         let items = |tokens: &super::Pool| -> Vec<Option<usize>> {
             let items = tokens.segments().step_by(TOKEN_FIELDS);
-            items.map(|members| members.first().map(|(row, _)| *row)).collect()
+            items
+                .map(|members| members.first().map(|(row, _)| *row))
+                .collect()
         };
         let (entries, candidates) = (items(&self.history.tokens), items(&self.history.target));
         let len = self.history.len.max(1);
@@ -68,7 +70,11 @@ mod tests {
             (0.99, 3, Some(1)),
             (0.4, 5, Some(2)),
         ] {
-            assert_eq!(other_than(Some(entry), &candidates, draw), expected, "{draw} {entry}");
+            assert_eq!(
+                other_than(Some(entry), &candidates, draw),
+                expected,
+                "{draw} {entry}"
+            );
         }
         assert_eq!(other_than(Some(3), &[Some(3), Some(3)], 0.5), None);
         assert_eq!(other_than(Some(3), &[], 0.5), None);

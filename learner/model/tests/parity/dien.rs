@@ -207,13 +207,8 @@ fn the_auxiliary_loss_is_its_equation() {
     let read = |tensor: Tensor| Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).unwrap();
     let entry = |request: i64, at: i64| read(normalized(&given["history"]).get(request).get(at));
     let pairs = [(1i64, 4i64), (2, 0), (6, 7), (8, 4)];
-    let ours = dien::next_entry_loss(
-        &params(&weights),
-        &given["candidate"],
-        &history(&given),
-        &pairs,
-    )
-    .unwrap();
+    let ours =
+        dien::next_entry_loss(&params(&weights), &given["candidate"], &history(&given), &pairs).unwrap();
     let mut theirs = 0.0;
     for (place, negative) in pairs {
         let (request, at) = (place / LEN as i64, place % LEN as i64);
@@ -232,7 +227,11 @@ fn the_auxiliary_loss_is_its_equation() {
         theirs -= sigmoid(logit(&entry(request, at))).ln() + (1.0 - sigmoid(other)).ln();
     }
     let theirs = theirs / pairs.len() as f64;
-    near("auxiliary loss", &ours, &Tensor::from(theirs).to_kind(Kind::Float));
+    near(
+        "auxiliary loss",
+        &ours,
+        &Tensor::from(theirs).to_kind(Kind::Float),
+    );
 }
 
 #[test]

@@ -38,7 +38,9 @@ fn heads_and_times_are_the_block_of_one_head_on_entries_with_their_times() {
     .view([129, width]);
     let ages: Vec<f32> = (0..21u8).map(|at| 1.9f32.powi(i32::from(at))).collect();
     let buckets: Vec<i64> = ages.iter().map(|age| (age.ln() / 0.301).floor() as i64).collect();
-    let of_entries = times.index_select(0, &Tensor::from_slice(&buckets)).view([3, 7, width]);
+    let of_entries = times
+        .index_select(0, &Tensor::from_slice(&buckets))
+        .view([3, 7, width]);
     let added = |name: &str, tensor: Tensor| match name {
         "in.history" => tensor + &of_entries,
         _ => tensor,
@@ -47,7 +49,9 @@ fn heads_and_times_are_the_block_of_one_head_on_entries_with_their_times() {
     let found = case.run(
         |_, tensor| tensor,
         |params, given| {
-            let weights = params.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+            let weights = params
+                .iter()
+                .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
             let timed = [("sequence.time".to_owned(), times.shallow_clone())];
             let params = Params::new(weights.chain(timed), 1.0);
             let mut given: Given = given

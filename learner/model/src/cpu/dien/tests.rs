@@ -3,7 +3,7 @@
 use super::*;
 use crate::blocks::dien;
 use crate::config::{LoraConfig, SequenceConfig};
-use crate::cpu::testing::{Case, AGES, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
+use crate::cpu::testing::{AGES, Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 
 fn config(kind: SequenceKind, dim: usize, width: usize, on: &[&str]) -> ModelConfig {
     ModelConfig {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::blocks::din;
 use crate::config::{LoraConfig, SequenceConfig, SequenceKind};
-use crate::cpu::testing::{Case, AGES, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
+use crate::cpu::testing::{AGES, Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 use crate::cpu::weights::Learning;
 
 const ALL: Learning = Learning {

@@ -118,7 +118,11 @@ impl Tower {
     /// Gradients of 0.
     pub(super) fn gate_zeros(&self, pass: &TowerForward, learning: Learning) -> GatesBackward {
         GatesBackward {
-            layers: pass.gates.iter().map(|gate| vec![0.0; gate.gates.len()]).collect(),
+            layers: pass
+                .gates
+                .iter()
+                .map(|gate| vec![0.0; gate.gates.len()])
+                .collect(),
             of_layers: self.gates.iter().map(|gate| gate.zeros(learning)).collect(),
             fields: vec![0.0; pass.field_gate.as_ref().map_or(0, |gate| gate.gates.len())],
             of_fields: self
@@ -133,7 +137,9 @@ impl Backward<'_> {
     /// Takes the gradient of a layer's units back through their gates, for some candidates.
     #[inline(always)]
     pub(super) fn open(&mut self, layer: usize, piece: Range<usize>) {
-        let Some(gates) = self.pass.gates.get(layer) else { return };
+        let Some(gates) = self.pass.gates.get(layer) else {
+            return;
+        };
         let width = self.of_active.len() / piece.len().max(1);
         let places = piece.start * width..piece.end * width;
         close_backward(

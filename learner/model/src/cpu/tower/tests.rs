@@ -48,10 +48,7 @@ fn by_torch(
     let n_user = i64::try_from(USER_FIELDS).unwrap();
     let user = case.tensor("user").index_select(0, &request_of);
     let mut fields = Tensor::cat(&[&user, case.tensor("candidate")], 1);
-    let rows = Tensor::cat(
-        &[user.select(1, 0), case.tensor("candidate").flatten(1, -1)],
-        1,
-    );
+    let rows = Tensor::cat(&[user.select(1, 0), case.tensor("candidate").flatten(1, -1)], 1);
     if config.senet {
         fields = gate::of_fields(case.params(), &fields).unwrap().unsqueeze(-1) * fields;
     }
@@ -330,7 +327,9 @@ fn gates_and_their_gradients_are_those_of_the_layers() {
                 lora: LoraConfig {
                     rank: 2,
                     alpha: 3.0,
-                    layers: ["field_gate.out", "gate0.in", "gate0.out"].map(str::to_owned).to_vec(),
+                    layers: ["field_gate.out", "gate0.in", "gate0.out"]
+                        .map(str::to_owned)
+                        .to_vec(),
                 },
                 ..with_blocks(config.clone())
             };

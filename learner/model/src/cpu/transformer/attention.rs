@@ -145,7 +145,8 @@ impl Heads {
         (shares, read): (&mut [f32], &mut [f32]),
     ) {
         let (m, n, columns) = (reader.active.len(), reader.past.len(), reader.columns());
-        let queries = MatrixView::new(rows.query, self.keys(), head * self.key).rows_from(reader.active.start);
+        let queries =
+            MatrixView::new(rows.query, self.keys(), head * self.key).rows_from(reader.active.start);
         if n > 0 {
             let key = head * self.key..(head + 1) * self.key;
             let keys = self.transposed(rows.key_value, &reader.past, key, self.scale());
@@ -221,7 +222,8 @@ impl Heads {
     ) -> Vec<f32> {
         let (m, n, columns) = (reader.active.len(), reader.past.len(), reader.columns());
         let column = self.keys() + head * self.value;
-        let of_read = MatrixView::new(of_read, self.values(), head * self.value).rows_from(reader.active.start);
+        let of_read =
+            MatrixView::new(of_read, self.values(), head * self.value).rows_from(reader.active.start);
         let mut of_scores = vec![0.0; shares.len()];
         if n > 0 {
             let values = self.transposed(rows.key_value, &reader.past, column..column + self.value, 1.0);
@@ -303,7 +305,11 @@ impl Heads {
                 self.key_of(rows.key_value, place, head),
             );
             let of_key = row_mut(&mut out.key_value, place, self.stride());
-            add_scaled(&mut of_key[column..][..self.key], of, &queries.row(at)[..self.key]);
+            add_scaled(
+                &mut of_key[column..][..self.key],
+                of,
+                &queries.row(at)[..self.key],
+            );
         }
     }
 }
