@@ -37,6 +37,7 @@ fn heads_and_times_are_the_block_of_one_head_on_entries_with_their_times() {
     )
     .view([129, width]);
     let ages: Vec<f32> = (0..21u8).map(|at| 1.9f32.powi(i32::from(at))).collect();
+    #[expect(clippy::cast_possible_truncation, reason = "a bucket below 129")]
     let buckets: Vec<i64> = ages.iter().map(|age| (age.ln() / 0.301).floor() as i64).collect();
     let of_entries = times
         .index_select(0, &Tensor::from_slice(&buckets))
