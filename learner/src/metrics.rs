@@ -35,6 +35,10 @@ ouzel_sample::metric_names! {
         "Progressive figures over the shown items of a candidate's share since it started, by task, model and figure: `auc`, `gauc`, `log_loss`, `normalised_entropy`, `calibration`.";
     gauge CANDIDATE_DIFFERENCE = "ouzel_learner_candidate_log_loss_difference_ratio", Count,
         "Log-loss of the candidate less that of the model that learns, on the same items, by task: the mean, and the ends of its 95 % interval; below 0 the candidate is better.";
+    gauge CANDIDATE_AUC_DIFFERENCE = "ouzel_learner_candidate_auc_difference_ratio", Count,
+        "AUC of the candidate less that of the model that learns, by task and bound as the log-loss; above 0 the candidate is better.";
+    gauge CANDIDATE_GAUC_DIFFERENCE = "ouzel_learner_candidate_gauc_difference_ratio", Count,
+        "The same of the mean per-request AUC.";
     gauge BUCKET_AUC = "ouzel_learner_bucket_auc_ratio", Count,
         "AUC of the first task over the window, by earlier impressions of the item or user: new below 20, warm below 1000, hot.";
     gauge BUCKET_NE = "ouzel_learner_bucket_normalised_entropy_ratio", Count,

@@ -2,6 +2,9 @@
 //!
 //! Both predictions are from before the item was learned from. An item counts once for both models or for neither.
 
+mod auc;
+mod gauc;
+mod groups;
 mod paired;
 
 use std::sync::Arc;
@@ -13,12 +16,11 @@ use ouzel_sample::{Batch, Candidate, EventTime, Sample, ShownSlate, UserShare};
 
 use super::score_log::{n_tasks, score_change};
 use super::{Figures, Progressive};
+use auc::PairedAuc;
+use gauc::{PairedGauc, PairedGaucState};
 use paired::PairedLoss;
 
-pub use paired::Difference;
-
-/// Samples of the windows, which have the per-request AUC.
-const WINDOW_SAMPLES: usize = 20_000;
+pub use groups::Difference;
 
 /// The progressive metrics of a serving model and of a candidate, over the shown items of a share of the users.
 #[derive(Clone, Debug)]
@@ -32,10 +34,18 @@ pub struct Comparison {
     serving: Progressive,
     candidate: Progressive,
     /// By task.
-    losses: Vec<PairedLoss>,
+    paired: Vec<Paired>,
 }
 
-/// The figures of one task.
+/// The intervals of one task.
+#[derive(Clone, Debug, Default)]
+struct Paired {
+    loss: PairedLoss,
+    auc: PairedAuc,
+    gauc: PairedGauc,
+}
+
+/// The figures of one task, since the start of the comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskComparison {
@@ -43,9 +53,16 @@ pub struct TaskComparison {
     pub serving: Figures,
     /// Of the candidate.
     pub candidate: Figures,
-    /// Log-loss of the candidate less that of the serving model; absent while too few users have outcomes.
+    /// Log-loss of the candidate less that of the serving model, nats per item: below 0, the candidate is better. Absent
+    /// while too few users have outcomes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<Difference>,
+    /// AUC of the candidate less that of the serving model: above 0, the candidate is better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auc_difference: Option<Difference>,
+    /// The same of the per-request AUC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gauc_difference: Option<Difference>,
 }
 
 /// The samples of a batch that are compared, apart from the predictions that other code keeps of them.
@@ -62,6 +79,12 @@ impl ComparedBatch {
     pub fn batch(&self) -> &Batch {
         &self.batch
     }
+
+    /// The log-odds of the samples by the model that they were selected with, `[n_samples, n_tasks]`.
+    #[must_use]
+    pub fn into_logits(self) -> Vec<f32> {
+        self.logits
+    }
 }
 
 impl Comparison {
@@ -69,7 +92,8 @@ impl Comparison {
     /// so far: an item shown before has a sample that is not compared.
     #[must_use]
     pub fn new(share: UserShare, from: EventTime, n_tasks: usize) -> Self {
-        let progressive = Progressive::new(WINDOW_SAMPLES, n_tasks);
+        // The figures are those since the start: no window is kept.
+        let progressive = Progressive::new(0, n_tasks);
         Self {
             share,
             from,
@@ -77,7 +101,7 @@ impl Comparison {
             n_not_finite: 0,
             serving: progressive.clone(),
             candidate: progressive,
-            losses: vec![PairedLoss::default(); n_tasks.max(1)],
+            paired: vec![Paired::default(); n_tasks.max(1)],
         }
     }
 
@@ -134,11 +158,13 @@ impl Comparison {
         let n_tasks = n_tasks(&batch, &logits);
         let rows = serving.chunks_exact(n_tasks).zip(logits.chunks_exact(n_tasks));
         for (sample, (serving, candidate)) in batch.samples.iter().zip(rows) {
-            for (task, loss) in self.losses.iter_mut().enumerate().take(n_tasks) {
+            for (task, paired) in self.paired.iter_mut().enumerate().take(n_tasks) {
                 let change =
                     |logits: &[f32]| score_change(sample, logits, task).filter(|_| logits[task].is_finite());
                 if let (Some(serving), Some(candidate)) = (change(serving), change(candidate)) {
-                    loss.add(sample.request.user, &serving, &candidate);
+                    paired.loss.add(sample.request.user, &serving, &candidate);
+                    paired.auc.add(sample.request.user, &serving, &candidate);
+                    paired.gauc.add(sample, &serving, &candidate);
                 }
             }
         }
@@ -150,21 +176,29 @@ impl Comparison {
     /// The figures by task.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskComparison> {
-        let sides = [&self.serving, &self.candidate].map(|side| {
-            let windows = side.window_by_task().into_iter();
-            let totals = side.total_by_task().into_iter().zip(windows);
-            totals.map(|(total, window)| Figures {
-                gauc: window.gauc,
-                ..total
-            })
-        });
-        let [serving, candidate] = sides;
-        let tasks = serving.zip(candidate).zip(&self.losses);
+        let totals = self.serving.total_by_task().into_iter();
+        let totals = totals.zip(self.candidate.total_by_task());
+        let tasks = totals.zip(&self.paired);
         tasks
-            .map(|((serving, candidate), loss)| TaskComparison {
-                serving,
-                candidate,
-                difference: loss.difference(),
+            .map(|((serving, candidate), paired)| {
+                let gauc = paired.gauc.figures();
+                let auc_difference = candidate
+                    .auc
+                    .zip(serving.auc)
+                    .map(|(candidate, serving)| candidate - serving);
+                TaskComparison {
+                    serving: Figures {
+                        gauc: gauc.serving,
+                        ..serving
+                    },
+                    candidate: Figures {
+                        gauc: gauc.candidate,
+                        ..candidate
+                    },
+                    difference: paired.loss.difference(),
+                    auc_difference: auc_difference.and_then(|mean| paired.auc.difference(mean)),
+                    gauc_difference: gauc.difference,
+                }
             })
             .collect()
     }
@@ -181,7 +215,7 @@ impl Comparison {
         self.n_not_finite
     }
 
-    /// The state as bytes, for a snapshot. The windows of the per-request AUC are not part of it.
+    /// The state as bytes, for a snapshot. A request with open outcomes counts in it with those known so far.
     #[must_use]
     pub fn dump(&self) -> Vec<u8> {
         let dump = |side: &Progressive| serde_json::from_slice(&side.dump()).expect("a dump is JSON");
@@ -192,7 +226,9 @@ impl Comparison {
             not_finite: self.n_not_finite,
             serving: dump(&self.serving),
             candidate: dump(&self.candidate),
-            losses: self.losses.clone(),
+            losses: self.paired.iter().map(|paired| paired.loss.clone()).collect(),
+            aucs: self.paired.iter().map(|paired| paired.auc.clone()).collect(),
+            gaucs: self.paired.iter().map(|paired| paired.gauc.dump()).collect(),
         };
         serde_json::to_vec(&state).expect("finite numbers are JSON")
     }
@@ -204,9 +240,10 @@ impl Comparison {
     pub fn restore(bytes: &[u8], n_tasks: usize) -> Result<Self, serde_json::Error> {
         let state: State = serde_json::from_slice(bytes)?;
         let mut restored = Self::new(state.share, EventTime(state.from), n_tasks);
-        if state.losses.len() != restored.losses.len() || !state.losses.iter().all(PairedLoss::is_whole) {
-            let why = format!("it has not the figures of {n_tasks} tasks");
-            return Err(serde::de::Error::custom(why));
+        let why = || serde::de::Error::custom(format!("it has not the figures of {n_tasks} tasks"));
+        let n_figures = [state.losses.len(), state.aucs.len(), state.gaucs.len()];
+        if n_figures != [restored.paired.len(); 3] || !state.losses.iter().all(PairedLoss::is_whole) {
+            return Err(why());
         }
         restored.serving.restore(state.serving.to_string().as_bytes())?;
         restored
@@ -214,7 +251,11 @@ impl Comparison {
             .restore(state.candidate.to_string().as_bytes())?;
         restored.n_requests = state.requests;
         restored.n_not_finite = state.not_finite;
-        restored.losses = state.losses;
+        let sums = state.losses.into_iter().zip(state.aucs).zip(state.gaucs);
+        for (paired, ((loss, auc), gauc)) in restored.paired.iter_mut().zip(sums) {
+            let gauc = PairedGauc::restore(gauc).ok_or_else(why)?;
+            *paired = Paired { loss, auc, gauc };
+        }
         Ok(restored)
     }
 }
@@ -229,6 +270,8 @@ struct State {
     serving: Value,
     candidate: Value,
     losses: Vec<PairedLoss>,
+    aucs: Vec<PairedAuc>,
+    gaucs: Vec<PairedGaucState>,
 }
 
 /// The sample with a candidate of its own, which has no prediction yet.

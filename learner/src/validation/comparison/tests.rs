@@ -5,7 +5,8 @@ use ouzel_sample::{Id, Request, SampleKind};
 use super::*;
 use crate::testing::{again, batch, sample};
 
-const N_RUNS: u64 = 200;
+/// Runs of which 95 % of the intervals must cover the truth.
+const N_RUNS: u64 = 400;
 
 /// Uniform numbers in `[0, 1)`, a stream for each seed.
 struct Uniform(u64);
@@ -46,7 +47,7 @@ fn f32_of(z: f64) -> f32 {
 
 /// A run of items whose true log-odds are known; each model adds an error of its own to them, a part of it by user. The
 /// candidate's error is `scale` times as large.
-fn simulated(seed: u64, scale: f64) -> Difference {
+fn simulated(seed: u64, scale: f64) -> [Difference; 3] {
     let mut random = Uniform(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let mut comparison = Comparison::new(share("100%"), EventTime(0), 1);
     for user in 0..300u64 {
@@ -57,34 +58,67 @@ fn simulated(seed: u64, scale: f64) -> Difference {
             let truth = -1.5 + 0.7 * taste + 0.5 * random.normal();
             let y = random.next() < 1.0 / (1.0 + (-truth).exp());
             let user = Id(user).pair(Id(seed)).0;
-            samples.push(shown(user, user, item.into(), SampleKind::Final, y));
+            // Several requests of a user, as they are told from its items.
+            let request = Id(user).pair(Id((item / 5).into())).0;
+            samples.push(shown(user, request, item.into(), SampleKind::Final, y));
             serving.push(f32_of(truth + bias + 0.3 * random.normal()));
             candidate.push(f32_of(truth + scale * (other_bias + 0.3 * random.normal())));
         }
         let compared = comparison.select(&batch(samples), &serving).unwrap();
         assert_eq!(comparison.add(compared, candidate), 0);
     }
-    comparison.tasks()[0].difference.unwrap()
+    let task = comparison.tasks()[0];
+    let (serving, candidate) = (task.serving, task.candidate);
+    let (auc, gauc) = (task.auc_difference.unwrap(), task.gauc_difference.unwrap());
+    for (difference, candidate, serving) in [
+        (auc, candidate.auc, serving.auc),
+        (gauc, candidate.gauc, serving.gauc),
+    ] {
+        assert!((difference.mean - (candidate.unwrap() - serving.unwrap())).abs() < 1e-9);
+    }
+    [task.difference.unwrap(), auc, gauc]
 }
 
 #[test]
-fn the_interval_of_equal_models_covers_0_in_95_percent_of_runs() {
-    let covers = |seed| {
-        let Difference { low, high, .. } = simulated(seed, 1.0);
-        low <= 0.0 && 0.0 <= high
-    };
-    let n_covered = (0..N_RUNS).filter(|seed| covers(*seed)).count();
-    assert!((186..=194).contains(&n_covered), "{n_covered} of {N_RUNS}");
+fn the_intervals_of_equal_models_cover_0_in_95_percent_of_runs() {
+    let mut n_covered = [0; 3];
+    for seed in 0..N_RUNS {
+        for (n, Difference { low, high, .. }) in n_covered.iter_mut().zip(simulated(seed, 1.0)) {
+            *n += u64::from(low <= 0.0 && 0.0 <= high);
+        }
+    }
+    for (figure, n) in ["log-loss", "AUC", "GAUC"].iter().zip(n_covered) {
+        assert!(
+            (N_RUNS * 93 / 100..=N_RUNS * 97 / 100).contains(&n),
+            "{figure}: {n} of {N_RUNS}"
+        );
+    }
+}
+
+/// Of 20 runs, those whose interval is above 0, and those whose interval is below, for log-loss, AUC and GAUC.
+fn found(scale: f64) -> [(u64, u64); 3] {
+    let mut n_found = [(0, 0); 3];
+    for seed in 0..20 {
+        for ((above, below), Difference { low, high, .. }) in n_found.iter_mut().zip(simulated(seed, scale)) {
+            *above += u64::from(low > 0.0);
+            *below += u64::from(high < 0.0);
+        }
+    }
+    n_found
 }
 
 #[test]
 fn a_known_difference_is_found() {
-    for seed in 0..20 {
-        let better = simulated(seed, 0.2);
-        assert!(better.mean < 0.0 && better.high < 0.0, "{better:?}");
-        let worse = simulated(seed, 2.0);
-        assert!(worse.mean > 0.0 && worse.low > 0.0, "{worse:?}");
-    }
+    // The order within a request tells least: most of the errors are of a whole user.
+    let [loss, auc, gauc] = found(0.2);
+    assert_eq!(loss, (0, 20));
+    assert!(auc.0 >= 12 && auc.1 == 0 && gauc.0 > gauc.1, "{auc:?} {gauc:?}");
+    let [loss, auc, gauc] = found(2.0);
+    assert_eq!(loss, (20, 0));
+    assert!(
+        auc.1 >= 12 && auc.0 == 0 && gauc.1 >= 4 && gauc.0 <= 1,
+        "{auc:?} {gauc:?}"
+    );
 }
 
 #[test]
