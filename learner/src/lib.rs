@@ -15,6 +15,7 @@ mod freeze;
 pub mod gates;
 mod lifecycle;
 pub mod loss;
+mod memory;
 pub mod metrics;
 mod mixture;
 mod objective;
@@ -25,6 +26,7 @@ mod prior;
 mod probe;
 mod rules;
 mod schedule;
+mod second;
 mod shown_logits;
 mod step;
 #[cfg(test)]
@@ -39,6 +41,7 @@ pub use config::{LearnerConfig, OptimizerConfig};
 pub use error::Error;
 pub use fingerprint::{LIBTORCH, cpu_capability};
 pub use fixed_model::FixedModel;
+pub use memory::MemoryUse;
 pub use optim::{DenseRule, ROW_STATE, WIDE_STATE};
 pub use ouzel_model as model;
 pub use persist::{
@@ -46,5 +49,6 @@ pub use persist::{
     weights_hash,
 };
 pub use rules::{FeatureRules, RowRules, UserRules};
+pub use second::{SecondLearner, ServedBatch};
 pub use step::StepReport;
 pub use trainer::{Trainer, set_intra_op_threads};

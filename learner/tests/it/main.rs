@@ -25,6 +25,7 @@ mod position;
 mod restores;
 mod rows;
 mod scores;
+mod second;
 mod tastes;
 mod thinned;
 mod updates;
