@@ -5,6 +5,7 @@
 //! the nearest known name, a wrong value with its line and column.
 
 mod across;
+mod changes;
 mod derived;
 mod document;
 mod events;
@@ -23,6 +24,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use changes::SettingChange;
 pub use model::READY_MADE;
 pub use ouzel_ingest::join::{JoinSource, LabelPolicy, TaskConfig};
 pub use ouzel_sample::settings::{ByteSize, Period};

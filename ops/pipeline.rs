@@ -8,7 +8,7 @@
 //!
 //! [`spec`] describes a pipeline and builds its parts from a resume point. [`threads`] runs the parts as [`stages`], serves
 //! and saves; `in_place` runs them in the calling thread, for replays. Both take the same steps. [`status`] is what a
-//! pipeline reports, [`control`] what it decides by. [`candidate`] scores a share of the traffic beside the served version. [`run`] is what the rest of the process reads of the stages, which can
+//! pipeline reports, [`control`] what it decides by. [`candidate`] scores a share of the traffic beside the served version, [`second`] is one that learns. [`run`] is what the rest of the process reads of the stages, which can
 //! start again from another snapshot. `join_process` runs a process of the join tier.
 
 mod admin_handler;
@@ -27,6 +27,7 @@ mod messages;
 pub(crate) mod model_op;
 pub(crate) mod pause;
 mod process;
+pub(crate) mod promoted;
 pub(crate) mod provenance;
 mod publisher;
 pub(crate) mod quarantine;
@@ -34,6 +35,7 @@ pub mod remote;
 pub(crate) mod resume;
 pub mod run;
 pub(crate) mod schema;
+pub mod second;
 pub(crate) mod skip;
 pub mod spec;
 pub mod stages;

@@ -103,6 +103,23 @@ pub enum AdminRequest {
         #[serde(default)]
         note: String,
     },
+    /// Let a second learner with settings of its own score a share of the traffic beside the served version.
+    CandidateLearn {
+        /// The settings in which it differs, as a TOML file.
+        settings: String,
+        /// Name of that file, for messages.
+        file: String,
+        /// The snapshot that it starts from; absent to start from nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// Whether it answers.
+        variant: Variant,
+        /// The users whose requests it scores.
+        share: UserShare,
+        /// Why, for the audit log.
+        #[serde(default)]
+        note: String,
+    },
     /// End the candidate.
     CandidateStop {
         /// Why, for the audit log.

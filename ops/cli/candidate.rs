@@ -1,5 +1,7 @@
 //! The arguments of `ouzel candidate`. The doc comments are the help text.
 
+use std::path::PathBuf;
+
 use clap::{ArgGroup, Args, Subcommand};
 use ouzel_sample::UserShare;
 use ouzel_serving::Variant;
@@ -19,7 +21,8 @@ pub(crate) struct CandidateArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CandidateVerb {
-    /// Let a snapshot score the requests of a share of the users, and compare it with the model that learns
+    /// Let a snapshot, or a second learner, score the requests of a share of the users, and compare it with the model that
+    /// learns
     Start(CandidateStart),
     /// Show the candidate, the figures of both models and their difference
     Show,
@@ -30,9 +33,16 @@ pub(crate) enum CandidateVerb {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("variant").args(["shadow", "canary"]).required(true))]
 pub(crate) struct CandidateStart {
-    /// Id, alias (latest, serving, pinned) or tag of a snapshot
-    #[arg(value_name = "SNAPSHOT")]
-    pub(crate) id: String,
+    /// Id, alias (latest, serving, pinned) or tag of a snapshot, whose weights stay as they are
+    #[arg(value_name = "SNAPSHOT", required_unless_present = "learn")]
+    pub(crate) id: Option<String>,
+    /// Learn the same batches by a second model, with the settings of this file where they differ: [model], [optimizer],
+    /// [rows], [learner]
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    pub(crate) learn: Option<PathBuf>,
+    /// Start the second learner from the weights of this snapshot, as far as they fit, instead of from nothing
+    #[arg(long, value_name = "SNAPSHOT", requires = "learn")]
+    pub(crate) from: Option<String>,
     /// Score beside the served version, which answers
     #[arg(long)]
     pub(crate) shadow: bool,

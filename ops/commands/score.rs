@@ -20,6 +20,7 @@ use crate::commands::snapshot::resolve;
 use crate::config::Config;
 use crate::error::{ErrorExt, Exit};
 use crate::pipeline::contents::Contents;
+use crate::pipeline::promoted::UsedConfig;
 use crate::pipeline::resume::restore_vectors;
 
 /// Runs the command.
@@ -69,6 +70,7 @@ fn find(store: &Store, name: Option<&str>) -> anyhow::Result<Snapshot> {
 
 fn scorer(snapshot: &Snapshot, config: &Config) -> anyhow::Result<Scorer> {
     let id = snapshot.id();
+    let config = &UsedConfig::of(config, snapshot)?.config;
     let mut trainer = Trainer::load(snapshot, &config.model_config(), config.learner_config())
         .hint("name the configuration of the daemon with --config")?;
     let features = FeatureState::load(&snapshot.blob("features.bin")?, config.feature_config())

@@ -40,13 +40,13 @@ impl Config {
         if let Some(Value::Table(stated)) = table.get("events") {
             table.insert("events".to_owned(), events::merge(&document, stated)?.into());
         }
-        document.deserialize::<Self>(table)?.validated(&document)
+        validated(document.deserialize::<Self>(table)?, &document)
     }
 
     /// This configuration with another model: a ready-made one, or a model file.
     pub fn with_model(mut self, from: &str) -> Result<Self, ConfigError> {
         self.model = model::preset(from)?;
-        self.with_encoder_widths().validated(&Document::empty(from))
+        validated(self.with_encoder_widths(), &Document::empty(from))
     }
 
     /// The errors of values in the file at `path`, each with its position if the file names the key; those come first.
@@ -59,17 +59,18 @@ impl Config {
         problems.sort_by_key(|problem| (problem.at.is_none(), problem.at));
         problems
     }
+}
 
-    fn validated(self, document: &Document) -> Result<Self, ConfigError> {
-        let errors = across::validate(&self).into_iter();
-        let mut problems: Vec<Problem> = errors.map(|error| document.refuse(error)).collect();
-        if problems.is_empty() {
-            return Ok(Self {
-                notices: document.renamed.clone(),
-                ..self
-            });
-        }
-        problems.sort_by_key(|problem| problem.at);
-        Err(ConfigError::Invalid { problems })
+/// The configuration, unless a value in it cannot be used; problems have their positions in `document`.
+pub(super) fn validated(config: Config, document: &Document) -> Result<Config, ConfigError> {
+    let errors = across::validate(&config).into_iter();
+    let mut problems: Vec<Problem> = errors.map(|error| document.refuse(error)).collect();
+    if problems.is_empty() {
+        return Ok(Config {
+            notices: document.renamed.clone(),
+            ..config
+        });
     }
+    problems.sort_by_key(|problem| problem.at);
+    Err(ConfigError::Invalid { problems })
 }

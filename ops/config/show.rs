@@ -60,13 +60,13 @@ impl Config {
 }
 
 /// Converts through text, because a `Value` would widen an `f32` and print rounding errors.
-fn as_table(config: &Config) -> Table {
+pub(super) fn as_table(config: &Config) -> Table {
     let text = toml::to_string(config).expect("every section is TOML");
     text.parse().expect("toml reads what it wrote")
 }
 
 /// Removes derived values, which have no key.
-fn keep_keys(table: &mut Table, schema: &Schema) {
+pub(super) fn keep_keys(table: &mut Table, schema: &Schema) {
     let Some(properties) = schema["properties"].as_object() else {
         return;
     };

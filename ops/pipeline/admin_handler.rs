@@ -1,4 +1,6 @@
-//! Carries out the requests of the admin socket on a running pipeline.
+//! Carries out the requests of the admin socket on a running pipeline; `candidates` those about a candidate.
+
+mod candidates;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,19 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use ouzel_ingest::{KafkaConfig, QuarantineRule};
-use ouzel_sample::{EventTime, Stream, UserShare};
-use ouzel_serving::{CandidateSlot, Published, Variant, Version};
+use ouzel_sample::{EventTime, Stream};
+use ouzel_serving::{CandidateSlot, Published, Version};
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
-use super::candidate::CandidateRequest;
-use super::candidate::choice::CandidateChoice;
 use super::control::LearningState;
 use super::go_back::{
     ReadAgain, check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin,
 };
 use super::model_op::ModelOp;
+use super::promoted::UsedConfig;
 use super::remote::RemoteStatus;
 use super::run::{CurrentRun, Restart};
+use super::schema::check_schema;
 use super::skip::{gap, skip_to_time};
 use super::stages::learn::LearnerRequest;
 use crate::admin::{AdminReply, AdminRequest, HeldBy, LearnFrom, Status};
@@ -96,9 +98,15 @@ impl AdminHandler {
                 share,
                 note,
             } => self.start_candidate(&id, variant, share, note).map(named),
-            AdminRequest::CandidateStop { note } => self
-                .candidate(CandidateRequest::Stop(note))
-                .map(|()| (None, Vec::new())),
+            AdminRequest::CandidateLearn {
+                settings,
+                file,
+                from,
+                variant,
+                share,
+                note,
+            } => self.start_second((&settings, &file), from.as_deref(), (variant, share), note),
+            AdminRequest::CandidateStop { note } => self.stop_candidate(note),
             AdminRequest::Promote { note } => self.promote(note),
             AdminRequest::Tag { id, name, note } => self.tag(&id, &name, &note).map(named),
             AdminRequest::Untag { name, note } => {
@@ -176,7 +184,7 @@ impl AdminHandler {
             LearnFrom::Rewind => {
                 self.check_log(id)?;
                 // Serves the snapshot at once, and shows that its weights can be loaded.
-                self.request(LearnerRequest::Hold(id))?;
+                self.hold(id)?;
                 let clock = Arc::clone(&self.clock);
                 self.restart(move |store| rewind(store, id, &note, clock.now_ms()))?
             }
@@ -206,7 +214,7 @@ impl AdminHandler {
             .as_ref()
             .context("this process cannot read its log again")?;
         let gap = gap(&self.store.read(id)?, kafka, ms, self.clock.now_ms())?;
-        self.request(LearnerRequest::Hold(id))?;
+        self.hold(id)?;
         let (clock, config) = (Arc::clone(&self.clock), Arc::clone(&self.config));
         self.restart(move |store| skip_to_time(store, &config, (id, &gap), ms, &note, clock.now_ms()))
     }
@@ -220,11 +228,19 @@ impl AdminHandler {
         if let Some(id) = id {
             self.readable(&id.to_string())?;
             self.check_log(id)?;
-            self.request(LearnerRequest::Hold(id))?;
+            self.hold(id)?;
         }
         let clock = Arc::clone(&self.clock);
         let also = self.restart(move |store| quarantine(store, &rule, id, &note, clock.now_ms()))?;
         Ok((id, also))
+    }
+
+    /// Serves `id` at once, before stages start from it. Refuses a snapshot that they could not start from.
+    fn hold(&self, id: SnapshotId) -> anyhow::Result<()> {
+        let snapshot = self.store.read(id)?;
+        let used = UsedConfig::of(&self.config, &snapshot)?.config;
+        check_schema(&snapshot, &used)?;
+        self.request(LearnerRequest::Hold(id, Some(Box::new(used))))
     }
 
     /// Refuses to go back to `id` if the log from there on is gone.
@@ -271,46 +287,6 @@ impl AdminHandler {
         let id = self.readable(id)?;
         self.request(LearnerRequest::Pin(id, note))?;
         Ok(id)
-    }
-
-    fn start_candidate(
-        &self,
-        id: &str,
-        variant: Variant,
-        share: UserShare,
-        note: String,
-    ) -> anyhow::Result<SnapshotId> {
-        let id = self.readable(id)?;
-        let choice = CandidateChoice {
-            snapshot: id,
-            variant,
-            share,
-            note,
-            at_ms: self.clock.now_ms(),
-        };
-        self.candidate(CandidateRequest::Start(choice))?;
-        Ok(id)
-    }
-
-    /// Makes the candidate what serves and learns. The snapshot that follows makes it durable; before it, a crash leaves
-    /// the candidate a candidate.
-    fn promote(&self, note: String) -> anyhow::Result<Changed> {
-        self.check_running()?;
-        let pinned = self.store.alias(Alias::Pinned)?;
-        self.candidate(CandidateRequest::Promote(note.clone()))?;
-        let written = self.run.get().requests.snapshot_now(TIMEOUT).context(
-            "the candidate serves and learning continues from it, but the snapshot after it was not written: a crash \
-             before the next one makes it the candidate again",
-        )?;
-        CandidateChoice::end(&self.store, "promoted", self.clock.now_ms())?;
-        Ok((
-            Some(written),
-            unpin(&self.store, pinned, &note, self.clock.now_ms())?,
-        ))
-    }
-
-    fn candidate(&self, request: CandidateRequest) -> anyhow::Result<()> {
-        self.request(LearnerRequest::Candidate(request))
     }
 
     fn tag(&self, id: &str, name: &str, note: &str) -> anyhow::Result<SnapshotId> {

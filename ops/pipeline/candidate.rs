@@ -1,13 +1,15 @@
-//! A candidate: a snapshot that scores a share of the traffic beside the served version, and is compared with the model
-//! that learns.
+//! A candidate: a snapshot, or a second learner, that scores a share of the traffic beside the served version, and is
+//! compared with the model that learns.
 //!
 //! `choice` is what the operator has chosen, `report` what is reported of it, `requests` how a running learner starts,
-//! stops and promotes it. Nothing learned depends on a candidate.
+//! stops and promotes it, `learner` the same of a second learner. Nothing learned depends on a candidate.
 
 pub(crate) mod choice;
+mod learner;
 mod report;
 mod requests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,13 +18,16 @@ use serde_json::Value;
 
 use ouzel_learner::FixedModel;
 use ouzel_learner::validation::Comparison;
-use ouzel_sample::{Batch, EventTime};
+use ouzel_sample::Batch;
 use ouzel_serving::{CandidateCounts, CandidateSlot, Variant, Version};
 use ouzel_snapshot::{Draft, Snapshot};
 
 use super::learner::Learner;
+use super::promoted::list;
+use super::second::{CheckpointPoint, SecondHandle, SecondReport};
 use choice::CandidateChoice;
 
+pub(crate) use report::summary;
 pub use report::{CandidateReport, TaskReport};
 pub(crate) use requests::{CandidateRequest, load_candidate, no_candidate};
 
@@ -36,12 +41,24 @@ const REPORT_EVERY: u64 = 50;
 pub(crate) struct RunningCandidate {
     choice: CandidateChoice,
     tasks: Vec<String>,
-    model: FixedModel,
-    comparison: Comparison,
+    side: Side,
     /// Why it cannot go on.
     fault: Option<String>,
     /// Batches since the last report.
     n_unreported: u64,
+}
+
+/// What is compared with the serving learner.
+enum Side {
+    /// Fixed weights, scored here.
+    Snapshot(Box<FixedSide>),
+    /// A learner on a thread of its own, with the version of its figures that was last reported.
+    Learner(SecondHandle, u64),
+}
+
+struct FixedSide {
+    model: FixedModel,
+    comparison: Comparison,
 }
 
 /// The comparison in a snapshot, with the candidate that it is about.
@@ -52,13 +69,11 @@ struct SavedComparison {
 }
 
 impl RunningCandidate {
-    /// A candidate for these tasks, compared over items shown after `now`.
-    fn new(choice: CandidateChoice, tasks: Vec<String>, model: FixedModel, now: EventTime) -> Self {
+    fn new(choice: CandidateChoice, tasks: Vec<String>, side: Side) -> Self {
         Self {
-            comparison: Comparison::new(choice.share, now, tasks.len()),
             choice,
             tasks,
-            model,
+            side,
             fault: None,
             n_unreported: REPORT_EVERY,
         }
@@ -66,6 +81,9 @@ impl RunningCandidate {
 
     /// Takes over the comparison that a snapshot has of this candidate, if it has one.
     fn restore(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let Side::Snapshot(side) = &mut self.side else {
+            return Ok(());
+        };
         if snapshot.manifest().file(STATE).is_none() {
             return Ok(());
         }
@@ -73,56 +91,95 @@ impl RunningCandidate {
         let saved: SavedComparison = serde_json::from_slice(&snapshot.blob(STATE)?).with_context(failed)?;
         if saved.candidate == self.choice {
             let bytes = saved.comparison.to_string();
-            self.comparison = Comparison::restore(bytes.as_bytes(), self.tasks.len()).with_context(failed)?;
+            side.comparison = Comparison::restore(bytes.as_bytes(), self.tasks.len()).with_context(failed)?;
         }
         Ok(())
     }
 
-    /// Adds the comparison to a draft.
+    /// Adds the comparison to a draft. Those of a second learner are in its own state.
     pub(crate) fn save(&self, draft: &mut Draft) -> anyhow::Result<()> {
+        let Side::Snapshot(side) = &self.side else {
+            return Ok(());
+        };
         let saved = SavedComparison {
             candidate: self.choice.clone(),
-            comparison: serde_json::from_slice(&self.comparison.dump())?,
+            comparison: serde_json::from_slice(&side.comparison.dump())?,
         };
         Ok(draft.add_blob(STATE, serde_json::to_vec(&saved)?)?)
     }
 
-    /// Scores the compared samples of a batch that was learned, with its logits from before.
-    fn observe(&mut self, taught: &Batch, logits: &[f32]) {
+    /// Compares the candidate on a batch that was learned, with its logits from before.
+    fn observe(&mut self, batch: &Arc<Batch>, taught: &Cow<'_, Batch>, logits: &[f32]) {
         self.n_unreported += 1;
-        self.comparison.shown(&taught.shown);
-        if self.fault.is_some() {
-            return;
-        }
-        let Some(compared) = self.comparison.select(taught, logits) else {
-            return;
-        };
-        match self.model.score(compared.batch()) {
-            Ok(logits) => {
-                let n_broken = self.comparison.add(compared, logits);
-                if n_broken > 0 && self.choice.variant == Variant::Canary {
-                    self.fault = Some(format!(
-                        "{n_broken} of its scores in batch {} are not finite",
-                        taught.seq
-                    ));
+        match &mut self.side {
+            Side::Snapshot(side) => {
+                side.comparison.shown(&taught.shown);
+                if self.fault.is_none() {
+                    self.fault = side.observe(taught, logits, self.choice.variant);
                 }
             }
-            Err(error) => self.fault = Some(format!("it cannot score batch {}: {error}", taught.seq)),
+            Side::Learner(learner, _) => {
+                let taught = match taught {
+                    Cow::Borrowed(_) => Arc::clone(batch),
+                    Cow::Owned(taught) => Arc::new(taught.clone()),
+                };
+                learner.learned(Arc::clone(batch), taught, logits.to_vec());
+                self.fault = self.fault.take().or_else(|| learner.fault());
+            }
         }
     }
 
+    /// Why it cannot go on.
+    fn fault(&self) -> Option<String> {
+        let of_learner = match &self.side {
+            Side::Snapshot(_) => None,
+            Side::Learner(learner, _) => learner.fault(),
+        };
+        self.fault.clone().or(of_learner)
+    }
+
+    /// Whether a report is due.
+    fn is_due(&self, is_idle: bool) -> bool {
+        let has_news = match &self.side {
+            Side::Snapshot(_) => is_idle && self.n_unreported > 0,
+            Side::Learner(learner, reported) => {
+                learner.version() > *reported || (is_idle && self.n_unreported > 0)
+            }
+        };
+        has_news || self.n_unreported >= REPORT_EVERY
+    }
+
     fn report(&self) -> CandidateReport {
-        let (choice, figures) = (&self.choice, self.comparison.tasks());
-        let slates = self.comparison.n_requests();
+        let choice = &self.choice;
+        let (figures, slates, not_finite, second) = match &self.side {
+            Side::Snapshot(side) => (
+                side.comparison.tasks(),
+                side.comparison.n_requests(),
+                side.comparison.n_not_finite(),
+                None,
+            ),
+            Side::Learner(learner, _) => {
+                let found = learner.figures();
+                let report = SecondReport {
+                    settings: choice.learns.as_deref().map(list).unwrap_or_default(),
+                    batches: found.next_batch,
+                    behind: learner.n_behind(),
+                    skipped: found.n_skipped,
+                    memory: found.memory,
+                };
+                (found.tasks, found.n_requests, found.n_not_finite, Some(report))
+            }
+        };
         CandidateReport {
             snapshot: choice.snapshot,
+            learner: second,
             variant: choice.variant,
             share: choice.share,
             since_ms: choice.at_ms,
             requests: CandidateCounts::default(),
             slates,
-            not_finite: self.comparison.n_not_finite(),
-            summary: report::summary(&figures.first().copied().unwrap_or_default(), slates),
+            not_finite,
+            summary: summary(&figures.first().copied().unwrap_or_default(), slates),
             tasks: self
                 .tasks
                 .iter()
@@ -137,11 +194,38 @@ impl RunningCandidate {
     }
 }
 
+impl FixedSide {
+    /// Scores the compared samples of a batch. Returns why it cannot go on, if so.
+    fn observe(&mut self, taught: &Batch, logits: &[f32], variant: Variant) -> Option<String> {
+        let compared = self.comparison.select(taught, logits)?;
+        match self.model.score(compared.batch()) {
+            Ok(logits) => {
+                let n_broken = self.comparison.add(compared, logits);
+                (n_broken > 0 && variant == Variant::Canary)
+                    .then(|| format!("{n_broken} of its scores in batch {} are not finite", taught.seq))
+            }
+            Err(error) => Some(format!("it cannot score batch {}: {error}", taught.seq)),
+        }
+    }
+}
+
 impl Learner {
     /// Compares the candidate, if there is one, on a batch that was learned, with its logits from before.
-    pub(in crate::pipeline) fn compare(&mut self, taught: &Batch, logits: &[f32]) {
+    pub(in crate::pipeline) fn compare(
+        &mut self,
+        batch: &Arc<Batch>,
+        taught: &Cow<'_, Batch>,
+        logits: &[f32],
+    ) {
         if let Some(candidate) = &mut self.candidate {
-            candidate.observe(taught, logits);
+            candidate.observe(batch, taught, logits);
+        }
+    }
+
+    /// Lets a second learner save its state where this learner was saved.
+    pub(in crate::pipeline) fn checkpoint_candidate(&self, point: CheckpointPoint) {
+        if let Some(Side::Learner(learner, _)) = self.candidate.as_ref().map(|candidate| &candidate.side) {
+            learner.checkpoint(point);
         }
     }
 
@@ -150,9 +234,11 @@ impl Learner {
         let Some(candidate) = &mut self.candidate else {
             return;
         };
-        let is_due = candidate.n_unreported >= REPORT_EVERY || (is_idle && candidate.n_unreported > 0);
-        if is_due {
+        if candidate.is_due(is_idle) {
             candidate.n_unreported = 0;
+            if let Side::Learner(learner, reported) = &mut candidate.side {
+                *reported = learner.version();
+            }
             let report = candidate.report();
             report.set_gauges();
             self.status.set_candidate(Some(report));

@@ -16,6 +16,7 @@ use super::candidate::RunningCandidate;
 use super::control::LearnerControl;
 use super::gates::Gates;
 use super::messages::JoinCheckpoint;
+use super::promoted::UsedConfig;
 use super::stages::save::Save;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::float;
@@ -30,7 +31,9 @@ pub(crate) struct CheckpointWriter {
     pub(crate) fingerprint: Fingerprint,
     /// The part of a manifest that describes this process.
     pub(crate) provenance: CheckpointMeta,
-    /// The configuration, see [`Config::recorded`](crate::config::Config::recorded).
+    /// The configuration in use.
+    pub(crate) used: UsedConfig,
+    /// The same, see [`Config::recorded`](crate::config::Config::recorded).
     pub(crate) config: Arc<[u8]>,
     /// The last checkpoint that was handed over, where the present interval began.
     pub(crate) interval_start: Option<IntervalStart>,
@@ -49,14 +52,14 @@ pub(crate) struct CheckpointState<'a> {
 }
 
 impl CheckpointWriter {
-    /// Completes a checkpoint. Moves `note` to its manifest, unless the snapshot is skipped.
+    /// Completes a checkpoint. Moves `note` to its manifest, unless the snapshot is skipped. Returns false if it is.
     pub(crate) fn save(
         &mut self,
         checkpoint: JoinCheckpoint,
         state: CheckpointState<'_>,
         control: &LearnerControl,
         note: &mut Option<String>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let CheckpointState {
             trainer,
             progressive,
@@ -82,6 +85,7 @@ impl CheckpointWriter {
         draft.add_blob("batcher.bin", checkpoint.stage.bytes.batcher)?;
         draft.add_blob("validation.json", progressive.dump())?;
         draft.add_blob(CONFIG_FILE, Arc::clone(&self.config))?;
+        self.used.save(&mut draft)?;
         if let Some(gates) = gates {
             gates.save(trainer, &mut draft)?;
         }
@@ -101,17 +105,20 @@ impl CheckpointWriter {
                 control.fail(checkpoint.answers);
             }
             self.start_interval(end, progressive);
-            return Ok(());
+            return Ok(true);
         }
         match self.saver.try_send(save) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => self.start_interval(end, progressive),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {
+                self.start_interval(end, progressive);
+                Ok(true)
+            }
             Err(TrySendError::Full(save)) => {
                 *note = save.draft.note;
                 counter!(SNAPSHOTS_SKIPPED_TOTAL).increment(1);
                 tracing::warn!("snapshot skipped: the previous one is still being written");
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     fn start_interval(&mut self, start: IntervalStart, progressive: &mut Progressive) {

@@ -24,6 +24,7 @@ use super::lock;
 use super::messages::{JoinCheckpoint, Joined};
 use super::model_op::ModelOp;
 use super::publisher::Publisher;
+use super::second::{CheckpointPoint, SecondPlace};
 use super::status::PipelineStatus;
 
 /// Every score of a run, for exact figures at its end.
@@ -51,6 +52,8 @@ pub(crate) struct Outputs {
     pub(crate) checkpoints: CheckpointWriter,
     /// The place of the candidate among the scorers.
     pub(crate) candidates: Arc<CandidateSlot>,
+    /// What a second learner needs.
+    pub(crate) second: SecondPlace,
 }
 
 impl Learner {
@@ -106,7 +109,7 @@ impl Learner {
     /// Learns the next batch or saves the checkpoint, then publishes a version if one is due.
     pub(crate) fn take(&mut self, joined: Joined) -> anyhow::Result<()> {
         match joined {
-            Joined::Batch(batch) => self.learn(&batch)?,
+            Joined::Batch(batch) => self.learn(&Arc::new(batch))?,
             Joined::Checkpoint(checkpoint) => self.save(*checkpoint)?,
         }
         self.publish_if_due()
@@ -133,13 +136,22 @@ impl Learner {
             gates: self.gates.as_ref(),
             candidate: self.candidate.as_ref(),
         };
-        outputs
+        let point = CheckpointPoint {
+            batch_seq: state.trainer.next_batch(),
+            ledger_hash: checkpoint.stage.ledger.hex(),
+            at_ms: outputs.checkpoints.clock.now_ms(),
+        };
+        let is_saved = outputs
             .checkpoints
-            .save(checkpoint, state, &outputs.control, &mut self.note)
+            .save(checkpoint, state, &outputs.control, &mut self.note)?;
+        if is_saved {
+            self.checkpoint_candidate(point);
+        }
+        Ok(())
     }
 
     /// Scores a batch, then learns from it.
-    fn learn(&mut self, batch: &Batch) -> anyhow::Result<()> {
+    fn learn(&mut self, batch: &Arc<Batch>) -> anyhow::Result<()> {
         let started = Instant::now();
         let was_frozen = self.trainer.is_frozen();
         let context = || format!("cannot learn from batch {}", batch.seq);
@@ -158,7 +170,7 @@ impl Learner {
         if let Some(scores) = &self.scores {
             lock(scores).add(&taught, &report.logits);
         }
-        self.compare(&taught, &report.logits);
+        self.compare(batch, &taught, &report.logits);
         self.observe(&taught, &report.logits)?;
         if let Some(outputs) = &mut self.outputs {
             outputs.publisher.learned(batch);

@@ -16,6 +16,7 @@ use ouzel_snapshot::{CheckpointMeta, IntervalStart, Manifest, SkippedSnapshot, S
 
 use super::contents::Contents;
 use super::gates::Gates;
+use super::promoted::UsedConfig;
 use super::provenance::{encoders, list_encoders};
 use super::schema::check_schema;
 use super::standby::comparison::Point;
@@ -38,6 +39,7 @@ pub(crate) struct ResumePoint {
 struct Restored {
     snapshot: Snapshot,
     state: RestoredState,
+    used: UsedConfig,
 }
 
 /// Stage, trainer, progressive figures, and the gates unless they are off.
@@ -56,8 +58,13 @@ impl ResumePoint {
         join_store: &StoreConfig,
     ) -> anyhow::Result<Self> {
         let recovery = store.newest_loaded(|snapshot| {
-            let restored = restore(&snapshot, config, contents, join_store)?;
-            Ok::<_, anyhow::Error>(restored.map(|state| Restored { snapshot, state }))
+            let used = UsedConfig::of(config, &snapshot)?;
+            let restored = restore(&snapshot, &used.config, contents, join_store)?;
+            Ok::<_, anyhow::Error>(restored.map(|state| Restored {
+                snapshot,
+                state,
+                used,
+            }))
         })?;
         for skipped in &recovery.skipped {
             tracing::warn!(snapshot = name(skipped), reason = skipped.why, "snapshot skipped");
@@ -94,9 +101,14 @@ impl ResumePoint {
         contents: Option<&Contents>,
         join_store: &StoreConfig,
     ) -> anyhow::Result<Self> {
-        match restore(&snapshot, config, contents, join_store)? {
+        let used = UsedConfig::of(config, &snapshot)?;
+        match restore(&snapshot, &used.config, contents, join_store)? {
             Ok(state) => Ok(Self {
-                restored: Some(Restored { snapshot, state }),
+                restored: Some(Restored {
+                    snapshot,
+                    state,
+                    used,
+                }),
                 note: None,
             }),
             Err(why) => bail!("snapshot {} cannot be used: {why}", snapshot.id()),
@@ -106,6 +118,12 @@ impl ResumePoint {
     /// The id of the snapshot.
     pub(crate) fn id(&self) -> Option<SnapshotId> {
         self.restored.as_ref().map(|restored| restored.snapshot.id())
+    }
+
+    /// The configuration that the state is used under: `config` with the promoted settings of the snapshot.
+    pub(crate) fn used_config(&self, config: &Config) -> UsedConfig {
+        let restored = self.restored.as_ref();
+        restored.map_or_else(|| UsedConfig::of_file(config), |restored| restored.used.clone())
     }
 
     fn checkpoint(&self) -> Option<&CheckpointMeta> {

@@ -22,11 +22,12 @@ use crate::config::Config;
 use crate::supervisor::Task;
 
 /// The tasks of one run, in the order in which they end.
-pub(crate) const STAGES: [Task; 5] = [
+pub(crate) const STAGES: [Task; 6] = [
     Task::Poll,
     Task::Join,
     Task::Encode,
     Task::Learner,
+    Task::Second,
     Task::Snapshot,
 ];
 

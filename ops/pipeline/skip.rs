@@ -15,6 +15,7 @@ use ouzel_sample::Positions;
 use ouzel_snapshot::{Alias, CheckpointMeta, Draft, FileKind, Snapshot, SnapshotId, Store};
 
 use super::go_back::{first_lost, unpin};
+use super::promoted::UsedConfig;
 use super::provenance::fingerprint;
 use super::resume::{inspect_stage, positions_of};
 use super::schema::check_schema;
@@ -95,6 +96,7 @@ pub(crate) fn skip_to_time(
 ) -> anyhow::Result<Vec<String>> {
     let pinned = store.alias(Alias::Pinned)?;
     let snapshot = store.read(id)?;
+    let config = &UsedConfig::of(config, &snapshot)?.config;
     check_schema(&snapshot, config)?;
     let mut stage = inspect_stage(config, &snapshot)?;
     for range in gap {

@@ -20,6 +20,7 @@ use ouzel_snapshot::{IntervalStart, SnapshotId, Store};
 use super::contents::Contents;
 use super::intake::{AnySource, Intake};
 use super::learner::{Learner, SharedScores};
+use super::promoted::UsedConfig;
 use super::quarantine::QuarantineFile;
 use super::resume::ResumePoint;
 use super::stages::join::plan_lease;
@@ -55,6 +56,8 @@ pub struct PipelineSpec<'a> {
 
 /// The parts of a pipeline at its resume point.
 pub(crate) struct Parts {
+    /// The configuration in use.
+    pub(crate) used: UsedConfig,
     pub(crate) intake: Intake,
     pub(crate) sequencer: Sequencer,
     /// None without a state directory, and while another daemon writes to it.
@@ -97,6 +100,10 @@ impl PipelineSpec<'_> {
             Some(store) => ResumePoint::newest(store, config, contents.as_ref(), &join_store)?,
             None => ResumePoint::default(),
         };
+        let used = resume.used_config(config);
+        if let Some(notice) = used.notice() {
+            tracing::warn!("{notice}");
+        }
         let mut positions = resume.positions()?;
         let lost = match &self.accept_loss {
             Some(kafka) => skip_lost(&mut positions, &KafkaSource::starts(kafka)?),
@@ -155,6 +162,7 @@ impl PipelineSpec<'_> {
         let every = config.snapshot.every_batches;
         let sequencer = Sequencer::new(stage, &start, plan_position, recorded, every);
         Ok(Parts {
+            used,
             intake: Intake {
                 source,
                 decoder,

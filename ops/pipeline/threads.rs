@@ -2,12 +2,12 @@
 //!
 //! Poll and the listeners react to the shutdown; every other stage ends when its input closes.
 
+mod handles;
 mod remote;
 mod restarts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use ouzel_serving::{
 use ouzel_snapshot::Store;
 use ouzel_verify::failpoint::{self, FailPoint};
 
-use super::admin_handler::{AdminHandler, role_name};
+use super::admin_handler::AdminHandler;
 use super::checkpoint::CheckpointWriter;
 use super::contents::Contents;
 use super::control::Control;
@@ -34,7 +34,8 @@ use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::quarantine::QuarantineFile;
 use super::remote::RemoteStatus;
-use super::run::{CurrentRun, Restart, RunHandles, without_log};
+use super::run::{CurrentRun, Restart, without_log};
+use super::second::SecondPlace;
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
 use super::stages::encode::{Encode, Encoding};
@@ -43,7 +44,6 @@ use super::stages::join::{Join, JoinLinks, JoinSettings, Plan, PlanReader, PlanW
 use super::stages::learn::{Learn, PendingRequest};
 use super::stages::poll::Poll;
 use super::stages::save::Saver;
-use super::standby::RunRole;
 use super::standby::comparison::Comparison;
 use super::standby::keeper::Keeper;
 use crate::admin;
@@ -51,6 +51,7 @@ use crate::config::Config;
 use crate::supervisor::{Shutdown, Task};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
+use handles::{handles, process_state};
 
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
@@ -158,52 +159,6 @@ pub fn start<'a>(
         );
     }
     Ok(running)
-}
-
-/// The answer of `GET /v1/status`.
-fn process_state(
-    run: &RunHandles,
-    candidates: &CandidateSlot,
-    store: &Store,
-    remote: &RemoteStatus,
-) -> serde_json::Value {
-    let RunHandles { status, control, .. } = run;
-    let learning = control.learning();
-    serde_json::json!({
-        "learning": learning.name(),
-        "stopped_because": learning.reason(),
-        "not_learning": run.no_log,
-        "latest": control.latest(),
-        "pinned": control.pinned(),
-        "samples": status.samples.load(Ordering::Relaxed),
-        "batches": status.batches.load(Ordering::Relaxed),
-        "event_time_ms": status.event_time().0,
-        "gates": status.gates(),
-        "role": role_name(store),
-        "epoch": store.epoch(),
-        "behind": status.standby_lag(),
-        "remote": remote.get(),
-        "candidate": status.candidate().map(|report| report.with_counts(candidates)),
-    })
-}
-
-/// The handles of a run that is about to start.
-fn handles(
-    parts: &Parts,
-    control: &Control,
-    learner: Sender<PendingRequest>,
-    restarts: &Sender<Restart>,
-) -> RunHandles {
-    let is_standby = parts.plan.is_none();
-    RunHandles {
-        status: Arc::clone(&parts.status),
-        control: control.state.clone(),
-        requests: control.requests.clone(),
-        features: Arc::clone(parts.sequencer.stage().features()),
-        learner,
-        no_log: None,
-        role: Some(RunRole::new(is_standby, parts.operator.clone(), restarts.clone())),
-    }
 }
 
 impl<'a> Running<'a> {
@@ -324,7 +279,7 @@ impl<'a> Running<'a> {
         control: Control,
         from_admin: Receiver<PendingRequest>,
     ) -> anyhow::Result<()> {
-        let config = self.config;
+        let config = &parts.used.config;
         let status = Arc::clone(&parts.status);
         if !parts.lost.is_empty() {
             // A crash must not need the loss to be accepted again.
@@ -353,6 +308,11 @@ impl<'a> Running<'a> {
         let supervisor = &mut self.process.supervisor;
         supervisor.spawn(Task::Snapshot, move || saver.run(&from_learner))?;
 
+        let (second, second_stage) = SecondPlace::new(Arc::new(config.clone()));
+        supervisor.spawn(Task::Second, move || {
+            set_intra_op_threads(n_threads);
+            second_stage.run()
+        })?;
         let outputs = Outputs {
             control: control.learner,
             publisher: Publisher::new(Arc::clone(&self.published), Arc::clone(&self.clock)),
@@ -361,10 +321,12 @@ impl<'a> Running<'a> {
                 fingerprint: fingerprint(config),
                 provenance: provenance(config, parts.contents.as_ref(), quarantine),
                 config: config.recorded().into(),
+                used: parts.used.clone(),
                 interval_start: parts.interval_start,
                 clock: Arc::clone(&self.clock),
             },
             candidates: Arc::clone(&self.candidates),
+            second,
         };
         let learn = Learn {
             learner: parts.learner.with_outputs(outputs),

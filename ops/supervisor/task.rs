@@ -13,6 +13,8 @@ pub enum Task {
     Encode,
     /// Learns batches. Ends when the channel from join closes.
     Learner,
+    /// Learns the same batches by a second learner, if there is one. Ends when the learner ends.
+    Second,
     /// Writes snapshots. Ends when the channel from the learner closes.
     Snapshot,
     /// Scores requests; one of several, by number. Ends when the request queue closes.
@@ -70,6 +72,7 @@ impl Task {
             Task::Join => "join",
             Task::Encode => "encode",
             Task::Learner => "learner",
+            Task::Second => "second",
             Task::Snapshot => "snapshot",
             Task::Scorer(_) => "scorer",
             Task::Shadow => "shadow",
@@ -102,6 +105,8 @@ impl Task {
             Task::Join | Task::Learner => (OnEnd::Drain, OnError::Stop),
             // Items are ranked without their content, and a restart tries again.
             Task::Encode => (OnEnd::Drain, OnError::Continue),
+            // The serving learner withdraws what ran there; it depends on nothing of it.
+            Task::Second => (OnEnd::Drain, OnError::Continue),
             // The newest valid snapshot is still there, and serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),

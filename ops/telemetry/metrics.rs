@@ -46,7 +46,12 @@ ouzel_sample::metric_names! {
     counter GATE_SWAPS_BACK = "ouzel_ops_gate_swaps_back_total", Count,
         "Automatic swaps back to an earlier version.";
     counter CANDIDATES_WITHDRAWN = "ouzel_ops_candidates_withdrawn_total", Count,
-        "Candidates that ended by themselves: their scores were not finite, or they could not score.";
+        "Candidates that ended by themselves: their scores were not finite, or they could not score or keep up.";
+    counter SECOND_BATCHES = "ouzel_ops_second_learner_batches_total", Count, "Batches that a second learner has learned.";
+    gauge SECOND_BEHIND = "ouzel_ops_second_learner_behind_batches", Count,
+        "Batches that the serving learner has learned and a second one has not; at 1024 that one is withdrawn.";
+    counter SECOND_STATES_FAILED = "ouzel_ops_second_learner_states_failed_total", Count,
+        "States of a second learner that were not written: a restart from there withdraws it.";
     gauge PRIMARY = "ouzel_ops_primary", Count,
         "1 while this daemon is the writer of its state directory; 0 while it is a standby.";
     gauge LEASE_EPOCH = "ouzel_ops_lease_epoch", Count,

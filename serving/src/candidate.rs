@@ -6,7 +6,7 @@
 mod shadow;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use metrics::counter;
 use ouzel_sample::{Id, UserShare};
@@ -16,6 +16,9 @@ use crate::metrics::CANDIDATE_REQUESTS_TOTAL;
 use crate::{Published, Version};
 
 pub use shadow::{MAX_SHADOW_JOBS, ShadowJob, run_shadow};
+
+/// What replies name in place of a snapshot when a second learner answered, which is none.
+pub const CANDIDATE_NAME: &str = "candidate";
 
 /// How a candidate takes part in serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,13 @@ pub struct CandidateSlot {
     versions: Published<Version>,
 }
 
+/// Publishes further versions of a candidate that learns, as long as it is the candidate.
+#[derive(Clone, Debug)]
+pub struct CandidateVersions {
+    slot: Arc<CandidateSlot>,
+    of: Weak<ActiveCandidate>,
+}
+
 /// A candidate that takes part.
 #[derive(Debug)]
 pub(crate) struct ActiveCandidate {
@@ -95,22 +105,32 @@ impl CandidateSlot {
         }
     }
 
-    /// Makes `version` the candidate, in place of the one before. Its counts start from 0.
-    pub fn start(&self, role: CandidateRole, version: Arc<Version>) {
-        self.versions.publish(version);
-        self.set(Some(Arc::new(ActiveCandidate {
+    /// Makes `version` the candidate, in place of the one before. Its counts start from 0. Returns what publishes further
+    /// versions of it.
+    pub fn start(self: &Arc<Self>, role: CandidateRole, version: Arc<Version>) -> CandidateVersions {
+        let candidate = Arc::new(ActiveCandidate {
             role,
             scored: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             same_first: AtomicU64::new(0),
             is_suspended: AtomicBool::new(false),
-        })));
+        });
+        let of = Arc::downgrade(&candidate);
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        self.versions.publish(version);
+        *active = Some(candidate);
+        drop(active);
+        CandidateVersions {
+            slot: Arc::clone(self),
+            of,
+        }
     }
 
     /// Ends the candidate, if there is one. A request that it scores finishes with it.
     pub fn stop(&self) {
-        self.set(None);
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        *active = None;
         self.versions.clear();
     }
 
@@ -144,9 +164,20 @@ impl CandidateSlot {
     fn get(&self) -> Option<Arc<ActiveCandidate>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
-    fn set(&self, active: Option<Arc<ActiveCandidate>>) {
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+impl CandidateVersions {
+    /// Publishes a version. Returns false if another candidate has taken the place, or none is left.
+    pub fn publish(&self, version: Arc<Version>) -> bool {
+        // Held meanwhile, so that no version of this candidate follows one of the next.
+        let active = self.slot.active.read().unwrap_or_else(PoisonError::into_inner);
+        let is_active = active
+            .as_ref()
+            .is_some_and(|active| Weak::ptr_eq(&Arc::downgrade(active), &self.of));
+        if is_active {
+            self.slot.versions.publish(version);
+        }
+        is_active
     }
 }
 

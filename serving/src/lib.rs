@@ -32,7 +32,8 @@ mod scorer;
 mod worker;
 
 pub use candidate::{
-    CandidateCounts, CandidateRole, CandidateSlot, MAX_SHADOW_JOBS, ShadowJob, Variant, run_shadow,
+    CANDIDATE_NAME, CandidateCounts, CandidateRole, CandidateSlot, CandidateVersions, MAX_SHADOW_JOBS,
+    ShadowJob, Variant, run_shadow,
 };
 pub use config::ServingConfig;
 pub use published::{LoadedVersion, Published};

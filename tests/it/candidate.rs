@@ -93,7 +93,10 @@ fn check_comparison(home: &Home, daemon: &Daemon, first: SnapshotId) -> u64 {
         report.tasks[0].figures.serving.judged > 400
     });
     let figures = &compared.tasks[0].figures;
-    assert_eq!((compared.snapshot, compared.variant), (first, Variant::Shadow));
+    assert_eq!(
+        (compared.snapshot, compared.variant),
+        (Some(first), Variant::Shadow)
+    );
     assert_eq!(figures.serving.judged, figures.candidate.judged);
     assert_eq!(figures.serving.positives, figures.candidate.positives);
     for side in [figures.serving, figures.candidate] {
@@ -107,6 +110,15 @@ fn check_comparison(home: &Home, daemon: &Daemon, first: SnapshotId) -> u64 {
     assert!(difference.low < difference.mean && difference.mean < difference.high);
     let mean = figures.candidate.log_loss.unwrap() - figures.serving.log_loss.unwrap();
     assert!((difference.mean - mean).abs() < 1e-6, "{mean} {difference:?}");
+    let (auc, gauc) = (figures.auc_difference.unwrap(), figures.gauc_difference.unwrap());
+    let [serving, candidate] = [figures.serving, figures.candidate];
+    for (difference, mean) in [
+        (auc, candidate.auc.unwrap() - serving.auc.unwrap()),
+        (gauc, candidate.gauc.unwrap() - serving.gauc.unwrap()),
+    ] {
+        assert!((difference.mean - mean).abs() < 1e-9, "{mean} {difference:?}");
+        assert!(difference.low < difference.mean && difference.mean < difference.high);
+    }
     assert!(compared.summary.contains("95 % interval"), "{}", compared.summary);
     assert!(compared.slates > 100);
     assert!(daemon.get("/v1/status").body.contains(&compared.summary));

@@ -35,6 +35,7 @@ mod replay;
 mod rollback_load;
 mod runbook;
 mod schedules;
+mod second_learner;
 mod secure;
 mod shutdown;
 mod snapshots;

@@ -45,6 +45,8 @@ fn every_documented_command_line_is_parsed() {
         "demo",
         "score --state s -",
         "candidate start 1 --shadow --share 10%",
+        "candidate start --learn second.toml --shadow",
+        "candidate start --learn second.toml --from latest --canary 5%",
         "candidate start latest --canary 5% --note calmer --config c",
         "candidate show --json",
         "candidate stop --note done",

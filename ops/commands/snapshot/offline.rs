@@ -19,9 +19,11 @@ use crate::pipeline::contents::Contents;
 use crate::pipeline::go_back::{check_can_quarantine, check_log, quarantine, rewind, snapshot_before, unpin};
 use crate::pipeline::model_op::ModelOp;
 use crate::pipeline::pause::Pause;
+use crate::pipeline::promoted::UsedConfig;
 use crate::pipeline::provenance::{encoders, fingerprint, list_encoders};
 use crate::pipeline::resume::{inspect_stage, restore_vectors};
 use crate::pipeline::schema::check_schema;
+use crate::pipeline::second::promotion::promote_second;
 use crate::pipeline::skip::{copy, gap, skip_to_time};
 use crate::pipeline::stages::join::plan_lease;
 
@@ -73,11 +75,18 @@ pub(super) fn carry_out(
         } => {
             let choice = candidate::choice(id, *variant, *share, note, now_ms)?;
             let also = candidate::start_offline(store, config, &choice)?;
-            Ok((Some(choice.snapshot), also))
+            Ok((choice.snapshot, also))
         }
+        AdminRequest::CandidateLearn { .. } => candidate::refuse_learner(),
         AdminRequest::CandidateStop { note } => {
-            candidate::stop_offline(store, note, now_ms)?;
+            candidate::stop_offline(store, config, note, now_ms)?;
             Ok((None, Vec::new()))
+        }
+        AdminRequest::Promote { note }
+            if CandidateChoice::read(store)?.is_some_and(|choice| choice.learns.is_some()) =>
+        {
+            let (id, also) = promote_second(store, config, note, now_ms)?;
+            Ok((Some(id), also))
         }
         AdminRequest::Promote { note } => {
             let pinned = store.alias(Alias::Pinned)?;
@@ -191,6 +200,7 @@ fn skip_to_now(
 ) -> anyhow::Result<()> {
     let newest = newest(store)?;
     let rolled_back = store.read(id)?;
+    let config = &UsedConfig::of(config, &newest)?.config;
     check_config(&newest, config)?;
     check_schema(&rolled_back, config)?;
     if id == newest.id() {
@@ -235,6 +245,7 @@ fn apply(
 ) -> anyhow::Result<SnapshotId> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
+    let config = &UsedConfig::of(config, &snapshot)?.config;
     check_config(&snapshot, config)?;
     let mut trainer = Trainer::load(&snapshot, &config.model_config(), config.learner_config())?;
     op.check(&trainer)?;
@@ -291,6 +302,7 @@ pub(super) fn re_encode(
 ) -> anyhow::Result<(SnapshotId, usize)> {
     let snapshot = newest(store)?;
     let (id, manifest) = (snapshot.id(), snapshot.manifest());
+    let config = &UsedConfig::of(config, &snapshot)?.config;
     check_schema(&snapshot, config)?;
     let contents = Contents::open(config)?;
     let current = encoders(contents.as_ref());

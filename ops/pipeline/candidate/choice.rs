@@ -1,7 +1,7 @@
 //! The operator's choice of a candidate, which outlives the process: `candidate.json` in the state directory.
 //!
 //! The alias `candidate` keeps its snapshot from being removed. The file decides: an alias without it is removed at the
-//! next start.
+//! next start. A second learner has no snapshot, and so no alias.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,17 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use ouzel_sample::UserShare;
 use ouzel_serving::{CandidateRole, Variant};
-use ouzel_snapshot::{Alias, Manifest, SnapshotId, Store};
+use ouzel_snapshot::{Alias, AuditVerb, Manifest, SnapshotId, Store};
 
+use crate::config::SettingChange;
 use crate::error::ErrorExt;
+use crate::pipeline::promoted::list;
 use crate::pipeline::state_file;
 
-/// A snapshot that scores a share of the traffic beside the served version.
+/// A snapshot, or a second learner, that scores a share of the traffic beside the served version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CandidateChoice {
-    /// The snapshot, whose weights stay as they are.
-    pub(crate) snapshot: SnapshotId,
+    /// The snapshot whose weights it has, or started from; absent for a second learner that started from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<SnapshotId>,
+    /// The settings in which a second learner differs from the serving one; absent for a snapshot, whose weights stay as
+    /// they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) learns: Option<Vec<SettingChange>>,
     /// Whether it answers.
     pub(crate) variant: Variant,
     /// The users whose requests it scores.
@@ -48,30 +55,52 @@ impl CandidateChoice {
             Self::end(store, "promoted before a crash", now_ms)?;
             return Ok(None);
         }
-        if store.alias(Alias::Candidate).ok().flatten() != Some(choice.snapshot) {
-            store.set_candidate(choice.snapshot, &choice.description(), now_ms)?;
+        if let Some(snapshot) = choice.fixed()
+            && store.alias(Alias::Candidate).ok().flatten() != Some(snapshot)
+        {
+            store.set_candidate(snapshot, &choice.description(), now_ms)?;
         }
         Ok(Some(choice))
     }
 
     /// Makes every start on this state directory go on with this candidate.
     pub(crate) fn begin(&self, store: &Store) -> anyhow::Result<()> {
-        store.set_candidate(self.snapshot, &self.description(), self.at_ms)?;
+        match self.fixed() {
+            Some(snapshot) => store.set_candidate(snapshot, &self.description(), self.at_ms)?,
+            None => record(store, AuditVerb::CandidateStart, &self.description(), self.at_ms)?,
+        }
         state_file::replace(store, &path(store), self)
+    }
+
+    /// The snapshot whose weights it has; `None` for a second learner.
+    pub(crate) fn fixed(&self) -> Option<SnapshotId> {
+        self.snapshot.filter(|_| self.learns.is_none())
+    }
+
+    /// What takes part, as the subject of a sentence.
+    pub(crate) fn subject(&self) -> String {
+        match (&self.learns, self.snapshot) {
+            (None, Some(snapshot)) => format!("snapshot {snapshot}"),
+            _ => "the second learner".to_owned(),
+        }
     }
 
     /// Ends the candidate of a state directory, if there is one, for the reason `note`.
     pub(crate) fn end(store: &Store, note: &str, now_ms: i64) -> anyhow::Result<()> {
+        let is_learner = Self::read(store)?.is_some_and(|choice| choice.learns.is_some());
         state_file::remove(store, &path(store))?;
-        Ok(store.remove_candidate(note, now_ms)?)
+        match is_learner {
+            true => record(store, AuditVerb::CandidateStop, note, now_ms),
+            false => Ok(store.remove_candidate(note, now_ms)?),
+        }
     }
 
     /// Refuses a second candidate.
     pub(crate) fn refuse_second(store: &Store) -> anyhow::Result<()> {
-        let Some(Self { snapshot, .. }) = Self::read(store)? else {
+        let Some(choice) = Self::read(store)? else {
             return Ok(());
         };
-        Err(anyhow!("snapshot {snapshot} is the candidate already"))
+        Err(anyhow!("{} is the candidate already", choice.subject()))
             .hint("`ouzel candidate stop` ends it; `ouzel candidate show` says how it does")
     }
 
@@ -86,8 +115,13 @@ impl CandidateChoice {
     /// What it is, for the audit log.
     fn description(&self) -> String {
         let colon = if self.note.is_empty() { "" } else { ": " };
+        let learner = match &self.learns {
+            None => String::new(),
+            Some(changes) if changes.is_empty() => ", a second learner with the same settings".to_owned(),
+            Some(changes) => format!(", a second learner with {}", list(changes)),
+        };
         format!(
-            "{} for {} of the users{colon}{}",
+            "{} for {} of the users{learner}{colon}{}",
             self.variant.name(),
             self.share,
             self.note
@@ -102,14 +136,27 @@ impl CandidateChoice {
             .collect();
         let mut next = store.alias(Alias::Latest).ok().flatten();
         while let Some(manifest) = next.and_then(|id| manifests.get(&id)) {
-            let is_promoted = manifest.checkpoint.promoted_over.is_some();
-            if is_promoted && manifest.parent == Some(self.snapshot) && manifest.created_ms >= self.at_ms {
+            let over = manifest.checkpoint.promoted_over;
+            // The promoted state of a second learner continues the snapshot that it replaces.
+            let parent = match self.learns {
+                None => self.snapshot,
+                Some(_) => over,
+            };
+            if over.is_some() && manifest.parent == parent && manifest.created_ms >= self.at_ms {
                 return Ok(true);
             }
             // A parent is older, so this ends.
             next = manifest.parent.filter(|parent| *parent < manifest.id);
         }
         Ok(false)
+    }
+}
+
+/// Records an action of a second learner, which has no snapshot, on the newest one.
+fn record(store: &Store, verb: AuditVerb, note: &str, now_ms: i64) -> anyhow::Result<()> {
+    match store.alias(Alias::Latest)? {
+        Some(latest) => Ok(store.record_action(verb, latest, note, now_ms)?),
+        None => Ok(()),
     }
 }
 
@@ -142,7 +189,8 @@ mod tests {
         let first = write(&store, None, None);
         let second = write(&store, Some(first), None);
         let choice = CandidateChoice {
-            snapshot: first,
+            snapshot: Some(first),
+            learns: None,
             variant: Variant::Canary,
             share: "5%".parse().unwrap(),
             note: "calmer".to_owned(),
@@ -167,9 +215,30 @@ mod tests {
         write(&store, Some(promoted), None);
         assert_eq!(resume(), None, "the promotion is in the lineage");
         assert_eq!(CandidateChoice::read(&store).unwrap(), None);
-        let later = CandidateChoice { at_ms: 51, ..choice };
+        let later = CandidateChoice {
+            at_ms: 51,
+            ..choice.clone()
+        };
         later.begin(&store).unwrap();
         assert_eq!(resume(), Some(later), "started after an earlier promotion");
+        CandidateChoice::end(&store, "enough", 52).unwrap();
+
+        let learner = CandidateChoice {
+            snapshot: None,
+            learns: Some(Vec::new()),
+            at_ms: 50,
+            ..choice
+        };
+        learner.begin(&store).unwrap();
+        assert_eq!(store.alias(Alias::Candidate).unwrap(), None, "it has no snapshot");
+        assert_eq!(resume(), Some(learner));
+        let newest = store.alias(Alias::Latest).unwrap();
+        write(&store, newest, newest);
+        assert_eq!(
+            resume(),
+            None,
+            "the promotion continues the snapshot that it replaces"
+        );
         let notes: Vec<String> = store
             .audit()
             .unwrap()

@@ -9,11 +9,19 @@ use ouzel_sample::UserShare;
 use ouzel_serving::{CandidateCounts, CandidateSlot, Variant};
 use ouzel_snapshot::SnapshotId;
 
+use super::choice::CandidateChoice;
+use crate::pipeline::promoted::list;
+use crate::pipeline::second::SecondReport;
+
 /// The state of a candidate, for the admin socket and `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateReport {
-    /// Its snapshot.
-    pub snapshot: SnapshotId,
+    /// The snapshot whose weights it has, or started from; absent for a second learner that started from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotId>,
+    /// How a second learner stands; absent for a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner: Option<SecondReport>,
     /// Whether it answers.
     pub variant: Variant,
     /// The users whose requests it scores.
@@ -46,6 +54,26 @@ pub struct TaskReport {
 }
 
 impl CandidateReport {
+    /// The report of a candidate that could not go on after a start, for the reason `why`.
+    pub(super) fn withdrawn(choice: &CandidateChoice, why: &str) -> Self {
+        Self {
+            snapshot: choice.snapshot,
+            learner: choice.learns.as_deref().map(|changes| SecondReport {
+                settings: list(changes),
+                ..SecondReport::default()
+            }),
+            variant: choice.variant,
+            share: choice.share,
+            since_ms: choice.at_ms,
+            requests: CandidateCounts::default(),
+            slates: 0,
+            not_finite: 0,
+            tasks: Vec::new(),
+            summary: "nothing was compared since this start".to_owned(),
+            withdrawn: Some(why.to_owned()),
+        }
+    }
+
     /// The report with the present counts of `slot`.
     #[must_use]
     pub fn with_counts(mut self, slot: &CandidateSlot) -> Self {
@@ -68,12 +96,16 @@ impl CandidateReport {
                         .set(value.unwrap_or(f64::NAN));
                 }
             }
-            let bounds = figures
-                .difference
-                .map(|Difference { mean, low, high }| [mean, low, high]);
-            let bounds = bounds.unwrap_or([f64::NAN; 3]);
-            for (bound, value) in ["mean", "low", "high"].into_iter().zip(bounds) {
-                gauge!(names::CANDIDATE_DIFFERENCE, "task" => task.clone(), "bound" => bound).set(value);
+            for (name, difference) in [
+                (names::CANDIDATE_DIFFERENCE, figures.difference),
+                (names::CANDIDATE_AUC_DIFFERENCE, figures.auc_difference),
+                (names::CANDIDATE_GAUC_DIFFERENCE, figures.gauc_difference),
+            ] {
+                let bounds = difference.map(|Difference { mean, low, high }| [mean, low, high]);
+                let bounds = bounds.unwrap_or([f64::NAN; 3]);
+                for (bound, value) in ["mean", "low", "high"].into_iter().zip(bounds) {
+                    gauge!(name, "task" => task.clone(), "bound" => bound).set(value);
+                }
             }
         }
     }
@@ -88,7 +120,7 @@ impl CandidateReport {
 }
 
 /// Compares a candidate with the serving model in a sentence.
-pub(super) fn summary(comparison: &TaskComparison, n_slates: u64) -> String {
+pub(crate) fn summary(comparison: &TaskComparison, n_slates: u64) -> String {
     let Figures { judged, .. } = comparison.serving;
     let seen = format!(
         "{} shown items of {} requests",

@@ -1,15 +1,16 @@
 //! Starts, stops, withdraws and promotes the candidate of a running learner, between two batches.
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use metrics::counter;
 
 use ouzel_learner::gates::check_restored;
 use ouzel_learner::model::ModelConfig;
+use ouzel_learner::validation::Comparison;
 use ouzel_learner::{FixedModel, LearnerConfig, Trainer};
 use ouzel_serving::Version;
 use ouzel_snapshot::{AuditVerb, Snapshot, SnapshotId, Store};
 
-use super::{CandidateChoice, RunningCandidate};
+use super::{CandidateChoice, FixedSide, RunningCandidate, Side};
 use crate::error::ErrorExt;
 use crate::pipeline::control::Rollback;
 use crate::pipeline::learner::Learner;
@@ -18,7 +19,7 @@ use crate::telemetry::metrics::CANDIDATES_WITHDRAWN;
 /// A request of an operator about the candidate.
 #[derive(Debug)]
 pub(crate) enum CandidateRequest {
-    /// Let this snapshot take part.
+    /// Let this snapshot, or this second learner, take part.
     Start(CandidateChoice),
     /// End the candidate, for this reason.
     Stop(String),
@@ -53,6 +54,9 @@ impl Learner {
         match request {
             CandidateRequest::Start(choice) => {
                 CandidateChoice::refuse_second(store)?;
+                if choice.learns.is_some() {
+                    return self.start_second(choice, store);
+                }
                 let (candidate, version) = self.make_candidate(choice, store)?;
                 candidate.choice.begin(store)?;
                 self.start_candidate(candidate, version);
@@ -64,6 +68,7 @@ impl Learner {
                 }
                 CandidateChoice::end(store, &note, now_ms)?;
                 self.end_candidate(None);
+                self.remove_second_states();
                 Ok(())
             }
             CandidateRequest::Promote(note) => self.promote(store, &note, now_ms),
@@ -81,7 +86,10 @@ impl Learner {
         let Some(choice) = CandidateChoice::resume(store, now_ms)? else {
             return Ok(());
         };
-        let id = choice.snapshot;
+        if choice.learns.is_some() {
+            return self.resume_second(choice, store, now_ms);
+        }
+        let subject = choice.subject();
         match self.make_candidate(choice, store) {
             Ok((mut candidate, version)) => {
                 if let Some(latest) = self.latest()
@@ -92,11 +100,15 @@ impl Learner {
                         "the figures of the candidate start from 0"
                     );
                 }
-                tracing::info!(snapshot = %id, variant = candidate.choice.variant.name(), "a candidate takes part");
+                tracing::info!(
+                    subject,
+                    variant = candidate.choice.variant.name(),
+                    "a candidate takes part"
+                );
                 self.start_candidate(candidate, version);
                 Ok(())
             }
-            Err(error) => withdraw(store, id, &format!("{error:#}"), now_ms),
+            Err(error) => withdraw(store, &subject, &format!("{error:#}"), now_ms),
         }
     }
 
@@ -107,12 +119,13 @@ impl Learner {
         };
         let is_suspended = self.candidate_slot().is_some_and(|slot| slot.is_suspended());
         let suspended = || is_suspended.then(|| "a score of a request is not finite".to_owned());
-        let Some(why) = candidate.fault.clone().or_else(suspended) else {
+        let Some(why) = candidate.fault().or_else(suspended) else {
             return Ok(());
         };
-        let id = candidate.choice.snapshot;
+        let subject = candidate.choice.subject();
         self.end_candidate(Some(why.clone()));
-        withdraw(store, id, &why, now_ms)
+        self.remove_second_states();
+        withdraw(store, &subject, &why, now_ms)
     }
 
     fn make_candidate(
@@ -120,7 +133,7 @@ impl Learner {
         choice: CandidateChoice,
         store: &Store,
     ) -> anyhow::Result<(RunningCandidate, Version)> {
-        let id = choice.snapshot;
+        let id = choice.fixed().context("the candidate names no snapshot")?;
         let snapshot = store.read(id)?;
         if let Some(latest) = self.latest() {
             check_meaning(&snapshot, &store.read(latest)?)?;
@@ -131,8 +144,9 @@ impl Learner {
         let version = Version::new(&id.to_string(), weights.clone())?;
         let tasks = weights.config.tasks.clone();
         let model = FixedModel::new(weights, config.device()?)?;
-        let candidate = RunningCandidate::new(choice, tasks, model, self.status.event_time());
-        Ok((candidate, version))
+        let comparison = Comparison::new(choice.share, self.status.event_time(), tasks.len());
+        let side = Side::Snapshot(Box::new(FixedSide { model, comparison }));
+        Ok((RunningCandidate::new(choice, tasks, side), version))
     }
 
     /// Learns on from the weights of the candidate and serves them. The snapshot that follows makes it durable, in one
@@ -141,7 +155,10 @@ impl Learner {
         let (Some(candidate), Some(over)) = (&self.candidate, self.latest()) else {
             return no_candidate();
         };
-        let id = candidate.choice.snapshot;
+        let id = candidate
+            .choice
+            .fixed()
+            .context("a second learner is promoted between two runs of the stages")?;
         let (model, config) = (self.trainer.model(), self.trainer.config());
         let trainer = load_candidate(&store.read(id)?, model, config.clone())?;
         let colon = if note.is_empty() { "" } else { ": " };
@@ -162,7 +179,7 @@ impl Learner {
     }
 
     /// The newest snapshot of the lineage.
-    fn latest(&self) -> Option<SnapshotId> {
+    pub(super) fn latest(&self) -> Option<SnapshotId> {
         let outputs = self.outputs.as_ref()?;
         outputs.control.state().latest()
     }
@@ -189,8 +206,12 @@ fn check_meaning(snapshot: &Snapshot, latest: &Snapshot) -> anyhow::Result<()> {
 }
 
 /// Ends a candidate that cannot go on, and says so.
-fn withdraw(store: &Store, id: SnapshotId, why: &str, now_ms: i64) -> anyhow::Result<()> {
-    tracing::error!(snapshot = %id, why, "the candidate is withdrawn; the served version answers");
+pub(super) fn withdraw(store: &Store, subject: &str, why: &str, now_ms: i64) -> anyhow::Result<()> {
+    tracing::error!(
+        subject,
+        why,
+        "the candidate is withdrawn; the served version answers"
+    );
     counter!(CANDIDATES_WITHDRAWN).increment(1);
     CandidateChoice::end(store, &format!("withdrawn: {why}"), now_ms)
 }

@@ -15,8 +15,10 @@ use crate::config::Config;
 use crate::pipeline::checkpoint::CheckpointWriter;
 use crate::pipeline::control::{Control, LearningState};
 use crate::pipeline::learner::{Learner, Outputs};
+use crate::pipeline::promoted::UsedConfig;
 use crate::pipeline::provenance::{fingerprint, provenance};
 use crate::pipeline::publisher::Publisher;
+use crate::pipeline::second::SecondPlace;
 use crate::pipeline::status::PipelineStatus;
 use crate::telemetry::clock::SystemClock;
 
@@ -39,10 +41,12 @@ fn learner(on_breach: OnBreach) -> (Learner, Arc<Published<Version>>, Config) {
             fingerprint: fingerprint(&config),
             provenance: provenance(&config, None, Vec::new()),
             config: config.recorded().into(),
+            used: UsedConfig::of_file(&config),
             interval_start: None,
             clock: Arc::new(SystemClock),
         },
         candidates: Arc::default(),
+        second: SecondPlace::new(Arc::new(config.clone())).0,
     };
     let status = Arc::new(PipelineStatus::default());
     let mut learner = Learner::new(trainer, Progressive::new(10, 1), None, status)

@@ -9,6 +9,7 @@ use ouzel_snapshot::{Alias, AuditVerb, SnapshotId, Store};
 
 use super::Joined;
 use super::backlog::Backlog;
+use crate::config::Config;
 use crate::pipeline::candidate::CandidateRequest;
 use crate::pipeline::control::LearningState;
 use crate::pipeline::learner::Learner;
@@ -28,8 +29,8 @@ pub(crate) enum LearnerRequest {
     ModelOp(ModelOp, String),
     /// Serve this snapshot until it is unpinned, for this reason.
     Pin(SnapshotId, String),
-    /// Serve this snapshot as long as this learner runs.
-    Hold(SnapshotId),
+    /// Serve this snapshot as long as this learner runs, under this configuration if it is not the one in use.
+    Hold(SnapshotId, Option<Box<Config>>),
     /// Serve the newest version again, for this reason.
     Unpin(String),
     /// Take no more batches, for this reason.
@@ -63,7 +64,7 @@ impl Learn {
             self.learner.set_learning(LearningState::Paused);
         }
         match self.store.alias(Alias::Pinned)? {
-            Some(id) => self.apply(LearnerRequest::Hold(id))?,
+            Some(id) => self.apply(LearnerRequest::Hold(id, None))?,
             None => self.learner.publish()?,
         }
         let mut is_candidate_known = false;
@@ -104,7 +105,17 @@ impl Learn {
     fn apply(&mut self, request: LearnerRequest) -> anyhow::Result<()> {
         match request {
             LearnerRequest::Rollback(id, reason) => self.learner.roll_back(id, self.load(id)?, reason),
-            LearnerRequest::Hold(id) => self.learner.pin(id, self.load(id)?),
+            LearnerRequest::Hold(id, config) => {
+                let trainer = match config {
+                    None => self.load(id)?,
+                    Some(config) => Trainer::load(
+                        &self.store.read(id)?,
+                        &config.model_config(),
+                        config.learner_config(),
+                    )?,
+                };
+                self.learner.pin(id, trainer)
+            }
             LearnerRequest::Pin(id, reason) => {
                 let trainer = self.load(id)?;
                 self.store.pin(id, &reason, self.clock.now_ms())?;
