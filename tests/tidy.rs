@@ -130,7 +130,7 @@ const RESTRICTED_LIBRARIES: &[(&str, &[&str])] = &[
     ("hyper", &["ouzel-serving", "ouzel"]),
     ("ureq", &["ouzel-ingest"]),
     ("protox", &["ouzel-ingest"]),
-    ("parquet", &["ouzel-ingest"]),
+    ("parquet", &["ouzel-ingest", "ouzel-snapshot"]),
     ("sled", &["ouzel-ingest", "ouzel-snapshot"]),
     ("safetensors", &["ouzel-snapshot", "ouzel-encoders"]),
     ("tokenizers", &["ouzel-encoders"]),

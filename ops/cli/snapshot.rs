@@ -120,7 +120,7 @@ pub(crate) enum SnapshotVerb {
         /// The folder, which must not exist
         #[arg(value_name = "DIR")]
         dir: PathBuf,
-        /// Format of the arrays: safetensors, which `import` reads back, or npz for NumPy
+        /// Format of the arrays: safetensors, which `import` reads back, npz for NumPy, or parquet with a row for each id
         #[arg(long, value_enum, default_value_t = ExportFormat::Safetensors)]
         format: ExportFormat,
     },
@@ -261,6 +261,8 @@ pub(crate) enum ExportFormat {
     Safetensors,
     /// One `.npz` file each, which `numpy.load` reads.
     Npz,
+    /// One Parquet file for each table of rows, and one for the other arrays of each type.
+    Parquet,
 }
 
 /// The snapshot of a change, with the reason.

@@ -1,7 +1,7 @@
 //! Export and import: a snapshot as a folder outside of the store.
 //!
 //! A folder of safetensors has the manifest beside the files that it lists, so it is verified like a snapshot when it is
-//! imported. A folder of `.npz` files is for other programs only.
+//! imported. Folders of `.npz` and of Parquet files are for other programs only.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::IoResultExt;
 use crate::format::codec::{self, CodecError};
-use crate::format::npz;
+use crate::format::{npz, parquet};
 use crate::{Arrays, Draft, Error, FileKind, MANIFEST_NAME, RealFs, Snapshot, SnapshotId, Store};
 
 impl Snapshot {
@@ -19,7 +19,9 @@ impl Snapshot {
     /// # Errors
     /// As for [`Snapshot::arrays`]; [`Error::Io`] when the folder exists or cannot be written.
     pub fn export(&self, dir: &Path) -> Result<(), Error> {
-        self.export_with(dir, "", |arrays, out| codec::write(arrays, out))?;
+        self.export_with(dir, |name, arrays| {
+            write_file(&dir.join(name), |out| codec::write(arrays, out))
+        })?;
         let manifest = self.manifest_bytes()?;
         write_file(&dir.join(MANIFEST_NAME), |out| Ok(out.write_all(&manifest)?))
     }
@@ -29,14 +31,34 @@ impl Snapshot {
     /// # Errors
     /// As for [`Snapshot::export`]; [`Error::Invalid`] for arrays of 4 GiB.
     pub fn export_npz(&self, dir: &Path) -> Result<(), Error> {
-        self.export_with(dir, ".npz", |arrays, out| npz::write(arrays, out))
+        self.export_with(dir, |name, arrays| {
+            let path = dir.join(format!("{}.npz", stem(name)));
+            write_file(&path, |out| npz::write(arrays, out))
+        })
+    }
+
+    /// Writes the files of this snapshot to the new folder `dir`, arrays as Parquet.
+    ///
+    /// A table of rows is a file with the columns `id`, `weights`, the optimizer's values that `state` names for the file,
+    /// and what else the table has for each row; `state` names the last values of a row. All other arrays of one type are
+    /// the rows of a file with the columns `name`, `shape` and `values`.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::export`].
+    pub fn export_parquet(
+        &self,
+        dir: &Path,
+        state: impl Fn(&str) -> &'static [&'static str],
+    ) -> Result<(), Error> {
+        self.export_with(dir, |name, arrays| {
+            parquet::export(dir, stem(name), arrays, state(name))
+        })
     }
 
     fn export_with(
         &self,
         dir: &Path,
-        extension: &str,
-        write: impl Fn(&Arrays, &mut dyn Write) -> Result<(), CodecError>,
+        write: impl Fn(&str, &Arrays) -> Result<(), Error>,
     ) -> Result<(), Error> {
         fs::create_dir(dir).attempt("create", dir)?;
         for file in &self.manifest().files {
@@ -45,15 +67,7 @@ impl Snapshot {
                     let bytes = self.blob(&file.name)?;
                     write_file(&dir.join(&file.name), |out| Ok(out.write_all(&bytes)?))?;
                 }
-                FileKind::Arrays => {
-                    let stem = file.name.trim_end_matches(".safetensors");
-                    let name = match extension {
-                        "" => file.name.clone(),
-                        extension => format!("{stem}{extension}"),
-                    };
-                    let arrays = self.arrays(&file.name)?;
-                    write_file(&dir.join(name), |out| write(&arrays, out))?;
-                }
+                FileKind::Arrays => write(&file.name, &self.arrays(&file.name)?)?,
             }
         }
         Ok(())
@@ -99,6 +113,11 @@ impl Store {
         }
         self.write(&draft)
     }
+}
+
+/// A file's name without the extension of arrays.
+fn stem(name: &str) -> &str {
+    name.trim_end_matches(".safetensors")
 }
 
 fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), CodecError>) -> Result<(), Error> {

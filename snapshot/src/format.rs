@@ -9,6 +9,7 @@ mod element;
 pub(crate) mod hashing;
 mod manifest;
 pub(crate) mod npz;
+pub(crate) mod parquet;
 pub(crate) mod seal;
 
 pub use array::{ANY, Array};

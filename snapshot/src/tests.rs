@@ -6,6 +6,7 @@ mod faults;
 mod fuzz;
 mod lease;
 mod lineage_model;
+mod parquet;
 mod remote;
 mod remote_bucket;
 mod sim_fs;

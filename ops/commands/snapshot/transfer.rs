@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use ouzel_learner::verify_weights;
+use ouzel_learner::{ROW_STATE, WIDE_STATE, verify_weights};
 use ouzel_snapshot::{Snapshot, Store};
 use serde_json::json;
 
@@ -23,6 +23,7 @@ pub(super) fn export(
     match format {
         ExportFormat::Safetensors => snapshot.export(dir)?,
         ExportFormat::Npz => snapshot.export_npz(dir)?,
+        ExportFormat::Parquet => snapshot.export_parquet(dir, state_names)?,
     }
     let (id, n_files) = (snapshot.id(), snapshot.manifest().files.len());
     match json {
@@ -34,6 +35,17 @@ pub(super) fn export(
         )?,
     }
     Ok(Exit::Ok)
+}
+
+/// Names of the optimizer's values of a row, in the tables of a file.
+fn state_names(file: &str) -> &'static [&'static str] {
+    const ROW: [&str; ROW_STATE] = ["mean_squared_gradient"];
+    const WIDE: [&str; WIDE_STATE] = ["ftrl_z", "ftrl_n"];
+    match file {
+        _ if file.ends_with("wide.safetensors") => &WIDE,
+        _ if file.ends_with("rows.safetensors") => &ROW,
+        _ => &[],
+    }
 }
 
 /// Writes an exported snapshot into the store, if its files are as written and its weights can be used.
