@@ -207,6 +207,12 @@ pub struct OptimizerConfig {
     ///
     /// Unit: items, about 40 bytes each for each model, 12 of them in every snapshot. Raise it where most actions come later.
     pub mixture_items: usize,
+    /// Newest positives that are the negatives of retrieval: a step scores a user against the distinct items among them. Only
+    /// with `model.retrieval`.
+    ///
+    /// Unit: positives. Raise it for catalogs of many thousand items; a step costs in proportion.
+    #[schemars(range(min = 1))]
+    pub retrieval_negatives: usize,
     /// Weight of each task's losses by its name in `join.tasks`; 1 for tasks not listed. The slate loss has the weight of
     /// the primary task.
     ///
@@ -261,6 +267,7 @@ impl Default for OptimizerConfig {
             hidden_slate_rate: 0.05,
             mixture_rate: 0.01,
             mixture_items: 131_072,
+            retrieval_negatives: 256,
             task_weights: BTreeMap::new(),
         }
     }

@@ -24,6 +24,7 @@ mod persist;
 mod position;
 mod prior;
 mod probe;
+mod retrieval;
 mod rules;
 mod schedule;
 mod second;
@@ -48,6 +49,7 @@ pub use persist::{
     TableMigration, WeightOutcome, WeightsMigration, WeightsReport, check_draft, saved_model, verify_weights,
     weights_hash,
 };
+pub use retrieval::RetrievalReport;
 pub use rules::{FeatureRules, RowRules, UserRules};
 pub use second::{SecondLearner, ServedBatch};
 pub use step::StepReport;

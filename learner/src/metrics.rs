@@ -39,6 +39,10 @@ ouzel_sample::metric_names! {
         "AUC of the candidate less that of the model that learns, by task and bound as the log-loss; above 0 the candidate is better.";
     gauge CANDIDATE_GAUC_DIFFERENCE = "ouzel_learner_candidate_gauc_difference_ratio", Count,
         "The same of the mean per-request AUC.";
+    gauge RECALL = "ouzel_learner_recall_ratio", Count,
+        "Progressive recall over the whole catalog since the start of the lineage, by order (`retrieval`, or `popularity` to compare) and k.";
+    counter RETRIEVAL_SKIPPED = "ouzel_learner_retrieval_steps_skipped_total", Count,
+        "Steps of the towers skipped because their loss or a gradient was not finite.";
     gauge BUCKET_AUC = "ouzel_learner_bucket_auc_ratio", Count,
         "AUC of the first task over the window, by earlier impressions of the item or user: new below 20, warm below 1000, hot.";
     gauge BUCKET_NE = "ouzel_learner_bucket_normalised_entropy_ratio", Count,

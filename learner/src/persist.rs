@@ -1,6 +1,7 @@
 //! The trainer's state in a snapshot: rows, dense weights and optimizer state, as named arrays.
 
 mod migrate;
+mod retrieval;
 mod state;
 mod tables;
 mod verify;
@@ -36,6 +37,8 @@ const WIDE: &str = "wide.safetensors";
 const ADMISSION: &str = "admission.safetensors";
 /// Predictions by which the models of a mixture are compared, where labels come late.
 const SHOWN_LOGITS: &str = "shown_logits.safetensors";
+/// Rows of the towers of retrieval and the newest positives, if the model has towers.
+const RETRIEVAL: &str = "retrieval.safetensors";
 const TRAINER: &str = "trainer.json";
 /// Scores of the probe, not part of the state.
 const PROBE: &str = "probe.safetensors";
@@ -114,6 +117,9 @@ impl Trainer {
         if let Some(kept) = shown_logits_arrays(&self.shown_logits)? {
             draft.add_arrays(&file(SHOWN_LOGITS), kept)?;
         }
+        if let Some(retrieval) = &self.retrieval {
+            draft.add_arrays(&file(RETRIEVAL), retrieval::arrays(&weights, retrieval)?)?;
+        }
         draft.add_blob(
             &file(TRAINER),
             serde_json::to_vec_pretty(&small).expect("numbers and names are JSON"),
@@ -188,6 +194,7 @@ impl Trainer {
             weights,
             small,
             dense_state: mut state,
+            retrieval: of_retrieval,
         } = read_model(snapshot, prefix, Some(model), settings)?;
         let mut trainer = Trainer::with(weights, config)?;
         if trainer.dense.rule() == small.dense {
@@ -228,6 +235,9 @@ impl Trainer {
             .filter(|mixture| mixture.len() == trainer.mixture.len())
         {
             trainer.mixture = mixture;
+        }
+        if let Some((retrieval, mut arrays)) = trainer.retrieval.as_mut().zip(of_retrieval) {
+            retrieval::restore(retrieval, &mut arrays, &id)?;
         }
         trainer.age = small.age.filter(|_| expires);
         trainer.next_batch = small.next_batch;

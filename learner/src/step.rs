@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::objective::Objective;
 use crate::position::PositionBias;
 use crate::prior::{RequestPriors, is_first};
+use crate::retrieval::RetrievalReport;
 use crate::trainer::Trainer;
 use crate::update::Learned;
 
@@ -45,6 +46,8 @@ pub struct StepReport {
     pub jumped: Vec<usize>,
     /// Which gradients were clipped.
     pub clipped: Clipped,
+    /// The step of the towers of retrieval.
+    pub retrieval: RetrievalReport,
 }
 
 impl Default for StepReport {
@@ -62,6 +65,7 @@ impl Default for StepReport {
             is_learned: true,
             jumped: Vec::new(),
             clipped: Clipped::default(),
+            retrieval: RetrievalReport::default(),
         }
     }
 }
@@ -95,11 +99,12 @@ impl Trainer {
     /// A step whose loss or gradients are not finite changes no weight of that model. It is reported, and the batch counts as
     /// learned, so that a replay skips it too.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
-        let report = if self.mixture.len() == 1 {
+        let mut report = if self.mixture.len() == 1 {
             self.step_alone(batch, true)?
         } else {
             self.step_mixed(batch)?
         };
+        report.retrieval = self.learn_retrieval(batch)?;
         let n_tasks = self.weights.config.n_tasks();
         for (sample, logits) in batch.samples.iter().zip(report.logits.chunks_exact(n_tasks)) {
             if sample.candidate.predicted.get(0).is_none() {

@@ -18,6 +18,7 @@ use crate::mixture::Mixture;
 use crate::optim::{DenseOptimizer, ROW_STATE, WIDE_STATE};
 use crate::position::PositionBias;
 use crate::prior::Prior;
+use crate::retrieval::Retrieval;
 use crate::shown_logits::ShownLogits;
 
 /// Slates of one forward pass of predictions.
@@ -56,6 +57,8 @@ pub struct Trainer {
     pub(crate) mixture: Mixture,
     /// What this model, one of a mixture, predicted of items whose outcome may still change.
     pub(crate) shown_logits: ShownLogits,
+    /// What learning the towers of retrieval needs, if the model has them.
+    pub(crate) retrieval: Option<Retrieval>,
 }
 
 impl Trainer {
@@ -131,6 +134,11 @@ impl Trainer {
         };
         let model_config = &weights.config;
         let position = PositionBias::new(model_config.position, model_config.n_tasks());
+        let n_negatives = config.optimizer.retrieval_negatives;
+        let retrieval = model_config
+            .retrieval
+            .is_on()
+            .then(|| Retrieval::new(n_negatives));
         Ok(Self {
             mixture: Mixture::new(weights.config.members.len() + 1),
             members: Vec::new(),
@@ -146,6 +154,7 @@ impl Trainer {
             admission: AdmissionCounter::new(n_waiting),
             age: None,
             shown_logits: ShownLogits::default(),
+            retrieval,
         })
     }
 
@@ -193,7 +202,8 @@ impl Trainer {
 
     /// The tables by name, each with its number of rows.
     pub fn tables(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let tables = self.weights.rows.tables().chain([&self.weights.wide]);
+        let others = std::iter::once(&self.weights.wide).chain(&self.weights.retrieval);
+        let tables = self.weights.rows.tables().chain(others);
         tables.map(|table| (table.name(), table.n_live()))
     }
 
@@ -298,7 +308,7 @@ fn prior(weights: &Weights, config: &LearnerConfig) -> Prior {
 /// first steps would stop the blocks: theirs start from 0.
 fn accumulator(group: WeightGroup, config: &LearnerConfig) -> f64 {
     match group {
-        WeightGroup::Head => config.optimizer.dense_initial_accumulator,
+        WeightGroup::Head | WeightGroup::Retrieval => config.optimizer.dense_initial_accumulator,
         WeightGroup::Base | WeightGroup::Adapter | WeightGroup::Readout | WeightGroup::Contrast => 0.0,
     }
 }

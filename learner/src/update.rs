@@ -63,7 +63,7 @@ impl Trainer {
         let dense_factor = factor(dense_squares, self.config.optimizer.clip_dense);
         let weights = self.model.net().weights().map(|(spec, weight)| {
             let rate = match spec.group {
-                WeightGroup::Head => rates.head,
+                WeightGroup::Head | WeightGroup::Retrieval => rates.head,
                 WeightGroup::Base | WeightGroup::Adapter | WeightGroup::Readout | WeightGroup::Contrast => {
                     rates.blocks
                 }
@@ -125,7 +125,7 @@ impl Trainer {
     }
 
     /// Learning rates after the samples learned from so far.
-    fn rates(&self) -> Rates {
+    pub(crate) fn rates(&self) -> Rates {
         let config = &self.config;
         let factor = Schedule::new(config).factor(self.n_samples);
         let head = config.optimizer.dense_rate * factor;
@@ -144,11 +144,11 @@ impl Trainer {
 }
 
 /// Learning rates of one step.
-struct Rates {
+pub(crate) struct Rates {
     /// Of dense weights of the group `Head`.
-    head: f64,
+    pub(crate) head: f64,
     /// Of all other dense weights.
     blocks: f64,
     /// Of embedding rows by feature.
-    rows: [f32; Feature::N],
+    pub(crate) rows: [f32; Feature::N],
 }

@@ -10,6 +10,7 @@ mod buckets;
 mod comparison;
 mod figures;
 mod progressive;
+mod recall;
 mod score_log;
 
 pub use auc::{auc, gauc};
@@ -18,5 +19,6 @@ pub use comparison::{ComparedBatch, Comparison, Difference, TaskComparison};
 pub use figures::Figures;
 pub(crate) use figures::{Sums, float};
 pub use progressive::Progressive;
+pub use recall::{MAX_RANKED_ITEMS, RankFigures, Recall, RecallFigures};
 pub(crate) use score_log::{ScoreChange, score_changes};
 pub use score_log::{ScoreLog, Scored};

@@ -219,7 +219,9 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
             part: match spec.group {
                 WeightGroup::Adapter => Part::Adapter,
                 WeightGroup::Base => Part::Base,
-                WeightGroup::Readout | WeightGroup::Contrast | WeightGroup::Head => Part::Head,
+                WeightGroup::Readout | WeightGroup::Contrast | WeightGroup::Head | WeightGroup::Retrieval => {
+                    Part::Head
+                }
             },
             block: spec.block,
             name: spec.name,
@@ -234,9 +236,11 @@ fn describe(config: &Config, args: &DescribeArgs, notes: Vec<String>) -> anyhow:
             block(&model, cost, history, Parameters::count(own))
         })
         .collect();
-    // Contrast runs in training only.
+    // Contrast runs in training only, and the towers in other requests.
     let sum = |count: fn(&BlockFlops) -> u64| {
-        let served = blocks.iter().filter(|part| part.block != Block::Contrast);
+        let served = blocks
+            .iter()
+            .filter(|part| !matches!(part.block, Block::Contrast | Block::Retrieval));
         served.map(|part| count(&part.flops)).sum::<u64>()
     };
     let members: Vec<Member> = model.member_models().iter().map(member).collect();

@@ -24,11 +24,13 @@ pub enum Block {
     Contrast,
     /// From the first layer to the task logits.
     Head,
+    /// The two towers of retrieval, beside the ranker.
+    Retrieval,
 }
 
 impl Block {
     /// All blocks in the order of the forward pass.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Fields,
         Self::Features,
         Self::Fm,
@@ -38,6 +40,7 @@ impl Block {
         Self::Sequence,
         Self::Contrast,
         Self::Head,
+        Self::Retrieval,
     ];
 }
 
@@ -53,6 +56,8 @@ pub enum WeightGroup {
     Readout,
     /// Projections of the content-ID contrast; they learn in steps that have a contrast loss.
     Contrast,
+    /// The towers of retrieval; they learn apart from the ranker.
+    Retrieval,
     /// All others: fields, live features, hidden layers, task heads.
     Head,
 }
@@ -64,7 +69,7 @@ impl WeightGroup {
         match self {
             Self::Base => !is_frozen,
             Self::Adapter => is_frozen,
-            Self::Readout | Self::Contrast | Self::Head => true,
+            Self::Readout | Self::Contrast | Self::Head | Self::Retrieval => true,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod check;
+mod retrieval;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub use blocks::{
     ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
     TOKEN_FIELDS,
 };
+pub(crate) use retrieval::RECENT;
+pub use retrieval::{RETRIEVAL_USER_FIELDS, RetrievalConfig};
 
 /// The shape of the ranker. Part of a snapshot's schema: other values make other weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +116,9 @@ pub struct ModelConfig {
     /// Clear it to learn one model at the least cost; add a wider one for a large log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberConfig>,
+    /// Two towers that find candidates in the whole catalog.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retrieval: RetrievalConfig,
     /// Seed of every initial value. Set from `learner.seed`.
     #[schemars(skip)]
     pub seed: u64,
@@ -305,6 +311,7 @@ impl Default for ModelConfig {
             position: PositionKind::None,
             lora: LoraConfig::default(),
             members: Vec::new(),
+            retrieval: RetrievalConfig::default(),
             seed: 1,
             tasks: vec!["click".into()],
             output: Output::default(),
@@ -386,6 +393,7 @@ impl ModelConfig {
                 },
                 lora: LoraConfig::default(),
                 members: Vec::new(),
+                retrieval: RetrievalConfig::default(),
                 seed: self.seed.wrapping_add(n),
                 ..self.clone()
             })
@@ -395,7 +403,8 @@ impl ModelConfig {
     /// Number of newest actions whose contents the model reads; at least 1 where it reads any content.
     #[must_use]
     pub fn history_contents(&self) -> usize {
-        match (self.reads_vectors(), self.interest.enabled) {
+        let retrieval_reads = self.retrieval_vector_widths() != [0; N_MODALITIES];
+        match (self.reads_vectors() || retrieval_reads, self.interest.enabled) {
             (false, _) => 0,
             (true, false) => 1,
             (true, true) => self.interest.history_len.max(1),

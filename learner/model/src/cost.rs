@@ -116,6 +116,7 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
             item: layers.linear("cic.id") + layers.linear("cic.content"),
             ..free(block)
         }),
+        Block::Retrieval => config.retrieval.is_on().then(|| retrieval(&layers)),
         Block::Head => Some(Cost {
             candidate: Flops::fixed(head(config, &layers)),
             ..free(block)
@@ -132,6 +133,23 @@ fn field_gate(config: &ModelConfig, layers: &Layers) -> u64 {
             layers.linear("field_gate.in") + layers.linear("field_gate.out") + 2 * size(&[USER_FIELDS, first])
         }
         false => 0,
+    }
+}
+
+/// The tower of users per request; of items once per item and version, not per request.
+fn retrieval(layers: &Layers) -> Cost {
+    let tower = |tower: &str| -> u64 {
+        let parts = ["linear", "hidden", "out"].iter();
+        parts
+            .map(|part| layers.product(&format!("retrieval.{tower}.{part}.weight")))
+            .sum()
+    };
+    let contents = MODALITIES.iter();
+    let contents = contents.map(|name| layers.product(&format!("retrieval.content.{name}.weight")));
+    Cost {
+        request: Flops::fixed(tower("user")),
+        item: tower("item") + contents.sum::<u64>(),
+        ..free(Block::Retrieval)
     }
 }
 

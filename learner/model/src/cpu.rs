@@ -31,6 +31,7 @@ mod linear;
 mod model;
 mod pass;
 mod recurrent;
+mod retrieval;
 mod scratch;
 mod sequence;
 mod slate_pool;
@@ -43,4 +44,5 @@ mod weights;
 
 pub use bf16::has_bf16_units;
 pub(crate) use model::{CpuBackend, unsupported};
+pub use retrieval::{SampledSoftmax, TowerGradients, Towers, similarities};
 pub(crate) use weights::WeightSource;

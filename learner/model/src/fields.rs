@@ -183,7 +183,7 @@ fn role(role: Role, id: Id) -> Id {
 }
 
 /// `1 / sqrt(n)`: a sum of `n` rows then has the variance of one.
-fn inverse_root(n: usize) -> f32 {
+pub(crate) fn inverse_root(n: usize) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "a bounded count")]
     let n = n.max(1) as f32;
     n.sqrt().recip()

@@ -6,6 +6,7 @@
 mod contents;
 mod negatives;
 mod pool;
+mod retrieval;
 mod slates;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use crate::groups::Groups;
 use crate::table::Table;
 pub use contents::ContentInputs;
 pub use pool::Pool;
+pub use retrieval::{ContentVectors, TowerInputs, TowerItem, catalog};
 
 /// Everything that a forward pass reads of a list of candidates, apart from weights.
 #[derive(Clone, Debug, Default)]
@@ -184,6 +186,7 @@ struct Builder<'a> {
 }
 
 /// Distinct keys in order of first use.
+#[derive(Debug)]
 struct Unique<K> {
     place: HashMap<Id, usize, BuildHasherDefault<IdHasher>>,
     keys: Vec<K>,

@@ -44,16 +44,19 @@ pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
 pub use block::{Block, WeightGroup};
 pub use config::{
     ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
-    MemberConfig, ModelConfig, Output, PositionKind, SequenceConfig, SequenceKind, TOKEN_FIELDS,
+    MemberConfig, ModelConfig, Output, PositionKind, RETRIEVAL_USER_FIELDS, RetrievalConfig, SequenceConfig,
+    SequenceKind, TOKEN_FIELDS,
 };
-pub use cpu::{has_bf16_units, linalg};
+pub use cpu::{SampledSoftmax, TowerGradients, Towers, has_bf16_units, linalg, similarities};
 pub use error::Error;
 pub use feature_norm::FeatureNorm;
 pub use fields::{CANDIDATE_FIELDS, Feature, Fields, Key, USER_FIELDS};
 pub use gradients::{Gradients, RowGradient};
 pub use groups::{Groups, Layout};
 pub use growth::Growth;
-pub use inputs::{ContentInputs, HistoryInputs, Inputs, Pool};
+pub use inputs::{
+    ContentInputs, ContentVectors, HistoryInputs, Inputs, Pool, TowerInputs, TowerItem, catalog,
+};
 pub use model::{Model, add_scaled};
 pub use net::Net;
 pub use params::Params;

@@ -4,7 +4,7 @@ use ouzel_sample::{MODALITIES, N_DENSE};
 
 use crate::block::{Block, WeightGroup};
 use crate::blocks::hstu::TIME_BUCKETS;
-use crate::config::{HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
+use crate::config::{HeadKind, ModelConfig, RETRIEVAL_USER_FIELDS, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, GATE_ROWS, USER_FIELDS};
 use crate::random::{normal, uniform};
 
@@ -40,6 +40,8 @@ enum Init {
     UnitVariance,
     /// Normal with this standard deviation, in thousandths.
     Normal(u16),
+    /// The sum of the fields of an input, `[width, n_fields * width]`; of narrower or wider fields the floats that both have.
+    SumOfFields(usize),
 }
 
 impl WeightSpec {
@@ -61,6 +63,11 @@ impl WeightSpec {
             Init::Xavier => within((6.0 / width(self.shape.iter().sum())).sqrt()),
             Init::FanIn => within(width(self.shape.last().copied().unwrap_or(1)).sqrt().recip()),
             Init::UnitVariance => within(3f32.sqrt()),
+            Init::SumOfFields(field) => {
+                let n_in = self.shape.last().copied().unwrap_or(1);
+                let is_same = |at: usize| (at % n_in) % field == at / n_in;
+                (0..n).map(|at| f32::from(u8::from(is_same(at)))).collect()
+            }
             Init::Normal(thousandths) => lanes()
                 .map(|lane| f32::from(thousandths) / 1000.0 * normal(seed, stream, lane))
                 .collect(),
@@ -132,6 +139,9 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
     adapters(&mut list, config);
     // Behind all others, whose initial values depend on their places.
     start_at_zero(&mut list, config);
+    if config.retrieval.is_on() {
+        retrieval(&mut list, config);
+    }
     list.specs
 }
 
@@ -370,6 +380,42 @@ fn gates(list: &mut SpecList, config: &ModelConfig) {
         for (layer, width) in config.hidden.iter().enumerate() {
             list.linear(&format!("gate{layer}.in"), GATE_ROWS * config.dim, GATE_WIDTH);
             list.output(&format!("gate{layer}.out"), GATE_WIDTH, *width);
+        }
+    }
+}
+
+/// The towers of retrieval. Each starts near the sum of its fields, as in a factorisation: the hidden layer starts at 0.
+fn retrieval(list: &mut SpecList, config: &ModelConfig) {
+    list.begin(Block::Retrieval, WeightGroup::Retrieval);
+    let (retrieval, field) = (&config.retrieval, config.retrieval_row_width());
+    let mut n_item_fields = CANDIDATE_FIELDS;
+    for (name, width) in MODALITIES.iter().zip(config.retrieval_vector_widths()) {
+        if width > 0 {
+            list.add(
+                &format!("retrieval.content.{name}.weight"),
+                &[field, width],
+                Init::Xavier,
+            );
+            n_item_fields += 1;
+        }
+    }
+    for (tower, n_fields) in [("user", RETRIEVAL_USER_FIELDS), ("item", n_item_fields)] {
+        let (name, n_in) = (format!("retrieval.{tower}"), n_fields * field);
+        let sum = Init::SumOfFields(field);
+        list.add(&format!("{name}.linear.weight"), &[retrieval.width, n_in], sum);
+        list.add(&format!("{name}.linear.bias"), &[retrieval.width], Init::Zero);
+        if retrieval.hidden > 0 {
+            list.add(
+                &format!("{name}.hidden.weight"),
+                &[retrieval.hidden, n_in],
+                Init::Xavier,
+            );
+            list.add(&format!("{name}.hidden.bias"), &[retrieval.hidden], Init::Zero);
+            list.add(
+                &format!("{name}.out.weight"),
+                &[retrieval.width, retrieval.hidden],
+                Init::Zero,
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::block::WeightGroup;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::feature_norm::FeatureNorm;
+use crate::fields::Key;
 use crate::rows::Rows;
 use crate::shapes::weight_specs;
 use crate::table::Table;
@@ -34,6 +35,8 @@ pub struct Weights {
     pub rows: Rows,
     /// Weights of the wide part `[n_rows, 1]`.
     pub wide: Table,
+    /// Rows of the towers of retrieval, where they have their own.
+    pub retrieval: Option<Table>,
     /// Offset of each task's logit: the running log-odds of its labels, `[n_tasks]`.
     pub prior: Vec<f32>,
     /// Statistics that live features are normalized by, and that tell what to expect of those centred over an unknown slate.
@@ -76,6 +79,11 @@ impl Calibration {
     }
 }
 
+/// Initial sum of squared gradients of a row of retrieval: small, since gradients of a softmax over items are.
+const TOWER_ROW_STATE: f32 = 1e-4;
+/// Sets the random numbers of the rows of retrieval apart.
+const TOWER_STREAM: u64 = 0x544f_5745;
+
 impl Weights {
     /// Initial weights. Embedding rows have `row_state` floats of optimizer state, initially `row_state_init`; wide weights
     /// have `wide_state` floats, initially 0.
@@ -83,6 +91,19 @@ impl Weights {
     pub fn new(config: ModelConfig, row_state: usize, row_state_init: f32, wide_state: usize) -> Self {
         let rows = Rows::new(&config, row_state, row_state_init);
         let wide = Table::new("wide", 1, wide_state, 0.0, 0.0, config.seed);
+        let own_rows = config.retrieval.is_on() && config.retrieval.own_rows;
+        let retrieval = own_rows.then(|| {
+            let (width, std) = (config.retrieval.width, config.row_init_std);
+            // Their own stream of random numbers: the ranker's rows have the same keys.
+            Table::new(
+                "retrieval",
+                width,
+                row_state,
+                std,
+                TOWER_ROW_STATE,
+                config.seed ^ TOWER_STREAM,
+            )
+        });
         let dense = initial(&config);
         let prior = vec![0.0; config.n_tasks()];
         let calibration = vec![Calibration::default(); config.n_tasks()];
@@ -91,6 +112,7 @@ impl Weights {
             dense,
             rows,
             wide,
+            retrieval,
             prior,
             norm: FeatureNorm::default(),
             frozen: None,
@@ -100,9 +122,25 @@ impl Weights {
         }
     }
 
-    /// All tables, that of the wide part last.
+    /// All tables, that of the wide part behind those of the ranker's rows, then that of retrieval.
     pub fn tables_mut(&mut self) -> impl Iterator<Item = &mut Table> {
-        self.rows.tables_mut().chain(std::iter::once(&mut self.wide))
+        let others = std::iter::once(&mut self.wide).chain(&mut self.retrieval);
+        self.rows.tables_mut().chain(others)
+    }
+
+    /// The rows that the towers of retrieval read, `[n_keys, width]`: their own, 0 where an id has none, or the ranker's.
+    #[must_use]
+    pub fn read_tower_rows(&self, keys: &[Key]) -> Vec<f32> {
+        let Some(table) = &self.retrieval else {
+            return self.rows.read_all(keys);
+        };
+        let mut out = vec![0.0; keys.len() * table.dim()];
+        for (key, out) in keys.iter().zip(out.chunks_exact_mut(table.dim())) {
+            if let Some(row) = table.find(key.id) {
+                out.copy_from_slice(&table.row(row)[..table.dim()]);
+            }
+        }
+        out
     }
 
     /// Fingerprint of the base weights. Frozen versions with equal fingerprints share whatever is computed from the base

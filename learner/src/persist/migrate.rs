@@ -20,7 +20,8 @@ use super::state::{LAYOUT, TrainerState, trainer_state};
 use super::tables::{admission_counts, table_prefix};
 use super::weights::{check_finite, check_hash, member_prefix};
 use super::{
-    ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, ROWS, TRAINER, WIDE, extents, state_name,
+    ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, RETRIEVAL, ROWS, TRAINER, WIDE, extents,
+    retrieval, state_name,
 };
 use crate::config::LearnerConfig;
 use crate::error::Error;
@@ -144,7 +145,21 @@ impl Trainer {
         if saved.small.frozen.is_some() {
             weights.frozen = Some(weights.base());
         }
+        let kept = fitting.keeps_retrieval() && model.retrieval.is_on();
+        let mut of_retrieval = None;
+        if kept {
+            let mut arrays = snapshot.arrays(&format!("{prefix}{RETRIEVAL}"))?;
+            check_finite(RETRIEVAL, &arrays)?;
+            retrieval::restore_rows(&mut weights, &mut arrays, expires)?;
+            of_retrieval = Some(arrays);
+        } else if model.retrieval.is_on() {
+            done.notes
+                .push("model.retrieval: the towers and their rows start anew".to_owned());
+        }
         let mut trainer = Self::with(weights, config)?;
+        if let Some((retrieval, mut arrays)) = trainer.retrieval.as_mut().zip(of_retrieval) {
+            retrieval::restore(retrieval, &mut arrays, &snapshot.id().to_string())?;
+        }
         saved.restore_optimizer(&mut trainer, &fits)?;
         saved.restore_small(&mut trainer, &fitting, expires);
         if let Some(admission) = saved.admission

@@ -8,7 +8,10 @@ use ouzel_snapshot::{Arrays, Draft, Snapshot};
 
 use super::state::{TrainerState, differences, trainer_state};
 use super::tables::{restore_table, table_prefix};
-use super::{ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, ROWS, SHOWN_LOGITS, TRAINER, WIDE};
+use super::{
+    ADMISSION, DENSE, DENSE_STATE, NORM_MEAN, NORM_VARIANCE, RETRIEVAL, ROWS, SHOWN_LOGITS, TRAINER, WIDE,
+    retrieval,
+};
 use crate::calibration::Calibrator;
 use crate::error::Error;
 use crate::optim::{ROW_STATE, WIDE_STATE};
@@ -25,8 +28,17 @@ pub(super) fn member_prefix(n: usize) -> String {
 fn weight_files(has: impl Fn(&str) -> bool) -> Vec<String> {
     let prefixes = (0..MAX_MODELS).map(|n| if n == 0 { String::new() } else { member_prefix(n) });
     let names = prefixes.flat_map(|prefix| {
-        [DENSE, DENSE_STATE, ROWS, WIDE, TRAINER, ADMISSION, SHOWN_LOGITS]
-            .map(|name| format!("{prefix}{name}"))
+        [
+            DENSE,
+            DENSE_STATE,
+            ROWS,
+            WIDE,
+            TRAINER,
+            ADMISSION,
+            SHOWN_LOGITS,
+            RETRIEVAL,
+        ]
+        .map(|name| format!("{prefix}{name}"))
     });
     names.filter(|name| has(name)).collect()
 }
@@ -106,6 +118,8 @@ pub(super) struct SavedModel {
     pub(super) small: TrainerState,
     /// Optimizer state of the dense weights.
     pub(super) dense_state: Arrays,
+    /// What learning the towers needs beside their weights; none without towers.
+    pub(super) retrieval: Option<Arrays>,
 }
 
 /// Reads the small state of the model whose files start with `prefix`.
@@ -167,6 +181,12 @@ pub(super) fn read_model(
         restore_table(table, &prefix, &mut rows, settings.expires)?;
     }
     restore_table(&mut weights.wide, "", &mut arrays(WIDE)?, settings.expires)?;
+    let mut of_retrieval = None;
+    if weights.config.retrieval.is_on() {
+        let mut arrays = arrays(RETRIEVAL)?;
+        retrieval::restore_rows(&mut weights, &mut arrays, settings.expires)?;
+        of_retrieval = Some(arrays);
+    }
     check_small(snapshot, &small, weights.prior.len())?;
     weights.prior.clone_from(&small.prior);
     weights.frozen = small.frozen;
@@ -179,6 +199,7 @@ pub(super) fn read_model(
         weights,
         small,
         dense_state: arrays(DENSE_STATE)?,
+        retrieval: of_retrieval,
     })
 }
 

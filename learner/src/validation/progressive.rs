@@ -6,7 +6,7 @@ use ouzel_sample::{Batch, EventTime};
 
 use crate::validation::figures::{Sums, float};
 use crate::validation::score_log::{ScoreChange, n_tasks, score_changes};
-use crate::validation::{Buckets, Figures, ScoreLog};
+use crate::validation::{Buckets, Figures, Recall, ScoreLog};
 
 /// Progressive validation of each task.
 ///
@@ -22,6 +22,8 @@ pub struct Progressive {
     others: Vec<Totals>,
     /// The totals of each task since the last snapshot.
     interval: Vec<Totals>,
+    /// Recall of retrieval, part of a snapshot like the totals.
+    pub recall: Recall,
 }
 
 /// Sums of one task, such as since the start of the lineage.
@@ -45,6 +47,7 @@ impl Progressive {
             totals: Totals::default(),
             others: vec![Totals::default(); n_tasks.saturating_sub(1)],
             interval: vec![Totals::default(); n_tasks.max(1)],
+            recall: Recall::default(),
         }
     }
 
@@ -129,6 +132,7 @@ impl Progressive {
         let all = AllTotals {
             primary: self.totals.clone(),
             others: self.others.clone(),
+            recall: self.recall.clone(),
         };
         serde_json::to_vec(&all).expect("totals are numbers and lists of numbers")
     }
@@ -137,7 +141,12 @@ impl Progressive {
     ///
     /// A snapshot from before there were figures of every task has those of the primary one.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
-        let AllTotals { primary, others } = serde_json::from_slice(bytes)?;
+        let AllTotals {
+            primary,
+            others,
+            recall,
+        } = serde_json::from_slice(bytes)?;
+        self.recall = recall;
         if primary.bins.len() == BINS {
             self.totals = primary;
         }
@@ -157,6 +166,8 @@ struct AllTotals {
     primary: Totals,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     others: Vec<Totals>,
+    #[serde(default, skip_serializing_if = "Recall::is_empty")]
+    recall: Recall,
 }
 
 impl Default for Totals {

@@ -23,6 +23,7 @@ mod mixture;
 mod numbers;
 mod position;
 mod restores;
+mod retrieval;
 mod rows;
 mod scores;
 mod second;

@@ -55,6 +55,10 @@ pub(super) fn summary(model: &ModelConfig, block: Block) -> String {
             "ids and contents in {} dimensions, in training only",
             model.contrast_width
         ),
+        Block::Retrieval => format!(
+            "towers of {} floats, for /v1/recommend and /v1/similar",
+            model.retrieval.width
+        ),
         Block::Head => head(model),
     }
 }

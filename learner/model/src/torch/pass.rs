@@ -121,7 +121,14 @@ impl Pass for TorchPass<'_> {
         // The others are not part of the graph.
         let learned: Vec<bool> = net
             .weights()
-            .map(|(spec, _)| net.learns(spec) && (is_contrasted || spec.block != Block::Contrast))
+            .map(|(spec, _)| {
+                let is_used = match spec.block {
+                    Block::Contrast => is_contrasted,
+                    Block::Retrieval => false,
+                    _ => true,
+                };
+                is_used && net.learns(spec)
+            })
             .collect();
         if self.batch.history.is_none() && !is_contrasted {
             self.batch.target = None;

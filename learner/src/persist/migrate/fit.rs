@@ -85,6 +85,14 @@ impl<'a> Fitting<'a> {
         }
     }
 
+    /// Whether the towers of retrieval read what they have learned to read.
+    pub(super) fn keeps_retrieval(&self) -> bool {
+        let (former, present) = (self.former, self.present);
+        former.retrieval == present.retrieval
+            && former.retrieval_vector_widths() == present.retrieval_vector_widths()
+            && former.retrieval_row_width() == present.retrieval_row_width()
+    }
+
     /// The match of the tasks.
     pub(super) fn tasks(&self) -> &TaskMap {
         &self.tasks
@@ -155,6 +163,7 @@ impl<'a> Fitting<'a> {
             || former.content.vector_widths != present.content.vector_widths && of(&["linear."])
             || former.interest != present.interest && of(&["interest.", "first.interest"])
             || former.contrast_width != present.contrast_width && of(&["cic."])
+            || !self.keeps_retrieval() && of(&["retrieval."])
     }
 
     /// The former name of a weight; `None` for one of a task that is new.
