@@ -17,7 +17,7 @@ pub(super) const DEFAULT: &str = "em3-hstu";
 const MAX_FILES: usize = 8;
 
 /// The ready-made models by name, each as the text of its file.
-pub const READY_MADE: [(&str, &str); 10] = [
+pub const READY_MADE: [(&str, &str); 11] = [
     ("em3-hstu", include_str!("../models/em3-hstu.toml")),
     ("em3-din", include_str!("../models/em3-din.toml")),
     ("hstu", include_str!("../models/hstu.toml")),
@@ -28,6 +28,7 @@ pub const READY_MADE: [(&str, &str); 10] = [
     ("deepfm", include_str!("../models/deepfm.toml")),
     ("ppnet", include_str!("../models/ppnet.toml")),
     ("mmoe", include_str!("../models/mmoe.toml")),
+    ("two-tower", include_str!("../models/two-tower.toml")),
 ];
 
 /// The ready-made model of this name, or the model of a file.

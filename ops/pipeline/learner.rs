@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use metrics::{counter, histogram};
 
-use ouzel_learner::validation::{Progressive, ScoreLog};
+use ouzel_learner::model::{TowerItem, catalog};
+use ouzel_learner::validation::{MAX_RANKED_ITEMS, Progressive, ScoreLog};
 use ouzel_learner::{StepReport, Trainer, metrics as names};
-use ouzel_sample::Batch;
+use ouzel_sample::{Batch, FeatureState};
 use ouzel_serving::CandidateSlot;
 use ouzel_snapshot::SnapshotId;
 use ouzel_verify::failpoint::{self, FailPoint};
@@ -41,6 +42,8 @@ pub(crate) struct Learner {
     pub(super) gates: Option<Gates>,
     /// What is compared with the trainer, if anything is.
     pub(super) candidate: Option<RunningCandidate>,
+    /// The catalog that recall is measured over; none without towers.
+    catalog: Option<Arc<FeatureState>>,
     /// Changes to the lineage, for the next manifest.
     note: Option<String>,
 }
@@ -72,8 +75,16 @@ impl Learner {
             outputs: None,
             gates: None,
             candidate: None,
+            catalog: None,
             note: None,
         }
+    }
+
+    /// Measures recall over the catalog of `features`, if the model has towers.
+    pub(crate) fn with_catalog(mut self, features: &Arc<FeatureState>) -> Self {
+        let has_towers = self.trainer.model().retrieval.is_on();
+        self.catalog = has_towers.then(|| Arc::clone(features));
+        self
     }
 
     /// Adds outputs.
@@ -155,6 +166,7 @@ impl Learner {
         let started = Instant::now();
         let was_frozen = self.trainer.is_frozen();
         let context = || format!("cannot learn from batch {}", batch.seq);
+        self.measure_recall(batch).with_context(context)?;
         self.trainer.predict(batch).with_context(context)?;
         let report = self.trainer.step(batch).with_context(context)?;
         let elapsed = started.elapsed();
@@ -179,6 +191,22 @@ impl Learner {
         Ok(())
     }
 
+    /// Ranks the positives of a batch among the items of the catalog, if a measurement is due. The join may be ahead of the
+    /// learner, so the catalog may have newer items; no weight depends on that.
+    fn measure_recall(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let Some(features) = &self.catalog else {
+            return Ok(());
+        };
+        if self.progressive.recall.is_due(features.n_items()) {
+            let items = catalog(features, MAX_RANKED_ITEMS).into_iter();
+            let items: Vec<TowerItem> = items.map(|(_, item)| item).collect();
+            self.progressive
+                .recall
+                .measure(&mut self.trainer, batch, &items)?;
+        }
+        Ok(())
+    }
+
     /// Updates counters after a step.
     fn count(&self, batch: &Batch, report: &StepReport) {
         if !report.is_learned {
@@ -188,6 +216,14 @@ impl Learner {
                 "batch skipped: its loss or a gradient is not finite; the weights stay as they were"
             );
             counter!(names::SKIPPED, "reason" => "non_finite").increment(1);
+        }
+        if report.retrieval.n_positives > 0 && !report.retrieval.is_learned {
+            tracing::error!(
+                batch = batch.seq,
+                loss = report.retrieval.loss,
+                "step of the towers skipped: its loss or a gradient is not finite; their weights stay as they were"
+            );
+            counter!(names::RETRIEVAL_SKIPPED).increment(1);
         }
         for (part, is_clipped) in [("dense", report.clipped.dense), ("rows", report.clipped.rows)] {
             counter!(names::CLIPPED, "part" => part).increment(u64::from(is_clipped));

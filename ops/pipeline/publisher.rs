@@ -184,6 +184,14 @@ impl Publisher {
             gauge!(names::DEVICE_ROWS).set(float(n as u64));
             counter!(names::DEVICE_ROWS_CARRIED).increment(n_carried);
         }
+        let recall = progressive.recall.figures();
+        if let Some(recall) = &recall {
+            for (order, figures) in [("retrieval", recall.retrieval), ("popularity", recall.popularity)] {
+                gauge!(names::RECALL, "order" => order, "k" => "10").set(figures.recall_10);
+                gauge!(names::RECALL, "order" => order, "k" => "50").set(figures.recall_50);
+            }
+        }
+        status.set_recall(recall);
         status.set_window(window);
     }
 

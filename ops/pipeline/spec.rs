@@ -133,7 +133,7 @@ impl PipelineSpec<'_> {
         };
         let status = Arc::new(PipelineStatus::default());
         let learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
-        let mut learner = learner.with_gates(gates);
+        let mut learner = learner.with_gates(gates).with_catalog(stage.features());
         if let Some(note) = note {
             learner.add_note(note);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ouzel_ingest::join::Counters;
 use ouzel_ingest::{CatalogCounts, Stage};
-use ouzel_learner::validation::Figures;
+use ouzel_learner::validation::{Figures, RecallFigures};
 use ouzel_sample::{EventTime, PartitionId, Positions};
 
 use super::candidate::CandidateReport;
@@ -51,6 +51,7 @@ struct Inner {
     items: CatalogCounts,
     users: CatalogCounts,
     window: Figures,
+    recall: Option<RecallFigures>,
     last_saved_ms: Option<i64>,
     freshness_ms: Vec<i64>,
     gates: GateReport,
@@ -135,6 +136,16 @@ impl PipelineStatus {
     /// Validation figures of the newest samples.
     pub fn window(&self) -> Figures {
         self.lock().window
+    }
+
+    /// Sets the recall of retrieval.
+    pub fn set_recall(&self, recall: Option<RecallFigures>) {
+        self.lock().recall = recall;
+    }
+
+    /// The recall of retrieval; none without towers or before the first positive.
+    pub fn recall(&self) -> Option<RecallFigures> {
+        self.lock().recall
     }
 
     /// Adds freshness measurements, ms.

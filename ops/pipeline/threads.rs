@@ -5,6 +5,7 @@
 mod handles;
 mod remote;
 mod restarts;
+mod scoring;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,11 +16,9 @@ use anyhow::{Context, bail};
 
 use ouzel_ingest::EventProducer;
 use ouzel_learner::set_intra_op_threads;
-use ouzel_sample::{EventTime, FeatureState};
+use ouzel_sample::FeatureState;
 use ouzel_serving::http::EventsApp;
-use ouzel_serving::{
-    CandidateSlot, MAX_SHADOW_JOBS, Published, Queue, Scorer, Version, run_shadow, run_worker,
-};
+use ouzel_serving::{CandidateSlot, MAX_SHADOW_JOBS, Published, Queue, Version, run_shadow, run_worker};
 use ouzel_snapshot::Store;
 use ouzel_verify::failpoint::{self, FailPoint};
 
@@ -188,30 +187,15 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// A scorer of the served version.
-    fn scorer(&self) -> anyhow::Result<Scorer> {
-        let (of_time, of_features) = (self.run.clone(), self.run.clone());
-        // A scorer reads features up to and including the newest joined event.
-        let now = move || EventTime(of_time.get().status.event_time().0.saturating_add(1));
-        let features = move || Arc::clone(&of_features.get().features);
-        Ok(Scorer::new(
-            Arc::clone(&self.published),
-            Arc::new(features),
-            self.config.id_space(),
-            Arc::new(now),
-            self.config.learner_config().device()?,
-            self.config.score_expression()?,
-        ))
-    }
-
     /// Starts the scorers, the thread of a shadow, and the HTTP port.
     fn serve(&mut self, port: HttpPort, events: Option<EventsApp>) -> anyhow::Result<()> {
         let config = self.config;
         let queue = Arc::new(Queue::new(config.serving.queue_capacity));
         let n_threads = config.learner_config().threads;
         let (to_shadow, jobs) = sync_channel(MAX_SHADOW_JOBS);
+        let indexes = self.index()?;
         for number in 0..config.serving.workers {
-            let scorer = self.scorer()?;
+            let scorer = self.scorer()?.with_indexes(Arc::clone(&indexes));
             let mut scorer = scorer.with_candidate(Arc::clone(&self.candidates), Some(to_shadow.clone()));
             let queue = Arc::clone(&queue);
             let number = u16::try_from(number).context("serving.workers is at most 65535")?;

@@ -21,6 +21,8 @@ pub enum Task {
     Scorer(u16),
     /// Scores requests as a shadow. Ends with the last scorer.
     Shadow,
+    /// Computes the vectors of the catalog for each version until the shutdown.
+    Index,
     /// Serves the scoring port until the shutdown.
     Http,
     /// Takes posted events on a port of their own until the shutdown.
@@ -76,6 +78,7 @@ impl Task {
             Task::Snapshot => "snapshot",
             Task::Scorer(_) => "scorer",
             Task::Shadow => "shadow",
+            Task::Index => "index",
             Task::Http => "http",
             Task::EventsHttp => "events-http",
             Task::Events => "events",
@@ -110,6 +113,8 @@ impl Task {
             // The newest valid snapshot is still there, and serving and learning matter more.
             Task::Snapshot => (OnEnd::Drain, OnError::Continue),
             Task::Scorer(_) => (OnEnd::Drain, OnError::StopWithLast),
+            // Requests use the last index.
+            Task::Index => (OnEnd::Drain, OnError::Continue),
             // No reply depends on it; its requests are counted as dropped.
             Task::Shadow => (OnEnd::Drain, OnError::Continue),
             Task::Http | Task::EventsHttp => (OnEnd::Unexpected, OnError::Stop),

@@ -101,7 +101,7 @@ impl CandidateSlot {
     pub fn new() -> Self {
         Self {
             active: RwLock::new(None),
-            versions: Published::of_candidate(),
+            versions: Published::without_metrics(),
         }
     }
 

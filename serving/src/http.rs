@@ -8,6 +8,7 @@ mod body;
 mod events;
 mod inference;
 mod rank;
+mod recommend;
 mod refusal;
 mod routes;
 mod score;

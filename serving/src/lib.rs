@@ -9,6 +9,9 @@
 //!    and makes one score of the tasks by its [`ScoreExpression`]. Where no version can score, popularity does.
 //! 6. [`RankResponse::new`] orders the items; the reply names the version that computed it.
 //!
+//! A request for items of the catalog takes the same path with a [`retrieval::RecommendRequest`]: the worker finds them in
+//! the newest [`ItemIndex`], which [`run_indexer`] keeps up to date, and ranks them by the same scorer.
+//!
 //! A candidate may take part for a share of the users: [`CandidateSlot`].
 //!
 //! Events that a client posts take another path: [`http`] passes an [`EventsCall`](events::EventsCall) to a writer outside
@@ -22,11 +25,13 @@ pub mod client;
 mod config;
 pub mod events;
 pub mod http;
+mod index;
 pub mod metrics;
 mod published;
 mod queue;
 mod ranker;
 mod request;
+pub mod retrieval;
 mod score_expression;
 mod scorer;
 mod worker;
@@ -36,8 +41,9 @@ pub use candidate::{
     ShadowJob, Variant, run_shadow,
 };
 pub use config::ServingConfig;
+pub use index::{ItemIndex, MAX_INDEX_ITEMS, run_indexer};
 pub use published::{LoadedVersion, Published};
-pub use queue::{Job, PushError, Queue};
+pub use queue::{Job, PushError, Queue, Work};
 pub use ranker::{CheckedRequest, NamedValues, RankError, Ranked, Ranker, ServedModel};
 pub use request::{
     DescribedItem, InvalidRequest, MAX_CONTEXT, RankItem, RankRequest, RankResponse, ScoredBy, ScoredItem,

@@ -7,6 +7,13 @@ ouzel_sample::metric_names! {
         "Time from the complete head of a scoring request to its reply.";
     histogram SCORE_SECONDS = "ouzel_serving_score_seconds", Seconds,
         "Time to compute the scores of one request on a worker.";
+    histogram RETRIEVE_SECONDS = "ouzel_serving_retrieve_seconds", Seconds,
+        "Time to find the items of one request on a worker, ranking included.";
+    histogram INDEX_SECONDS = "ouzel_serving_index_seconds", Seconds,
+        "Time to compute the vectors of all items of the catalog under one version.";
+    gauge INDEX_ITEMS = "ouzel_serving_index_items", Count, "Items that requests for recommendations are answered from.";
+    gauge INDEX_LEFT_OUT = "ouzel_serving_index_left_out_items", Count,
+        "Items of the catalog that are never recommended because an index is full.";
     gauge QUEUE_REQUESTS = "ouzel_serving_queue_requests", Count, "Requests waiting for a worker.";
     counter CANDIDATES_TOTAL = "ouzel_serving_candidates_total", Count, "Candidates scored.";
     counter SCORES_NOT_FINITE_TOTAL = "ouzel_serving_scores_not_finite_total", Count,

@@ -38,7 +38,7 @@ pub struct Published<V> {
     /// Copy of the newest number, so that a worker sees without the lock that nothing changed.
     version: AtomicU64,
     retired: Mutex<Vec<Arc<V>>>,
-    /// False for a candidate: the metrics are about the served version.
+    /// Only where it holds the served version, which the metrics are about.
     has_metrics: bool,
 }
 
@@ -59,8 +59,8 @@ impl<V> Published<V> {
         }
     }
 
-    /// Makes an empty cell for a candidate, which sets no metrics.
-    pub fn of_candidate() -> Self {
+    /// Makes an empty cell that sets no metrics: of a candidate, or of an index.
+    pub fn without_metrics() -> Self {
         Self {
             has_metrics: false,
             ..Self::new()

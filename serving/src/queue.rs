@@ -13,17 +13,45 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::metrics::QUEUE_REQUESTS;
+use crate::retrieval::{CheckedRetrieval, RetrieveError, Retrieved};
 use crate::{CheckedRequest, RankError, Ranked};
 
 /// One request on its way to a worker.
 #[derive(Debug)]
 pub struct Job {
-    /// The request.
-    pub request: Arc<CheckedRequest>,
+    /// What is wanted.
+    pub work: Work,
     /// The time after which nobody waits for the reply.
     pub deadline: Instant,
-    /// The channel for the scores.
-    pub reply: oneshot::Sender<Result<Ranked, RankError>>,
+}
+
+/// A request with the channel for its answer.
+#[derive(Debug)]
+pub enum Work {
+    /// Scores for given items.
+    Rank {
+        /// The request.
+        request: Arc<CheckedRequest>,
+        /// The channel for the scores.
+        reply: oneshot::Sender<Result<Ranked, RankError>>,
+    },
+    /// Items of the catalog.
+    Retrieve {
+        /// The request.
+        request: CheckedRetrieval,
+        /// The channel for the items.
+        reply: oneshot::Sender<Result<Retrieved, RetrieveError>>,
+    },
+}
+
+impl Work {
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Work::Rank { reply, .. } => reply.is_closed(),
+            Work::Retrieve { reply, .. } => reply.is_closed(),
+        }
+    }
 }
 
 /// Why the queue refused a job.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::Variant;
+use crate::retrieval::{CheckedRetrieval, RetrieveError, Retrieved};
 
 /// A request that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +128,14 @@ pub trait Ranker: Send {
     /// [`RankError::NotReady`] before the first version of a ranker without a fallback, [`RankError::Failed`] otherwise.
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError>;
 
+    /// Finds items of the catalog for a user or an item.
+    ///
+    /// # Errors
+    /// [`RetrieveError`]; that there are no towers for a ranker that finds nothing.
+    fn retrieve(&mut self, _request: &CheckedRetrieval) -> Result<Retrieved, RetrieveError> {
+        Err(RetrieveError::NoTowers)
+    }
+
     /// Called once the reply to a request that was ranked has been sent.
     fn replied(&mut self, _request: &Arc<CheckedRequest>) {}
 
@@ -137,6 +146,10 @@ pub trait Ranker: Send {
 impl<R: Ranker + ?Sized> Ranker for Box<R> {
     fn rank(&mut self, request: &CheckedRequest) -> Result<Ranked, RankError> {
         (**self).rank(request)
+    }
+
+    fn retrieve(&mut self, request: &CheckedRetrieval) -> Result<Retrieved, RetrieveError> {
+        (**self).retrieve(request)
     }
 
     fn replied(&mut self, request: &Arc<CheckedRequest>) {

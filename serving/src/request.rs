@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
+use crate::retrieval::MAX_EXCLUDED;
 use crate::{CheckedRequest, NamedValues, Ranked, Variant};
 
 /// Most context values of one request, and most features of a candidate, as many as an impression may have.
@@ -144,6 +145,22 @@ pub enum InvalidRequest {
     NestedValue { field: String, name: String },
     #[error("{field}.{name} does not fit a 32-bit float")]
     LargeNumber { field: String, name: String },
+    #[error("{field} is 0, ask for at least one item")]
+    ZeroItems { field: &'static str },
+    #[error("{field} is {n}, the limit is serving.max_candidates = {max}")]
+    TooManyWanted {
+        field: &'static str,
+        n: usize,
+        max: usize,
+    },
+    #[error("candidates needs rank = true and at least k = {k} items")]
+    UselessCandidates { k: usize },
+    #[error("exclude has {n} items, at most {MAX_EXCLUDED} are allowed")]
+    TooManyExcluded { n: usize },
+    #[error(
+        "filter.{name} is a number: items are filtered by text values, send it as a string if items have it as one"
+    )]
+    NumberInFilter { name: String },
 }
 
 impl RankRequest {
@@ -243,7 +260,7 @@ impl RankResponse {
     }
 }
 
-fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), InvalidRequest> {
+pub(crate) fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), InvalidRequest> {
     match id.len() {
         0 => Err(InvalidRequest::EmptyId { field: field() }),
         n_bytes if n_bytes > MAX_ID_BYTES => Err(InvalidRequest::LongId {
@@ -256,7 +273,7 @@ fn check_id(id: &str, field: impl Fn() -> String) -> Result<(), InvalidRequest> 
 
 /// Sorts values into categories and numbers as the decoder of events does, so that a value means the same in serving and in
 /// training.
-fn check_features(
+pub(crate) fn check_features(
     values: Map<String, Value>,
     field: impl Fn() -> String,
 ) -> Result<NamedValues, InvalidRequest> {

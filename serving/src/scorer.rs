@@ -6,6 +6,7 @@
 //! Where no version can score, the fallback does: by the popularity of the items, which needs the feature state alone.
 
 mod candidate;
+mod retrieve;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use tch::Device;
 
 use candidate::CandidateScorer;
 
+use crate::index::ItemIndex;
 use crate::metrics::{FALLBACK_TOTAL, SCORES_NOT_FINITE_TOTAL};
+use crate::retrieval::{CheckedRetrieval, RetrieveError, Retrieved};
 use crate::{
     CheckedRequest, LoadedVersion, NamedValues, Published, RankError, Ranked, Ranker, ScoreExpression,
     ServedModel,
@@ -102,6 +105,8 @@ pub struct Scorer {
     current: Option<LoadedModel>,
     /// None where no candidate takes part.
     candidate: Option<CandidateScorer>,
+    /// The indexes of the catalog; none where no item is looked for.
+    indexes: Option<Arc<Published<ItemIndex>>>,
 }
 
 /// A version with the model that runs it, which belongs to this thread.
@@ -130,6 +135,15 @@ impl Scorer {
             expression,
             current: None,
             candidate: None,
+            indexes: None,
+        }
+    }
+
+    /// Looks for items in the newest of these indexes.
+    pub fn with_indexes(self, indexes: Arc<Published<ItemIndex>>) -> Self {
+        Self {
+            indexes: Some(indexes),
+            ..self
         }
     }
 
@@ -292,6 +306,10 @@ impl Ranker for Scorer {
         let ranked = self.rank_by_served(request);
         self.note_for_shadow(request, &ranked);
         Ok(ranked)
+    }
+
+    fn retrieve(&mut self, request: &CheckedRetrieval) -> Result<Retrieved, RetrieveError> {
+        self.find(request)
     }
 
     fn replied(&mut self, request: &Arc<CheckedRequest>) {

@@ -1,12 +1,14 @@
 //! The loop of a worker thread: takes jobs from the queue and scores them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
+use tokio::sync::oneshot;
 
-use crate::metrics::{ABANDONED_TOTAL, CANDIDATES_TOTAL, SCORE_SECONDS};
-use crate::queue::NextJob;
-use crate::{Queue, Ranker};
+use crate::metrics::{ABANDONED_TOTAL, CANDIDATES_TOTAL, RETRIEVE_SECONDS, SCORE_SECONDS};
+use crate::queue::{NextJob, Work};
+use crate::{CheckedRequest, Queue, RankError, Ranked, Ranker};
 
 /// Longest wait for a request before the ranker may drop an old version, which must be freed within a second.
 const IDLE: Duration = Duration::from_millis(100);
@@ -27,23 +29,46 @@ pub fn run_worker<R: Ranker + ?Sized>(queue: &Queue, ranker: &mut R) {
             NextJob::Closed => return,
         };
         let started = Instant::now();
-        if job.reply.is_closed() || started >= job.deadline {
+        if job.work.is_abandoned() || started >= job.deadline {
             counter!(ABANDONED_TOTAL).increment(1);
             continue;
         }
-        let n_items = job.request.items.len();
-        let scored = ranker
-            .rank(&job.request)
-            .and_then(|ranked| ranked.checked(n_items));
-        if scored.is_ok() {
-            histogram!(SCORE_SECONDS).record(started.elapsed());
-            counter!(CANDIDATES_TOTAL).increment(u64::try_from(n_items).unwrap_or(u64::MAX));
+        match job.work {
+            Work::Rank { request, reply } => rank(ranker, &request, reply, started),
+            Work::Retrieve { request, reply } => {
+                let found = ranker.retrieve(&request);
+                if let Ok(found) = &found {
+                    histogram!(RETRIEVE_SECONDS).record(started.elapsed());
+                    let n_ranked = found
+                        .ranked
+                        .as_ref()
+                        .map_or(0, |(request, _)| request.items.len());
+                    counter!(CANDIDATES_TOTAL).increment(n_ranked as u64);
+                }
+                if reply.send(found).is_err() {
+                    tracing::trace!("the client left before its items were found");
+                }
+            }
         }
-        if job.reply.send(scored).is_err() {
-            tracing::trace!("the client left before its scores were ready");
-        }
-        ranker.replied(&job.request);
     }
+}
+
+fn rank<R: Ranker + ?Sized>(
+    ranker: &mut R,
+    request: &Arc<CheckedRequest>,
+    reply: oneshot::Sender<Result<Ranked, RankError>>,
+    started: Instant,
+) {
+    let n_items = request.items.len();
+    let scored = ranker.rank(request).and_then(|ranked| ranked.checked(n_items));
+    if scored.is_ok() {
+        histogram!(SCORE_SECONDS).record(started.elapsed());
+        counter!(CANDIDATES_TOTAL).increment(u64::try_from(n_items).unwrap_or(u64::MAX));
+    }
+    if reply.send(scored).is_err() {
+        tracing::trace!("the client left before its scores were ready");
+    }
+    ranker.replied(request);
 }
 
 #[cfg(test)]
@@ -52,14 +77,11 @@ mod tests {
 
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::sync::oneshot;
 
     use super::*;
     use crate::metrics::QUEUE_REQUESTS;
-    use crate::{CheckedRequest, Job, NamedValues, PushError, RankError, Ranked};
+    use crate::{Job, NamedValues, PushError};
 
     struct CountingRanker(usize);
 
@@ -86,9 +108,11 @@ mod tests {
         };
         (
             Job {
-                request: Arc::new(request),
+                work: Work::Rank {
+                    request: Arc::new(request),
+                    reply,
+                },
                 deadline,
-                reply,
             },
             receiver,
         )

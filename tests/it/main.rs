@@ -32,6 +32,7 @@ mod process;
 mod refusals;
 mod remote;
 mod replay;
+mod retrieval;
 mod rollback_load;
 mod runbook;
 mod schedules;

@@ -23,6 +23,7 @@ mod properties;
 mod query;
 mod request;
 mod seeds;
+mod seen;
 mod similarity;
 mod slate_sizes;
 mod smoothing;

@@ -82,7 +82,7 @@ mod tests {
     fn shares_are_estimated_and_follow_a_change() {
         let mut frequency = FrequencyEstimator::new();
         let shares = [0.5f32, 0.3, 0.15, 0.05];
-        let mut draw = |frequency: &mut FrequencyEstimator, from: u64, shares: &[f32; 4]| {
+        let draw = |frequency: &mut FrequencyEstimator, from: u64, shares: &[f32; 4]| {
             for n in from..from + 20_000 {
                 let mut left = uniform(3, n, 0);
                 let drawn = shares.iter().position(|share| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use ouzel_learner::validation::{Bucket, Buckets, Figures, ScoreLog};
+use ouzel_learner::validation::{Bucket, Buckets, Figures, RecallFigures, ScoreLog};
 use ouzel_sample::EventTime;
 
 use super::freshness::{Ages, Freshness};
@@ -48,6 +48,8 @@ pub(super) struct RunReport {
     second_half_buckets: Buckets,
     /// Shown items among many other candidates, with `--candidates`.
     hidden: Vec<HiddenFigures>,
+    /// Recall of retrieval and of popularity over the catalog; none without towers.
+    recall: Option<RecallFigures>,
     join: JoinFigures,
     #[serde(flatten)]
     streams: StreamReport,
@@ -142,6 +144,7 @@ impl RunReport {
             buckets: scores.buckets(EventTime::MIN),
             second_half_buckets: scores.buckets(middle),
             hidden: measured.hidden,
+            recall: parts.learner.progressive.recall.figures(),
             join: JoinFigures {
                 rejected: measured.streams.n_rejected(),
                 ..JoinFigures::new(stage.counters())
@@ -222,6 +225,15 @@ impl RunReport {
                 figures(&hidden.figures),
                 figure(Some(hidden.same_order))
             )?;
+        }
+        if let Some(recall) = &self.recall {
+            for (name, of) in [("recall", recall.retrieval), ("  popularity", recall.popularity)] {
+                writeln!(
+                    out,
+                    "  {name:<12} at 10 {:.3}, at 50 {:.3}, NDCG at 10 {:.3}  ({} positives among {} items)",
+                    of.recall_10, of.recall_50, of.ndcg_10, recall.positives, recall.items
+                )?;
+            }
         }
         if let Some(ages) = &self.freshness {
             writeln!(

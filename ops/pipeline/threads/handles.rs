@@ -38,6 +38,7 @@ pub(super) fn process_state(
         "epoch": store.epoch(),
         "behind": status.standby_lag(),
         "remote": remote.get(),
+        "recall": status.recall(),
         "candidate": status.candidate().map(|report| report.with_counts(candidates)),
     })
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::retrieval::RetrieveError;
 use crate::{InvalidRequest, PushError, RankError};
 
 /// The kind of a refusal, which is also the `outcome` label of the request counter.
@@ -26,6 +27,8 @@ pub(crate) enum Code {
     Internal,
     Unacknowledged,
     NotReady,
+    NoTowers,
+    UnknownItem,
     ShuttingDown,
     DeadlineExceeded,
 }
@@ -52,6 +55,8 @@ impl Code {
             Code::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
             Code::Unacknowledged => ("unacknowledged", StatusCode::SERVICE_UNAVAILABLE),
             Code::NotReady => ("not_ready", StatusCode::SERVICE_UNAVAILABLE),
+            Code::NoTowers => ("no_towers", StatusCode::CONFLICT),
+            Code::UnknownItem => ("unknown_item", StatusCode::NOT_FOUND),
             Code::ShuttingDown => ("shutting_down", StatusCode::SERVICE_UNAVAILABLE),
             Code::DeadlineExceeded => ("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT),
         }
@@ -111,6 +116,18 @@ impl From<PushError> for Refusal {
         let code = match error {
             PushError::Full => Code::Overloaded,
             PushError::Closed => Code::ShuttingDown,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<RetrieveError> for Refusal {
+    fn from(error: RetrieveError) -> Self {
+        let code = match error {
+            RetrieveError::NoTowers => Code::NoTowers,
+            RetrieveError::NotIndexed => Code::NotReady,
+            RetrieveError::UnknownItem(_) => Code::UnknownItem,
+            RetrieveError::Rank(error) => return error.into(),
         };
         Refusal::new(code, error.to_string())
     }

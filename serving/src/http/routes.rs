@@ -7,13 +7,15 @@ use axum::routing::{get, post};
 
 use super::EventsApp;
 use super::app::App;
-use super::{events, inference, rank, status};
+use super::{events, inference, rank, recommend, status};
 
 pub(super) fn router(app: App) -> Router {
     let events = app.events.clone().map(events_route).unwrap_or_default();
     let model = format!("/v2/models/{}", inference::MODEL);
     Router::new()
         .route("/v1/rank", post(rank::rank))
+        .route("/v1/recommend", post(recommend::recommend))
+        .route("/v1/similar", post(recommend::similar))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))

@@ -1,4 +1,4 @@
-//! The path through the queue that both scoring routes share.
+//! The path through the queue that all scoring routes share.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,25 +9,41 @@ use tokio::sync::oneshot;
 use super::app::App;
 use super::refusal::{Code, Refusal};
 use crate::metrics::{REQUEST_SECONDS, REQUESTS_TOTAL};
-use crate::{CheckedRequest, Job, RankError, Ranked};
+use crate::retrieval::{CheckedRetrieval, RetrieveError, Retrieved};
+use crate::{CheckedRequest, Job, RankError, Ranked, Work};
 
 /// Sends a request to the workers and waits for its scores until the deadline.
 pub(super) async fn score(app: &App, request: Arc<CheckedRequest>) -> Result<Ranked, Refusal> {
-    let deadline = Instant::now() + app.config.deadline.duration();
-    let (reply, scored) = oneshot::channel();
-    app.queue.push(Job {
-        request,
-        deadline,
-        reply,
-    })?;
-    match tokio::time::timeout_at(deadline.into(), scored).await {
-        Ok(Ok(Ok(ranked))) => Ok(ranked),
-        Ok(Ok(Err(error))) => {
-            if error != RankError::NotReady {
-                tracing::error!(%error, "a request could not be scored");
-            }
-            Err(error.into())
+    let scored = answer(app, |reply| Work::Rank { request, reply }).await?;
+    scored.map_err(|error| {
+        if error != RankError::NotReady {
+            tracing::error!(%error, "a request could not be scored");
         }
+        error.into()
+    })
+}
+
+/// Sends a request for items of the catalog to the workers and waits for them until the deadline.
+pub(super) async fn retrieve(app: &App, request: CheckedRetrieval) -> Result<Retrieved, Refusal> {
+    let found = answer(app, |reply| Work::Retrieve { request, reply }).await?;
+    found.map_err(|error| {
+        if let RetrieveError::Rank(error @ (RankError::Failed(_) | RankError::NotFinite(_))) = &error {
+            tracing::error!(%error, "recommended items could not be ranked");
+        }
+        error.into()
+    })
+}
+
+/// The answer of a worker, which also may be that it failed.
+async fn answer<T>(app: &App, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, Refusal> {
+    let deadline = Instant::now() + app.config.deadline.duration();
+    let (reply, answered) = oneshot::channel();
+    app.queue.push(Job {
+        work: work(reply),
+        deadline,
+    })?;
+    match tokio::time::timeout_at(deadline.into(), answered).await {
+        Ok(Ok(answer)) => Ok(answer),
         // The sender was dropped: the worker found the job late, or it panicked.
         Ok(Err(_)) if Instant::now() < deadline => {
             let message = "the worker that scored this request has stopped";
