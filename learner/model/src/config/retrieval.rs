@@ -32,7 +32,7 @@ pub struct RetrievalConfig {
     /// Whether the towers have embedding rows of their own, `width` wide. Otherwise they read those of the ranker and do not
     /// change them. The ranker learns the same weights, bit for bit, in both cases.
     ///
-    /// Turn it off to save the memory of the rows, at a lower recall.
+    /// Turn it off to save the memory of the rows, or where recall is better without them.
     pub own_rows: bool,
 }
 
