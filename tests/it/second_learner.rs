@@ -94,7 +94,7 @@ fn a_second_learner_changes_no_bit_and_goes_on_after_a_restart() {
             "learner.batch_min_samples = 7",
             "`learner.batch_min_samples` (both learn the same batches)",
         ),
-        ("model.dimm = 7", "second.toml:1:7: model.dimm: unknown key"),
+        ("model.dimm = 7", "model.dimm: unknown key"),
     ] {
         let refused = start(&home, settings, &[]);
         assert_eq!(refused.code, Some(1), "{}", refused.out);

@@ -133,12 +133,9 @@ fn a_model_that_became_worse_for_some_users_gives_way_to_the_version_before() {
         ("running", 0)
     );
     assert_eq!(status.gates.last_breach, None);
-    wait_until("the newest version serves", || {
-        let served = daemon.rank(&rank_request("person-0", 2)).snapshot;
-        (served == before.to_string()).then_some(())
+    let good = wait_until("a version that knows what is liked serves", || {
+        Some(margin(&daemon)).filter(|margin| *margin > 0.05)
     });
-    let good = margin(&daemon);
-    assert!(good > 0.05, "{good}");
 
     broker.feed(&poisoned);
     let why = wait_until("the model gives way", || daemon.status().stopped_because);
