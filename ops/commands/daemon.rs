@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use ouzel_ingest::KafkaSource;
 use ouzel_verify::failpoint;
 
@@ -48,8 +49,14 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<Exit> {
         })
     };
     let clock = Arc::new(SystemClock);
-    let store = threads::open_store(&config, args.standby)?;
-    let mut running = threads::start(make_spec()?, store, events, clock, Metrics::install()?, &shutdown)?;
+    let state = threads::open_store(&config, args.standby)?;
+    if let (Some(why), true) = (&state.full, args.accept_loss) {
+        return Err(anyhow!(
+            "a loss can be accepted only where it can be recorded: {why}"
+        ))
+        .hint("make room in the state directory first");
+    }
+    let mut running = threads::start(make_spec()?, state, events, clock, Metrics::install()?, &shutdown)?;
     running.process.watch(signals)?;
     running.wait(&make_spec)?;
     tracing::info!("stopped");

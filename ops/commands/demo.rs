@@ -95,10 +95,10 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<Exit> 
         accept_loss: None,
         scores: Some(Arc::clone(&scores)),
     };
-    let store = threads::open_store(&config, false)?;
+    let state = threads::open_store(&config, false)?;
     let mut running = threads::start(
         spec,
-        store,
+        state,
         None,
         Arc::new(SystemClock),
         Metrics::install()?,

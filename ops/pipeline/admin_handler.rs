@@ -72,6 +72,16 @@ impl AdminHandler {
                 ),
             };
         }
+        let role = self.run.get().role.clone();
+        if let (Some(why), false) = (
+            role.and_then(|role| role.unwritable()),
+            matches!(request, AdminRequest::Status),
+        ) {
+            return AdminReply::Refused {
+                error: format!("the daemon cannot write to its state directory: {why}"),
+                hint: Some("make room there; the daemon goes on by itself".to_owned()),
+            };
+        }
         if self.store.epoch().is_none() && !matches!(request, AdminRequest::Status) {
             return AdminReply::Refused {
                 error: "this daemon is a standby: another one writes to the state directory".to_owned(),
@@ -340,7 +350,7 @@ impl AdminHandler {
             }),
             samples: run.status.samples.load(Ordering::Relaxed),
             batches: run.status.batches.load(Ordering::Relaxed),
-            not_learning: run.no_log.clone(),
+            not_learning: run.not_learning(),
             samples_per_second: run.status.learning_rate(),
             pending: run.status.counters().pending_items,
             candidate: run

@@ -18,7 +18,7 @@ use crate::telemetry::{float, seconds};
 /// Sets every gauge and total.
 pub(crate) fn set(run: &RunHandles, clock: &dyn Clock) {
     let status = &run.status;
-    let is_learning = run.no_log.is_none() && run.control.learning() == LearningState::Running;
+    let is_learning = run.not_learning().is_none() && run.control.learning() == LearningState::Running;
     gauge!(LEARNING).set(f64::from(u8::from(is_learning)));
     counter!(EVENTS_TOTAL).absolute(status.events.load(Ordering::Relaxed));
     let counters = status.counters();

@@ -15,6 +15,7 @@ use ouzel_snapshot::{Alias, Store};
 use super::contents::Contents;
 use super::control::{CheckpointRequests, Control, ControlState};
 use super::resume::ResumePoint;
+use super::spec::Parts;
 use super::stages::learn::PendingRequest;
 use super::standby::RunRole;
 use super::status::PipelineStatus;
@@ -48,6 +49,34 @@ pub struct RunHandles {
     pub no_log: Option<String>,
     /// How it stands to the other daemons of the state directory; `None` while there are no stages.
     pub(crate) role: Option<RunRole>,
+}
+
+impl RunHandles {
+    /// The handles of a run that is about to start.
+    pub(crate) fn new(
+        parts: &Parts,
+        control: &Control,
+        learner: Sender<PendingRequest>,
+        restarts: &Sender<Restart>,
+    ) -> Self {
+        let is_standby = parts.plan.is_none();
+        Self {
+            status: Arc::clone(&parts.status),
+            control: control.state.clone(),
+            requests: control.requests.clone(),
+            features: Arc::clone(parts.sequencer.stage().features()),
+            learner,
+            no_log: None,
+            role: Some(RunRole::new(is_standby, parts.operator.clone(), restarts.clone())),
+        }
+    }
+
+    /// Why nothing is learned, if neither an operator nor a gate has stopped it: the log cannot be read, or nothing can be
+    /// written.
+    pub(crate) fn not_learning(&self) -> Option<String> {
+        let unwritable = || self.role.as_ref().and_then(RunRole::unwritable);
+        self.no_log.clone().or_else(unwritable)
+    }
 }
 
 /// The handles of the newest run, shared by cloning.

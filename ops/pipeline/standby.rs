@@ -9,9 +9,9 @@
 pub(crate) mod comparison;
 pub(crate) mod keeper;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use ouzel_snapshot::{Alias, SnapshotId, Store};
 
@@ -96,6 +96,8 @@ pub(crate) struct RunRole {
     pub(crate) operator: OperatorState,
     pub(crate) resync: Resync,
     may_lead: Arc<AtomicBool>,
+    /// Why it cannot become the writer, though nobody else is.
+    unwritable: Arc<Mutex<Option<String>>>,
 }
 
 impl RunRole {
@@ -106,7 +108,18 @@ impl RunRole {
             operator,
             resync: Resync::new(restarts),
             may_lead: Arc::new(AtomicBool::new(false)),
+            unwritable: Arc::default(),
         }
+    }
+
+    /// Why nothing can be written, though no other process is the writer.
+    pub(crate) fn unwritable(&self) -> Option<String> {
+        super::lock(&self.unwritable).clone()
+    }
+
+    /// Says why nothing can be written, or that it can.
+    pub(super) fn set_unwritable(&self, why: Option<String>) {
+        *super::lock(&self.unwritable) = why;
     }
 
     /// Lets the join stage decide: this process is the writer, and nothing has made its state another one.

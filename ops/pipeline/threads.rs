@@ -55,7 +55,7 @@ use handles::{handles, process_state};
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;
 
-pub use remote::open_store;
+pub use remote::{OpenedStore, open_store};
 
 /// A pipeline whose threads run.
 pub struct Running<'a> {
@@ -81,11 +81,11 @@ pub struct Running<'a> {
     restarts: Receiver<Restart>,
 }
 
-/// Starts every stage on `store`. Steps that can fail come before the first thread. `events` writes the events that clients
-/// post.
+/// Starts every stage on a state directory. Steps that can fail come before the first thread. `events` writes the events
+/// that clients post.
 pub fn start<'a>(
     spec: PipelineSpec<'a>,
-    store: Arc<Store>,
+    OpenedStore { store, full }: OpenedStore,
     events: Option<EventProducer>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -104,7 +104,7 @@ pub fn start<'a>(
         Ok(parts) => {
             let control = Control::new(parts.resumed_from);
             let (to_learner, from_admin) = channel();
-            let handles = handles(&parts, &control, to_learner, &to_restart);
+            let handles = RunHandles::new(&parts, &control, to_learner, &to_restart);
             (Some((parts, control, from_admin)), handles)
         }
         Err(error) if error.is::<ouzel_ingest::Error>() => {
@@ -135,7 +135,7 @@ pub fn start<'a>(
         restarts,
     };
     let copied = running.copy_to_remote()?;
-    running.keep_lease(copied)?;
+    running.keep_lease(copied, full)?;
     // Scoring first: after a crash the last snapshot is served while the pipeline catches up with the log.
     let shared = running.events(events, events_port)?;
     running.serve(port, shared)?;
@@ -223,7 +223,7 @@ impl<'a> Running<'a> {
     }
 
     /// Starts the task that keeps the lease of the state directory, or watches it.
-    fn keep_lease(&mut self, copied: Option<Shutdown>) -> anyhow::Result<()> {
+    fn keep_lease(&mut self, copied: Option<Shutdown>, full: Option<String>) -> anyhow::Result<()> {
         let keeper = Keeper {
             store: Arc::clone(&self.store),
             lease: self.config.snapshot.lease.duration(),
@@ -231,6 +231,7 @@ impl<'a> Running<'a> {
             shutdown: self.process.shutdown.clone(),
             last: self.process.supervisor.last().clone(),
             copied,
+            full,
             clock: Arc::clone(&self.clock),
         };
         self.process.supervisor.spawn(Task::Lease, move || keeper.run())

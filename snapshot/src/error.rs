@@ -110,20 +110,25 @@ impl Error {
         use io::ErrorKind as Kind;
         match self {
             Error::Io { error, .. } => {
-                matches!(
-                    error.kind(),
-                    Kind::StorageFull
-                        | Kind::QuotaExceeded
-                        | Kind::FileTooLarge
-                        | Kind::OutOfMemory
-                        | Kind::Interrupted
-                        | Kind::WouldBlock
-                        | Kind::TimedOut
-                ) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                self.is_full()
+                    || matches!(
+                        error.kind(),
+                        Kind::OutOfMemory | Kind::Interrupted | Kind::WouldBlock | Kind::TimedOut
+                    )
+                    || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
             }
             Error::Locked { .. } | Error::HeldElsewhere { .. } => true,
             _ => false,
         }
+    }
+
+    /// True when there was no room: a full disk, a quota, or a limit on the size of files.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind as Kind;
+        matches!(self, Error::Io { error, .. } if matches!(
+            error.kind(),
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge
+        ))
     }
 
     /// True when the snapshot itself is bad, so another one may serve.

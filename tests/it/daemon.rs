@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::broker::Broker;
 use super::process::Process;
-use super::{CommandOutput, TIMEOUT, ouzel, run_here, wait_until};
+use super::{CommandOutput, TIMEOUT, ouzel, ouzel_by, run_here, wait_until};
 
 /// The configuration and state of one daemon; it outlives the daemon's processes.
 pub(crate) struct Home {
@@ -47,7 +47,12 @@ impl Home {
     }
 
     fn with_settings(self, broker: &Broker, settings: &str) -> Self {
-        let home = self;
+        self.set(broker, settings);
+        self
+    }
+
+    /// Writes the configuration, as for [`Home::new`].
+    pub(crate) fn set(&self, broker: &Broker, settings: &str) {
         let topics = &broker.topics;
         // A busy machine replies late.
         let text = format!(
@@ -60,10 +65,9 @@ impl Home {
             topics.actions,
             topics.items,
             topics.samples,
-            home.state(),
+            self.state(),
         );
-        fs::write(home.config(), text).unwrap();
-        home
+        fs::write(self.config(), text).unwrap();
     }
 
     /// A folder without a configuration.
@@ -151,6 +155,18 @@ impl Home {
     pub(crate) fn start_failing(&mut self, visit: &str) -> Daemon {
         let mut command = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
         command.env("OUZEL_FAIL_AT", visit);
+        self.start_command(command)
+    }
+
+    /// Starts the daemon with a soft limit of 0 bytes on the size of its files, and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start_without_room(&mut self) -> Daemon {
+        let daemon = ouzel(["daemon".as_ref(), "--config".as_ref(), self.config().as_os_str()]);
+        let mut command = ouzel_by("sh");
+        command
+            .args(["-c", "ulimit -S -f 0 && exec \"$0\" \"$@\""])
+            .arg(daemon.get_program())
+            .args(daemon.get_args());
         self.start_command(command)
     }
 

@@ -24,7 +24,7 @@ const STALLED: &str = "ouzel_ops_plan_stalled";
 const SMALL_FILE: u64 = 4096;
 
 /// Limits the size of the daemon's files; `None` removes the limit.
-fn limit_file_size(daemon: &Daemon, bytes: Option<u64>) {
+pub(super) fn limit_file_size(daemon: &Daemon, bytes: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap());
     let limit = Rlimit {
         current: bytes,
@@ -82,7 +82,7 @@ fn wait_snapshot(home: &Home, than: Option<SnapshotId>) {
 
 /// Checks that an undisturbed daemon on the same log ends with the same hashes and counters.
 #[track_caller]
-fn check_equals_undisturbed(broker: &Broker, home: &Home, settings: &str, n_samples: u64) {
+pub(super) fn check_equals_undisturbed(broker: &Broker, home: &Home, settings: &str, n_samples: u64) {
     let undisturbed = Home::new(broker, settings)
         .run_to_end(broker.n_records())
         .checkpoint;

@@ -21,6 +21,7 @@ mod encoders;
 mod events;
 mod follow;
 mod freeze;
+mod full_start;
 mod gates;
 mod go_back;
 mod migrate;
@@ -80,9 +81,15 @@ fn print_figures(figures: &str) {
 
 /// The binary under test, without the caller's settings.
 fn ouzel(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ouzel"));
+    let mut command = ouzel_by(env!("CARGO_BIN_EXE_ouzel"));
+    command.args(args);
     command
-        .args(args)
+}
+
+/// A program that is the binary under test or starts it, without the caller's settings.
+fn ouzel_by(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_remove("OUZEL_LOG")
         .env("RUST_BACKTRACE", "1")
         .stdin(Stdio::null());

@@ -203,8 +203,8 @@ fn run(dir: &Path, records: &[Record], schedule: Schedule) -> StateDigest {
         rng: Mutex::new(Rng::new(!schedule.seed)),
     });
     let shutdown = Shutdown::new();
-    let store = threads::open_store(&config, false).unwrap();
-    let mut running = threads::start(spec, store, None, clock, metrics, &shutdown).unwrap();
+    let opened = threads::open_store(&config, false).unwrap();
+    let mut running = threads::start(spec, opened, None, clock, metrics, &shutdown).unwrap();
     let pipeline = [Task::Poll, Task::Join, Task::Learner, Task::Snapshot];
     let waited = running.process.supervisor.wait_for(&pipeline, TIMEOUT);
     assert_eq!(waited, Waited::Ended);

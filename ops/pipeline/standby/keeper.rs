@@ -32,20 +32,25 @@ pub(crate) struct Keeper {
     pub(crate) last: Shutdown,
     /// Triggered once the last snapshot was copied elsewhere; `None` if nothing is.
     pub(crate) copied: Option<Shutdown>,
+    /// Why the lease could not be claimed at the start, if there was no room.
+    pub(crate) full: Option<String>,
     /// For the audit log.
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Keeper {
     /// Runs until every other task has ended, then releases the lease. Fails as soon as another process has taken it.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let mut watch = self.store.watch();
-        let mut problem = None;
+        let mut problem = self.full.clone();
         while !self.is_over((self.lease / BEATS).min(MAX_INTERVAL)) {
             let done = self.keep(&mut watch);
+            if self.store.epoch().is_some() {
+                self.full = None;
+            }
             self.report();
             let Err(error) = done else {
-                problem = None;
+                problem = self.full.clone();
                 continue;
             };
             if is_lost(&error) {
@@ -54,7 +59,15 @@ impl Keeper {
                 );
                 return Err(error).exit(Exit::TakenOver);
             }
+            let is_full = error.downcast_ref().is_some_and(Error::is_full);
             let error = format!("{error:#}");
+            if is_full && self.store.epoch().is_none() {
+                // Each try writes to a directory of another name: the first one is reported.
+                if self.full.is_some() {
+                    continue;
+                }
+                self.full = Some(error.clone());
+            }
             if problem.as_ref() != Some(&error) {
                 tracing::warn!(
                     error,
@@ -124,6 +137,9 @@ impl Keeper {
 
     fn report(&self) {
         let epoch = self.store.epoch();
+        if let Some(role) = &self.run.get().role {
+            role.set_unwritable(self.full.clone());
+        }
         gauge!(PRIMARY).set(f64::from(u8::from(epoch.is_some())));
         gauge!(LEASE_EPOCH).set(float(epoch.unwrap_or_default()));
         gauge!(STANDBY_LAG).set(float(self.run.get().status.standby_lag()));

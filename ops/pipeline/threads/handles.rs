@@ -27,7 +27,7 @@ pub(super) fn process_state(
     serde_json::json!({
         "learning": learning.name(),
         "stopped_because": learning.reason(),
-        "not_learning": run.no_log,
+        "not_learning": run.not_learning(),
         "latest": control.latest(),
         "pinned": control.pinned(),
         "samples": status.samples.load(Ordering::Relaxed),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use super::{Running, handles};
+use super::Running;
 use crate::pipeline::control::Control;
-use crate::pipeline::run::{STAGES, StoreChange};
+use crate::pipeline::run::{RunHandles, STAGES, StoreChange};
 use crate::pipeline::spec::{Parts, PipelineSpec};
 use crate::supervisor::{Shutdown, Waited};
 
@@ -95,7 +95,7 @@ impl<'a> Running<'a> {
         let (to_learner, from_admin) = channel();
         self.stop_stages = Shutdown::new();
         self.run
-            .set(handles(&parts, &control, to_learner, &self.to_restart));
+            .set(RunHandles::new(&parts, &control, to_learner, &self.to_restart));
         self.stages(parts, control, from_admin)
     }
 }

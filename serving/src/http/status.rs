@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::app::App;
 use super::refusal::{Code, Refusal};
@@ -19,8 +19,13 @@ pub(super) async fn healthz() -> Response {
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     match ready(&app) {
         Ok(Some(model)) => {
-            Json(json!({ "status": "ready", "snapshot": &*model.snapshot, "version": model.version }))
-                .into_response()
+            let mut body =
+                json!({ "status": "ready", "snapshot": &*model.snapshot, "version": model.version });
+            // It scores, by a model that grows old: whoever looks here should see why.
+            if let Some(why @ Value::String(_)) = (app.status)().get_mut("not_learning") {
+                body["not_learning"] = why.take();
+            }
+            Json(body).into_response()
         }
         Ok(None) => Json(json!({ "status": "fallback" })).into_response(),
         Err(refusal) => refusal.into_response(),

@@ -159,7 +159,11 @@ impl Lease {
         fs.create_dir_all(&dir).attempt("create", &dir)?;
         let epoch = highest(&**fs, root)?.map_or(1, |highest| highest.saturating_add(1));
         let new = dir.join(format!("{NEW_PREFIX}{}", unique()));
-        prepare(&**fs, &new, lease)?;
+        if let Err(error) = prepare(&**fs, &new, lease) {
+            // On a full disk it is tried again and again.
+            fs.remove_dir_all(&new).ok();
+            return Err(error);
+        }
         let claim = claim_dir(root, epoch);
         if let Err(error) = fs.rename(&new, &claim) {
             fs.remove_dir_all(&new).ok();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metrics::{counter, gauge};
 use ouzel_ingest::plan::{Encoded, Followed, PlanEntry, PlanError, PlanFollower, PlanLease, PlanLog};
 use ouzel_snapshot::Store;
 
@@ -12,6 +13,7 @@ use super::PlanWriter;
 use crate::pipeline::stages::backlog::Backlog;
 use crate::pipeline::stages::encode::Encoding;
 use crate::pipeline::standby::RunRole;
+use crate::telemetry::metrics::{PLAN_STALLED, PLAN_STALLS_TOTAL};
 
 /// Time between two reads that found nothing.
 const READ_EVERY: Duration = Duration::from_millis(20);
@@ -32,6 +34,8 @@ pub struct PlanReader {
     read: Option<Instant>,
     /// Since when the first entry waits for vectors.
     waits_for_vectors: Option<Instant>,
+    /// True once the file system has refused the segment of a new writer.
+    is_stalled: bool,
 }
 
 /// The plan log of a join stage.
@@ -70,6 +74,7 @@ impl PlanReader {
             checkpoints: VecDeque::new(),
             read: None,
             waits_for_vectors: None,
+            is_stalled: false,
         }
     }
 
@@ -142,7 +147,17 @@ impl PlanReader {
             return Ok(None);
         };
         // It begins a segment, which ends what counts of the former writer's.
-        let (log, _) = PlanLog::open_leased(lease, &self.dir, self.follower.position())?;
+        let (log, _) = match PlanLog::open_leased(lease, &self.dir, self.follower.position()) {
+            Err(error) if error.is_transient() => {
+                self.stall(error);
+                return Ok(None);
+            }
+            opened => opened?,
+        };
+        if self.is_stalled {
+            tracing::info!("the plan log can be written again: learning continues");
+            gauge!(PLAN_STALLED).set(0.0);
+        }
         let mut left = Vec::new();
         while self.follower.position() < log.position() && !self.role.resync.is_requested() {
             self.read = None;
@@ -156,5 +171,19 @@ impl PlanReader {
             return Ok(None);
         }
         Ok(Some((PlanWriter::new(log, Arc::clone(&self.backlog)), left)))
+    }
+
+    /// Says once that the file system refuses the segment of a new writer. The join stage tries again in a moment.
+    fn stall(&mut self, error: PlanError) {
+        if !self.is_stalled {
+            self.is_stalled = true;
+            tracing::error!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "the plan log cannot be written: learning pauses until it can, serving continues"
+            );
+            counter!(PLAN_STALLS_TOTAL).increment(1);
+            gauge!(PLAN_STALLED).set(1.0);
+        }
+        std::thread::sleep(READ_EVERY);
     }
 }
