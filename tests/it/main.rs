@@ -29,6 +29,7 @@ mod mutations;
 mod outage;
 mod own_broker;
 mod pause;
+mod poisoned_hour;
 mod process;
 mod refusals;
 mod remote;

@@ -116,7 +116,7 @@ impl World {
 }
 
 /// Reads a data folder with clicks.
-fn read(dir: &Path) -> DataDir {
+pub(crate) fn read(dir: &Path) -> DataDir {
     let decoder = Decoder::new(IdSpace::new(0), vec!["click".to_owned()], EventConfig::default()).unwrap();
     DataDir::open(dir, &decoder, &mut ReadOptions::default()).unwrap()
 }
