@@ -69,11 +69,6 @@ impl UsedConfig {
     }
 }
 
-/// Whether a file of a snapshot holds promoted settings.
-pub(crate) fn is_promoted_file(name: &str) -> bool {
-    name == FILE
-}
-
 /// Settings as text: `model.dim = 12` (in place of 8).
 pub(crate) fn list(changes: &[SettingChange]) -> String {
     let named = changes.iter().map(|SettingChange { key, former, present }| {
@@ -124,7 +119,7 @@ mod tests {
                 .manifest()
                 .files
                 .iter()
-                .any(|file| is_promoted_file(&file.name))
+                .any(|file| file.name == FILE)
         );
         // What the operator has set since holds.
         let edited = UsedConfig::of(&parse("model.dim = 12\noptimizer.row_rate = 0.3"), &snapshot).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Poll and the listeners react to the shutdown; every other stage ends when its input closes.
 
-mod handles;
+mod process_state;
 mod remote;
 mod restarts;
 mod scoring;
@@ -33,7 +33,7 @@ use super::provenance::{fingerprint, provenance};
 use super::publisher::Publisher;
 use super::quarantine::QuarantineFile;
 use super::remote::RemoteStatus;
-use super::run::{CurrentRun, Restart, without_log};
+use super::run::{CurrentRun, Restart, RunHandles, without_log};
 use super::second::SecondPlace;
 use super::spec::{Parts, PipelineSpec};
 use super::stages::backlog::Backlog;
@@ -50,7 +50,7 @@ use crate::config::Config;
 use crate::supervisor::{Shutdown, Task};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
-use handles::{handles, process_state};
+use process_state::process_state;
 
 /// Capacity of the channel from join to the learner, batches.
 const BATCHES_AHEAD: usize = 16;

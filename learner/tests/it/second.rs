@@ -85,7 +85,7 @@ fn the_same_model_learns_the_same_bits_and_differs_in_no_figure() {
     let mut serving = learn(Some(&mut twin));
     assert_eq!(twin.trainer().hash().unwrap(), serving.hash().unwrap());
     let task = twin.comparison().tasks()[0];
-    assert!(task.serving.samples > 1000, "{task:?}");
+    assert!(task.serving.judged > 1000, "{task:?}");
     assert_eq!(task.serving, task.candidate);
     for difference in [task.difference, task.auc_difference, task.gauc_difference] {
         let difference = difference.unwrap();
@@ -106,14 +106,14 @@ fn a_model_that_learns_nothing_is_worse_and_changes_no_bit_of_the_other() {
     let mut serving = learn(Some(&mut worse));
     assert_eq!(serving.hash().unwrap(), learn(None).hash().unwrap());
     let task = worse.comparison().tasks()[0];
-    assert_eq!(task.serving.samples, task.candidate.samples);
+    assert_eq!(task.serving.judged, task.candidate.judged);
     let (loss, auc) = (task.difference.unwrap(), task.auc_difference.unwrap());
     assert!(loss.low > 0.0 && auc.high < 0.0, "{loss:?} {auc:?}");
     // A restored comparison goes on from the same figures.
     let dump = worse.comparison().dump();
     worse.restore_comparison(&dump).unwrap();
     let restored = worse.comparison().tasks()[0];
-    assert_eq!(restored.serving.samples, task.serving.samples);
+    assert_eq!(restored.serving.judged, task.serving.judged);
     assert_eq!(restored.auc_difference, task.auc_difference);
 }
 

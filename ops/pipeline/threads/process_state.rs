@@ -1,19 +1,13 @@
-//! What the rest of the process reads of a run: its handles, and the answer of `GET /v1/status`.
+//! The answer of `GET /v1/status`.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Sender;
 
 use ouzel_serving::CandidateSlot;
 use ouzel_snapshot::Store;
 
 use crate::pipeline::admin_handler::role_name;
-use crate::pipeline::control::Control;
 use crate::pipeline::remote::RemoteStatus;
-use crate::pipeline::run::{Restart, RunHandles};
-use crate::pipeline::spec::Parts;
-use crate::pipeline::stages::learn::PendingRequest;
-use crate::pipeline::standby::RunRole;
+use crate::pipeline::run::RunHandles;
 
 /// The answer of `GET /v1/status`.
 pub(super) fn process_state(
@@ -41,23 +35,4 @@ pub(super) fn process_state(
         "recall": status.recall(),
         "candidate": status.candidate().map(|report| report.with_counts(candidates)),
     })
-}
-
-/// The handles of a run that is about to start.
-pub(super) fn handles(
-    parts: &Parts,
-    control: &Control,
-    learner: Sender<PendingRequest>,
-    restarts: &Sender<Restart>,
-) -> RunHandles {
-    let is_standby = parts.plan.is_none();
-    RunHandles {
-        status: Arc::clone(&parts.status),
-        control: control.state.clone(),
-        requests: control.requests.clone(),
-        features: Arc::clone(parts.sequencer.stage().features()),
-        learner,
-        no_log: None,
-        role: Some(RunRole::new(is_standby, parts.operator.clone(), restarts.clone())),
-    }
 }
