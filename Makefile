@@ -6,7 +6,8 @@ TORCH_PYTHON ?= $(PYTHON)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Features of `make build`: TLS to Kafka with the system's OpenSSL, or one built along, and snapshots in S3; FEATURES= builds
 # without them.
-FEATURES ?= $(if $(shell pkg-config --exists openssl 2>/dev/null && echo yes),tls,tls-vendored),s3
+TLS := $(if $(shell pkg-config --exists openssl 2>/dev/null && echo yes),tls,tls-vendored)
+FEATURES ?= $(TLS),s3
 # Arguments of `make demo`, e.g. ARGS="--data DIR --json".
 ARGS ?=
 # Number of kills, and their seed, in `make verify-long`.
@@ -16,7 +17,7 @@ SEED ?= 1
 # The steps share one build folder, one broker and two cores.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo build test cases remote verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
+.PHONY: help demo build test cases remote secure verify verify-long fmt-check clippy doc bench libtorch data encoders kafka kafka-stop clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,9 @@ cases: libtorch ## run the logs that users bring, from files, as records and thr
 remote: ## test the remote copy against an S3-compatible server, installed with pip once; says so if it is skipped
 	$(PYTHON) ops/setup/s3.py run -- cargo test -p ouzel-snapshot --features s3 --test s3 -- --nocapture
 
+secure: libtorch ## test Kafka over TLS, with SCRAM and OIDC, and a schema registry over TLS, in a build with TLS
+	$(PYTHON) ops/setup/kafka.py run -- cargo test -p ouzel -p ouzel-ingest --features $(TLS) --test it --lib -- secure:: formats::tests::tls
+
 verify: fmt-check clippy test doc ## check format, lints, tests and documentation, as CI does
 
 verify-long: export OUZEL_JOIN_CASES ?= 1000000
@@ -53,6 +57,7 @@ verify-long: export OUZEL_ROLLBACK_ROWS ?= 1000000
 verify-long: libtorch data encoders ## run every test with many more cases, mutations and ids, and KILLS=200 kills
 	$(PYTHON) ops/setup/kafka.py run -- cargo test --workspace --release
 	$(PYTHON) ops/setup/s3.py run -- cargo test -p ouzel-snapshot --features s3 --test s3 -- --nocapture
+	@$(MAKE) secure
 	@cargo build --release --bin ouzel
 	@$(TARGET_DIR)/release/ouzel verify --kills $(KILLS) --seed $(SEED) --fail-points all
 

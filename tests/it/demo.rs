@@ -22,7 +22,7 @@ fn the_demo_runs_any_data_folder_and_reports_all_figures() {
 
     for (object, wanted) in [
         ("/events", vec!["impressions", "actions", "rejected"]),
-        ("/samples", vec!["total", "positive"]),
+        ("", vec!["judged", "positives", "samples"]),
         ("/progressive", vec!["auc", "gauc", "ne", "calibration"]),
         ("/baselines/popularity", vec!["auc"]),
         ("/baselines/frozen_half", vec!["auc"]),

@@ -43,7 +43,6 @@ mod secure;
 mod shutdown;
 mod snapshots;
 mod standby;
-mod swap_back;
 mod tasks;
 mod tier;
 mod world;

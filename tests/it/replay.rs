@@ -119,6 +119,7 @@ fn a_replay_reports_the_documented_figures() {
             "popularity_auc",
             "positives",
             "problems",
+            "recall",
             "samples",
             "samples_per_second",
             "second_half",

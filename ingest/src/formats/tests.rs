@@ -2,6 +2,8 @@
 
 #[path = "../../tests/support/registry.rs"]
 mod registry_server;
+#[cfg(feature = "registry-tls")]
+mod tls;
 
 use std::sync::Arc;
 

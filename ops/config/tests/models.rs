@@ -166,6 +166,14 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
     known.insert("dims.user".to_owned(), "0".to_owned());
     known.insert("position".to_owned(), "\"none\"".to_owned());
     known.insert("matmul_precision".to_owned(), "\"f32\"".to_owned());
+    for (key, default) in [
+        ("ppnet", "false"),
+        ("senet", "false"),
+        ("sequence.attention_heads", "1"),
+        ("sequence.time_buckets", "false"),
+    ] {
+        known.insert(key.to_owned(), default.to_owned());
+    }
     known.remove("seed");
     let reference = include_str!("../../../docs/models.md");
     let cells = reference.lines().filter_map(|line| {

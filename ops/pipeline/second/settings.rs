@@ -82,7 +82,7 @@ mod tests {
             ("join.label_policy = \"wait\"", "`join.label_policy` (one joiner"),
             ("learner.batch_min_samples = 8", "(both learn the same batches)"),
             ("learner.threads = 3", "(both run on one device"),
-            ("features.history_len = 7", "`features.history_len`"),
+            ("features.history_len = 150", "`features.history_len`"),
             (
                 "serving.workers = 7",
                 "`serving.workers` (it belongs to the daemon",
