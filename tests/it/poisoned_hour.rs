@@ -74,7 +74,7 @@ impl Night {
         let from_ms = late + hour * HOUR_MS;
         let is_in_hour = |event: &DataEvent| (from_ms..from_ms + HOUR_MS).contains(&event.ts_ms);
 
-        let is_broken = |user: &str| fnv(user) % 3 == 0;
+        let is_broken = |user: &str| fnv(user).is_multiple_of(3);
         let broken: BTreeSet<String> = impressions()
             .filter(|event| is_in_hour(event))
             .map(payload)

@@ -194,10 +194,8 @@ fn another_model_learns_beside_and_its_promotion_is_whole_or_nothing() {
     broker.feed(pieces[1]);
     daemon.wait_joined(broker.n_records());
     let other = report(&daemon, "both models are compared", |report| {
-        report
-            .tasks
-            .first()
-            .is_some_and(|task| task.figures.serving.judged > 100)
+        let task = report.tasks.first();
+        task.is_some_and(|task| task.figures.serving.judged > 100)
     });
     let figures = other.tasks[0].figures;
     assert_eq!(figures.serving.judged, figures.candidate.judged);

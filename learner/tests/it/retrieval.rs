@@ -204,7 +204,6 @@ fn run(model: ModelConfig, batches: &[Batch], items: &[TowerItem]) -> [f64; 2] {
         trainer.step(batch).unwrap();
     }
     let figures = recall.figures().unwrap();
-    println!("{figures:?}");
     assert_eq!(figures.skipped, 0);
     [figures.retrieval.recall_50, figures.popularity.recall_50]
 }
