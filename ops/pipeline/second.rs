@@ -2,7 +2,7 @@
 //! own.
 //!
 //! The serving learner hands each batch over after it has learned it and never waits: a second learner that is
-//! [`MAX_BEHIND`] batches behind is withdrawn. `stage` is its thread, `settings` says in what its configuration may differ,
+//! `MAX_BEHIND` batches behind is withdrawn. `stage` is its thread, `settings` says in what its configuration may differ,
 //! `states` keeps its state on disk, `promotion` makes it the serving model.
 
 pub(crate) mod promotion;

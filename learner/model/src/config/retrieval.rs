@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 
-/// Fields that the tower of users reads: user, context, history, and the newest [`RECENT`] actions.
+/// Fields that the tower of users reads: user, context, history, and the newest `RECENT` actions.
 pub const RETRIEVAL_USER_FIELDS: usize = 4;
 /// Newest actions of the field of recent ones: a session rather than a taste.
 pub(crate) const RECENT: usize = 5;
