@@ -122,15 +122,13 @@ impl PipelineSpec<'_> {
         let (interval_start, note) = (resume.interval_start(), resume.note.clone());
         let (mut stage, trainer, progressive, gates) =
             resume.into_state(config, contents.as_ref(), &partitions, &join_store)?;
-        let (plan, mut recorded) = match store {
-            // The entries of another daemon are read as it writes them.
-            Some(_) if is_standby => (None, VecDeque::new()),
-            Some(store) => {
-                let (plan, recorded) = open_plan(store, plan_position)?;
-                (Some(plan), recorded)
-            }
-            None => (None, VecDeque::new()),
-        };
+        // The entries of another daemon are read as it writes them.
+        let own_plan = store.filter(|_| !is_standby);
+        let opened = own_plan
+            .map(|store| open_plan(store, plan_position))
+            .transpose()?;
+        let (plan, mut recorded) =
+            opened.map_or_else(Default::default, |(plan, recorded)| (Some(plan), recorded));
         let status = Arc::new(PipelineStatus::default());
         let learner = Learner::new(trainer, progressive, self.scores, Arc::clone(&status));
         let mut learner = learner.with_gates(gates).with_catalog(stage.features());

@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use ouzel_ingest::EventProducer;
+use ouzel_ingest::plan::PlanLog;
 use ouzel_learner::set_intra_op_threads;
 use ouzel_sample::FeatureState;
 use ouzel_serving::http::EventsApp;
@@ -43,6 +44,7 @@ use super::stages::join::{Join, JoinLinks, JoinSettings, Plan, PlanReader, PlanW
 use super::stages::learn::{Learn, PendingRequest};
 use super::stages::poll::Poll;
 use super::stages::save::Saver;
+use super::standby::RunRole;
 use super::standby::comparison::Comparison;
 use super::standby::keeper::Keeper;
 use crate::admin;
@@ -257,6 +259,24 @@ impl<'a> Running<'a> {
         })
     }
 
+    /// The plan log as a writer has it, or as a standby reads it from `position` on.
+    fn plan(
+        &self,
+        log: Option<PlanLog>,
+        role: Option<RunRole>,
+        backlog: &Arc<Backlog>,
+        position: u64,
+    ) -> anyhow::Result<Plan> {
+        let backlog = Arc::clone(backlog);
+        Ok(match (log, role) {
+            (Some(log), _) => Plan::Write(PlanWriter::new(log, backlog)),
+            (None, Some(role)) => {
+                Plan::Follow(PlanReader::new(Arc::clone(&self.store), role, backlog, position))
+            }
+            (None, None) => bail!("a pipeline on threads has a plan log"),
+        })
+    }
+
     /// Starts poll, join, encode, learn and save, each connected to the next.
     fn stages(
         &mut self,
@@ -342,15 +362,8 @@ impl<'a> Running<'a> {
             late: parts.intake.late.clone(),
             encoding,
         };
-        let plan = match (parts.plan, role) {
-            (Some(plan), _) => Plan::Write(PlanWriter::new(plan, Arc::clone(&backlog))),
-            (None, Some(role)) => {
-                let position = parts.sequencer.plan_position();
-                let (store, backlog) = (Arc::clone(&self.store), Arc::clone(&backlog));
-                Plan::Follow(PlanReader::new(store, role, backlog, position))
-            }
-            (None, None) => bail!("a pipeline on threads has a plan log"),
-        };
+        let position = parts.sequencer.plan_position();
+        let plan = self.plan(parts.plan, role, &backlog, position)?;
         let join = Join::new(parts.sequencer, plan, settings, links);
         let supervisor = &mut self.process.supervisor;
         supervisor.spawn(Task::Join, move || join.run(&from_poll))?;
