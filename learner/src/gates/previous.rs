@@ -1,7 +1,7 @@
 //! Scores a share of what is learned by the last good version too: a model that became worse than it was goes back.
 
 use ouzel_model::Weights;
-use ouzel_sample::{Batch, EventTime, UserShare};
+use ouzel_sample::{Batch, EventTime, SampleKind, UserShare};
 use tch::Device;
 
 use super::signal::Breach;
@@ -26,6 +26,9 @@ pub struct PreviousVersion {
     n_tasks: usize,
     model: Option<FixedModel>,
     comparison: Comparison,
+    /// Newest event time of a presumed negative. A comparison has only impressions after it: the late positive of an earlier
+    /// one would revise a negative that it does not have.
+    newest_presumed: EventTime,
     /// Verdicts in a row that it is worse.
     n_worse: u32,
 }
@@ -54,6 +57,7 @@ impl PreviousVersion {
             n_tasks,
             model: None,
             comparison: Comparison::new(share, EventTime::MIN, n_tasks),
+            newest_presumed: EventTime::MIN,
             n_worse: 0,
         }
     }
@@ -63,6 +67,12 @@ impl PreviousVersion {
     /// # Errors
     /// When the previous version cannot compute.
     pub fn observe(&mut self, batch: &Batch, logits: &[f32]) -> Result<(), Error> {
+        let presumed = batch
+            .samples
+            .iter()
+            .filter(|sample| sample.kind == SampleKind::EarlyNegative);
+        let newest = presumed.map(|sample| sample.request.ts).max();
+        self.newest_presumed = newest.map_or(self.newest_presumed, |ts| ts.max(self.newest_presumed));
         let Some(model) = &mut self.model else {
             return Ok(());
         };
@@ -83,7 +93,7 @@ impl PreviousVersion {
             return Ok(IntervalVerdict::Undecided);
         }
         let breach = self.breach(max_increase);
-        self.comparison = Comparison::new(self.share, EventTime::MIN, self.n_tasks);
+        self.comparison = Comparison::new(self.share, self.newest_presumed, self.n_tasks);
         let Some(breach) = breach else {
             self.n_worse = 0;
             if let Some(good) = good {
@@ -101,7 +111,10 @@ impl PreviousVersion {
 
     /// Forgets the previous version, as after the weights were replaced.
     pub fn forget(&mut self) {
+        let newest_presumed = self.newest_presumed;
         *self = Self::new(self.device, self.n_tasks);
+        self.newest_presumed = newest_presumed;
+        self.comparison = Comparison::new(self.share, newest_presumed, self.n_tasks);
     }
 
     fn is_decided(&self) -> bool {
@@ -131,7 +144,7 @@ mod tests {
     use ouzel_sample::{Id, Request, Sample, SampleKind};
 
     use super::*;
-    use crate::testing::{batch, sample};
+    use crate::testing::{again, batch, sample};
     use crate::{LearnerConfig, Trainer};
 
     /// Items shown to many users of the share, one in four clicked, with the logits of a learner.
@@ -207,5 +220,43 @@ mod tests {
         previous.observe(&batch, &logits).unwrap();
         let verdict = previous.close(0.05, Some(&weights)).unwrap();
         assert!(matches!(verdict, IntervalVerdict::Worse(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn late_positives_of_impressions_from_before_the_interval_decide_nothing() {
+        let mut trainer = Trainer::new(ModelConfig::default(), LearnerConfig::default()).unwrap();
+        let weights = trainer.weights().unwrap();
+        let mut previous = PreviousVersion::new(Device::Cpu, 1);
+        previous.close(0.05, Some(&weights)).unwrap();
+        let at = |kind: SampleKind, is_late: bool, y: bool, ms: i64| {
+            let (mut shown, logits) = items(200, 0.0);
+            for sample in &mut shown.samples {
+                let request = Request {
+                    ts: EventTime(ms),
+                    ..Request::clone(&sample.request)
+                };
+                *sample = again(sample, kind, y, is_late);
+                sample.request = Arc::new(request);
+            }
+            (shown, logits)
+        };
+        let mut observe = |(batch, logits): (Batch, Vec<f32>)| {
+            previous.observe(&batch, &logits).unwrap();
+            previous.close(0.05, Some(&weights)).unwrap();
+            let tasks = previous.comparison.tasks();
+            (tasks[0].candidate.judged, tasks[0].candidate.positives)
+        };
+        // Without a positive the comparison goes on, so a late positive of the same impressions counts in it.
+        assert_eq!(observe(at(SampleKind::EarlyNegative, false, false, 1)), (200, 0));
+        observe(at(SampleKind::LatePositive, true, true, 1));
+        previous.forget();
+        previous.close(0.05, Some(&weights)).unwrap();
+        let (late, logits) = at(SampleKind::LatePositive, true, true, 1);
+        previous.observe(&late, &logits).unwrap();
+        let task = previous.comparison.tasks()[0];
+        assert_eq!((task.candidate.judged, task.candidate.positives), (0, 0));
+        let (new, logits) = at(SampleKind::EarlyNegative, false, false, 2);
+        previous.observe(&new, &logits).unwrap();
+        assert_eq!(previous.comparison.tasks()[0].candidate.judged, 200);
     }
 }
