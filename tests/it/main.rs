@@ -43,6 +43,7 @@ mod secure;
 mod shutdown;
 mod snapshots;
 mod standby;
+mod swap_back;
 mod tasks;
 mod tier;
 mod world;
