@@ -11,7 +11,7 @@ use super::app::App;
 use super::body;
 use super::refusal::Refusal;
 use super::score::{count_reply, retrieve};
-use crate::retrieval::{RecommendRequest, RetrievalResponse, SimilarRequest};
+use crate::retrieval::{CheckedRetrieval, RecommendRequest, RetrievalResponse, SimilarRequest};
 
 pub(super) async fn recommend(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     let started = Instant::now();
@@ -31,20 +31,21 @@ async fn recommended(app: &App, headers: &HeaderMap, body: Body) -> Result<Retri
     let bytes = body::read(headers, body, &app.config).await?;
     let request: RecommendRequest = body::decode(&bytes)?;
     let request_id = request.request_id.clone();
-    let request = request.check(app.config.max_candidates)?;
-    let k = request.k;
-    Ok(RetrievalResponse::new(
-        retrieve(app, request).await?,
-        k,
-        request_id,
-    ))
+    answer(app, request.check(app.config.max_candidates)?, request_id).await
 }
 
 async fn found_similar(app: &App, headers: &HeaderMap, body: Body) -> Result<RetrievalResponse, Refusal> {
     let bytes = body::read(headers, body, &app.config).await?;
     let request: SimilarRequest = body::decode(&bytes)?;
     let request_id = request.request_id.clone();
-    let request = request.check(app.config.max_candidates)?;
+    answer(app, request.check(app.config.max_candidates)?, request_id).await
+}
+
+async fn answer(
+    app: &App,
+    request: CheckedRetrieval,
+    request_id: Option<String>,
+) -> Result<RetrievalResponse, Refusal> {
     let k = request.k;
     Ok(RetrievalResponse::new(
         retrieve(app, request).await?,

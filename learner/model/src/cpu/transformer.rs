@@ -75,10 +75,12 @@ pub(super) struct Readers {
     pub(super) groups: Vec<Reader>,
 }
 
-/// Gradients, each shaped as its input or weight.
+/// Gradients of a transformer.
 #[derive(Debug, Default)]
 pub(crate) struct TransformerGradients {
+    /// `[n_candidates, width]`
     pub(crate) target: Vec<f32>,
+    /// `[n_requests, len, width]`
     pub(crate) tokens: Vec<f32>,
     pub(crate) weights: NamedGradients,
 }
