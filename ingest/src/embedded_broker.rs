@@ -11,6 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::error::Error;
 
@@ -65,6 +66,17 @@ impl EmbeddedBroker {
             cluster.broker_down(-1)
         };
         outcome.map_err(|error| failed("switch", &error))
+    }
+
+    /// Answers the next `n` requests for offsets as a broker whose partitions have no leader yet.
+    ///
+    /// # Errors
+    /// When the client library has lost the broker.
+    pub fn lose_leaders(&self, n: usize) -> Result<(), Error> {
+        let errors = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; n];
+        self.cluster()?
+            .request_errors(RDKafkaApiKey::ListOffsets, &errors);
+        Ok(())
     }
 
     fn cluster(&self) -> Result<MockCluster<'_, DefaultProducerContext>, Error> {

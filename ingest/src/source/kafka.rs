@@ -22,6 +22,6 @@ mod source;
 pub use check::check_properties;
 pub(crate) use client_log::ClientLog;
 pub use config::KafkaConfig;
-pub(crate) use connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of, unreachable};
+pub(crate) use connect::{REQUEST_TIMEOUT, connect_consumer, once_led, partitions_of, unreachable};
 pub use range::{ReplayBound, ReplayRange};
 pub use source::KafkaSource;

@@ -14,7 +14,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::Error;
 use crate::source::KafkaConfig;
-use crate::source::kafka::{ClientLog, REQUEST_TIMEOUT, connect_consumer, partitions_of, properties};
+use crate::source::kafka::{
+    ClientLog, REQUEST_TIMEOUT, connect_consumer, once_led, partitions_of, properties,
+};
 
 /// How long a broker has to return one record of a topic.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,9 +103,8 @@ fn read_newest(
     let text = |error: KafkaError| error.to_string();
     let mut chosen = None;
     for partition in partitions {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)
-            .map_err(text)?;
+        let watermarks = once_led(|| consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT));
+        let (low, high) = watermarks.map_err(text)?;
         chosen.get_or_insert((*partition, low));
         if high > low {
             chosen = Some((*partition, high - 1));

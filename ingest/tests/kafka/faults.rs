@@ -25,6 +25,15 @@ fn reading_continues_after_an_outage_of_the_broker() {
 }
 
 #[test]
+fn partitions_that_have_no_leader_yet_are_asked_again() {
+    let world = world(1);
+    world.feed(Stream::Actions, 0..10);
+    world.broker.lose_leaders(5).unwrap();
+    let mut source = world.open();
+    Collected::default().until(&mut source, |collected| collected.n() == 10);
+}
+
+#[test]
 fn positions_outside_of_the_log_are_refused_with_their_coordinates() {
     let world = world(1);
     world.feed(Stream::Impressions, 0..10);

@@ -12,6 +12,9 @@ use crate::error::{Error, is_transient};
 
 /// How long a broker has to answer a request at the start.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the partitions of a new topic may be without a leader.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// A consumer with the user's and our properties. Connects in the background.
 pub(crate) fn connect_consumer(
@@ -32,7 +35,7 @@ pub(crate) fn partitions_of(
         topic: topic.to_owned(),
         bootstrap: bootstrap.to_owned(),
     };
-    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let deadline = Instant::now() + ELECTION_TIMEOUT;
     loop {
         let metadata = consumer
             .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
@@ -51,11 +54,35 @@ pub(crate) fn partitions_of(
             }
             // A topic created a moment ago has no leader yet.
             Some(code) if is_transient(code) && Instant::now() < deadline => {
-                consumer.poll(Duration::from_millis(100));
+                consumer.poll(RETRY_EVERY);
             }
             Some(code) => return Err(Error::from_code("describe topic", topic, code)),
         }
     }
+}
+
+/// Repeats a request about partitions that the broker answers with "not now": for a moment after a topic was created or a
+/// broker came back, its partitions have no leader. A broker that does not answer at all is not asked again.
+pub(crate) fn once_led<T>(request: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let deadline = Instant::now() + ELECTION_TIMEOUT;
+    loop {
+        let outcome = request();
+        let code = outcome.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        if !code.is_some_and(is_without_leader) || Instant::now() >= deadline {
+            return outcome;
+        }
+        std::thread::sleep(RETRY_EVERY);
+    }
+}
+
+fn is_without_leader(code: Code) -> bool {
+    matches!(
+        code,
+        Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition
+    )
 }
 
 /// The error for a broker that does not answer `consumer`.

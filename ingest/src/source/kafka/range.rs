@@ -4,7 +4,7 @@ use ouzel_sample::Positions;
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
-use super::connect::REQUEST_TIMEOUT;
+use super::connect::{REQUEST_TIMEOUT, once_led};
 use super::cursor::Cursor;
 use super::reader::TopicReader;
 use crate::error::Error;
@@ -64,13 +64,19 @@ impl TopicReader {
     fn offsets_at(&self, ms: i64) -> Result<Positions, Error> {
         let failed = |error| Error::broker("look up offsets by time in", self.topic.as_str(), &error);
         // The request carries the time in the place of the offset.
-        let times = self.offsets(self.cursors.keys().map(|partition| (*partition, ms)));
-        let offsets = times.and_then(|times| self.consumer.offsets_for_times(times, REQUEST_TIMEOUT));
+        let offsets = once_led(|| {
+            let times = self.offsets(self.cursors.keys().map(|partition| (*partition, ms)))?;
+            let offsets = self.consumer.offsets_for_times(times, REQUEST_TIMEOUT)?;
+            // The call may succeed although an element failed.
+            offsets
+                .elements()
+                .iter()
+                .try_for_each(|element| element.error())?;
+            Ok(offsets)
+        });
         let offsets = offsets.map_err(failed)?;
         let mut positions = Positions::default();
         for element in offsets.elements() {
-            // The call may succeed although an element failed.
-            element.error().map_err(failed)?;
             if let Offset::Offset(offset) = element.offset() {
                 positions.set(self.id(element.partition()), offset);
             }

@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::client_log::ClientLog;
 use super::config::KafkaConfig;
-use super::connect::{REQUEST_TIMEOUT, connect_consumer, partitions_of};
+use super::connect::{REQUEST_TIMEOUT, connect_consumer, once_led, partitions_of};
 use super::cursor::{Cursor, OffsetCheck};
 use super::diagnosis::ReadError;
 use crate::error::Error;
@@ -54,7 +54,8 @@ impl TopicReader {
         };
         for partition in partitions_of(&reader.consumer, &reader.topic, &config.bootstrap)? {
             if is_wanted(reader.id(partition)) {
-                let (low, high) = reader.watermarks(partition)?;
+                let watermarks = once_led(|| reader.try_watermarks(partition));
+                let (low, high) = watermarks.map_err(|error| reader.no_watermarks(partition, &error))?;
                 let cursor = Cursor::new(low, high, low, None);
                 reader.cursors.insert(partition, cursor);
             }
@@ -73,10 +74,17 @@ impl TopicReader {
 
     /// The first offset of a partition and the offset after its last record.
     pub(super) fn watermarks(&self, partition: i32) -> Result<(i64, i64), Error> {
-        let watermarks = self
-            .consumer
-            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
-        watermarks.map_err(|error| Error::broker("fetch watermarks of", self.name(partition), &error))
+        self.try_watermarks(partition)
+            .map_err(|error| self.no_watermarks(partition, &error))
+    }
+
+    fn try_watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
+        self.consumer
+            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
+    }
+
+    fn no_watermarks(&self, partition: i32, error: &KafkaError) -> Error {
+        Error::broker("fetch watermarks of", self.name(partition), error)
     }
 
     /// Refuses a next offset that the log no longer or not yet holds.
