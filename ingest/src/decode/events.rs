@@ -44,18 +44,26 @@ impl Decoder {
                 ..reject
             })?;
             unread.extend(shown.unread.iter().map(|name| format!("items[].{}", &**name)));
-            let features = self.features(NumberScope::Item, "features", shown.features.as_ref());
-            let features = features.map_err(|reject| Reject {
-                detail: format!("items[{i}]: {}", reject.detail),
-                ..reject
-            })?;
+            let features = match &shown.features {
+                None => ShownFeatures::default(),
+                Some(features) => {
+                    self.features(NumberScope::Item, "features", features)
+                        .map_err(|reject| Reject {
+                            detail: format!("items[{i}]: {}", reject.detail),
+                            ..reject
+                        })?
+                }
+            };
             items.push(ShownItem {
                 item,
                 position: shown.position,
                 features,
             });
         }
-        let context = self.features(NumberScope::Context, "context", wire.context.as_ref())?;
+        let context = match &wire.context {
+            None => ShownFeatures::default(),
+            Some(context) => self.features(NumberScope::Context, "context", context)?,
+        };
         let impression = Impression {
             request,
             user,
@@ -227,9 +235,8 @@ impl Decoder {
         &self,
         scope: NumberScope,
         field: &str,
-        pairs: Option<&Features<'_>>,
+        Pairs(pairs): &Features<'_>,
     ) -> Result<ShownFeatures, Reject> {
-        let pairs = pairs.map_or(&[][..], |pairs| &pairs.0);
         self.check_attributes(pairs.len(), format_args!("names in `{field}`"))?;
         let (mut values, mut numbers) = (Vec::with_capacity(pairs.len()), Vec::new());
         for (name, of_name) in pairs {
