@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use ouzel_model::{Inputs, Model, Weights};
-use ouzel_sample::{Batch, Id, IdHasher, Sample, SampleKind};
+use ouzel_sample::{Batch, Id, IdHasher, Sample, SampleKind, ShownSlate, VectorMap};
 use tch::Device;
 
 use crate::error::Error;
@@ -73,6 +73,15 @@ impl FixedModel {
             self.remember(sample, logits);
         }
         Ok(logits)
+    }
+
+    /// Calibrated log-odds of a slate, `[n_candidates, n_tasks]`.
+    ///
+    /// # Errors
+    /// When the model cannot compute.
+    pub fn score_slate(&mut self, slate: &ShownSlate, vectors: &VectorMap) -> Result<Vec<f32>, Error> {
+        let inputs = Inputs::of_shown(&self.weights.config, std::slice::from_ref(slate), vectors);
+        Ok(self.model.score(&inputs, &self.weights)?)
     }
 
     fn remember(&mut self, sample: &Sample, logits: &[f32]) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ouzel_sample::settings::Period;
 use ouzel_verify::FailPoints;
 
 use super::candidate::CandidateArgs;
@@ -145,6 +146,9 @@ pub(crate) struct ReplayArgs {
     /// Also score a quarter of the requests with their shown items hidden among N candidates of the catalogue
     #[arg(long, value_name = "N", value_delimiter = ',', num_args = 1..)]
     pub(crate) candidates: Vec<usize>,
+    /// Also score every slate with versions that are published every so often in event time, such as 1s,10m,6h
+    #[arg(long, value_name = "PERIOD", value_delimiter = ',', num_args = 1..)]
+    pub(crate) publish_every: Vec<Period>,
     /// Print one JSON document on stdout instead of the table
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,7 +5,9 @@
 mod freshness;
 mod hidden;
 mod leaks;
+mod publishing;
 mod report;
+mod rescored;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::telemetry;
 use crate::telemetry::progress::{Figures, Progress, Style};
 use freshness::Freshness;
 use hidden::HiddenSlates;
+use publishing::Publishing;
 use report::{Measured, RunReport};
 
 /// Samples between two updates of the progress.
@@ -135,17 +138,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     }
     let style = Style::detect(args.json);
     let parts = spec.build(None)?;
-    let mut follower = Follower {
-        scores,
-        freshness: Freshness::default(),
-        progress: Progress::new("shown items", total, style),
-        started: Instant::now(),
-        n_samples: 0,
-        n_shown: 0,
-        hidden: HiddenSlates::new(&args.candidates),
-        limit: args.limit,
-        n_read: 0,
-    };
+    let mut follower = Follower::new(config, args, scores, Progress::new("shown items", total, style));
     let mut parts = in_place::run(parts, reveal.as_mut(), style, &mut follower)?;
     let wall = follower.started.elapsed();
     let figures = follower.figures(&parts.learner);
@@ -153,6 +146,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     follower.progress.finish(n_judged, &figures);
     let log = lock(&follower.scores);
     let hidden = follower.hidden.figures(log.middle());
+    let publishing = follower.publishing.figures(log.middle());
     let stage = parts.sequencer.stage();
     let read = parts.intake.decoder.accounts();
     let task = config.task_names().first().cloned().unwrap_or_default();
@@ -175,6 +169,7 @@ fn replay(name: &str, config: &Config, args: &ReplayArgs) -> anyhow::Result<RunR
     let measured = Measured {
         freshness: &follower.freshness,
         hidden,
+        publishing,
         streams,
         inspection,
         wall,
@@ -199,7 +194,8 @@ fn bound(point: Option<RangePoint>) -> Option<ReplayBound> {
 }
 
 /// Measures a run and shows its progress.
-struct Follower {
+struct Follower<'a> {
+    config: &'a Config,
     scores: SharedScores,
     freshness: Freshness,
     progress: Progress,
@@ -209,13 +205,30 @@ struct Follower {
     /// Number of judged items when the progress was last shown.
     n_shown: u64,
     hidden: HiddenSlates,
+    publishing: Publishing,
     /// Shown items after which the run ends.
     limit: Option<u64>,
     /// Shown items read.
     n_read: u64,
 }
 
-impl Follower {
+impl<'a> Follower<'a> {
+    fn new(config: &'a Config, args: &ReplayArgs, scores: SharedScores, progress: Progress) -> Self {
+        Self {
+            config,
+            scores,
+            freshness: Freshness::default(),
+            progress,
+            started: Instant::now(),
+            n_samples: 0,
+            n_shown: 0,
+            hidden: HiddenSlates::new(&args.candidates),
+            publishing: Publishing::new(&args.publish_every),
+            limit: args.limit,
+            n_read: 0,
+        }
+    }
+
     /// Number of shown items with a label.
     fn n_judged(&self) -> u64 {
         lock(&self.scores).len() as u64
@@ -232,7 +245,7 @@ impl Follower {
     }
 }
 
-impl Observer for Follower {
+impl Observer for Follower<'_> {
     fn reading(&mut self, recorded: &DecodedRecord, parts: &mut Parts) -> anyhow::Result<()> {
         match &recorded.event {
             Ok(Event::Item(item)) => self.hidden.add_item(item.id),
@@ -242,6 +255,8 @@ impl Observer for Follower {
                 let features = parts.sequencer.stage().features();
                 self.hidden
                     .score(impression, features, &mut parts.learner.trainer)?;
+                let learner = (&mut parts.learner.trainer, self.config);
+                self.publishing.score(impression, features, learner)?;
             }
             _ => {}
         }
@@ -265,6 +280,7 @@ impl Observer for Follower {
     fn learning(&mut self, batch: &Batch, now: EventTime) {
         self.freshness.add_batch(batch, now);
         self.hidden.learning(batch);
+        self.publishing.learning(batch);
         self.n_samples += batch.samples.len() as u64;
     }
 

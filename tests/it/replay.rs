@@ -119,6 +119,7 @@ fn a_replay_reports_the_documented_figures() {
             "popularity_auc",
             "positives",
             "problems",
+            "publishing",
             "recall",
             "samples",
             "samples_per_second",
@@ -197,6 +198,29 @@ fn immediate_labels_are_learned_once_each() {
         expected.shown - expected.positives - expected.late
     );
     assert_ne!(run["ledger_hash"], replay_data(home.path(), &[])["ledger_hash"]);
+}
+
+#[test]
+fn versions_published_less_often_know_less() {
+    let home = Home::empty();
+    World::generate(300, home.path());
+    let periods = ["--publish-every", "1ms,2m,365d"];
+    let run = replay_data(home.path(), &[&["--labels", "immediate"], &periods[..]].concat());
+    let published = run["publishing"].as_array().unwrap();
+    let of = |name: &str| -> Vec<f64> { published.iter().map(|of| of[name].as_f64().unwrap()).collect() };
+    let (aucs, versions) = (of("auc"), of("versions"));
+    let newest = run["second_half"]["auc"].as_f64().unwrap();
+    assert!(
+        (aucs[0] - newest).abs() < 0.005,
+        "{aucs:?}, newest weights {newest}"
+    );
+    assert!(aucs[0] > aucs[2] + 0.02, "{aucs:?}");
+    assert!(versions[0] > versions[1] && versions[1] > 2.0, "{versions:?}");
+    assert!((versions[2] - 1.0).abs() < f64::EPSILON, "{versions:?}");
+    // Versions beside the learner change nothing that is learned.
+    let plain = replay_data(home.path(), &["--labels", "immediate"]);
+    assert_eq!(plain["weights_hash"], run["weights_hash"]);
+    assert_eq!(plain["publishing"].as_array().unwrap().len(), 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! requests are scored again with the weights and features of their impression: the slate alone, and hidden among random other
 //! items of the catalogue. The figures of both are of the shown items, whose outcomes are known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use ouzel_learner::Trainer;
 use ouzel_learner::model::uniform;
-use ouzel_learner::validation::{Figures, ScoreLog};
+use ouzel_learner::validation::Figures;
 use ouzel_sample::{
-    Batch, Candidate, EventTime, FeatureQuery, FeatureState, Id, IdHasher, Impression, ShownItem,
-    ShownLogits, ShownSlate, VectorMap,
+    Batch, EventTime, FeatureQuery, FeatureState, Id, IdHasher, Impression, ShownItem, ShownSlate,
 };
+
+use super::rescored::Rescored;
 
 /// One request in so many is scored again.
 const EVERY: u64 = 4;
@@ -51,10 +52,8 @@ pub(super) struct HiddenSlates {
     /// Items known so far, in the order of the log.
     catalogue: Vec<Id>,
     known: HashSet<Id, BuildHasherDefault<IdHasher>>,
-    /// Logits by item of a request: alone, then in each kind of request.
-    logits: HashMap<Id, Vec<f32>, BuildHasherDefault<IdHasher>>,
-    /// Alone, then each kind of request.
-    logs: Vec<ScoreLog>,
+    /// Alone, then in each kind of request.
+    rescored: Rescored,
     /// Pairs and those in the order of the slate alone, for each kind of request.
     pairs: Vec<[u64; 2]>,
     /// Sums of logits less those of the slate alone, and their number, for each kind of request.
@@ -71,8 +70,7 @@ impl HiddenSlates {
         Self {
             catalogue: Vec::new(),
             known: HashSet::default(),
-            logits: HashMap::default(),
-            logs: vec![ScoreLog::default(); kinds.len() + 1],
+            rescored: Rescored::new(kinds.len() + 1),
             pairs: vec![[0; 2]; kinds.len()],
             shifts: vec![(0.0, 0); kinds.len()],
             kinds,
@@ -122,7 +120,7 @@ impl HiddenSlates {
             }
         }
         for (shown, logits) in impression.items.iter().zip(logits) {
-            self.logits.insert(impression.request.pair(shown.item), logits);
+            self.rescored.insert(impression.request, shown.item, logits);
         }
         Ok(())
     }
@@ -157,34 +155,7 @@ impl HiddenSlates {
 
     /// Records the outcomes of a batch.
     pub(super) fn learning(&mut self, batch: &Batch) {
-        if self.logits.is_empty() {
-            return;
-        }
-        for (index, log) in self.logs.iter_mut().enumerate() {
-            let mut hidden = Batch {
-                seq: batch.seq,
-                shown: Vec::new(),
-                samples: Vec::new(),
-                vectors: VectorMap::default(),
-                deleted: Vec::new(),
-                read: batch.read,
-            };
-            for sample in &batch.samples {
-                let Some(logits) = self.logits.get(&sample.request.id.pair(sample.candidate.item)) else {
-                    continue;
-                };
-                let mut sample = sample.clone();
-                let candidate = Candidate {
-                    predicted: ShownLogits::default(),
-                    ..Candidate::clone(&sample.candidate)
-                };
-                candidate.predicted.set(&logits[index..=index]);
-                sample.candidate = Arc::new(candidate);
-                hidden.samples.push(sample);
-            }
-            let unused = vec![f32::NAN; hidden.samples.len()];
-            log.add(&hidden, &unused);
-        }
+        self.rescored.learning(batch);
     }
 
     /// The figures from `middle` on, the slates alone first.
@@ -199,7 +170,7 @@ impl HiddenSlates {
             has_top_k: false,
             same_order: 1.0,
             logit_shift: 0.0,
-            figures: self.logs[0].figures(middle),
+            figures: self.rescored.figures(0, middle),
         };
         let among = self.kinds.iter().enumerate().map(|(index, kind)| {
             let ([all, same], (shift, n)) = (self.pairs[index], self.shifts[index]);
@@ -209,7 +180,7 @@ impl HiddenSlates {
                 same_order: ratio(same, all),
                 #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
                 logit_shift: shift / n.max(1) as f64,
-                figures: self.logs[index + 1].figures(middle),
+                figures: self.rescored.figures(index + 1, middle),
             }
         });
         std::iter::once(alone).chain(among).collect()

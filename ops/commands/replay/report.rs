@@ -12,6 +12,7 @@ use ouzel_sample::EventTime;
 use super::freshness::{Ages, Freshness};
 use super::hidden::HiddenFigures;
 use super::leaks::Inspection;
+use super::publishing::PublishingFigures;
 use super::{Measurement, per_second};
 use crate::commands::data::JoinFigures;
 use crate::commands::output::{figure, figures};
@@ -48,6 +49,8 @@ pub(super) struct RunReport {
     second_half_buckets: Buckets,
     /// Shown items among many other candidates, with `--candidates`.
     hidden: Vec<HiddenFigures>,
+    /// Shown items under versions that are published every so often, with `--publish-every`.
+    publishing: Vec<PublishingFigures>,
     /// Recall of retrieval and of popularity over the catalog; none without towers.
     recall: Option<RecallFigures>,
     join: JoinFigures,
@@ -72,6 +75,7 @@ pub(super) struct RunReport {
 pub(super) struct Measured<'a> {
     pub(super) freshness: &'a Freshness,
     pub(super) hidden: Vec<HiddenFigures>,
+    pub(super) publishing: Vec<PublishingFigures>,
     pub(super) streams: StreamReport,
     pub(super) inspection: Inspection,
     /// How long the run took.
@@ -144,6 +148,7 @@ impl RunReport {
             buckets: scores.buckets(EventTime::MIN),
             second_half_buckets: scores.buckets(middle),
             hidden: measured.hidden,
+            publishing: measured.publishing,
             recall: parts.learner.progressive.recall.figures(),
             join: JoinFigures {
                 rejected: measured.streams.n_rejected(),
@@ -213,19 +218,7 @@ impl RunReport {
                 writeln!(out, "  {label:<12} {row}  ({judged} items of the second half)")?;
             }
         }
-        for hidden in &self.hidden {
-            let among = match (hidden.candidates, hidden.has_top_k) {
-                (None, _) => "alone".to_owned(),
-                (Some(n), false) => format!("of {n}"),
-                (Some(n), true) => format!("{n}, top_k"),
-            };
-            writeln!(
-                out,
-                "  {among:<12} {}  (second half, a quarter of the requests; {} of pairs in the same order)",
-                figures(&hidden.figures),
-                figure(Some(hidden.same_order))
-            )?;
-        }
+        self.write_rescored(out)?;
         if let Some(recall) = &self.recall {
             for (name, of) in [("recall", recall.retrieval), ("  popularity", recall.popularity)] {
                 writeln!(
@@ -255,5 +248,32 @@ impl RunReport {
         }
         writeln!(out, "  ledger       {}", self.ledger_hash)?;
         writeln!(out, "  weights      {}", self.weights_hash)
+    }
+
+    /// Writes the figures of shown items that were scored again.
+    fn write_rescored(&self, out: &mut dyn Write) -> io::Result<()> {
+        for hidden in &self.hidden {
+            let among = match (hidden.candidates, hidden.has_top_k) {
+                (None, _) => "alone".to_owned(),
+                (Some(n), false) => format!("of {n}"),
+                (Some(n), true) => format!("{n}, top_k"),
+            };
+            writeln!(
+                out,
+                "  {among:<12} {}  (second half, a quarter of the requests; {} of pairs in the same order)",
+                figures(&hidden.figures),
+                figure(Some(hidden.same_order))
+            )?;
+        }
+        for published in &self.publishing {
+            let label = format!("every {}", published.publish_every);
+            writeln!(
+                out,
+                "  {label:<12} {}  (second half, {} versions)",
+                figures(&published.figures),
+                published.versions
+            )?;
+        }
+        Ok(())
     }
 }
