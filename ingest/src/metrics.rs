@@ -19,6 +19,8 @@ ouzel_sample::metric_names! {
         "Actions that no task learns from, by name; at most 64 names are counted apart.";
     gauge UNLEARNED_NUMBERS = "ouzel_ingest_unlearned_numbers", Count,
         "Numbers of shown items and requests that are not learned, because there are more than 256 names of numbers.";
+    gauge UNLISTED_ACTIONS = "ouzel_ingest_unlisted_actions", Count,
+        "Actions since the start that are in no list of the long past: their item has no category, author or tag.";
     gauge EVICTED_PROFILES = "ouzel_ingest_evicted_profiles", Count,
         "Profiles of users forgotten because there are more than `features.max_users`.";
     counter OFFSET_DUPLICATES = "ouzel_ingest_offset_duplicates_total", Count,

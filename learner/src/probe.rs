@@ -36,6 +36,7 @@ fn inputs(weights: &Weights, number: u64) -> Inputs {
         task: TaskId::default(),
     };
     let request = Request {
+        past: vec![(0..N_HISTORY).map(entry).collect()],
         id: id(0, 0),
         user: id(3, 0),
         ts: EventTime(now),
@@ -51,6 +52,7 @@ fn inputs(weights: &Weights, number: u64) -> Inputs {
                 *value = unit(id(6, 100 * n + at).0);
             }
             Candidate {
+                past: Some(0),
                 item: id(5, n),
                 attributes: Vec::new(),
                 position: None,

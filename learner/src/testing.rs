@@ -16,6 +16,7 @@ pub(crate) fn sample(request: u64, item: u64, kind: SampleKind, y: bool) -> Samp
     Sample {
         seq: 0,
         request: Arc::new(Request {
+            past: Vec::new(),
             id: Id(request),
             user: Id(1),
             ts: EventTime(0),
@@ -25,6 +26,7 @@ pub(crate) fn sample(request: u64, item: u64, kind: SampleKind, y: bool) -> Samp
             n_items: 1,
         }),
         candidate: Arc::new(Candidate {
+            past: None,
             item: Id(item),
             attributes: Vec::new(),
             position: None,

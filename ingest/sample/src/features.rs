@@ -11,11 +11,14 @@ mod counter;
 mod dense;
 mod dump;
 mod limits;
+mod long_past;
 mod migrate;
 mod numbers;
 #[cfg(test)]
 mod oracle;
 mod outcomes;
+#[cfg(test)]
+mod past_tests;
 mod popularity;
 mod profiles;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::Sample;
 
 /// A running hash of samples: equal hashes mean equal samples in equal order.
 ///
-/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | weight | features | history items | values)`
+/// `h_k = blake3(h_{k-1} | seq | request | item | labels | kind | weight | features | history items | list of the long past | values)`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     hash: [u8; 32],
@@ -29,6 +29,15 @@ impl Ledger {
         }
         for entry in &sample.request.history {
             hasher.add(entry.item.0.to_le_bytes());
+        }
+        let list = sample.candidate.past.map(usize::from);
+        for entry in list
+            .and_then(|list| sample.request.past.get(list))
+            .into_iter()
+            .flatten()
+        {
+            hasher.add(entry.item.0.to_le_bytes());
+            hasher.add(entry.ts.0.to_le_bytes());
         }
         for (task, value) in &sample.values {
             hasher.add([*task]);

@@ -22,6 +22,9 @@ pub struct Request {
     pub history: Vec<HistoryEntry>,
     /// Content of the newest `FeatureConfig::history_contents` entries of `history`, oldest first.
     pub contents: Vec<VectorId>,
+    /// Lists of the user's long past strictly before `ts`, each oldest first and at most `FeatureConfig::long_len` long; they
+    /// may repeat actions of `history`. Empty where the model reads none.
+    pub past: Vec<Vec<HistoryEntry>>,
     /// Number of items in the slate.
     pub n_items: u16,
 }
@@ -52,6 +55,8 @@ pub struct Candidate {
     pub dense: Dense,
     /// The item's content as of the impression.
     pub content: VectorId,
+    /// The place in `Request::past` of the list that the candidate reads; none without such actions.
+    pub past: Option<u16>,
     /// The predictions at the time of the impression.
     #[serde(skip)]
     pub predicted: ShownLogits,

@@ -18,7 +18,7 @@ use crate::join::slot::RequestSlot;
 use crate::join::store::JoinStore;
 
 /// First bytes of an exported state; the digit is the version of the layout.
-pub(super) const MAGIC: &[u8; 10] = b"ouzeljoin4";
+pub(super) const MAGIC: &[u8; 10] = b"ouzeljoin5";
 
 /// What precedes the slots.
 #[derive(Serialize, Deserialize)]

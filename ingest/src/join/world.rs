@@ -335,6 +335,7 @@ pub(super) fn without_repeats<'a>(events: impl Iterator<Item = &'a WorldEvent>) 
 /// Features that depend on the impression alone, so that every derivation of a state has the same.
 pub(super) fn capture(impression: &Impression) -> Captured {
     let candidate = |shown: &ShownItem| Candidate {
+        past: None,
         item: shown.item,
         attributes: Vec::new(),
         position: shown.position,
@@ -343,6 +344,7 @@ pub(super) fn capture(impression: &Impression) -> Captured {
         predicted: ShownLogits::default(),
     };
     let request = Request {
+        past: Vec::new(),
         id: impression.request,
         user: impression.user,
         ts: impression.ts,

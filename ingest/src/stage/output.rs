@@ -8,7 +8,7 @@ use ouzel_sample::{Action, Batch, EventTime, FeatureQuery, FeatureState, Id, Imp
 use super::checkpoint::StageState;
 use crate::deleted::DeletedItems;
 use crate::join::{Captured, FeatureSource, JoinEffects, Outcome};
-use crate::metrics::{EVICTED_PROFILES, UNLEARNED_NUMBERS};
+use crate::metrics::{EVICTED_PROFILES, UNLEARNED_NUMBERS, UNLISTED_ACTIONS};
 
 /// The feature state and the batcher.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ impl StageOutput {
         gauge!(UNLEARNED_NUMBERS).set(self.features.n_unlearned_numbers() as f64);
         #[expect(clippy::cast_precision_loss, reason = "a count for people")]
         gauge!(EVICTED_PROFILES).set(self.features.n_evicted_profiles() as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a count for people")]
+        gauge!(UNLISTED_ACTIONS).set(self.features.n_unlisted_actions() as f64);
         batch.shown = std::mem::take(&mut self.shown);
         let slates = batch.shown.iter();
         let requests = slates.clone().map(|slate| &*slate.request);

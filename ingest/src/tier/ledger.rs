@@ -113,11 +113,6 @@ impl SourceLedger {
         offset >= self.actions_before && self.actions.insert(action_key(offset, part))
     }
 
-    /// Replaces offsets of records, which had one action each, by keys.
-    pub(super) fn key_actions(&mut self) {
-        self.actions = self.actions.iter().map(|offset| action_key(*offset, 0)).collect();
-    }
-
     /// Notes that every action before `offset` has its outcome.
     pub(super) fn resolve_actions(&mut self, offset: i64) {
         if offset > self.actions_before {

@@ -371,6 +371,7 @@ fn shown(config: &JoinConfig, impression: Impression, watermark: EventTime) -> J
 /// An impression without features: the learner captures those.
 fn without_features(impression: &Impression) -> Captured {
     let request = Request {
+        past: Vec::new(),
         id: impression.request,
         user: impression.user,
         ts: impression.ts,
@@ -380,6 +381,7 @@ fn without_features(impression: &Impression) -> Captured {
         n_items: u16::try_from(impression.items.len()).unwrap_or(u16::MAX),
     };
     let candidates = impression.items.iter().map(|shown| Candidate {
+        past: None,
         item: shown.item,
         attributes: Vec::new(),
         position: shown.position,

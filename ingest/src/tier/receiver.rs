@@ -22,9 +22,7 @@ use crate::tier::ledger::SourceLedger;
 use pending::{PendingImpression, Reported};
 
 /// First bytes of a state; the digit is the version of the layout.
-const MAGIC: &[u8; 10] = b"ouzeltier4";
-/// Those of the layout before, in which actions were known by the offset of their record alone.
-const MAGIC_BY_OFFSET: &[u8; 10] = b"ouzeltier3";
+const MAGIC: &[u8; 10] = b"ouzeltier5";
 
 /// The receiver.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -61,23 +59,23 @@ impl JoinResultReceiver {
         postcard::to_extend(self, MAGIC.to_vec()).expect("the state has no type that postcard refuses")
     }
 
-    /// True for the bytes of an exported receiver.
+    /// True for the bytes of an exported receiver of any version.
     pub(crate) fn is_exported(bytes: &[u8]) -> bool {
-        bytes.starts_with(MAGIC) || bytes.starts_with(MAGIC_BY_OFFSET)
+        bytes.starts_with(&MAGIC[..MAGIC.len() - 1])
     }
 
     /// The receiver that was exported, for the tasks of `config`.
     pub(crate) fn import(bytes: &[u8], config: &JoinConfig) -> Result<Self, JoinError> {
         let n_tasks = config.n_tasks();
         let decode = |detail: String| JoinError::Decode(detail);
-        let by_offset = bytes.strip_prefix(MAGIC_BY_OFFSET);
-        let body = by_offset
-            .or_else(|| bytes.strip_prefix(MAGIC))
-            .ok_or_else(|| decode("the first bytes are not those of a tier's state".to_owned()))?;
+        let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
+            let what = match Self::is_exported(bytes) {
+                true => "another version of ouzel wrote the tier's state: continue with that version",
+                false => "the first bytes are not those of a tier's state",
+            };
+            decode(what.to_owned())
+        })?;
         let mut receiver: Self = postcard::from_bytes(body).map_err(|error| decode(error.to_string()))?;
-        if by_offset.is_some() {
-            receiver.ledgers.values_mut().for_each(SourceLedger::key_actions);
-        }
         if receiver.counters.tasks.len() != n_tasks {
             let n = receiver.counters.tasks.len();
             return Err(decode(format!("counters of {n} tasks, {n_tasks} are configured")));

@@ -44,6 +44,7 @@ pub(crate) fn capture(impression: &Impression, history: usize) -> Captured {
         task: 0,
     };
     let request = Request {
+        past: Vec::new(),
         id: impression.request,
         user: impression.user,
         ts: impression.ts,
@@ -53,6 +54,7 @@ pub(crate) fn capture(impression: &Impression, history: usize) -> Captured {
         n_items: u16::try_from(impression.items.len()).unwrap(),
     };
     let candidates = impression.items.iter().map(|shown| Candidate {
+        past: None,
         item: shown.item,
         attributes: Vec::new(),
         position: shown.position,

@@ -100,6 +100,7 @@ impl World {
             task: 0,
         };
         let request = Arc::new(Request {
+            past: Vec::new(),
             id: Id(number),
             user: Id(pick(number, 0, N_USERS)),
             ts: now,
@@ -126,6 +127,7 @@ impl World {
                     seq: 0,
                     request: Arc::clone(&request),
                     candidate: Arc::new(Candidate {
+                        past: None,
                         item: Id(item),
                         attributes: vec![Attribute {
                             field: AttributeField::Category,

@@ -98,6 +98,7 @@ mod tests {
         Sample {
             seq: 0,
             request: Arc::new(Request {
+                past: Vec::new(),
                 id: Id(request),
                 user: Id(9),
                 ts: EventTime(0),
@@ -107,6 +108,7 @@ mod tests {
                 n_items: 1,
             }),
             candidate: Arc::new(Candidate {
+                past: None,
                 item: Id(1),
                 attributes: Vec::new(),
                 position: None,

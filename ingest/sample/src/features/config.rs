@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::long_past::{LATE_SLACK, LongLimits};
 use crate::settings::{ByteSize, KeyError, Period, out_of_range};
 
 /// What is stored of users and items between events. Part of a snapshot's schema except for the limits: other values make
@@ -25,6 +26,17 @@ pub struct FeatureConfig {
     ///
     /// Unit: actions. Raise it together with `history_len`.
     pub history_capacity: usize,
+    /// Actions of a user that are stored by the attribute of their item, the long past that `model.long_history` searches.
+    /// Beyond it the oldest is dropped; the newest `model.long_history.len` of an attribute and 32 for late events are
+    /// stored. Without `model.long_history`, and at `0`, none are.
+    ///
+    /// Unit: actions, 24 to 48 bytes each and 130 bytes for each attribute. Raise it with the length of the past that
+    /// says something.
+    pub long_capacity: usize,
+    /// Newest actions of a key that a request carries, `model.long_history.len`; 0 where the model reads none, and then
+    /// none are stored. Derived from the model, not a key.
+    #[schemars(skip)]
+    pub long_len: usize,
     /// Shown items stored for each user. Content features compare candidates with those the user did not act on.
     ///
     /// Unit: items. Lower it to save memory; it matters only with content.
@@ -64,8 +76,9 @@ pub struct FeatureConfig {
     /// above it those whose newest version is oldest are forgotten.
     ///
     /// Unit: users. A history takes at most 650 bytes + 24 and 16 bytes times the powers of two above `history_capacity` and
-    /// `shown_capacity` + 8 bytes times `value_capacity` and `word_capacity`, a profile 150 bytes + 16 for each value. Raise it
-    /// to the number of active users, or lower it to save memory.
+    /// `shown_capacity` + 8 bytes times `value_capacity` and `word_capacity`, with a long past up to 180 bytes times
+    /// `long_capacity` more (of one attribute an action; 50 with long lists), a profile 150 bytes + 16 for each value. Raise
+    /// it to the number of active users, or lower it to save memory.
     #[schemars(range(min = 1))]
     pub max_users: usize,
     /// Live counters. Above it those untouched for longest are forgotten.
@@ -90,6 +103,8 @@ impl Default for FeatureConfig {
             history_len: 100,
             history_contents: 0,
             history_capacity: 200,
+            long_capacity: 5_000,
+            long_len: 0,
             shown_capacity: 50,
             value_capacity: 256,
             word_capacity: 512,
@@ -106,6 +121,14 @@ impl Default for FeatureConfig {
 }
 
 impl FeatureConfig {
+    /// Limits of a user's long past; none where none is stored.
+    pub(crate) fn long_limits(&self) -> Option<LongLimits> {
+        (self.long_len > 0 && self.long_capacity > 0).then_some(LongLimits {
+            list: self.long_len + LATE_SLACK,
+            total: self.long_capacity,
+        })
+    }
+
     /// Every value that cannot be used, by its key below `features`.
     #[must_use]
     pub fn validate(&self) -> Vec<KeyError> {
@@ -137,6 +160,11 @@ impl FeatureConfig {
             max_counters,
             max_catalog,
             expire_after,
+            // Without a reader it decides nothing.
+            long_capacity: match self.long_len {
+                0 => Self::default().long_capacity,
+                _ => self.long_capacity,
+            },
             ..self.clone()
         }
     }

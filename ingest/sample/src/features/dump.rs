@@ -21,7 +21,7 @@ use super::vectors::{VectorDump, VectorTable};
 use crate::{EventTime, Id, IdMap, Item};
 
 /// The first bytes of a dump. The format changes with every change of the types in [`Dump`].
-const MAGIC: &[u8] = b"ouzel features 3\n";
+const MAGIC: &[u8] = b"ouzel features 4\n";
 
 /// A dump that cannot be loaded.
 #[derive(Debug, thiserror::Error)]

@@ -55,6 +55,9 @@ impl FeatureState {
             migration.lost_users = dump.users.len() as u64;
             dump.users.clear();
         }
+        if config.long_limits().is_none() {
+            dump.users.iter_mut().for_each(|(_, user)| user.clear_long());
+        }
         if is_primary && keeps_counters(&dump.config, &config) {
             migration.counters = dump.counters.len() as u64;
         } else {

@@ -1,5 +1,8 @@
 //! Reading features: the one definition of every feature, for training and serving.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
 use super::counter::CounterScope;
 use super::dense::{Dense, Feature, N_DENSE};
 use super::numbers::merged;
@@ -11,8 +14,8 @@ use super::titles::{N_TITLE, UserTitles};
 use super::vector_map::VectorMap;
 use super::vectors::{N_MODALITIES, VectorId};
 use crate::{
-    Attribute, AttributeField, Candidate, EventTime, Id, Item, Number, Request, ShownFeatures, ShownItem,
-    ShownLogits,
+    Attribute, AttributeField, Candidate, EventTime, HistoryEntry, Id, IdHasher, Item, Number, Request,
+    ShownFeatures, ShownItem, ShownLogits, primary_attribute,
 };
 
 /// A request for the features of some items for one user, as of a time.
@@ -52,6 +55,7 @@ impl FeatureState {
                 dense: Dense::new(self.item_features(query, &shared, shown.item, item.as_deref())),
                 content: self.content(shown.item),
                 attributes: self.attributes(item.as_deref(), &shown.features),
+                past: None,
                 predicted: ShownLogits::default(),
             }
         };
@@ -59,6 +63,7 @@ impl FeatureState {
         self.fill_similarities(&shared, &mut candidates);
         self.fill_titles(&shared, &mut candidates);
         centre(&mut candidates);
+        let past = self.search_past(query, &mut candidates);
         let history = shared.history;
         let newest = history.len().saturating_sub(self.config.history_contents);
         let contents = history[newest..].iter().map(|entry| self.content(entry.item));
@@ -69,9 +74,34 @@ impl FeatureState {
             ts: query.ts,
             context: shared.context,
             history,
+            past,
             n_items: u16::try_from(query.items.len()).unwrap_or(u16::MAX),
         };
         (request, candidates)
+    }
+
+    /// Searches the user's long past for the primary attribute of each candidate, as of the query. Returns the lists,
+    /// each once, and sets the candidates' places among them.
+    fn search_past(&self, query: &FeatureQuery<'_>, candidates: &mut [Candidate]) -> Vec<Vec<HistoryEntry>> {
+        let mut lists = Vec::new();
+        let user = self.users.get(&query.user);
+        let Some(long) = user.as_ref().and_then(|user| user.long()) else {
+            return lists;
+        };
+        let mut places: HashMap<Id, Option<u16>, BuildHasherDefault<IdHasher>> = HashMap::default();
+        for candidate in candidates {
+            let key = primary_attribute(&candidate.attributes);
+            candidate.past = *places.entry(key).or_insert_with(|| {
+                let place = u16::try_from(lists.len()).ok()?;
+                let list = long.search(key, query.ts, self.config.long_len);
+                if list.is_empty() {
+                    return None;
+                }
+                lists.push(list);
+                Some(place)
+            });
+        }
+        lists
     }
 
     /// The content vectors that these requests and candidates refer to.

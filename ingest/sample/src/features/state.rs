@@ -8,6 +8,7 @@ use dashmap::mapref::one::RefMut;
 use super::clicks::counted_values;
 use super::config::FeatureConfig;
 use super::counter::{Counter, CounterKey, CounterScope};
+use super::long_past::LongAction;
 use super::numbers::{NumberTable, merged};
 use super::profiles::Profiles;
 use super::seeds::Seeds;
@@ -153,7 +154,7 @@ impl FeatureState {
     pub fn seed_history(&self, user: Id, items: &[Id], ts: EventTime) {
         let mut state = self.user(user);
         for id in items {
-            state.add_action(self.history_entry(*id, ts, 0), self.config.history_capacity);
+            self.add_past(&mut state, self.history_entry(*id, ts, 0));
             state.clicks.add();
             let mut seeds = write(&self.seeds);
             seeds.add(ts);
@@ -195,7 +196,10 @@ impl FeatureState {
     pub fn add_action(&self, action: &Action, context: &[Id], slate_size: Option<u16>) {
         let entry = self.history_entry(action.item, action.ts, action.task);
         let mut user = self.user(action.user);
-        user.add_action(entry, self.config.history_capacity);
+        self.add_past(&mut user, entry);
+        if entry.attribute == Id::default() && self.config.long_limits().is_some() {
+            self.usage.n_unlisted.fetch_add(1, Ordering::Relaxed);
+        }
         if action.task == 0 {
             let item = self.item(action.item);
             user.outcomes.add_action(action);
@@ -302,6 +306,34 @@ impl FeatureState {
         }
     }
 
+    /// Adds an action to the user's history and, once its item is known, to the long past.
+    fn add_past(&self, user: &mut UserState, entry: HistoryEntry) {
+        user.add_action(entry, self.config.history_capacity);
+        let HistoryEntry {
+            item,
+            ts,
+            attribute,
+            task,
+        } = entry;
+        self.add_long(user, attribute, LongAction { item, ts, task });
+    }
+
+    /// Adds an action to the list of its key, if there is a long past and the action has a key.
+    fn add_long(&self, user: &mut UserState, key: Id, action: LongAction) {
+        if let Some(limits) = self.config.long_limits()
+            && key != Id::default()
+        {
+            user.add_long(key, action, limits);
+        }
+    }
+
+    /// Number of actions since the start that are in no list of a long past, because their item has no category, author or
+    /// tag, or was unknown.
+    #[must_use]
+    pub fn n_unlisted_actions(&self) -> u64 {
+        self.usage.n_unlisted.load(Ordering::Relaxed)
+    }
+
     /// Counts the seeded actions that waited for an item.
     fn count_waiting_seeds(&self, item: &Item) {
         let mut seeds = write(&self.seeds);
@@ -314,6 +346,12 @@ impl FeatureState {
         for user in users {
             if let Some(mut user) = self.users.get_mut(&user) {
                 user.clicks.add_item(item, &self.config);
+                let seeded = LongAction {
+                    item: item.id,
+                    ts,
+                    task: 0,
+                };
+                self.add_long(&mut user, primary_attribute(&item.attributes), seeded);
             }
             self.count_value_actions(item, now);
         }

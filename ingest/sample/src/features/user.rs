@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::clicks::ClickCounts;
+use super::long_past::{LongAction, LongLimits, LongPast};
 use super::outcomes::Outcomes;
 use crate::{EventTime, HistoryEntry, Id, TaskMap};
 
@@ -15,6 +16,8 @@ pub(crate) struct UserState {
     history: VecDeque<HistoryEntry>,
     /// Shown items in the same order.
     shown: VecDeque<(EventTime, Id)>,
+    /// Actions by key; none while there is none, or the model reads no long past.
+    long: Option<Box<LongPast>>,
     pub(crate) outcomes: Outcomes,
     pub(crate) clicks: ClickCounts,
 }
@@ -23,6 +26,21 @@ impl UserState {
     /// Inserts an action in event-time order and drops the oldest beyond `max`.
     pub(crate) fn add_action(&mut self, entry: HistoryEntry, max: usize) {
         insert_in_order(&mut self.history, entry, |entry| entry.ts, max);
+    }
+
+    /// Inserts an action into the list of `key`, see [`LongPast::add`].
+    pub(crate) fn add_long(&mut self, key: Id, action: LongAction, limits: LongLimits) {
+        self.long.get_or_insert_default().add(key, action, limits);
+    }
+
+    /// The actions by key; none while there is none.
+    pub(crate) fn long(&self) -> Option<&LongPast> {
+        self.long.as_deref()
+    }
+
+    /// Drops the actions by key.
+    pub(crate) fn clear_long(&mut self) {
+        self.long = None;
     }
 
     /// Inserts a shown item in event-time order and drops the oldest beyond `max`.
@@ -39,7 +57,8 @@ impl UserState {
             entry.task = present.unwrap_or(entry.task);
             present.is_some()
         });
-        (before - self.history.len()) as u64
+        let of_long = self.long.as_mut().map_or(0, |long| long.migrate(tasks));
+        (before - self.history.len()) as u64 + of_long
     }
 
     /// Event time of the newest event.
@@ -79,7 +98,7 @@ impl UserState {
 }
 
 /// Inserts `entry` behind all entries that are not newer, then drops the oldest beyond `max`.
-fn insert_in_order<T>(list: &mut VecDeque<T>, entry: T, ts: impl Fn(&T) -> EventTime, max: usize) {
+pub(super) fn insert_in_order<T>(list: &mut VecDeque<T>, entry: T, ts: impl Fn(&T) -> EventTime, max: usize) {
     let n_newer = list.iter().rev().take_while(|old| ts(old) > ts(&entry)).count();
     list.insert(list.len() - n_newer, entry);
     while list.len() > max {

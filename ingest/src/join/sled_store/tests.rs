@@ -45,6 +45,7 @@ fn a_directory_is_emptied_when_opened_whatever_is_in_it() {
 fn open(n: u64, closed: u8) -> Box<[OpenImpression]> {
     Box::new([OpenImpression {
         request: std::sync::Arc::new(ouzel_sample::Request {
+            past: Vec::new(),
             id: Id(n),
             user: Id(1),
             ts: EventTime(0),

@@ -66,6 +66,7 @@ impl World {
                 })
                 .collect();
             Arc::new(Candidate {
+                past: None,
                 item: Id(*item),
                 attributes: vec![Attribute {
                     field: AttributeField::Category,
@@ -79,6 +80,7 @@ impl World {
         };
         ShownSlate {
             request: Arc::new(Request {
+                past: Vec::new(),
                 id: Id(user),
                 user: Id(user),
                 ts: now,

@@ -31,6 +31,7 @@ fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
         });
         let candidate = |at: usize| {
             Arc::new(Candidate {
+                past: None,
                 item: Id(pick(at, 29)),
                 attributes: vec![],
                 position: None,
@@ -41,6 +42,7 @@ fn slates(sizes: &[(usize, usize)]) -> Vec<ShownSlate> {
         };
         ShownSlate {
             request: Arc::new(Request {
+                past: Vec::new(),
                 id: Id(user),
                 user: Id(user),
                 ts: EventTime(now),

@@ -32,6 +32,7 @@ fn request(user: u64, history: &[u64]) -> Request {
         task: 0,
     };
     Request {
+        past: Vec::new(),
         id: Id(user),
         user: Id(user),
         ts: EventTime(1),
