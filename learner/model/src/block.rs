@@ -20,6 +20,8 @@ pub enum Block {
     Interest,
     /// DIN or HSTU over the history of items.
     Sequence,
+    /// SIM's exact search unit over the user's long past.
+    LongHistory,
     /// Content-ID contrast, in training only.
     Contrast,
     /// From the first layer to the task logits.
@@ -30,7 +32,7 @@ pub enum Block {
 
 impl Block {
     /// All blocks in the order of the forward pass.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Fields,
         Self::Features,
         Self::Fm,
@@ -38,6 +40,7 @@ impl Block {
         Self::Content,
         Self::Interest,
         Self::Sequence,
+        Self::LongHistory,
         Self::Contrast,
         Self::Head,
         Self::Retrieval,

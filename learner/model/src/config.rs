@@ -11,9 +11,10 @@ use ouzel_sample::N_MODALITIES;
 
 use crate::fields::Feature;
 
+pub(crate) use blocks::DinShape;
 pub use blocks::{
-    ContentConfig, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig, SequenceKind,
-    TOKEN_FIELDS,
+    ContentConfig, HeadConfig, HeadKind, InterestConfig, LongHistoryConfig, LoraConfig, SequenceConfig,
+    SequenceKind, TOKEN_FIELDS,
 };
 pub(crate) use retrieval::RECENT;
 pub use retrieval::{RETRIEVAL_USER_FIELDS, RetrievalConfig};
@@ -92,6 +93,9 @@ pub struct ModelConfig {
     pub contrast_width: usize,
     /// The block over the user's history of items.
     pub sequence: SequenceConfig,
+    /// The block over the user's long past.
+    #[serde(skip_serializing_if = "is_default")]
+    pub long_history: LongHistoryConfig,
     /// The layers between the first layer and the tasks.
     pub head: HeadConfig,
     /// Whether the head also reads what a candidate's last hidden layer differs in from the mean and from the maximum of its
@@ -306,6 +310,7 @@ impl Default for ModelConfig {
             interest: InterestConfig::default(),
             contrast_width: 0,
             sequence: SequenceConfig::default(),
+            long_history: LongHistoryConfig::default(),
             head: HeadConfig::default(),
             pool_slate: false,
             position: PositionKind::None,
@@ -391,6 +396,7 @@ impl ModelConfig {
                     kind: SequenceKind::Mean,
                     ..self.sequence.clone()
                 },
+                long_history: LongHistoryConfig::default(),
                 lora: LoraConfig::default(),
                 members: Vec::new(),
                 retrieval: RetrievalConfig::default(),
@@ -398,6 +404,15 @@ impl ModelConfig {
                 ..self.clone()
             })
             .collect()
+    }
+
+    /// Number of newest actions of a list of the long past that the model reads; 0 where it reads none.
+    #[must_use]
+    pub fn long_len(&self) -> usize {
+        match self.long_history.enabled {
+            true => self.long_history.len,
+            false => 0,
+        }
     }
 
     /// Number of newest actions whose contents the model reads; at least 1 where it reads any content.

@@ -13,7 +13,7 @@ use ouzel_sample::MODALITIES;
 use serde::Serialize;
 
 use crate::block::Block;
-use crate::config::{HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
+use crate::config::{DinShape, HeadKind, ModelConfig, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, USER_FIELDS};
 use crate::shapes::weight_specs;
 
@@ -106,11 +106,23 @@ pub fn costs(config: &ModelConfig) -> Vec<Cost> {
         Block::Interest => config.interest.enabled.then(|| interest(config, &layers)),
         Block::Sequence => match config.sequence.kind {
             SequenceKind::Mean => None,
-            SequenceKind::Din => Some(din(config, &layers)),
+            SequenceKind::Din => {
+                let cost = din(
+                    config,
+                    &layers,
+                    config.sequence.din(),
+                    config.sequence.history_len,
+                );
+                Some(Cost {
+                    candidate: cost.candidate + Flops::fixed(layers.product("first.sequence")),
+                    ..cost
+                })
+            }
             SequenceKind::Gru | SequenceKind::Dien => Some(dien(config, &layers)),
             SequenceKind::Sasrec | SequenceKind::Bst => Some(transformer(config, &layers)),
             SequenceKind::Hstu | SequenceKind::HstuResearch => Some(hstu(config, &layers)),
         },
+        Block::LongHistory => config.long_history.enabled.then(|| long_history(config, &layers)),
         Block::Contrast => (config.contrast_width > 0).then(|| Cost {
             // Per item of a batch; the products of all pairs depend on how many items there are.
             item: layers.linear("cic.id") + layers.linear("cic.content"),
@@ -255,28 +267,37 @@ fn interest(config: &ModelConfig, layers: &Layers) -> Cost {
 
 /// The attention MLP on `[q, k, q - k, q * k]`: the first layer once for `q`, once per `k`, and per pair for their product;
 /// then the other layers and a weighted sum for each head.
-fn din(config: &ModelConfig, layers: &Layers) -> Cost {
+fn din(config: &ModelConfig, layers: &Layers, shape: DinShape, history_len: usize) -> Cost {
     let token = (TOKEN_FIELDS * config.dim) as u64;
-    let heads = config.sequence.attention_heads as u64;
+    let heads = shape.heads as u64;
+    let layer = |part: &str| format!("{}.{part}", shape.prefix);
     // Each of the four parts of its input is as wide as a token.
-    let part = layers.base("sequence.first") / 4;
-    let unit = layers.linear("sequence.second") + layers.linear("sequence.score");
-    let merged = if layers.adapter("sequence.first") > 0 {
+    let part = layers.base(&layer("first")) / 4;
+    let unit = layers.linear(&layer("second")) + layers.linear(&layer("score"));
+    let merged = if layers.adapter(&layer("first")) > 0 {
         // B A once per pass: the adapter of a layer that is split is added to its weight.
-        2 * size(&[
-            config.lora.rank,
-            4 * TOKEN_FIELDS * config.dim,
-            config.sequence.attention_hidden[0],
-        ])
+        2 * size(&[config.lora.rank, 4 * TOKEN_FIELDS * config.dim, shape.hidden[0]])
     } else {
         0
     };
     Cost {
-        history_len: config.sequence.history_len,
+        history_len,
         request: Flops::fixed(merged) + Flops::per_entry(part),
-        candidate: Flops::fixed(part + layers.product("first.sequence"))
-            + Flops::per_entry(part + unit + 2 * heads * token),
+        candidate: Flops::fixed(part) + Flops::per_entry(part + unit + 2 * heads * token),
         ..free(Block::Sequence)
+    }
+}
+
+/// The attention of DIN over a list, as if each candidate had one of its own.
+fn long_history(config: &ModelConfig, layers: &Layers) -> Cost {
+    let long = &config.long_history;
+    let cost = din(config, layers, long.din(), long.len);
+    let per_list = Flops::per_entry(cost.request.per_entry);
+    Cost {
+        request: Flops::fixed(cost.request.fixed),
+        candidate: cost.candidate + per_list + Flops::fixed(layers.product("first.long")),
+        block: Block::LongHistory,
+        ..cost
     }
 }
 

@@ -28,6 +28,7 @@ mod kernel;
 mod layer_norm;
 pub mod linalg;
 mod linear;
+mod long_history;
 mod model;
 mod pass;
 mod recurrent;

@@ -4,6 +4,7 @@
 //! in an order that depends on the batch alone, not on the device.
 
 mod contents;
+mod long;
 mod negatives;
 mod pool;
 mod retrieval;
@@ -20,6 +21,7 @@ use crate::fields::{CANDIDATE_FIELDS, Fields, Key, USER_FIELDS};
 use crate::groups::Groups;
 use crate::table::Table;
 pub use contents::ContentInputs;
+pub use long::LongInputs;
 pub use pool::Pool;
 pub use retrieval::{ContentVectors, TowerInputs, TowerItem, catalog};
 
@@ -44,6 +46,8 @@ pub struct Inputs {
     pub prior: Vec<f32>,
     /// Histories of items; empty without a block that reads them.
     pub history: HistoryInputs,
+    /// Lists of the long past; none without the block that reads them.
+    pub long: Option<LongInputs>,
     /// Contents; none without a block that reads them.
     pub contents: Option<ContentInputs>,
     /// Candidates grouped by request; empty without attention over a history.
@@ -127,6 +131,7 @@ impl Inputs {
         }
         Cow::Owned(Self {
             history: HistoryInputs::default(),
+            long: None,
             contents: self.contents.as_ref().map(ContentInputs::without_histories),
             members: self.members.clone(),
             requests: self.requests.clone(),
@@ -181,6 +186,7 @@ struct Builder<'a> {
     rows: Unique<Key>,
     wide: Unique<Id>,
     histories: Vec<(i64, Vec<HistoryEntry>)>,
+    long: Option<long::Collected>,
     contents: contents::Collected,
     slates: Option<slates::Collected>,
 }
@@ -219,6 +225,10 @@ impl<'a> Builder<'a> {
             rows: Unique::default(),
             wide: Unique::default(),
             histories: Vec::new(),
+            long: config
+                .long_history
+                .enabled
+                .then(|| long::Collected::new(config.long_history.len)),
             contents: contents::Collected::default(),
             slates: config.pool_slate.then(slates::Collected::default),
         }
@@ -228,9 +238,9 @@ impl<'a> Builder<'a> {
         self.config.sequence.kind != SequenceKind::Mean
     }
 
-    /// Whether candidates are read as tokens: by the sequence block or the contrast.
+    /// Whether candidates are read as tokens: by the sequence block, the long past or the contrast.
     fn reads_target(&self) -> bool {
-        self.reads_history() || self.config.contrast_width > 0
+        self.reads_history() || self.config.long_history.enabled || self.config.contrast_width > 0
     }
 
     fn n_requests(&self) -> i64 {
@@ -276,6 +286,9 @@ impl<'a> Builder<'a> {
                 self.inputs.history.target.segment(member);
             }
         }
+        if let Some(long) = &mut self.long {
+            long.candidate(request_index, request, candidate);
+        }
         if self.config.reads_vectors() {
             self.contents.candidates.push(candidate.content);
         }
@@ -294,7 +307,15 @@ impl<'a> Builder<'a> {
     }
 
     fn done(mut self, vectors: &VectorMap) -> Inputs {
-        self.history();
+        let histories = std::mem::take(&mut self.histories);
+        if !histories.is_empty() {
+            let target = std::mem::take(&mut self.inputs.history.target);
+            self.inputs.history = HistoryInputs {
+                target,
+                ..HistoryInputs::new(histories, &mut self.rows)
+            };
+        }
+        self.inputs.long = self.long.map(|long| long.done(&mut self.rows));
         if self.config.reads_vectors() {
             self.inputs.contents = Some(ContentInputs::new(self.contents, vectors));
         }
@@ -306,20 +327,21 @@ impl<'a> Builder<'a> {
         self.inputs.wide = self.wide.keys;
         self.inputs
     }
+}
 
-    /// Adds the histories, padded to the longest.
-    fn history(&mut self) {
-        let longest = self.histories.iter().map(|(_, entries)| entries.len()).max();
-        let Some(len) = longest.map(|len| len.max(1)) else {
-            return;
+impl HistoryInputs {
+    /// Histories with the times of their requests, ms, padded to the longest. Numbers their ids among `rows`.
+    fn new(histories: Vec<(i64, Vec<HistoryEntry>)>, rows: &mut Unique<Key>) -> Self {
+        let longest = histories.iter().map(|(_, entries)| entries.len()).max();
+        let len = longest.unwrap_or(0).max(1);
+        let mut out = Self {
+            len,
+            ..Self::default()
         };
-        let out = &mut self.inputs.history;
-        out.len = len;
-        for (now, entries) in std::mem::take(&mut self.histories) {
+        for (now, entries) in histories {
             for entry in &entries {
                 for key in Fields::token(entry) {
-                    out.tokens
-                        .segment(key.map(|key| (self.rows.place(key.id, key), 1.0)));
+                    out.tokens.segment(key.map(|key| (rows.place(key.id, key), 1.0)));
                 }
                 out.valid.push(1.0);
                 out.tasks.push(i64::from(entry.task));
@@ -332,6 +354,15 @@ impl<'a> Builder<'a> {
                 out.ages.push(0.0);
             }
         }
+        out
+    }
+
+    /// Entries of each history.
+    pub(crate) fn lens(&self) -> Vec<usize> {
+        let valid = self.valid.chunks_exact(self.len.max(1));
+        valid
+            .map(|valid| valid.iter().filter(|v| **v > 0.0).count())
+            .collect()
     }
 }
 

@@ -43,9 +43,9 @@ mod weights;
 pub use backend::{BackendKind, ContrastLoss, OutputGradients, Outputs, Pass};
 pub use block::{Block, WeightGroup};
 pub use config::{
-    ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, MatmulPrecision,
-    MemberConfig, ModelConfig, Output, PositionKind, RETRIEVAL_USER_FIELDS, RetrievalConfig, SequenceConfig,
-    SequenceKind, TOKEN_FIELDS,
+    ContentConfig, Dims, FeatureSet, HeadConfig, HeadKind, InterestConfig, LongHistoryConfig, LoraConfig,
+    MatmulPrecision, MemberConfig, ModelConfig, Output, PositionKind, RETRIEVAL_USER_FIELDS, RetrievalConfig,
+    SequenceConfig, SequenceKind, TOKEN_FIELDS,
 };
 pub use cpu::{SampledSoftmax, TowerGradients, Towers, has_bf16_units, linalg, similarities};
 pub use error::Error;
@@ -55,7 +55,7 @@ pub use gradients::{Gradients, RowGradient};
 pub use groups::{Groups, Layout};
 pub use growth::Growth;
 pub use inputs::{
-    ContentInputs, ContentVectors, HistoryInputs, Inputs, Pool, TowerInputs, TowerItem, catalog,
+    ContentInputs, ContentVectors, HistoryInputs, Inputs, LongInputs, Pool, TowerInputs, TowerItem, catalog,
 };
 pub use model::{Model, add_scaled};
 pub use net::Net;

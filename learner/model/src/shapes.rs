@@ -4,7 +4,7 @@ use ouzel_sample::{MODALITIES, N_DENSE};
 
 use crate::block::{Block, WeightGroup};
 use crate::blocks::hstu::TIME_BUCKETS;
-use crate::config::{HeadKind, ModelConfig, RETRIEVAL_USER_FIELDS, SequenceKind, TOKEN_FIELDS};
+use crate::config::{DinShape, HeadKind, ModelConfig, RETRIEVAL_USER_FIELDS, SequenceKind, TOKEN_FIELDS};
 use crate::fields::{CANDIDATE_FIELDS, GATE_ROWS, USER_FIELDS};
 use crate::random::{normal, uniform};
 
@@ -122,7 +122,7 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
     list.begin(Block::Sequence, WeightGroup::Base);
     match config.sequence.kind {
         SequenceKind::Mean => {}
-        SequenceKind::Din => din(&mut list, config, token),
+        SequenceKind::Din => din(&mut list, config.sequence.din(), token),
         SequenceKind::Gru | SequenceKind::Dien => dien(&mut list, config, token),
         SequenceKind::Sasrec | SequenceKind::Bst => transformer(&mut list, config, token),
         SequenceKind::Hstu | SequenceKind::HstuResearch => hstu(&mut list, config, token),
@@ -132,6 +132,16 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
         list.add(
             "first.sequence",
             &[first, config.sequence.out(config.dim)],
+            Init::Zero,
+        );
+    }
+    if config.long_history.enabled {
+        list.begin(Block::LongHistory, WeightGroup::Base);
+        din(&mut list, config.long_history.din(), token);
+        list.begin(Block::LongHistory, WeightGroup::Readout);
+        list.add(
+            "first.long",
+            &[first, config.long_history.out(config.dim)],
             Init::Zero,
         );
     }
@@ -258,14 +268,14 @@ fn fq_former(list: &mut SpecList, config: &ModelConfig) {
     }
 }
 
-fn din(list: &mut SpecList, config: &ModelConfig, token: usize) {
-    let [first, second] = config.sequence.attention_hidden;
-    list.linear("sequence.first", 4 * token, first);
-    list.linear("sequence.second", first, second);
-    list.linear("sequence.score", second, config.sequence.attention_heads);
-    if config.sequence.time_buckets {
+fn din(list: &mut SpecList, shape: DinShape, token: usize) {
+    let ([first, second], prefix) = (shape.hidden, shape.prefix);
+    list.linear(&format!("{prefix}.first"), 4 * token, first);
+    list.linear(&format!("{prefix}.second"), first, second);
+    list.linear(&format!("{prefix}.score"), second, shape.heads);
+    if shape.time_buckets {
         let n_buckets = usize::try_from(TIME_BUCKETS).unwrap_or(0);
-        list.add("sequence.time", &[n_buckets, token], Init::Normal(20));
+        list.add(&format!("{prefix}.time"), &[n_buckets, token], Init::Normal(20));
     }
 }
 

@@ -18,6 +18,7 @@ mod earns;
 mod gauntlet;
 mod hidden_slates;
 mod learns;
+mod long_history;
 mod migrates;
 mod mixture;
 mod numbers;

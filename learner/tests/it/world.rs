@@ -34,6 +34,7 @@ pub(crate) fn batches(seed: u64, n_requests: u64) -> Vec<Batch> {
 pub(crate) fn batches_with_content(seed: u64, n_requests: u64) -> Vec<Batch> {
     let config = FeatureConfig {
         history_contents: 20,
+        long_len: 8,
         ..FeatureConfig::default()
     };
     let features = Arc::new(FeatureState::new(config));

@@ -15,23 +15,25 @@ use crate::error::Error;
 use crate::groups::Layout;
 use crate::params::Params;
 
-/// The output of each candidate, `[n_candidates, heads * token]`.
+/// The output of each candidate, `[n_candidates, heads * token]`. `prefix` is the first part of the names of the weights.
 ///
 /// # Shapes
 /// `target [n_candidates, token]`
 pub fn forward(
     params: &Params,
+    prefix: &str,
     target: &Tensor,
     history: &History,
     layout: &Layout,
 ) -> Result<Tensor, Error> {
     let width = target.size()[1];
-    let first = params.weight("sequence.first")?;
+    let layer = |part: &str| format!("{prefix}.{part}");
+    let first = params.weight(&layer("first"))?;
     let block = |at: i64| first.f_narrow(1, at * width, width);
     let of_query = (block(0)? + block(2)?).f_tr()?;
     let of_key = (block(1)? - block(2)?).f_tr()?;
 
-    let entries = match params.find("sequence.time") {
+    let entries = match params.find(&layer("time")) {
         Some(times) => {
             &history.tokens + Tensor::f_embedding(times, &bucket(&history.ages)?, -1, false, false)?
         }
@@ -40,14 +42,14 @@ pub fn forward(
     let tokens = layout.of_request(&entries)?;
     let keys = layout.of_request(&entries.f_matmul(&of_key)?)?.f_unsqueeze(1)?;
     let query = layout.group(target)?;
-    let queries = (query.f_matmul(&of_query)? + params.get("sequence.first.bias")?).f_unsqueeze(2)?;
+    let queries = (query.f_matmul(&of_query)? + params.get(&layer("first.bias"))?).f_unsqueeze(2)?;
     // [n_groups, width, len, token]
     let pairs = query.f_unsqueeze(2)? * tokens.f_unsqueeze(1)?;
     let hidden = (pairs.f_matmul(&block(3)?.f_tr()?)? + keys + queries).f_silu()?;
-    let hidden = params.linear("sequence.second", &hidden)?.f_silu()?;
+    let hidden = params.linear(&layer("second"), &hidden)?.f_silu()?;
     // [n_groups, width, heads, len]
     let scores = params
-        .linear("sequence.score", &hidden)?
+        .linear(&layer("score"), &hidden)?
         .f_to_kind(Kind::Float)?
         .f_transpose(2, 3)?;
     let valid = layout

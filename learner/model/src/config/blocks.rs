@@ -217,6 +217,88 @@ impl SequenceConfig {
     }
 }
 
+/// The exact search unit of SIM (Pi et al. 2020): the attention of `din` over the user's past actions on items of the
+/// candidate's primary attribute, each with the time from it to the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LongHistoryConfig {
+    /// Whether the model searches the user's long past; needs `features.long_capacity`.
+    ///
+    /// Turn it on where users come back to what they did hundreds of actions ago.
+    pub enabled: bool,
+    /// Newest actions of an attribute that a candidate reads; at most `features.long_capacity`.
+    ///
+    /// Unit: actions. Lower it to make requests cheaper.
+    #[schemars(range(min = 1))]
+    pub len: usize,
+    /// Widths of the two hidden layers of the attention MLP.
+    ///
+    /// Unit: floats. Rarely changed.
+    #[schemars(inner(range(min = 1)))]
+    pub attention_hidden: [usize; 2],
+    /// Scores that the attention MLP gives each entry; each of them sums the actions of its own.
+    ///
+    /// Unit: heads. Raise it where candidates look for several things in a past.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+}
+
+impl Default for LongHistoryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            len: 50,
+            attention_hidden: [64, 16],
+            heads: 1,
+        }
+    }
+}
+
+/// The shape of one attention of DIN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DinShape {
+    /// First part of the names of its weights.
+    pub(crate) prefix: &'static str,
+    /// Widths of the hidden layers.
+    pub(crate) hidden: [usize; 2],
+    pub(crate) heads: usize,
+    /// Whether entries carry the time to the request.
+    pub(crate) time_buckets: bool,
+}
+
+impl SequenceConfig {
+    /// The attention of `din` over the history.
+    pub(crate) fn din(&self) -> DinShape {
+        DinShape {
+            prefix: "sequence",
+            hidden: self.attention_hidden,
+            heads: self.attention_heads,
+            time_buckets: self.time_buckets,
+        }
+    }
+}
+
+impl LongHistoryConfig {
+    /// The attention over a list of the long past.
+    pub(crate) fn din(&self) -> DinShape {
+        DinShape {
+            prefix: "long",
+            hidden: self.attention_hidden,
+            heads: self.heads,
+            time_buckets: true,
+        }
+    }
+
+    /// Output width for a candidate, from rows of `dim` floats; 0 without the block.
+    #[must_use]
+    pub fn out(&self, dim: usize) -> usize {
+        match self.enabled {
+            true => self.heads * TOKEN_FIELDS * dim,
+            false => 0,
+        }
+    }
+}
+
 /// Rows of a history entry: its item, and what the item is about.
 pub const TOKEN_FIELDS: usize = 2;
 

@@ -15,7 +15,7 @@ use super::kernel::{add, row, row_mut, runs, vectorized};
 use super::linear::Linear;
 use super::scratch::ScratchBuffer;
 use super::weights::BlockWeights;
-use crate::config::{MatmulPrecision, ModelConfig, TOKEN_FIELDS};
+use crate::config::{DinShape, MatmulPrecision, ModelConfig, TOKEN_FIELDS};
 use crate::error::Error;
 
 mod backward;
@@ -25,6 +25,8 @@ mod tests;
 /// The block with the weights of one moment, adapters merged.
 #[derive(Debug)]
 pub(crate) struct Din {
+    /// First part of the names of its weights.
+    prefix: &'static str,
     precision: MatmulPrecision,
     /// Width of a token, and of the two hidden layers.
     width: usize,
@@ -88,11 +90,15 @@ impl Activations {
 
 impl Din {
     /// The block with the weights of this moment.
-    pub(crate) fn new(weights: BlockWeights<'_>, config: &ModelConfig) -> Result<Self, Error> {
-        let width = TOKEN_FIELDS * config.dim;
-        let [first, second] = config.sequence.attention_hidden;
+    pub(crate) fn new(
+        weights: BlockWeights<'_>,
+        config: &ModelConfig,
+        shape: DinShape,
+    ) -> Result<Self, Error> {
+        let (width, prefix) = (TOKEN_FIELDS * config.dim, shape.prefix);
+        let [first, second] = shape.hidden;
         let layer = |name: &str, n_in: usize| -> Result<Linear, Error> {
-            Ok(weights.linear(&format!("sequence.{name}"), n_in)?.merged())
+            Ok(weights.linear(&format!("{prefix}.{name}"), n_in)?.merged())
         };
         let first_layer = layer("first", 4 * width)?;
         // The transposed weight holds blocks of q, k, q - k and q * k, `[width, first]` each.
@@ -101,13 +107,15 @@ impl Din {
             let pairs = blocks[block].iter().zip(blocks[2]);
             pairs.map(|(x, difference)| by(*x, *difference)).collect()
         };
+        let times = weights.find(&format!("{prefix}.time"));
         Ok(Self {
+            prefix,
             precision: weights.precision(),
             width,
             first,
             second,
-            heads: config.sequence.attention_heads,
-            times: weights.find("sequence.time").unwrap_or_default().to_vec(),
+            heads: shape.heads,
+            times: times.unwrap_or_default().to_vec(),
             query: combine(0, |x, difference| x + difference),
             key: combine(1, |x, difference| x - difference),
             product: blocks[3].to_vec(),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::content_linear::ContentLinear;
 use super::contrast::Contrast;
+use super::din::Din;
 use super::fq_former::{FoldedFqFormer, FqFormer};
 use super::grad_mode::GradMode;
 use super::interest::Interest;
-use super::pass::{BatchContents, CpuBlocks, CpuPass};
+use super::pass::{BatchContents, CpuBlocks, CpuPass, PassModes};
 use super::sequence::CpuSequenceBlock;
 use super::tower::Tower;
 use super::weights::BlockWeights;
@@ -47,6 +48,7 @@ pub(crate) struct CpuBackend {
     /// The Fusion-Q-Former with its weights folded together.
     fq_former: Reusable<FoldedFqFormer>,
     sequence: Reusable<CpuSequenceBlock>,
+    long: Reusable<Din>,
     blocks: Reusable<CpuBlocks>,
 }
 
@@ -73,6 +75,7 @@ impl CpuBackend {
             contents: ContentCache::default(),
             fq_former: Reusable(None),
             sequence: Reusable(None),
+            long: Reusable(None),
             blocks: Reusable(None),
         }
     }
@@ -87,7 +90,7 @@ impl CpuBackend {
         net: &'a Net,
         tables: &Weights,
         inputs: &'a Inputs,
-        mode: GradMode,
+        modes: PassModes,
     ) -> Result<CpuPass<'a>, Error> {
         let config = net.config();
         let weights = BlockWeights::new(net.params(), config);
@@ -118,6 +121,14 @@ impl CpuBackend {
                     .get(is_fixed, || CpuSequenceBlock::new(weights, config))?,
             ),
         };
+        let is_fixed = self.is_fixed(net, Block::LongHistory);
+        let long = match config.long_history.enabled {
+            true => Some(
+                self.long
+                    .get(is_fixed, || Din::new(weights, config, config.long_history.din()))?,
+            ),
+            false => None,
+        };
         let contents = match &inputs.contents {
             Some(contents) if config.content.enabled => self.contents(net, contents)?,
             _ => BatchContents::default(),
@@ -126,7 +137,8 @@ impl CpuBackend {
             net,
             inputs,
             tables,
-            (blocks, sequence, mode),
+            (blocks, sequence, long),
+            modes,
             contents,
         ))
     }
@@ -172,15 +184,19 @@ impl Backend for CpuBackend {
         tables: &'a Weights,
         inputs: &'a Inputs,
     ) -> Result<Box<dyn Pass + 'a>, Error> {
-        let mode = match net.is_fixed(Block::Sequence) {
+        let mode = |block| match net.is_fixed(block) {
             true => GradMode::Inputs,
             false => GradMode::Weights,
         };
-        Ok(Box::new(self.run(net, tables, inputs, mode)?))
+        let modes = PassModes {
+            sequence: mode(Block::Sequence),
+            long: mode(Block::LongHistory),
+        };
+        Ok(Box::new(self.run(net, tables, inputs, modes)?))
     }
 
     fn score(&mut self, net: &Net, tables: &Weights, inputs: &Inputs) -> Result<Vec<f32>, Error> {
-        Ok(self.run(net, tables, inputs, GradMode::None)?.into_logits())
+        Ok(self.run(net, tables, inputs, PassModes::NONE)?.into_logits())
     }
 
     fn reset(&mut self, _net: &Net) {

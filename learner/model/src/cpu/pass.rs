@@ -7,10 +7,12 @@ use tch::{TchError, Tensor};
 
 use super::content_linear::ContentLinear;
 use super::contrast::{Contrast, ContrastInputs};
+use super::din::Din;
 use super::fq_former::FqFormerForward;
 use super::grad_mode::GradMode;
 use super::interest::{Interest, InterestForward, InterestInputs};
 use super::kernel::{add, index, row, row_mut};
+use super::long_history::LongPass;
 use super::sequence::{CpuSequenceBlock, SequencePass};
 use super::tower::{Tower, TowerForward, TowerInputs};
 use super::weights::Learning;
@@ -29,6 +31,21 @@ pub(super) struct CpuBlocks {
     pub(super) content_linear: Option<ContentLinear>,
     pub(super) interest: Option<Interest>,
     pub(super) contrast: Option<Contrast>,
+}
+
+/// The ways back through the blocks over histories.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PassModes {
+    pub(super) sequence: GradMode,
+    pub(super) long: GradMode,
+}
+
+impl PassModes {
+    /// No way back.
+    pub(super) const NONE: Self = Self {
+        sequence: GradMode::None,
+        long: GradMode::None,
+    };
 }
 
 /// The distinct contents of a batch, those of candidates first.
@@ -61,6 +78,7 @@ pub(super) struct CpuPass<'a> {
     prior: Vec<f32>,
     contents: BatchContents,
     sequence: Option<SequencePass>,
+    long: Option<LongPass>,
     interest: Option<InterestForward>,
     tower: TowerForward,
     outputs: Outputs,
@@ -71,7 +89,8 @@ impl<'a> CpuPass<'a> {
         net: &'a Net,
         inputs: &'a Inputs,
         tables: &Weights,
-        (blocks, sequence, mode): (Arc<CpuBlocks>, Option<Arc<CpuSequenceBlock>>, GradMode),
+        (blocks, sequence, long): (Arc<CpuBlocks>, Option<Arc<CpuSequenceBlock>>, Option<Arc<Din>>),
+        modes: PassModes,
         contents: BatchContents,
     ) -> Self {
         let dim = tables.rows.dim();
@@ -84,12 +103,15 @@ impl<'a> CpuPass<'a> {
             user: inputs.user.gather(&rows, dim),
             candidate: inputs.candidate.gather(&rows, dim),
             wide: inputs.wide_sum.gather(&wide, 1),
-            ids: match (mode, net.config().contrast_width) {
+            ids: match (modes.sequence, net.config().contrast_width) {
                 (GradMode::None, _) | (_, 0) => Vec::new(),
                 _ => inputs.history.target.gather(&rows, dim),
             },
             prior: inputs.priors(net.prior()),
-            sequence: sequence.map(|block| SequencePass::new(block, inputs, &rows, dim, mode)),
+            sequence: sequence.map(|block| SequencePass::new(block, inputs, &rows, dim, modes.sequence)),
+            long: long
+                .zip(inputs.long.as_ref())
+                .map(|(block, long)| LongPass::new(block, (inputs, long), &rows, dim, modes.long)),
             interest: None,
             tower: TowerForward::default(),
             outputs: Outputs::default(),
@@ -125,6 +147,7 @@ impl<'a> CpuPass<'a> {
             of_candidate: contents.map_or(&[], |contents| &contents.of_candidate),
             interest: self.interest.as_ref().map_or(&[], |pass| &pass.output),
             sequence: self.sequence.as_ref().map_or(&[], SequencePass::read),
+            long: self.long.as_ref().map_or(&[], LongPass::read),
             wide: &self.wide,
             request_of: &self.inputs.request_of,
             n_requests: self.inputs.n_requests(),
@@ -278,6 +301,10 @@ impl Pass for CpuPass<'_> {
             let next_entry = (outputs.next_entry as f32, self.net.config().seed);
             let read = (tower.sequence.as_slice(), next_entry);
             let weights = pass.backward(inputs, read, &mut sums.rows, learning);
+            sums.extend(weights);
+        }
+        if let (Some(pass), Some(long)) = (&self.long, &inputs.long) {
+            let weights = pass.backward((inputs, long), &tower.long, &mut sums.rows, learning);
             sums.extend(weights);
         }
         if let Some(term) = outputs.contrast {

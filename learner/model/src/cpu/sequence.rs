@@ -60,7 +60,7 @@ impl CpuSequenceBlock {
                 Self::Transformer(Box::new(Transformer::new(weights, config)?))
             }
             SequenceKind::Hstu => Self::Hstu(Box::new(Hstu::new(weights, config)?)),
-            _ => Self::Din(Box::new(Din::new(weights, config)?)),
+            _ => Self::Din(Box::new(Din::new(weights, config, config.sequence.din())?)),
         })
     }
 }
@@ -78,9 +78,8 @@ impl SequencePass {
         let target = history.target.gather(rows, dim);
         let (mut tokens, mut lens) = (Vec::new(), Vec::new());
         if !matches!(&*block, CpuSequenceBlock::Hstu(_)) {
-            let valid = history.valid.chunks_exact(history.len.max(1));
             tokens = history.tokens.gather(rows, dim);
-            lens.extend(valid.map(|valid| valid.iter().filter(|v| **v > 0.0).count()));
+            lens = history.lens();
         }
         let read = history_inputs(inputs, &target, &tokens, &lens);
         let kept = match &*block {

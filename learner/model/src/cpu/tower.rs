@@ -36,10 +36,11 @@ const PIECE: usize = 64;
 
 /// Weights of the parts that the first layer reads of a candidate, in the order of its inputs. Only a prefix of the inputs
 /// takes gradients, see [`Tower::backward`].
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     "first.candidate",
     "first.interest",
     "first.sequence",
+    "first.long",
     "first.content",
     "first.dense",
 ];
@@ -87,6 +88,8 @@ pub(crate) struct TowerInputs<'a> {
     pub(crate) interest: &'a [f32],
     /// Outputs of the sequence block, `[n_candidates, out]`.
     pub(crate) sequence: &'a [f32],
+    /// Outputs of the search unit over the long past, `[n_candidates, out]`.
+    pub(crate) long: &'a [f32],
     /// Sums of the wide part, `[n_candidates]`.
     pub(crate) wide: &'a [f32],
     /// The request of each candidate.
@@ -261,14 +264,16 @@ impl Tower {
     /// Writes the inputs of the first layer for a candidate, part by part.
     #[inline(always)]
     fn read_candidate(&self, inputs: TowerInputs<'_>, candidate: usize, out: &mut [f32]) {
-        let [fields, interest, sequence, content, dense] = self.parts;
+        let [fields, interest, sequence, long, content, dense] = self.parts;
         let (of_fields, out) = out.split_at_mut(fields);
         let (of_interest, out) = out.split_at_mut(interest);
         let (of_sequence, out) = out.split_at_mut(sequence);
+        let (of_long, out) = out.split_at_mut(long);
         let (of_content, of_dense) = out.split_at_mut(content);
         of_fields.copy_from_slice(row(inputs.candidate, candidate, fields));
         of_interest.copy_from_slice(row(inputs.interest, candidate, interest));
         of_sequence.copy_from_slice(row(inputs.sequence, candidate, sequence));
+        of_long.copy_from_slice(row(inputs.long, candidate, long));
         let features = row(inputs.dense, candidate, dense);
         of_dense.copy_from_slice(features);
         if let Some(scale) = inputs.scale {

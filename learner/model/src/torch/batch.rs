@@ -32,6 +32,8 @@ pub(crate) struct BatchTensors {
     pub(crate) request_of: Tensor,
     /// The history; none without a block that reads it.
     pub(crate) history: Option<History>,
+    /// The lists of the long past; none without the block that reads them.
+    pub(crate) long: Option<LongTensors>,
     /// Candidates as tokens, `[n_candidates, TOKEN_FIELDS * dim]`; none without a block that reads them.
     pub(crate) target: Option<Tensor>,
     /// Which content each candidate and each history entry has; none without content.
@@ -40,6 +42,15 @@ pub(crate) struct BatchTensors {
     pub(crate) layout: Option<Layout>,
     /// The slates; none without a pooled head.
     pub(crate) slates: Option<Slates>,
+}
+
+/// Lists of past actions.
+#[derive(Debug)]
+pub(crate) struct LongTensors {
+    /// The lists, `n_lists` in place of `n_requests`.
+    pub(crate) lists: History,
+    /// Candidates grouped by list.
+    pub(crate) layout: Layout,
 }
 
 /// Indices into the distinct contents of a batch.
@@ -83,24 +94,28 @@ impl BatchTensors {
             }
         };
         let token = to_i64(TOKEN_FIELDS * dim);
-        let HistoryInputs {
-            len,
-            tokens,
-            target,
-            valid,
-            tasks,
-            ages,
-        } = &inputs.history;
-        let len = to_i64(*len);
-        let history = match len {
-            0 => None,
-            _ => Some(History {
-                tokens: sums(tokens, &[n_requests, len, token])?,
-                valid: upload(valid, &[n_requests, len], device)?,
-                tasks: upload_indices(tasks, device)?.f_view([n_requests, len])?,
-                ages: upload(ages, &[n_requests, len], device)?,
-            }),
+        let put = |history: &HistoryInputs| -> Result<History, Error> {
+            let len = to_i64(history.len);
+            let shape = [to_i64(history.valid.len()) / len.max(1), len];
+            Ok(History {
+                tokens: sums(&history.tokens, &[shape[0], len, token])?,
+                valid: upload(&history.valid, &shape, device)?,
+                tasks: upload_indices(&history.tasks, device)?.f_view(shape)?,
+                ages: upload(&history.ages, &shape, device)?,
+            })
         };
+        let history = match inputs.history.len {
+            0 => None,
+            _ => Some(put(&inputs.history)?),
+        };
+        let long = match &inputs.long {
+            Some(long) => Some(LongTensors {
+                lists: put(&long.lists)?,
+                layout: Layout::new(&long.groups, device)?,
+            }),
+            None => None,
+        };
+        let target = &inputs.history.target;
         Ok(Self {
             user: sums(&inputs.user, &[n_requests, to_i64(USER_FIELDS), to_i64(dim)])?,
             candidate: sums(
@@ -112,6 +127,7 @@ impl BatchTensors {
             prior: upload(&inputs.priors(prior), &[n_requests, to_i64(prior.len())], device)?,
             request_of: upload_indices(&inputs.request_of, device)?,
             history,
+            long,
             target: match target.is_empty() {
                 true => None,
                 false => Some(sums(target, &[n_candidates, token])?),
@@ -152,6 +168,9 @@ impl BatchTensors {
         ];
         if let Some(history) = &mut self.history {
             sums.push((&mut history.tokens, &inputs.history.tokens));
+        }
+        if let (Some(long), Some(lists)) = (&mut self.long, &inputs.long) {
+            sums.push((&mut long.lists.tokens, &lists.lists.tokens));
         }
         if let Some(target) = &mut self.target {
             sums.push((target, &inputs.history.target));

@@ -62,6 +62,10 @@ pub(crate) fn forward(
     if let Some(read) = sequence(net, batch)? {
         first += product(&read, "first.sequence")?;
     }
+    if let (Some(long), Some(target)) = (&batch.long, &batch.target) {
+        let read = din::forward(params, "long", target, &long.lists, &long.layout)?;
+        first += product(&read, "first.long")?;
+    }
     let rows = config.ppnet.then(|| gate_rows(batch)).transpose()?;
     let close = |layer: usize, hidden: Tensor| -> Result<Tensor, Error> {
         Ok(match &rows {
@@ -134,7 +138,7 @@ fn sequence(net: &Net, batch: &BatchTensors) -> Result<Option<Tensor>, Error> {
     let (config, params) = (&net.config().sequence, net.params());
     Ok(match config.kind {
         SequenceKind::Mean => None,
-        SequenceKind::Din => Some(din::forward(params, target, history, layout)?),
+        SequenceKind::Din => Some(din::forward(params, "sequence", target, history, layout)?),
         SequenceKind::Gru => Some(dien::last_state(params, history, layout)?),
         SequenceKind::Dien => Some(dien::forward(params, target, history, layout)?),
         SequenceKind::Sasrec | SequenceKind::Bst => {

@@ -130,7 +130,7 @@ impl Pass for TorchPass<'_> {
                 is_used && net.learns(spec)
             })
             .collect();
-        if self.batch.history.is_none() && !is_contrasted {
+        if self.batch.history.is_none() && self.batch.long.is_none() && !is_contrasted {
             self.batch.target = None;
         }
         let wide_sums = net.config().wide.then(|| self.batch.wide.shallow_clone());

@@ -7,7 +7,14 @@ use tch::Tensor;
 use super::case::{Case, Given, LAYER, history, layout};
 
 fn forward(params: &Params, given: &Given) -> Tensor {
-    din::forward(params, &given["candidate"], &history(given), &layout(given)).unwrap()
+    din::forward(
+        params,
+        "sequence",
+        &given["candidate"],
+        &history(given),
+        &layout(given),
+    )
+    .unwrap()
 }
 
 #[test]

@@ -299,3 +299,49 @@ fn order_time_and_kind_of_past_actions_matter_where_they_should() {
         }
     }
 }
+
+/// What the search unit must see: what was done, when, and the list of its own attribute alone.
+#[test]
+fn a_candidate_reads_the_newest_actions_of_its_own_list_with_their_times() {
+    let world = World::new();
+    let (_, config) = models()
+        .into_iter()
+        .find(|(name, _)| name == "Mean with a long history")
+        .unwrap();
+    let weights = weights(&config);
+    let mut net = net(&weights);
+    let slate = world.slate(3, 9, &items(6));
+    let scores = world.score(&mut net, &weights, std::slice::from_ref(&slate));
+    let n_tasks = config.n_tasks();
+    let mut changed = |change: &dyn Fn(&mut ouzel_sample::Request)| -> Vec<bool> {
+        let mut other = slate.clone();
+        change(Arc::make_mut(&mut other.request));
+        let found = world.score(&mut net, &weights, &[other]);
+        let pairs = scores.chunks_exact(n_tasks).zip(found.chunks_exact(n_tasks));
+        pairs.map(|(a, b)| apart(a, b) > 1e-6).collect()
+    };
+    let reads = |list: u16| -> Vec<bool> {
+        let candidates = slate.candidates.iter();
+        candidates.map(|candidate| candidate.past == Some(list)).collect()
+    };
+    let none = vec![false; slate.candidates.len()];
+    assert!(
+        reads(0).contains(&true)
+            && reads(1).contains(&true)
+            && slate.candidates.iter().any(|c| c.past.is_none())
+    );
+    for list in [0, 1] {
+        let at = usize::from(list);
+        let newest = slate.request.past[at].len() - 1;
+        assert_eq!(
+            changed(&|request| request.past[at][newest].item = Id(38)),
+            reads(list)
+        );
+        assert_eq!(
+            changed(&|request| request.past[at][newest].ts = EventTime(0)),
+            reads(list)
+        );
+        // The model reads the newest seven.
+        assert_eq!(changed(&|request| request.past[at][0].item = Id(38)), none);
+    }
+}

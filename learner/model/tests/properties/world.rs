@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ouzel_model::{
-    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, LoraConfig, Model, ModelConfig,
-    SequenceConfig, SequenceKind, Weights, normal, weight_specs,
+    ContentConfig, HeadConfig, HeadKind, Inputs, InterestConfig, Key, LongHistoryConfig, LoraConfig, Model,
+    ModelConfig, SequenceConfig, SequenceKind, Weights, normal, weight_specs,
 };
 use ouzel_sample::{
     Attribute, AttributeField, Candidate, Dense, EventTime, HistoryEntry, Id, ItemVectors, N_DENSE, Request,
@@ -55,6 +55,21 @@ impl World {
                 task: u8::try_from(n % 2).unwrap(),
             })
             .collect();
+        let list = |attribute: u64| -> Vec<HistoryEntry> {
+            let entries = 0..n_past + attribute;
+            entries
+                .map(|n| HistoryEntry {
+                    item: Id((user * 5 + n * 3 + attribute) % 40),
+                    ts: EventTime(now.0 - i64::try_from(n_past + attribute - n).unwrap() * DAY_MS),
+                    attribute: Id(1000 + attribute),
+                    task: 0,
+                })
+                .collect()
+        };
+        let lists = match n_past {
+            0 => Vec::new(),
+            _ => vec![list(0), list(1)],
+        };
         let candidate = |item: &u64| {
             let dense: Vec<f32> = (0..N_DENSE)
                 .map(|lane| {
@@ -66,7 +81,8 @@ impl World {
                 })
                 .collect();
             Arc::new(Candidate {
-                past: None,
+                // Of the third attribute there is no past action.
+                past: (n_past > 0 && item % 3 < 2).then(|| u16::try_from(item % 3).unwrap()),
                 item: Id(*item),
                 attributes: vec![Attribute {
                     field: AttributeField::Category,
@@ -80,7 +96,7 @@ impl World {
         };
         ShownSlate {
             request: Arc::new(Request {
-                past: Vec::new(),
+                past: lists,
                 id: Id(user),
                 user: Id(user),
                 ts: now,
@@ -141,6 +157,16 @@ pub(crate) fn models() -> Vec<(String, ModelConfig)> {
     timed.sequence.attention_heads = 2;
     timed.sequence.time_buckets = true;
     models.push(("Din of two heads with times".to_owned(), timed));
+    for sequence in [SequenceKind::Mean, SequenceKind::Din, SequenceKind::HstuResearch] {
+        let mut long = model(sequence, HeadKind::Single, sequence == SequenceKind::Din);
+        long.long_history = LongHistoryConfig {
+            enabled: true,
+            len: 7,
+            attention_hidden: [8, 4],
+            heads: 2,
+        };
+        models.push((format!("{sequence:?} with a long history"), long));
+    }
     for (senet, ppnet) in [(true, false), (false, true), (true, true)] {
         let gated = ModelConfig {
             senet,

@@ -84,7 +84,7 @@ impl Din {
                     row(&out.tokens, place, self.width),
                 );
             }
-            out.weights.push(("sequence.time".to_owned(), of_times));
+            out.weights.push((format!("{}.time", self.prefix), of_times));
         }
         out
     }
@@ -327,11 +327,12 @@ impl<'a> Backward<'a> {
             ..LinearGradients::default()
         };
         for (name, layer, gradients) in [
-            ("sequence.first", &din.first_layer, first),
-            ("sequence.second", &din.second_layer, self.second),
-            ("sequence.score", &din.score_layer, self.score),
+            ("first", &din.first_layer, first),
+            ("second", &din.second_layer, self.second),
+            ("score", &din.score_layer, self.score),
         ] {
-            gradients.split_merged(layer, learning).add_named(name, out);
+            let name = format!("{}.{name}", din.prefix);
+            gradients.split_merged(layer, learning).add_named(&name, out);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::blocks::din;
-use crate::config::{LoraConfig, SequenceConfig, SequenceKind};
+use crate::config::{LongHistoryConfig, LoraConfig, SequenceConfig, SequenceKind};
 use crate::cpu::testing::{AGES, Case, LEN, LENS, REQUEST_OF, Tolerance, history_of, history_tokens};
 use crate::cpu::weights::Learning;
 
@@ -32,15 +32,28 @@ fn config(dim: usize, unit: [usize; 2], on: &[&str]) -> ModelConfig {
 /// Outputs and gradients, with learning weights and with fixed ones, for histories of all lengths.
 #[track_caller]
 fn check(config: &ModelConfig, tolerance: Tolerance) {
+    check_shape(config, config.sequence.din(), tolerance);
+}
+
+/// The same for a block of another shape.
+#[track_caller]
+fn check_shape(config: &ModelConfig, shape: DinShape, tolerance: Tolerance) {
     let (n, width) = (REQUEST_OF.len(), TOKEN_FIELDS * config.dim);
     let tokens = history_tokens(width);
-    let case = Case::of_model(config, |name| name.starts_with("sequence."))
+    let case = Case::of_model(config, |name| name.starts_with(&format!("{}.", shape.prefix)))
         .input("target", &[n, width])
         .with("tokens", &[LENS.len(), LEN, width], tokens);
     let (history, layout) = history_of(case.tensor("tokens"));
-    let expected = din::forward(case.params(), case.tensor("target"), &history, &layout).unwrap();
+    let expected = din::forward(
+        case.params(),
+        shape.prefix,
+        case.tensor("target"),
+        &history,
+        &layout,
+    )
+    .unwrap();
 
-    let block = Din::new(BlockWeights::new(&case, config), config).unwrap();
+    let block = Din::new(BlockWeights::new(&case, config), config, shape).unwrap();
     let inputs = HistoryInputs {
         target: case.values("target"),
         tokens: case.values("tokens"),
@@ -94,6 +107,20 @@ fn heads_and_times_have_the_gradients_of_the_block() {
             ..config.sequence
         };
         check(&config, Tolerance::F32);
+    }
+}
+
+#[test]
+fn the_search_unit_of_the_long_past_has_the_gradients_of_the_block() {
+    for heads in [1, 2] {
+        let mut config = config(4, [16, 4], &["long.first", "long.score"]);
+        config.long_history = LongHistoryConfig {
+            enabled: true,
+            attention_hidden: [12, 5],
+            heads,
+            ..LongHistoryConfig::default()
+        };
+        check_shape(&config, config.long_history.din(), Tolerance::F32);
     }
 }
 

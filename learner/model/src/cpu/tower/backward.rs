@@ -24,6 +24,8 @@ pub(crate) struct TowerGradients {
     pub(crate) interest: Vec<f32>,
     /// `[n_candidates, out]`
     pub(crate) sequence: Vec<f32>,
+    /// `[n_candidates, out]`
+    pub(crate) long: Vec<f32>,
     /// `[n_candidates]`
     pub(crate) wide: Vec<f32>,
     /// `[n_contents, out]`; empty while contents do not learn.
@@ -70,7 +72,7 @@ impl Tower {
         [logits, auxiliary]: [&[f32]; 2],
         learning: Learning,
     ) -> TowerGradients {
-        let [fields, interest, sequence, content, n_dense] = self.parts;
+        let [fields, interest, sequence, long, content, n_dense] = self.parts;
         let n = inputs.request_of.len();
         let contents_learn = learning.contents && content > 0;
         let layers = learning.with_base();
@@ -105,6 +107,7 @@ impl Tower {
                 candidate: Vec::with_capacity(n * fields),
                 interest: Vec::with_capacity(n * interest),
                 sequence: Vec::with_capacity(n * sequence),
+                long: Vec::with_capacity(n * long),
                 contents: vec![0.0; if contents_learn { inputs.contents.len() } else { 0 }],
                 ..TowerGradients::default()
             },
@@ -199,7 +202,7 @@ impl Backward<'_> {
     fn first_layer(&mut self, piece: Range<usize>) {
         let (first, n_inputs) = (&self.tower.first, self.n_inputs);
         let (n_in, width) = (first.n_in, first.n_out);
-        let [fields, interest, sequence, content, n_dense] = self.tower.parts;
+        let [fields, interest, sequence, long, content, n_dense] = self.tower.parts;
         let read = &self.pass.read[piece.start * n_in..piece.end * n_in];
         first.precision.add_product(
             &mut self.first,
@@ -237,6 +240,8 @@ impl Backward<'_> {
             self.out.interest.extend_from_slice(part);
             let (part, of_read) = of_read.split_at(sequence);
             self.out.sequence.extend_from_slice(part);
+            let (part, of_read) = of_read.split_at(long);
+            self.out.long.extend_from_slice(part);
             if self.contents_learn {
                 let at = index(self.inputs.of_candidate[candidate]);
                 add(row_mut(&mut self.out.contents, at, content), &of_read[..content]);

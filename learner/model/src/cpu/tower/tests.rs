@@ -6,7 +6,8 @@ use tch::{Device, Tensor};
 use super::*;
 use crate::blocks::{fm, gate, head, slate_pool};
 use crate::config::{
-    ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LoraConfig, SequenceConfig,
+    ContentConfig, FeatureSet, HeadConfig, HeadKind, InterestConfig, LongHistoryConfig, LoraConfig,
+    SequenceConfig,
 };
 use crate::config::{MatmulPrecision, SequenceKind};
 use crate::cpu::testing::{Case, Tolerance, made_up, tensor};
@@ -68,7 +69,7 @@ fn by_torch(
             fields = Tensor::cat(&[fields, of(&contents, "fm.content").unsqueeze(1)], 1);
         }
     }
-    for block in ["interest", "sequence"] {
+    for block in ["interest", "sequence", "long"] {
         if let Some(output) = input(block) {
             first += of(output, &format!("first.{block}"));
         }
@@ -129,7 +130,7 @@ fn scale() -> FeatureScale {
 fn check(config: &ModelConfig, tolerance: Tolerance) {
     let (n, dim, out) = (REQUEST_OF.len(), config.dim, config.content.out());
     let is_block = |name: &str| {
-        ["content.", "interest.", "sequence.", "cic.", "linear."]
+        ["content.", "interest.", "sequence.", "long.", "cic.", "linear."]
             .iter()
             .any(|block| name.starts_with(block))
     };
@@ -148,6 +149,9 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
     if config.sequence.kind != SequenceKind::Mean {
         case = case.input("sequence", &[n, config.sequence.out(dim)]);
     }
+    if config.long_history.enabled {
+        case = case.input("long", &[n, config.long_history.out(dim)]);
+    }
     let mask: Vec<f32> = (0..N_DENSE).map(|at| f32::from(u8::from(at % 4 != 1))).collect();
     let mask = Some(mask).filter(|_| !config.features.similarity);
     let prior = made_up(90, N_REQUESTS * config.n_tasks());
@@ -164,6 +168,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
         of_candidate: &OF_CANDIDATE,
         interest: find("interest"),
         sequence: find("sequence"),
+        long: find("long"),
         wide: find("wide"),
         request_of: &REQUEST_OF,
         n_requests: N_REQUESTS,
@@ -190,6 +195,7 @@ fn check(config: &ModelConfig, tolerance: Tolerance) {
         ("contents", of.contents),
         ("interest", of.interest),
         ("sequence", of.sequence),
+        ("long", of.long),
     ] {
         if case.params().find(name).is_some() {
             gradients.push((name.to_owned(), gradient));
@@ -255,6 +261,11 @@ fn with_blocks(config: ModelConfig) -> ModelConfig {
         sequence: SequenceConfig {
             kind: SequenceKind::Din,
             ..SequenceConfig::default()
+        },
+        long_history: LongHistoryConfig {
+            enabled: true,
+            heads: 2,
+            ..LongHistoryConfig::default()
         },
         ..config
     }
