@@ -90,15 +90,23 @@ fn history(config: &Config) -> impl Iterator<Item = KeyError> {
             interest.history_len,
         ),
     ];
+    let (len, capacity) = (model.long_len(), config.features.long_capacity);
+    let has_no_room = (len > capacity).then(|| {
+        KeyError::new(
+            "model.long_history.len",
+            format!("must be at most features.long_capacity, {capacity}, not {len}"),
+        )
+    });
     let too_long = readers
         .into_iter()
         .filter(move |(is_read, _, len)| *is_read && *len > longest);
-    too_long.map(move |(_, key, len)| {
+    let too_long = too_long.map(move |(_, key, len)| {
         KeyError::new(
             key,
             format!("must be at most features.history_len, {longest}, not {len}"),
         )
-    })
+    });
+    too_long.chain(has_no_room)
 }
 
 /// A posted event of the greatest size must fit a body.

@@ -114,6 +114,7 @@ impl Config {
     pub fn feature_config(&self) -> FeatureConfig {
         FeatureConfig {
             history_contents: self.model_config().history_contents(),
+            long_len: self.model_config().long_len(),
             ..self.features.clone()
         }
     }

@@ -59,6 +59,11 @@ impl Config {
             "tasks": self.task_names(),
             "model": self.model_config(),
         });
+        // Left out where there is none, so that a snapshot from before there was any still fits.
+        if features.long_len > 0 {
+            meaning["features"]["long_capacity"] = features.long_capacity.into();
+            meaning["features"]["long_len"] = features.long_len.into();
+        }
         for (old, new) in RENAMED {
             rename(&mut meaning, new, old);
         }

@@ -17,11 +17,12 @@ pub(super) const DEFAULT: &str = "em3-hstu";
 const MAX_FILES: usize = 8;
 
 /// The ready-made models by name, each as the text of its file.
-pub const READY_MADE: [(&str, &str); 11] = [
+pub const READY_MADE: [(&str, &str); 12] = [
     ("em3-hstu", include_str!("../models/em3-hstu.toml")),
     ("em3-din", include_str!("../models/em3-din.toml")),
     ("hstu", include_str!("../models/hstu.toml")),
     ("din", include_str!("../models/din.toml")),
+    ("sim", include_str!("../models/sim.toml")),
     ("dien", include_str!("../models/dien.toml")),
     ("sasrec", include_str!("../models/sasrec.toml")),
     ("bst", include_str!("../models/bst.toml")),

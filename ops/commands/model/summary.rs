@@ -51,6 +51,13 @@ pub(super) fn summary(model: &ModelConfig, block: Block) -> String {
         ),
         Block::Interest => format!("{} wide, over {} contents", interest.width, interest.history_len),
         Block::Sequence => sequence(model),
+        Block::LongHistory => {
+            let [first, second] = model.long_history.attention_hidden;
+            format!(
+                "SIM, DIN of {first} and {second} over the newest {} actions on the candidate's attribute",
+                model.long_history.len
+            )
+        }
         Block::Contrast => format!(
             "ids and contents in {} dimensions, in training only",
             model.contrast_width

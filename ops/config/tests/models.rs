@@ -111,6 +111,10 @@ fn an_unusable_value_is_refused_with_its_position() {
             "model.interest.history_len: must be at most features.history_len, 100",
         ),
         (
+            "model.long_history = { enabled = true, len = 7 }\nfeatures.long_capacity = 6",
+            "model.long_history.len: must be at most features.long_capacity, 6, not 7",
+        ),
+        (
             "model.lora.layers = [\"sequence.layer0.uvqk\", \"intrest.key\"]",
             "the nearest known name is `interest.key`",
         ),

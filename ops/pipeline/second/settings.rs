@@ -51,6 +51,14 @@ pub(crate) fn settings_of(used: &Config, other: &Config) -> anyhow::Result<Vec<S
         ))
         .hint("give model.interest and model.sequence the settings that the serving model has");
     }
+    let [captured, needed] = [used, other].map(|config| config.feature_config().long_len);
+    if captured != needed {
+        return Err(anyhow!(
+            "the joiner captures {captured} actions of each list of the long past, and the model of the second learner would \
+             read {needed}: both read the same samples"
+        ))
+        .hint("give model.long_history the settings that the serving model has");
+    }
     Ok(changes)
 }
 
