@@ -129,21 +129,15 @@ pub fn weight_specs(config: &ModelConfig) -> Vec<WeightSpec> {
     }
     if config.sequence.kind != SequenceKind::Mean {
         list.begin(Block::Sequence, WeightGroup::Readout);
-        list.add(
-            "first.sequence",
-            &[first, config.sequence.out(config.dim)],
-            Init::Zero,
-        );
+        let out = config.sequence.out(config.dim);
+        list.add("first.sequence", &[first, out], Init::Zero);
     }
     if config.long_history.enabled {
         list.begin(Block::LongHistory, WeightGroup::Base);
         din(&mut list, config.long_history.din(), token);
         list.begin(Block::LongHistory, WeightGroup::Readout);
-        list.add(
-            "first.long",
-            &[first, config.long_history.out(config.dim)],
-            Init::Zero,
-        );
+        let out = config.long_history.out(config.dim);
+        list.add("first.long", &[first, out], Init::Zero);
     }
     gates(&mut list, config);
     adapters(&mut list, config);
