@@ -13,15 +13,19 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use serde_json::{Value, json};
 
-use ouzel_learner::model::{Inputs, Model, ModelConfig, Weights};
+use ouzel_learner::model::{
+    Inputs, LongHistoryConfig, Model, ModelConfig, SequenceConfig, SequenceKind, Weights,
+};
 use ouzel_learner::{LearnerConfig, Trainer};
-use ouzel_sample::{Batch, Candidate, Request, VectorMap};
+use ouzel_sample::{Batch, Candidate, FeatureState, Impression, Request, VectorMap};
 
 use world::{BATCH, FEED, FILMS, World, read};
 
 const WORLDS: [&World; 2] = [&FILMS, &FEED];
 /// Most candidates of a scored request.
 const MOST: u64 = 1_000;
+/// Actions that a candidate reads of the long past.
+const LONG_LEN: usize = 50;
 
 fn main() {
     match std::env::var_os("OUZEL_BENCH_DUMP") {
@@ -64,6 +68,46 @@ fn read_and_score(bencher: Bencher<'_, '_>, n: u64) {
         let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
         model.score(&inputs, &weights).expect("a world is scored")
     });
+}
+
+/// Reading the live features of a request of 100 candidates whose user has acted so often, with a search in the long past or,
+/// at 0, without.
+#[divan::bench(args = [0, 1_000, 10_000], min_time = 3)]
+fn long_read(bencher: Bencher<'_, '_>, n_past: u64) {
+    let (features, impression) = long_request(n_past);
+    bencher.bench_local(|| read(&features, &impression));
+}
+
+/// Scoring what [`long_read`] has read by `sim`, or at 0 by the same model without a long past.
+#[divan::bench(args = [0, 1_000, 10_000], min_time = 3)]
+fn long_score(bencher: Bencher<'_, '_>, n_past: u64) {
+    let (features, impression) = long_request(n_past);
+    let (request, candidates) = read(&features, &impression);
+    let config = ModelConfig {
+        sequence: SequenceConfig {
+            kind: SequenceKind::Din,
+            ..SequenceConfig::default()
+        },
+        long_history: LongHistoryConfig {
+            enabled: n_past > 0,
+            len: LONG_LEN,
+            ..LongHistoryConfig::default()
+        },
+        ..ModelConfig::default()
+    };
+    let mut trainer = Trainer::new(config, LearnerConfig::default()).expect("the configuration is valid");
+    let weights = trainer.weights().expect("a new model has weights");
+    let mut model =
+        Model::for_inference(&weights, tch::Device::Cpu).expect("its weights have its own shapes");
+    bencher.bench_local(|| {
+        let inputs = Inputs::of_request(&weights.config, &request, &candidates, &VectorMap::default());
+        model.score(&inputs, &weights).expect("a world is scored")
+    });
+}
+
+fn long_request(n_past: u64) -> (FeatureState, Impression) {
+    let len = if n_past == 0 { 0 } else { LONG_LEN };
+    FEED.long_request(100, n_past.max(1_000), len)
 }
 
 fn trained(batches: &[Batch]) -> Trainer {

@@ -52,7 +52,7 @@ impl fmt::Display for World {
 impl World {
     /// Batches of [`BATCH`] samples; every user comes with a history of 50 to 100 actions.
     pub(crate) fn batches(&self) -> Vec<Batch> {
-        let features = self.features();
+        let features = self.features(FeatureConfig::default());
         let mut batcher = Batcher::new(BATCH);
         let n_requests = N_BATCHES * BATCH as u64 / self.slate;
         (0..n_requests)
@@ -62,7 +62,35 @@ impl World {
 
     /// One request with `n` candidates, as the scorer sees it after [`World::batches`].
     pub(crate) fn request(&self, n: u64) -> (FeatureState, Impression) {
-        let features = self.features();
+        self.request_of(n, FeatureConfig::default())
+    }
+
+    /// The same of a user who has acted `n_past` times before, with a long past in lists of `long_len` for the model.
+    pub(crate) fn long_request(&self, n: u64, n_past: u64, long_len: usize) -> (FeatureState, Impression) {
+        let (features, impression) = self.request_of(
+            n,
+            FeatureConfig {
+                long_len,
+                long_capacity: 20_000,
+                ..FeatureConfig::default()
+            },
+        );
+        for n in 0..n_past {
+            let action = Action {
+                request: None,
+                item: hashed(IdKind::Item, below(N_ITEMS, n, 7)),
+                user: impression.user,
+                ts: EventTime(i64::try_from(2_000_000 + n).expect("small")),
+                task: 0,
+                value: None,
+            };
+            features.add_action(&action, &[], None);
+        }
+        (features, impression)
+    }
+
+    fn request_of(&self, n: u64, config: FeatureConfig) -> (FeatureState, Impression) {
+        let features = self.features(config);
         for request in 0..1_000 {
             let _group = self.show(&features, request);
         }
@@ -70,8 +98,8 @@ impl World {
         (features, impression)
     }
 
-    fn features(&self) -> FeatureState {
-        let features = FeatureState::new(FeatureConfig::default());
+    fn features(&self, config: FeatureConfig) -> FeatureState {
+        let features = FeatureState::new(config);
         for id in 0..N_ITEMS {
             let mut attributes: Vec<Attribute> = (0..=below(3, id, 0))
                 .map(|i| Attribute {

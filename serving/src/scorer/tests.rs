@@ -1,7 +1,9 @@
 //! Tests of the scorer.
 
 use ouzel_model::ModelConfig;
-use ouzel_sample::{FeatureChange, FeatureConfig, Impression, ProfileUpdate};
+use ouzel_sample::{
+    Action, Attribute, AttributeField, FeatureChange, FeatureConfig, Impression, Item, ProfileUpdate,
+};
 
 use super::*;
 use crate::RankRequest;
@@ -27,7 +29,6 @@ pub(super) fn scorer(published: &Arc<Published<Version>>) -> Scorer {
 }
 
 fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
-    let tasks = ["click".to_owned(), "order".to_owned()];
     let features = FeatureState::new(FeatureConfig::default());
     let ids = IdSpace::new(7);
     let shown = ShownItem::new(ids.id(IdKind::Item, "b"), Some(0));
@@ -40,11 +41,15 @@ fn scorer_by(score: &str, published: &Arc<Published<Version>>) -> Scorer {
         numbers: Vec::new(),
         known_actions: None,
     });
-    let features = Arc::new(features);
+    scorer_over(Arc::new(features), score, published)
+}
+
+fn scorer_over(features: Arc<FeatureState>, score: &str, published: &Arc<Published<Version>>) -> Scorer {
+    let tasks = ["click".to_owned(), "order".to_owned()];
     Scorer::new(
         Arc::clone(published),
         Arc::new(move || Arc::clone(&features)),
-        ids,
+        IdSpace::new(7),
         Arc::new(|| NOW),
         Device::Cpu,
         ScoreExpression::parse(score, &tasks).unwrap(),
@@ -111,6 +116,73 @@ fn a_score_is_the_probability_of_the_models_forward_pass() {
         ranked.scores[0] < 0.3 && ranked.scores[0] > 0.05,
         "near the prior: {ranked:?}"
     );
+}
+
+#[test]
+fn the_long_past_is_searched_as_in_training() {
+    let (ids, user) = (IdSpace::new(7), IdSpace::new(7).id(IdKind::User, "u"));
+    let features = Arc::new(FeatureState::new(FeatureConfig {
+        history_len: 1,
+        long_len: 3,
+        ..FeatureConfig::default()
+    }));
+    for (name, category) in [("a", 1), ("b", 2), ("c", 1)] {
+        assert!(features.put_item(Item {
+            id: ids.id(IdKind::Item, name),
+            name: name.to_owned(),
+            ts: EventTime(0),
+            attributes: vec![Attribute {
+                field: AttributeField::Category,
+                value: Id(category),
+            }],
+            tag_names: vec![],
+            numbers: vec![],
+            texts: vec![],
+            has_title: false,
+            image: None,
+            vectors: vec![],
+        }));
+        for n in 0..4 {
+            let action = Action {
+                request: None,
+                item: ids.id(IdKind::Item, name),
+                user,
+                ts: EventTime(NOW.0 - 100_000 * n),
+                task: 0,
+                value: None,
+            };
+            features.add_action(&action, &[], None);
+        }
+    }
+    let mut model = weights(-2.0);
+    model.config.long_history.enabled = true;
+    let published = Arc::new(Published::new());
+    publish(&published, "s1", Weights::new(model.config, 0, 0.0, 0));
+    let mut scorer = scorer_over(Arc::clone(&features), "", &published);
+    let weights = published.load().unwrap().value;
+    let served = scorer.inputs(&request(&["a", "b", "c"]), weights.weights());
+    let items = ["a", "b", "c"].map(|name| ShownItem::new(ids.id(IdKind::Item, name), None));
+    let (shown, candidates) = features.read(&FeatureQuery {
+        request: Id::default(),
+        user,
+        ts: NOW,
+        context: &[ids.attribute("tab", "home")],
+        numbers: &[],
+        items: &items,
+        slate_size: None,
+    });
+    // What happens at the time of the request is not before it.
+    let lens: Vec<usize> = shown.past.iter().map(Vec::len).collect();
+    assert_eq!((lens, shown.history.len()), (vec![3, 3], 1));
+    let config = &weights.weights().config;
+    let trained = Inputs::of_request(config, &shown, &candidates, &Default::default());
+    let [served, trained] = [served, trained].map(|inputs| inputs.long.unwrap());
+    assert_eq!(served.list_of, [1, 2, 1]);
+    assert_eq!(served.list_of, trained.list_of);
+    assert_eq!(served.lists.ages, trained.lists.ages);
+    assert_eq!(served.lists.valid, trained.lists.valid);
+    let ranked = scorer.rank(&request(&["a", "b", "c"])).unwrap();
+    assert!(ranked.checked(3).is_ok());
 }
 
 #[test]
