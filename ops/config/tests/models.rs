@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ouzel_learner::Trainer;
-use ouzel_learner::model::{Dims, HeadKind, ModelConfig, SequenceConfig};
+use ouzel_learner::model::{Dims, HeadKind, LongHistoryConfig, ModelConfig, SequenceConfig};
 
 use super::super::document::join;
 use super::super::{Config, READY_MADE};
@@ -161,6 +161,10 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
             user: 1,
             ..Dims::default()
         },
+        long_history: LongHistoryConfig {
+            enabled: true,
+            ..LongHistoryConfig::default()
+        },
         tasks: Vec::new(),
         ..ModelConfig::default()
     };
@@ -175,6 +179,7 @@ fn the_page_on_models_has_every_key_with_its_default_and_every_ready_made_model(
         ("senet", "false"),
         ("sequence.attention_heads", "1"),
         ("sequence.time_buckets", "false"),
+        ("long_history.enabled", "false"),
     ] {
         known.insert(key.to_owned(), default.to_owned());
     }
