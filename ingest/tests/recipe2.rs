@@ -27,15 +27,7 @@ struct Expected {
 }
 
 fn served(features: &FeatureState, slate: &Impression) -> Vec<Candidate> {
-    let query = FeatureQuery {
-        request: slate.request,
-        user: slate.user,
-        ts: slate.ts,
-        context: &slate.context,
-        numbers: &slate.numbers,
-        items: &slate.items,
-        slate_size: None,
-    };
+    let query = FeatureQuery::of(slate);
     features.read(&query).1
 }
 

@@ -22,15 +22,7 @@ pub(super) struct StageOutput {
 
 impl FeatureSource for StageOutput {
     fn capture(&mut self, impression: &Impression) -> Captured {
-        let captured = Captured::from(self.features.read(&FeatureQuery {
-            request: impression.request,
-            user: impression.user,
-            ts: impression.ts,
-            context: &impression.context,
-            numbers: &impression.numbers,
-            items: &impression.items,
-            slate_size: None,
-        }));
+        let captured = Captured::from(self.features.read(&FeatureQuery::of(impression)));
         // A slate with known actions is predicted by the step that learns it.
         if impression.known_actions.is_none() {
             let (request, candidates) = (Arc::clone(&captured.request), captured.candidates.clone());

@@ -211,15 +211,7 @@ impl World {
 
 /// The features of an impression.
 pub(crate) fn read(features: &FeatureState, impression: &Impression) -> (Request, Vec<Candidate>) {
-    features.read(&FeatureQuery {
-        request: impression.request,
-        user: impression.user,
-        ts: impression.ts,
-        context: &impression.context,
-        numbers: &impression.numbers,
-        items: &impression.items,
-        slate_size: None,
-    })
+    features.read(&FeatureQuery::of(impression))
 }
 
 /// An id as the decoder makes it: the tables rely on its bits being random.

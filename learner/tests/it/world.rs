@@ -134,15 +134,7 @@ pub(crate) fn show(
     impression: &Impression,
     clicked: impl Fn(u64, u64) -> bool,
 ) -> Vec<Sample> {
-    let ask = FeatureQuery {
-        request: impression.request,
-        user: impression.user,
-        ts: impression.ts,
-        context: &impression.context,
-        numbers: &impression.numbers,
-        items: &impression.items,
-        slate_size: None,
-    };
+    let ask = FeatureQuery::of(impression);
     let (request, candidates) = features.read(&ask);
     features.add_impression(impression);
     let request = Arc::new(request);

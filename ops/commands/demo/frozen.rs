@@ -34,15 +34,7 @@ pub(super) fn score(
         if impression.ts < from {
             continue;
         }
-        let (request, candidates) = features.read(&FeatureQuery {
-            request: impression.request,
-            user: impression.user,
-            ts: impression.ts,
-            context: &impression.context,
-            numbers: &impression.numbers,
-            items: &impression.items,
-            slate_size: None,
-        });
+        let (request, candidates) = features.read(&FeatureQuery::of(&impression));
         shown.push(ShownSlate {
             request: Arc::new(request),
             candidates: candidates.into_iter().map(Arc::new).collect(),

@@ -66,15 +66,7 @@ impl Publishing {
         if self.publishers.is_empty() {
             return Ok(());
         }
-        let query = FeatureQuery {
-            request: impression.request,
-            user: impression.user,
-            ts: impression.ts,
-            context: &impression.context,
-            numbers: &impression.numbers,
-            items: &impression.items,
-            slate_size: None,
-        };
+        let query = FeatureQuery::of(impression);
         let (request, candidates) = features.read(&query);
         let vectors = features.vectors_of(std::iter::once(&request), candidates.iter());
         let slate = ShownSlate {

@@ -290,15 +290,7 @@ proptest! {
             let mut captured = Vec::new();
             for event in &log([before.clone(), after].concat()) {
                 if let LogEvent::Shown(slate) = event {
-                    captured.push(state.read(&FeatureQuery {
-                        request: slate.request,
-                        user: slate.user,
-                        ts: slate.ts,
-                        context: &slate.context,
-                        numbers: &slate.numbers,
-                        items: &slate.items,
-                        slate_size: None,
-                    }));
+                    captured.push(state.read(&FeatureQuery::of(slate)));
                 }
                 oracle.write(event, &state);
             }

@@ -14,8 +14,8 @@ use super::titles::{N_TITLE, UserTitles};
 use super::vector_map::VectorMap;
 use super::vectors::{N_MODALITIES, VectorId};
 use crate::{
-    Attribute, AttributeField, Candidate, EventTime, HistoryEntry, Id, IdHasher, Item, Number, Request,
-    ShownFeatures, ShownItem, ShownLogits, primary_attribute,
+    Attribute, AttributeField, Candidate, EventTime, HistoryEntry, Id, IdHasher, Impression, Item, Number,
+    Request, ShownFeatures, ShownItem, ShownLogits, primary_attribute,
 };
 
 /// A request for the features of some items for one user, as of a time.
@@ -35,6 +35,22 @@ pub struct FeatureQuery<'a> {
     pub items: &'a [ShownItem],
     /// Number of items that will be shown; none: all of `items`.
     pub slate_size: Option<u16>,
+}
+
+impl<'a> FeatureQuery<'a> {
+    /// The query for the features of an impression, of whose slate every item is shown.
+    #[must_use]
+    pub fn of(impression: &'a Impression) -> Self {
+        Self {
+            request: impression.request,
+            user: impression.user,
+            ts: impression.ts,
+            context: &impression.context,
+            numbers: &impression.numbers,
+            items: &impression.items,
+            slate_size: None,
+        }
+    }
 }
 
 /// `item_action_age` of an item without actions, `ln(1 + minutes)`: about two days.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::kernel::index;
+use crate::inputs;
 
 /// Width of a bucket of time differences, in natural logarithms of seconds; as in [`crate::blocks::hstu`].
 const BUCKET: f32 = 0.301;
@@ -25,6 +26,24 @@ pub(crate) struct HistoryInputs<'a> {
 }
 
 impl<'a> HistoryInputs<'a> {
+    /// Candidates `target [n_candidates, width]`, each reading the history `request_of [n_candidates]` of `histories`, whose
+    /// tokens and lengths are given.
+    pub(super) fn new(
+        histories: &'a inputs::HistoryInputs,
+        request_of: &'a [i64],
+        [target, tokens]: [&'a [f32]; 2],
+        lens: &'a [usize],
+    ) -> Self {
+        Self {
+            target,
+            tokens,
+            lens,
+            ages: &histories.ages,
+            request_of,
+            len: histories.len,
+        }
+    }
+
     /// The same with other tokens, unless there are none.
     pub(super) fn with_tokens(self, tokens: &'a [f32]) -> Self {
         match tokens.is_empty() {

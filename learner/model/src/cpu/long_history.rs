@@ -32,7 +32,7 @@ impl LongPass {
         let target = inputs.history.target.gather(rows, dim);
         let tokens = long.lists.tokens.gather(rows, dim);
         let lens = long.lists.lens();
-        let pass = block.forward(history_inputs(long, &target, &tokens, &lens), mode);
+        let pass = block.forward(read_by(long, [&target, &tokens], &lens), mode);
         Self {
             block,
             pass,
@@ -57,7 +57,7 @@ impl LongPass {
         learning: Learning,
     ) -> NamedGradients {
         let dim = rows.len() / inputs.rows.len().max(1);
-        let read_by = history_inputs(long, &self.target, &self.tokens, &self.lens);
+        let read_by = read_by(long, [&self.target, &self.tokens], &self.lens);
         let gradients = self.block.backward(read_by, &self.pass, read, learning);
         long.lists.tokens.scatter(&gradients.tokens, dim, rows);
         inputs.history.target.scatter(&gradients.target, dim, rows);
@@ -65,18 +65,7 @@ impl LongPass {
     }
 }
 
-fn history_inputs<'a>(
-    long: &'a LongInputs,
-    target: &'a [f32],
-    tokens: &'a [f32],
-    lens: &'a [usize],
-) -> HistoryInputs<'a> {
-    HistoryInputs {
-        target,
-        tokens,
-        lens,
-        ages: &long.lists.ages,
-        request_of: &long.list_of,
-        len: long.lists.len,
-    }
+/// What DIN reads: a list in the place of a request's history.
+fn read_by<'a>(long: &'a LongInputs, values: [&'a [f32]; 2], lens: &'a [usize]) -> HistoryInputs<'a> {
+    HistoryInputs::new(&long.lists, &long.list_of, values, lens)
 }

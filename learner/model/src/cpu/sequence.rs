@@ -81,7 +81,7 @@ impl SequencePass {
             tokens = history.tokens.gather(rows, dim);
             lens = history.lens();
         }
-        let read = history_inputs(inputs, &target, &tokens, &lens);
+        let read = HistoryInputs::new(&inputs.history, &inputs.request_of, [&target, &tokens], &lens);
         let kept = match &*block {
             CpuSequenceBlock::Din(din) => BlockPass::Din(Box::new(din.forward(read, mode))),
             CpuSequenceBlock::Dien(dien) => BlockPass::Dien(Box::new(dien.forward(read, mode))),
@@ -134,7 +134,12 @@ impl SequencePass {
     ) -> NamedGradients {
         let history = &inputs.history;
         let dim = rows.len() / inputs.rows.len().max(1);
-        let read_by = history_inputs(inputs, &self.target, &self.tokens, &self.lens);
+        let read_by = HistoryInputs::new(
+            &inputs.history,
+            &inputs.request_of,
+            [&self.target, &self.tokens],
+            &self.lens,
+        );
         match (&*self.block, &self.kept) {
             (CpuSequenceBlock::Din(din), BlockPass::Din(pass)) => {
                 let gradients = din.backward(read_by, pass, read, learning);
@@ -184,21 +189,5 @@ impl SequencePass {
             }
             _ => unreachable!("a pass goes back through the block that made it"),
         }
-    }
-}
-
-fn history_inputs<'a>(
-    inputs: &'a Inputs,
-    target: &'a [f32],
-    tokens: &'a [f32],
-    lens: &'a [usize],
-) -> HistoryInputs<'a> {
-    HistoryInputs {
-        target,
-        tokens,
-        lens,
-        ages: &inputs.history.ages,
-        request_of: &inputs.request_of,
-        len: inputs.history.len,
     }
 }
