@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::document::join;
 use super::root::Config;
+use super::show::as_table;
 use super::text::{KeyText, type_name};
 
 const HEAD: &str = "# Configuration
@@ -30,8 +31,7 @@ of the default model, `em3-hstu`.
 impl Config {
     /// The reference of all keys in Markdown: `docs/configuration.md`.
     pub fn reference() -> String {
-        let text = toml::to_string(&Self::default()).expect("every section is TOML");
-        let values: Table = text.parse().expect("toml reads what it wrote");
+        let values = as_table(&Self::default());
         let schema = Self::schema();
         let mut out = HEAD.to_owned();
         for (key, value) in &values {

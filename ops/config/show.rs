@@ -62,7 +62,44 @@ impl Config {
 /// Converts through text, because a `Value` would widen an `f32` and print rounding errors.
 pub(super) fn as_table(config: &Config) -> Table {
     let text = toml::to_string(config).expect("every section is TOML");
-    text.parse().expect("toml reads what it wrote")
+    let mut table: Table = text.parse().expect("toml reads what it wrote");
+    fill_sections(&mut table, &Config::schema());
+    table
+}
+
+/// Adds the sections that are not written at their defaults, with the defaults of their keys.
+fn fill_sections(table: &mut Table, schema: &Schema) {
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let Some(properties) = property["properties"].as_object() else {
+            continue;
+        };
+        if !table.contains_key(key) {
+            let defaults = properties.iter().map(|(key, property)| {
+                let default = &property["default"];
+                Some((key.clone(), default_value(default)?))
+            });
+            // A section without a default for each key is one that a user states whole.
+            let Some(defaults) = defaults.collect::<Option<Table>>() else {
+                continue;
+            };
+            table.insert(key.clone(), Value::Table(defaults));
+        }
+        if let Some(Value::Table(section)) = table.get_mut(key) {
+            fill_sections(section, property);
+        }
+    }
+}
+
+/// The default of a key as TOML; none where the schema has none.
+fn default_value(default: &Schema) -> Option<Value> {
+    match default {
+        // The schema widens an `f32`, whose own text is the shortest.
+        Schema::Number(number) if number.is_f64() => {
+            let narrow: f32 = number.to_string().parse().ok()?;
+            Some(Value::Float(narrow.to_string().parse().ok()?))
+        }
+        default => Value::try_from(default).ok(),
+    }
 }
 
 /// Removes derived values, which have no key.
