@@ -4,14 +4,13 @@
 use ouzel_learner::model::{
     ContentConfig, InterestConfig, LoraConfig, ModelConfig, SequenceConfig, SequenceKind, normal, uniform,
 };
-use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::{
     Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
     Sample, ShownItem,
 };
 
-use crate::world::{show, unpredicted};
+use crate::world::{auc, show};
 
 /// Candidates of a slate.
 const SLATE: u64 = 4;
@@ -33,19 +32,6 @@ fn learner() -> LearnerConfig {
         },
         ..LearnerConfig::default()
     }
-}
-
-/// The figures of the samples from the `from`-th batch on, each scored before it was learned from.
-fn auc(trainer: &mut Trainer, batches: &[Batch], from: usize) -> f64 {
-    let mut log = ScoreLog::default();
-    unpredicted(batches);
-    for (at, batch) in batches.iter().enumerate() {
-        let report = trainer.step(batch).unwrap();
-        if at >= from {
-            log.add(batch, &report.logits);
-        }
-    }
-    log.figures(EventTime::MIN).auc.unwrap()
 }
 
 fn pick(key: u64, lane: u64, n: u64) -> u64 {

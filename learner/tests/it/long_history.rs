@@ -1,17 +1,15 @@
 //! SIM: a search in a long past, through the whole trainer.
 
 use ouzel_learner::model::{LongHistoryConfig, ModelConfig, SequenceConfig, SequenceKind, uniform};
-use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{LearnerConfig, OptimizerConfig, Trainer};
 use ouzel_sample::{
-    Action, Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id,
-    Impression, Item, ShownItem,
+    Action, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, ShownItem,
 };
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
 use crate::backends::holds;
 use crate::blocks::em3;
-use crate::world::{batches_with_content, show, unpredicted};
+use crate::world::{self, batches_with_content, show};
 
 /// Samples of a batch.
 const BATCH: usize = 64;
@@ -46,21 +44,7 @@ fn likes(user: u64, category: u64) -> u64 {
 
 fn put_items(features: &FeatureState) {
     for id in 0..(CATEGORIES + 5) * ITEMS {
-        features.put_item(Item {
-            id: Id(id),
-            name: format!("item {id}"),
-            ts: EventTime(0),
-            attributes: vec![Attribute {
-                field: AttributeField::Category,
-                value: Id(1_000_000 + id / ITEMS),
-            }],
-            tag_names: vec![],
-            numbers: vec![],
-            has_title: false,
-            texts: vec![],
-            image: None,
-            vectors: vec![],
-        });
+        features.put_item(world::item(id, 1_000_000 + id / ITEMS));
     }
 }
 
@@ -131,15 +115,7 @@ fn auc(model: ModelConfig, batches: &[Batch]) -> f64 {
         ..LearnerConfig::default()
     };
     let mut trainer = Trainer::new(model, learner).unwrap();
-    let mut log = ScoreLog::default();
-    unpredicted(batches);
-    for (at, batch) in batches.iter().enumerate() {
-        let report = trainer.step(batch).unwrap();
-        if at >= batches.len() / 2 {
-            log.add(batch, &report.logits);
-        }
-    }
-    log.figures(EventTime::MIN).auc.unwrap()
+    world::auc(&mut trainer, batches, batches.len() / 2)
 }
 
 #[test]

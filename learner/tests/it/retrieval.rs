@@ -6,12 +6,11 @@ use ouzel_learner::model::{ModelConfig, RetrievalConfig, TowerItem, normal, unif
 use ouzel_learner::validation::Recall;
 use ouzel_learner::{Trainer, WeightOutcome};
 use ouzel_sample::{
-    Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Item,
-    Sample, ShownItem,
+    Batch, Batcher, EventTime, FeatureConfig, FeatureState, Id, Impression, Sample, ShownItem,
 };
 use ouzel_snapshot::{CheckpointMeta, Draft, Fingerprint, Store};
 
-use crate::world::{N_CONTENT, batches_with_content, configs, show, unpredicted};
+use crate::world::{self, N_CONTENT, batches_with_content, configs, show, unpredicted};
 
 const N_USERS: u64 = 300;
 const N_ITEMS: u64 = 400;
@@ -42,21 +41,7 @@ fn sigmoid(x: f32) -> f32 {
 fn world(n_requests: u64) -> (Vec<Batch>, Vec<TowerItem>) {
     let features = FeatureState::new(FeatureConfig::default());
     for id in 0..N_ITEMS {
-        features.put_item(Item {
-            id: Id(id),
-            name: format!("item {id}"),
-            ts: EventTime(0),
-            attributes: vec![Attribute {
-                field: AttributeField::Category,
-                value: Id(1_000_000 + id % 7),
-            }],
-            tag_names: vec![],
-            numbers: vec![],
-            has_title: false,
-            texts: vec![],
-            image: None,
-            vectors: vec![],
-        });
+        features.put_item(world::item(id, 1_000_000 + id % 7));
     }
     let mut acted: HashSet<(u64, u64)> = HashSet::new();
     let mut batcher = Batcher::new(64);

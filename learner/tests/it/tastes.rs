@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use ouzel_learner::model::{ModelConfig, normal, uniform};
-use ouzel_learner::validation::ScoreLog;
 use ouzel_learner::{LearnerConfig, Trainer};
 use ouzel_sample::{
     Batch, Batcher, Candidate, Dense, EventTime, FeatureConfig, FeatureState, Id, Impression, N_DENSE,
     Sample, ShownItem,
 };
 
-use crate::world::{show, unpredicted};
+use crate::world::{self, show};
 
 const USERS: u64 = 120;
 const SLATE: u64 = 4;
@@ -81,15 +80,7 @@ fn auc(model: ModelConfig, batches: &[Batch]) -> f64 {
         ..LearnerConfig::default()
     };
     let mut trainer = Trainer::new(model, learner).unwrap();
-    let mut log = ScoreLog::default();
-    unpredicted(batches);
-    for (at, batch) in batches.iter().enumerate() {
-        let report = trainer.step(batch).unwrap();
-        if at >= batches.len() / 2 {
-            log.add(batch, &report.logits);
-        }
-    }
-    log.figures(EventTime::MIN).auc.unwrap()
+    world::auc(&mut trainer, batches, batches.len() / 2)
 }
 
 #[test]

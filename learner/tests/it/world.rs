@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use ouzel_learner::LearnerConfig;
 use ouzel_learner::model::{ModelConfig, uniform};
+use ouzel_learner::validation::ScoreLog;
+use ouzel_learner::{LearnerConfig, Trainer};
 use ouzel_sample::{
     Action, Attribute, AttributeField, Batch, Batcher, EventTime, FeatureConfig, FeatureQuery, FeatureState,
     Id, Impression, Item, Labels, PartitionId, Position, Sample, SampleKind, ShownItem, Stream,
@@ -50,6 +51,38 @@ pub(crate) fn batches_with_content(seed: u64, n_requests: u64) -> Vec<Batch> {
         .collect()
 }
 
+/// An item of a category, without content.
+pub(crate) fn item(id: u64, category: u64) -> Item {
+    Item {
+        id: Id(id),
+        name: format!("item {id}"),
+        ts: EventTime(0),
+        attributes: vec![Attribute {
+            field: AttributeField::Category,
+            value: Id(category),
+        }],
+        tag_names: vec![],
+        numbers: vec![],
+        has_title: false,
+        texts: vec![],
+        image: None,
+        vectors: vec![],
+    }
+}
+
+/// AUC of the batches from index `from` on, each sample scored before it was learned from.
+pub(crate) fn auc(trainer: &mut Trainer, batches: &[Batch], from: usize) -> f64 {
+    let mut log = ScoreLog::default();
+    unpredicted(batches);
+    for (at, batch) in batches.iter().enumerate() {
+        let report = trainer.step(batch).unwrap();
+        if at >= from {
+            log.add(batch, &report.logits);
+        }
+    }
+    log.figures(EventTime::MIN).auc.unwrap()
+}
+
 /// Forgets what another trainer predicted of these samples: the first prediction is the one that validation keeps.
 pub(crate) fn unpredicted(batches: &[Batch]) {
     for sample in batches.iter().flat_map(|batch| &batch.samples) {
@@ -72,19 +105,8 @@ fn slates_of(
     let features = Arc::clone(features);
     for id in 0..N_ITEMS {
         features.put_item(Item {
-            id: Id(id),
-            name: format!("item {id}"),
-            ts: EventTime(0),
-            attributes: vec![Attribute {
-                field: AttributeField::Category,
-                value: Id(100 + id % 5),
-            }],
-            tag_names: vec![],
-            numbers: vec![],
-            has_title: false,
-            texts: vec![],
-            image: None,
             vectors: vec![("text".into(), content(id))],
+            ..item(id, 100 + id % 5)
         });
     }
     (0..n_requests).map(move |request| {
