@@ -148,11 +148,7 @@ impl PipelineSpec<'_> {
         match resumed_from {
             None => (self.seed)(stage.features()),
             Some(id) => {
-                let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
-                status.samples.store(n_learned, Ordering::Relaxed);
-                for batches in [&status.batches, &status.joined_batches] {
-                    batches.store(learner.trainer.next_batch(), Ordering::Relaxed);
-                }
+                count_learned(&status, &stage, learner.trainer.next_batch());
                 tracing::info!(snapshot = %id, plan_entries = recorded.len(), "resuming");
             }
         }
@@ -183,6 +179,15 @@ impl PipelineSpec<'_> {
             lost,
             _scratch: scratch,
         })
+    }
+}
+
+/// Sets the counts of what was learned before the start.
+fn count_learned(status: &PipelineStatus, stage: &Stage, next_batch: u64) {
+    let n_learned = stage.ledger().n_samples() - stage.n_open() as u64;
+    status.samples.store(n_learned, Ordering::Relaxed);
+    for batches in [&status.batches, &status.joined_batches] {
+        batches.store(next_batch, Ordering::Relaxed);
     }
 }
 
